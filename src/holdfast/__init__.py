@@ -1,0 +1,29 @@
+"""Holdfast compacts the context of coding agents and measures every loss.
+
+Importing this package loads no model library; the names below are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.session import Plan, Policy, ask, compact, load, restore, save
+    from holdfast.transcript.read import read
+
+__version__ = "0.1.0"
+__all__ = ["Plan", "Policy", "__version__", "ask", "compact", "load", "read", "restore", "save"]
+
+_HOMES = {name: "holdfast.session" for name in ("Plan", "Policy", "ask", "compact", "load", "restore", "save")}
+_HOMES["read"] = "holdfast.transcript.read"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

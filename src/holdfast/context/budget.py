@@ -1,0 +1,43 @@
+"""The only rounding in the code base: a ratio, a token count or bytes become slots, always downwards."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from holdfast.errors import BadOption
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a span may keep: `slots` KV pairs per full-attention head on average."""
+
+    slots: int
+
+    def pairs(self, heads: int) -> int:
+        """KV pairs over `heads` layer-heads together: what a ragged allocation may spread as it likes."""
+        return self.slots * heads
+
+    def holds(self, tokens: int) -> bool:
+        """Whether a span of `tokens` fits as it is."""
+        return tokens <= self.slots
+
+
+def from_ratio(tokens: int, ratio: float) -> Budget:
+    """Keep one slot for every `ratio` tokens, rounded down, never fewer than one.
+
+    Raises BadOption when the ratio is below 1, infinite or not a number.
+    """
+    if not (math.isfinite(ratio) and ratio >= 1):
+        raise BadOption(f"ratio must be a finite number of at least 1, got {ratio}; 8 means an eighth of the slots")
+    return Budget(max(1, math.floor(tokens / ratio)))
+
+
+def from_bytes(nbytes: int, pair_bytes: int, heads: int) -> Budget:
+    """Slots that fit into `nbytes` when every KV pair takes `pair_bytes` and there are `heads` layer-heads."""
+    slots = nbytes // (pair_bytes * heads)
+    if slots < 1:
+        raise BadOption(
+            f"{nbytes} bytes hold no slot: one token takes {pair_bytes * heads} bytes over all layers and heads"
+        )
+    return Budget(slots)

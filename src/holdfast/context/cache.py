@@ -1,0 +1,133 @@
+"""The only file that knows transformers' Cache. A layer is packed slots in front, then a dense tail of tokens.
+
+Tensors are never written in place: a fork shares all of them, and a failed pass leaves the fork's origin as it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from holdfast.context.packing import is_dense, join, pack
+from holdfast.model.attention import Slots
+from holdfast.model.family import Family
+
+
+class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's memory, as `holdfast.model.attention.Held` reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.slots: Slots | None = None
+        self.positions: Tensor = torch.empty(1, 0)
+        self.valid: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append new keys and values `[B, G, Q, D]` to the tail and return the whole tail."""
+        if self.keys is not None and self.values is not None:
+            key_states = torch.cat((self.keys, key_states), dim=2)
+            value_states = torch.cat((self.values, value_states), dim=2)
+        self.keys, self.values = key_states, value_states
+        return key_states, value_states
+
+    def copy(self) -> HeldLayer:
+        """A layer that shares every tensor."""
+        twin = HeldLayer()
+        twin.keys, twin.values, twin.slots = self.keys, self.values, self.slots
+        twin.positions, twin.valid = self.positions, self.valid
+        return twin
+
+    def freeze(self) -> None:
+        """Turn the tail (of batch 1) into slots, so that a batch can share it."""
+        if self.keys is None or self.values is None:
+            return
+        tail = pack(self.keys[0], self.values[0], self.positions[0])
+        self.slots = tail if self.slots is None else join((self.slots, tail))
+        self._drop_tail(self.positions)
+
+    def splice(self, slots: Slots) -> None:
+        """Put already rotated slots behind everything held so far."""
+        if self.slots is None and is_dense(slots):
+            G, n = len(slots.lengths), slots.lengths[0]
+            dims = slots.keys.shape[-1], slots.values.shape[-1]
+            self.update(slots.keys.view(1, G, n, dims[0]), slots.values.view(1, G, n, dims[1]))
+            # heads share one row of tail positions; only sliding layers read it, and theirs are equal
+            self.positions = torch.cat((self.positions, slots.positions[:n][None]), dim=1)
+            return
+        self.freeze()
+        self.slots = slots if self.slots is None else join((self.slots, slots))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest tokens of the tail."""
+        keep = self.positions.shape[1] - tokens_to_remove
+        self.positions = self.positions[:, :keep]
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[:, :, :keep], self.values[:, :, :keep]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes really held: keys, values and biases of slots and tail."""
+        tail = sum(t.nbytes for t in (self.keys, self.values) if t is not None)
+        return tail + (self.slots.nbytes if self.slots else 0)
+
+    def _drop_tail(self, like: Tensor) -> None:
+        self.keys = self.values = self.valid = None
+        self.positions = like.new_empty(1, 0)
+
+    # what transformers asks of a layer; the masks that it would build from these are not used
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotCache(Cache):  # type: ignore[misc]
+    """The memory of all layers."""
+
+    def __init__(self, layers: list[HeldLayer]) -> None:
+        super().__init__(layers=layers)
+
+    @classmethod
+    def empty(cls, family: Family, device: torch.device) -> SlotCache:
+        cache = cls([HeldLayer() for _ in family.layers])
+        for layer in cache.layers:
+            layer.positions = layer.positions.to(device)
+        return cache
+
+    def fork(self, *, frozen: bool = False) -> SlotCache:
+        """A cache that grows on its own; `frozen` makes all of it shareable by a batch."""
+        twin = SlotCache([layer.copy() for layer in self.layers])
+        if frozen:
+            for layer in twin.layers:
+                layer.freeze()
+        return twin
+
+    def announce(self, positions: Tensor, valid: Tensor | None = None) -> None:
+        """Say which positions `[B, Q]` the next pass appends, and which of them are padding."""
+        for layer in self.layers:
+            held = layer.positions.expand(positions.shape[0], -1)
+            if valid is not None or layer.valid is not None:
+                old = layer.valid if layer.valid is not None else torch.ones_like(held, dtype=torch.bool)
+                new = valid if valid is not None else torch.ones_like(positions, dtype=torch.bool)
+                layer.valid = torch.cat((old.expand(positions.shape[0], -1), new), dim=1)
+            layer.positions = torch.cat((held, positions), dim=1)
+
+    def newest(self, layer: int, count: int) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values `[G, count, D]` of the last `count` tokens of the tail."""
+        held = self.layers[layer]
+        return held.keys[0, :, -count:], held.values[0, :, -count:]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.nbytes for layer in self.layers)

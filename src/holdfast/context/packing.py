@@ -1,0 +1,49 @@
+"""Ragged heads: picking KV pairs head by head and joining packed layers, without padding anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from holdfast.model.attention import Slots
+
+
+def pack(keys: Tensor, values: Tensor, positions: Tensor, keep: Tensor | None = None) -> Slots:
+    """Pack one layer's `keys, values [G, T, D]` at `positions [T]`, all of them or where `keep [G, T]` is True."""
+    G, T, D = keys.shape
+    if keep is None:
+        where = positions.repeat(G)
+        return Slots(keys.reshape(-1, D), values.reshape(G * T, -1), where, None, (T,) * G)
+    where = positions.expand(G, T)[keep]
+    lengths = tuple(int(n) for n in keep.sum(1))
+    return Slots(keys[keep], values[keep], where, None, lengths)
+
+
+def join(parts: Sequence[Slots]) -> Slots:
+    """One layer's slots one after another within each head; equal to attending over the parts in turn."""
+    if len(parts) == 1:
+        return parts[0]
+    by_head = list(zip(*(list(part.heads()) for part in parts), strict=True))
+    return Slots(
+        keys=torch.cat([head[0] for heads in by_head for head in heads]),
+        values=torch.cat([head[1] for heads in by_head for head in heads]),
+        positions=torch.cat([head[2] for heads in by_head for head in heads]),
+        bias=_join_bias(parts, by_head),
+        lengths=tuple(sum(head[0].shape[0] for head in heads) for heads in by_head),
+    )
+
+
+def _join_bias(
+    parts: Sequence[Slots], by_head: list[tuple[tuple[Tensor, Tensor, Tensor, Tensor | None], ...]]
+) -> Tensor | None:
+    if all(part.bias is None for part in parts):
+        return None
+    rows = [torch.zeros_like(head[2]) if head[3] is None else head[3] for heads in by_head for head in heads]
+    return torch.cat(rows)
+
+
+def is_dense(slots: Slots) -> bool:
+    """Whether the heads are equally long and unbiased, so that a plain `[G, n, D]` tensor holds them."""
+    return slots.bias is None and len(set(slots.lengths)) == 1

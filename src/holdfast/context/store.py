@@ -1,0 +1,217 @@
+"""One file per context: safetensors with a manifest. Reading it never runs code and never leaves the file.
+
+All metadata is one JSON string, because several metadata keys would make the bytes of equal contexts differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from holdfast.blocks.block import Kind, Origin
+from holdfast.context.segments import CompactContext, Segment, SoftSegment, StateSegment, TokenSegment
+from holdfast.errors import BadContext, BadInput
+from holdfast.model.attention import Slots
+from holdfast.model.load import Model
+
+FORMAT = 1
+KEY = "holdfast"
+SLOT_FIELDS = ("keys", "values", "positions", "bias")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SegmentEntry(_Strict):
+    """What the tensors of one segment are."""
+
+    kind: Literal["tokens", "soft", "state"]
+    origins: list[tuple[int, str, int, int, int, int]]
+    """Turn, kind, first and last character, first and last token of each block that it stands for."""
+    lengths: list[list[int]] = []
+    """Per layer, slots of each head (state segments only)."""
+
+
+class Manifest(_Strict):
+    """Everything about a stored context that is not a tensor."""
+
+    format: int
+    model: str
+    model_digest: str
+    tokenizer_digest: str
+    template_digest: str
+    dtype: str
+    next_position: int
+    segments: list[SegmentEntry]
+    recipe: dict[str, Any]
+    evidence: dict[str, Any]
+    sha256: str
+    """Of all tensors, in the order of their names."""
+
+
+def save(context: CompactContext, path: str | Path, model: Model) -> Path:
+    """Write `context`, made with `model`, to `path`; the file appears whole or not at all."""
+    path = Path(path)
+    tensors = {name: t.detach().to("cpu").contiguous() for name, t in _tensors(context)}
+    manifest = Manifest(
+        format=FORMAT,
+        model=model.name,
+        model_digest=model.digest,
+        tokenizer_digest=model.tokenizer_digest,
+        template_digest=model.template_digest,
+        dtype=str(model.dtype).removeprefix("torch."),
+        next_position=context.next_position,
+        segments=[_entry(segment) for segment in context.segments],
+        recipe=dict(context.recipe),
+        evidence=dict(context.evidence),
+        sha256=_digest(tensors),
+    )
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, scratch, metadata={KEY: manifest.model_dump_json()})
+        scratch.replace(path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest alone, without loading tensors. Raises BadContext when it is not a sound context file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _manifest(Path(path), file.metadata())
+    except (SafetensorError, OSError) as error:
+        _unreadable(Path(path), error)
+
+
+def load(path: str | Path, model: Model) -> CompactContext:
+    """Read a context for `model`.
+
+    Raises BadContext when the file is damaged or was made with another model, tokenizer or chat template.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            manifest = _manifest(path, file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError) as error:
+        _unreadable(path, error)
+    _check_model(path, manifest, model)
+    if _digest(tensors) != manifest.sha256:
+        raise BadContext(f"{path}: its tensors are not the ones that were saved; make it again with `holdfast compact`")
+    try:
+        segments = tuple(_segment(i, entry, tensors, model) for i, entry in enumerate(manifest.segments))
+        return CompactContext(segments, manifest.next_position, manifest.recipe, manifest.evidence)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise BadContext(f"{path}: the manifest does not fit the tensors ({error})") from error
+
+
+def _tensors(context: CompactContext) -> list[tuple[str, Tensor]]:
+    out: list[tuple[str, Tensor]] = []
+    for i, segment in enumerate(context.segments):
+        if isinstance(segment, StateSegment):
+            for index, layer in enumerate(segment.layers):
+                named = ((f, getattr(layer, f)) for f in SLOT_FIELDS)
+                out += [(f"{i}.{index}.{f}", t) for f, t in named if t is not None]
+        elif isinstance(segment, SoftSegment):
+            out += [(f"{i}.embeds", segment.embeds), (f"{i}.positions", segment.positions)]
+        else:
+            out += [(f"{i}.ids", segment.ids), (f"{i}.positions", segment.positions)]
+    return out
+
+
+def _entry(segment: Segment) -> SegmentEntry:
+    origins = [(o.turn, o.kind.value, *o.chars, *o.tokens) for o in segment.origins]
+    if isinstance(segment, StateSegment):
+        return SegmentEntry(kind="state", origins=origins, lengths=[list(s.lengths) for s in segment.layers])
+    return SegmentEntry(kind="soft" if isinstance(segment, SoftSegment) else "tokens", origins=origins)
+
+
+def _segment(i: int, entry: SegmentEntry, tensors: Mapping[str, Tensor], model: Model) -> Segment:
+    origins = tuple(Origin(t, Kind(k), (c0, c1), (t0, t1)) for t, k, c0, c1, t0, t1 in entry.origins)
+    if entry.kind == "tokens":
+        ids = _shaped(tensors[f"{i}.ids"], (-1,), torch.int64)
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < model.hf.config.vocab_size:
+            raise ValueError(f"segment {i} holds token ids outside the vocabulary")
+        return TokenSegment(ids, _shaped(tensors[f"{i}.positions"], (len(ids),)), origins)
+    if entry.kind == "soft":
+        embeds = _shaped(tensors[f"{i}.embeds"], (-1, model.family.d_model))
+        return SoftSegment(embeds, _shaped(tensors[f"{i}.positions"], (len(embeds),)), origins)
+    if len(entry.lengths) != len(model.family.layers):
+        raise ValueError(f"segment {i} has {len(entry.lengths)} layers, the model has {len(model.family.layers)}")
+    layers = tuple(_slots(f"{i}.{index}", lengths, tensors, model) for index, lengths in enumerate(entry.lengths))
+    return StateSegment(layers, origins)
+
+
+def _slots(prefix: str, lengths: list[int], tensors: Mapping[str, Tensor], model: Model) -> Slots:
+    n, D = sum(lengths), model.family.head_dim
+    if len(lengths) != model.family.kv_heads or any(x < 0 for x in lengths):
+        raise ValueError(f"layer {prefix} needs {model.family.kv_heads} head lengths, got {lengths}")
+    bias = tensors.get(f"{prefix}.bias")
+    return Slots(
+        keys=_shaped(tensors[f"{prefix}.keys"], (n, D)),
+        values=_shaped(tensors[f"{prefix}.values"], (n, D)),
+        positions=_shaped(tensors[f"{prefix}.positions"], (n,)),
+        bias=None if bias is None else _shaped(bias, (n,)),
+        lengths=tuple(lengths),
+    )
+
+
+def _shaped(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    fits = tensor.ndim == len(shape) and all(want in (-1, got) for want, got in zip(shape, tensor.shape, strict=True))
+    if not fits or (tensor.dtype != dtype if dtype else not tensor.is_floating_point()):
+        raise ValueError(f"expected a tensor of shape {list(shape)}, got {tensor.dtype} {list(tensor.shape)}")
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise ValueError("a tensor holds values that are not finite")
+    return tensor
+
+
+def _manifest(path: Path, metadata: Mapping[str, str] | None) -> Manifest:
+    text = (metadata or {}).get(KEY)
+    if text is None:
+        raise BadContext(f"{path}: a safetensors file, but not a Holdfast context")
+    try:
+        version = json.loads(text).get("format")
+        if version != FORMAT:
+            raise BadContext(f"{path}: format {version!r}; this version of Holdfast reads format {FORMAT}")
+        return Manifest.model_validate_json(text)
+    except (ValidationError, ValueError, AttributeError, RecursionError) as error:
+        raise BadContext(f"{path}: its manifest is damaged ({str(error).splitlines()[0]})") from error
+
+
+def _check_model(path: Path, manifest: Manifest, model: Model) -> None:
+    for what in ("model", "tokenizer", "template"):
+        stored, own = getattr(manifest, f"{what}_digest"), getattr(model, f"{what}_digest")
+        if stored != own:
+            raise BadContext(
+                f"{path}: made with {manifest.model!r}, whose {what} (digest {stored}) is not that of {model.name!r} "
+                f"({own}); load the model that it was made with"
+            )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name]
+        state.update(f"{name}{t.dtype}{tuple(t.shape)}".encode())
+        state.update(t.contiguous().view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+    return state.hexdigest()
+
+
+def _unreadable(path: Path, error: Exception) -> NoReturn:
+    if not path.exists():
+        raise BadContext(f"{path}: no such file") from error
+    raise BadContext(f"{path}: not a whole .holdfast file ({error}); make it again with `holdfast compact`") from error

@@ -1,0 +1,155 @@
+"""A running context: what the model holds in memory now, and where the next token goes.
+
+Every change works on a fork of the cache and is committed at the end, so that a pass that fails (out of memory,
+an interrupt) leaves the running context exactly as it was.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from holdfast.context.cache import SlotCache
+from holdfast.context.segments import CompactContext, Segment, SoftSegment, StateSegment
+from holdfast.context.surgery import rotate
+from holdfast.errors import BadInput
+from holdfast.model.attention import Observer
+from holdfast.model.forward import hidden_states
+from holdfast.model.load import Model
+from holdfast.model.states import States
+
+CHUNK = 1024  # tokens of a prefill that run at one time
+
+
+class Live:
+    """A model's memory of a context. `fork` is cheap and shares everything held so far."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.cache = SlotCache.empty(model.family, model.device)
+        self.next_position = 0
+        self.last_hidden: Tensor | None = None
+        """`[d]`: predicts the next token; None before the first one and after a splice."""
+        self._rewindable: list[int] = []
+
+    def fork(self, *, frozen: bool = False) -> Live:
+        """A second future of the same past."""
+        twin = Live(self.model)
+        twin.cache, twin.next_position = self.cache.fork(frozen=frozen), self.next_position
+        twin.last_hidden = self.last_hidden
+        twin._rewindable = [] if frozen else list(self._rewindable)
+        return twin
+
+    def feed(
+        self, ids: Tensor | list[int], *, positions: Tensor | None = None, observer: Observer | None = None
+    ) -> Tensor:
+        """Run token ids `[n]` through the model; returns their hidden states `[n, d]`."""
+        ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
+        if positions is None:
+            positions = torch.arange(self.next_position, self.next_position + len(ids))
+        return self.feed_inputs(ids, positions, observer=observer)
+
+    def feed_inputs(self, inputs: Tensor, positions: Tensor, *, observer: Observer | None = None) -> Tensor:
+        """Run ids `[n]` or embeddings `[n, d]` at `positions [n]`; returns hidden states `[n, d]`."""
+        positions = positions.to(self.model.device, torch.float32)
+        if not len(inputs):
+            return inputs.new_empty(0, self.model.family.d_model, dtype=self.model.dtype)
+        cache, parts = self.cache.fork(), []
+        for x, p in zip(torch.split(inputs, CHUNK), torch.split(positions, CHUNK), strict=True):
+            cache.announce(p[None])
+            parts.append(hidden_states(self.model, x[None], p[None], cache, observer)[0])
+        self.cache, self.last_hidden = cache, parts[-1][-1]
+        self._rewindable.extend(self._steps(positions))
+        self.next_position = max(self.next_position, int(positions[-1].ceil()) + 1)
+        return torch.cat(parts)
+
+    def append(self, segment: Segment) -> None:
+        """Take a stored segment into memory: tokens and embeddings are run, states are spliced in."""
+        if isinstance(segment, StateSegment):
+            self._splice(segment)
+        elif isinstance(segment, SoftSegment):
+            self.feed_inputs(segment.embeds.to(self.model.device, self.model.dtype), segment.positions)
+        else:
+            self.feed(segment.ids, positions=segment.positions)
+
+    def rewind(self, count: int) -> None:
+        """Forget the newest `count` tokens. Raises BadInput beyond what was fed since the last splice."""
+        if not 0 <= count <= len(self._rewindable):
+            raise BadInput(f"can rewind 0 to {len(self._rewindable)} tokens here, got {count}")
+        if count == 0:
+            return
+        cache = self.cache.fork()
+        for layer in cache.layers:
+            layer.crop(count)
+        self.cache, self.next_position = cache, self._rewindable[-count]
+        del self._rewindable[-count:]
+        self.last_hidden = None
+
+    def states(self, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
+        """The states of the `n` tokens just fed; `before` is the hidden state that predicted the first of them."""
+        n, layers = len(ids), self.model.family.layers
+        positions = self.cache.layers[0].positions[0, -n:]
+        keys, values = [], []
+        for index, layer in enumerate(layers):
+            count = n if layer.window is None else min(n, layer.window - 1)
+            k, v = self.cache.newest(index, count)
+            keys.append(layer.rope.unrotate(k, positions[-count:]))
+            values.append(v)
+        return States(tuple(keys), tuple(values), positions, surprisal(self.model, ids, hidden, before), hidden)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of KV memory really held."""
+        return self.cache.nbytes
+
+    def _splice(self, segment: StateSegment) -> None:
+        cache = self.cache.fork()
+        for layer, slots in zip(cache.layers, rotate(_on(segment, self.model), self.model.family), strict=True):
+            layer.splice(slots)
+        self.cache, self.last_hidden, self._rewindable = cache, None, []
+        self.next_position = max(self.next_position, int(segment.last_position) + 1)
+
+    def _steps(self, positions: Tensor) -> list[int]:
+        """For every token fed, the position that a rewind to before it returns to."""
+        ends = [self.next_position, *(int(p) + 1 for p in positions.ceil().tolist())]
+        return [max(self.next_position, end) for end in ends[:-1]]
+
+
+def surprisal(model: Model, ids: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
+    """-log p of each of `ids [n]` given what stands before it, `[n]` float32 nats.
+
+    Where nothing predicts the first token (`before` is None), it gets the mean of the others.
+    """
+    from holdfast.model.forward import log_probs
+
+    rest = -log_probs(model, hidden[:-1], ids[1:])
+    if before is not None:
+        return torch.cat((-log_probs(model, before[None], ids[:1]), rest))
+    return torch.cat((rest.mean()[None] if len(rest) else rest.new_ones(1), rest))
+
+
+def opened(model: Model, context: CompactContext) -> Live:
+    """Load a context into memory."""
+    live = Live(model)
+    for segment in context.segments:
+        live.append(segment)
+    live.next_position = context.next_position
+    return live
+
+
+def _on(segment: StateSegment, model: Model) -> StateSegment:
+    """The segment on the model's device and in its dtype."""
+    from holdfast.model.attention import Slots
+
+    device, dtype = model.device, model.dtype
+    layers = tuple(
+        Slots(
+            s.keys.to(device, dtype),
+            s.values.to(device, dtype),
+            s.positions.to(device),
+            None if s.bias is None else s.bias.to(device),
+            s.lengths,
+        )
+        for s in segment.layers
+    )
+    return StateSegment(layers, segment.origins)

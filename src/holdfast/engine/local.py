@@ -1,0 +1,125 @@
+"""The engine that runs a model in this process: capture, score, generate. Knows contexts, not sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holdfast.context.segments import CompactContext
+from holdfast.engine.live import Live, opened
+from holdfast.engine.sampling import Sampling
+from holdfast.model.forward import hidden_states, log_probs, logits
+from holdfast.model.load import Model
+from holdfast.model.states import States
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A text to be scored: `prompt` is given, `target` is what its probability is asked of."""
+
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+class LocalEngine:
+    """Runs contexts on a local model. All methods leave the contexts that they are given unchanged."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def open(self, context: CompactContext) -> Live:
+        """Load a context into memory."""
+        return opened(self.model, context)
+
+    @torch.no_grad()
+    def capture(self, past: Live, ids: Tensor, positions: Tensor | None = None) -> tuple[Live, States]:
+        """Read `ids [T]` on top of `past`; returns the memory afterwards and the span's states."""
+        after = past.fork()
+        ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
+        hidden = after.feed(ids, positions=positions)
+        return after, after.states(ids, hidden, past.last_hidden)
+
+    @torch.no_grad()
+    def score(self, live: Live, continuations: Sequence[Continuation]) -> list[Tensor]:
+        """Log-probabilities of every target token, one `[n]` float32 per continuation, run as one batch."""
+        rows = [(*c.prompt, *c.target) for c in continuations]
+        hidden = self._batch(live, rows)
+        out = []
+        for row, c in enumerate(continuations):
+            end = len(rows[row])
+            predicts = hidden[row, end - len(c.target) - 1 : end - 1]
+            out.append(log_probs(self.model, predicts, self._ids(c.target)))
+        return out
+
+    @torch.no_grad()
+    def next_logits(self, live: Live, ids: Sequence[int]) -> Tensor:
+        """Logits after each of `ids [n]` read on top of `live`, `[n, V]` float32."""
+        return logits(self.model, live.fork().feed(list(ids)))
+
+    @torch.no_grad()
+    def generate(
+        self, live: Live, prompt: Sequence[int], limit: int = 256, sampling: Sampling | None = None
+    ) -> Iterator[int]:
+        """Yield up to `limit` tokens that follow `prompt`, stopping at the model's end of turn. `live` is not changed."""
+        live, sampling = live.fork(), sampling or Sampling()
+        generator, stop = sampling.generator(), self.stop_ids
+        ids = list(prompt)
+        for _ in range(limit):
+            hidden = live.feed(ids)
+            token = sampling.choose(logits(self.model, hidden[-1]), generator)
+            if token in stop:
+                return
+            yield token
+            ids = [token]
+
+    @torch.no_grad()
+    def answers(self, live: Live, prompts: Sequence[Sequence[int]], limit: int = 32) -> list[list[int]]:
+        """Greedy answers to several prompts over one context, decoded as one batch that shares it."""
+        live, B = live.fork(frozen=True), len(prompts)
+        longest = max(map(len, prompts))
+        ids = torch.zeros(B, longest, dtype=torch.int64)
+        valid = torch.zeros(B, longest, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):  # padded on the left, so that all answers begin together
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            valid[row, longest - len(prompt) :] = True
+        positions = (valid.cumsum(1) - 1).clamp_min(0).float() + live.next_position
+        out: list[list[int]] = [[] for _ in prompts]
+        running = torch.ones(B, dtype=torch.bool)
+        cache = live.cache
+        for _ in range(limit):
+            cache.announce(positions.to(self.model.device), valid.to(self.model.device))
+            hidden = hidden_states(self.model, ids.to(self.model.device), positions.to(self.model.device), cache)
+            tokens = logits(self.model, hidden[:, -1]).argmax(-1).cpu()
+            running &= ~torch.isin(tokens, torch.tensor(sorted(self.stop_ids)))
+            if not running.any():
+                break
+            for row in running.nonzero()[:, 0].tolist():
+                out[row].append(int(tokens[row]))
+            ids, positions, valid = tokens[:, None], positions[:, -1:] + 1, torch.ones(B, 1, dtype=torch.bool)
+        return out
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        eos = self.model.hf.generation_config.eos_token_id
+        own = self.model.tokenizer.eos_token_id
+        return frozenset(x for x in (*(eos if isinstance(eos, list) else [eos]), own) if x is not None)
+
+    def _batch(self, live: Live, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Hidden states `[B, longest, d]` of rows padded on the right, over one shared context."""
+        live = live.fork(frozen=True)
+        longest = max(map(len, rows))
+        ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+        for row, content in enumerate(rows):
+            ids[row, : len(content)] = torch.tensor(content, dtype=torch.int64)
+        positions = (torch.arange(longest).float() + live.next_position).expand(len(rows), -1)
+        ids, positions = ids.to(self.model.device), positions.to(self.model.device)
+        live.cache.announce(positions)  # padding stands last, where causality hides it
+        return hidden_states(self.model, ids, positions, live.cache)
+
+    def _ids(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor(ids, dtype=torch.int64, device=self.model.device)

@@ -1,0 +1,29 @@
+"""Choosing the next token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose; the default is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def generator(self) -> torch.Generator:
+        """A fresh source of randomness, so that the same seed gives the same text."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def choose(self, logits: Tensor, generator: torch.Generator) -> int:
+        """The next token id from `logits [V]` float32."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        p, order = (logits / self.temperature).softmax(-1).sort(descending=True)
+        p[p.cumsum(-1) - p > self.top_p] = 0  # the first token always stays
+        return int(order[torch.multinomial(p.cpu() / p.sum().cpu(), 1, generator=generator)])

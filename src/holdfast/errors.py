@@ -1,0 +1,53 @@
+"""Every error that Holdfast raises on purpose, as one tree.
+
+HoldfastError
+├── BadInput            the caller gave something that cannot be used   (exit code 2)
+│   ├── BadTranscript       a file or line that is not a session we can read
+│   ├── BadOption           an unknown or ill-typed method option, name or ratio
+│   └── BadContext          a .holdfast file that is damaged, foreign or hostile
+├── UnsupportedModel    the model has a layer that a method cannot serve (exit code 2)
+└── Failed              the work itself failed: no model, no memory      (exit code 1)
+
+A message says the rule, the value that broke it, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class HoldfastError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class BadInput(HoldfastError):
+    """The caller's input cannot be used."""
+
+    exit_code = 2
+
+
+class BadTranscript(BadInput):
+    """A session file that cannot be read; `line` is 1-based where the format has lines."""
+
+    def __init__(self, message: str, *, path: str = "", line: int | None = None) -> None:
+        self.path, self.line = path, line
+        where = path + (f":{line}" if line else "")
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+class BadOption(BadInput):
+    """An option, a name or a ratio outside what is allowed."""
+
+
+class BadContext(BadInput):
+    """A stored context that is damaged, made for another model, or hostile."""
+
+
+class UnsupportedModel(HoldfastError):
+    """A model that cannot be served; the message names the layer and the reason."""
+
+    exit_code = 2
+
+
+class Failed(HoldfastError):
+    """The work failed for a reason outside the input."""

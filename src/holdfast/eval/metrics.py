@@ -1,0 +1,137 @@
+"""What the scores mean, as pure functions on arrays with one entry per probe (or per window).
+
+Knows no rows, no models and no files. Intervals are percentile bootstraps; the caller chooses what one entry
+is, and so what is resampled: probes for answers, windows for everything that a window's probes share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+Statistic = Callable[[Indices], Floats]
+"""From indices `[R, n]`, one resample a row, to the statistic of each resample `[R]`; nan where undefined."""
+
+
+class Retained(NamedTuple):
+    """A share of information; where `value` is nan, `reason` says why."""
+
+    value: float
+    reason: str = ""
+
+
+class Interval(NamedTuple):
+    """The bounds of a bootstrap interval; both nan where there is none."""
+
+    low: float
+    high: float
+
+
+NO_INTERVAL = Interval(float("nan"), float("nan"))
+
+
+def retained(compact: Floats, none: Floats, full: Floats) -> Retained:
+    """Share that the compact context still supplies of the nats that the full one supplies over none."""
+    if not len(full):
+        return Retained(float("nan"), "nothing was measured")
+    supplied = float(np.sum(full - none))
+    if supplied <= 0:
+        return Retained(float("nan"), f"the full context supplies no information here ({supplied:.3g} nats)")
+    return Retained(float(np.sum(compact - none)) / supplied)
+
+
+def retained_statistic(compact: Floats, none: Floats, full: Floats) -> Statistic:
+    """`retained` with the ratio taken anew on each resample."""
+    kept, supplied = compact - none, full - none
+
+    def statistic(indices: Indices) -> Floats:
+        total = supplied[indices].sum(axis=-1)
+        share = kept[indices].sum(axis=-1) / np.where(total > 0, total, 1.0)
+        return np.where(total > 0, share, np.nan)
+
+    return statistic
+
+
+def mean_statistic(values: Floats) -> Statistic:
+    """The plain mean on each resample."""
+
+    def statistic(indices: Indices) -> Floats:
+        return np.asarray(values[indices].mean(axis=-1), dtype=np.float64)
+
+    return statistic
+
+
+def margins(answer: Floats, distractor: Floats, answer_none: Floats, distractor_none: Floats) -> Floats:
+    """By how many nats per token the answer beats the distractor, less the same without context.
+
+    All four are log-probabilities per token; the subtraction removes what the model would guess anyway.
+    """
+    return (answer - distractor) - (answer_none - distractor_none)
+
+
+def forced_choice(calibrated: Floats) -> float:
+    """Share of probes on which the context moves the model towards the answer."""
+    return float(np.mean(calibrated > 0)) if len(calibrated) else float("nan")
+
+
+def bootstrap_ci(
+    statistic: Statistic, n: int, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Percentile interval of the statistic over n resampled entries; equal arguments give equal intervals.
+
+    One entry alone shows no spread, so n < 2 has no interval. Resamples on which the statistic is undefined
+    are left out, and where they are the majority there is no interval either.
+    """
+    if n < 2:
+        return NO_INTERVAL
+    indices = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    values = statistic(indices)
+    defined = values[np.isfinite(values)]
+    if len(defined) * 2 <= resamples:
+        return NO_INTERVAL
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def keyword_hit(text: str, accept: Iterable[str]) -> bool:
+    """Whether any accepted keyword stands in the text, whatever its case and white space.
+
+    Words match as substrings (`integer` in "integers"), except very short ones, which would hit by chance
+    (`Low` in "allow"). A number at either end of a keyword must be a whole token: `44` is in "44 files." and
+    "(44)", not in "441", "1.44", "44.1", "-44" or "x44"; `a.py:93` is not in "a.py:931".
+    """
+    folded = _fold(text)
+    return any(re.search(_pattern(folded_keyword), folded) for folded_keyword in map(_fold, accept) if folded_keyword)
+
+
+_STARTS_WITH_NUMBER = re.compile(r"\d[\d.,]*+(?![^\W_])")
+_ENDS_WITH_NUMBER = re.compile(r"(?<![^\W_])(?<![\d.,])\d[\d.,]*(?<=\d)\Z")
+_NOT_IN_NUMBER_BEFORE = r"(?<!\d,)(?<!\s-)(?<!\A-)"
+_NOT_IN_NUMBER_AFTER = r"(?!\w)(?![.,]\d)"
+_SHORT_WORD = 3
+"""Up to this many letters a word must stand alone."""
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _pattern(keyword: str) -> str:
+    if keyword.isalpha() and len(keyword) <= _SHORT_WORD:
+        return rf"(?<!\w){re.escape(keyword)}(?!\w)"
+    # A digit inside a longer word (a hash, `utf8`) is no number: `5b6a052` may go on in the full hash.
+    before = _before_number(keyword) if _STARTS_WITH_NUMBER.match(keyword) else ""
+    after = _NOT_IN_NUMBER_AFTER if _ENDS_WITH_NUMBER.search(keyword) else ""
+    return before + re.escape(keyword) + after
+
+
+def _before_number(keyword: str) -> str:
+    # `11.4.0` is also right as `v11.4.0`
+    alone = r"(?:(?<![\w.])|(?<=\bv))" if "." in keyword else r"(?<![\w.])"
+    return alone + _NOT_IN_NUMBER_BEFORE

@@ -1,0 +1,111 @@
+"""What the page says in words: the headline, and what was run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from holdfast.eval.report import numbers
+from holdfast.eval.rows import Row
+from holdfast.eval.score import Bounds, Score
+
+
+def headline(scores: Sequence[Score]) -> str:
+    """The result in one sentence, taken from the numbers at the most common ratio."""
+    ratio = numbers.common_ratio(scores)
+    if ratio is None:
+        return "Only the baselines were measured; add a method with --latent."
+    measured = _measured(scores)
+    if not measured:
+        return f"No share can be stated at {numbers.times(ratio)}: {_first_note(scores)}."
+    best = max(measured, key=_share)
+    first = f"At {numbers.times(ratio)}, {_keeps(best)} of the answer information"
+    rival = _rival(best, measured)
+    return f"{first}{f'; {_keeps(rival)}' if rival else ''} (n = {best.n})."
+
+
+def cost(scores: Sequence[Score]) -> str:
+    """What the method of the headline costs, in one sentence; empty where there is no such method."""
+    measured = _measured(scores)
+    return _cost(max(measured, key=_share)) if measured else ""
+
+
+def facts(rows: Sequence[Row], scores: Sequence[Score]) -> list[tuple[str, str]]:
+    """What was run, as pairs of label and value."""
+    transcripts = sorted({row.transcript for row in rows})
+    pairs = [
+        ("Model", _listed(f"{row.model} ({row.model_digest.removeprefix('sha256:')[:12]})" for row in rows)),
+        ("Numbers in", _listed(_config(row, "dtype") for row in rows)),
+        ("Device", _listed(_device(row) for row in rows)),
+        ("Window", _listed(f"{_config(row, 'window')} tokens" for row in rows if "window" in row.config)),
+        ("Probes", str(len({(row.transcript, row.window, row.probe) for row in rows}))),
+        ("Windows", str(len({(row.transcript, row.window) for row in rows}))),
+        ("Seed", _listed(str(row.seed) for row in rows)),
+        ("Measured", _dates(rows)),
+        ("Holdfast", _listed(f"{row.version} {row.commit[:12]}".strip() for row in rows)),
+        (f"Transcripts ({len(transcripts)})", ", ".join(transcripts)),
+    ]
+    notes = sorted({f"{s.method} {numbers.times(s.ratio)}: {s.note}" for s in scores if s.note})
+    return [pair for pair in [*pairs, ("Note", "; ".join(notes))] if pair[1]]
+
+
+def _measured(scores: Sequence[Score]) -> list[Score]:
+    ratio = numbers.common_ratio(scores)
+    return [s for s in numbers.methods(scores) if s.ratio == ratio and s.retained is not None]
+
+
+def _share(score: Score) -> float:
+    return score.retained or 0.0
+
+
+def _keeps(score: Score) -> str:
+    bounds = _whole_interval(score.retained_ci)
+    return f"{score.method} keeps {_whole_percent(score.retained or 0.0)}{bounds and f' {bounds}'}"
+
+
+def _rival(best: Score, measured: Sequence[Score]) -> Score | None:
+    """What a reader compares with first: dropping the oldest, else the weakest that was measured."""
+    others = [score for score in measured if score is not best]
+    truncate = [score for score in others if score.method.partition(":")[0] == "truncate"]
+    return min(truncate or others, key=_share, default=None)
+
+
+def _cost(score: Score) -> str:
+    held = f"{numbers.size(score.bytes)} of KV cache instead of {numbers.size(score.bytes_full)}"
+    spent = f"{numbers.seconds(score.seconds_compact)} s on top of a prefill of "
+    return (
+        f"{score.method} holds {held} for a window, and its compaction takes {spent}"
+        f"{numbers.seconds(score.seconds_prefill)} s."
+    )
+
+
+def _first_note(scores: Sequence[Score]) -> str:
+    return next((score.note for score in scores if score.note), "nothing was measured")
+
+
+def _whole_percent(value: float) -> str:
+    """In whole per cent, but never 100 for what is not all of it."""
+    text = f"{100 * value:.0f}"
+    return f"{100 * value:.1f} %" if text == "100" and value != 1 else f"{text} %"
+
+
+def _whole_interval(bounds: Bounds) -> str:
+    low, high = bounds
+    return "" if low is None or high is None else f"[{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(sorted({value for value in values if value}))
+
+
+def _config(row: Row, key: str) -> str:
+    return str(row.config.get(key, ""))
+
+
+def _device(row: Row) -> str:
+    threads = _config(row, "threads")
+    return f"{_config(row, 'device')}{f', {threads} threads' if threads else ''}".removeprefix(", ")
+
+
+def _dates(rows: Sequence[Row]) -> str:
+    days = sorted({row.created[:10] for row in rows})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

@@ -1,0 +1,25 @@
+"""Writes the report: rows in, one page and its plots out. Needs no model, no network and no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.eval.report import drawing, page, plots
+from holdfast.eval.rows import Row, read_rows
+from holdfast.eval.score import join, score
+
+
+def write_report(
+    rows: str | Path | Sequence[Row], out_html: str | Path, *, png_dir: str | Path | None = None
+) -> list[Path]:
+    """Write the page, and each plot as `<page name>-<plot>.png`; returns what was written, page first."""
+    known = read_rows(rows) if isinstance(rows, str | Path) else rows
+    out = Path(out_html)
+    folder = out.parent if png_dir is None else Path(png_dir)
+    joined, scores = join(known), score(known)
+    drawn = plots.plots(scores)
+    for needed in (out.parent, folder):
+        needed.mkdir(parents=True, exist_ok=True)
+    out.write_text(page.page(joined, scores, drawn), encoding="utf-8")
+    return [out, *(drawing.save(plot, folder, out.stem) for plot in drawn)]

@@ -1,0 +1,179 @@
+"""The row: one measured answer of one method at one ratio to one probe, and how rows are stored (JSON lines).
+
+Rows are facts; nothing here averages, joins or judges them. A row file is only ever appended to, so that an
+interrupted run can be resumed. Later versions may add fields: unknown ones are kept, known ones are checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from holdfast.errors import BadInput
+
+FULL = "full"
+"""The baseline method that keeps everything."""
+NONE = "none"
+"""The baseline method that keeps nothing of the span."""
+
+Count = Annotated[int, Field(ge=0)]
+Tokens = Annotated[int, Field(ge=1)]
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+class Row(BaseModel):
+    """One (transcript, window, method, ratio, probe). Log-probabilities are natural, so sums are in nats."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    version: str
+    """Version of Holdfast that measured the row."""
+    commit: str = ""
+    """Git commit of the working tree, or empty where there is none."""
+    created: str
+    """When the row was measured: ISO 8601 time with its zone."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """What the run was given: `window` (tokens), `dtype`, `device`, `threads`, `attention`, options."""
+    model: str
+    """Name of the model, as it was asked for."""
+    model_digest: str
+    """Digest of the model's weights."""
+    tokenizer_digest: str
+    """Digest of the tokenizer."""
+    seed: int
+    """Seed of everything random in the run."""
+
+    transcript: str
+    """File name of the session."""
+    window: str
+    """Which part of the session was held; several probes may share one window."""
+    probe: str
+    """Id of the probe."""
+    category: str
+    """Kind of knowledge that the probe asks for, e.g. `recall` or `decision`."""
+    question: str = ""
+    """The probe's question, kept so that a report can show it."""
+    answer: str = ""
+    """The right answer as it was scored."""
+    distractor: str = ""
+    """The near miss as it was scored."""
+    method: str
+    """Method as spelled, options included; `full` and `none` are the baselines."""
+    ratio: Annotated[FiniteFloat, Field(ge=1)] | None
+    """How many times fewer slots were asked for: 1.0 for `full`, null for `none`."""
+
+    tokens_full: Count
+    """Tokens of the whole window."""
+    tokens_span: Count
+    """Tokens of the span that was compacted."""
+    slots: Annotated[FiniteFloat, Field(ge=0)]
+    """KV slots held for the span: the mean over layers and heads."""
+    bytes_full: Count
+    """KV bytes that the full context holds for the window."""
+    bytes: Count
+    """KV bytes really held for the window after compaction."""
+    bytes_span_full: Count
+    """KV bytes that the full context holds for the span."""
+    bytes_span: Count
+    """KV bytes really held for the span after compaction."""
+
+    seconds_prefill: Seconds
+    """Seconds to prefill the full window."""
+    seconds_compact: Seconds
+    """Seconds that compaction took on top of the prefill."""
+
+    answer_logprob: FiniteFloat
+    """Log-probability of the right answer, summed over its tokens (nats)."""
+    answer_tokens: Tokens
+    """Tokens of the right answer."""
+    distractor_logprob: FiniteFloat
+    """Log-probability of the distractor, summed over its tokens (nats)."""
+    distractor_tokens: Tokens
+    """Tokens of the distractor."""
+    text: str
+    """The greedy answer."""
+    keyword: bool
+    """Whether the greedy answer holds an accepted keyword."""
+
+    kl: FiniteFloat | None = None
+    """Mean KL(full || compact) per token over the session's next turns (nats); null where none follow."""
+    top1: Share | None = None
+    """Share of those tokens on which both contexts rank the same token first (0 to 1)."""
+    next_action_logprob: FiniteFloat | None = None
+    """Log-probability of the session's recorded next action, summed over its tokens (nats)."""
+    next_action_tokens: Tokens | None = None
+    """Tokens of the recorded next action."""
+
+    @model_validator(mode="after")
+    def _ratio_fits_the_method(self) -> Self:
+        expected = {FULL: self.ratio == 1, NONE: self.ratio is None}.get(self.method, self.ratio is not None)
+        if not expected:
+            raise ValueError("ratio must be 1.0 for `full`, null for `none` and a number for any other method")
+        return self
+
+
+def read_rows(path: str | Path, *, warn: Callable[[str], object] = warnings.warn) -> list[Row]:
+    """Every row of the file; a last line cut short by an interrupted run is left out, and `warn` is told."""
+    rows = list(_rows(Path(path), warn))
+    if not rows:
+        raise BadInput(f"{path}: there are no rows; measure some first with `holdfast eval run --out {path}`")
+    return rows
+
+
+def append_row(path: str | Path, row: Row) -> None:
+    """Add one row in one write, after dropping what an interrupted run may have left half-written."""
+    with Path(path).open("a+b") as file:
+        _mend(file.fileno())
+        file.write(row.model_dump_json().encode() + b"\n")
+
+
+def _rows(path: Path, warn: Callable[[str], object]) -> Iterator[Row]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read as rows: {error.strerror}") from error
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        cut_short = number == len(lines) and not _is_json(line)
+        if line.strip() and cut_short:
+            warn(f"{path}:{number}: the last line is incomplete and was left out; resume the run to measure it")
+        elif line.strip():
+            yield _row(line, f"{path}:{number}")
+
+
+def _row(line: bytes, where: str) -> Row:
+    try:
+        return Row.model_validate_json(line)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'line'}: {fault['msg']}" for fault in error.errors()[:3]
+        )
+        message = f"{where}: expected one JSON object a line as written by `holdfast eval run`; {faults}"
+        raise BadInput(message) from error
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:  # also what a cut in the middle of a UTF-8 character raises
+        return False
+    return True
+
+
+def _mend(descriptor: int) -> None:
+    """End the file at a line end: finish a whole last line, cut off a partial one."""
+    size = os.fstat(descriptor).st_size
+    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+        return
+    start = os.pread(descriptor, size, 0).rfind(b"\n") + 1
+    if _is_json(os.pread(descriptor, size - start, start)):
+        os.write(descriptor, b"\n")
+    else:
+        os.ftruncate(descriptor, start)

@@ -1,0 +1,69 @@
+"""What a method is: it reads a span once, then compresses it to any budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from holdfast.blocks.block import Block, Origin
+from holdfast.context.budget import Budget
+from holdfast.context.segments import Segment
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+
+Progress = Callable[[str, int, int, str], None]
+"""Called as `progress(what, done, total, note)`."""
+
+
+def quiet(what: str, done: int, total: int, note: str = "") -> None:
+    """The progress of a caller who does not want any."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens to be compacted, whole blocks at consecutive positions."""
+
+    blocks: tuple[Block, ...]
+    start: int
+    """Position of the first token."""
+
+    @property
+    def ids(self) -> Tensor:
+        """`[T]` int64"""
+        return torch.tensor([i for block in self.blocks for i in block.ids], dtype=torch.int64)
+
+    @property
+    def positions(self) -> Tensor:
+        """`[T]` float32"""
+        return torch.arange(self.start, self.start + len(self), dtype=torch.float32)
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        return tuple(block.origin for block in self.blocks)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.blocks))
+
+
+class LatentMethod(Protocol):
+    """Compacts inside the model. Options are the fields of a frozen dataclass; its file holds nothing else.
+
+    `study` does what does not depend on the budget, so that several ratios share it. `past` is the running,
+    already compacted memory that stands before the span; neither call changes it.
+    """
+
+    name: ClassVar[str]
+    by_turn: ClassVar[bool]
+    """Whether the seed recipe of this method compacts turn by turn (else the whole span at once)."""
+
+    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Any:
+        """Read the span once."""
+        ...
+
+    def compress(self, study: Any, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
+        """Segments that stand for the span and hold at most `budget`."""
+        ...

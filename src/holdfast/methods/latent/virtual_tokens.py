@@ -1,0 +1,263 @@
+"""Gradient-tuned virtual tokens: input embeddings whose values, in every layer, match the pooled values of a span.
+
+The recipe of "Compressing Coding Agent Context at Models' Native Representation Layer" (the seed of this project):
+mean-pooled embeddings of contiguous blocks are tuned, the model frozen, towards the span's value vectors pooled
+per block with surprisal as weight; positions are interpolated over the span. The loss is
+
+    mean over layers l of  sum (X_l - Y_l)^2 / sum (Y_l - mean_slots Y_l)^2
+
+with X the virtual tokens' vectors and Y the pooled targets: the share of each layer's variance that is not yet
+explained, so that no layer dominates. Cost: one prefill of the span, then `steps` forward and backward passes over
+the virtual tokens. Serves every family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from holdfast.blocks.render import question_ids
+from holdfast.context.budget import Budget
+from holdfast.context.segments import Segment, SoftSegment, StateSegment
+from holdfast.context.surgery import keep
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption
+from holdfast.methods.base import Progress, Span, quiet
+from holdfast.model.forward import embed
+from holdfast.model.rope import spread
+from holdfast.model.states import States
+
+CHOICES = {
+    "target": ("v", "kv", "kv_pre_rope", "final"),
+    "weights": ("surprisal", "uniform", "attention"),
+    "positions": ("interpolated", "consecutive"),
+    "verbatim": ("none", "uniqueness", "perplexity"),
+    "start": ("pooled", "weighted", "token"),
+    "optimiser": ("adam", "lbfgs"),
+}
+
+
+class Study(NamedTuple):
+    """What is known of the span before a budget is chosen."""
+
+    span: Span
+    past: Live
+    states: States
+    weights: Tensor
+    """`[T]`, what each token counts in its block's mean."""
+    embeds: Tensor
+    """`[T, d]`"""
+
+
+@dataclass(frozen=True)
+class VirtualTokens:
+    """Replaces a span by fewer input embeddings, tuned to leave the same values in every layer."""
+
+    target: str = "v"
+    """What is matched: `v` values, `kv` rotated keys and values, `kv_pre_rope` un-rotated keys and values, `final`
+    the last hidden states."""
+    weights: str = "surprisal"
+    """What a token counts in its block's mean: its surprisal, 1 (`uniform`), or the attention of `question`."""
+    positions: str = "interpolated"
+    """`interpolated` over the span, or `consecutive` from its start."""
+    verbatim: str = "none"
+    """`uniqueness` or `perplexity`: this selector's best `share` of the tokens keep their own KV."""
+    share: float = 0.15
+    """Share of the span's tokens that a hybrid keeps verbatim."""
+    question: str = ""
+    """The text whose attention weighs the tokens with weights=attention."""
+    start: str = "pooled"
+    """Where tuning begins: `pooled` block means, `weighted` block means, or each block's heaviest `token`."""
+    optimiser: str = "adam"
+    steps: int = 150
+    patience: int = 25
+    """Stop after so many steps without an improvement of 0.1 %."""
+    lr: float = 0.01
+
+    name: ClassVar[str] = "virtual_tokens"
+    by_turn: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for key, allowed in CHOICES.items():
+            if getattr(self, key) not in allowed:
+                raise BadOption(
+                    f"virtual_tokens: {key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}"
+                )
+        if self.weights == "attention" and not self.question:
+            raise BadOption("virtual_tokens: weights=attention weighs by a question; give question=...")
+        if self.steps < 0 or self.patience < 1 or not 0 < self.share < 1 or not self.lr > 0:
+            raise BadOption("virtual_tokens: needs steps >= 0, patience >= 1, 0 < share < 1 and lr > 0")
+
+    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+        after, states = engine.capture(past, span.ids, span.positions)
+        weights = self._weights(states, after, engine)
+        with torch.no_grad():
+            embeds = embed(engine.model, span.ids.to(engine.model.device))
+        return Study(span, past, states, weights, embeds)
+
+    def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
+        kept, rest = self._split(study, budget)
+        past = study.past
+        if kept is not None:
+            past = past.fork()
+            past.append(kept)
+        slots = budget.slots - (len(kept) if kept is not None else 0)
+        pool = pooling(study.weights[rest], slots)
+        positions = self._positions(study.states.positions[rest], slots)
+        targets = self._targets(study.states, rest, pool, past, positions)
+        embeds = self._tune(self._start(study, rest, pool), positions, targets, past, progress)
+        soft = SoftSegment(embeds, positions.cpu(), study.span.origins)
+        return (soft,) if kept is None else (kept, soft)
+
+    def _weights(self, states: States, after: Live, engine: LocalEngine) -> Tensor:
+        if self.weights == "uniform":
+            return torch.ones_like(states.surprisal)
+        if self.weights == "surprisal":
+            return states.surprisal + 1e-3  # a block of certainties still has a mean
+        return attention_received(after, question_ids(engine.model.tokenizer, self.question), len(states.surprisal))
+
+    def _split(self, study: Study, budget: Budget) -> tuple[StateSegment | None, Tensor]:
+        """The verbatim part of a hybrid and the indices of the tokens that are left to compress."""
+        T = len(study.span)
+        if self.verbatim == "none":
+            return None, torch.arange(T)
+        count = math.floor(self.share * T)
+        if not 0 < count < budget.slots:
+            raise BadOption(
+                f"virtual_tokens: keeping {self.share:.0%} of {T} tokens verbatim takes {count} of {budget.slots} "
+                "slots; the span is too short for a hybrid at this ratio (use a lower ratio, a smaller share, or none)"
+            )
+        score = study.states.surprisal if self.verbatim == "perplexity" else uniqueness(study.states)
+        chosen = torch.zeros(T, dtype=torch.bool, device=score.device)
+        chosen[score.topk(count).indices] = True
+        masks = [_last(chosen, k.shape[1]).expand(k.shape[0], -1) for k in study.states.keys]
+        return keep(study.states, masks, study.span.origins), (~chosen).nonzero()[:, 0]
+
+    def _positions(self, of: Tensor, slots: int) -> Tensor:
+        if self.positions == "consecutive":
+            return of[0] + torch.arange(slots, device=of.device, dtype=torch.float32)
+        return spread(float(of[0]), float(of[-1]), slots).to(of.device)
+
+    def _start(self, study: Study, rest: Tensor, pool: Tensor) -> Tensor:
+        embeds, weights = study.embeds[rest].float(), study.weights[rest]
+        if self.start == "weighted":
+            return pool @ embeds
+        if self.start == "token":
+            return embeds[(pool * (weights > 0)).argmax(1)]
+        return pooling(torch.ones_like(weights), pool.shape[0]) @ embeds
+
+    def _targets(self, states: States, rest: Tensor, pool: Tensor, past: Live, positions: Tensor) -> list[Tensor]:
+        """What the virtual tokens should look like, a list of `[..., slots, D]`, read back by `_vectors`."""
+        if self.target == "final":
+            return [pool @ states.hidden[rest].float()]
+        layers = past.model.family.layers
+        at = states.positions[rest]
+        out = []
+        for layer, keys, values in zip(layers, states.keys, states.values, strict=True):
+            seen = rest - (len(states.positions) - keys.shape[1])  # sliding layers hold the last tokens only
+            p, where = _visible(pool, seen)
+            out.append(p @ values[:, where].float())
+            if self.target == "kv":
+                out.append(p @ layer.rope.rotate(keys[:, where].float(), at[seen >= 0]))
+            if self.target == "kv_pre_rope":
+                out.append(p @ keys[:, where].float())
+        return out
+
+    def _vectors(self, live: Live, hidden: Tensor, positions: Tensor) -> list[Tensor]:
+        if self.target == "final":
+            return [hidden.float()]
+        out = []
+        for index, layer in enumerate(live.model.family.layers):
+            keys, values = live.cache.newest(index, len(positions))
+            out.append(values.float())
+            if self.target == "kv":
+                out.append(keys.float())
+            if self.target == "kv_pre_rope":
+                out.append(layer.rope.unrotate(keys.float(), positions))
+        return out
+
+    def _tune(self, start: Tensor, positions: Tensor, targets: list[Tensor], past: Live, progress: Progress) -> Tensor:
+        scales = [((y - y.mean(-2, keepdim=True)) ** 2).sum().clamp_min(1e-8) for y in targets]
+
+        def loss_of(embeds: Tensor) -> Tensor:
+            live = past.fork()
+            hidden = live.feed_inputs(embeds.to(past.model.dtype), positions)
+            vectors = self._vectors(live, hidden, positions)
+            parts = [((x - y) ** 2).sum() / s for x, y, s in zip(vectors, targets, scales, strict=True)]
+            return torch.stack(parts).mean()
+
+        return minimise(loss_of, start, self, progress)
+
+
+def minimise(loss_of: Callable[[Tensor], Tensor], start: Tensor, how: VirtualTokens, progress: Progress) -> Tensor:
+    """The best embeddings met on the way; stops early when `patience` steps bring nothing."""
+    embeds = start.detach().clone().requires_grad_(True)
+    best, best_loss, since = embeds.detach().clone(), float("inf"), 0
+    optimiser = torch.optim.Adam([embeds], lr=how.lr, betas=(0.9, 0.95))
+    for step in range(how.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = how.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * step / how.steps)))
+        with torch.enable_grad():
+            optimiser.zero_grad()
+            loss = loss_of(embeds)
+            torch.autograd.backward(loss)
+        since = 0 if loss.item() < best_loss * 0.999 else since + 1
+        if loss.item() < best_loss:
+            best, best_loss = embeds.detach().clone(), loss.item()
+        progress("tune", step + 1, how.steps, f"loss {best_loss:.4f}")
+        if since >= how.patience:
+            break
+        optimiser.step()
+    return best
+
+
+def pooling(weights: Tensor, slots: int) -> Tensor:
+    """`[slots, T]` rows that average contiguous blocks of as equal length as can be, tokens weighing `weights [T]`."""
+    T = len(weights)
+    block = (torch.arange(T, device=weights.device) * slots) // T
+    matrix = torch.zeros(slots, T, device=weights.device)
+    matrix[block, torch.arange(T, device=weights.device)] = weights
+    return matrix / matrix.sum(1, keepdim=True)
+
+
+def uniqueness(states: States) -> Tensor:
+    """How far each token's values are from the mean of its two neighbours', relative to their size, `[T]`."""
+    total = torch.zeros_like(states.surprisal)
+    for values in states.values:
+        v = values.float()
+        if v.shape[1] < 3:
+            continue
+        left, right = torch.roll(v, 1, 1), torch.roll(v, -1, 1)
+        left[:, 0], right[:, -1] = v[:, 1], v[:, -2]
+        apart = (v - (left + right) / 2).norm(dim=-1) / v.norm(dim=-1).mean()
+        total[-v.shape[1] :] += apart.mean(0)
+    return total
+
+
+@torch.no_grad()
+def attention_received(after: Live, prompt: list[int], count: int) -> Tensor:
+    """Attention that a prompt gives to each of the newest `count` tokens, summed over layers, heads and queries."""
+    total = torch.zeros(count, device=after.model.device)
+
+    def observe(layer: int, head: int, p: Tensor) -> None:
+        total.add_(p[..., -count:].sum((0, 1, 2)))
+
+    after.fork(frozen=True).feed(prompt, observer=observe)
+    return total + 1e-6
+
+
+def _last(mask: Tensor, count: int) -> Tensor:
+    return mask[-count:]
+
+
+def _visible(pool: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooling rows over the tokens that a layer still holds; a block that it holds nothing of is left as zeros."""
+    held = seen >= 0
+    part = pool[:, held]
+    return part / part.sum(1, keepdim=True).clamp_min(1e-12), seen[held]

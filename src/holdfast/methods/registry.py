@@ -1,0 +1,102 @@
+"""All methods by name. Adding one is its file and one row here; help, docs and the contract tests pick it up."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import BadOption
+
+if TYPE_CHECKING:
+    from holdfast.methods.base import LatentMethod
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: where the class is, one line of help, and the options that a named variant fixes."""
+
+    path: str
+    summary: str
+    options: tuple[tuple[str, str], ...] = ()
+
+
+_VT = "holdfast.methods.latent.virtual_tokens:VirtualTokens"
+_KVZIP = "holdfast.methods.latent.kvzip:KVzip"
+
+LATENT: dict[str, Entry] = {
+    "truncate": Entry("holdfast.methods.latent.truncate:Truncate", "drop the oldest tokens (baseline)"),
+    "kvzip": Entry(_KVZIP, "keep the KV pairs that a repeat of the span attends to, one threshold over all heads"),
+    "kvzip_per_head": Entry(_KVZIP, "kvzip with an equal share for every head", (("allocation", "head"),)),
+    "virtual_tokens": Entry(_VT, "gradient-tuned virtual tokens that match the span's values"),
+    "virtual_tokens_final_layer": Entry(_VT, "ablation: match the last hidden states only", (("target", "final"),)),
+    "virtual_tokens_kv": Entry(_VT, "ablation: match rotated keys and values", (("target", "kv"),)),
+    "virtual_tokens_pre_rope": Entry(_VT, "match un-rotated keys and values", (("target", "kv_pre_rope"),)),
+    "virtual_tokens_uniform": Entry(_VT, "ablation: every token weighs the same", (("weights", "uniform"),)),
+    "virtual_tokens_attention": Entry(
+        _VT,
+        "ablation: tokens weigh what a question attends to (needs question=...)",
+        (("weights", "attention"),),
+    ),
+    "virtual_tokens_consecutive": Entry(
+        _VT, "ablation: positions one after another from the span's start", (("positions", "consecutive"),)
+    ),
+    "virtual_tokens_hybrid": Entry(
+        _VT,
+        "the 15 % most unique values stay verbatim, the rest is compressed",
+        (("verbatim", "uniqueness"),),
+    ),
+    "virtual_tokens_hybrid_perplexity": Entry(
+        _VT, "ablation: the 15 % most surprising tokens stay verbatim", (("verbatim", "perplexity"),)
+    ),
+}
+
+
+def build(spec: str) -> LatentMethod:
+    """Make a method from `name` or `name:key=value,key=value`.
+
+    Raises BadOption for an unknown name or option, listing what there is, and for an ill-typed value.
+    """
+    name, _, given = spec.partition(":")
+    if name not in LATENT:
+        raise BadOption(f"no latent method is called {name!r}; there are: {', '.join(LATENT)}")
+    entry = LATENT[name]
+    cls = load_class(entry)
+    options = dict(entry.options) | dict(_pairs(given, name))
+    known = {f.name: f for f in fields(cls)}
+    for key in options:
+        if key not in known:
+            raise BadOption(f"{name} has no option {key!r}; it has: {', '.join(known) or 'none'}")
+    return cls(**{key: _convert(name, key, value, known[key].type) for key, value in options.items()})  # type: ignore[no-any-return]
+
+
+def load_class(entry: Entry) -> Any:
+    """The class behind a row."""
+    module, _, attribute = entry.path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def defaults(entry: Entry) -> dict[str, Any]:
+    """The options of a row with the values that it uses when none are given."""
+    named = dict(entry.options)
+    return {f.name: named.get(f.name, None if f.default is MISSING else f.default) for f in fields(load_class(entry))}
+
+
+def _pairs(text: str, name: str) -> list[tuple[str, str]]:
+    pairs = []
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise BadOption(f"{name}: expected key=value, got {part!r}")
+        pairs.append((key.strip(), value.strip()))
+    return pairs
+
+
+def _convert(name: str, key: str, value: str, kind: Any) -> Any:
+    """Turn option text into the field's type (annotations are strings here)."""
+    try:
+        if kind == "bool":
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+        return {"int": int, "float": float, "str": str}[kind](value)
+    except (KeyError, ValueError) as error:
+        raise BadOption(f"{name}: {key} must be of type {kind}, got {value!r}") from error

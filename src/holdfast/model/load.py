@@ -1,0 +1,105 @@
+"""A model, its tokenizer and the facts about both. Knows no context and runs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import BadOption, Failed
+from holdfast.model import attention, bundled
+from holdfast.model.family import Family, inspect
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen causal LM that runs on Holdfast's attention."""
+
+    name: str
+    hf: Any
+    tokenizer: Any
+    family: Family
+    digest: str
+    """Identifies weights and shape, whatever dtype they were loaded in."""
+    tokenizer_digest: str
+    template_digest: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.hf.dtype  # type: ignore[no-any-return]
+
+
+def load(name: str = bundled.DEFAULT, *, dtype: str = "float32", device: str = "cpu") -> Model:
+    """Load a bundled model, a local folder or a Hugging Face id.
+
+    Raises BadOption for a dtype that the device cannot do well, Failed when the model cannot be had, and
+    UnsupportedModel when it cannot be served.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _check_dtype(dtype, device)
+    source = str(bundled.ensure(name)) if name in bundled.BUNDLES else name
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise Failed(
+            f"cannot load model {name!r}: {first} (a local folder, or: {', '.join(bundled.BUNDLES)})"
+        ) from error
+    return adopt(hf.to(device), tokenizer, name=Path(name).name if Path(name).exists() else name)
+
+
+def adopt(hf: Any, tokenizer: Any, *, name: str) -> Model:
+    """Take over a model that is already in memory: freeze it and put it on Holdfast's attention."""
+    family = inspect(hf)
+    attention.register()
+    hf.set_attn_implementation(attention.NAME)
+    hf.eval().requires_grad_(False)
+    return Model(
+        name=name,
+        hf=hf,
+        tokenizer=tokenizer,
+        family=family,
+        digest=_weights_digest(hf),
+        tokenizer_digest=_digest(json.dumps(sorted(tokenizer.get_vocab().items())).encode()),
+        template_digest=_digest((tokenizer.chat_template or "").encode()),
+    )
+
+
+def _check_dtype(dtype: str, device: str) -> None:
+    if dtype not in DTYPES:
+        raise BadOption(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if dtype == "float16" and device == "cpu":
+        raise BadOption("float16 is slow and inexact on a CPU; use float32 or bfloat16")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _weights_digest(hf: Any) -> str:
+    """Hash of every weight's name and shape and up to 256 of its values, rounded to bfloat16.
+
+    Rounding makes one model's float32 and bfloat16 copies the same model; sampling keeps loading fast.
+    """
+    import torch
+
+    state = hashlib.sha256()
+    for name, weight in sorted(hf.state_dict().items()):
+        flat = weight.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 256)][:256].to("cpu", torch.bfloat16)
+        state.update(f"{name}{tuple(weight.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
+    return state.hexdigest()[:16]

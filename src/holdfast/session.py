@@ -1,0 +1,212 @@
+"""The product in one file: a transcript in, a compact context out, questions answered over it.
+
+`Policy` alone decides what may be compacted, `Plan` says how; methods decide neither.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from holdfast.blocks.block import Block, Kind
+from holdfast.blocks.render import Rendered, question_ids, render
+from holdfast.context import store
+from holdfast.context.budget import from_ratio
+from holdfast.context.segments import CompactContext, Segment, TokenSegment, tokens
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.engine.sampling import Sampling
+from holdfast.errors import BadOption
+from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.registry import build
+from holdfast.model.bundled import DEFAULT
+from holdfast.model.load import load as load_model
+from holdfast.transcript.cuts import exchanges
+from holdfast.transcript.turn import Transcript
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What stays verbatim. Everything else may be compacted."""
+
+    pin: tuple[Kind, ...] = (Kind.SYSTEM, Kind.TASK, Kind.USER)
+    """Kinds of block that are never compacted."""
+    keep_recent: int = 1
+    """How many of the newest exchanges (an assistant turn with its tool results, or a user turn) stay."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a session is compacted."""
+
+    latent: str = "kvzip"
+    """Method and options: `name` or `name:key=value,…`."""
+    ratio: float = 8.0
+    """Tokens per slot of what is compacted."""
+    by_turn: bool | None = None
+    """Compact each turn on its own against the running compact memory; None asks the method."""
+    policy: Policy = Policy()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of blocks that is either kept verbatim or compacted as one span."""
+
+    blocks: tuple[Block, ...]
+    start: int
+    compact: bool
+
+    def __len__(self) -> int:
+        return sum(map(len, self.blocks))
+
+
+def load(name: str = DEFAULT, *, dtype: str = "float32", device: str = "cpu") -> LocalEngine:
+    """An engine for a bundled model, a local folder or a Hugging Face id."""
+    return LocalEngine(load_model(name, dtype=dtype, device=device))
+
+
+def save(context: CompactContext, path: str | Path, engine: LocalEngine) -> Path:
+    """Write a context to one file."""
+    return store.save(context, path, engine.model)
+
+
+def restore(path: str | Path, engine: LocalEngine) -> CompactContext:
+    """Read a context that was made with the same model. Raises BadContext for any other file."""
+    return store.load(path, engine.model)
+
+
+def compact(
+    transcript: Transcript, engine: LocalEngine, plan: Plan | None = None, progress: Progress = quiet
+) -> CompactContext:
+    """Compact a session for the engine's model.
+
+    Raises BadInput for a session that cannot be rendered and BadOption for a plan that makes no sense.
+    """
+    plan = plan or Plan()
+    rendered = render(transcript, engine.model.tokenizer)
+    return compact_parts(parts(transcript, rendered, plan.policy), engine, plan, progress)
+
+
+def ask(
+    context: CompactContext,
+    engine: LocalEngine,
+    question: str,
+    limit: int = 128,
+    sampling: Sampling | None = None,
+) -> Iterator[str]:
+    """Answer a question over a context, piece by piece; the context is not changed."""
+    live = engine.open(context)
+    prompt = question_ids(engine.model.tokenizer, question)
+    said: list[int] = []
+    shown = ""
+    for token in engine.generate(live, prompt, limit, sampling):
+        said.append(token)
+        text = engine.model.tokenizer.decode(said)
+        if not text.endswith("\ufffd"):  # half a character: wait for the rest
+            yield text[len(shown) :]
+            shown = text
+
+
+def parts(transcript: Transcript, rendered: Rendered, policy: Policy) -> list[Part]:
+    """Cut a rendered session into runs of blocks that stay and runs that are compacted."""
+    if policy.keep_recent < 0:
+        raise BadOption(f"keep_recent must be at least 0, got {policy.keep_recent}")
+    units = exchanges(transcript)
+    recent = units[-policy.keep_recent][0] if 0 < policy.keep_recent <= len(units) else None
+    if policy.keep_recent > len(units):
+        recent = 0
+
+    def stays(block: Block) -> bool:
+        return block.kind in policy.pin or (recent is not None and block.origin.turn >= recent)
+
+    return list(runs(rendered.blocks, [stays(b) for b in rendered.blocks]))
+
+
+def runs(blocks: tuple[Block, ...], stay: list[bool]) -> Iterator[Part]:
+    """Neighbouring blocks of the same fate, with the position of their first token."""
+    at = 0
+    for fate, group in groupby(zip(blocks, stay, strict=True), key=lambda pair: pair[1]):
+        part = Part(tuple(block for block, _ in group), at, not fate)
+        at += len(part)
+        yield part
+
+
+def compact_parts(cut: list[Part], engine: LocalEngine, plan: Plan, progress: Progress = quiet) -> CompactContext:
+    """Walk the parts in order: verbatim ones are kept, the others compacted against the memory so far."""
+    method = build(plan.latent)
+    by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
+    from_ratio(1, plan.ratio)  # a senseless ratio fails before any work is done
+    segments: list[Segment] = []
+    live = Live(engine.model)
+    began, seconds = time.perf_counter(), 0.0
+    for part in cut:
+        for span in spans(part, by_turn):
+            started = time.perf_counter()
+            made = _compress(method, span, live, engine, plan.ratio, progress)
+            seconds += time.perf_counter() - started
+            segments.extend(made)
+            live = _extended(live, made, span, engine)
+        if not part.compact:
+            kept = tokens(_ids(part.blocks), part.start, tuple(b.origin for b in part.blocks))
+            segments.append(kept)
+            live = _extended(live, (kept,), None, engine)
+    end = sum(map(len, cut))
+    recipe = {"latent": plan.latent, "ratio": plan.ratio, "by_turn": by_turn, "policy": asdict(plan.policy)}
+    return CompactContext(
+        tuple(segments), end, recipe, _evidence(cut, live, engine, seconds, time.perf_counter() - began)
+    )
+
+
+def spans(part: Part, by_turn: bool) -> Iterator[Span]:
+    """The spans of a part that are compressed one after another; none where it stays verbatim."""
+    if not part.compact:
+        return
+    at = part.start
+    key = (lambda b: b.origin.turn) if by_turn else (lambda b: 0)
+    for _, group in groupby(part.blocks, key=key):
+        span = Span(tuple(group), at)
+        at += len(span)
+        yield span
+
+
+def _compress(
+    method: Any, span: Span, live: Live, engine: LocalEngine, ratio: float, progress: Progress
+) -> tuple[Segment, ...]:
+    budget = from_ratio(len(span), ratio)
+    if budget.holds(len(span)):
+        return (TokenSegment(span.ids, span.positions, span.origins),)
+    return tuple(method.compress(method.study(span, live, engine, progress), budget, progress))
+
+
+def _extended(live: Live, made: tuple[Segment, ...], span: Span | None, engine: LocalEngine) -> Live:
+    import torch
+
+    after = live.fork()
+    with torch.no_grad():
+        for segment in made:
+            after.append(segment)
+    if span is not None:
+        after.next_position = span.start + len(span)
+    return after
+
+
+def _ids(blocks: tuple[Block, ...]) -> list[int]:
+    return [i for block in blocks for i in block.ids]
+
+
+def _evidence(cut: list[Part], live: Live, engine: LocalEngine, seconds: float, total: float) -> dict[str, Any]:
+    family = engine.model.family
+    per_token = sum(2 * family.kv_heads * family.head_dim for _ in family.layers) * engine.model.dtype.itemsize
+    length = sum(map(len, cut))
+    return {
+        "tokens": length,
+        "tokens_compacted": sum(len(part) for part in cut if part.compact),
+        "bytes_full": length * per_token,
+        "bytes": live.nbytes,
+        "seconds_compact": round(seconds, 3),
+        "seconds_total": round(total, 3),
+    }

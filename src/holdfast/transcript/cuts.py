@@ -1,0 +1,132 @@
+"""Where a session may be cut, and whether it is legal: one function per invariant.
+
+A cut i splits the turns into turns[:i] and turns[i:]. That an assistant turn's reasoning stays with its calls
+needs no function: they are one Turn. A tool turn without a call_id is what the harness said unasked; it
+answers nothing, so it may stand anywhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from holdfast.errors import BadTranscript
+from holdfast.transcript.turn import Role, Transcript, Turn
+
+
+def legal_cuts(transcript: Transcript) -> tuple[int, ...]:
+    """Every index at which the session may be cut, 0 and the end included."""
+    legal = set(range(len(transcript.turns) + 1))
+    for invariant in INVARIANTS:
+        legal &= invariant(transcript.turns)
+    return tuple(sorted(legal))
+
+
+def exchanges(transcript: Transcript) -> tuple[tuple[int, int], ...]:
+    """The smallest units that may be compacted or dropped, as [start, stop).
+
+    Each is a user turn, or an assistant turn with its results; the first may be the system turns at the head.
+    Together they cover the session."""
+    return tuple(pairwise(legal_cuts(transcript)))
+
+
+def calls_stay_with_results(turns: Sequence[Turn]) -> set[int]:
+    """No result is separated from its call."""
+    callers = _callers(turns)
+    return _all_but(turns, [(callers[at], at) for at in callers])
+
+
+def results_of_one_turn_stay_together(turns: Sequence[Turn]) -> set[int]:
+    """All results of one assistant turn are on one side."""
+    first_last: dict[int, tuple[int, int]] = {}
+    for at, caller in _callers(turns).items():
+        first_last[caller] = (first_last.get(caller, (at, at))[0], at)
+    return _all_but(turns, list(first_last.values()))
+
+
+def head_stays_whole(turns: Sequence[Turn]) -> set[int]:
+    """The system turns at the head are not cut apart."""
+    head = next((at for at, turn in enumerate(turns) if turn.role is not Role.SYSTEM), len(turns))
+    return _all_but(turns, [(0, head - 1)])
+
+
+INVARIANTS: tuple[Callable[[Sequence[Turn]], set[int]], ...] = (
+    calls_stay_with_results,
+    results_of_one_turn_stay_together,
+    head_stays_whole,
+)
+
+
+def check_legal(turns: Sequence[Turn]) -> None:
+    """Raise BadTranscript where a result has no call, or a call no result. The last assistant turn may have
+    calls without results: the agent stopped there."""
+    for at, reason in (*_orphan_results(turns), *_orphan_calls(turns)):
+        raise BadTranscript(f"turn {at + 1} {reason}; read the file with --lenient to drop it")
+
+
+def without_orphans(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[tuple[int, str], ...]]:
+    """The turns without orphaned results and calls, and for each one dropped its `source` and the reason."""
+    results, calls = dict(_orphan_results(turns)), dict(_orphan_calls(turns))
+    unanswered = _unanswered(turns)
+    kept = [
+        replace(turn, calls=tuple(call for call in turn.calls if call.id not in unanswered[at]))
+        if at in calls
+        else turn
+        for at, turn in enumerate(turns)
+        if at not in results
+    ]
+    dropped = tuple((turns[at].source, reason) for at, reason in sorted({**results, **calls}.items()))
+    return tuple(kept), dropped
+
+
+def _callers(turns: Sequence[Turn]) -> dict[int, int]:
+    """Index of each result -> index of the assistant turn that it answers: the latest with that id, because
+    some servers count their ids from zero in every message."""
+    latest: dict[str, int] = {}
+    callers: dict[int, int] = {}
+    for at, turn in enumerate(turns):
+        latest.update({call.id: at for call in turn.calls})
+        if turn.role is Role.TOOL and turn.call_id in latest:
+            callers[at] = latest[turn.call_id]
+    return callers
+
+
+def _all_but(turns: Sequence[Turn], spans: Sequence[tuple[int, int]]) -> set[int]:
+    """Every cut but those that separate the first turn of a span from its last."""
+    return set(range(len(turns) + 1)).difference(*(range(first + 1, last + 1) for first, last in spans))
+
+
+def _orphan_results(turns: Sequence[Turn]) -> list[tuple[int, str]]:
+    callers = _callers(turns)
+    found: list[tuple[int, str]] = []
+    open_: Counter[tuple[int, str]] = Counter((at, call.id) for at, t in enumerate(turns) for call in t.calls)
+    for at, turn in enumerate(turns):
+        if turn.role is not Role.TOOL or not turn.call_id:
+            continue
+        key = (callers.get(at, -1), turn.call_id)
+        if at not in callers:
+            found.append((at, f"answers the call {turn.call_id[:60]!r}, which no turn before it makes"))
+        elif open_[key]:
+            open_[key] -= 1
+        else:
+            found.append((at, f"answers the call {turn.call_id[:60]!r} a second time"))
+    return found
+
+
+def _orphan_calls(turns: Sequence[Turn]) -> list[tuple[int, str]]:
+    last = max((at for at, turn in enumerate(turns) if turn.role is not Role.TOOL), default=-1)
+    return [
+        (at, f"makes the call {sorted(ids)[0][:60]!r}, which no turn after it answers")
+        for at, ids in _unanswered(turns).items()
+        if ids and at != last
+    ]
+
+
+def _unanswered(turns: Sequence[Turn]) -> dict[int, set[str]]:
+    """For each turn, the ids of its calls that nothing answers."""
+    answered: dict[int, set[str]] = {}
+    for at, caller in _callers(turns).items():
+        answered.setdefault(caller, set()).add(turns[at].call_id)
+    return {at: {call.id for call in turn.calls} - answered.get(at, set()) for at, turn in enumerate(turns)}

@@ -1,0 +1,168 @@
+"""A file's text, decoded once: one JSON value, JSON lines, or plain text. Knows no session format.
+
+Also decides, for every entry that a format calls `Malformed`, whether that is an error or a skip.
+What JSON allows but a transcript cannot hold ends here: lone surrogates become U+FFFD, NaN becomes null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from holdfast.errors import BadTranscript
+
+T = TypeVar("T")
+
+MAX_DEPTH = 100
+"""Deeper JSON is refused: no session nests like this, and recursion must end somewhere."""
+
+
+_SESSION_LISTS = ("messages", "history")
+
+
+class Malformed(Exception):  # noqa: N818 - never leaves this package; read_each turns it into BadTranscript
+    """One entry is not what its format says: in one line, what was expected and what stood there."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One message of a document: a decoded line, or an item of its message list."""
+
+    number: int
+    """1-based line, or 1-based index in the list."""
+    value: Any = None
+    problem: str = ""
+    """Why the line could not be decoded; `value` is then None."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """The content of one file: a JSON `value`, or JSON `lines`, or for plain text neither."""
+
+    text: str
+    path: str = ""
+    lenient: bool = False
+    value: Any = None
+    lines: tuple[Entry, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """What `Entry.number` counts."""
+        return "line" if self.lines else "message"
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The lines, or the items of a JSON list, or of the list under "messages"."""
+        if self.lines:
+            return self.lines
+        items = self.value.get("messages") if isinstance(self.value, dict) else self.value
+        return numbered(items)
+
+    def refuse(self, reason: str, number: int = 0) -> BadTranscript:
+        """The error for this file, or for one entry of it."""
+        if not number:
+            return BadTranscript(reason, path=self.path)
+        if self.unit == "line":
+            return BadTranscript(f"{reason}; use --lenient to skip it", path=self.path, line=number)
+        return BadTranscript(f"message {number}: {reason}; use --lenient to skip it", path=self.path)
+
+    def read_each(self, entries: Iterable[Entry], read: Callable[[Entry], T]) -> tuple[tuple[T, ...], tuple[str, ...]]:
+        """Read every entry. A malformed one raises BadTranscript, or in lenient mode is skipped and named."""
+        good: list[T] = []
+        skipped: list[str] = []
+        for entry in entries:
+            try:
+                if entry.problem:
+                    raise Malformed(entry.problem)
+                good.append(read(entry))
+            except Malformed as error:
+                if not self.lenient:
+                    raise self.refuse(str(error), entry.number) from None
+                skipped.append(f"{self.unit} {entry.number}: {error}")
+        return tuple(good), tuple(skipped)
+
+
+def numbered(items: object) -> tuple[Entry, ...]:
+    """The items of a JSON list as entries; nothing where there is no list."""
+    if not isinstance(items, list):
+        return ()
+    return tuple(Entry(number, item) for number, item in enumerate(items, 1))
+
+
+def decode(text: str, path: str = "", lenient: bool = False) -> Document:
+    """Text to a Document. Text that starts like JSON but is neither JSON nor JSON lines is refused."""
+    text = _without_surrogates(text)
+    problem = ""
+    try:
+        value = _json(text)
+    except Malformed as error:
+        problem = str(error)
+    else:
+        if _is_lone_line(text, value):
+            return Document(text, path, lenient, None, _json_lines(text))
+        return Document(text, path, lenient, value)
+    lines = _json_lines(text)
+    objects = sum(isinstance(entry.value, dict) for entry in lines)
+    # Half, because a pretty-printed but broken document has a few lines that decode by accident.
+    if 2 * objects >= len(lines) > 0:
+        return Document(text, path, lenient, None, lines)
+    if text.lstrip()[:1] in ("{", "["):
+        raise BadTranscript(f"expected JSON or JSON lines, got broken JSON: {problem}", path=path)
+    return Document(text, path, lenient)
+
+
+def _is_lone_line(text: str, value: object) -> bool:
+    """A log of a single line is JSON too; unlike a session document it holds no list of messages."""
+    if not isinstance(value, dict) or "\n" in text.strip():
+        return False
+    return not any(isinstance(value.get(key), list) for key in _SESSION_LISTS)
+
+
+def _json_lines(text: str) -> tuple[Entry, ...]:
+    """Every non-blank line, decoded. Not str.splitlines: U+2028 may stand inside a JSON string."""
+    return tuple(_json_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _json_line(number: int, line: str) -> Entry:
+    try:
+        return Entry(number, _json(line))
+    except Malformed as error:
+        return Entry(number, problem=f"expected one JSON object per line, got {error}")
+
+
+def _json(text: str) -> Any:
+    """Decode, or raise Malformed with a one-line reason."""
+    try:
+        return _clean(json.loads(text, parse_constant=_no_constant), MAX_DEPTH)
+    except json.JSONDecodeError as error:
+        raise Malformed(f"{error.msg} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise Malformed(f"JSON nested more than {MAX_DEPTH} levels deep") from None
+    except ValueError:
+        # Python refuses to convert integers of thousands of digits.
+        raise Malformed("a number with too many digits") from None
+
+
+def _no_constant(_name: str) -> None:
+    """NaN and Infinity are not JSON; writers in JavaScript put null in their place, and so do we."""
+
+
+def _clean(value: Any, room: int) -> Any:
+    if room < 0:
+        raise RecursionError
+    if isinstance(value, str):
+        return _without_surrogates(value)
+    if isinstance(value, list):
+        return [_clean(item, room - 1) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _clean(item, room - 1) for key, item in value.items()}
+    return value
+
+
+def _without_surrogates(text: str) -> str:
+    """Text cut between the halves of a UTF-16 pair cannot be encoded again; the half becomes U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,22 @@
+"""Every wire format that can be read. To add one: its file, and its row here."""
+
+from __future__ import annotations
+
+from holdfast.transcript.formats import (
+    aider,
+    anthropic,
+    claude_code,
+    mini_swe_agent,
+    openai_chat,
+    openhands,
+)
+from holdfast.transcript.formats.base import Format
+
+FORMATS: tuple[Format, ...] = (
+    Format("openai_chat", openai_chat.sniff, openai_chat.read),
+    Format("anthropic", anthropic.sniff, anthropic.read),
+    Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, dialect=True),
+    Format("claude_code", claude_code.sniff, claude_code.read),
+    Format("openhands", openhands.sniff, openhands.read),
+    Format("aider", aider.sniff, aider.read),
+)

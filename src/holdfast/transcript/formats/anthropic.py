@@ -1,0 +1,100 @@
+"""Anthropic messages: a list or an object with "messages" and a top-level "system", or one message per line.
+
+A user message with several tool results becomes several tool turns, then a user turn for the rest of it.
+Server-side tools and their results stay inside the assistant turn as placeholders: no client answers them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from holdfast.transcript.document import Document, Entry, Malformed
+from holdfast.transcript.formats import openai_chat
+from holdfast.transcript.parts import fold, fold_parts
+from holdfast.transcript.turn import Role, Transcript, Turn
+from holdfast.transcript.wire import need_text, obj
+
+ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
+_SYSTEM_KEYS = ("system", "system_prompt")
+"""The second is how agents that store Anthropic messages (Cline) name it."""
+
+
+def sniff(document: Document) -> bool:
+    messages = openai_chat.chat_messages(document)
+    if openai_chat.has_anthropic_parts(messages):
+        return True
+    return bool(messages) and not openai_chat.has_own_marks(messages) and _has_weak_marks(document, messages)
+
+
+def _has_weak_marks(document: Document, messages: list[dict[str, Any]]) -> bool:
+    """Marks that OpenAI-compatible files may carry too: they count where nothing speaks for OpenAI."""
+    if isinstance(document.value, dict) and any(key in document.value for key in _SYSTEM_KEYS):
+        return True
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, dict) and part.get("type") == "thinking" for part in parts)
+
+
+def read(document: Document) -> Transcript:
+    meta = openai_chat.top_level(document)
+    head = _system_turns(document, meta)
+    groups, skipped = document.read_each(document.entries, _entry_turns)
+    turns = (*head, *(turn for group in groups for turn in group))
+    return Transcript(turns, "anthropic", meta, skipped)
+
+
+def _system_turns(document: Document, meta: dict[str, Any]) -> tuple[Turn, ...]:
+    """The top-level system prompt, taken out of `meta`."""
+    prompts = [meta.pop(key) for key in _SYSTEM_KEYS if meta.get(key)]
+    try:
+        folded = [fold(prompt) for prompt in prompts]
+    except Malformed as error:
+        raise document.refuse(f"system prompt: {error}") from None
+    return tuple(Turn(Role.SYSTEM, content.text, extra=content.extra) for content in folded)
+
+
+def _entry_turns(entry: Entry) -> tuple[Turn, ...]:
+    return turns_of(entry.value, entry.number)
+
+
+def turns_of(message: object, source: int) -> tuple[Turn, ...]:
+    """The turns of one message. What the message held beside role and content is kept on the first."""
+    fields = obj(message, "a message")
+    name = need_text(fields, "role", "a message")
+    if name not in ROLES:
+        raise Malformed(f'expected "role" to be one of {", ".join(ROLES)}, got "{name[:40]}"')
+    content = fields.pop("content", None)
+    results: list[Turn] = []
+    parts = list(enumerate(content)) if isinstance(content, list) else []
+    if name == "user":
+        results = [_result(block, source) for _, block in parts if _is_result(block)]
+        parts = [(position, block) for position, block in parts if not _is_result(block)]
+    turns = results
+    if parts or not results:
+        folded = fold_parts(parts) if isinstance(content, list) else fold(content)
+        calls = tuple(folded.calls)
+        said = Turn(ROLES[name], folded.text, folded.reasoning, calls, source=source, extra=folded.extra)
+        turns = [*results, said]
+    first = replace(turns[0], extra={**fields, **turns[0].extra})
+    return (first, *turns[1:])
+
+
+def _is_result(block: object) -> bool:
+    return isinstance(block, dict) and block.get("type") == "tool_result"
+
+
+def _result(block: object, source: int) -> Turn:
+    fields = obj(block, "a tool_result")
+    del fields["type"]
+    call_id = need_text(fields, "tool_use_id", "a tool_result")
+    is_error = fields.pop("is_error", None) is True
+    content = fold(fields.pop("content", None))
+    return Turn(
+        Role.TOOL,
+        content.text,
+        call_id=call_id,
+        is_error=is_error,
+        source=source,
+        extra={**fields, **content.extra},
+    )

@@ -1,0 +1,149 @@
+"""Claude Code session files: one JSON object per line, linked by uuid and parentUuid.
+
+Reads what the model saw: the chain up to the last line, after the last compaction. Lines of one streamed
+message become one turn. Sidechains, abandoned branches and bookkeeping lines are counted in `meta`; the
+turns before each compaction are kept in `meta["compactions"]`. The system prompt is not in the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from holdfast.transcript.document import Document, Entry
+from holdfast.transcript.formats import anthropic
+from holdfast.transcript.formats.claude_chain import Chains, Line
+from holdfast.transcript.turn import Transcript, Turn
+from holdfast.transcript.wire import obj, text_or_empty
+
+_ENVELOPE = ("type", "message", "uuid", "parentUuid", "logicalParentUuid", "isSidechain", "sessionId")
+_SESSION = ("sessionId", "cwd", "gitBranch", "version")
+
+
+def sniff(document: Document) -> bool:
+    values = [entry.value for entry in document.lines if isinstance(entry.value, dict)]
+    return any("uuid" in v and "parentUuid" in v and isinstance(v.get("type"), str) for v in values)
+
+
+def read(document: Document) -> Transcript:
+    lines, skipped = document.read_each(document.lines, _line)
+    main = _main_lines(lines)
+    chains = Chains(main)
+    chain = chains.ending_at(chains.leaf)
+    left_out = {"sidechain_lines": len(lines) - len(main), **_left_out(main, chains, chain)}
+    meta = {**_session(lines), **{key: value for key, value in left_out.items() if value}}
+    return Transcript(_turns(chain), "claude_code", meta, skipped)
+
+
+def _main_lines(lines: tuple[Line, ...]) -> list[Line]:
+    """All but the sidechains; a sub-agent's own file is nothing but one, and is then the session."""
+    main = [line for line in lines if not line.sidechain]
+    return main if any(line.turns for line in main) else list(lines)
+
+
+def _line(entry: Entry) -> Line:
+    fields = obj(entry.value, "a line")
+    return Line(
+        number=entry.number,
+        fields=fields,
+        turns=_said(fields, entry.number),
+        message_id=_message_id(fields),
+    )
+
+
+def _said(fields: dict[str, Any], number: int) -> tuple[Turn, ...]:
+    """The turns of one line; none where the line is bookkeeping."""
+    type_ = fields.get("type")
+    if type_ in ("user", "assistant"):
+        message = {**obj(fields.get("message"), '"message"'), "role": type_}
+        turns = anthropic.turns_of(message, number)
+    elif type_ == "attachment" and _queued_prompt(fields) is not None:
+        turns = anthropic.turns_of({"role": "user", "content": _queued_prompt(fields)}, number)
+    else:
+        return ()
+    envelope = {key: value for key, value in fields.items() if key not in _ENVELOPE}
+    return (replace(turns[0], extra={**turns[0].extra, **envelope}), *turns[1:])
+
+
+def _queued_prompt(fields: dict[str, Any]) -> Any:
+    """What the user typed while the agent worked is delivered as an attachment, never as a user line."""
+    attachment = fields.get("attachment")
+    if isinstance(attachment, dict) and attachment.get("type") == "queued_command":
+        return attachment.get("prompt")
+    return None
+
+
+def _message_id(fields: dict[str, Any]) -> str:
+    message = fields.get("message")
+    if fields.get("type") != "assistant" or not isinstance(message, dict):
+        return ""
+    return text_or_empty(message.get("id"))
+
+
+def _turns(chain: list[Line]) -> tuple[Turn, ...]:
+    """Lines to turns; neighbours with one message id are pieces of one streamed message."""
+    turns: list[Turn] = []
+    for message_id, group in groupby(chain, key=lambda line: line.message_id):
+        lines = list(group)
+        turns += [_merged(lines)] if message_id else [turn for line in lines for turn in line.turns]
+    return tuple(turns)
+
+
+def _merged(lines: list[Line]) -> Turn:
+    """One turn from the pieces: content end to end, the last piece's bookkeeping (it has the final usage)."""
+    if len(lines) == 1:
+        return lines[0].turns[0]
+    messages = [line.fields["message"] for line in lines]
+    content = [part for message in messages for part in _as_parts(message.get("content"))]
+    last = lines[-1].fields
+    whole = {**last, "message": {**last["message"], "content": content}}
+    return _said(whole, lines[0].number)[0]
+
+
+def _as_parts(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [content or ""]
+
+
+def _session(lines: tuple[Line, ...]) -> dict[str, Any]:
+    """Where and by what the session was run, from the first line that says so."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        found = {**{key: line.fields[key] for key in _SESSION if key in line.fields}, **found}
+    return found
+
+
+def _left_out(lines: list[Line], chains: Chains, chain: list[Line]) -> dict[str, Any]:
+    """Every line that is not in the transcript, counted; compactions in full."""
+    compactions = [_compaction(line, chains) for line in chains.boundaries]
+    shown = {line.number for line in chain} | {n for c in compactions for n in c.lines}
+    return {
+        "other_lines": dict(Counter(line.type for line in lines if not line.turns)),
+        "abandoned_lines": [line.number for line in lines if line.turns and line.number not in shown],
+        "compactions": [c.as_meta() for c in compactions],
+    }
+
+
+@dataclass(frozen=True)
+class _Compaction:
+    boundary: Line
+    chain: list[Line]
+
+    @property
+    def lines(self) -> list[int]:
+        return [line.number for line in self.chain]
+
+    def as_meta(self) -> dict[str, Any]:
+        """Its line, the lines of the turns that the summary replaced, and those turns."""
+        metadata = self.boundary.fields.get("compactMetadata")
+        return {
+            "line": self.boundary.number,
+            "lines": self.lines,
+            "turns": _turns(self.chain),
+            "metadata": metadata,
+        }
+
+
+def _compaction(boundary: Line, chains: Chains) -> _Compaction:
+    return _Compaction(boundary, chains.ending_at(chains.before(boundary)))

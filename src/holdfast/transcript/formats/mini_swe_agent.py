@@ -1,0 +1,96 @@
+"""mini-swe-agent trajectories (`*.traj.json`, versions 1 and 1.1, or the bare message list).
+
+OpenAI messages with a role `exit`, which the model never sees and which goes to `meta`. Models without
+tool calls write their action as a fenced block and get the observation as a user message: there the call is
+synthesised, and the observation becomes its result.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+from holdfast.transcript.document import Document, Entry
+from holdfast.transcript.formats import openai_chat
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+
+FENCE = re.compile(r"```(?:bash|mswea_bash_command)\s*\n(.*?)\n```", re.DOTALL)
+
+
+def sniff(document: Document) -> bool:
+    messages = openai_chat.chat_messages(document)
+    return bool(messages) and (_has_header(document.value) or any(map(_is_own, messages)))
+
+
+def _has_header(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    if str(value.get("trajectory_format", "")).startswith("mini-swe-agent"):
+        return True
+    info = value.get("info")
+    return isinstance(info, dict) and ("mini_version" in info or {"exit_status", "model_stats"} <= info.keys())
+
+
+def _is_own(message: dict[str, Any]) -> bool:
+    """What a bare list still shows: the exit role, recorded actions, or the observation template."""
+    extra, content = message.get("extra"), message.get("content")
+    if message["role"] == "exit" or (isinstance(extra, dict) and "actions" in extra):
+        return True
+    return message["role"] == "user" and isinstance(content, str) and content.startswith("<returncode>")
+
+
+def read(document: Document) -> Transcript:
+    exits = [entry.value for entry in document.entries if _is_exit(entry)]
+    spoken = [entry for entry in document.entries if not _is_exit(entry)]
+    turns, skipped = document.read_each(spoken, openai_chat.turn_of)
+    meta = openai_chat.top_level(document)
+    if exits:
+        meta["exit"] = exits
+    turns = _with_fence_calls(openai_chat.pair_by_order(turns))
+    return Transcript(tuple(map(_without_actions, turns)), "mini_swe_agent", meta, skipped)
+
+
+def _is_exit(entry: Entry) -> bool:
+    return isinstance(entry.value, dict) and entry.value.get("role") == "exit"
+
+
+def _with_fence_calls(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Where an assistant turn acts through a fence, it gets a call, and the user turn after it answers it."""
+    done: list[Turn] = []
+    waiting = ""
+    for turn in turns:
+        if waiting and turn.role is Role.USER:
+            turn = replace(turn, role=Role.TOOL, call_id=waiting)  # noqa: PLW2901
+        waiting = ""
+        commands = _commands(turn)
+        if commands:
+            waiting = f"call_{turn.source}_0"
+            # One call however many commands: such a message gets a single observation.
+            call = ToolCall(waiting, "bash", json.dumps({"command": "\n".join(commands)}, ensure_ascii=False))
+            turn = replace(turn, calls=(call,))  # noqa: PLW2901
+        done.append(turn)
+    return tuple(done)
+
+
+def _commands(turn: Turn) -> list[str]:
+    """The actions of an assistant turn without tool calls: as recorded, else the one fence in its text."""
+    if turn.role is not Role.ASSISTANT or turn.calls:
+        return []
+    extra = turn.extra.get("extra")
+    if isinstance(extra, dict) and isinstance(extra.get("actions"), list):
+        actions = [a.get("command") if isinstance(a, dict) else a for a in extra["actions"]]
+        return [action for action in actions if isinstance(action, str)]
+    fences = FENCE.findall(turn.text)
+    # Any other number is a format error to the agent: nothing ran, and the user message says so.
+    return fences if len(fences) == 1 else []
+
+
+def _without_actions(turn: Turn) -> Turn:
+    """Recorded actions repeat the calls."""
+    inner = turn.extra.get("extra")
+    if not turn.calls or not isinstance(inner, dict) or "actions" not in inner:
+        return turn
+    kept = {key: value for key, value in inner.items() if key != "actions"}
+    return replace(turn, extra={**turn.extra, "extra": kept})

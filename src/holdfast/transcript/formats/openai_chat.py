@@ -1,0 +1,139 @@
+"""OpenAI chat messages: a list, an object with "messages", or one message per line.
+
+Also reads what compatible servers add (`reasoning_content`, `reasoning`) and what is legacy (`function_call`,
+role `function`). Does not judge whether calls and results pair up: that is `cuts.check_legal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from holdfast.transcript.document import Document, Entry, Malformed
+from holdfast.transcript.parts import fold
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text
+
+ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+    "tool": Role.TOOL,
+    "function": Role.TOOL,
+}
+_OWN_FIELDS = ("tool_calls", "function_call", "tool_call_id")
+_ANTHROPIC_PARTS = ("tool_use", "tool_result", "redacted_thinking")
+
+
+def sniff(document: Document) -> bool:
+    messages = chat_messages(document)
+    return bool(messages) and (has_own_marks(messages) or not has_anthropic_parts(messages))
+
+
+def chat_messages(document: Document) -> list[dict[str, Any]]:
+    """The entries that look like chat messages of any wire."""
+    values = [entry.value for entry in document.entries]
+    return [value for value in values if isinstance(value, dict) and isinstance(value.get("role"), str)]
+
+
+def has_own_marks(messages: Iterable[dict[str, Any]]) -> bool:
+    """Fields or roles that Anthropic messages never have."""
+    return any(m["role"] in ("tool", "function") or any(m.get(f) for f in _OWN_FIELDS) for m in messages)
+
+
+def has_anthropic_parts(messages: Iterable[dict[str, Any]]) -> bool:
+    """Content parts that OpenAI messages never have."""
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, dict) and part.get("type") in _ANTHROPIC_PARTS for part in parts)
+
+
+def read(document: Document) -> Transcript:
+    turns, skipped = document.read_each(document.entries, turn_of)
+    return Transcript(pair_by_order(turns), "openai_chat", top_level(document), skipped)
+
+
+def top_level(document: Document) -> dict[str, Any]:
+    """What stood beside "messages"."""
+    if document.lines or not isinstance(document.value, dict):
+        return {}
+    return {key: value for key, value in document.value.items() if key != "messages"}
+
+
+def turn_of(entry: Entry) -> Turn:
+    """One message."""
+    fields = obj(entry.value, "a message")
+    role = take_role(fields)
+    content = fold(fields.pop("content", None))
+    refusal = take_text(fields, "refusal")
+    reasoning = "\n".join(filter(None, (_take_reasoning(fields), content.reasoning)))
+    calls, rest = _take_calls(fields, entry.number)
+    call_id = take_text(fields, "tool_call_id") if role is Role.TOOL else ""
+    return Turn(
+        role=role,
+        text="\n".join(filter(None, (content.text, refusal))),
+        reasoning=reasoning,
+        calls=(*calls, *content.calls),
+        call_id=call_id,
+        source=entry.number,
+        extra={**fields, **content.extra, **rest},
+    )
+
+
+def take_role(fields: dict[str, Any]) -> Role:
+    name = need_text(fields, "role", "a message")
+    if name not in ROLES:
+        raise Malformed(f'expected "role" to be one of {", ".join(ROLES)}, got "{name[:40]}"')
+    return ROLES[name]
+
+
+def _take_reasoning(fields: dict[str, Any]) -> str:
+    """Servers disagree on the field's name, and some send it under two names at once."""
+    found = [fields.pop(key) for key in ("reasoning_content", "reasoning") if _is_text(fields, key)]
+    return next((text for text in found if text), "")
+
+
+def _is_text(fields: dict[str, Any], key: str) -> bool:
+    return key in fields and (fields[key] is None or isinstance(fields[key], str))
+
+
+def _take_calls(fields: dict[str, Any], number: int) -> tuple[list[ToolCall], dict[str, Any]]:
+    """The calls of a message, and what they held that is not understood, by position."""
+    wire = [obj(call, "a tool call") for call in take_list(fields, "tool_calls")]
+    legacy = fields.pop("function_call", None)
+    if legacy is not None:
+        wire.append({"function": legacy})
+    # Legacy calls and some servers have no id; the position makes one that no other message has.
+    calls = [_take_call(call, f"call_{number}_{position}") for position, call in enumerate(wire)]
+    rest = {str(position): call for position, call in enumerate(wire) if call}
+    return calls, {"tool_calls": rest} if rest else {}
+
+
+def _take_call(call: dict[str, Any], default_id: str) -> ToolCall:
+    """Leaves in `call` what was not understood."""
+    type_ = call.pop("type", None)
+    key = "custom" if type_ == "custom" else "function"
+    body = obj(call.pop(key, None), f'"{key}" of a tool call')
+    name = need_text(body, "name", "a tool call")
+    arguments = json_text(body.pop("input" if key == "custom" else "arguments", None))
+    if body:
+        call[key] = body
+    return ToolCall(take_text(call, "id") or default_id, name, arguments)
+
+
+def pair_by_order(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """Give results that came without an id (legacy, some local servers) the next unanswered call's."""
+    paired: list[Turn] = []
+    waiting: list[str] = []
+    for turn in turns:
+        if turn.role is Role.ASSISTANT:
+            waiting = [call.id for call in turn.calls]
+        elif turn.role is Role.TOOL:
+            # With no call left to answer the result is an orphan, and must look like one.
+            call_id = turn.call_id or (waiting[0] if waiting else f"unknown_{turn.source}")
+            waiting = [id_ for id_ in waiting if id_ != call_id]
+            turn = replace(turn, call_id=call_id)  # noqa: PLW2901
+        paired.append(turn)
+    return tuple(paired)

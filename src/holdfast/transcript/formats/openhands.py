@@ -1,0 +1,171 @@
+"""OpenHands V0 sessions: a list of events, or an evaluation output whose "history" is that list.
+
+An agent's action is an assistant turn with a call, its observation the tool turn that answers it. Actions
+that came from one model response are one turn. Events that no model message is made of (recall, state
+changes, condensation) are counted in `meta`; a condensation is not applied.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from holdfast.transcript.document import Document, Entry, numbered
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.wire import json_text, need_text, obj, take_text, text_or_empty
+
+_SILENT_ACTIONS = {"recall", "null", "change_agent_state", "condensation", "condensation_request"}
+_SILENT_OBSERVATIONS = {"recall", "null", "agent_state_changed", "agent_condensation"}
+
+
+def sniff(document: Document) -> bool:
+    events = [entry.value for entry in _events(document)]
+    return any(isinstance(event, dict) and _is_event(event) for event in events)
+
+
+def _is_event(event: dict[str, Any]) -> bool:
+    kinds = (event.get("action"), event.get("observation"))
+    return "source" in event and "id" in event and any(isinstance(kind, str) for kind in kinds)
+
+
+def _events(document: Document) -> tuple[Entry, ...]:
+    if isinstance(document.value, dict):
+        return numbered(document.value.get("history"))
+    return document.lines or numbered(document.value)
+
+
+def read(document: Document) -> Transcript:
+    events = _events(document)
+    turns, skipped = document.read_each(events, _turn)
+    meta = {key: value for key, value in _top_level(document).items() if key != "history"}
+    left_out = Counter(_kind(entry.value) for entry in events if _is_silent(entry.value))
+    if left_out:
+        meta["other_events"] = dict(left_out)
+    said = [turn for turn in turns if turn is not None]
+    return Transcript(_one_per_response(_paired(said)), "openhands", meta, skipped)
+
+
+def _top_level(document: Document) -> dict[str, Any]:
+    return document.value if isinstance(document.value, dict) else {}
+
+
+def _kind(event: Any) -> str:
+    return str(event.get("action") or event.get("observation"))
+
+
+def _is_silent(event: Any) -> bool:
+    if not isinstance(event, dict):
+        return False
+    action, observation = text_or_empty(event.get("action")), text_or_empty(event.get("observation"))
+    return action in _SILENT_ACTIONS or observation in _SILENT_OBSERVATIONS
+
+
+def _turn(entry: Entry) -> Turn | None:
+    event = obj(entry.value, "an event")
+    if _is_silent(event):
+        return None
+    turn = _observation(event) if event.get("observation") else _action(event)
+    return replace(turn, source=entry.number, extra=event)
+
+
+def _action(event: dict[str, Any]) -> Turn:
+    """Takes from `event` what it understood."""
+    action = need_text(event, "action", "an event without an observation")
+    args = obj(event.pop("args", {}), '"args"')
+    if action in ("system", "message"):
+        text = take_text(args, "content")
+        role = Role.USER if event.get("source") == "user" else Role.ASSISTANT
+        role = Role.SYSTEM if action == "system" else role
+        event.update({"args": args} if args else {})
+        return Turn(role, text)
+    thought = take_text(args, "thought")
+    if action == "finish":
+        # Nothing ever answers it, so to the model it is speech and not a call.
+        final = take_text(args, "final_thought")
+        event["args"] = args
+        return Turn(Role.ASSISTANT, "\n".join(filter(None, (thought, final))))
+    message, call = _tool_call(event, action, args)
+    sent, reasoning = message.get("content"), message.get("reasoning_content")
+    return Turn(
+        Role.ASSISTANT,
+        sent if isinstance(sent, str) else thought,
+        text_or_empty(reasoning),
+        (call,),
+    )
+
+
+def _tool_call(event: dict[str, Any], action: str, args: dict[str, Any]) -> tuple[dict[str, Any], ToolCall]:
+    """The model's own message and call where the event records them; else a call made of the action."""
+    record = event.get("tool_call_metadata")
+    if not isinstance(record, dict):
+        return {}, ToolCall(f"event_{event.get('id')}", action, json_text(args))
+    record = dict(record)
+    call_id = need_text(record, "tool_call_id", "tool_call_metadata")
+    name = need_text(record, "function_name", "tool_call_metadata")
+    response = record.get("model_response")
+    message: dict[str, Any] = {}
+    if isinstance(response, dict):
+        message = _first_message(response)
+        record["model_response"] = {key: value for key, value in response.items() if key != "choices"}
+    event["tool_call_metadata"] = record
+    sent = [function for id_, function in _functions(message) if id_ == call_id]
+    return message, ToolCall(call_id, name, json_text(sent[0].get("arguments") if sent else args))
+
+
+def _first_message(response: dict[str, Any]) -> dict[str, Any]:
+    choices = response.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    return message if isinstance(message, dict) else {}
+
+
+def _functions(message: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
+    calls = message.get("tool_calls")
+    known = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    return [(call.get("id"), call["function"]) for call in known if isinstance(call.get("function"), dict)]
+
+
+def _observation(event: dict[str, Any]) -> Turn:
+    kind = take_text(event, "observation")
+    text = take_text(event, "content")
+    extras = event.get("extras")
+    shell = extras.get("metadata") if isinstance(extras, dict) else None
+    if isinstance(shell, dict):
+        # The model sees the output between these two: they tell it what was cut and how the command ended.
+        text = f"{shell.get('prefix') or ''}{text}{shell.get('suffix') or ''}"
+    record = event.pop("tool_call_metadata", None)
+    call_id = record.get("tool_call_id") if isinstance(record, dict) else None
+    if call_id is None and isinstance(event.get("cause"), int):
+        call_id = f"event_{event['cause']}"
+    is_error = kind == "error" or event.get("success") is False
+    return Turn(Role.TOOL, text, call_id=text_or_empty(call_id), is_error=is_error)
+
+
+def _paired(turns: list[Turn]) -> list[Turn]:
+    """An observation whose cause made no call (a user's message, say) answers none."""
+    made = {call.id for turn in turns for call in turn.calls}
+    orphan = [turn.call_id.startswith("event_") and turn.call_id not in made for turn in turns]
+    return [replace(t, call_id="") if lost else t for t, lost in zip(turns, orphan, strict=True)]
+
+
+def _one_per_response(turns: list[Turn]) -> tuple[Turn, ...]:
+    """Parallel calls are stored as action, observation, action, observation; the model made one turn."""
+    merged: list[Turn] = []
+    first: dict[str, int] = {}
+    for turn in turns:
+        response = _response_id(turn) if turn.calls else ""
+        if response in first:
+            at = first[response]
+            merged[at] = replace(merged[at], calls=merged[at].calls + turn.calls)
+            continue
+        if response:
+            first[response] = len(merged)
+        merged.append(turn)
+    return tuple(merged)
+
+
+def _response_id(turn: Turn) -> str:
+    record = turn.extra.get("tool_call_metadata")
+    response = record.get("model_response") if isinstance(record, dict) else None
+    return text_or_empty(response.get("id")) if isinstance(response, dict) else ""

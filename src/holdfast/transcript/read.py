@@ -1,0 +1,90 @@
+"""A session file to a Transcript. The format is known by the content, never by the file's name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from holdfast.errors import BadTranscript
+from holdfast.transcript.cuts import without_orphans
+from holdfast.transcript.document import Document, decode
+from holdfast.transcript.formats import FORMATS
+from holdfast.transcript.formats.base import Format
+from holdfast.transcript.turn import Transcript
+from holdfast.transcript.wire import kind
+
+
+def read(path: str | Path, *, lenient: bool = False) -> Transcript:
+    """Read a session file. Lenient: what is malformed is left out and listed in `skipped`."""
+    return parse(_text(Path(path)), path=str(path), lenient=lenient)
+
+
+def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
+    """Read a session from text; `path` is only named in errors."""
+    if not text.strip():
+        raise BadTranscript("the file is empty; give a session file", path=path)
+    document = decode(text, path, lenient)
+    try:
+        transcript = _format(document).read(document)
+    except RecursionError:
+        raise document.refuse("the content is nested too deeply to be a session") from None
+    if not transcript.turns:
+        raise document.refuse(f"read as {transcript.format}, but it holds no turn; give a session that has begun")
+    return _repaired(transcript, document.unit) if lenient else transcript
+
+
+def _text(path: Path) -> str:
+    """The file as text, or an error of one line."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BadTranscript("no such file; give the path of a session file", path=str(path)) from None
+    except IsADirectoryError:
+        raise BadTranscript("is a directory; give one session file", path=str(path)) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadTranscript(f"cannot be read: {reason}", path=str(path)) from None
+    if b"\0" in data:
+        raise BadTranscript("is binary; a session file is UTF-8 text", path=str(path))
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadTranscript("is not UTF-8; convert it to UTF-8 first", path=str(path), line=line) from None
+
+
+def _format(document: Document) -> Format:
+    """The one format whose content this is. A dialect is asked before the wire it is written in."""
+    matches = [known for known in FORMATS if known.sniff(document)]
+    matches = [known for known in matches if known.dialect] or matches
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = " and ".join(known.name for known in matches)
+        raise document.refuse(f"ambiguous: has marks of {names}; a session is in one format. Seen: {_seen(document)}")
+    known = ", ".join(known.name for known in FORMATS)
+    raise document.refuse(f"no known session format ({known}). Seen: {_seen(document)}")
+
+
+def _seen(document: Document) -> str:
+    """What the document looks like, in a few words."""
+    if document.lines:
+        return f"JSON lines, the first {_shape(document.lines[0].value)}"
+    if document.value is not None:
+        return f"JSON, {_shape(document.value)}"
+    return f"text that begins {document.text.strip()[:40]!r}"
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, dict):
+        return f"an object with the keys {', '.join(map(repr, sorted(value)[:8])) or 'none'}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}" + (f", the first {_shape(value[0])}" if value else "")
+    return kind(value)
+
+
+def _repaired(transcript: Transcript, unit: str) -> Transcript:
+    """Skipping a message may have left its partner alone; a lenient reading is legal all the same."""
+    turns, dropped = without_orphans(transcript.turns)
+    reasons = tuple(f"{unit} {source}: {reason}" for source, reason in dropped)
+    return replace(transcript, turns=turns, skipped=transcript.skipped + reasons)

@@ -1,0 +1,68 @@
+"""Taking fields out of wire objects: each `take` removes what it understood, so what remains is unknown.
+
+A wrong shape raises Malformed. Used by the formats only.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from holdfast.transcript.document import Malformed
+
+
+def kind(value: object) -> str:
+    """What stands there, in JSON's words, for messages."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), "something else")
+
+
+def obj(value: object, what: str) -> dict[str, Any]:
+    """A copy of a JSON object, to take fields from."""
+    if not isinstance(value, dict):
+        raise Malformed(f"expected {what} to be an object, got {kind(value)}")
+    return dict(value)
+
+
+def take_text(fields: dict[str, Any], key: str) -> str:
+    """Remove and return a string; absent and null are the empty string."""
+    value = fields.pop(key, None)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Malformed(f'expected "{key}" to be a string, got {kind(value)}')
+    return value
+
+
+def need_text(fields: dict[str, Any], key: str, what: str) -> str:
+    """Remove and return a string that must be there and not be empty."""
+    value = take_text(fields, key)
+    if not value:
+        raise Malformed(f'expected {what} to have a "{key}"')
+    return value
+
+
+def take_list(fields: dict[str, Any], key: str) -> list[Any]:
+    """Remove and return a list; absent and null are the empty list."""
+    value = fields.pop(key, None)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise Malformed(f'expected "{key}" to be a list, got {kind(value)}')
+    return value
+
+
+def text_or_empty(value: object) -> str:
+    """The value where it is a string: for fields that a reader can do without."""
+    return value if isinstance(value, str) else ""
+
+
+def json_text(value: object) -> str:
+    """Tool arguments as text: a string as it stood, an object serialised the way models write it."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
