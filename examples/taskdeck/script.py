@@ -283,7 +283,7 @@ set -o pipefail; node .scratch/schema.mjs 2>&1 | grep -vE '^ +at |^$'
         The import is wrong: sql.js is a CommonJS module whose only export is the function itself, so ES
         modules get it as the default export. I change the import line and run the same check.
         """,
-        "sed -i \"s/^import { initSqlJs }/import initSqlJs/\" src/db.js && node .scratch/schema.mjs",
+        'sed -i "s/^import { initSqlJs }/import initSqlJs/" src/db.js && node .scratch/schema.mjs',
     ),
     say("""
         Item 1 stands. All three tables and the index are there, and a status of `paused` is refused by

@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from holdfast.blocks.block import Block, Kind
 from holdfast.blocks.render import Rendered, question_ids, render
@@ -21,9 +23,10 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.base import LatentMethod, Progress, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.model.bundled import DEFAULT
+from holdfast.model.load import Model
 from holdfast.model.load import load as load_model
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Transcript
@@ -37,6 +40,8 @@ class Policy:
     """Kinds of block that are never compacted."""
     keep_recent: int = 1
     """How many of the newest exchanges (an assistant turn with its tool results, or a user turn) stay."""
+    window: int | None = None
+    """Leave out what is older than the newest so many tokens, except what is pinned at the head."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,26 @@ def parts(transcript: Transcript, rendered: Rendered, policy: Policy) -> list[Pa
     if policy.keep_recent < 0:
         raise BadOption(f"keep_recent must be at least 0, got {policy.keep_recent}")
     units = exchanges(transcript)
-    recent = units[-policy.keep_recent][0] if 0 < policy.keep_recent <= len(units) else None
-    if policy.keep_recent > len(units):
-        recent = 0
+    newest = units[-min(policy.keep_recent, len(units)) :] if policy.keep_recent else ()
+    recent = newest[0][0] if newest else len(transcript.turns)
+    blocks = windowed(rendered.blocks, [start for start, _ in units], policy)
+    return list(runs(blocks, [b.kind in policy.pin or b.origin.turn >= recent for b in blocks]))
 
-    def stays(block: Block) -> bool:
-        return block.kind in policy.pin or (recent is not None and block.origin.turn >= recent)
 
-    return list(runs(rendered.blocks, [stays(b) for b in rendered.blocks]))
+def windowed(blocks: tuple[Block, ...], starts: list[int], policy: Policy) -> tuple[Block, ...]:
+    """The pinned head and the newest whole exchanges (which begin at turns `starts`) within the window."""
+    if policy.window is None or sum(map(len, blocks)) <= policy.window:
+        return blocks
+    head = tuple(takewhile(lambda b: b.kind in (Kind.SYSTEM, Kind.TASK), blocks))
+    room = policy.window - sum(map(len, head))
+    for start in starts:
+        tail = tuple(b for b in blocks[len(head) :] if b.origin.turn >= start)
+        if tail and sum(map(len, tail)) <= room:
+            return head + tail
+    raise BadOption(
+        f"--window {policy.window} is too small: the system prompt and the task take {sum(map(len, head))} tokens "
+        f"and the last exchange {sum(len(b) for b in blocks if b.origin.turn >= starts[-1])}"
+    )
 
 
 def runs(blocks: tuple[Block, ...], stay: list[bool]) -> Iterator[Part]:
@@ -135,30 +152,32 @@ def runs(blocks: tuple[Block, ...], stay: list[bool]) -> Iterator[Part]:
         yield part
 
 
-def compact_parts(cut: list[Part], engine: LocalEngine, plan: Plan, progress: Progress = quiet) -> CompactContext:
-    """Walk the parts in order: verbatim ones are kept, the others compacted against the memory so far."""
-    method = build(plan.latent)
+def compact_parts(
+    cut: list[Part], engine: LocalEngine, plan: Plan, progress: Progress = quiet, shared: Shared | None = None
+) -> CompactContext:
+    """Walk the parts in order: verbatim ones are kept, the others compacted against the memory so far.
+
+    Calls that differ in their ratio alone may pass the same `shared` for the same parts.
+    """
+    method, shared = build(plan.latent), shared or Shared()
     by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
     from_ratio(1, plan.ratio)  # a senseless ratio fails before any work is done
+    work = _Work(method, engine, plan.ratio, progress)
+    first = next((part.start for part in cut if part.compact), -1)
     segments: list[Segment] = []
-    live = Live(engine.model)
-    began, seconds = time.perf_counter(), 0.0
+    live, began = Live(engine.model), time.perf_counter()
     for part in cut:
         for span in spans(part, by_turn):
-            started = time.perf_counter()
-            made = _compress(method, span, live, engine, plan.ratio, progress)
-            seconds += time.perf_counter() - started
+            made = work.compress(span, live, shared if span.start == first else None)
             segments.extend(made)
-            live = _extended(live, made, span, engine)
+            live = _extended(live, made, span.start + len(span))
         if not part.compact:
             kept = tokens(_ids(part.blocks), part.start, tuple(b.origin for b in part.blocks))
             segments.append(kept)
-            live = _extended(live, (kept,), None, engine)
-    end = sum(map(len, cut))
+            live = _extended(live, (kept,), part.start + len(part))
     recipe = {"latent": plan.latent, "ratio": plan.ratio, "by_turn": by_turn, "policy": asdict(plan.policy)}
-    return CompactContext(
-        tuple(segments), end, recipe, _evidence(cut, live, engine, seconds, time.perf_counter() - began)
-    )
+    evidence = _evidence(cut, live, engine, work.seconds, time.perf_counter() - began)
+    return CompactContext(tuple(segments), sum(map(len, cut)), recipe, evidence)
 
 
 def spans(part: Part, by_turn: bool) -> Iterator[Span]:
@@ -173,24 +192,52 @@ def spans(part: Part, by_turn: bool) -> Iterator[Span]:
         yield span
 
 
-def _compress(
-    method: Any, span: Span, live: Live, engine: LocalEngine, ratio: float, progress: Progress
-) -> tuple[Segment, ...]:
-    budget = from_ratio(len(span), ratio)
-    if budget.holds(len(span)):
-        return (TokenSegment(span.ids, span.positions, span.origins),)
-    return tuple(method.compress(method.study(span, live, engine, progress), budget, progress))
+@dataclass
+class Shared:
+    """What several ratios of one method have in common: nothing before the first span depends on the ratio."""
+
+    study: Any = None
+    seconds: float = 0.0
 
 
-def _extended(live: Live, made: tuple[Segment, ...], span: Span | None, engine: LocalEngine) -> Live:
-    import torch
+@dataclass
+class _Work:
+    """One compaction under way, and the seconds that it takes on top of reading the session."""
 
+    method: LatentMethod
+    engine: LocalEngine
+    ratio: float
+    progress: Progress
+    seconds: float = 0.0
+
+    def compress(self, span: Span, live: Live, shared: Shared | None) -> tuple[Segment, ...]:
+        budget = from_ratio(len(span), self.ratio)
+        if budget.holds(len(span)):
+            return (TokenSegment(span.ids, span.positions, span.origins),)
+        study, seconds = self._study(span, live, shared)
+        began = time.perf_counter()
+        made = self.method.compress(study, budget, self.progress)
+        self.seconds += seconds + time.perf_counter() - began
+        return made
+
+    def _study(self, span: Span, live: Live, shared: Shared | None) -> tuple[Any, float]:
+        if shared and shared.study is not None:
+            return shared.study, shared.seconds
+        began, read = time.perf_counter(), self.engine.reading_seconds
+        study = self.method.study(span, live, self.engine, self.progress)
+        seconds = time.perf_counter() - began - (self.engine.reading_seconds - read)
+        if shared:
+            shared.study, shared.seconds = study, seconds
+        return study, seconds
+
+
+def _extended(live: Live, made: tuple[Segment, ...], end: int) -> Live:
+    """The memory after `made`, with the next token at `end` however few slots were kept."""
     after = live.fork()
     with torch.no_grad():
         for segment in made:
             after.append(segment)
-    if span is not None:
-        after.next_position = span.start + len(span)
+    after.next_position = end
     return after
 
 
@@ -199,14 +246,18 @@ def _ids(blocks: tuple[Block, ...]) -> list[int]:
 
 
 def _evidence(cut: list[Part], live: Live, engine: LocalEngine, seconds: float, total: float) -> dict[str, Any]:
-    family = engine.model.family
-    per_token = sum(2 * family.kv_heads * family.head_dim for _ in family.layers) * engine.model.dtype.itemsize
     length = sum(map(len, cut))
     return {
         "tokens": length,
         "tokens_compacted": sum(len(part) for part in cut if part.compact),
-        "bytes_full": length * per_token,
+        "bytes_full": full_bytes(engine.model, length),
         "bytes": live.nbytes,
         "seconds_compact": round(seconds, 3),
         "seconds_total": round(total, 3),
     }
+
+
+def full_bytes(model: Model, length: int) -> int:
+    """KV bytes of `length` verbatim tokens; sliding layers hold no more than their window."""
+    pair = 2 * model.family.kv_heads * model.family.head_dim * model.dtype.itemsize
+    return sum(pair * min(length, layer.window or length) for layer in model.family.layers)

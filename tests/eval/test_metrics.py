@@ -27,9 +27,7 @@ def test_a_method_that_keeps_half_the_nats_retains_half():
 
 @settings(max_examples=50, derandomize=True, deadline=None)
 @given(st.lists(st.tuples(nats, st.floats(0.1, 50)), min_size=1, max_size=20), st.floats(-1, 2))
-def test_retained_is_the_share_that_was_kept_whatever_the_probes(
-    probes: list[tuple[float, float]], share: float
-):
+def test_retained_is_the_share_that_was_kept_whatever_the_probes(probes: list[tuple[float, float]], share: float):
     none = np.array([probe[0] for probe in probes])
     full = none + np.array([probe[1] for probe in probes])
     assert retained(none + share * (full - none), none, full).value == pytest.approx(share, abs=1e-9)
@@ -45,9 +43,7 @@ def test_a_context_that_supplies_nothing_has_no_share_and_says_why():
 
 
 def test_margins_take_away_what_the_model_prefers_without_context():
-    calibrated = margins(
-        np.array([-1.0, -1.0]), np.array([-3.0, -3.0]), np.array([-2.0, -2.0]), np.array([-3.0, -5.0])
-    )
+    calibrated = margins(np.array([-1.0, -1.0]), np.array([-3.0, -3.0]), np.array([-2.0, -2.0]), np.array([-3.0, -5.0]))
     assert calibrated.tolist() == [1.0, -1.0]
     assert forced_choice(calibrated) == 0.5
 

@@ -51,9 +51,7 @@ def make_rows(probes: int = 4, methods: tuple[str, ...] = ("kvzip", "truncate"),
             "category": ("recall", "decision")[i % 2],
         } | changed
         rows += [make_row("full", 1.0, 1.0, **place), make_row("none", None, 0.0, **place)]
-        rows += [
-            make_row(m, r, 0.9 if m == "kvzip" else 0.9 / r, **place) for m in methods for r in (4.0, 8.0)
-        ]
+        rows += [make_row(m, r, 0.9 if m == "kvzip" else 0.9 / r, **place) for m in methods for r in (4.0, 8.0)]
     return rows
 
 
@@ -86,9 +84,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
-    strings = dict.fromkeys(
-        ("question", "answer", "distractor", "text", "transcript", "model", "category"), HOSTILE
-    )
+    strings = dict.fromkeys(("question", "answer", "distractor", "text", "transcript", "model", "category"), HOSTILE)
     rows = make_rows(2, methods=("kvzip", f"x:{HOSTILE}"), **strings)
     return write_report(rows, tmp_path_factory.mktemp("hostile") / "r.html")[0].read_text()
 
@@ -173,17 +169,11 @@ def test_a_file_of_baselines_alone_makes_a_page_without_plots(tmp_path: Path):
 def test_a_context_that_supplies_nothing_still_makes_a_page(tmp_path: Path):
     rows = [row.model_copy(update={"answer_logprob": -9.0}) for row in make_rows(2)]
     page = write_report(rows, tmp_path / "r.html")[0].read_text()
-    assert (
-        "No share can be stated at 8\N{MULTIPLICATION SIGN}: the full context supplies no information here"
-        in page
-    )
+    assert "No share can be stated at 8\N{MULTIPLICATION SIGN}: the full context supplies no information here" in page
 
 
 def test_the_headline_never_rounds_a_loss_away():
-    rows = [
-        row.model_copy(update={"answer_logprob": -2.03}) if row.method == "kvzip" else row
-        for row in make_rows()
-    ]
+    rows = [row.model_copy(update={"answer_logprob": -2.03}) if row.method == "kvzip" else row for row in make_rows()]
     assert "kvzip keeps 99.6 %" in headline(score(rows))
 
 

@@ -179,9 +179,7 @@ def test_rows_come_back_as_they_were_written_with_unknown_fields(tmp_path: Path)
 
 @settings(max_examples=30, derandomize=True, deadline=None)
 @given(cut=st.integers(1, 600))
-def test_a_run_cut_anywhere_in_its_last_row_is_read_and_resumed(
-    tmp_path_factory: pytest.TempPathFactory, cut: int
-):
+def test_a_run_cut_anywhere_in_its_last_row_is_read_and_resumed(tmp_path_factory: pytest.TempPathFactory, cut: int):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     first, second, third = make_rows(text="ünïcödé " * 10)
     append_row(path, first)

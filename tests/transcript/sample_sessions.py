@@ -68,9 +68,7 @@ ANTHROPIC: dict[str, Any] = {
 }
 
 
-def claude_line(
-    type_: str, uuid: str, parent: str | None, content: Any = None, **more: Any
-) -> dict[str, Any]:
+def claude_line(type_: str, uuid: str, parent: str | None, content: Any = None, **more: Any) -> dict[str, Any]:
     """One line; `message_id` among `more` goes into the message."""
     line: dict[str, Any] = {"type": type_, "uuid": uuid, "parentUuid": parent, "sessionId": "s", "cwd": "/r"}
     message_id = more.pop("message_id", None)

@@ -129,9 +129,7 @@ def test_anthropic_results_become_tool_turns_before_the_users_words() -> None:
 
 
 def test_anthropic_signature_is_kept_for_the_writer() -> None:
-    assert parse(json.dumps(ANTHROPIC)).turns[2].extra == {
-        "parts": {"0": {"type": "thinking", "signature": "sig"}}
-    }
+    assert parse(json.dumps(ANTHROPIC)).turns[2].extra == {"parts": {"0": {"type": "thinking", "signature": "sig"}}}
 
 
 def test_anthropic_unknown_blocks_are_shown_and_kept() -> None:
@@ -167,9 +165,7 @@ def test_claude_pieces_of_one_message_become_one_turn() -> None:
 
 def test_claude_order_is_the_chain_not_the_file() -> None:
     shuffled = [CLAUDE_CODE[at] for at in (0, 5, 3, 1, 4, 2, 6)]
-    assert [t.text for t in parse(lines(*shuffled)).turns] == [
-        t.text for t in parse(lines(*CLAUDE_CODE)).turns
-    ]
+    assert [t.text for t in parse(lines(*shuffled)).turns] == [t.text for t in parse(lines(*CLAUDE_CODE)).turns]
 
 
 def test_claude_results_of_parallel_calls_are_all_kept() -> None:

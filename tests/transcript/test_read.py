@@ -66,9 +66,7 @@ def test_content_of_two_formats_is_ambiguous() -> None:
 
 
 @pytest.mark.parametrize("number", range(1, len(OPENAI) + 1))
-@pytest.mark.parametrize(
-    "line", ["{oops", "7", '{"role": "king", "content": "x"}', '{"role": "user", "content": 7}']
-)
+@pytest.mark.parametrize("line", ["{oops", "7", '{"role": "king", "content": "x"}', '{"role": "user", "content": 7}'])
 def test_malformed_line_is_named_and_skipped_when_lenient(number: int, line: str) -> None:
     rows = lines(*OPENAI).splitlines()
     rows.insert(number - 1, line)

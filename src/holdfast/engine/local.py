@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ class LocalEngine:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.reading_seconds = 0.0
+        """Time spent in `capture` so far: the prefill that an agent pays anyway, not the price of compaction."""
 
     @torch.no_grad()
     def open(self, context: CompactContext) -> Live:
@@ -38,9 +41,10 @@ class LocalEngine:
     @torch.no_grad()
     def capture(self, past: Live, ids: Tensor, positions: Tensor | None = None) -> tuple[Live, States]:
         """Read `ids [T]` on top of `past`; returns the memory afterwards and the span's states."""
-        after = past.fork()
+        began, after = time.perf_counter(), past.fork()
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
         hidden = after.feed(ids, positions=positions)
+        self.reading_seconds += time.perf_counter() - began
         return after, after.states(ids, hidden, past.last_hidden)
 
     @torch.no_grad()
@@ -64,7 +68,7 @@ class LocalEngine:
     def generate(
         self, live: Live, prompt: Sequence[int], limit: int = 256, sampling: Sampling | None = None
     ) -> Iterator[int]:
-        """Yield up to `limit` tokens that follow `prompt`, stopping at the model's end of turn. `live` is not changed."""
+        """Yield up to `limit` tokens that follow `prompt`, up to the end of turn; `live` is not changed."""
         live, sampling = live.fork(), sampling or Sampling()
         generator, stop = sampling.generator(), self.stop_ids
         ids = list(prompt)

@@ -22,7 +22,7 @@ MAX_DEPTH = 100
 _SESSION_LISTS = ("messages", "history")
 
 
-class Malformed(Exception):  # noqa: N818 - never leaves this package; read_each turns it into BadTranscript
+class Malformed(Exception):
     """One entry is not what its format says: in one line, what was expected and what stood there."""
 
 

@@ -1,0 +1,93 @@
+"""What all commands share: options, output and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from holdfast.errors import BadOption
+
+if TYPE_CHECKING:
+    from holdfast.engine.local import LocalEngine
+    from holdfast.methods.base import Progress as Report
+
+Model = Annotated[str, typer.Option("--model", help="smollm2-135m, gemma3-270m, a local folder or a Hugging Face id.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (faster where the processor has it) or float16.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, …")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+stderr = Console(stderr=True)
+
+
+def stdout() -> Console:
+    """Wide enough for the tables when the output is not a terminal."""
+    console = Console()
+    return console if console.is_terminal and console.width >= 100 else Console(width=max(100, console.width))
+
+
+def emit(value: Any) -> None:
+    """One JSON value on stdout."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write("\n")
+
+
+def say(text: str) -> None:
+    """A note for the person at the terminal."""
+    stderr.print(f"[dim]{escape(text)}[/dim]", highlight=False)
+
+
+def engine(model: str, dtype: str, device: str) -> LocalEngine:
+    """Load a model, saying so, with the library's own chatter off."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with stderr.status(f"loading {model}"):
+        from transformers.utils import logging
+
+        from holdfast.model import bundled
+        from holdfast.session import load
+
+        logging.disable_progress_bar()
+        if model in bundled.BUNDLES:
+            bundled.ensure(model, say)
+        return load(model, dtype=dtype, device=device)
+
+
+@contextmanager
+def progress() -> Iterator[Report]:
+    """A bar per kind of work, on stderr; plain lines where that is no terminal."""
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int, note: str) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, note="")
+            if done == 0:
+                bars.reset(tasks[what])
+            bars.update(tasks[what], completed=done, total=total, note=escape(note))
+            if not stderr.is_terminal and what == "window" and done < total:
+                say(f"{what} {done + 1}/{total} {note}")
+
+        yield report
+
+
+def checked_ratio(ratio: float) -> float:
+    """A ratio that makes sense. Raises BadOption."""
+    if not 1 <= ratio < float("inf"):
+        raise BadOption(f"--ratio must be a number of at least 1, got {ratio}; 8 keeps an eighth of the slots")
+    return ratio

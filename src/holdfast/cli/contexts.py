@@ -1,0 +1,196 @@
+"""Commands about sessions and contexts: methods, read, compact, show, ask, fetch."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli import console
+from holdfast.cli.console import AsJson, Device, Dtype, Model
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this file."""
+    for command in (methods, read, compact, show, ask, fetch):
+        app.command()(command)
+
+
+def methods(as_json: AsJson = False) -> None:
+    """List the methods and their options."""
+    from holdfast.methods.registry import LATENT, defaults
+
+    if as_json:
+        console.emit([{"name": n, "summary": e.summary, "options": defaults(e)} for n, e in LATENT.items()])
+        return
+    from rich.table import Table
+
+    table = Table("method", "what it does", "options and their defaults", box=None, padding=(0, 2, 0, 0))
+    for name, entry in LATENT.items():
+        full = not entry.options  # a variant has the options of its method
+        options = " ".join(f"{k}={v}" for k, v in defaults(entry).items()) if full else ""
+        fixed = " ".join(f"{k}={v}" for k, v in entry.options)
+        table.add_row(name, entry.summary, options or fixed)
+    console.stdout().print(table)
+
+
+def read(
+    file: Annotated[Path, typer.Argument(help="A session: OpenAI, Anthropic, Claude Code, mini-swe-agent, …")],
+    lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in a session."""
+    from holdfast.transcript.read import read as read_transcript
+
+    transcript = read_transcript(file, lenient=lenient)
+    roles = Counter(t.role.value for t in transcript.turns)
+    tools = Counter(c.name for t in transcript.turns for c in t.calls)
+    characters = sum(len(t.text) + len(t.reasoning) + sum(len(c.arguments) for c in t.calls) for t in transcript.turns)
+    facts: dict[str, Any] = {
+        "file": str(file),
+        "format": transcript.format,
+        "turns": len(transcript.turns),
+        "roles": dict(roles),
+        "tool_calls": dict(tools.most_common()),
+        "characters": characters,
+        "skipped": list(transcript.skipped),
+    }
+    if as_json:
+        console.emit(facts)
+        return
+    out = console.stdout()
+    out.print(f"{file}: {transcript.format}, {len(transcript.turns)} turns, {characters:,} characters", highlight=False)
+    out.print(f"  roles  {_counted(roles)}\n  tools  {_counted(tools) or 'none'}", highlight=False)
+    for line in transcript.skipped:
+        console.say(f"skipped {line}")
+
+
+def compact(
+    file: Annotated[Path, typer.Argument(help="The session.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the context goes, e.g. out.holdfast.")],
+    latent: Annotated[str, typer.Option(help="Method: NAME or NAME:key=value,… (see `holdfast methods`).")] = "kvzip",
+    ratio: Annotated[float, typer.Option(help="Tokens per slot of what is compacted.")] = 8.0,
+    keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 1,
+    window: Annotated[int | None, typer.Option(help="Use only the newest so many tokens of the session.")] = None,
+    by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Compact a session into a .holdfast file. System prompt, task and user turns stay verbatim."""
+    from holdfast.methods.registry import build
+    from holdfast.session import Plan, Policy, save
+    from holdfast.session import compact as compact_session
+    from holdfast.transcript.read import read as read_transcript
+
+    build(latent)
+    plan = Plan(latent, console.checked_ratio(ratio), by_turn, Policy(keep_recent=keep_recent, window=window))
+    transcript = read_transcript(file, lenient=lenient)
+    engine = console.engine(model, dtype, device)
+    with console.progress() as report:
+        context = compact_session(transcript, engine, plan, report)
+    save(context, output, engine)
+    if as_json:
+        console.emit({"output": str(output), **context.evidence, "recipe": context.recipe})
+        return
+    _print_sizes(context.evidence)
+    console.stdout().print(f'{output} written; ask it: holdfast ask {output} "…"', highlight=False)
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A .holdfast file.")],
+    turns: Annotated[bool, typer.Option("--turns", help="List what became of every turn.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a stored context holds, where it came from and what it cost."""
+    from holdfast.context.store import read_manifest
+
+    manifest = read_manifest(file)
+    if as_json:
+        console.emit({**manifest.model_dump(mode="json"), "file_bytes": file.stat().st_size})
+        return
+    out = console.stdout()
+    out.print(f"{file}: made with {manifest.model} ({manifest.dtype}), next position {manifest.next_position}")
+    recipe = ", ".join(f"{k} {v}" for k, v in manifest.recipe.items() if k != "policy")
+    out.print(f"  recipe    {recipe}", highlight=False)
+    _print_sizes(manifest.evidence)
+    for number, segment in enumerate(manifest.segments):
+        origins = segment.origins if turns else segment.origins[:1] + segment.origins[-1:]
+        out.print(f"  segment {number}: {segment.kind:<6} {_span(segment.origins)}", highlight=False)
+        if turns:
+            for turn, kind, _, _, first, last in origins:
+                out.print(f"    turn {turn:>4}  {kind:<11} {last - first:>6} tokens", highlight=False)
+
+
+def ask(
+    file: Annotated[Path, typer.Argument(help="A .holdfast file.")],
+    question: Annotated[str, typer.Argument(help="What to ask about the session.")],
+    limit: Annotated[int, typer.Option(help="Most tokens of the answer.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    model: Annotated[str, typer.Option("--model", help="Default: the model that made the file.")] = "",
+    dtype: Annotated[str, typer.Option(help="Default: as the file was made.")] = "",
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question over a stored context."""
+    from holdfast.context.store import read_manifest
+    from holdfast.engine.sampling import Sampling
+    from holdfast.session import ask as ask_context
+    from holdfast.session import restore
+
+    manifest = read_manifest(file)
+    engine = console.engine(model or manifest.model, dtype or manifest.dtype, device)
+    context = restore(file, engine)
+    pieces = ask_context(context, engine, question, limit, Sampling(temperature, seed=seed))
+    if as_json:
+        console.emit({"question": question, "answer": "".join(pieces)})
+        return
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="smollm2-135m or gemma3-270m.")] = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a bundled model into the cache folder, once."""
+    from holdfast.model.bundled import BUNDLES, ensure
+
+    folder = ensure(name, console.say)
+    if as_json:
+        console.emit({"name": name, "folder": str(folder), "licence": BUNDLES[name].licence})
+        return
+    console.stdout().print(f"{name} ({BUNDLES[name].licence}) is at {folder}", highlight=False, soft_wrap=True)
+
+
+def _counted(counter: Counter[str]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counter.most_common())
+
+
+def _print_sizes(evidence: dict[str, Any] | Any) -> None:
+    if not evidence:
+        return
+    full, held = evidence["bytes_full"], evidence["bytes"]
+    console.stdout().print(
+        f"  {evidence['tokens']:,} tokens, {evidence['tokens_compacted']:,} of them compacted; "
+        f"KV {full / 1e6:.1f} MB -> {held / 1e6:.1f} MB ({full / max(held, 1):.1f}x smaller in real bytes); "
+        f"compaction {evidence['seconds_compact']:.1f} s",
+        highlight=False,
+    )
+
+
+def _span(origins: list[tuple[int, str, int, int, int, int]]) -> str:
+    if not origins:
+        return ""
+    kinds = Counter(kind for _, kind, *_ in origins)
+    return f"turns {origins[0][0]}-{origins[-1][0]}: {_counted(kinds)}"

@@ -1,0 +1,75 @@
+"""`holdfast demo`: the main job on a recorded session, from the raw file to a report, in a few minutes on two cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli import console
+from holdfast.errors import BadInput
+
+if TYPE_CHECKING:
+    from holdfast.engine.local import LocalEngine
+    from holdfast.eval.run import Run
+
+RATIOS = (2.0, 4.0, 8.0, 16.0)
+WINDOW = 1200
+PROBES = 8
+TURN_PROBE = "taskdeck-31"
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for rows, plots and the report.")] = Path("out/demo"),
+    limit: Annotated[int, typer.Option(help="How many probes to ask.")] = PROBES,
+    seed: Annotated[int, typer.Option(help="Of the sampling of probes.")] = 0,
+    steps: Annotated[int, typer.Option(help="Most tuning steps of the virtual tokens.")] = 100,
+) -> None:
+    """Compact a recorded coding session and show what survived, what it cost and what was lost."""
+    from holdfast.eval.probes import read_probes
+    from holdfast.eval.run import Run
+    from holdfast.transcript.read import read
+
+    folder = taskdeck()
+    transcript = read(folder / "session.json")
+    console.stdout().print(
+        f"taskdeck: an agent builds an Express + SQLite task API in {len(transcript.turns)} turns\n", highlight=False
+    )
+    engine = console.engine("smollm2-135m", "float32", "cpu")
+    files, probes = (folder / "session.json",), tuple(read_probes(folder / "probes.jsonl"))
+    out.mkdir(parents=True, exist_ok=True)
+    whole = Run(files, probes, ("truncate", "kvzip"), RATIOS, window=WINDOW, limit=limit, seed=seed)
+    _measured(f"1. Windows of {WINDOW} tokens, compacted at {_list(RATIOS)}", whole, engine, out / "rows.jsonl")
+    one = tuple(p for p in probes if p.id == TURN_PROBE) or probes[:1]
+    virtual = f"virtual_tokens:steps={steps}"
+    turn = Run(files, one, ("truncate", "kvzip", virtual), (3.2,), window=1024, span="turn")
+    _measured("2. One turn at 3.2x, with gradient-tuned virtual tokens beside it", turn, engine, out / "turn.jsonl")
+
+
+def _measured(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
+    from holdfast.eval.report import table, write_report
+    from holdfast.eval.rows import read_rows
+    from holdfast.eval.run import measure
+    from holdfast.eval.score import score
+
+    rows.unlink(missing_ok=True)  # a demo shows this machine, now
+    console.stdout().print(f"[bold]{title}[/bold]", highlight=False)
+    with console.progress() as report:
+        measure(run, engine, rows, report, console.say)
+    console.stdout().print(table(score(read_rows(rows))))
+    page = write_report(rows, rows.with_suffix(".html"))[0]
+    console.stdout().print(f"report: {page}\n", highlight=False)
+
+
+def taskdeck() -> Path:
+    """The recorded session: beside the package when installed, in `examples/` in a checkout."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "examples" / "taskdeck", package.parents[1] / "examples" / "taskdeck"):
+        if (folder / "session.json").exists():
+            return folder
+    raise BadInput("the demo's session is not installed; run `holdfast demo` from a checkout of the repository")
+
+
+def _list(ratios: tuple[float, ...]) -> str:
+    return ", ".join(f"{r:g}x" for r in ratios)

@@ -1,0 +1,64 @@
+"""The command line: parse, make one library call, print. Loads no model library until a command needs it.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted. Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from holdfast import __version__
+from holdfast.cli import contexts, demo, evaluate
+from holdfast.errors import HoldfastError
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Compact a coding agent's context inside an open-weight model, and measure every loss."""
+    if version:
+        typer.echo(f"holdfast {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+contexts.add_to(app)
+app.add_typer(evaluate.app, name="eval")
+app.command()(demo.demo)
+
+
+# typer brings its own click; its public BadParameter leads to the base of all usage errors
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def main() -> None:
+    """Run the command line; every expected error is one line on stderr."""
+    try:
+        raise SystemExit(app(standalone_mode=False) or 0)
+    except HoldfastError as error:
+        fail(str(error), error.exit_code)
+    except UsageError as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "holdfast")
+        fail(f"{error.format_message()} Try '{command} --help'.", 2)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted; finished rows and files are kept", 130)
+    except MemoryError:
+        fail("out of memory; use a smaller --window or --dtype bfloat16", 1)
+    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+def fail(message: str, code: int) -> None:
+    """One line on stderr, and out."""
+    print(f"holdfast: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(code)

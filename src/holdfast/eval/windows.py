@@ -1,0 +1,221 @@
+"""Windows: parts of a long session that fit the model, cut the way an agent would meet them.
+
+A window is the session's prefix, a middle that is compacted, and the last exchange before a turn of the assistant;
+that turn, as the session recorded it, is the next action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from holdfast.blocks.block import Block, Kind, Origin
+from holdfast.blocks.render import Rendered
+from holdfast.errors import BadOption
+from holdfast.eval.probes import Probe, broken_rule
+from holdfast.session import Part
+from holdfast.transcript.turn import Role, Transcript
+
+NEXT_TOKENS = 256  # of the real session after the window, over which fidelity is measured
+SHARE = 4  # prefix and suffix each get at most this part of the window
+
+
+@dataclass(frozen=True)
+class Located:
+    """A probe and the tokens of its evidence in the rendered session."""
+
+    probe: Probe
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """A cut of a session: what stays, what is compacted, and what really came next."""
+
+    id: str
+    parts: tuple[Part, ...]
+    """Prefix (verbatim), middle (compacted), suffix (verbatim), at consecutive positions from 0."""
+    probes: tuple[Probe, ...]
+    next_ids: tuple[int, ...]
+    """The session's next tokens, at most `NEXT_TOKENS`."""
+    action: int
+    """How many of `next_ids` belong to the assistant's next turn."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.parts))
+
+    def ids(self, *, compacted: bool = True) -> tuple[int, ...]:
+        """All token ids, or only those that stay."""
+        kept = (p for p in self.parts if compacted or not p.compact)
+        return tuple(i for part in kept for block in part.blocks for i in block.ids)
+
+
+def locate(probes: Sequence[Probe], rendered: Rendered) -> tuple[list[Located], list[tuple[Probe, str]]]:
+    """Find every probe's evidence; the second list says which were not found."""
+    found, missing = [], []
+    for probe in probes:
+        at = rendered.text.find(probe.evidence)
+        if at < 0:
+            missing.append((probe, "its evidence does not stand in the rendered session"))
+            continue
+        stop = rendered.token_at(at + len(probe.evidence) - 1) + 1
+        found.append(Located(probe, rendered.token_at(at), stop))
+    return sorted(found, key=lambda x: (x.start, x.probe.id)), missing
+
+
+def windows(
+    transcript: Transcript, rendered: Rendered, located: Sequence[Located], size: int
+) -> tuple[list[Window], list[tuple[Probe, str]]]:
+    """Windows of `size` tokens that cover the probes, as few as greedy choice finds, and the probes left out.
+
+    Raises BadOption when the size is too small to hold anything.
+    """
+    if size < 64:
+        raise BadOption(f"a window needs at least 64 tokens, got {size}")
+    cuts = _cuts(transcript, rendered, size)
+    todo, out, dropped = list(located), [], []
+    while todo:
+        best = max(cuts, key=lambda cut: _worth(cut, todo, rendered), default=None)
+        if best is None or not best.covered(todo[:1], rendered):
+            dropped.append((todo[0].probe, _why_not(todo[0], cuts, rendered)))
+            todo.pop(0)
+            continue
+        covered = best.covered(todo, rendered)
+        out.append(best.window(rendered, [c.probe for c in covered]))
+        todo = [x for x in todo if x not in covered]
+    return out, dropped
+
+
+def turn_windows(
+    transcript: Transcript, rendered: Rendered, located: Sequence[Located], size: int
+) -> tuple[list[Window], list[tuple[Probe, str]]]:
+    """Windows whose middle is one turn alone: the prefix, the turn that holds the evidence, and nothing after it.
+
+    A turn longer than `size` is left out.
+    """
+    prefix = _prefix(rendered.blocks, size)
+    spans: dict[int, tuple[int, int]] = {}
+    for b in rendered.blocks:
+        first, _ = spans.get(b.origin.turn, b.origin.tokens)
+        spans[b.origin.turn] = (first, b.origin.tokens[1])
+    by_turn: dict[int, list[Located]] = {}
+    dropped = []
+    for x in located:
+        turn = next(t for t, (first, last) in spans.items() if first <= x.start < last)
+        cut = _Cut(prefix, spans[turn], (spans[turn][1], spans[turn][1]), turn + 1)
+        if not cut.holds(x, rendered):
+            dropped.append((x.probe, _why_not(x, [cut], rendered)))
+        elif spans[turn][1] - spans[turn][0] > size:
+            dropped.append((x.probe, f"its turn is longer than {size} tokens"))
+        else:
+            by_turn.setdefault(turn, []).append(x)
+    out = []
+    for turn, found in by_turn.items():
+        cut = _Cut(prefix, spans[turn], (spans[turn][1], spans[turn][1]), turn + 1)
+        out.append(cut.window(rendered, [x.probe for x in found]))
+    return out, dropped
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Token ranges of a window that ends where an assistant turn begins."""
+
+    prefix: tuple[int, int]
+    middle: tuple[int, int]
+    suffix: tuple[int, int]
+    turn: int
+    """The next turn."""
+
+    def holds(self, x: Located, rendered: Rendered) -> bool:
+        inside = self.middle[0] <= x.start and x.stop <= self.middle[1]
+        return inside and not broken_rule(x.probe, self.verbatim(rendered))
+
+    def covered(self, todo: Sequence[Located], rendered: Rendered) -> list[Located]:
+        return [x for x in todo if self.holds(x, rendered)]
+
+    def verbatim(self, rendered: Rendered) -> str:
+        return "\n".join(_text(rendered, *span) for span in (self.prefix, self.suffix))
+
+    def window(self, rendered: Rendered, probes: list[Probe]) -> Window:
+        spans = [(self.prefix, False), (self.middle, True), (self.suffix, False)]
+        parts, at = [], 0
+        for span, compact in spans:
+            blocks = tuple(_clipped(rendered.blocks, *span))
+            if blocks:
+                parts.append(Part(blocks, at, compact))
+                at += len(parts[-1])
+        after = [b for b in rendered.blocks if b.origin.tokens[0] >= self.suffix[1]]
+        following = [i for b in after for i in b.ids][:NEXT_TOKENS]
+        action = sum(len(b) for b in after if b.origin.turn == self.turn)
+        name = f"tokens {self.middle[0]}-{self.suffix[1]}"
+        return Window(name, tuple(parts), tuple(probes), tuple(following), min(action, len(following)))
+
+
+def _cuts(transcript: Transcript, rendered: Rendered, size: int) -> list[_Cut]:
+    """Every place where the assistant is about to speak, with the window that ends there."""
+    blocks = rendered.blocks
+    prefix = _prefix(blocks, size)
+    cuts = []
+    starts = {b.origin.turn: b.origin.tokens[0] for b in reversed(blocks)}
+    for turn, said in enumerate(transcript.turns):
+        if said.role is not Role.ASSISTANT or turn not in starts or turn == 0:
+            continue
+        end = starts[turn]
+        last = max(starts.get(_exchange_start(transcript, turn), prefix[1]), end - size // SHARE, prefix[1])
+        room = size - (prefix[1] - prefix[0]) - (end - last)
+        first = _snapped(blocks, max(prefix[1], last - room), last)
+        if first < last:
+            cuts.append(_Cut(prefix, (first, last), (last, end), turn))
+    return cuts
+
+
+def _prefix(blocks: Sequence[Block], size: int) -> tuple[int, int]:
+    """The system prompt, or the first request where a session has none; its head where it is very long."""
+    head = [b for b in blocks if b.kind is Kind.SYSTEM] or [blocks[0]]
+    return 0, min(head[-1].origin.tokens[1], size // SHARE)
+
+
+def _exchange_start(transcript: Transcript, turn: int) -> int:
+    """The first turn of the exchange before `turn`: the last assistant or user turn with what answers it."""
+    start = turn - 1
+    while start > 0 and transcript.turns[start].role is Role.TOOL:
+        start -= 1
+    return start
+
+
+def _snapped(blocks: Sequence[Block], first: int, last: int) -> int:
+    """The next block edge, unless that would leave out more than half: then the middle of a long block is cut."""
+    edge = next((b.origin.tokens[0] for b in blocks if b.origin.tokens[0] >= first), last)
+    return edge if last - edge >= (last - first) / 2 else first
+
+
+def _clipped(blocks: Sequence[Block], start: int, stop: int) -> list[Block]:
+    out = []
+    for b in blocks:
+        first, last = max(start, b.origin.tokens[0]), min(stop, b.origin.tokens[1])
+        if first < last:
+            offset = b.origin.tokens[0]
+            origin = Origin(b.origin.turn, b.origin.kind, b.origin.chars, (first, last))
+            out.append(Block(b.ids[first - offset : last - offset], origin))
+    return out
+
+
+def _worth(cut: _Cut, todo: Sequence[Located], rendered: Rendered) -> tuple[bool, int, float]:
+    """First the probe whose turn it is, then as many as can be, then evidence in the middle of the window."""
+    covered = cut.covered(todo, rendered)
+    centre = (cut.middle[0] + cut.middle[1]) / 2
+    return todo[0] in covered, len(covered), -sum(abs(x.start - centre) for x in covered)
+
+
+def _why_not(x: Located, cuts: Sequence[_Cut], rendered: Rendered) -> str:
+    inside = [c for c in cuts if c.middle[0] <= x.start and x.stop <= c.middle[1]]
+    if not inside:
+        return "no window of this size ends before a turn of the assistant and holds its evidence"
+    return broken_rule(x.probe, inside[0].verbatim(rendered))
+
+
+def _text(rendered: Rendered, start: int, stop: int) -> str:
+    ends = (*rendered.offsets, len(rendered.text))
+    return rendered.text[ends[start] : ends[stop]]

