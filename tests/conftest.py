@@ -21,8 +21,9 @@ from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 torch.set_num_threads(1)
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "phi3", "phi3-partial", "gemma3_text")
-VOCAB = 300
+VOCAB = 320
 WINDOW = 8
+WORDS = ("function", "parameter", "read", "file", "tool", "response")  # keeps sessions short
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -54,13 +55,19 @@ class Pair(NamedTuple):
         return LocalEngine(self.model)
 
 
+def chain(word: str) -> list[tuple[str, str]]:
+    """The merges that build `word` from left to right."""
+    return [(word[:at], word[at]) for at in range(1, len(word))]
+
+
 def byte_tokenizer(template: str | None = CHATML, *, trim_offsets: bool = False) -> Any:
     """A byte-level BPE with a handful of merges, so that tokens span characters and lines."""
     from transformers import PreTrainedTokenizerFast
 
-    merges = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n"), ("Ċ", "Ċ"), ("e", "r"), ("o", "r"), ("Ġ", "Ġ")]
+    merges = [step for word in WORDS for step in chain(word)]
+    merges += [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n"), ("Ċ", "Ċ"), ("e", "r"), ("o", "r"), ("Ġ", "Ġ")]
     merges += [("a", "n"), ("<", "/"), ("r", "e"), ("s", "t")]
-    symbols = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
+    symbols = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *dict.fromkeys(a + b for a, b in merges)]
     inner = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(symbols)}, merges=merges))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=trim_offsets)
     inner.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)

@@ -216,6 +216,25 @@ def test_a_rewind_returns_to_identical_logits(two, ids):
     assert torch.equal(two.engine.next_logits(live, [5, 6, 7]), before)
 
 
+def test_after_a_rewind_to_nothing_a_batch_is_answered_as_before(two, ids):
+    live, prompts = Live(two.model), [ids(4).tolist(), ids(6).tolist()]
+    before = two.engine.answers(live, prompts, 6)
+    with torch.no_grad():
+        live.feed(ids(5))
+    live.rewind(5)
+    assert two.engine.answers(live, prompts, 6) == before
+
+
+def test_after_a_rewind_to_nothing_states_can_be_spliced(two, ids):
+    live, segment = Live(two.model), as_slots(two, ids(9))
+    with torch.no_grad():
+        live.feed(ids(5))
+        live.rewind(5)
+        live.append(segment)
+    fresh = two.engine.open(CompactContext((segment,), 9))
+    assert torch.equal(two.engine.next_logits(live, [5, 6]), two.engine.next_logits(fresh, [5, 6]))
+
+
 def test_a_rewind_returns_over_a_gap_in_the_positions(tiny, ids):
     pair = tiny("llama")
     live = pair.engine.open(CompactContext((tokens(ids(5), 0),), 90))

@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted. Results go to stdout
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -40,10 +40,10 @@ app.command()(demo.demo)
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
-def main() -> None:
-    """Run the command line; every expected error is one line on stderr."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit; every expected error is one line on stderr."""
     try:
-        raise SystemExit(app(standalone_mode=False) or 0)
+        raise SystemExit(app(arguments, prog_name="holdfast", standalone_mode=False) or 0)
     except HoldfastError as error:
         fail(str(error), error.exit_code)
     except UsageError as error:
@@ -58,7 +58,7 @@ def main() -> None:
         raise SystemExit(0) from None
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """One line on stderr, and out."""
     print(f"holdfast: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)

@@ -193,8 +193,12 @@ def _manifest(path: Path, metadata: Mapping[str, str] | None) -> Manifest:
 
 
 def _check_model(path: Path, manifest: Manifest, model: Model) -> None:
-    for what in ("model", "tokenizer", "template"):
-        stored, own = getattr(manifest, f"{what}_digest"), getattr(model, f"{what}_digest")
+    pairs = (
+        ("model", manifest.model_digest, model.digest),
+        ("tokenizer", manifest.tokenizer_digest, model.tokenizer_digest),
+        ("chat template", manifest.template_digest, model.template_digest),
+    )
+    for what, stored, own in pairs:
         if stored != own:
             raise BadContext(
                 f"{path}: made with {manifest.model!r}, whose {what} (digest {stored}) is not that of {model.name!r} "

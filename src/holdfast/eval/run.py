@@ -33,7 +33,7 @@ from holdfast.session import Part, Plan, Policy, Shared, compact_parts, full_byt
 from holdfast.transcript.read import read
 
 Note = Callable[[str], None]
-ANSWER_TOKENS = 32
+ANSWER_TOKENS = 24
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,14 @@ def locate(probes: Sequence[Probe], rendered: Rendered) -> tuple[list[Located], 
     """Find every probe's evidence; the second list says which were not found."""
     found, missing = [], []
     for probe in probes:
-        at = rendered.text.find(probe.evidence)
+        quote = probe.evidence
+        if quote not in rendered.text and rendered.text.count(probe.literal) == 1:
+            quote = probe.literal  # a template may write a call's arguments differently from the quote
+        at = rendered.text.find(quote)
         if at < 0:
             missing.append((probe, "its evidence does not stand in the rendered session"))
             continue
-        stop = rendered.token_at(at + len(probe.evidence) - 1) + 1
-        found.append(Located(probe, rendered.token_at(at), stop))
+        found.append(Located(probe, rendered.token_at(at), rendered.token_at(at + len(quote) - 1) + 1))
     return sorted(found, key=lambda x: (x.start, x.probe.id)), missing
 
 
@@ -79,6 +81,9 @@ def windows(
     while todo:
         best = max(cuts, key=lambda cut: _worth(cut, todo, rendered), default=None)
         if best is None or not best.covered(todo[:1], rendered):
+            # nothing that ends before a turn reaches it: look into the long turn that holds it
+            best = next((c for c in (_around(cut, todo[0]) for cut in cuts) if c.holds(todo[0], rendered)), None)
+        if best is None:
             dropped.append((todo[0].probe, _why_not(todo[0], cuts, rendered)))
             todo.pop(0)
             continue
@@ -169,6 +174,16 @@ def _cuts(transcript: Transcript, rendered: Rendered, size: int) -> list[_Cut]:
         if first < last:
             cuts.append(_Cut(prefix, (first, last), (last, end), turn))
     return cuts
+
+
+def _around(cut: _Cut, x: Located) -> _Cut:
+    """The same cut with its middle centred on `x`, as if the end of a very long tool result had been left out."""
+    first, last = cut.middle
+    if x.stop > last or x.start < cut.prefix[1]:
+        return cut
+    room = last - first
+    start = max(cut.prefix[1], min(x.start - room // 2, last - room))
+    return _Cut(cut.prefix, (start, start + room), cut.suffix, cut.turn)
 
 
 def _prefix(blocks: Sequence[Block], size: int) -> tuple[int, int]:

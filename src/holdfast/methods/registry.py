@@ -29,6 +29,11 @@ LATENT: dict[str, Entry] = {
     "kvzip": Entry(_KVZIP, "keep the KV pairs that a repeat of the span attends to, one threshold over all heads"),
     "kvzip_per_head": Entry(_KVZIP, "kvzip with an equal share for every head", (("allocation", "head"),)),
     "virtual_tokens": Entry(_VT, "gradient-tuned virtual tokens that match the span's values"),
+    "virtual_tokens_distilled": Entry(
+        _VT,
+        "values first, then what the full context says when it repeats the span",
+        (("start", "weighted"), ("steps", "30"), ("distil", "40")),
+    ),
     "virtual_tokens_final_layer": Entry(_VT, "ablation: match the last hidden states only", (("target", "final"),)),
     "virtual_tokens_kv": Entry(_VT, "ablation: match rotated keys and values", (("target", "kv"),)),
     "virtual_tokens_pre_rope": Entry(_VT, "match un-rotated keys and values", (("target", "kv_pre_rope"),)),

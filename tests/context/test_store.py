@@ -1,0 +1,395 @@
+"""Files: the same context in every process, and never anything but BadContext for what is not one."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from holdfast.blocks.block import Kind, Origin
+from holdfast.context import store
+from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
+from holdfast.context.surgery import keep, moved
+from holdfast.engine.live import Live
+from holdfast.errors import BadContext, BadInput
+
+ORIGIN = Origin(3, Kind.OBSERVATION, (10, 30), (4, 9))
+
+
+def sample(pair, seed=0):
+    """A context with every kind of segment, ragged heads and a bias."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, 260, (30,), generator=generator)
+    _, states = pair.engine.capture(Live(pair.model), ids[5:20], torch.arange(5, 20))
+    masks = [torch.rand(k.shape[:2], generator=generator) < 0.6 for k in states.keys]
+    state = keep(states, masks, (ORIGIN,))
+    first = replace(state.layers[0], bias=torch.randn(len(state.layers[0].keys), generator=generator))
+    soft = SoftSegment(torch.randn(3, 64, generator=generator), torch.tensor([20.0, 23.25, 26.5]), (ORIGIN,))
+    segments = (tokens(ids[:5], 0), StateSegment((first, *state.layers[1:]), (ORIGIN,)), soft, tokens(ids[20:], 30))
+    return CompactContext(segments, 48, {"latent": "test", "ratio": 2.0}, {"bytes": 7})
+
+
+def probe(pair, context):
+    return pair.engine.next_logits(pair.engine.open(context), [5, 6, 7, 8])
+
+
+@pytest.fixture
+def stored(two, tmp_path):
+    context = sample(two)
+    return two, context, store.save(context, tmp_path / "a.holdfast", two.model)
+
+
+def test_what_was_saved_is_loaded_bit_for_bit(stored):
+    pair, context, path = stored
+    loaded = store.load(path, pair.model)
+    assert torch.equal(probe(pair, loaded), probe(pair, context))
+    assert loaded.next_position == context.next_position
+    assert (loaded.recipe, loaded.evidence) == (context.recipe, context.evidence)
+    assert [s.origins for s in loaded.segments] == [s.origins for s in context.segments]
+    assert [len(s) for s in loaded.segments] == [len(s) for s in context.segments]
+
+
+def test_an_empty_context_is_saved_and_loaded(tiny, tmp_path):
+    pair = tiny("llama")
+    path = store.save(CompactContext((), 0), tmp_path / "empty.holdfast", pair.model)
+    assert store.load(path, pair.model) == CompactContext((), 0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_a_second_process_gives_the_same_logits(tiny, tmp_path, family):
+    pair = tiny(family)
+    context = sample(pair)
+    path = store.save(context, tmp_path / "a.holdfast", pair.model)
+    program = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1])\n"
+        "from conftest import build_pair\n"
+        "from holdfast.context import store\n"
+        "pair = build_pair(sys.argv[2])\n"
+        "live = pair.engine.open(store.load(sys.argv[3], pair.model))\n"
+        "torch.save(pair.engine.next_logits(live, [5, 6, 7, 8]), sys.argv[4])\n"
+    )
+    tests, out = Path(__file__).parents[1], tmp_path / "logits.pt"
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1))\n" + program
+    source = str(Path(store.__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code, source, str(tests), family, str(path), str(out)], check=True)
+    assert torch.equal(torch.load(out), probe(pair, context))
+
+
+def test_the_same_context_saved_twice_is_the_same_bytes(stored, tmp_path):
+    pair, context, path = stored
+    again = store.save(context, tmp_path / "b.holdfast", pair.model)
+    loaded = store.save(store.load(path, pair.model), tmp_path / "c.holdfast", pair.model)
+    assert path.read_bytes() == again.read_bytes() == loaded.read_bytes()
+
+
+def test_saving_leaves_nothing_beside_the_file(stored, tmp_path):
+    assert [p.name for p in tmp_path.iterdir()] == ["a.holdfast"]
+
+
+def test_saving_replaces_an_older_file(stored):
+    pair, _, path = stored
+    store.save(CompactContext((), 3), path, pair.model)
+    assert store.load(path, pair.model).next_position == 3
+
+
+def test_the_same_states_at_two_places_are_saved(tiny, tmp_path):
+    pair = tiny("llama")
+    state = sample(pair).segments[1]
+    context = CompactContext((state, moved(state, 100)), 200)
+    loaded = store.load(store.save(context, tmp_path / "a.holdfast", pair.model), pair.model)
+    assert torch.equal(probe(pair, loaded), probe(pair, context))
+
+
+def test_tokens_cut_from_one_tensor_are_saved(tiny, tmp_path):
+    pair = tiny("llama")
+    whole = tokens(list(range(10, 30)), 0)
+    parts = [type(whole)(whole.ids[a:b], whole.positions[a:b]) for a, b in ((0, 8), (8, 20))]
+    context = CompactContext(tuple(parts), 20)
+    loaded = store.load(store.save(context, tmp_path / "a.holdfast", pair.model), pair.model)
+    assert torch.equal(probe(pair, loaded), probe(pair, context))
+
+
+@pytest.mark.parametrize("where", ["no/such/folder/a.holdfast", "file/a.holdfast", "."])
+def test_a_place_that_cannot_be_written_is_bad_input(tiny, tmp_path, where):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BadInput, match="cannot write"):
+        store.save(CompactContext((), 0), tmp_path / where, tiny("llama").model)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def refused(path, model, match=None):
+    """Loading fails as BadContext in one line that names the file."""
+    with pytest.raises(BadContext, match=match) as caught:
+        store.load(path, model)
+    assert caught.value.exit_code == 2
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer", "template"])
+def test_another_model_tokenizer_or_template_is_refused_by_name(stored, what):
+    pair, _, path = stored
+    field = "digest" if what == "model" else f"{what}_digest"
+    refused(path, replace(pair.model, **{field: "0" * 16}), match=f"whose {what} ")
+
+
+def test_a_context_of_another_model_is_refused(tiny, tmp_path):
+    path = store.save(sample(tiny("llama")), tmp_path / "a.holdfast", tiny("llama").model)
+    refused(path, tiny("llama", 1).model, match="whose model")
+    refused(path, tiny("gemma3_text").model, match="whose model")
+
+
+@pytest.mark.parametrize("share", [0, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.3, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_refused(stored, share):
+    pair, _, path = stored
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    refused(path, pair.model)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 7, 8, 9, 16])
+def test_a_file_short_of_some_bytes_at_either_end_is_refused(stored, cut):
+    pair, _, path = stored
+    data = path.read_bytes()
+    path.write_bytes(data[:-cut])
+    refused(path, pair.model)
+    path.write_bytes(data[:cut])
+    refused(path, pair.model)
+
+
+def test_flipped_bytes_are_refused_or_change_nothing(stored):
+    """A flip in a tensor is refused; one in the header is refused too, or leaves a context that can be opened."""
+    pair, _, path = stored
+    data = bytearray(path.read_bytes())
+    header = 8 + struct.unpack("<Q", data[:8])[0]
+    places = [*range(0, 24), *range(24, header, 37), *range(header, len(data), 997), len(data) - 1]
+    for at in places:
+        flipped = bytearray(data)
+        flipped[at] ^= 0x41
+        path.write_bytes(flipped)
+        if at >= header:
+            refused(path, pair.model)
+            continue
+        try:
+            loaded = store.load(path, pair.model)
+        except BadContext:
+            continue
+        pair.engine.open(loaded)
+
+
+@pytest.mark.parametrize(("old", "new"), [('"next_position":48', '"next_position":88'), ('"bytes":7', '"bytes":1')])
+def test_a_manifest_that_was_changed_in_place_is_refused(stored, old, new):
+    pair, _, path = stored
+    data = path.read_bytes()
+    old, new = (json.dumps(text)[1:-1].encode() for text in (old, new))
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+    refused(path, pair.model)
+
+
+def test_a_foreign_safetensors_file_is_refused(tiny, tmp_path):
+    save_file({"weight": torch.ones(3)}, tmp_path / "w.safetensors")
+    refused(tmp_path / "w.safetensors", tiny("llama").model, match="not a Holdfast context")
+    save_file({"weight": torch.ones(3)}, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    refused(tmp_path / "x.safetensors", tiny("llama").model, match="not a Holdfast context")
+
+
+FOREIGN = {
+    "empty": b"",
+    "json": b"{}",
+    "zip": b"PK\x03\x04 a zip",
+    "pickle": b"\x80\x04\x95 a pickle",
+    "ones": b"\xff" * 64,
+    "zeros": b"\0" * 64,
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_file_is_refused(tiny, tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    refused(tmp_path / "a", tiny("llama").model)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tiny, tmp_path):
+    refused(tmp_path / "none.holdfast", tiny("llama").model, match="no such file")
+    refused(tmp_path, tiny("llama").model)
+    with pytest.raises(BadContext):
+        store.read_manifest(tmp_path / "none.holdfast")
+    with pytest.raises(BadContext):
+        store.read_manifest(tmp_path)
+
+
+def test_the_manifest_alone_tells_what_a_file_is(stored):
+    pair, context, path = stored
+    manifest = store.read_manifest(path)
+    assert (manifest.model, manifest.next_position) == (pair.model.name, context.next_position)
+    assert [entry.kind for entry in manifest.segments] == ["tokens", "state", "soft", "tokens"]
+
+
+def rewrite(path, change, tensors=None):
+    """Write the file anew with a changed manifest, its digest made to fit the tensors."""
+    held = load_file(path) if tensors is None else tensors
+    with safe_open(path, framework="pt") as file:
+        manifest = json.loads(file.metadata()[store.KEY])
+    with suppress(RuntimeError):  # a tensor that cannot even be digested
+        manifest["sha256"] = store._digest(held)
+    made = change(manifest)
+    text = made if isinstance(made, str) else json.dumps(manifest if made is None else made)
+    save_file(held, path, metadata={store.KEY: text})
+
+
+def put(*keys, value):
+    def change(manifest):
+        at = manifest
+        for key in keys[:-1]:
+            at = at[key]
+        at[keys[-1]] = value
+
+    return change
+
+
+def drop(key):
+    return lambda manifest: manifest.pop(key) and None
+
+
+def _cancel(manifest):
+    row = manifest["segments"][1]["lengths"][1]
+    if len(row) == 1:
+        row[0] = -row[0]
+    else:
+        row[:2] = [row[0] + row[1] + 3, -3]
+
+
+HOSTILE = {
+    "not json": lambda m: "{",
+    "json of another kind": lambda m: "[]",
+    "a number": lambda m: "7",
+    "null": lambda m: "null",
+    "empty": lambda m: "",
+    "deep nesting": lambda m: "[" * 200_000,
+    "deep nesting inside": lambda m: json.dumps(m)[:-1] + ', "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "deep recipe": lambda m: json.dumps(m).replace('"ratio": 2.0', '"ratio": ' + "[" * 5000 + "]" * 5000),
+    "a surrogate": lambda m: json.dumps(m).replace('"test"', '"\\ud800"'),
+    "a number of many digits": lambda m: json.dumps(m).replace('"next_position": 48', '"next_position": ' + "9" * 5000),
+    "an unknown key": put("surprise", value=1),
+    "an unknown key of a segment": put("segments", 0, "path", value="/etc/passwd"),
+    "another format": put("format", value=2),
+    "a format that equals one": put("format", value=True),
+    "a format as text": put("format", value="1"),
+    "no format": drop("format"),
+    "no segments": drop("segments"),
+    "no digest": drop("sha256"),
+    "segments of another kind": put("segments", value={"0": "tokens"}),
+    "a kind that is a path": put("segments", 0, "kind", value="../../etc/passwd"),
+    "a segment too many": lambda m: m["segments"].append(m["segments"][0]),
+    "a segment too few": lambda m: m["segments"].pop() and None,
+    "segments in another order": lambda m: m["segments"].reverse(),
+    "tokens called soft": put("segments", 0, "kind", value="soft"),
+    "soft called tokens": put("segments", 2, "kind", value="tokens"),
+    "an origin of an unknown kind": put("segments", 1, "origins", 0, value=[0, "nobody", 0, 1, 0, 1]),
+    "an origin that is short": put("segments", 1, "origins", 0, value=[0, "task"]),
+    "an origin that is text": put("segments", 1, "origins", value="task"),
+    "no lengths": put("segments", 1, "lengths", value=[]),
+    "lengths of too many heads": lambda m: [row.append(0) for row in m["segments"][1]["lengths"]] and None,
+    "lengths of too few heads": put("segments", 1, "lengths", 1, value=[]),
+    "a negative length": lambda m: put("segments", 1, "lengths", 1, value=[-5, *m["segments"][1]["lengths"][1]])(m),
+    "lengths that cancel out": _cancel,
+    "a huge length": put("segments", 1, "lengths", 1, 0, value=10**15),
+    "a length beyond int64": put("segments", 1, "lengths", 1, 0, value=10**30),
+    "a length that is text": put("segments", 1, "lengths", 1, 0, value="1"),
+    "a length that is a fraction": put("segments", 1, "lengths", 1, 0, value=1.5),
+    "a next position behind": put("next_position", value=3),
+    "a negative next position": put("next_position", value=-1),
+    "a huge next position": put("next_position", value=10**12),
+    "a next position beyond int64": put("next_position", value=10**30),
+    "a next position that is text": put("next_position", value="48"),
+    "a next position that is a fraction": put("next_position", value=48.5),
+    "a recipe that is text": put("recipe", value="rm -rf /"),
+    "another digest": put("sha256", value="0" * 64),
+    "another model": put("model_digest", value="../../model"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_manifest_is_refused(stored, case):
+    pair, _, path = stored
+    rewrite(path, HOSTILE[case])
+    refused(path, pair.model)
+
+
+def changed(name, make):
+    return lambda held: held | {name: make(held[name])}
+
+
+TENSORS = {
+    "ids outside the vocabulary": changed("0.ids", lambda t: t + 100_000),
+    "negative ids": changed("0.ids", lambda t: -t),
+    "ids that are floats": changed("0.ids", lambda t: t.float()),
+    "ids of another width": changed("0.ids", lambda t: t.to(torch.int32)),
+    "ids with two dimensions": changed("0.ids", lambda t: t[None].clone()),
+    "ids without a dimension": changed("0.ids", lambda t: t[0].clone()),
+    "positions too few": changed("0.positions", lambda t: t[:-1].clone()),
+    "positions that are integers": changed("0.positions", lambda t: t.long()),
+    "positions that are not numbers": changed("0.positions", lambda t: t * float("nan")),
+    "positions without end": changed("3.positions", lambda t: t + float("inf")),
+    "keys that are not numbers": changed("1.1.keys", lambda t: t * float("nan")),
+    "one value that is not a number": changed(
+        "1.1.values", lambda t: t.clone().index_fill_(0, torch.tensor([0]), torch.nan)
+    ),
+    "an infinite bias": changed("1.0.bias", lambda t: t + float("inf")),
+    "a bias too short": changed("1.0.bias", lambda t: t[1:].clone()),
+    "keys of another width": changed("1.1.keys", lambda t: t[:, :8].clone()),
+    "keys too few": changed("1.1.keys", lambda t: t[1:].clone()),
+    "keys that are integers": changed("1.1.keys", lambda t: t.to(torch.int8)),
+    "keys that are truths": changed("1.1.keys", lambda t: t > 0),
+    "keys that are complex": changed("1.1.keys", lambda t: t.to(torch.complex64)),
+    "keys of eight bits": changed("1.1.keys", lambda t: t.to(torch.float8_e4m3fn)),
+    "a scalar in place of keys": changed("1.1.keys", lambda t: t.sum()),
+    "embeddings of another width": changed("2.embeds", lambda t: t[:, :32].clone()),
+    "embeddings that are not numbers": changed("2.embeds", lambda t: t * float("nan")),
+    "no ids": lambda held: {k: v for k, v in held.items() if k != "0.ids"},
+    "no keys of one layer": lambda held: {k: v for k, v in held.items() if k != "1.1.keys"},
+    "no tensors at all": lambda held: {},
+    "a tensor too many": lambda held: held | {"../../../etc/passwd": torch.ones(2)},
+    "a scalar too many": lambda held: held | {"extra": torch.tensor(1.0)},
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_hostile_tensors_are_refused(stored, case):
+    pair, _, path = stored
+    rewrite(path, lambda m: None, TENSORS[case](load_file(path)))
+    refused(path, pair.model)
+
+
+def test_a_header_that_points_outside_the_file_is_refused(stored):
+    pair, _, path = stored
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    name = "1.1.keys"
+    start, end = header[name]["data_offsets"]
+    for offsets in ([start, end + 10**9], [-8, end], [end, start], [0, 2**63]):
+        header[name]["data_offsets"] = offsets
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+        refused(path, pair.model)
+    path.write_bytes(struct.pack("<Q", 2**62) + data[8:])
+    refused(path, pair.model)
+
+
+def test_a_file_saved_in_another_dtype_of_the_same_model_is_served(tiny, ids, tmp_path):
+    wide, narrow = tiny("llama"), tiny("llama", dtype=torch.bfloat16)
+    path = store.save(sample(wide), tmp_path / "a.holdfast", wide.model)
+    live = narrow.engine.open(store.load(path, narrow.model))
+    assert live.cache.layers[0].keys.dtype == torch.bfloat16
+    assert torch.isfinite(narrow.engine.next_logits(live, [5, 6])).all()

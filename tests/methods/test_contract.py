@@ -1,0 +1,347 @@
+"""The laws that hold for every method in the registry, with full attention and with sliding layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from holdfast.blocks.block import Kind
+from holdfast.blocks.render import render
+from holdfast.context import store
+from holdfast.context.budget import Budget, from_ratio
+from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
+from holdfast.engine.live import Live, opened
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption, UnsupportedModel
+from holdfast.methods.registry import LATENT, build
+from holdfast.model.load import adopt
+from holdfast.session import Plan, Policy, compact, compact_parts, parts, spans
+from holdfast.transcript.cuts import check_legal, legal_cuts
+
+RATIO = 2.5
+OPTIONS = {"virtual_tokens_attention": "question=Which port?"}
+PROBE = [20, 30, 40, 50, 60]
+
+
+def spec(name):
+    options = [o for o in (OPTIONS.get(name, ""), "steps=3" if "virtual" in name else "") if o]
+    return f"{name}:{','.join(options)}" if options else name
+
+
+@pytest.fixture(params=LATENT)
+def latent(request):
+    return spec(request.param)
+
+
+def plan(latent, ratio=RATIO, **changes):
+    return Plan(latent=latent, ratio=ratio, **({"by_turn": False} | changes))
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {}
+
+
+@pytest.fixture
+def compacted(two, session, latent, made):
+    """The session compacted with the default policy, once; contexts are values, so that tests may share it."""
+    key = two.model.name, latent
+    if key not in made:
+        made[key] = compact(session, two.engine, plan(latent))
+    return made[key]
+
+
+def full(session, engine):
+    """The uncompacted session in memory."""
+    ids = render(session, engine.model.tokenizer).ids
+    live = Live(engine.model)
+    with torch.no_grad():
+        live.feed(list(ids))
+    return live
+
+
+def cut(session, engine, policy=None):
+    policy = policy or Policy()
+    return parts(session, render(session, engine.model.tokenizer), policy)
+
+
+def tensors(context):
+    return store._tensors(context)
+
+
+def same(a, b):
+    """Whether two contexts hold the same bytes."""
+    one, two = tensors(a), tensors(b)
+    return (
+        a.next_position == b.next_position
+        and [name for name, _ in one] == [name for name, _ in two]
+        and all(torch.equal(x, y) for (_, x), (_, y) in zip(one, two, strict=True))
+    )
+
+
+def snapshot(live):
+    held = [(layer.keys, layer.values, layer.slots, layer.positions) for layer in live.cache.layers]
+    copies = [(x.clone() if isinstance(x, torch.Tensor) else x) for row in held for x in row]
+    return live.next_position, live.nbytes, copies
+
+
+def unchanged(live, before):
+    now = snapshot(live)
+    pairs = zip(now[2], before[2], strict=True)
+    return now[:2] == before[:2] and all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a is b for a, b in pairs)
+
+
+def test_law_1_what_fits_is_returned_unchanged(two, session, latent):
+    context = compact(session, two.engine, plan(latent, ratio=1))
+    assert all(isinstance(segment, TokenSegment) for segment in context.segments)
+    ids = [*render(session, two.model.tokenizer).ids, *PROBE]
+    with torch.no_grad():
+        want = two.plain(torch.tensor([ids])).logits[0, -len(PROBE) :]
+    got = two.engine.next_logits(two.engine.open(context), PROBE)
+    assert (got - want).abs().max() < 1e-4 * want.abs().max()
+
+
+def pairs_in(segments, full_layers, kv_heads):
+    """KV pairs that segments put into the full layers."""
+    count = 0
+    for segment in segments:
+        if isinstance(segment, StateSegment):
+            count += sum(sum(segment.layers[layer].lengths) for layer in full_layers)
+        else:
+            count += len(segment) * len(full_layers) * kv_heads
+    return count
+
+
+@pytest.mark.parametrize("ratio", [1.5, 2.5, 4])
+def test_law_2_a_span_keeps_at_most_its_budget(two, session, latent, ratio):
+    family, method = two.model.family, build(latent)
+    part = max((p for p in cut(session, two.engine) if p.compact), key=len)
+    (span,) = spans(part, by_turn=False)
+    budget = from_ratio(len(span), ratio)
+    past = Live(two.model)
+    past.next_position = span.start
+    if "hybrid" in latent and budget.slots <= 0.15 * len(span):
+        pytest.skip("a hybrid keeps 15 % verbatim, which leaves nothing at this ratio")
+    made = method.compress(method.study(span, past, two.engine), budget)
+    held = pairs_in(made, family.full, family.kv_heads)
+    assert 0 < held <= budget.pairs(len(family.full) * family.kv_heads)
+
+
+def test_law_2_the_bytes_reported_are_the_bytes_held(two, session, latent, compacted):
+    live = two.engine.open(compacted)
+    tensors_held = []
+    for layer in live.cache.layers:
+        tensors_held += [layer.keys, layer.values]
+        if layer.slots is not None:
+            tensors_held += [layer.slots.keys, layer.slots.values, layer.slots.bias]
+    held = sum(t.untyped_storage().nbytes() if t.numel() == 0 else t.nbytes for t in tensors_held if t is not None)
+    assert compacted.evidence["bytes"] == live.nbytes == held
+
+
+def test_law_2_the_full_context_reports_its_own_bytes(two, session, latent):
+    context = compact(session, two.engine, plan(latent, ratio=1))
+    assert context.evidence["bytes"] == full(session, two.engine).nbytes
+    if not any(layer.window for layer in two.model.family.layers):
+        assert context.evidence["bytes_full"] == context.evidence["bytes"]
+
+
+def test_law_2_a_compacted_context_is_smaller(two, session, latent, compacted):
+    assert compacted.evidence["bytes"] < full(session, two.engine).nbytes
+
+
+def test_law_3_inputs_are_left_as_they_were(two, session, latent):
+    method = build(latent)
+    rendered = render(session, two.model.tokenizer)
+    pieces = parts(session, rendered, Policy())
+    past = Live(two.model)
+    with torch.no_grad():
+        past.feed([i for block in pieces[0].blocks for i in block.ids])
+    before = snapshot(past)
+    weights = {name: w.clone() for name, w in two.model.hf.state_dict().items()}
+    (span,) = spans(pieces[1], by_turn=False)
+    study = method.study(span, past, two.engine)
+    first = method.compress(study, from_ratio(len(span), RATIO))
+    again = method.compress(study, from_ratio(len(span), RATIO))
+    assert unchanged(past, before)
+    assert render(session, two.model.tokenizer) == rendered
+    assert all(torch.equal(w, weights[name]) for name, w in two.model.hf.state_dict().items())
+    end = span.start + len(span)
+    assert same(CompactContext(first, end), CompactContext(again, end))  # a study serves many budgets
+
+
+def test_law_3_the_same_run_gives_the_same_bytes(two, session, latent, tmp_path):
+    one, other = (compact(session, two.engine, plan(latent)) for _ in range(2))
+    assert same(one, other)
+    times = {"evidence": {}}  # the seconds differ
+    files = [store.save(replace(c, **times), tmp_path / f"{n}", two.model) for n, c in enumerate((one, other))]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_law_4_pinned_blocks_survive_byte_for_byte(two, session, latent, compacted):
+    rendered = render(session, two.model.tokenizer)
+    kept = {
+        (int(i), float(p))
+        for segment in compacted.segments
+        if isinstance(segment, TokenSegment)
+        for i, p in zip(segment.ids.tolist(), segment.positions.tolist(), strict=True)
+    }
+    recent = legal_cuts(session)[-2]
+    pinned = [b for b in rendered.blocks if b.kind in (Kind.SYSTEM, Kind.TASK, Kind.USER) or b.origin.turn >= recent]
+    assert {b.kind for b in pinned} >= {Kind.SYSTEM, Kind.TASK, Kind.USER, Kind.ACTION}
+    for block in pinned:
+        where = range(*block.origin.tokens)
+        assert all((i, float(at)) in kept for i, at in zip(block.ids, where, strict=True))
+
+
+def test_law_4_what_stays_verbatim_is_a_legal_session(two, session, latent, compacted):
+    compacted = {origin.turn for s in compacted.segments if not isinstance(s, TokenSegment) for origin in s.origins}
+    if latent == "truncate":
+        compacted = {o.turn for p in cut(session, two.engine) if p.compact for b in p.blocks for o in (b.origin,)}
+    check_legal(tuple(turn for n, turn in enumerate(session.turns) if n not in compacted))
+
+
+def test_law_4_every_block_is_accounted_for(two, session, latent, compacted):
+    origins = {origin for segment in compacted.segments for origin in segment.origins}
+    assert origins == {block.origin for block in render(session, two.model.tokenizer).blocks}
+
+
+def test_law_5_the_logical_length_is_kept(two, session, latent, compacted):
+    assert compacted.next_position == len(render(session, two.model.tokenizer).ids)
+    assert all(segment.last_position < compacted.next_position for segment in compacted.segments)
+    live = two.engine.open(compacted)
+    assert live.next_position == compacted.next_position
+
+
+def test_law_5_every_position_lies_in_its_span(two, session, latent, compacted):
+    for segment in compacted.segments:
+        first, last = segment.origins[0].tokens[0], segment.origins[-1].tokens[1] - 1
+        layers = segment.layers if isinstance(segment, StateSegment) else (segment,)
+        for layer in layers:
+            if layer.positions.numel():
+                assert first <= layer.positions.min()
+                assert layer.positions.max() <= last
+
+
+def test_law_6_saved_and_loaded_gives_the_same_logits(two, session, latent, tmp_path, compacted):
+    loaded = store.load(store.save(compacted, tmp_path / "a.holdfast", two.model), two.model)
+    assert same(loaded, compacted)
+    got, want = (two.engine.next_logits(two.engine.open(c), PROBE) for c in (loaded, compacted))
+    assert torch.equal(got, want)
+
+
+def test_law_7_turn_by_turn_in_one_session_equals_composing_the_segments(two, session, latent):
+    if "hybrid" in latent:
+        latent = f"{latent},share=0.05"  # so that the shortest turn is long enough
+    policy = Policy()
+    context = compact(session, two.engine, plan(latent, by_turn=True, policy=policy))
+    method, made = build(latent), []
+    for part in cut(session, two.engine, policy):
+        if not part.compact:
+            ids = torch.tensor([i for b in part.blocks for i in b.ids])
+            made.append(TokenSegment(ids, torch.arange(part.start, part.start + len(part)).float()))
+        for span in spans(part, by_turn=True):
+            past = opened(two.model, CompactContext(tuple(made), span.start))
+            budget = from_ratio(len(span), RATIO)
+            made += method.compress(method.study(span, past, two.engine), budget)
+    composed = CompactContext(tuple(made), context.next_position)
+    got, want = (two.engine.next_logits(two.engine.open(c), PROBE) for c in (composed, context))
+    # tuning starts from memories that differ in their last bits, and carries the difference on
+    assert (got - want).abs().max() < (1e-3 if "virtual" in latent else 1e-5) * want.abs().max()
+    assert len(composed.segments) == len(context.segments)
+
+
+def test_law_8_a_model_that_cannot_be_served_is_refused_before_any_method(tiny_plain, tokenizer_with):
+    plain = tiny_plain("mistral", sliding_window=8)
+    with pytest.raises(UnsupportedModel, match="layers 0 to 2"):
+        LocalEngine(adopt(plain, tokenizer_with(), name="sliding"))
+
+
+class Stop(Exception):
+    """What a caller's progress callback may raise."""
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_law_9_a_compaction_that_is_interrupted_leaves_everything_as_it_was(two, session, latent, after, compacted):
+    calls = []
+
+    def progress(what, done, total, note=""):
+        calls.append(what)
+        if len(calls) > after:
+            raise Stop
+
+    want = compacted
+    if latent == "truncate":
+        pytest.skip("truncate does no work that could be interrupted")
+    part = next(p for p in cut(session, two.engine) if p.compact)
+    (span,) = spans(part, by_turn=False)
+    past = Live(two.model)
+    with torch.no_grad():
+        past.feed(list(render(session, two.model.tokenizer).ids[: span.start]))
+    before, method = snapshot(past), build(latent)
+    if not (method.name == "kvzip" and after):
+        with pytest.raises(Stop):
+            method.compress(method.study(span, past, two.engine, progress), from_ratio(len(span), RATIO), progress)
+    assert unchanged(past, before)
+    calls.clear()
+    with pytest.raises(Stop):
+        compact(session, two.engine, plan(latent), progress)
+    assert not any(p.requires_grad or p.grad is not None for p in two.model.hf.parameters())
+    assert torch.is_grad_enabled()
+    assert same(compact(session, two.engine, plan(latent)), want)
+
+
+def test_a_session_with_nothing_to_compact_is_returned_unchanged(two, session, latent):
+    context = compact(session, two.engine, plan(latent, policy=Policy(keep_recent=99)))
+    got = two.engine.next_logits(two.engine.open(context), PROBE)
+    want = two.engine.next_logits(full(session, two.engine), PROBE)
+    assert (got - want).abs().max() < 1e-4 * want.abs().max()
+
+
+@pytest.mark.parametrize("ratio", [50, 1e6])
+def test_a_huge_ratio_leaves_a_slot_or_says_why_not(tiny, session, latent, ratio):
+    engine = tiny("llama").engine
+    if "hybrid" in latent:
+        with pytest.raises(BadOption, match="too short"):
+            compact(session, engine, plan(latent, ratio=ratio))
+        return
+    context = compact(session, engine, plan(latent, ratio=ratio))
+    assert torch.isfinite(engine.next_logits(engine.open(context), PROBE)).all()
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0, -1, float("nan"), float("inf")])
+def test_a_senseless_ratio_is_refused_before_any_work(two, session, latent, ratio):
+    def progress(what, done, total, note=""):
+        raise AssertionError("work was done")
+
+    with pytest.raises(BadOption, match="ratio"):
+        compact(session, two.engine, plan(latent, ratio=ratio), progress)
+
+
+def test_a_compacted_compacted_answers(two, session, latent, compacted):
+    live = two.engine.open(compacted)
+    prompts = [PROBE, [9, 9, 9], PROBE[:1]]
+    assert two.engine.answers(live, prompts, 6) == [list(two.engine.generate(live, p, 6)) for p in prompts]
+
+
+def test_a_study_serves_smaller_and_larger_budgets_alike(two, session, latent):
+    method = build(latent)
+    (span,) = spans(next(p for p in cut(session, two.engine) if p.compact), by_turn=False)
+    past = Live(two.model)
+    past.next_position = span.start
+    study = method.study(span, past, two.engine)
+    sizes = []
+    for slots in (len(span) // 4, len(span) // 2):
+        made = method.compress(study, Budget(slots))
+        sizes.append(pairs_in(made, two.model.family.full, two.model.family.kv_heads))
+    assert sizes[0] < sizes[1]
+
+
+def test_an_empty_list_of_parts_is_an_empty_context(tiny, latent):
+    context = compact_parts([], tiny("llama").engine, plan(latent))
+    assert (context.segments, context.next_position) == ((), 0)
+
+
+def test_soft_segments_hold_no_gradient(two, session, latent, compacted):
+    assert not any(s.embeds.requires_grad for s in compacted.segments if isinstance(s, SoftSegment))
