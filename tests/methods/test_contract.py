@@ -21,12 +21,13 @@ from holdfast.session import Plan, Policy, compact, compact_parts, parts, spans
 from holdfast.transcript.cuts import check_legal, legal_cuts
 
 RATIO = 2.5
-OPTIONS = {"virtual_tokens_attention": "question=Which port?"}
+OPTIONS = {"virtual_tokens_attention": ["question=Which port?"], "virtual_tokens_distilled": ["distil=3"]}
 PROBE = [20, 30, 40, 50, 60]
 
 
 def spec(name):
-    options = [o for o in (OPTIONS.get(name, ""), "steps=3" if "virtual" in name else "") if o]
+    few = ["steps=3"] if "virtual" in name else []
+    options = [*OPTIONS.get(name, []), *few]
     return f"{name}:{','.join(options)}" if options else name
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from holdfast.blocks.block import Block, Kind, Origin
-from holdfast.blocks.render import question_ids
 from holdfast.context.budget import Budget
 from holdfast.context.segments import StateSegment
 from holdfast.engine.live import Live
 from holdfast.methods.base import Span
-from holdfast.methods.latent.kvzip import PROMPT, KVzip
+from holdfast.methods.latent.kvzip import KVzip
 from holdfast.methods.registry import build
+from holdfast.methods.repeat import prompt_ids
 
 BEFORE, LENGTH = 12, 30
 
@@ -36,7 +36,7 @@ def by_hand(pair, ids, chunk):
     """Largest eager attention on each key of the span from the prompt and the repeat, `[G, T]` per full layer."""
     eager = copy.deepcopy(pair.plain)
     eager.set_attn_implementation("eager")
-    prompt = question_ids(pair.model.tokenizer, PROMPT)
+    prompt = prompt_ids(pair.model)
     family, span = pair.model.family, ids(LENGTH, seed=2)
     scores = {layer: torch.zeros(family.kv_heads, LENGTH) for layer in family.full}
     for part in span.split(chunk):
