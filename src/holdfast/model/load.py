@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import BadOption, Failed
@@ -56,10 +55,12 @@ def load(name: str = bundled.DEFAULT, *, dtype: str = "float32", device: str = "
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise Failed(
-            f"cannot load model {name!r}: {first} (a local folder, or: {', '.join(bundled.BUNDLES)})"
-        ) from error
-    return adopt(hf.to(device), tokenizer, name=Path(name).name if Path(name).exists() else name)
+        known = ", ".join(bundled.BUNDLES)
+        raise Failed(f"cannot load model {name!r}: {first} (give a folder, a Hugging Face id, or: {known})") from error
+    try:
+        return adopt(hf.to(device), tokenizer, name=name)
+    except (RuntimeError, AssertionError) as error:  # torch says in these two ways that a device is not there
+        raise BadOption(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def adopt(hf: Any, tokenizer: Any, *, name: str) -> Model:
@@ -84,6 +85,11 @@ def _check_dtype(dtype: str, device: str) -> None:
         raise BadOption(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if dtype == "float16" and device == "cpu":
         raise BadOption("float16 is slow and inexact on a CPU; use float32 or bfloat16")
+    if dtype == "bfloat16" and device == "cpu":
+        import torch
+
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise BadOption("this processor has no bfloat16 arithmetic; use float32")
 
 
 def _digest(data: bytes) -> str:

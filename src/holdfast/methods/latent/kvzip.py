@@ -41,7 +41,7 @@ class KVzip:
     allocation: str = "global"
     """`global`: one threshold over all layers and heads; `head`: the same number for every head (the ablation)."""
     chunk: int = 256
-    """Tokens repeated at one time. Short chunks keep the request near and scored higher than long ones (docs/log.md)."""
+    """Tokens repeated at one time. Short chunks keep the request near and did better than long ones (docs/log.md)."""
 
     name: ClassVar[str] = "kvzip"
     by_turn: ClassVar[bool] = False
