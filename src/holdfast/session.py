@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from holdfast.context.segments import CompactContext, Segment, TokenSegment, tok
 from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
-from holdfast.errors import BadOption
+from holdfast.errors import BadInput, BadOption
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.model.bundled import DEFAULT
@@ -89,11 +89,20 @@ def compact(
 ) -> CompactContext:
     """Compact a session for the engine's model.
 
-    Raises BadInput for a session that cannot be rendered and BadOption for a plan that makes no sense.
+    Raises BadInput for a session that cannot be rendered or is too long for the model, and BadOption for a plan that
+    makes no sense.
     """
     plan = plan or Plan()
     rendered = render(transcript, engine.model.tokenizer)
-    return compact_parts(parts(transcript, rendered, plan.policy), engine, plan, progress)
+    cut = parts(transcript, rendered, plan.policy)
+    length, most = sum(map(len, cut)), engine.model.max_tokens
+    if length > most:
+        raise BadInput(
+            f"the session has {length} tokens and {engine.model.name} reads {most}; use --window {most} "
+            "(Policy.window), or a model with a longer context"
+        )
+    made = compact_parts(cut, engine, plan, progress)
+    return replace(made, evidence={**made.evidence, "tokens_left_out": len(rendered.ids) - length})
 
 
 def ask(

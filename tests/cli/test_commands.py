@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from test_windows import crates, long_session
 
 from conftest import byte_tokenizer, plain_model
+from counted_crates import crates, long_session
 from holdfast.cli.main import main
 
 TASKDECK = Path(__file__).parents[2] / "examples" / "taskdeck" / "session.json"
@@ -147,3 +147,20 @@ def test_a_mistake_is_one_line_on_stderr_with_its_exit_code(run, arguments, code
     assert err.startswith("holdfast: ")
     assert err.count("\n") == 1
     assert says in err
+
+
+def test_a_session_longer_than_the_model_is_refused_with_the_way_out(run, session, tmp_path):
+    plain_model("llama", max_position_embeddings=256).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    code, _, err = run("compact", session, "-o", tmp_path / "x", "--model", tmp_path)
+    assert code == 2
+    assert "--window 256" in err
+
+
+def test_pins_choose_what_stays(run, model, session, tmp_path):
+    sizes = {}
+    for pin in ("none", "system,task,user"):
+        _, text, _ = run("compact", session, "-o", tmp_path / "p", "--pin", pin, "--model", model, "--json")
+        sizes[pin] = json.loads(text)["tokens_compacted"]
+    assert sizes["none"] > sizes["system,task,user"] > 0
+    assert run("compact", session, "-o", tmp_path / "p", "--pin", "users")[0] == 2

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from test_windows import crates, long_session
 
 from conftest import build_pair
+from counted_crates import crates, long_session
 from holdfast.eval.rows import read_rows
 from holdfast.eval.run import Run, measure, transcripts_in
 from holdfast.eval.score import score

@@ -3,45 +3,17 @@
 import pytest
 
 from conftest import byte_tokenizer, small_session
+from counted_crates import crates, long_session, probe
 from holdfast.blocks.render import render
 from holdfast.errors import BadInput, BadOption
-from holdfast.eval.probes import Probe, broken_rule, known_without, read_probes
+from holdfast.eval.probes import broken_rule, known_without, read_probes
 from holdfast.eval.windows import locate, turn_windows, windows
 from holdfast.transcript.turn import Role, Transcript, Turn
-
-
-def probe(answer="10.0.0.9", evidence="db-7 10.0.0.9", **changes):
-    fields = {
-        "transcript": "s.json",
-        "id": answer,
-        "category": "recall",
-        "question": "Which address?",
-        "answer": answer,
-        "accept": [answer],
-        "distractor": "127.0.0.1",
-        "evidence": evidence,
-    }
-    return Probe(**(fields | changes))
-
-
-def long_session():
-    """Thirty exchanges, each with a number of its own."""
-    turns = [Turn(Role.SYSTEM, "You count."), Turn(Role.USER, "Count the crates in every hall.")]
-    for n in range(30):
-        turns += [
-            Turn(Role.ASSISTANT, f"Looking into hall {n}."),
-            Turn(Role.USER, f"hall {n} holds {1000 + 7 * n} crates"),
-        ]
-    return Transcript((*turns, Turn(Role.ASSISTANT, "All counted.")))
 
 
 @pytest.fixture(scope="module")
 def rendered():
     return render(long_session(), byte_tokenizer())
-
-
-def crates(n):
-    return probe(str(1000 + 7 * n), f"hall {n} holds {1000 + 7 * n} crates", id=f"p{n}")
 
 
 def texts(window, tokenizer, compact):

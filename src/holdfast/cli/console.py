@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from holdfast.blocks.block import Kind
 from holdfast.errors import BadOption
 
 if TYPE_CHECKING:
@@ -84,6 +85,15 @@ def progress() -> Iterator[Report]:
                 say(f"{what} {done + 1}/{total} {note}")
 
         yield report
+
+
+def kinds(text: str) -> tuple[Kind, ...]:
+    """Kinds of block from `KIND,KIND,…` or `none`. Raises BadOption."""
+    names = [name.strip() for name in text.split(",") if name.strip() not in ("", "none")]
+    for name in names:
+        if name not in tuple(Kind):
+            raise BadOption(f"--pin: no kind of block is called {name!r}; there are: {', '.join(Kind)}")
+    return tuple(Kind(name) for name in names)
 
 
 def checked_ratio(ratio: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from holdfast.cli import console
 from holdfast.cli.console import AsJson, Device, Dtype, Model
 
 DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_PINS = "system,task,user"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -77,6 +79,7 @@ def compact(
     ratio: Annotated[float, typer.Option(help="Tokens per slot of what is compacted.")] = 8.0,
     keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 1,
     window: Annotated[int | None, typer.Option(help="Use only the newest so many tokens of the session.")] = None,
+    pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
     by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
     model: Model = DEFAULT_MODEL,
@@ -84,14 +87,15 @@ def compact(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Compact a session into a .holdfast file. System prompt, task and user turns stay verbatim."""
+    """Compact a session into a .holdfast file."""
     from holdfast.methods.registry import build
     from holdfast.session import Plan, Policy, save
     from holdfast.session import compact as compact_session
     from holdfast.transcript.read import read as read_transcript
 
     build(latent)
-    plan = Plan(latent, console.checked_ratio(ratio), by_turn, Policy(keep_recent=keep_recent, window=window))
+    policy = Policy(console.kinds(pin), keep_recent=keep_recent, window=window)
+    plan = Plan(latent, console.checked_ratio(ratio), by_turn, policy)
     transcript = read_transcript(file, lenient=lenient)
     engine = console.engine(model, dtype, device)
     with console.progress() as report:
@@ -150,10 +154,12 @@ def ask(
     engine = console.engine(model or manifest.model, dtype or manifest.dtype, device)
     context = restore(file, engine)
     pieces = ask_context(context, engine, question, limit, Sampling(temperature, seed=seed))
+    with console.stderr.status("reading the context"):
+        first = next(pieces, "")
     if as_json:
-        console.emit({"question": question, "answer": "".join(pieces)})
+        console.emit({"question": question, "answer": first + "".join(pieces)})
         return
-    for piece in pieces:
+    for piece in chain([first], pieces):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
@@ -187,6 +193,8 @@ def _print_sizes(evidence: dict[str, Any] | Any) -> None:
         f"compaction {evidence['seconds_compact']:.1f} s",
         highlight=False,
     )
+    if evidence.get("tokens_left_out"):
+        console.say(f"{evidence['tokens_left_out']:,} older tokens are outside the window and were left out")
 
 
 def _span(origins: list[tuple[int, str, int, int, int, int]]) -> str:

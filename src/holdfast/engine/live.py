@@ -6,6 +6,8 @@ an interrupt) leaves the running context exactly as it was.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ from holdfast.model.load import Model
 from holdfast.model.states import States
 
 CHUNK = 1024  # tokens of a prefill that run at one time
+Report = Callable[[int, int], None]
+"""Called as `report(done, total)` before each chunk."""
 
 
 class Live:
@@ -41,21 +45,31 @@ class Live:
         return twin
 
     def feed(
-        self, ids: Tensor | list[int], *, positions: Tensor | None = None, observer: Observer | None = None
+        self,
+        ids: Tensor | list[int],
+        *,
+        positions: Tensor | None = None,
+        observer: Observer | None = None,
+        report: Report | None = None,
     ) -> Tensor:
         """Run token ids `[n]` through the model; returns their hidden states `[n, d]`."""
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
         if positions is None:
             positions = torch.arange(self.next_position, self.next_position + len(ids))
-        return self.feed_inputs(ids, positions, observer=observer)
+        return self.feed_inputs(ids, positions, observer=observer, report=report)
 
-    def feed_inputs(self, inputs: Tensor, positions: Tensor, *, observer: Observer | None = None) -> Tensor:
+    def feed_inputs(
+        self, inputs: Tensor, positions: Tensor, *, observer: Observer | None = None, report: Report | None = None
+    ) -> Tensor:
         """Run ids `[n]` or embeddings `[n, d]` at `positions [n]`; returns hidden states `[n, d]`."""
         positions = positions.to(self.model.device, torch.float32)
         if not len(inputs):
             return inputs.new_empty(0, self.model.family.d_model, dtype=self.model.dtype)
-        cache, parts = self.cache.fork(), []
+        cache = self.cache.fork()
+        parts: list[Tensor] = []
         for x, p in zip(torch.split(inputs, CHUNK), torch.split(positions, CHUNK), strict=True):
+            if report:
+                report(len(parts) * CHUNK, len(inputs))
             cache.announce(p[None])
             parts.append(hidden_states(self.model, x[None], p[None], cache, observer)[0])
         self.cache, self.last_hidden = cache, parts[-1][-1]

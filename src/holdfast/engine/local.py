@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from holdfast.context.segments import CompactContext
-from holdfast.engine.live import Live, opened
+from holdfast.engine.live import Live, Report, opened
 from holdfast.engine.sampling import Sampling
 from holdfast.model.forward import hidden_states, log_probs, logits
 from holdfast.model.load import Model
@@ -39,11 +39,13 @@ class LocalEngine:
         return opened(self.model, context)
 
     @torch.no_grad()
-    def capture(self, past: Live, ids: Tensor, positions: Tensor | None = None) -> tuple[Live, States]:
+    def capture(
+        self, past: Live, ids: Tensor, positions: Tensor | None = None, report: Report | None = None
+    ) -> tuple[Live, States]:
         """Read `ids [T]` on top of `past`; returns the memory afterwards and the span's states."""
         began, after = time.perf_counter(), past.fork()
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
-        hidden = after.feed(ids, positions=positions)
+        hidden = after.feed(ids, positions=positions, report=report)
         self.reading_seconds += time.perf_counter() - began
         return after, after.states(ids, hidden, past.last_hidden)
 

@@ -23,6 +23,11 @@ def quiet(what: str, done: int, total: int, note: str = "") -> None:
     """The progress of a caller who does not want any."""
 
 
+def reading(progress: Progress) -> Callable[[int, int], None]:
+    """The progress of a prefill."""
+    return lambda done, total: progress("read", done, total, "")
+
+
 @dataclass(frozen=True)
 class Span:
     """The tokens to be compacted, whole blocks at consecutive positions."""

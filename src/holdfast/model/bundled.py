@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def ensure(name: str = DEFAULT, say: Say = lambda _: None) -> Path:
     if (target / "config.json").exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
         work = Path(scratch)
         gguf = _unpack(BUNDLES[name], work, say)
@@ -104,6 +106,13 @@ def ensure(name: str = DEFAULT, say: Say = lambda _: None) -> Path:
             if not (target / "config.json").exists():
                 raise Failed(f"cannot put the model at {target}: {error}") from error
     return target
+
+
+def _sweep(models: Path) -> None:
+    """Remove what a killed fetch left behind; an hour is longer than any fetch that still runs."""
+    for scratch in models.glob(".*-*"):
+        if time.time() - scratch.stat().st_mtime > 3600:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _unpack(bundle: Bundle, work: Path, say: Say) -> Path:

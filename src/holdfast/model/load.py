@@ -38,6 +38,11 @@ class Model:
     def dtype(self) -> torch.dtype:
         return self.hf.dtype  # type: ignore[no-any-return]
 
+    @property
+    def max_tokens(self) -> int:
+        """The longest context that the model was made for."""
+        return int(self.hf.config.max_position_embeddings)
+
 
 def load(name: str = bundled.DEFAULT, *, dtype: str = "float32", device: str = "cpu") -> Model:
     """Load a bundled model, a local folder or a Hugging Face id.

@@ -19,7 +19,7 @@ from holdfast.context.surgery import best, best_per_head, keep
 from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.base import Progress, Span, quiet, reading
 from holdfast.methods.repeat import prompt_ids
 from holdfast.model.states import States
 
@@ -53,7 +53,7 @@ class KVzip:
             raise BadOption(f"kvzip: chunk must be at least 1 token, got {self.chunk}")
 
     def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        after, states = engine.capture(past, span.ids, span.positions)
+        after, states = engine.capture(past, span.ids, span.positions, reading(progress))
         return Study(span, states, repeat_scores(span, after, engine, self.chunk, progress))
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:

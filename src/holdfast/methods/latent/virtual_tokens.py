@@ -30,7 +30,7 @@ from holdfast.context.surgery import keep
 from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.base import Progress, Span, quiet, reading
 from holdfast.methods.repeat import Teacher, divergence, teach
 from holdfast.model.forward import embed
 from holdfast.model.rope import spread
@@ -103,7 +103,7 @@ class VirtualTokens:
             raise BadOption("virtual_tokens: needs steps and distil >= 0, patience >= 1, 0 < share < 1 and lr > 0")
 
     def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        after, states = engine.capture(past, span.ids, span.positions)
+        after, states = engine.capture(past, span.ids, span.positions, reading(progress))
         weights = self._weights(states, after, engine)
         with torch.no_grad():
             embeds = embed(engine.model, span.ids.to(engine.model.device))
