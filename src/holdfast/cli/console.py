@@ -26,13 +26,14 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (faster where the pr
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, …")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
+WIDTH = 106  # columns of the widest table
 stderr = Console(stderr=True)
 
 
 def stdout() -> Console:
     """Wide enough for the tables when the output is not a terminal."""
     console = Console()
-    return console if console.is_terminal and console.width >= 100 else Console(width=max(100, console.width))
+    return console if console.is_terminal and console.width >= WIDTH else Console(width=max(WIDTH, console.width))
 
 
 def emit(value: Any) -> None:

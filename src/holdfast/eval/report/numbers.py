@@ -53,6 +53,11 @@ def byte_ratio(score: Score) -> float | None:
     return score.bytes_full / score.bytes if score.bytes else None
 
 
+def span_ratio(score: Score) -> float | None:
+    """How many times fewer KV bytes are really held for the span alone, which is what a method is asked to shrink."""
+    return score.bytes_span_full / score.bytes_span if score.bytes_span else None
+
+
 def common_ratio(scores: Sequence[Score]) -> float | None:
     """The ratio at which most methods were measured; of several, the one nearest to 8."""
     counts: dict[float, int] = {}

@@ -96,7 +96,10 @@ def _cells(score: Score) -> tuple[str, ...]:
         _with(percent(score.next_action), bounds(score.next_action_ci)),
         _with(numbers.number(score.kl), "" if score.method == FULL else numbers.interval(score.kl_ci)),
         percent(score.top1),
-        _with(numbers.size(score.bytes), f"{numbers.times(numbers.byte_ratio(score))} fewer"),
+        _with(
+            numbers.size(score.bytes),
+            f"{numbers.times(numbers.byte_ratio(score))} fewer; span {numbers.times(numbers.span_ratio(score))}",
+        ),
         numbers.seconds(score.seconds_compact),
     )
 

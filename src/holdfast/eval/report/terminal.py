@@ -22,15 +22,19 @@ _COLUMNS = (
     "KL,\nnats",
     "top-1\n",
     "next\naction",
-    "KV\nbytes",
+    "span\nbytes",
+    "all\nbytes",
     "prefill,\ns",
     "compact,\ns",
 )
 
 
 def table(scores: Sequence[Score]) -> Table:
-    """One line per score; `KV bytes` is how many times fewer bytes are really held for the whole window."""
-    caption = "shares in %, over n probes; KL, top-1 and next action over windows"
+    """One line per score; both columns of bytes say how many times fewer are really held."""
+    caption = (
+        "shares in %, over n probes; KL, top-1 and next action over windows; KV bytes really held, of the\n"
+        "compacted span and of all with the verbatim rest"
+    )
     result = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=0)
     result.add_column("method", overflow="fold", min_width=12)
     for name in _COLUMNS:
@@ -61,6 +65,7 @@ def _cells(score: Score) -> tuple[str, ...]:
         numbers.number(score.kl),
         _bare(score.top1),
         _bare(score.next_action),
+        numbers.times(numbers.span_ratio(score)),
         numbers.times(numbers.byte_ratio(score)),
         numbers.seconds(score.seconds_prefill),
         numbers.seconds(score.seconds_compact),
