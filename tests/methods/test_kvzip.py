@@ -120,7 +120,8 @@ def test_progress_runs_from_nothing_to_all(tiny, ids):
     seen = []
     span = span_of(ids(LENGTH))
     KVzip(chunk=10).study(span, Live(tiny("llama").model), tiny("llama").engine, lambda *step: seen.append(step))
-    assert [(what, done, total) for what, done, total, _ in seen] == [("repeat", n, 30) for n in (0, 10, 20, 30)]
+    repeats = [(done, total) for what, done, total, _ in seen if what == "repeat"]
+    assert repeats == [(n, 30) for n in (0, 10, 20, 30)]
 
 
 def test_truncate_keeps_the_newest_tokens_where_they_stood(tiny, ids):
