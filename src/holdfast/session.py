@@ -246,7 +246,7 @@ def _extended(live: Live, made: tuple[Segment, ...], end: int) -> Live:
     with torch.no_grad():
         for segment in made:
             after.append(segment)
-    after.next_position = end
+    after.settle(end)
     return after
 
 
@@ -267,6 +267,7 @@ def _evidence(cut: list[Part], live: Live, engine: LocalEngine, seconds: float, 
 
 
 def full_bytes(model: Model, length: int) -> int:
-    """KV bytes of `length` verbatim tokens; sliding layers hold no more than their window."""
+    """KV bytes of `length` verbatim tokens; sliding layers hold only what the next token sees."""
     pair = 2 * model.family.kv_heads * model.family.head_dim * model.dtype.itemsize
-    return sum(pair * min(length, layer.window or length) for layer in model.family.layers)
+    seen = (length if layer.window is None else min(length, layer.window - 1) for layer in model.family.layers)
+    return sum(pair * n for n in seen)

@@ -6,6 +6,8 @@ import torch
 
 from holdfast.context.cache import HeldLayer
 from holdfast.context.packing import pack
+from holdfast.context.segments import CompactContext
+from holdfast.session import full_bytes
 
 G, D = 2, 4
 
@@ -113,3 +115,14 @@ def test_bytes_are_those_of_every_tensor_held():
 
 def test_an_empty_layer_holds_nothing():
     assert (HeldLayer().nbytes, HeldLayer().get_seq_length()) == (0, 0)
+
+
+def test_a_settled_memory_holds_only_what_the_next_token_sees_and_answers_the_same(tiny, ids):
+    pair = tiny("gemma3_text")
+    live, next_ids = pair.engine.open(CompactContext((), 0)), ids(3, seed=1)
+    live.feed(ids(40))
+    before, kept = pair.engine.next_logits(live, next_ids), live.nbytes
+    live.settle(live.next_position)
+    assert live.nbytes < kept
+    assert live.nbytes == full_bytes(pair.model, 40)
+    assert torch.allclose(before, pair.engine.next_logits(live, next_ids), atol=1e-4)

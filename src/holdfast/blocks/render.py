@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -68,24 +68,38 @@ def render(transcript: Transcript, tokenizer: Any) -> Rendered:
         raise BadInput("this tokenizer has no chat template; use an instruction-tuned model")
     if not transcript.turns:
         raise BadInput("the session has no turns")
-    messages = list(_messages(transcript, abilities(tokenizer)))
-    apply = _applier(tokenizer, transcript)
-    text = apply([m.wire for m in messages])
-    marks = list(_marks(messages, text, apply))
+    from jinja2 import TemplateError
+
+    can = abilities(tokenizer)
+    try:
+        text, marks = _rendered(transcript, tokenizer, can)
+    except TemplateError:  # it knows tools, but not this order of turns: say it in words
+        try:
+            text, marks = _rendered(transcript, tokenizer, replace(can, tools=False, repeats=False))
+        except TemplateError as error:
+            raise BadInput(f"the model's chat template refuses this session: {error}") from error
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = tuple(start for start, _ in encoded["offset_mapping"])
     blocks = tuple(_blocks(marks, len(text), tuple(encoded["input_ids"]), offsets))
     return Rendered(text, tuple(encoded["input_ids"]), blocks, offsets)
 
 
+def _rendered(transcript: Transcript, tokenizer: Any, can: Abilities) -> tuple[str, list[_Mark]]:
+    messages = list(_messages(transcript, can))
+    apply = _applier(tokenizer, transcript if can.tools else None)
+    text = apply([m.wire for m in messages])
+    return text, list(_marks(messages, text, apply))
+
+
 def question_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of one more user turn with `text`, up to where the assistant's answer begins."""
-    before: Messages = [{"role": "user", "content": "."}, {"role": "assistant", "content": "."}]
+    before: Messages = [{"role": "user", "content": "."}, {"role": "assistant", "content": "\x1a"}]
     apply = _applier(tokenizer, None)
     whole = apply([*before, {"role": "user", "content": text}], add_generation_prompt=True)
     head = apply(before)
-    # some templates close the last assistant turn differently from an earlier one; keep what both share
-    start = len(head) if whole.startswith(head) else _common_prefix(head, whole)
+    # some templates write the last assistant turn differently from an earlier one: what counts is how it is closed
+    end = whole.index("\x1a") + 1
+    start = end + _common_prefix(head[head.index("\x1a") + 1 :], whole[end:])
     return list(tokenizer(whole[start:], add_special_tokens=False)["input_ids"])
 
 
@@ -136,7 +150,8 @@ def _messages(transcript: Transcript, can: Abilities) -> Iterator[_Message]:
     open_message: _Message | None = None
     for index, turn in enumerate(transcript.turns):
         message = _message(index, turn, transcript, can)
-        merge = open_message and not can.repeats and open_message.wire["role"] == message.wire["role"]
+        same = open_message and open_message.wire["role"] == message.wire["role"] != "tool"
+        merge = same and not can.repeats
         if open_message and (merge or (open_message.wire["role"] == "system" and not can.system)):
             message = _merged(open_message, message)
         elif open_message:
@@ -149,7 +164,11 @@ def _messages(transcript: Transcript, can: Abilities) -> Iterator[_Message]:
 
 
 def _merged(first: _Message, second: _Message) -> _Message:
-    wire = {**second.wire, "content": f"{first.wire['content']}\n\n{second.wire['content']}"}
+    wire = {**first.wire, **second.wire, "content": f"{first.wire['content']}\n\n{second.wire['content']}"}
+    if calls := [*first.wire.get("tool_calls", ()), *second.wire.get("tool_calls", ())]:
+        wire["tool_calls"] = calls
+    if thoughts := [w["reasoning_content"] for w in (first.wire, second.wire) if "reasoning_content" in w]:
+        wire["reasoning_content"] = "\n\n".join(thoughts)
     return _Message(wire, first.pieces + second.pieces)
 
 
@@ -223,10 +242,13 @@ class _Mark:
 def _marks(messages: list[_Message], text: str, apply: Callable[..., str]) -> Iterator[_Mark]:
     wires = [m.wire for m in messages]
     starts = [0, *(_start(wires, i, text, apply) for i in range(1, len(messages))), len(text)]
-    for message, (start, stop) in zip(messages, pairwise(starts), strict=True):
+    for index, (message, (start, stop)) in enumerate(zip(messages, pairwise(starts), strict=True)):
         at = start
         for n, piece in enumerate(message.pieces):
-            found = text.find(piece.text.strip(), at, stop)
+            end = stop
+            if piece.kind is Kind.REASONING and "reasoning_content" in message.wire:
+                end = _content_start(wires, index, text, apply)  # the action may say the same words
+            found = text.find(piece.text.strip(), at, end)
             if piece.kind is Kind.REASONING and found < 0:
                 continue  # this template leaves past reasoning out
             yield _Mark(start if n == 0 else at, piece)
@@ -236,10 +258,22 @@ def _marks(messages: list[_Message], text: str, apply: Callable[..., str]) -> It
 def _start(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> int:
     """Where message `index` begins: after the rendering of all before it, if the template only ever appends."""
     head = apply(wires[:index])
-    if text.startswith(head):
+    if text.startswith(head) and not _displaced(wires, index, text, head, apply):
         return len(head)
+    return _content_start(wires, index, text, apply)
+
+
+def _content_start(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> int:
     changed = {**wires[index], "content": f"\x1a{wires[index]['content']}"}
     return _common_prefix(text, apply([*wires[:index], changed, *wires[index + 1 :]]))
+
+
+def _displaced(wires: Messages, index: int, text: str, head: str, apply: Callable[..., str]) -> bool:
+    """Whether the system text before this message is shown only inside it."""
+    if wires[index - 1]["role"] != "system":
+        return False
+    longer = {**wires[index - 1], "content": f"{wires[index - 1]['content']}\x1a"}
+    return len(head) < _common_prefix(text, apply([*wires[: index - 1], longer, *wires[index:]]))
 
 
 def _common_prefix(a: str, b: str) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from holdfast.context.packing import is_dense, join, pack
+from holdfast.context.packing import is_dense, join, pack, where
 from holdfast.model.attention import Slots
 from holdfast.model.family import Family
 
@@ -61,6 +61,15 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
             return
         self.freeze()
         self.slots = slots if self.slots is None else join((self.slots, slots))
+
+    def forget(self, before: float) -> None:
+        """Drop everything at positions up to `before`, which a sliding layer can no longer see."""
+        seen = self.positions[0] > before
+        if self.keys is not None and self.values is not None and not bool(seen.all()):
+            self.keys, self.values = self.keys[:, :, seen], self.values[:, :, seen]
+            self.positions = self.positions[:, seen]
+        if self.slots is not None and bool((self.slots.positions <= before).any()):
+            self.slots = where(self.slots, self.slots.positions > before)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens of the tail."""
@@ -127,6 +136,12 @@ class SlotCache(Cache):  # type: ignore[misc]
         """Rotated keys and values `[G, count, D]` of the last `count` tokens of the tail."""
         held = self.layers[layer]
         return held.keys[0, :, -count:], held.values[0, :, -count:]
+
+    def settle(self, family: Family, next_position: int) -> None:
+        """Let sliding layers (of batch 1) forget what no token from `next_position` on can see."""
+        for held, layer in zip(self.layers, family.layers, strict=True):
+            if layer.window is not None:
+                held.forget(next_position - layer.window)
 
     @property
     def nbytes(self) -> int:

@@ -14,11 +14,9 @@ def pack(keys: Tensor, values: Tensor, positions: Tensor, keep: Tensor | None = 
     """Pack one layer's `keys, values [G, T, D]` at `positions [T]`, all of them or where `keep [G, T]` is True."""
     G, T, D = keys.shape
     if keep is None:
-        where = positions.repeat(G)
-        return Slots(keys.reshape(-1, D), values.reshape(G * T, -1), where, None, (T,) * G)
-    where = positions.expand(G, T)[keep]
+        return Slots(keys.reshape(-1, D), values.reshape(G * T, values.shape[-1]), positions.repeat(G), None, (T,) * G)
     lengths = tuple(int(n) for n in keep.sum(1))
-    return Slots(keys[keep], values[keep], where, None, lengths)
+    return Slots(keys[keep], values[keep], positions.expand(G, T)[keep], None, lengths)
 
 
 def join(parts: Sequence[Slots]) -> Slots:
@@ -42,6 +40,13 @@ def _join_bias(
         return None
     rows = [torch.zeros_like(head[2]) if head[3] is None else head[3] for heads in by_head for head in heads]
     return torch.cat(rows)
+
+
+def where(slots: Slots, mask: Tensor) -> Slots:
+    """The slots for which `mask [N]` is True."""
+    lengths = tuple(int(part.sum()) for part in torch.split(mask, list(slots.lengths)))
+    bias = None if slots.bias is None else slots.bias[mask]
+    return Slots(slots.keys[mask], slots.values[mask], slots.positions[mask], bias, lengths)
 
 
 def is_dense(slots: Slots) -> bool:

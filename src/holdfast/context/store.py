@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -26,6 +27,7 @@ from holdfast.model.load import Model
 
 FORMAT = 1
 KEY = "holdfast"
+LAST_POSITION = 1 << 24  # float32 counts no further one by one
 SLOT_FIELDS = ("keys", "values", "positions", "bias")
 
 
@@ -58,12 +60,14 @@ class Manifest(_Strict):
     evidence: dict[str, Any]
     sha256: str
     """Of all tensors, in the order of their names."""
+    seal: str = ""
+    """sha256 of this manifest as it is written with an empty seal."""
 
 
 def save(context: CompactContext, path: str | Path, model: Model) -> Path:
     """Write `context`, made with `model`, to `path`; the file appears whole or not at all."""
     path = Path(path)
-    tensors = {name: t.detach().to("cpu").contiguous() for name, t in _tensors(context)}
+    tensors = {name: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, t in _tensors(context)}
     manifest = Manifest(
         format=FORMAT,
         model=model.name,
@@ -77,14 +81,16 @@ def save(context: CompactContext, path: str | Path, model: Model) -> Path:
         evidence=dict(context.evidence),
         sha256=_digest(tensors),
     )
+    manifest = manifest.model_copy(update={"seal": _seal(manifest)})
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, scratch, metadata={KEY: manifest.model_dump_json()})
         scratch.replace(path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"cannot write {path}: {error}") from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
     return path
 
 
@@ -114,7 +120,12 @@ def load(path: str | Path, model: Model) -> CompactContext:
         raise BadContext(f"{path}: its tensors are not the ones that were saved; make it again with `holdfast compact`")
     try:
         segments = tuple(_segment(i, entry, tensors, model) for i, entry in enumerate(manifest.segments))
-        return CompactContext(segments, manifest.next_position, manifest.recipe, manifest.evidence)
+        context = CompactContext(segments, manifest.next_position, manifest.recipe, manifest.evidence)
+        if unknown := tensors.keys() - dict(_tensors(context)).keys():
+            raise ValueError(f"no segment holds the tensor {min(unknown)!r}")
+        if manifest.next_position > LAST_POSITION:
+            raise ValueError(f"next_position {manifest.next_position} is beyond {LAST_POSITION}")
+        return context
     except (KeyError, ValueError, RuntimeError) as error:
         raise BadContext(f"{path}: the manifest does not fit the tensors ({error})") from error
 
@@ -187,9 +198,12 @@ def _manifest(path: Path, metadata: Mapping[str, str] | None) -> Manifest:
         version = json.loads(text).get("format")
         if version != FORMAT:
             raise BadContext(f"{path}: format {version!r}; this version of Holdfast reads format {FORMAT}")
-        return Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(text)
     except (ValidationError, ValueError, AttributeError, RecursionError) as error:
         raise BadContext(f"{path}: its manifest is damaged ({str(error).splitlines()[0]})") from error
+    if manifest.seal != _seal(manifest):
+        raise BadContext(f"{path}: its manifest is not the one that was saved; make it again with `holdfast compact`")
+    return manifest
 
 
 def _check_model(path: Path, manifest: Manifest, model: Model) -> None:
@@ -206,12 +220,16 @@ def _check_model(path: Path, manifest: Manifest, model: Model) -> None:
             )
 
 
+def _seal(manifest: Manifest) -> str:
+    return hashlib.sha256(manifest.model_copy(update={"seal": ""}).model_dump_json().encode()).hexdigest()
+
+
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     state = hashlib.sha256()
     for name in sorted(tensors):
         t = tensors[name]
         state.update(f"{name}{t.dtype}{tuple(t.shape)}".encode())
-        state.update(t.contiguous().view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+        state.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
     return state.hexdigest()
 
 

@@ -63,6 +63,8 @@ class Live:
     ) -> Tensor:
         """Run ids `[n]` or embeddings `[n, d]` at `positions [n]`; returns hidden states `[n, d]`."""
         positions = positions.to(self.model.device, torch.float32)
+        if len(positions) != len(inputs):
+            raise ValueError(f"{len(inputs)} inputs need as many positions, got {len(positions)}")
         if not len(inputs):
             return inputs.new_empty(0, self.model.family.d_model, dtype=self.model.dtype)
         cache = self.cache.fork()
@@ -98,6 +100,12 @@ class Live:
         self.cache, self.next_position = cache, self._rewindable[-count]
         del self._rewindable[-count:]
         self.last_hidden = None
+
+    def settle(self, next_position: int) -> None:
+        """Close a context: the next token goes to `next_position`, and nothing before it can be rewound."""
+        cache = self.cache.fork()
+        cache.settle(self.model.family, next_position)
+        self.cache, self.next_position, self._rewindable = cache, next_position, []
 
     def states(self, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
         """The states of the `n` tokens just fed; `before` is the hidden state that predicted the first of them."""
@@ -147,7 +155,7 @@ def opened(model: Model, context: CompactContext) -> Live:
     live = Live(model)
     for segment in context.segments:
         live.append(segment)
-    live.next_position = context.next_position
+    live.settle(context.next_position)
     return live
 
 

@@ -51,6 +51,7 @@ def load(name: str = bundled.DEFAULT, *, dtype: str = "float32", device: str = "
     UnsupportedModel when it cannot be served.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _check_dtype(dtype, device)
@@ -58,7 +59,7 @@ def load(name: str = bundled.DEFAULT, *, dtype: str = "float32", device: str = "
     try:
         hf = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation="sdpa")
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         known = ", ".join(bundled.BUNDLES)
         raise Failed(f"cannot load model {name!r}: {first} (give a folder, a Hugging Face id, or: {known})") from error

@@ -99,7 +99,8 @@ class VirtualTokens:
                 )
         if self.weights == "attention" and not self.question:
             raise BadOption("virtual_tokens: weights=attention weighs by a question; give question=...")
-        if min(self.steps, self.distil) < 0 or self.patience < 1 or not 0 < self.share < 1 or not self.lr > 0:
+        bad = min(self.steps, self.distil) < 0 or self.patience < 1
+        if bad or not 0 < self.share < 1 or not 0 < self.lr < math.inf:
             raise BadOption("virtual_tokens: needs steps and distil >= 0, patience >= 1, 0 < share < 1 and lr > 0")
 
     def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
@@ -193,13 +194,15 @@ class VirtualTokens:
         return out
 
     def _tune(self, start: Tensor, positions: Tensor, targets: list[Tensor], past: Live, progress: Progress) -> Tensor:
-        scales = [((y - y.mean(-2, keepdim=True)) ** 2).sum().clamp_min(1e-8) for y in targets]
+        # a single slot has no variance: there it is the share of the power
+        scales = [((y - (y.mean(-2, keepdim=True) if y.shape[-2] > 1 else 0)) ** 2).sum() for y in targets]
 
         def loss_of(embeds: Tensor) -> Tensor:
             live = past.fork()
             hidden = live.feed_inputs(embeds.to(past.model.dtype), positions)
             vectors = self._vectors(live, hidden, positions)
-            parts = [((x - y) ** 2).sum() / s for x, y, s in zip(vectors, targets, scales, strict=True)]
+            held = [x[..., x.shape[-2] - y.shape[-2] :, :] for x, y in zip(vectors, targets, strict=True)]
+            parts = [((x - y) ** 2).sum() / s for x, y, s in zip(held, targets, scales, strict=True)]
             return torch.stack(parts).mean()
 
         return minimise(loss_of, start, self, self.steps, partial(progress, "match"))
@@ -321,7 +324,8 @@ def _last(mask: Tensor, count: int) -> Tensor:
 
 
 def _visible(pool: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Pooling rows over the tokens that a layer still holds; a block that it holds nothing of is left as zeros."""
+    """Pooling rows over the tokens that a layer still holds, for the last blocks: it holds nothing of the others."""
     held = seen >= 0
     part = pool[:, held]
-    return part / part.sum(1, keepdim=True).clamp_min(1e-12), seen[held]
+    part = part[part.sum(1) > 0]
+    return part / part.sum(1, keepdim=True), seen[held]
