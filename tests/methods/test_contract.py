@@ -21,13 +21,12 @@ from holdfast.session import Plan, Policy, compact, compact_parts, parts, spans
 from holdfast.transcript.cuts import check_legal, legal_cuts
 
 RATIO = 2.5
-OPTIONS = {"virtual_tokens_attention": ["question=Which port?"], "virtual_tokens_distilled": ["distil=3"]}
+OPTIONS = {"virtual_tokens_attention": ["question=Which port?"], "virtual_tokens_distilled": ["distil=2"]}
 PROBE = [20, 30, 40, 50, 60]
 
 
 def spec(name):
     few = ["steps=3"] if "virtual" in name else []
-    few += ["distil=2"] if "distilled" in name else []
     options = [*OPTIONS.get(name, []), *few]
     return f"{name}:{','.join(options)}" if options else name
 
