@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+from rich.console import Console
 
 from holdfast.errors import BadInput
-from holdfast.eval.report import write_report
+from holdfast.eval.report import fates, write_report
 from holdfast.eval.report.page import text
 from holdfast.eval.report.summary import headline
 from holdfast.eval.rows import Row, append_row
@@ -181,3 +183,12 @@ def test_no_rows_are_refused(tmp_path: Path):
     with pytest.raises(BadInput):
         write_report([], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_the_terminal_says_what_is_left_of_every_answer():
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(fates(make_rows(2, question="[bold]Which[/bold] port?"), "truncate"))
+    shown = console.export_text()
+    assert shown.count("[bold]Which[/bold] port?") == 2
+    assert shown.count("22 %") == shown.count("11 %") == 2
+    assert "90 %" not in shown

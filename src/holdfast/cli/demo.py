@@ -48,7 +48,7 @@ def demo(
 
 
 def _measured(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
-    from holdfast.eval.report import table, write_report
+    from holdfast.eval.report import fates, table, write_report
     from holdfast.eval.rows import read_rows
     from holdfast.eval.run import measure
     from holdfast.eval.score import score
@@ -57,7 +57,9 @@ def _measured(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
     console.stdout().print(f"[bold]{title}[/bold]", highlight=False)
     with console.progress() as report:
         measure(run, engine, rows, report, console.say)
-    console.stdout().print(table(score(read_rows(rows))))
+    measured = read_rows(rows)
+    console.stdout().print(table(score(measured)))
+    console.stdout().print(fates(measured, run.latent[-1]))
     page = write_report(rows, rows.with_suffix(".html"))[0]
     console.stdout().print(f"report: {page}\n", highlight=False)
 

@@ -1,0 +1,46 @@
+"""What became of each probe, for a terminal: which answers survived at which ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from holdfast.eval.rows import Row
+from holdfast.eval.score import Joined, join
+
+KEPT, HALF = 0.9, 0.5
+
+
+def fates(rows: Iterable[Row], method: str) -> Table:
+    """A line per probe: the nats that the full context gives its answer, and the share left at each ratio."""
+    found = [j for j in join(rows) if j.row.method == method]
+    ratios = sorted({j.row.ratio for j in found if j.row.ratio is not None})
+    result = Table(
+        caption=f"share of the right answer's nats that survive {method}; red is lost",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,
+    )
+    result.add_column("question", ratio=1)
+    result.add_column("answer", overflow="fold", max_width=28)
+    result.add_column("nats", justify="right")
+    for ratio in ratios:
+        result.add_column(f"{ratio:g}x", justify="right", min_width=6)
+    for probe in dict.fromkeys(j.row.probe for j in found):
+        mine = {j.row.ratio: j for j in found if j.row.probe == probe}
+        first = next(iter(mine.values()))
+        supplied = first.full.answer_logprob - first.none.answer_logprob
+        cells = (_cell(mine.get(ratio), supplied) for ratio in ratios)
+        result.add_row(escape(first.row.question), escape(first.row.answer), f"{supplied:.1f}", *cells)
+    return result
+
+
+def _cell(joined: Joined | None, supplied: float) -> str:
+    if joined is None or supplied <= 0:
+        return "-"
+    share = (joined.row.answer_logprob - joined.none.answer_logprob) / supplied
+    colour = "green" if share >= KEPT else "yellow" if share >= HALF else "red"
+    return f"[{colour}]{100 * share:.0f} %[/{colour}]"
