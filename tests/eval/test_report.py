@@ -190,5 +190,5 @@ def test_the_terminal_says_what_is_left_of_every_answer():
     console.print(fates(make_rows(2, question="[bold]Which[/bold] port?"), "truncate"))
     shown = console.export_text()
     assert shown.count("[bold]Which[/bold] port?") == 2
-    assert shown.count("22 %") == shown.count("11 %") == 2
+    assert shown.count("23 %") == shown.count("11 %") == 2
     assert "90 %" not in shown
