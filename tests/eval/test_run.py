@@ -6,6 +6,7 @@ import pytest
 
 from conftest import build_pair
 from counted_crates import crates, long_session
+from holdfast.errors import BadOption
 from holdfast.eval.rows import read_rows
 from holdfast.eval.run import Run, measure, transcripts_in
 from holdfast.eval.score import score
@@ -113,3 +114,18 @@ def test_a_method_that_cannot_serve_a_ratio_is_named_and_the_others_go_on(folder
     measure(run, engine, tmp_path / "rows.jsonl", note=notes.append)
     assert any("too short for a hybrid" in n for n in notes)
     assert ("truncate", 8.0) in {(r.method, r.ratio) for r in read_rows(tmp_path / "rows.jsonl")}
+
+
+@pytest.mark.parametrize("changes", [{"window": 500}, {"by_turn": True}])
+def test_rows_measured_in_another_way_are_not_mixed_in(folder, engine, tmp_path, changes):
+    out = tmp_path / "rows.jsonl"
+    measure(job(folder, latent=("truncate",), ratios=(2.0,)), engine, out, note=lambda _: None)
+    with pytest.raises(BadOption, match="another --out"):
+        measure(job(folder, latent=("truncate",), ratios=(4.0,), **changes), engine, out, note=lambda _: None)
+
+
+def test_rows_of_another_model_are_not_mixed_in(folder, engine, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    measure(job(folder, latent=("truncate",), ratios=(2.0,)), engine, out, note=lambda _: None)
+    with pytest.raises(BadOption, match="model"):
+        measure(job(folder), build_pair("llama", 1).engine, out, note=lambda _: None)

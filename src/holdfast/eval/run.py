@@ -26,6 +26,7 @@ from holdfast.errors import BadInput, BadOption, BadTranscript
 from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.probes import Probe, known_without
 from holdfast.eval.rows import FULL, NONE, Row, append_row, read_rows
+from holdfast.eval.score import SAME
 from holdfast.eval.windows import Window, locate, turn_windows, windows
 from holdfast.methods.base import Progress, quiet
 from holdfast.methods.registry import build
@@ -80,7 +81,7 @@ def measure(run: Run, engine: LocalEngine, out: Path, progress: Progress = quiet
     for spec in run.latent:
         if spec not in (FULL, NONE):
             build(spec)  # an unknown method fails before anything is measured
-    known = _known(out)
+    known = _known(run, engine, out)
     written = 0
     jobs = list(_jobs(run, engine, note))
     for number, (name, window) in enumerate(jobs, 1):
@@ -92,14 +93,32 @@ def measure(run: Run, engine: LocalEngine, out: Path, progress: Progress = quiet
     return written
 
 
-def _known(out: Path) -> set[tuple[Any, ...]]:
+def _known(run: Run, engine: LocalEngine, out: Path) -> set[tuple[Any, ...]]:
+    """What `out` already holds. Raises BadOption when it was measured in another way."""
     if not out.exists() or not out.stat().st_size:
         return set()
-    return {_key(row) for row in read_rows(out)}
+    rows, config = read_rows(out), _config(run, engine)
+    for row in rows:
+        theirs = {key: row.config.get(key) for key in SAME} | {"model": row.model_digest}
+        ours = {key: config[key] for key in SAME} | {"model": engine.model.digest}
+        if other := [f"{key} {theirs[key]!r} and not {ours[key]!r}" for key in ours if theirs[key] != ours[key]]:
+            raise BadOption(f"{out} holds rows measured with {', '.join(other)}; give another --out")
+    return {_key(row) for row in rows}
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return row.transcript, row.window, row.probe, row.method, row.ratio, row.model_digest, row.seed
+    return row.transcript, row.window, row.probe, row.method, row.ratio
+
+
+def _config(run: Run, engine: LocalEngine) -> dict[str, Any]:
+    model = engine.model
+    return {
+        "window": run.window if run.span == "window" else f"one turn of up to {run.window}",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "threads": run.threads,
+        "by_turn": run.by_turn,
+    }
 
 
 def _jobs(run: Run, engine: LocalEngine, note: Note) -> Iterator[tuple[str, Window]]:
@@ -192,8 +211,7 @@ class _Windowed:
                 yield from ((spec, ratio) for ratio in self.run.ratios)
 
     def _missing(self, spec: str, ratio: float | None) -> bool:
-        digest, seed = self.engine.model.digest, self.run.seed
-        keys = ((self.name, self.window.id, p.id, spec, ratio, digest, seed) for p in self.window.probes)
+        keys = ((self.name, self.window.id, p.id, spec, ratio) for p in self.window.probes)
         return any(key not in self.known for key in keys)
 
     def _knows(self, probe: Probe, text: str) -> bool:
@@ -259,13 +277,7 @@ class _Windowed:
             "version": holdfast.__version__,
             "commit": _commit(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": {
-                "window": self.run.window if self.run.span == "window" else f"one turn of up to {self.run.window}",
-                "dtype": str(model.dtype).removeprefix("torch."),
-                "device": str(model.device),
-                "threads": self.run.threads,
-                "by_turn": self.run.by_turn,
-            },
+            "config": _config(self.run, self.engine),
             "model": model.name,
             "model_digest": model.digest,
             "tokenizer_digest": model.tokenizer_digest,

@@ -81,6 +81,9 @@ class Score(BaseModel):
     """Why `retained` or `next_action` is null, where it is."""
 
 
+SAME = ("window", "dtype", "by_turn")  # settings that rows must share to be compared
+
+
 class Joined(NamedTuple):
     """A row beside the two baseline rows of its probe."""
 
@@ -137,9 +140,9 @@ def _comparable(rows: Iterable[Row]) -> list[Row]:
     if not kept:
         raise BadInput("there are no rows to score; measure some first with `holdfast eval run`")
     models = {row.model_digest: f"{row.model} ({row.model_digest[:12]})" for row in kept}
-    windows = {json.dumps(row.config.get("window"), default=str) for row in kept}
     _refuse_mixture("models", models.values())
-    _refuse_mixture("values of `window`", windows)
+    for key in SAME:
+        _refuse_mixture(f"values of `{key}`", {json.dumps(row.config.get(key), default=str) for row in kept})
     return kept
 
 
