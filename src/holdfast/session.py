@@ -31,6 +31,8 @@ from holdfast.model.load import load as load_model
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Transcript
 
+ROOM = 256  # tokens kept free behind a session for a question and its answer
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -41,7 +43,13 @@ class Policy:
     keep_recent: int = 1
     """How many of the newest exchanges (an assistant turn with its tool results, or a user turn) stay."""
     window: int | None = None
-    """Leave out what is older than the newest so many tokens, except what is pinned at the head."""
+    """Leave out what is older than the newest so many tokens, except the system prompt and the task."""
+
+    def __post_init__(self) -> None:
+        if unknown := [kind for kind in self.pin if kind not in tuple(Kind)]:
+            raise BadOption(f"no kind of block is called {unknown[0]!r}; there are: {', '.join(Kind)}")
+        if self.keep_recent < 0:
+            raise BadOption(f"keep_recent must be at least 0, got {self.keep_recent}")
 
 
 @dataclass(frozen=True)
@@ -95,10 +103,10 @@ def compact(
     plan = plan or Plan()
     rendered = render(transcript, engine.model.tokenizer)
     cut = parts(transcript, rendered, plan.policy)
-    length, most = sum(map(len, cut)), engine.model.max_tokens
+    length, most = sum(map(len, cut)), engine.model.max_tokens - ROOM
     if length > most:
         raise BadInput(
-            f"the session has {length} tokens and {engine.model.name} reads {most}; use --window {most} "
+            f"the session has {length} tokens; {engine.model.name} reads {most} and a question; use --window {most} "
             "(Policy.window), or a model with a longer context"
         )
     made = compact_parts(cut, engine, plan, progress)
@@ -112,9 +120,18 @@ def ask(
     limit: int = 128,
     sampling: Sampling | None = None,
 ) -> Iterator[str]:
-    """Answer a question over a context, piece by piece; the context is not changed."""
-    live = engine.open(context)
+    """Answer a question over a context, piece by piece; the context is not changed.
+
+    Raises BadInput when question and answer would go beyond what the model reads.
+    """
     prompt = question_ids(engine.model.tokenizer, question)
+    needed, most = context.next_position + len(prompt) + limit, engine.model.max_tokens
+    if limit < 1 or needed > most:
+        raise BadInput(
+            f"{context.next_position} positions, a question of {len(prompt)} tokens and an answer of up to {limit} "
+            f"do not fit the {most} that {engine.model.name} reads"
+        )
+    live = engine.open(context)
     said: list[int] = []
     shown = ""
     for token in engine.generate(live, prompt, limit, sampling):
@@ -123,12 +140,12 @@ def ask(
         if not text.endswith("\ufffd"):  # half a character: wait for the rest
             yield text[len(shown) :]
             shown = text
+    if rest := engine.model.tokenizer.decode(said)[len(shown) :]:
+        yield rest
 
 
 def parts(transcript: Transcript, rendered: Rendered, policy: Policy) -> list[Part]:
     """Cut a rendered session into runs of blocks that stay and runs that are compacted."""
-    if policy.keep_recent < 0:
-        raise BadOption(f"keep_recent must be at least 0, got {policy.keep_recent}")
     units = exchanges(transcript)
     newest = units[-min(policy.keep_recent, len(units)) :] if policy.keep_recent else ()
     recent = newest[0][0] if newest else len(transcript.turns)
@@ -142,10 +159,13 @@ def windowed(blocks: tuple[Block, ...], starts: list[int], policy: Policy) -> tu
         return blocks
     head = tuple(takewhile(lambda b: b.kind in (Kind.SYSTEM, Kind.TASK), blocks))
     room = policy.window - sum(map(len, head))
-    for start in starts:
-        tail = tuple(b for b in blocks[len(head) :] if b.origin.turn >= start)
-        if tail and sum(map(len, tail)) <= room:
-            return head + tail
+    at, left = len(head), sum(map(len, blocks[len(head) :]))
+    for start in starts:  # blocks and starts are both in the order of turns
+        while at < len(blocks) and blocks[at].origin.turn < start:
+            left -= len(blocks[at])
+            at += 1
+        if at < len(blocks) and left <= room:
+            return head + blocks[at:]
     raise BadOption(
         f"--window {policy.window} is too small: the system prompt and the task take {sum(map(len, head))} tokens "
         f"and the last exchange {sum(len(b) for b in blocks if b.origin.turn >= starts[-1])}"
@@ -186,7 +206,7 @@ def compact_parts(
             live = _extended(live, (kept,), part.start + len(part))
     recipe = {"latent": plan.latent, "ratio": plan.ratio, "by_turn": by_turn, "policy": asdict(plan.policy)}
     evidence = _evidence(cut, live, engine, work.seconds, time.perf_counter() - began)
-    return CompactContext(tuple(segments), sum(map(len, cut)), recipe, evidence)
+    return CompactContext(tuple(segments), sum(map(len, cut)), recipe, evidence, engine.model.digest)
 
 
 def spans(part: Part, by_turn: bool) -> Iterator[Span]:
@@ -234,7 +254,7 @@ class _Work:
             return shared.study, shared.seconds
         began, read = time.perf_counter(), self.engine.reading_seconds
         study = self.method.study(span, live, self.engine, self.progress)
-        seconds = time.perf_counter() - began - (self.engine.reading_seconds - read)
+        seconds = max(0.0, time.perf_counter() - began - (self.engine.reading_seconds - read))
         if shared:
             shared.study, shared.seconds = study, seconds
         return study, seconds

@@ -85,6 +85,7 @@ def test_show_lists_segments_and_turns(run, stored):
 
 
 def test_ask_answers_over_a_stored_context(run, stored, model):
+    assert "if you trust it" in run("ask", stored, "How many crates?")[2]
     code, out, _ = run("ask", stored, "How many crates?", "--model", model, "--limit", "5", "--json")
     assert code == 0
     assert json.loads(out)["question"] == "How many crates?"
@@ -134,6 +135,11 @@ def test_methods_are_listed_with_their_options(run):
         (["compact", TASKDECK, "-o", "x", "--model", "/nonexistent"], 1, "cannot load model"),
         (["show", TASKDECK], 2, "not a whole .holdfast file"),
         (["show", "/nonexistent.holdfast"], 2, "no such file"),
+        (["compact", TASKDECK, "-o", TASKDECK], 2, "is the input"),
+        (["compact", TASKDECK, "-o", "."], 2, "give a file in a folder"),
+        (["compact", TASKDECK, "-o", "/nonexistent/x"], 2, "give a file in a folder"),
+        (["compact", TASKDECK, "-o", Path(__file__)], 2, "is no .holdfast file"),
+        (["eval", "report", TASKDECK, "-o", TASKDECK], 2, "is the input"),
         (["fetch", "gpt-9"], 2, "smollm2-135m"),
         (["eval", "score", "/nonexistent.jsonl"], 2, "nonexistent.jsonl"),
         (["eval", "report", TASKDECK, "-o", "x.html"], 2, "session.json:1"),
@@ -150,11 +156,11 @@ def test_a_mistake_is_one_line_on_stderr_with_its_exit_code(run, arguments, code
 
 
 def test_a_session_longer_than_the_model_is_refused_with_the_way_out(run, session, tmp_path):
-    plain_model("llama", max_position_embeddings=256).save_pretrained(tmp_path)
+    plain_model("llama", max_position_embeddings=556).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
     code, _, err = run("compact", session, "-o", tmp_path / "x", "--model", tmp_path)
     assert code == 2
-    assert "--window 256" in err
+    assert "use --window 300 " in err
 
 
 def test_pins_choose_what_stays(run, model, session, tmp_path):
@@ -164,3 +170,31 @@ def test_pins_choose_what_stays(run, model, session, tmp_path):
         sizes[pin] = json.loads(text)["tokens_compacted"]
     assert sizes["none"] > sizes["system,task,user"] > 0
     assert run("compact", session, "-o", tmp_path / "p", "--pin", "users")[0] == 2
+
+
+def test_what_a_session_says_is_shown_and_never_interpreted(run, tmp_path):
+    call = {"id": "1", "type": "function", "function": {"name": "[/bold]\x1b[31m", "arguments": "{}"}}
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    path = tmp_path / "a[red]b.json"
+    path.write_text(json.dumps(messages))
+    code, out, _ = run("read", path)
+    assert code == 0
+    assert "a[red]b.json" in out.replace("\n", "")
+    assert "[/bold]" in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("options", [["--temperature", "nan"], ["--temperature", "-1"], ["--limit", "0"]])
+def test_senseless_sampling_is_bad_input(run, stored, model, options):
+    assert run("ask", stored, "x", "--model", model, *options)[0] == 2
+
+
+def test_an_orphaned_result_is_bad_input_unless_lenient(run, tmp_path):
+    path = tmp_path / "orphan.json"
+    path.write_text(
+        json.dumps([{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": "9", "content": "y"}])
+    )
+    assert run("read", path)[0] == 2
+    code, out, _ = run("read", path, "--lenient", "--json")
+    assert code == 0
+    assert json.loads(out)["skipped"]

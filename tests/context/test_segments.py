@@ -45,15 +45,6 @@ def test_a_next_position_may_lie_far_beyond():
     assert CompactContext((tokens([1], 0),), 4000).next_position == 4000
 
 
-def test_a_context_followed_by_more_keeps_its_recipe_and_stays_as_it_was():
-    first = CompactContext((tokens([1], 0),), 1, {"latent": "x"}, {"bytes": 3})
-    second = first.then(tokens([2], 1), next_position=2)
-    assert (len(first.segments), len(second.segments)) == (1, 2)
-    assert (second.recipe, second.evidence) == ({"latent": "x"}, {"bytes": 3})
-    with pytest.raises(ValueError, match="not beyond"):
-        first.then(tokens([2], 9), next_position=2)
-
-
 def test_a_segments_length_is_what_a_padded_store_would_hold():
     keep = torch.tensor([[True, False, True], [False, False, True]])
     ragged = StateSegment((pack(torch.ones(2, 3, 4), torch.ones(2, 3, 4), torch.arange(3.0), keep),))

@@ -62,7 +62,7 @@ def test_what_was_saved_is_loaded_bit_for_bit(stored):
 def test_an_empty_context_is_saved_and_loaded(tiny, tmp_path):
     pair = tiny("llama")
     path = store.save(CompactContext((), 0), tmp_path / "empty.holdfast", pair.model)
-    assert store.load(path, pair.model) == CompactContext((), 0)
+    assert store.load(path, pair.model) == CompactContext((), 0, model_digest=pair.model.digest)
 
 
 SECOND = """
@@ -125,9 +125,25 @@ def test_tokens_cut_from_one_tensor_are_saved(tiny, tmp_path):
 @pytest.mark.parametrize("where", ["no/such/folder/a.holdfast", "file/a.holdfast", "."])
 def test_a_place_that_cannot_be_written_is_bad_input(tiny, tmp_path, where):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BadInput, match="cannot write"):
+    with pytest.raises(BadInput, match="give a file in a folder"):
         store.save(CompactContext((), 0), tmp_path / where, tiny("llama").model)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_no_context_is_not_written_over(tiny, tmp_path):
+    path = tmp_path / "session.json"
+    path.write_text("[]")
+    with pytest.raises(BadInput, match=r"is no \.holdfast file"):
+        store.save(CompactContext((), 0), path, tiny("llama").model)
+    assert path.read_text() == "[]"
+
+
+def test_another_models_context_is_neither_saved_nor_opened(tiny, tmp_path):
+    context = CompactContext((), 0, model_digest=tiny("llama", 1).model.digest)
+    with pytest.raises(BadContext, match="another model"):
+        store.save(context, tmp_path / "a.holdfast", tiny("llama").model)
+    with pytest.raises(BadContext, match="another model"):
+        tiny("llama").engine.open(context)
 
 
 def refused(path, model, match=None):

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.eval.metrics import (
-    bootstrap_ci,
+    Floats,
+    Indices,
+    Interval,
     forced_choice,
     keyword_hit,
     margins,
-    mean_statistic,
+    ratio_interval,
     retained,
-    retained_statistic,
 )
 
 nats = st.floats(-50, 50, allow_nan=False)
@@ -45,36 +46,58 @@ def test_a_context_that_supplies_nothing_has_no_share_and_says_why():
 def test_margins_take_away_what_the_model_prefers_without_context():
     calibrated = margins(np.array([-1.0, -1.0]), np.array([-3.0, -3.0]), np.array([-2.0, -2.0]), np.array([-3.0, -5.0]))
     assert calibrated.tolist() == [1.0, -1.0]
-    assert forced_choice(calibrated) == 0.5
+    assert forced_choice(calibrated).tolist() == [1.0, 0.0]
+
+
+def mean_interval(values: Floats, clusters: Indices | None = None, **options: int) -> Interval:
+    alone = np.arange(len(values))
+    return ratio_interval(values, np.ones(len(values)), alone if clusters is None else clusters, **options)
 
 
 def test_equal_arguments_give_equal_intervals_around_the_value():
     values = np.random.default_rng(3).normal(size=40)
-    first = bootstrap_ci(mean_statistic(values), 40)
-    assert first == bootstrap_ci(mean_statistic(values), 40)
-    assert first != bootstrap_ci(mean_statistic(values), 40, seed=1)
+    first = mean_interval(values)
+    assert first == mean_interval(values)
+    assert first != mean_interval(values, seed=1)
     assert first.low < values.mean() < first.high
 
 
 def test_a_bootstrap_interval_of_the_mean_agrees_with_the_normal_one():
     values = np.random.default_rng(0).normal(size=400)
-    low, high = bootstrap_ci(mean_statistic(values), 400)
+    low, high = mean_interval(values)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
 
 
 def test_the_ratio_is_taken_anew_on_each_resample():
-    none, full = np.zeros(3), np.array([1.0, 2.0, 3.0])
-    statistic = retained_statistic(np.array([0.0, 2.0, 3.0]), none, full)
-    assert statistic(np.array([[0, 0, 0], [1, 2, 1]])).tolist() == [0.0, 1.0]
+    # two clusters: both drawn from the first gives 0, both from the second 1, one of each 5/6
+    low, high = ratio_interval(np.array([0.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]), np.array([0, 1, 1]))
+    assert (low, high) == (0.0, 1.0)
 
 
-def test_one_entry_has_no_interval():
-    assert all(math.isnan(bound) for bound in bootstrap_ci(mean_statistic(np.array([1.0])), 1))
+def test_entries_that_repeat_within_their_cluster_add_no_certainty():
+    values = np.random.default_rng(5).normal(size=12)
+    repeated = mean_interval(np.repeat(values, 15), np.repeat(np.arange(12), 15))
+    assert repeated == pytest.approx(mean_interval(values))
+
+
+def test_a_nominal_95_percent_covers_the_truth_when_probes_share_their_windows_error():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        clusters = np.repeat(np.arange(30), rng.integers(1, 16, size=30))
+        values = rng.normal(size=30)[clusters] + rng.normal(size=len(clusters))
+        low, high = mean_interval(values, clusters, resamples=400)
+        covered += low < 0 < high
+    assert covered / 200 >= 0.9  # resampling probes instead covers about half
+
+
+def test_one_cluster_has_no_interval_however_many_entries_it_has():
+    assert all(math.isnan(bound) for bound in mean_interval(np.array([1.0])))
+    assert all(math.isnan(bound) for bound in mean_interval(np.arange(9.0), np.zeros(9, dtype=np.int64)))
 
 
 def test_a_share_that_is_mostly_undefined_has_no_interval():
-    statistic = retained_statistic(np.zeros(4), np.zeros(4), np.array([1.0, -9.0, -9.0, -9.0]))
-    assert all(math.isnan(bound) for bound in bootstrap_ci(statistic, 4))
+    bottom = np.array([1.0, -9.0, -9.0, -9.0])
+    assert all(math.isnan(bound) for bound in ratio_interval(np.zeros(4), bottom, np.arange(4)))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from holdfast.errors import BadInput
-from holdfast.eval.report import fates, write_report
+from holdfast.eval.report import fates, table, write_report
 from holdfast.eval.report.page import text
 from holdfast.eval.report.summary import headline
 from holdfast.eval.rows import Row, append_row
@@ -113,7 +113,7 @@ def test_the_page_says_what_was_run_and_what_came_out(written: list[Path]):
     ):
         assert shown in page
     assert "<h1>At 8\N{MULTIPLICATION SIGN}, kvzip" in page
-    assert "n = 4" in page
+    assert "(n = 4 probes in 2 windows)" in page
     assert 'title="+7.20 of +8.00 nats. Greedy answer: It is 8080."' in page
 
 
@@ -174,6 +174,23 @@ def test_a_context_that_supplies_nothing_still_makes_a_page(tmp_path: Path):
     assert "No share can be stated at 8\N{MULTIPLICATION SIGN}: the full context supplies no information here" in page
 
 
+def test_every_share_of_the_table_has_its_interval(written: list[Path]):
+    body = written[0].read_text().split("<table class=scores>")[1].split("</table>")[0]
+    kvzip = body.split("<tr>")[4]
+    cells = re.findall("<td>(.*?)</td>", kvzip)
+    bounded = [bool(re.search(r"<small>\[.*\]</small>", cell)) for cell in cells]
+    assert bounded == [False, False, True, True, True, True, False, True, True, True, False, False]
+    assert "intervals over probes" not in written[0].read_text()
+
+
+def test_the_table_says_where_a_method_was_not_measured(tmp_path: Path):
+    rows = [row for row in make_rows() if (row.method, row.ratio, row.probe) != ("kvzip", 4.0, "p3")]
+    page = write_report(rows, tmp_path / "r.html")[0].read_text()
+    assert '<tr class=note><td colspan="12">measured on 3 of 4 probes</td></tr>' in page
+    assert '<th scope=rowgroup rowspan="3">kvzip</th>' in page
+    assert "<dd>kvzip 4\N{MULTIPLICATION SIGN}: measured on 3 of 4 probes</dd>" in page
+
+
 def test_the_headline_never_rounds_a_loss_away():
     rows = [row.model_copy(update={"answer_logprob": -2.03}) if row.method == "kvzip" else row for row in make_rows()]
     assert "kvzip keeps 99.6 %" in headline(score(rows))
@@ -192,3 +209,19 @@ def test_the_terminal_says_what_is_left_of_every_answer():
     assert shown.count("[bold]Which[/bold] port?") == 2
     assert shown.count("23 %") == shown.count("11 %") == 2
     assert "90 %" not in shown
+
+
+@pytest.mark.parametrize("foreign", ["[/x]", "[red]", "a\\", "\\[/x]", ":bug:", "[link=x]y[/link]"])
+def test_no_string_of_a_session_is_markup_to_the_terminal(foreign: str):
+    strings = dict.fromkeys(("question", "answer", "transcript", "category"), foreign)
+    rows = make_rows(2, methods=(foreign,), **strings)
+    console = Console(width=140, file=io.StringIO(), force_terminal=True, record=True)
+    console.print(fates(rows, foreign))
+    console.print(table(score(rows)))
+    assert console.export_text().count(foreign) == 2 * 2 + 1 + 1  # questions and answers, caption, name
+
+
+def test_a_probe_of_one_name_in_two_transcripts_has_two_fates():
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(fates([*make_rows(1), *make_rows(1, transcript="b.jsonl")], "truncate"))
+    assert console.export_text().count("Which port?") == 2

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import build_pair
 from counted_crates import crates, long_session
-from holdfast.errors import BadOption
+from holdfast.errors import BadInput, BadOption
 from holdfast.eval.rows import read_rows
 from holdfast.eval.run import Run, measure, transcripts_in
 from holdfast.eval.score import score
@@ -129,3 +129,29 @@ def test_rows_of_another_model_are_not_mixed_in(folder, engine, tmp_path):
     measure(job(folder, latent=("truncate",), ratios=(2.0,)), engine, out, note=lambda _: None)
     with pytest.raises(BadOption, match="model"):
         measure(job(folder), build_pair("llama", 1).engine, out, note=lambda _: None)
+
+
+def test_a_changed_probe_or_session_is_measured_again(folder, engine, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    measure(job(folder, latent=("truncate",), ratios=(2.0,)), engine, out, note=lambda _: None)
+    reworded = crates(3).model_copy(update={"question": "How many crates does hall three hold?"})
+    again = job(folder, latent=("truncate",), ratios=(2.0,), probes=(reworded, crates(4), crates(20)))
+    assert measure(again, engine, out, note=lambda _: None) == 3
+
+
+def test_a_window_beyond_the_model_is_refused(folder, engine, tmp_path):
+    with pytest.raises(BadOption, match="reads windows of up to"):
+        measure(job(folder, window=8000), engine, tmp_path / "rows.jsonl", note=lambda _: None)
+
+
+def test_nothing_to_measure_is_bad_input(folder, engine, tmp_path):
+    lost = crates(3).model_copy(update={"transcript": "other.json"})
+    with pytest.raises(BadInput, match="nothing to measure"):
+        measure(job(folder, probes=(lost,)), engine, tmp_path / "rows.jsonl", note=lambda _: None)
+
+
+def test_a_file_with_half_a_row_is_begun_again(folder, engine, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    out.write_text('{"version": "0.1')
+    assert measure(job(folder, latent=("truncate",), ratios=(2.0,)), engine, out, note=lambda _: None) == 9
+    assert len(read_rows(out)) == 9

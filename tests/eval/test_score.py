@@ -17,7 +17,19 @@ from holdfast.eval.score import join, score, scores_by_transcript
 
 KEYS = {
     *("method", "ratio", "n", "n_windows", "retained", "retained_ci", "forced_choice", "forced_choice_ci"),
-    *("margin", "keyword", "keyword_ci", "kl", "kl_ci", "top1", "next_action", "next_action_ci", "n_next"),
+    *(
+        "margin",
+        "margin_ci",
+        "keyword",
+        "keyword_ci",
+        "kl",
+        "kl_ci",
+        "top1",
+        "top1_ci",
+        "next_action",
+        "next_action_ci",
+        "n_next",
+    ),
     *("tokens_span", "slots", "bytes_full", "bytes", "bytes_span_full", "bytes_span"),
     *("seconds_prefill", "seconds_compact", "by_category", "note"),
 }
@@ -66,13 +78,13 @@ def test_the_json_has_exactly_these_keys_and_never_nan():
         plain = found.model_dump(mode="json")
         assert set(plain) == KEYS
         json.dumps(plain, allow_nan=False)
-        assert plain["retained_ci"] == [None, None]  # one probe has no interval
+        assert plain["retained_ci"] == [None, None]  # one window has no interval
 
 
 @settings(max_examples=25, derandomize=True, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing(shares: list[float], random: Any):
-    rows = [row for i, share in enumerate(shares) for row in make_rows(share, probe=f"p{i}")]
+    rows = [row for i, share in enumerate(shares) for row in make_rows(share, probe=f"p{i}", window=f"w{i}")]
     expected = score(rows)
     assert expected[2].retained == pytest.approx(sum(shares) / len(shares), abs=1e-9)
     low, high = expected[2].retained_ci
@@ -102,6 +114,65 @@ def test_a_window_without_next_turns_is_left_out_of_their_means():
     assert (half.n_next, half.n_windows) == (1, 2)
     assert half.next_action == pytest.approx(0.5)
     assert half.kl == pytest.approx(1.0)
+
+
+INTERVALS = [name for name in KEYS if name.endswith("_ci")]
+
+
+def test_probes_of_one_window_have_no_interval_however_many():
+    half = score([row for i in range(15) for row in make_rows(i / 15, probe=f"p{i}")])[2]
+    assert (half.n, half.n_windows) == (15, 1)
+    assert {getattr(half, name) for name in INTERVALS} == {(None, None)}
+    assert half.by_category["recall"].retained_ci == (None, None)
+
+
+def test_more_probes_of_the_same_fate_in_a_window_narrow_no_interval():
+    def measured(probes: int) -> dict[str, Any]:
+        places = [(w, i) for w in range(6) for i in range(probes)]
+        rows = [row for w, i in places for row in make_rows(w / 8, probe=f"p{w}.{i}", window=f"w{w}")]
+        half = score(rows)[2]
+        return {name: pytest.approx(getattr(half, name)) for name in INTERVALS}
+
+    once = measured(1)
+    assert once == {name: bounds.expected for name, bounds in measured(10).items()}
+    assert all(low < high for low, high in (bounds.expected for bounds in once.values()))
+
+
+def test_every_share_lies_in_its_interval():
+    rows = [row for i in range(12) for row in make_rows(i / 12, probe=f"p{i}", window=f"w{i // 2}")]
+    for found in score(rows):
+        for name in INTERVALS:
+            low, high = getattr(found, name)
+            assert low <= getattr(found, name.removesuffix("_ci")) <= high
+        part = found.by_category["recall"]
+        assert part.retained_ci[0] <= part.retained <= part.retained_ci[1]
+
+
+def test_a_probe_in_two_windows_is_refused_by_name():
+    with pytest.raises(
+        BadInput, match=r"probe p1 of a\.jsonl .* \(w1, w2\) .* measure each sample into a file of its own"
+    ):
+        score([*make_rows(), *make_rows(window="w2")])
+
+
+def test_two_transcripts_may_have_a_probe_of_one_name():
+    assert score([*make_rows(), *make_rows(transcript="b.jsonl", window="w2")])[2].n == 2
+
+
+def test_a_method_that_was_not_measured_on_every_probe_says_so():
+    rows = [row for i in range(15) for row in make_rows(probe=f"p{i}")]
+    full, none, half = score(rows[:-1])
+    assert (full.note, none.note) == ("", "")
+    assert half.note == "measured on 14 of 15 probes"
+
+
+def test_a_note_says_which_number_it_explains():
+    rows = [row.model_copy(update={"next_action_logprob": -60.0}) for row in make_rows()]
+    assert score(rows)[2].note.startswith("next action: the full context supplies no information")
+    rows = [row.model_copy(update={"answer_logprob": -9.0}) for row in rows]
+    retained, action = score(rows)[2].note.split("; ")
+    assert retained.startswith("retained: the full")
+    assert action.startswith("next action: the full")
 
 
 def test_categories_carry_their_own_n():
@@ -225,11 +296,24 @@ def test_a_file_that_is_not_there_is_bad_input(tmp_path: Path):
 
 @pytest.mark.parametrize("width", [100, 140])
 def test_the_terminal_table_shows_method_n_and_interval(width: int):
-    rows = [row for i in range(3) for row in make_rows(i / 4, probe=f"p{i}")]
-    rows += [make_row("[red]:a=1,b=long,c=longer,d=longest", 2.0, 0.5, probe=f"p{i}") for i in range(3)]
-    console = Console(width=width, file=io.StringIO())
-    with console.capture() as capture:
-        console.print(table(score(rows)))
-    shown = capture.get()
+    rows = [row for i in range(3) for row in make_rows(i / 4, probe=f"p{i}", window=f"w{i}")]
+    rows += [make_row("[red]:a=1,b=long,c=longer,d=longest", 2.0, 0.5, probe="p0", window="w0")]
+    shown = printed(rows, width)
     assert "25.0  [0.0, 50.0]" in shown
     assert "[red]:" in shown
+    assert "interval over windows" in shown
+
+
+def test_the_terminal_table_says_what_was_not_measured_everywhere():
+    rows = [*make_rows(), *make_rows(probe="p2")[:2], make_row("[/x]:bug:\x1b[2J", 4.0, 0.5)]
+    shown = " ".join(printed(rows, 140).split()).replace("\N{MULTIPLICATION SIGN}", "x")
+    assert "[/x]:bug:\N{REPLACEMENT CHARACTER}[2J 4x, half 8x: measured on 1 of 2 probes" in shown
+    assert "\x1b" not in shown
+    assert "measured on" not in printed(make_rows(), 140)
+
+
+def printed(rows: list[Row], width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(table(score(rows)))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()

@@ -107,6 +107,11 @@ def test_the_three_rules():
     assert broken_rule(probe(), "the host is 10.0.0.9") == "rule (a): '10.0.0.9' also stands in what stays verbatim"
     assert broken_rule(probe(distractor="10.0.0.9"), "").startswith("rule (c)")
     assert broken_rule(probe(distractor=" "), "").startswith("rule (c)")
+    assert broken_rule(probe(accept=["zzz"], distractor="10.0.0.9"), "").startswith("rule (c)")
+    assert broken_rule(probe("purple elephant"), "").startswith("rule (a)")
+    assert broken_rule(probe(question="Is it 10.0.0.9?"), "").startswith("rule (a)")
+    assert broken_rule(probe(accept=["10.0.0.9", "db-9"]), "on db-9").startswith("rule (a)")
+    assert broken_rule(probe("a b", "x a b"), "A\n  b").startswith("rule (a)")
     assert broken_rule(probe(), "nothing of it") == ""
     assert known_without(probe(), "It is 10.0.0.9.").startswith("rule (b)")
     assert known_without(probe(), "It is 127.0.0.1.") == ""
@@ -118,6 +123,28 @@ def test_a_malformed_probe_is_named_by_its_line(tmp_path, text):
     path.write_text(probe().model_dump_json() + "\n" + text + "\n")
     with pytest.raises(BadInput, match=r"probes.jsonl:2"):
         read_probes(path)
+
+
+def test_two_probes_of_one_name_are_bad_input(tmp_path):
+    (tmp_path / "p.jsonl").write_text("\n".join([probe().model_dump_json()] * 2))
+    with pytest.raises(BadInput, match="an id of its own"):
+        read_probes(tmp_path / "p.jsonl")
+
+
+def test_a_turn_that_no_assistant_follows_has_no_next_action():
+    rendered = render(small_session(), byte_tokenizer())
+    located, _ = locate([probe("Reading.", "Reading.")], rendered)
+    (window,), _ = turn_windows(small_session(), rendered, located, 4000)
+    assert window.action == 0
+
+
+def test_a_late_system_turn_does_not_stretch_the_prefix():
+    turns = list(long_session().turns)
+    session = Transcript((*turns[:20], Turn(Role.SYSTEM, "Reminder."), *turns[20:]))
+    rendered = render(session, byte_tokenizer())
+    located, _ = locate([crates(12)], rendered)
+    (window,), _ = windows(session, rendered, located, 500)
+    assert {b.origin.turn for b in window.parts[0].blocks} == {0}
 
 
 def test_an_empty_or_missing_probe_file_is_bad_input(tmp_path):

@@ -107,7 +107,7 @@ def test_what_is_kept_is_what_the_model_computed(two, ids):
     study, span = studied(two, ids)
     (segment,) = KVzip().compress(study, Budget(9))
     assert isinstance(segment, StateSegment)
-    assert segment.origins == span.origins
+    assert [o.tokens for o in segment.origins] == [(126, 130)]
     for layer in two.model.family.full:
         for head, (keys, values, positions, bias) in enumerate(segment.layers[layer].heads()):
             where = (positions - BEFORE).long()
@@ -130,4 +130,4 @@ def test_truncate_keeps_the_newest_tokens_where_they_stood(tiny, ids):
     (segment,) = method.compress(method.study(span, Live(tiny("llama").model), tiny("llama").engine), Budget(4))
     assert segment.ids.tolist() == ids(LENGTH)[-4:].tolist()
     assert segment.positions.tolist() == [126, 127, 128, 129]
-    assert segment.origins == span.origins
+    assert [o.tokens for o in segment.origins] == [(126, 130)]

@@ -191,14 +191,16 @@ def test_uniqueness_finds_the_token_unlike_its_neighbours():
     values = torch.ones(2, 9, 4)
     values[:, 5] = -3
     zeros = torch.zeros(9)
-    states = States((values,), (values,), torch.arange(9.0), zeros, torch.zeros(9, 4))
+    states = States((values,), (values,), torch.arange(9.0), lambda: zeros, torch.zeros(9, 4))
     assert uniqueness(states).argmax() == 5
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_uniqueness_of_a_few_tokens_is_finite(length):
     values = torch.ones(2, length, 4)
-    states = States((values,), (values,), torch.arange(float(length)), torch.zeros(length), torch.zeros(length, 4))
+    states = States(
+        (values,), (values,), torch.arange(float(length)), lambda: torch.zeros(length), torch.zeros(length, 4)
+    )
     assert torch.isfinite(uniqueness(states)).all()
 
 

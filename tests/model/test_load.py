@@ -157,3 +157,21 @@ def test_another_template_or_vocabulary_has_another_digest(tiny_plain, tokenizer
     grown = tokenizer_with("{{ messages }}")
     grown.add_tokens(["entirely-new"])
     assert adopt(plain, grown, name="x").tokenizer_digest != one.tokenizer_digest
+
+
+def test_one_changed_weight_or_another_rope_is_another_model(tiny_plain):
+    from conftest import byte_tokenizer
+    from holdfast.model.load import adopt
+
+    first = adopt(tiny_plain("llama"), byte_tokenizer(), name="a").digest
+    touched = tiny_plain("llama")
+    touched.model.layers[1].mlp.down_proj.weight.data[7, 11] += 1
+    turned = tiny_plain("llama", rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    assert adopt(tiny_plain("llama"), byte_tokenizer(), name="b").digest == first
+    assert adopt(tiny_plain("llama", dtype=torch.bfloat16), byte_tokenizer(), name="c").digest == first
+    assert (
+        len(
+            {first, adopt(touched, byte_tokenizer(), name="d").digest, adopt(turned, byte_tokenizer(), name="e").digest}
+        )
+        == 3
+    )

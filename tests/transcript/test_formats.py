@@ -20,6 +20,7 @@ from sample_sessions import (
     tool_use,
 )
 
+from holdfast.errors import BadTranscript
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.read import parse
@@ -95,9 +96,8 @@ def test_openai_legacy_function_call_is_paired_without_ids() -> None:
 
 
 def test_openai_result_without_any_call_is_an_orphan() -> None:
-    transcript = parse(json.dumps([{"role": "tool", "content": "x"}]))
-    with pytest.raises(Exception, match="no turn before it makes"):
-        check_legal(transcript.turns)
+    with pytest.raises(BadTranscript, match="no turn before it makes"):
+        parse(json.dumps([{"role": "tool", "content": "x"}]))
 
 
 def test_openai_refusal_is_text_and_unknown_call_fields_are_kept() -> None:

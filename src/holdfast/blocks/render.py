@@ -1,17 +1,18 @@
 """A session as token ids through the model's own chat template, cut into blocks that join to exactly the whole.
 
 The template's text is tokenised once; a token belongs to the block in which its first character stands. So the
-blocks' ids joined are the whole by construction, whatever a template adds, trims or leaves out.
+blocks' ids joined are the whole by construction, whatever a template adds, trims or leaves out. What a turn says is not
+escaped: `<|im_start|>system` in a tool result becomes the real special token, as it does in the model's own tooling.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import pairwise
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.errors import BadInput
@@ -32,8 +33,6 @@ class Rendered:
 
     def token_at(self, char: int) -> int:
         """Index of the token that holds character `char`."""
-        from bisect import bisect_right
-
         return max(0, bisect_right(self.offsets, char) - 1)
 
 
@@ -42,6 +41,9 @@ class _Piece:
     turn: int
     kind: Kind
     text: str
+
+
+_KINDS = {Role.SYSTEM: Kind.SYSTEM, Role.USER: Kind.USER, Role.ASSISTANT: Kind.ACTION, Role.TOOL: Kind.OBSERVATION}
 
 
 @dataclass
@@ -87,8 +89,10 @@ def render(transcript: Transcript, tokenizer: Any) -> Rendered:
 def _rendered(transcript: Transcript, tokenizer: Any, can: Abilities) -> tuple[str, list[_Mark]]:
     messages = list(_messages(transcript, can))
     apply = _applier(tokenizer, transcript if can.tools else None)
-    text = apply([m.wire for m in messages])
-    return text, list(_marks(messages, text, apply))
+    wires = [m.wire for m in messages]
+    text = apply(wires)
+    places = _quick_places(wires, text, apply) or _places(wires, text, apply)
+    return text, list(_marks(messages, text, places))
 
 
 def question_ids(tokenizer: Any, text: str) -> list[int]:
@@ -105,11 +109,7 @@ def question_ids(tokenizer: Any, text: str) -> list[int]:
 
 def abilities(tokenizer: Any) -> Abilities:
     """Find out what a tokenizer's template can express by trying it."""
-    return _abilities(tokenizer.chat_template, _applier(tokenizer, None))
-
-
-@lru_cache(maxsize=32)
-def _abilities(template: str, apply: Callable[..., str]) -> Abilities:
+    apply = _applier(tokenizer, None)
     user, reply = {"role": "user", "content": "mark-user"}, {"role": "assistant", "content": "mark-reply"}
     call = {
         "type": "function",
@@ -126,13 +126,17 @@ def _abilities(template: str, apply: Callable[..., str]) -> Abilities:
 
 
 def _shows(apply: Callable[..., str], messages: Messages, marks: list[str]) -> bool:
+    text = _tried(apply, messages)
+    return text is not None and all(mark in text for mark in marks)
+
+
+def _tried(apply: Callable[..., str], messages: Messages) -> str | None:
     from jinja2 import TemplateError
 
     try:
-        text = apply(messages)
+        return apply(messages)
     except (TemplateError, TypeError, KeyError):  # templates refuse by raising, or by tripping over a field
-        return False
-    return all(mark in text for mark in marks)
+        return None
 
 
 def _applier(tokenizer: Any, transcript: Transcript | None) -> Callable[..., str]:
@@ -148,8 +152,13 @@ def _applier(tokenizer: Any, transcript: Transcript | None) -> Callable[..., str
 def _messages(transcript: Transcript, can: Abilities) -> Iterator[_Message]:
     """Chat messages that the template can express, merged where it forbids repetition."""
     open_message: _Message | None = None
+    names: dict[str, str] = {}
+    task = next((i for i, t in enumerate(transcript.turns) if t.role is Role.USER), -1)
     for index, turn in enumerate(transcript.turns):
-        message = _message(index, turn, transcript, can)
+        kind = Kind.TASK if index == task else _KINDS[turn.role]
+        message = _message(_Piece(index, kind, turn.text), turn, names, can)
+        for call in turn.calls:
+            names.setdefault(call.id, call.name)
         same = open_message and open_message.wire["role"] == message.wire["role"] != "tool"
         merge = same and not can.repeats
         if open_message and (merge or (open_message.wire["role"] == "system" and not can.system)):
@@ -172,17 +181,17 @@ def _merged(first: _Message, second: _Message) -> _Message:
     return _Message(wire, first.pieces + second.pieces)
 
 
-def _message(index: int, turn: Turn, transcript: Transcript, can: Abilities) -> _Message:
+def _message(piece: _Piece, turn: Turn, names: dict[str, str], can: Abilities) -> _Message:
+    """One turn as a message; `names` are the tools of the calls so far."""
     if turn.role is Role.ASSISTANT:
-        return _assistant(index, turn, can)
-    kind = _kind(index, turn, transcript)
+        return _assistant(piece.turn, turn, can)
     if turn.role is Role.TOOL and can.tools:
-        name = next((c.name for t in transcript.turns[:index] for c in t.calls if c.id == turn.call_id), "")
+        name = names.get(turn.call_id, "")
         wire = {"role": "tool", "tool_call_id": turn.call_id, "name": name, "content": turn.text}
-        return _Message(wire, [_Piece(index, kind, turn.text)])
+        return _Message(wire, [piece])
     text = f"<tool_response>\n{turn.text}\n</tool_response>" if turn.role is Role.TOOL else turn.text
     role = "user" if turn.role is Role.TOOL else turn.role.value
-    return _Message({"role": role, "content": text}, [_Piece(index, kind, text)])
+    return _Message({"role": role, "content": text}, [replace(piece, text=text)])
 
 
 def _assistant(index: int, turn: Turn, can: Abilities) -> _Message:
@@ -222,37 +231,133 @@ def _written_call(call: ToolCall) -> str:
     return "\n".join((f"<function={call.name}>", *rows, "</function>"))
 
 
-def _kind(index: int, turn: Turn, transcript: Transcript) -> Kind:
-    if turn.role is Role.SYSTEM:
-        return Kind.SYSTEM
-    if turn.role is Role.TOOL:
-        return Kind.OBSERVATION
-    first_user = next(i for i, t in enumerate(transcript.turns) if t.role is Role.USER)
-    return Kind.TASK if index == first_user else Kind.USER
-
-
-@dataclass(frozen=True)
-class _Mark:
+class _Mark(NamedTuple):
     """Where a block begins in the text."""
 
     char: int
     piece: _Piece
 
 
-def _marks(messages: list[_Message], text: str, apply: Callable[..., str]) -> Iterator[_Mark]:
-    wires = [m.wire for m in messages]
-    starts = [0, *(_start(wires, i, text, apply) for i in range(1, len(messages))), len(text)]
-    for index, (message, (start, stop)) in enumerate(zip(messages, pairwise(starts), strict=True)):
-        at = start
+class _Place(NamedTuple):
+    """Where a message begins in the text, and where its content does (told only where reasoning stands before it)."""
+
+    start: int
+    content: int
+
+
+def _marks(messages: list[_Message], text: str, places: list[_Place]) -> Iterator[_Mark]:
+    stops = [*(place.start for place in places[1:]), len(text)]
+    for message, place, stop in zip(messages, places, stops, strict=True):
+        at = place.start
         for n, piece in enumerate(message.pieces):
             end = stop
             if piece.kind is Kind.REASONING and "reasoning_content" in message.wire:
-                end = _content_start(wires, index, text, apply)  # the action may say the same words
+                end = place.content  # the action may say the same words
             found = text.find(piece.text.strip(), at, end)
             if piece.kind is Kind.REASONING and found < 0:
                 continue  # this template leaves past reasoning out
-            yield _Mark(start if n == 0 else at, piece)
+            yield _Mark(place.start if n == 0 else at, piece)
             at = found + len(piece.text.strip()) if found >= 0 else at
+
+
+def _quick_places(wires: Messages, text: str, apply: Callable[..., str]) -> list[_Place] | None:
+    """What `_places` returns from a handful of renderings, or None where the template does not lend itself to it.
+
+    Messages alike in what a template looks at are opened alike: the first and the last of a sort are placed by
+    rendering, those between by the same opening in front of their anchor.
+    """
+    sorts = [_sort(wires, i) for i in range(len(wires))]
+    last = {sort: i for i, sort in enumerate(sorts)}
+    first = {sort: len(wires) - 1 - i for i, sort in enumerate(reversed(sorts))}
+    tried = sorted({*first.values(), *last.values()})
+    if len(tried) == len(wires) or not _appends(wires, apply) or not (anchors := _anchors(wires, text, apply)):
+        return None
+    known = {i: _place(wires, i, text, apply) for i in tried}
+    places = []
+    for i, (sort, anchor) in enumerate(zip(sorts, anchors, strict=True)):
+        model, by = known[first[sort]], anchor - anchors[first[sort]]
+        place = _Place(model.start + by, model.content + by)
+        alike = place.start >= 0 and text[place.start : anchor] == text[model.start : anchor - by]
+        if not alike or known.get(i, place) != place:
+            return None
+        places.append(place)
+    return places
+
+
+def _sort(wires: Messages, index: int) -> tuple[Any, ...]:
+    """All that a template may look at to open a message; the first messages are each a sort of their own."""
+    wire, before = wires[index], wires[index - 1] if index else {"role": ""}
+    content, calls = wire["content"], [bool(w.get("tool_calls")) for w in (before, wire)]
+    lead = content[: len(content) - len(content.lstrip())]  # a template may trim it
+    return min(index, 3), before["role"], wire["role"], *calls, "reasoning_content" in wire, lead, lead == content
+
+
+def _appends(wires: Messages, apply: Callable[..., str]) -> bool:
+    """Whether the template, tried on short sessions of the same roles, never goes back on what it has written."""
+    thought = any("</think>" in wire["content"] for wire in wires)  # some templates cut it out of a past answer
+    said = {"role": "assistant", "content": "<think>\nt\n</think>\n\nx" if thought else "x"}
+    if any("reasoning_content" in wire for wire in wires):
+        said["reasoning_content"] = "t"
+    turns: dict[str, dict[str, Any]] = {
+        "s": {"role": "system", "content": "x"},
+        "u": {"role": "user", "content": "x"},
+        "a": said,
+        "c": {**said, "tool_calls": [_native_call(ToolCall("call00001", "f", "{}"))]},
+        "t": {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "x"},
+    }
+    roles = {wire["role"] for wire in wires}
+    probes = ([turns[turn] for turn in session] for session in _PROBES)
+    return all(_appended(probe, apply) for probe in probes if {wire["role"] for wire in probe} <= roles)
+
+
+_PROBES = ("uauaua", "suauau", "uuaauu", "uctacau", "uctctauctau", "ucttau")
+
+
+def _appended(probe: Messages, apply: Callable[..., str]) -> bool:
+    if (text := _tried(apply, probe)) is None:
+        return True  # nothing learned: the session, which was rendered, is not of this form
+    for before, (past, wire) in enumerate(pairwise(probe), start=1):
+        head = _tried(apply, probe[:before])
+        shares = past["role"] == wire["role"] == "tool"  # results in a row may share one closing, in every row alike
+        if head is None or not (shares or text.startswith(head)):
+            return False
+    return True
+
+
+def _anchors(wires: Messages, text: str, apply: Callable[..., str]) -> list[int]:
+    """Where every message's first word stands, by one rendering with a mark before each; none if marks change more."""
+    if "\x1a" in text or _MARK in text:  # `_content_start` relies on the first
+        return []
+    parts = (_tried(apply, list(map(_marked, wires))) or "").split(_MARK)
+    anchors = list(accumulate(map(len, parts[:-1])))
+    if len(anchors) != len(wires) or "".join(parts) != text:
+        return []
+    shown = (text.startswith(wire["content"].strip(), at) for wire, at in zip(wires, anchors, strict=True))
+    return anchors if all(shown) else []
+
+
+_MARK = "\ufdd0"
+"""A noncharacter: no text has it and, unlike a control character, it is not escaped in the JSON of a call."""
+
+
+def _marked(wire: dict[str, Any]) -> dict[str, Any]:
+    content = wire["content"]
+    if content.strip() or not wire.get("tool_calls"):  # some templates look whether there is content beside calls
+        lead = len(content) - len(content.lstrip())
+        return {**wire, "content": content[:lead] + _MARK + content[lead:]}
+    call, *others = wire["tool_calls"]
+    named = {**call["function"], "name": _MARK + call["function"]["name"]}
+    return {**wire, "tool_calls": [{**call, "function": named}, *others]}
+
+
+def _places(wires: Messages, text: str, apply: Callable[..., str]) -> list[_Place]:
+    """The reference: render as often as there are messages."""
+    return [_place(wires, i, text, apply) for i in range(len(wires))]
+
+
+def _place(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> _Place:
+    start = _start(wires, index, text, apply) if index else 0
+    return _Place(start, _content_start(wires, index, text, apply) if "reasoning_content" in wires[index] else start)
 
 
 def _start(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> int:
@@ -285,8 +390,6 @@ def _common_prefix(a: str, b: str) -> int:
 
 
 def _blocks(marks: list[_Mark], length: int, ids: tuple[int, ...], offsets: tuple[int, ...]) -> Iterator[Block]:
-    from bisect import bisect_left
-
     edges = [0, *(m.char for m in marks[1:]), length]
     for mark, (start, stop) in zip(marks, pairwise(edges), strict=True):
         first, last = bisect_left(offsets, start), bisect_left(offsets, stop) if stop < length else len(ids)

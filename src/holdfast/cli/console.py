@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,6 +37,12 @@ def stdout() -> Console:
     return console if console.is_terminal and console.width >= WIDTH else Console(width=max(WIDTH, console.width))
 
 
+def line(text: str) -> None:
+    """A line of results. What comes from a session or a file is shown as it is, without its control characters."""
+    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    stdout().print(shown, markup=False, highlight=False, soft_wrap=True)
+
+
 def emit(value: Any) -> None:
     """One JSON value on stdout."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
@@ -44,14 +51,14 @@ def emit(value: Any) -> None:
 
 def say(text: str) -> None:
     """A note for the person at the terminal."""
-    stderr.print(f"[dim]{escape(text)}[/dim]", highlight=False)
+    stderr.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def engine(model: str, dtype: str, device: str) -> LocalEngine:
     """Load a model, saying so, with the library's own chatter off."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    with stderr.status(f"loading {model}"):
+    with stderr.status(f"loading {escape(model)}"):
         from transformers.utils import logging
 
         from holdfast.model import bundled
@@ -86,6 +93,14 @@ def progress() -> Iterator[Report]:
                 say(f"{what} {done + 1}/{total} {note}")
 
         yield report
+
+
+def output_file(path: Path, *inputs: Path) -> None:
+    """Raise BadOption, before any work, where `path` cannot become a file or is one of the inputs."""
+    if not path.name or path.is_dir() or not path.parent.is_dir():
+        raise BadOption(f"{path}: give a file in a folder that exists")
+    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
+        raise BadOption(f"{path} is the input; give another name for the output")
 
 
 def kinds(text: str) -> tuple[Kind, ...]:

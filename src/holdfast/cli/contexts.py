@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,9 +66,8 @@ def read(
     if as_json:
         console.emit(facts)
         return
-    out = console.stdout()
-    out.print(f"{file}: {transcript.format}, {len(transcript.turns)} turns, {characters:,} characters", highlight=False)
-    out.print(f"  roles  {_counted(roles)}\n  tools  {_counted(tools) or 'none'}", highlight=False)
+    console.line(f"{file}: {transcript.format}, {len(transcript.turns)} turns, {characters:,} characters")
+    console.line(f"  roles  {_counted(roles)}\n  tools  {_counted(tools) or 'none'}")
     for line in transcript.skipped:
         console.say(f"skipped {line}")
 
@@ -88,12 +88,15 @@ def compact(
     as_json: AsJson = False,
 ) -> None:
     """Compact a session into a .holdfast file."""
+    from holdfast.context.store import check_target
     from holdfast.methods.registry import build
     from holdfast.session import Plan, Policy, save
     from holdfast.session import compact as compact_session
     from holdfast.transcript.read import read as read_transcript
 
     build(latent)
+    console.output_file(output, file)
+    check_target(output)
     policy = Policy(console.kinds(pin), keep_recent=keep_recent, window=window)
     plan = Plan(latent, console.checked_ratio(ratio), by_turn, policy)
     transcript = read_transcript(file, lenient=lenient)
@@ -105,7 +108,7 @@ def compact(
         console.emit({"output": str(output), **context.evidence, "recipe": context.recipe})
         return
     _print_sizes(context.evidence)
-    console.stdout().print(f'{output} written; ask it: holdfast ask {output} "…"', highlight=False)
+    console.line(f'{output} written; ask it: holdfast ask {output} "…"')
 
 
 def show(
@@ -120,17 +123,16 @@ def show(
     if as_json:
         console.emit({**manifest.model_dump(mode="json"), "file_bytes": file.stat().st_size})
         return
-    out = console.stdout()
-    out.print(f"{file}: made with {manifest.model} ({manifest.dtype}), next position {manifest.next_position}")
+    console.line(f"{file}: made with {manifest.model} ({manifest.dtype}), next position {manifest.next_position}")
     recipe = ", ".join(f"{k} {v}" for k, v in manifest.recipe.items() if k != "policy")
-    out.print(f"  recipe    {recipe}", highlight=False)
+    console.line(f"  recipe    {recipe}")
     _print_sizes(manifest.evidence)
     for number, segment in enumerate(manifest.segments):
         origins = segment.origins if turns else segment.origins[:1] + segment.origins[-1:]
-        out.print(f"  segment {number}: {segment.kind:<6} {_span(segment.origins)}", highlight=False)
+        console.line(f"  segment {number}: {segment.kind:<6} {_span(segment.origins)}")
         if turns:
             for turn, kind, _, _, first, last in origins:
-                out.print(f"    turn {turn:>4}  {kind:<11} {last - first:>6} tokens", highlight=False)
+                console.line(f"    turn {turn:>4}  {kind:<11} {last - first:>6} tokens")
 
 
 def ask(
@@ -147,10 +149,14 @@ def ask(
     """Answer a question over a stored context."""
     from holdfast.context.store import read_manifest
     from holdfast.engine.sampling import Sampling
+    from holdfast.errors import BadOption
+    from holdfast.model.bundled import BUNDLES
     from holdfast.session import ask as ask_context
     from holdfast.session import restore
 
     manifest = read_manifest(file)
+    if not model and manifest.model not in BUNDLES:  # a file from elsewhere does not choose what is loaded here
+        raise BadOption(f"{file} says that it was made with {manifest.model!r}; pass it with --model if you trust it")
     engine = console.engine(model or manifest.model, dtype or manifest.dtype, device)
     context = restore(file, engine)
     pieces = ask_context(context, engine, question, limit, Sampling(temperature, seed=seed))
@@ -176,23 +182,23 @@ def fetch(
     if as_json:
         console.emit({"name": name, "folder": str(folder), "licence": BUNDLES[name].licence})
         return
-    console.stdout().print(f"{name} ({BUNDLES[name].licence}) is at {folder}", highlight=False, soft_wrap=True)
+    console.line(f"{name} ({BUNDLES[name].licence}) is at {folder}")
 
 
 def _counted(counter: Counter[str]) -> str:
     return ", ".join(f"{n} {name}" for name, n in counter.most_common())
 
 
-def _print_sizes(evidence: dict[str, Any] | Any) -> None:
-    if not evidence:
-        return
-    full, held = evidence["bytes_full"], evidence["bytes"]
-    console.stdout().print(
-        f"  {evidence['tokens']:,} tokens, {evidence['tokens_compacted']:,} of them compacted; "
-        f"KV {full / 1e6:.1f} MB -> {held / 1e6:.1f} MB ({full / max(held, 1):.1f}x smaller in real bytes); "
-        f"compaction {evidence['seconds_compact']:.1f} s",
-        highlight=False,
-    )
+def _print_sizes(evidence: Mapping[str, Any]) -> None:
+    try:
+        full, held = evidence["bytes_full"], evidence["bytes"]
+        console.line(
+            f"  {evidence['tokens']:,} tokens, {evidence['tokens_compacted']:,} of them compacted; "
+            f"KV {full / 1e6:.1f} MB -> {held / 1e6:.1f} MB ({full / max(held, 1):.1f}x smaller in real bytes); "
+            f"compaction {evidence['seconds_compact']:.1f} s"
+        )
+    except (KeyError, TypeError, ValueError):  # a context that was made in Python says what its maker wrote
+        console.line(f"  evidence  {dict(evidence)}")
     if evidence.get("tokens_left_out"):
         console.say(f"{evidence['tokens_left_out']:,} older tokens are outside the window and were left out")
 

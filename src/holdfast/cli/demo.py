@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 RATIOS = (2.0, 4.0, 8.0, 16.0)
 WINDOW = 1200
 PROBES = 8
-TURN_PROBE = "taskdeck-31"
+TURN_PROBES = ("taskdeck-10", "taskdeck-11", "taskdeck-12", "taskdeck-26", "taskdeck-35")  # all about one request
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for rows, plots and the report.")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="Folder; rows, plots and reports go to taskdeck/ in it.")] = Path("out"),
     limit: Annotated[int, typer.Option(help="How many probes to ask.")] = PROBES,
     seed: Annotated[int, typer.Option(help="Of the sampling of probes.")] = 0,
     steps: Annotated[int, typer.Option(help="Most tuning steps of the virtual tokens.")] = 100,
@@ -33,15 +33,14 @@ def demo(
 
     folder = taskdeck()
     transcript = read(folder / "session.json")
-    console.stdout().print(
-        f"taskdeck: an agent builds an Express + SQLite task API in {len(transcript.turns)} turns\n", highlight=False
-    )
+    console.line(f"taskdeck: an agent builds an Express + SQLite task API in {len(transcript.turns)} turns\n")
     engine = console.engine("smollm2-135m", "float32", "cpu")
     files, probes = (folder / "session.json",), tuple(read_probes(folder / "probes.jsonl"))
+    out = out / "taskdeck"  # a folder of its own: what stands there is replaced
     out.mkdir(parents=True, exist_ok=True)
     whole = Run(files, probes, ("truncate", "kvzip"), RATIOS, window=WINDOW, limit=limit, seed=seed)
-    _measured(f"1. Windows of {WINDOW} tokens, compacted at {_list(RATIOS)}", whole, engine, out / "rows.jsonl")
-    one = tuple(p for p in probes if p.id == TURN_PROBE) or probes[:1]
+    _measured(f"1. Windows of {WINDOW} tokens, compacted at {_list(RATIOS)}", whole, engine, out / "windows.jsonl")
+    one = tuple(p for p in probes if p.id in TURN_PROBES)
     virtual = f"virtual_tokens:steps={steps}"
     turn = Run(files, one, ("truncate", "kvzip", virtual), (3.2,), window=1024, span="turn")
     _measured("2. One turn at 3.2x, with gradient-tuned virtual tokens beside it", turn, engine, out / "turn.jsonl")
@@ -61,7 +60,7 @@ def _measured(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
     console.stdout().print(table(score(measured)))
     console.stdout().print(fates(measured, run.latent[-1]))
     page = write_report(rows, rows.with_suffix(".html"))[0]
-    console.stdout().print(f"report: {page}\n", highlight=False)
+    console.line(f"report: {page}\n")
 
 
 def taskdeck() -> Path:

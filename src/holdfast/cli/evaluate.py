@@ -38,6 +38,7 @@ def run(
 
     if span not in ("window", "turn"):
         raise BadOption(f"--span must be window or turn, got {span!r}")
+    console.output_file(out, probes, transcripts)
     ratios = tuple(console.checked_ratio(r) for r in ratio)
     job = Run(
         transcripts_in(transcripts),
@@ -56,7 +57,7 @@ def run(
     if as_json:
         console.emit({"out": str(out), "rows": written})
         return
-    console.stdout().print(f"{written} rows written to {out}; next: holdfast eval score {out}", highlight=False)
+    console.line(f"{written} rows written to {out}; next: holdfast eval score {out}")
 
 
 @app.command()
@@ -80,7 +81,7 @@ def score(
 
     for name, scores in groups.items():
         if name:
-            console.stdout().print(f"\n{name}", highlight=False)
+            console.line(f"\n{name}")
         console.stdout().print(table(scores))
 
 
@@ -93,8 +94,9 @@ def report(
     """Write one self-contained HTML page and PNG plots."""
     from holdfast.eval.report import write_report
 
+    console.output_file(output, rows)
     written = write_report(rows, output)
     if as_json:
         console.emit([str(path) for path in written])
         return
-    console.stdout().print(f"{written[0]} and {len(written) - 1} plots written", highlight=False)
+    console.line(f"{written[0]} and {len(written) - 1} plots written")

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted. Results go to stdout
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -36,26 +37,32 @@ app.add_typer(evaluate.app, name="eval")
 app.command()(demo.demo)
 
 
+INTERRUPTED = 130
+
 # typer brings its own click; its public BadParameter leads to the base of all usage errors
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit; every expected error is one line on stderr."""
+    if hasattr(signal, "SIGPIPE"):  # `| head` ends us quietly, as it ends any other program
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        raise SystemExit(app(arguments, prog_name="holdfast", standalone_mode=False) or 0)
+        code = app(arguments, prog_name="holdfast", standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this
+            raise KeyboardInterrupt
+        raise SystemExit(code)
     except HoldfastError as error:
         fail(str(error), error.exit_code)
     except UsageError as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "holdfast")
         fail(f"{error.format_message()} Try '{command} --help'.", 2)  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
-        fail("interrupted; finished rows and files are kept", 130)
+        fail("interrupted; finished rows and files are kept", INTERRUPTED)
     except MemoryError:
         fail("out of memory; use a smaller --window or --dtype bfloat16", 1)
-    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    except OSError as error:
+        fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
 
 
 def fail(message: str, code: int) -> NoReturn:

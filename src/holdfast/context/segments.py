@@ -81,18 +81,16 @@ class CompactContext:
     next_position: int
     """Where the next token goes; greater than every position held."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """How it was made: method, options, ratio, seed."""
+    """How it was made: method, options, ratio, policy."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """What it cost and what survived."""
+    model_digest: str = ""
+    """The model whose states it holds; empty where it holds token ids alone."""
 
     def __post_init__(self) -> None:
         last = max((s.last_position for s in self.segments), default=-1.0)
         if self.next_position <= last:
             raise ValueError(f"next_position {self.next_position} is not beyond the last position held, {last:g}")
-
-    def then(self, *segments: Segment, next_position: int) -> CompactContext:
-        """This context followed by more segments."""
-        return CompactContext((*self.segments, *segments), next_position, self.recipe, self.evidence)
 
 
 def tokens(ids: tuple[int, ...] | list[int] | Tensor, start: int, origins: tuple[Origin, ...] = ()) -> TokenSegment:

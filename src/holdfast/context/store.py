@@ -65,8 +65,15 @@ class Manifest(_Strict):
 
 
 def save(context: CompactContext, path: str | Path, model: Model) -> Path:
-    """Write `context`, made with `model`, to `path`; the file appears whole or not at all."""
+    """Write `context`, made with `model`, to `path`; the file appears whole or not at all.
+
+    Raises BadInput where it cannot be written, or where a file stands that is no context; BadContext for a context of
+    another model.
+    """
     path = Path(path)
+    if context.model_digest not in ("", model.digest):
+        raise BadContext(f"this context was made with another model than {model.name}; save it with that one")
+    check_target(path)
     tensors = {name: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, t in _tensors(context)}
     manifest = Manifest(
         format=FORMAT,
@@ -92,6 +99,17 @@ def save(context: CompactContext, path: str | Path, model: Model) -> Path:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
     return path
+
+
+def check_target(path: Path) -> None:
+    """Raise BadInput where a context cannot be written without harm; worth asking before any work is done."""
+    if not path.name or path.is_dir() or not path.parent.is_dir():
+        raise BadInput(f"{path}: give a file in a folder that exists, e.g. out.holdfast")
+    if path.exists():
+        try:
+            read_manifest(path)
+        except BadContext as error:
+            raise BadInput(f"{path} exists and is no .holdfast file; give another name") from error
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -120,7 +138,9 @@ def load(path: str | Path, model: Model) -> CompactContext:
         raise BadContext(f"{path}: its tensors are not the ones that were saved; make it again with `holdfast compact`")
     try:
         segments = tuple(_segment(i, entry, tensors, model) for i, entry in enumerate(manifest.segments))
-        context = CompactContext(segments, manifest.next_position, manifest.recipe, manifest.evidence)
+        context = CompactContext(
+            segments, manifest.next_position, manifest.recipe, manifest.evidence, manifest.model_digest
+        )
         if unknown := tensors.keys() - dict(_tensors(context)).keys():
             raise ValueError(f"no segment holds the tensor {min(unknown)!r}")
         if manifest.next_position > LAST_POSITION:

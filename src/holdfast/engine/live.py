@@ -7,6 +7,7 @@ an interrupt) leaves the running context exactly as it was.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -117,7 +118,8 @@ class Live:
             k, v = self.cache.newest(index, count)
             keys.append(layer.rope.unrotate(k, positions[-count:]))
             values.append(v)
-        return States(tuple(keys), tuple(values), positions, surprisal(self.model, ids, hidden, before), hidden)
+        surprise = partial(surprisal, self.model, ids, hidden, before)
+        return States(tuple(keys), tuple(values), positions, surprise, hidden)
 
     @property
     def nbytes(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from holdfast.context.segments import CompactContext
 from holdfast.engine.live import Live, Report, opened
 from holdfast.engine.sampling import Sampling
+from holdfast.errors import BadContext
 from holdfast.model.forward import hidden_states, log_probs, logits
 from holdfast.model.load import Model
 from holdfast.model.states import States
@@ -35,7 +36,9 @@ class LocalEngine:
 
     @torch.no_grad()
     def open(self, context: CompactContext) -> Live:
-        """Load a context into memory."""
+        """Load a context into memory. Raises BadContext when it holds another model's states."""
+        if context.model_digest not in ("", self.model.digest):
+            raise BadContext(f"this context was made with another model than {self.model.name}; load that one")
         return opened(self.model, context)
 
     @torch.no_grad()

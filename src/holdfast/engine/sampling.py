@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.errors import BadOption
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -15,6 +17,13 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.temperature < float("inf") and 0 < self.top_p <= 1 and 0 <= self.seed < 1 << 63):
+            raise BadOption(
+                "sampling needs a temperature of at least 0, 0 < top_p <= 1 and a seed from 0 to 2^63 - 1, got "
+                f"{self.temperature}, {self.top_p} and {self.seed}"
+            )
 
     def generator(self) -> torch.Generator:
         """A fresh source of randomness, so that the same seed gives the same text."""

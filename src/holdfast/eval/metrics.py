@@ -1,13 +1,13 @@
 """What the scores mean, as pure functions on arrays with one entry per probe (or per window).
 
-Knows no rows, no models and no files. Intervals are percentile bootstraps; the caller chooses what one entry
-is, and so what is resampled: probes for answers, windows for everything that a window's probes share.
+Knows no rows, no models and no files. Intervals are percentile bootstraps over clusters: entries that share a
+cluster (the probes of one window share one compaction) err together, so they are drawn together.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-Statistic = Callable[[Indices], Floats]
-"""From indices `[R, n]`, one resample a row, to the statistic of each resample `[R]`; nan where undefined."""
 
 
 class Retained(NamedTuple):
@@ -46,27 +44,6 @@ def retained(compact: Floats, none: Floats, full: Floats) -> Retained:
     return Retained(float(np.sum(compact - none)) / supplied)
 
 
-def retained_statistic(compact: Floats, none: Floats, full: Floats) -> Statistic:
-    """`retained` with the ratio taken anew on each resample."""
-    kept, supplied = compact - none, full - none
-
-    def statistic(indices: Indices) -> Floats:
-        total = supplied[indices].sum(axis=-1)
-        share = kept[indices].sum(axis=-1) / np.where(total > 0, total, 1.0)
-        return np.where(total > 0, share, np.nan)
-
-    return statistic
-
-
-def mean_statistic(values: Floats) -> Statistic:
-    """The plain mean on each resample."""
-
-    def statistic(indices: Indices) -> Floats:
-        return np.asarray(values[indices].mean(axis=-1), dtype=np.float64)
-
-    return statistic
-
-
 def margins(answer: Floats, distractor: Floats, answer_none: Floats, distractor_none: Floats) -> Floats:
     """By how many nats per token the answer beats the distractor, less the same without context.
 
@@ -75,27 +52,29 @@ def margins(answer: Floats, distractor: Floats, answer_none: Floats, distractor_
     return (answer - distractor) - (answer_none - distractor_none)
 
 
-def forced_choice(calibrated: Floats) -> float:
-    """Share of probes on which the context moves the model towards the answer."""
-    return float(np.mean(calibrated > 0)) if len(calibrated) else float("nan")
+def forced_choice(calibrated: Floats) -> Floats:
+    """1 for each probe on which the context moves the model towards the answer, else 0."""
+    return (calibrated > 0).astype(np.float64)
 
 
-def bootstrap_ci(
-    statistic: Statistic, n: int, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+def ratio_interval(
+    top: Floats, bottom: Floats, clusters: Indices, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Percentile interval of the statistic over n resampled entries; equal arguments give equal intervals.
+    """Percentile interval of sum(top) / sum(bottom) when whole clusters (numbered from 0) are resampled.
 
-    One entry alone shows no spread, so n < 2 has no interval. Resamples on which the statistic is undefined
-    are left out, and where they are the majority there is no interval either.
+    A mean is the ratio whose bottom is all ones. One cluster alone shows no spread, so it has no interval.
+    Resamples on which the ratio is undefined (a bottom of 0 or less) are left out, and where they are the
+    majority there is no interval either. Equal arguments give equal intervals.
     """
-    if n < 2:
+    tops, bottoms = (np.bincount(clusters, weights=part) for part in (top, bottom))
+    if len(tops) < 2:
         return NO_INTERVAL
-    indices = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-    values = statistic(indices)
-    defined = values[np.isfinite(values)]
-    if len(defined) * 2 <= resamples:
+    drawn = np.random.default_rng(seed).integers(0, len(tops), size=(resamples, len(tops)))
+    above, below = tops[drawn].sum(axis=-1), bottoms[drawn].sum(axis=-1)
+    defined = below > 0
+    if defined.sum() * 2 <= resamples:
         return NO_INTERVAL
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(above[defined] / below[defined], [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 

@@ -6,10 +6,12 @@ it wrong; (c) a specific near miss exists. Rules (a) and (c) are checked here, (
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from holdfast.errors import BadInput
 from holdfast.eval.metrics import keyword_hit
@@ -25,9 +27,9 @@ class Probe(BaseModel):
     id: str
     category: str
     """recall, decision, artifact or continuation."""
-    question: str
-    answer: str
-    accept: list[str]
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    accept: list[str] = Field(min_length=1)
     """Keywords, any of which a right answer contains."""
     distractor: str
     """The near miss."""
@@ -35,6 +37,11 @@ class Probe(BaseModel):
     """A verbatim quote of the session that holds the answer."""
     answer_literal: str = ""
     """The text that must not stand outside the span; the answer where it is empty."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies what is asked and how it is judged."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @property
     def literal(self) -> str:
@@ -59,16 +66,29 @@ def read_probes(path: str | Path) -> list[Probe]:
             raise BadInput(f"{path}:{number}: not a probe ({'; '.join(first[:3])})") from error
     if not probes:
         raise BadInput(f"{path} holds no probes")
+    if twice := [key for key, n in Counter((p.transcript, p.id) for p in probes).items() if n > 1]:
+        raise BadInput(f"{path}: two probes of {twice[0][0]} are called {twice[0][1]!r}; give each an id of its own")
     return probes
 
 
 def broken_rule(probe: Probe, verbatim: str) -> str:
     """Which static rule `probe` breaks when `verbatim` is the text that stays, or an empty string."""
-    if probe.literal.lower() in verbatim.lower():
+    if _folded(probe.literal) in _folded(verbatim):
         return f"rule (a): {probe.literal!r} also stands in what stays verbatim"
-    if not probe.distractor.strip() or keyword_hit(probe.distractor, probe.accept):
+    if keyword_hit(verbatim, probe.accept):
+        return f"rule (a): one of {probe.accept!r} also stands in what stays verbatim"
+    if _folded(probe.literal) not in _folded(probe.evidence):
+        return f"rule (a): {probe.literal!r} does not stand in its evidence"
+    if keyword_hit(probe.question, probe.accept):
+        return "rule (a): the question holds the answer"
+    near = _folded(probe.distractor)
+    if near in ("", _folded(probe.answer)) or keyword_hit(probe.distractor, probe.accept):
         return f"rule (c): {probe.distractor!r} is no near miss of {probe.answer!r}"
     return ""
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def known_without(probe: Probe, answer: str) -> str:

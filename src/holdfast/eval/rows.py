@@ -52,10 +52,14 @@ class Row(BaseModel):
 
     transcript: str
     """File name of the session."""
+    session_digest: str = ""
+    """Digest of the session's token ids."""
     window: str
     """Which part of the session was held; several probes may share one window."""
     probe: str
     """Id of the probe."""
+    probe_digest: str = ""
+    """Digest of the probe: what is asked and how it is judged."""
     category: str
     """Kind of knowledge that the probe asks for, e.g. `recall` or `decision`."""
     question: str = ""

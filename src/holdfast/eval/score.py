@@ -1,7 +1,8 @@
 """From rows to scores: one `Score` per (method, ratio), each joined with its two baselines.
 
 Reads rows and nothing else. What it cannot compare (mixed models or windows, a missing baseline) it refuses;
-what it cannot compute it leaves null and says why in `note`. No NaN ever leaves this file.
+what it cannot compute it leaves null and says why in `note`. Every interval resamples windows, because the probes
+of one window share one compaction and err together. No NaN ever leaves this file.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from pydantic import BaseModel, ConfigDict
 
 from holdfast.errors import BadInput
 from holdfast.eval import metrics
-from holdfast.eval.metrics import Floats, Statistic
+from holdfast.eval.metrics import Floats, Indices
 from holdfast.eval.rows import FULL, NONE, Row
 
 Bounds = tuple[float | None, float | None]
-"""[low, high] of a 95 % bootstrap interval; both null where there is none, as for a single probe."""
+"""[low, high] of a 95 % bootstrap interval over windows; both null where there is none, as for a single window."""
+RETAINED, NEXT_ACTION = "retained: ", "next action: "
+"""How a note says which number it explains."""
 
 
 class CategoryScore(BaseModel):
@@ -30,11 +33,16 @@ class CategoryScore(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     retained: float | None
+    retained_ci: Bounds
     n: int
+    """Probes."""
 
 
 class Score(BaseModel):
-    """What one method kept at one ratio and what that cost: answers over probes, the rest over windows."""
+    """What one method kept at one ratio and what that cost: answers over probes, the rest over windows.
+
+    Every interval is over windows, each drawn with all its probes.
+    """
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -43,7 +51,7 @@ class Score(BaseModel):
     n: int
     """Probes."""
     n_windows: int
-    """Windows; several probes may share one."""
+    """Windows; several probes may share one. They are what the intervals resample."""
     retained: float | None
     """Share of the nats that the full context supplies to the right answers."""
     retained_ci: Bounds
@@ -52,6 +60,7 @@ class Score(BaseModel):
     forced_choice_ci: Bounds
     margin: float | None
     """Mean calibrated margin of answer over distractor (nats per token)."""
+    margin_ci: Bounds
     keyword: float | None
     """Share of greedy answers that hold an accepted keyword."""
     keyword_ci: Bounds
@@ -60,6 +69,7 @@ class Score(BaseModel):
     kl_ci: Bounds
     top1: float | None
     """Share of next-turn tokens on which both contexts rank the same token first."""
+    top1_ci: Bounds
     next_action: float | None
     """Share of the nats that the full context supplies to the recorded next action."""
     next_action_ci: Bounds
@@ -78,7 +88,7 @@ class Score(BaseModel):
     seconds_compact: float
     by_category: dict[str, CategoryScore]
     note: str = ""
-    """Why `retained` or `next_action` is null, where it is."""
+    """On how many of the probes the method was measured, where not on all; why a number is null, where one is."""
 
 
 SAME = ("window", "dtype", "by_turn")  # settings that rows must share to be compared
@@ -95,9 +105,11 @@ class Joined(NamedTuple):
 def score(rows: Iterable[Row]) -> list[Score]:
     """One score per (method, ratio): full, none, then by method and ratio."""
     groups: dict[tuple[str, float | None], list[Joined]] = defaultdict(list)
-    for joined in join(rows):
+    everything = join(rows)
+    for joined in everything:
         groups[joined.row.method, joined.row.ratio].append(joined)
-    return [_score(group) for _, group in sorted(groups.items(), key=lambda item: method_order(*item[0]))]
+    probes = len({_probe(joined.row) for joined in everything})
+    return [_score(group, probes) for _, group in sorted(groups.items(), key=lambda item: method_order(*item[0]))]
 
 
 def scores_by_transcript(rows: Iterable[Row]) -> dict[str, list[Score]]:
@@ -125,6 +137,10 @@ def _probe(row: Row) -> tuple[str, str, str]:
     return (row.transcript, row.window, row.probe)
 
 
+def _window(row: Row) -> tuple[str, str]:
+    return (row.transcript, row.window)
+
+
 def _baseline(baselines: dict[tuple[str, str, str, str], Row], row: Row, method: str) -> Row:
     try:
         return baselines[(*_probe(row), method)]
@@ -143,7 +159,21 @@ def _comparable(rows: Iterable[Row]) -> list[Row]:
     _refuse_mixture("models", models.values())
     for key in SAME:
         _refuse_mixture(f"values of `{key}`", {json.dumps(row.config.get(key), default=str) for row in kept})
+    _refuse_repeats(kept)
     return kept
+
+
+def _refuse_repeats(rows: Iterable[Row]) -> None:
+    """A probe in two windows would count twice, and its two windows would overlap."""
+    windows: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        windows[row.transcript, row.probe].add(row.window)
+    for (transcript, probe), found in sorted(windows.items()):
+        if len(found) > 1:
+            raise BadInput(
+                f"probe {probe} of {transcript} stands in {len(found)} windows ({', '.join(sorted(found))}) and would "
+                "count as often; measure each sample into a file of its own"
+            )
 
 
 def _refuse_mixture(what: str, values: Iterable[str]) -> None:
@@ -155,15 +185,15 @@ def _refuse_mixture(what: str, values: Iterable[str]) -> None:
         )
 
 
-def _score(group: Sequence[Joined]) -> Score:
+def _score(group: Sequence[Joined], probes: int) -> Score:
     rows = [joined.row for joined in group]
-    windows = list({(j.row.transcript, j.row.window): j for j in group}.values())
-    answers, answer_note = _retained(group, "answer_logprob")
+    windows = list({_window(j.row): j for j in group}.values())
     acts = [j for j in windows if None not in {r.next_action_logprob for r in j}]
+    answers, answer_note = _retained(group, "answer_logprob")
     actions, action_note = _retained(acts, "next_action_logprob") if acts else (_UNKNOWN, "")
     calibrated = _calibrated_margins(group)
-    choice = _estimate(metrics.mean_statistic((calibrated > 0).astype(np.float64)), len(rows))
-    keyword = _estimate(metrics.mean_statistic(_column(rows, "keyword")), len(rows))
+    choice, margin = _mean(group, metrics.forced_choice(calibrated)), _mean(group, calibrated)
+    keyword = _mean(group, _column(rows, "keyword"))
     kl, top1 = _next_turns(windows, "kl", 0.0), _next_turns(windows, "top1", 1.0)
     return Score(
         method=rows[0].method,
@@ -174,19 +204,27 @@ def _score(group: Sequence[Joined]) -> Score:
         retained_ci=answers.ci,
         forced_choice=choice.value,
         forced_choice_ci=choice.ci,
-        margin=_finite(float(calibrated.mean())),
+        margin=margin.value,
+        margin_ci=margin.ci,
         keyword=keyword.value,
         keyword_ci=keyword.ci,
         kl=kl.value,
         kl_ci=kl.ci,
         top1=top1.value,
+        top1_ci=top1.ci,
         next_action=actions.value,
         next_action_ci=actions.ci,
         n_next=len(acts),
         by_category=_by_category(group),
-        note="; ".join(note for note in (answer_note, action_note) if note),
+        note=_note(len(rows), probes, answer_note, action_note),
         **_costs([joined.row for joined in windows]),
     )
+
+
+def _note(n: int, probes: int, answers: str, actions: str) -> str:
+    partial = f"measured on {n} of {probes} probes" if n < probes else ""
+    reasons = (answers and RETAINED + answers, actions and NEXT_ACTION + actions)
+    return "; ".join(part for part in (partial, *reasons) if part)
 
 
 class _Estimate(NamedTuple):
@@ -197,16 +235,25 @@ class _Estimate(NamedTuple):
 _UNKNOWN = _Estimate(None)
 
 
-def _estimate(statistic: Statistic, n: int) -> _Estimate:
-    value = statistic(np.arange(n)[None, :])[0]
-    low, high = metrics.bootstrap_ci(statistic, n)
-    return _Estimate(_finite(float(value)), (_finite(low), _finite(high)))
+def _estimate(value: float, top: Floats, bottom: Floats, group: Sequence[Joined]) -> _Estimate:
+    low, high = metrics.ratio_interval(top, bottom, _clusters(group))
+    return _Estimate(_finite(value), (_finite(low), _finite(high)))
+
+
+def _clusters(group: Sequence[Joined]) -> Indices:
+    """The number of each row's window, from 0 in order of appearance."""
+    numbers: dict[tuple[str, str], int] = {}
+    return np.array([numbers.setdefault(_window(j.row), len(numbers)) for j in group], dtype=np.int64)
+
+
+def _mean(group: Sequence[Joined], values: Floats) -> _Estimate:
+    return _estimate(float(values.mean()), values, np.ones_like(values), group)
 
 
 def _retained(group: Sequence[Joined], field: str) -> tuple[_Estimate, str]:
     compact, none, full = (_column(rows, field) for rows in zip(*group, strict=True))
-    estimate = _estimate(metrics.retained_statistic(compact, none, full), len(group))
-    return estimate, metrics.retained(compact, none, full).reason
+    share = metrics.retained(compact, none, full)
+    return _estimate(share.value, compact - none, full - none, group), share.reason
 
 
 def _calibrated_margins(group: Sequence[Joined]) -> Floats:
@@ -221,23 +268,19 @@ def _next_turns(windows: Sequence[Joined], field: str, of_full: float) -> _Estim
     """Mean over the windows that have next turns; the full context equals itself by definition."""
     if windows[0].row.method == FULL:
         return _Estimate(of_full, (of_full, of_full))
-    rows = [joined.row for joined in windows if getattr(joined.row, field) is not None]
-    return _estimate(metrics.mean_statistic(_column(rows, field)), len(rows)) if rows else _UNKNOWN
+    known = [joined for joined in windows if getattr(joined.row, field) is not None]
+    return _mean(known, _column([joined.row for joined in known], field)) if known else _UNKNOWN
 
 
 def _by_category(group: Sequence[Joined]) -> dict[str, CategoryScore]:
     parts: dict[str, list[Joined]] = defaultdict(list)
     for joined in group:
         parts[joined.row.category].append(joined)
+    answers = {name: _retained(part, "answer_logprob")[0] for name, part in sorted(parts.items())}
     return {
-        name: CategoryScore(retained=_finite(_plain_retained(part)), n=len(part))
-        for name, part in sorted(parts.items())
+        name: CategoryScore(retained=found.value, retained_ci=found.ci, n=len(parts[name]))
+        for name, found in answers.items()
     }
-
-
-def _plain_retained(group: Sequence[Joined]) -> float:
-    compact, none, full = (_column(rows, "answer_logprob") for rows in zip(*group, strict=True))
-    return metrics.retained(compact, none, full).value
 
 
 _COSTS = (

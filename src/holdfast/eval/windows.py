@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import Rendered
@@ -109,7 +110,7 @@ def turn_windows(
     dropped = []
     for x in located:
         turn = next(t for t, (first, last) in spans.items() if first <= x.start < last)
-        cut = _Cut(prefix, spans[turn], (spans[turn][1], spans[turn][1]), turn + 1)
+        cut = _turn_cut(transcript, prefix, spans[turn], turn)
         if not cut.holds(x, rendered):
             dropped.append((x.probe, _why_not(x, [cut], rendered)))
         elif spans[turn][1] - spans[turn][0] > size:
@@ -118,9 +119,15 @@ def turn_windows(
             by_turn.setdefault(turn, []).append(x)
     out = []
     for turn, found in by_turn.items():
-        cut = _Cut(prefix, spans[turn], (spans[turn][1], spans[turn][1]), turn + 1)
+        cut = _turn_cut(transcript, prefix, spans[turn], turn)
         out.append(cut.window(rendered, [x.probe for x in found]))
     return out, dropped
+
+
+def _turn_cut(transcript: Transcript, prefix: tuple[int, int], span: tuple[int, int], turn: int) -> _Cut:
+    follows = transcript.turns[turn + 1 : turn + 2]
+    speaks = bool(follows) and follows[0].role is Role.ASSISTANT
+    return _Cut(prefix, span, (span[1], span[1]), turn + 1 if speaks else None)
 
 
 @dataclass(frozen=True)
@@ -130,8 +137,8 @@ class _Cut:
     prefix: tuple[int, int]
     middle: tuple[int, int]
     suffix: tuple[int, int]
-    turn: int
-    """The next turn."""
+    turn: int | None
+    """The next turn, if the assistant speaks it."""
 
     def holds(self, x: Located, rendered: Rendered) -> bool:
         inside = self.middle[0] <= x.start and x.stop <= self.middle[1]
@@ -188,7 +195,7 @@ def _around(cut: _Cut, x: Located) -> _Cut:
 
 def _prefix(blocks: Sequence[Block], size: int) -> tuple[int, int]:
     """The system prompt, or the first request where a session has none; its head where it is very long."""
-    head = [b for b in blocks if b.kind is Kind.SYSTEM] or [blocks[0]]
+    head = list(takewhile(lambda b: b.kind is Kind.SYSTEM, blocks)) or [blocks[0]]
     return 0, min(head[-1].origin.tokens[1], size // SHARE)
 
 

@@ -102,16 +102,26 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _weights_digest(hf: Any) -> str:
-    """Hash of every weight's name and shape and up to 256 of its values, rounded to bfloat16.
+# what a stored key or value depends on besides the weights
+SHAPING = (
+    *("model_type", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps"),
+    *("rope_parameters", "sliding_window", "layer_types", "hidden_act", "hidden_activation", "query_pre_attn_scalar"),
+)
 
-    Rounding makes one model's float32 and bfloat16 copies the same model; sampling keeps loading fast.
+
+def _weights_digest(hf: Any) -> str:
+    """Hash of the shaping configuration and of every weight, rounded to bfloat16.
+
+    Rounding makes one model's float32 and bfloat16 copies the same model. A matrix enters as the exact sums of its
+    rows' and columns' bits: every weight counts, and loading stays fast.
     """
     import torch
 
-    state = hashlib.sha256()
+    config = hf.config.to_dict()
+    state = hashlib.sha256(json.dumps({key: config.get(key) for key in SHAPING}, sort_keys=True, default=str).encode())
     for name, weight in sorted(hf.state_dict().items()):
-        flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 256)][:256].to("cpu", torch.bfloat16)
-        state.update(f"{name}{tuple(weight.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
+        bits = weight.detach().to(torch.bfloat16).view(torch.int16).reshape(len(weight) if weight.ndim else 1, -1)
+        state.update(f"{name}{tuple(weight.shape)}".encode())
+        for sums in (bits.sum(0, dtype=torch.int64), bits.sum(1, dtype=torch.int64)):
+            state.update(sums.cpu().numpy().tobytes())
     return state.hexdigest()[:16]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 
@@ -17,7 +20,13 @@ class States:
     """Per layer `[G, T, D]`."""
     positions: Tensor
     """`[T]` float32; a sliding layer's states belong to the last of them."""
-    surprisal: Tensor
-    """`[T]` float32 nats: -log p(token | everything before it)."""
+    surprise: Callable[[], Tensor]
+    """Computes `surprisal`, for which a method pays only if it looks at it."""
     hidden: Tensor
     """`[T, d_model]`, after the final norm."""
+
+    @cached_property
+    def surprisal(self) -> Tensor:
+        """`[T]` float32 nats: -log p(token | everything before it)."""
+        with torch.no_grad():
+            return self.surprise()

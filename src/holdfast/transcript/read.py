@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.errors import BadTranscript
-from holdfast.transcript.cuts import without_orphans
+from holdfast.transcript.cuts import check_legal, without_orphans
 from holdfast.transcript.document import Document, decode
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.formats.base import Format
@@ -30,7 +30,10 @@ def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
         raise document.refuse("the content is nested too deeply to be a session") from None
     if not transcript.turns:
         raise document.refuse(f"read as {transcript.format}, but it holds no turn; give a session that has begun")
-    return _repaired(transcript, document.unit) if lenient else transcript
+    if lenient:
+        return _repaired(transcript, document.unit)
+    check_legal(transcript.turns)
+    return transcript
 
 
 def _text(path: Path) -> str:

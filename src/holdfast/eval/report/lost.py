@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from holdfast.eval.report.foreign import plain
 from holdfast.eval.rows import Row
 from holdfast.eval.score import Joined, join
 
@@ -19,7 +20,7 @@ def fates(rows: Iterable[Row], method: str) -> Table:
     found = [j for j in join(rows) if j.row.method == method]
     ratios = sorted({j.row.ratio for j in found if j.row.ratio is not None})
     result = Table(
-        caption=f"share of the right answer's nats that survive {method}; red is lost",
+        caption=plain(f"share of the right answer's nats that survive {method}; red is lost", "table.caption"),
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=0,
@@ -29,18 +30,18 @@ def fates(rows: Iterable[Row], method: str) -> Table:
     result.add_column("nats", justify="right")
     for ratio in ratios:
         result.add_column(f"{ratio:g}x", justify="right", min_width=6)
-    for probe in dict.fromkeys(j.row.probe for j in found):
-        mine = {j.row.ratio: j for j in found if j.row.probe == probe}
+    for probe in dict.fromkeys((j.row.transcript, j.row.probe) for j in found):
+        mine = {j.row.ratio: j for j in found if (j.row.transcript, j.row.probe) == probe}
         first = next(iter(mine.values()))
         supplied = first.full.answer_logprob - first.none.answer_logprob
         cells = (_cell(mine.get(ratio), supplied) for ratio in ratios)
-        result.add_row(escape(first.row.question), escape(first.row.answer), f"{supplied:.1f}", *cells)
+        result.add_row(plain(first.row.question), plain(first.row.answer), f"{supplied:.1f}", *cells)
     return result
 
 
-def _cell(joined: Joined | None, supplied: float) -> str:
+def _cell(joined: Joined | None, supplied: float) -> Text:
     if joined is None or supplied <= 0:
-        return "-"
+        return Text("-")
     share = (joined.row.answer_logprob - joined.none.answer_logprob) / supplied
     colour = "green" if share >= KEPT else "yellow" if share >= HALF else "red"
-    return f"[{colour}]{100 * share:.0f} %[/{colour}]"
+    return Text(f"{100 * share:.0f} %", colour)

@@ -8,7 +8,7 @@ from holdfast.eval.score import Bounds, Score
 
 UNKNOWN = "\N{EN DASH}"
 FEW = 10
-"""Fewer entries than this make an interval that deserves a warning."""
+"""Fewer windows than this make an interval that deserves a warning."""
 
 
 def percent(value: float | None) -> str:
@@ -37,6 +37,10 @@ def times(value: float | None) -> str:
 
 def seconds(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def size(count: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import groupby
@@ -11,28 +10,29 @@ from string import Template
 
 from holdfast.eval.report import numbers, probes, summary
 from holdfast.eval.report.drawing import Drawn
+from holdfast.eval.report.foreign import visible
 from holdfast.eval.rows import FULL, NONE
 from holdfast.eval.score import Bounds, Joined, Score
 
 _CAPTIONS = {
     "quality": "Share of the nats that the context supplies to the right answers. "
-    "Bars are 95 % bootstrap intervals over probes.",
+    "Bars are 95 % bootstrap intervals over windows, each drawn with all its probes.",
     "bytes": "The same shares, placed at the size really held: everything that stays verbatim counts too.",
     "seconds": "Time on top of the prefill, averaged over windows. Times under 1 ms are drawn at 1 ms.",
     "categories": "Each bar is one method on the probes of one category. "
-    "Methods that were not measured at this ratio are left out.",
+    "Lines are 95 % bootstrap intervals over windows. Methods that were not measured at this ratio are left out.",
     "fidelity": "How well the session goes on: its recorded next action, and its next turns token by token. "
     "Bars are 95 % bootstrap intervals over windows.",
 }
 _COLUMNS = (
     ("Method", "as given on the command line"),
     ("Ratio", "times fewer slots asked for"),
-    ("n", "probes"),
+    ("n", "probes / windows"),
     ("Retained", "answer information kept"),
     ("Forced choice", "answer preferred to distractor"),
     ("Keyword", "greedy answer is right"),
     ("Margin", "nats per token"),
-    ("n", "windows"),
+    ("n", "next turns"),
     ("Next action", "information kept"),
     ("KL", "nats per token"),
     ("Top-1", "same first token"),
@@ -57,11 +57,7 @@ def page(joined: Sequence[Joined], scores: Sequence[Score], drawn: Sequence[Draw
 
 def text(value: str) -> str:
     """Escaped for content and quoted attributes alike; control and direction characters made visible."""
-    return html.escape(_INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value), quote=True)
-
-
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Controls, overrides of the reading direction, and lone surrogates (which no file can hold)."""
+    return html.escape(visible(value), quote=True)
 
 
 def _figure(plot: Drawn) -> str:
@@ -71,46 +67,65 @@ def _figure(plot: Drawn) -> str:
 def _table(scores: Sequence[Score]) -> str:
     head = "".join(f"<th scope=col>{name}<small>{meaning}</small></th>" for name, meaning in _COLUMNS)
     groups = [list(group) for _, group in groupby(scores, key=lambda score: score.method)]
-    body = "\n".join(_line(score, len(group) if score is group[0] else 0) for group in groups for score in group)
+    body = "\n".join(_line(score, _lines(group) if score is group[0] else 0) for group in groups for score in group)
     return f"<table class=scores><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
 
 def _line(score: Score, rows: int) -> str:
-    """One score; the first of its method names it for all `rows` of them."""
+    """One score and its note; the first of its method names it for all `rows` of them."""
     name = f'<th scope=rowgroup rowspan="{rows}">{probes.breakable(text(score.method))}</th>' if rows else ""
-    return f"<tr>{name}{''.join(f'<td>{cell}</td>' for cell in _cells(score))}</tr>"
+    note = f'<tr class=note><td colspan="{len(_COLUMNS) - 1}">{text(score.note)}</td></tr>' if score.note else ""
+    return f"<tr>{name}{''.join(f'<td>{cell}</td>' for cell in _cells(score))}</tr>{note}"
+
+
+def _lines(group: Sequence[Score]) -> int:
+    """How many table rows the scores take: a note has one of its own."""
+    return len(group) + sum(bool(score.note) for score in group)
 
 
 def _cells(score: Score) -> tuple[str, ...]:
-    percent = numbers.percent
-    is_baseline = score.method in (FULL, NONE)  # fixed by definition, so an interval says nothing
-    bounds = _no_interval if is_baseline else numbers.percent_interval
     return (
         numbers.times(score.ratio),
-        _count(score.n),
-        _with(percent(score.retained), bounds(score.retained_ci)),
-        _with(percent(score.forced_choice), bounds(score.forced_choice_ci)),
-        _with(percent(score.keyword), numbers.percent_interval(score.keyword_ci)),
-        numbers.number(score.margin, 2),
+        f"{score.n} / {_count(score.n_windows)}",
+        _share(score, "retained"),
+        _share(score, "forced_choice"),
+        _share(score, "keyword"),
+        _nats(score, "margin", 2),
         _count(score.n_next or score.n_windows),
-        _with(percent(score.next_action), bounds(score.next_action_ci)),
-        _with(numbers.number(score.kl), "" if score.method == FULL else numbers.interval(score.kl_ci)),
-        percent(score.top1),
+        _share(score, "next_action"),
+        _nats(score, "kl", 3),
+        _share(score, "top1"),
         _with(
             numbers.size(score.bytes),
-            f"{numbers.times(numbers.byte_ratio(score))} fewer; span {numbers.times(numbers.span_ratio(score))}",
+            f"{numbers.times(numbers.byte_ratio(score))} fewer<br>span {numbers.times(numbers.span_ratio(score))}",
         ),
         numbers.seconds(score.seconds_compact),
     )
 
 
-def _no_interval(_: Bounds) -> str:
-    return ""
+_FIXED = {
+    FULL: ("retained", "next_action", "kl", "top1"),
+    NONE: ("retained", "next_action", "forced_choice", "margin"),
+}
+"""What a baseline is by definition, so that its interval would say nothing."""
 
 
-def _count(n: int) -> str:
-    few = '<abbr class=few title="so few that the interval is rough">few</abbr>' if n < numbers.FEW else ""
-    return f"{n}{few}"
+def _share(score: Score, name: str) -> str:
+    return _with(numbers.percent(getattr(score, name)), numbers.percent_interval(_bounds(score, name)))
+
+
+def _nats(score: Score, name: str, digits: int) -> str:
+    return _with(numbers.number(getattr(score, name), digits), numbers.interval(_bounds(score, name), digits))
+
+
+def _bounds(score: Score, name: str) -> Bounds:
+    found: Bounds = getattr(score, f"{name}_ci")
+    return (None, None) if name in _FIXED.get(score.method, ()) else found
+
+
+def _count(windows: int) -> str:
+    few = '<abbr class=few title="so few windows that the interval is rough">few</abbr>'
+    return f"{windows}{few if windows < numbers.FEW else ''}"
 
 
 def _with(value: str, below: str) -> str:

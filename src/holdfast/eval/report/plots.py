@@ -67,6 +67,7 @@ def seconds(scores: Sequence[Score]) -> Drawn:
         _curves(axes, scores, _ratio, (spent, lambda _: (None, None)))
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda *_: "")  # its default is TeX, which names with a `$` forbid
         axes.set_ylabel("seconds for a window")
         prefill = max(score.seconds_prefill for score in scores)
         if prefill > 0:
@@ -159,9 +160,12 @@ def _bars(axes: Any, chosen: Sequence[Score], names: Sequence[str], looks: dict[
                 continue
             y = row * (len(chosen) + 0.8) + place
             axes.barh(y, part.retained, height=0.82, color=looks[score.method].color)
+            low, high = part.retained_ci
+            if low is not None and high is not None:
+                axes.plot([low, high], [y, y], color=INK, linewidth=1.1)
             axes.annotate(
                 f"{100 * part.retained:.0f} %",
-                (max(part.retained, 0), y),
+                (max(part.retained, high or 0, 0), y),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from holdfast.eval.report import numbers
 from holdfast.eval.rows import Row
-from holdfast.eval.score import Bounds, Score
+from holdfast.eval.score import RETAINED, Bounds, Score
 
 
 def headline(scores: Sequence[Score]) -> str:
@@ -20,7 +20,7 @@ def headline(scores: Sequence[Score]) -> str:
     best = max(measured, key=_share)
     first = f"At {numbers.times(ratio)}, {_keeps(best)} of the answer information"
     rival = _rival(best, measured)
-    return f"{first}{f'; {_keeps(rival)}' if rival else ''} (n = {best.n})."
+    return f"{first}{f'; {_keeps(rival)}' if rival else ''} ({_count(best)})."
 
 
 def cost(scores: Sequence[Score]) -> str:
@@ -44,8 +44,17 @@ def facts(rows: Sequence[Row], scores: Sequence[Score]) -> list[tuple[str, str]]
         ("Holdfast", _listed(f"{row.version} {row.commit[:12]}".strip() for row in rows)),
         (f"Transcripts ({len(transcripts)})", ", ".join(transcripts)),
     ]
-    notes = sorted({f"{s.method} {numbers.times(s.ratio)}: {s.note}" for s in scores if s.note})
-    return [pair for pair in [*pairs, ("Note", "; ".join(notes))] if pair[1]]
+    return [pair for pair in [*pairs, ("Note", " | ".join(notes(scores)))] if pair[1]]
+
+
+def notes(scores: Sequence[Score]) -> list[str]:
+    """Each note once, behind the methods and ratios that it is true of."""
+    found: dict[str, list[str]] = {}
+    for score in scores:
+        if score.note:
+            ratio = "" if score.ratio is None else f" {numbers.times(score.ratio)}"
+            found.setdefault(score.note, []).append(f"{score.method}{ratio}")
+    return [f"{', '.join(methods)}: {note}" for note, methods in found.items()]
 
 
 def _measured(scores: Sequence[Score]) -> list[Score]:
@@ -79,7 +88,12 @@ def _cost(score: Score) -> str:
 
 
 def _first_note(scores: Sequence[Score]) -> str:
-    return next((score.note for score in scores if score.note), "nothing was measured")
+    parts = (part for score in scores for part in score.note.split("; "))
+    return next((part.removeprefix(RETAINED) for part in parts if part.startswith(RETAINED)), "nothing was measured")
+
+
+def _count(score: Score) -> str:
+    return f"n = {numbers.counted(score.n, 'probe')} in {numbers.counted(score.n_windows, 'window')}"
 
 
 def _whole_percent(value: float) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from holdfast.eval.report import numbers
+from holdfast.eval.report import numbers, summary
+from holdfast.eval.report.foreign import plain
 from holdfast.eval.rows import FULL, NONE
 from holdfast.eval.score import Score
 
@@ -31,26 +32,31 @@ _COLUMNS = (
 
 def table(scores: Sequence[Score]) -> Table:
     """One line per score; both columns of bytes say how many times fewer are really held."""
-    caption = (
-        "shares in %, over n probes; KL, top-1 and next action over windows; KV bytes really held, of the\n"
-        "compacted span and of all with the verbatim rest"
-    )
-    result = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=0)
+    result = Table(caption=_caption(scores), caption_justify="left", box=SIMPLE_HEAD, padding=0)
     result.add_column("method", overflow="fold", min_width=12)
-    for name in _COLUMNS:
+    for column in _COLUMNS:
         # rich takes missing width from the widest column that may wrap: the method
-        result.add_column(name, justify="right", overflow="fold", no_wrap=name.startswith("retained"))
+        result.add_column(column, justify="right", overflow="fold", no_wrap=column.startswith("retained"))
     for method, group in groupby(scores, key=lambda score: score.method):
         name = _folded(method)
         for score in group:
-            result.add_row(name, *_cells(score))
-            name = ""
+            result.add_row(name, *map(Text, _cells(score)))
+            name = Text()  # named once
     return result
 
 
-def _folded(method: str) -> str:
+def _caption(scores: Sequence[Score]) -> Text:
+    meaning = (
+        "shares in %, over n probes; KL, top-1 and next action over windows; bootstrap interval over windows;\n"
+        "KV bytes really held, of the compacted span and of all with the verbatim rest"
+    )
+    warnings = (plain(f"\n{note}", "bold yellow") for note in summary.notes(scores))
+    return Text.assemble(Text(meaning, "table.caption"), *warnings)
+
+
+def _folded(method: str) -> Text:
     """A long spelling breaks after its colon and commas."""
-    return escape(method if len(method) <= 16 else method.replace(":", ":\n ").replace(",", ",\n "))
+    return plain(method if len(method) <= 16 else method.replace(":", ":\n ").replace(",", ",\n "))
 
 
 def _cells(score: Score) -> tuple[str, ...]:
@@ -59,7 +65,7 @@ def _cells(score: Score) -> tuple[str, ...]:
     return (
         numbers.times(score.ratio),
         str(score.n),
-        escape(f"{_bare(score.retained)} {bounds:>12}"),
+        f"{_bare(score.retained)} {bounds:>12}",
         _bare(score.forced_choice),
         _bare(score.keyword),
         numbers.number(score.kl),

@@ -5,7 +5,7 @@ Cost: nothing. Serves every model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from holdfast.context.budget import Budget
@@ -26,4 +26,8 @@ class Truncate:
         return span
 
     def compress(self, study: Span, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
-        return (TokenSegment(study.ids[-budget.slots :], study.positions[-budget.slots :], study.origins),)
+        kept = study.ids[-budget.slots :]
+        first = study.origins[-1].tokens[1] - len(kept)
+        origins = tuple(replace(o, tokens=(max(first, o.tokens[0]), o.tokens[1])) for o in study.origins)
+        held = tuple(o for o in origins if o.tokens[0] < o.tokens[1])
+        return (TokenSegment(kept, study.positions[-len(kept) :], held),)

@@ -128,10 +128,10 @@ class VirtualTokens:
 
     def _weights(self, states: States, after: Live, engine: LocalEngine) -> Tensor:
         if self.weights == "uniform":
-            return torch.ones_like(states.surprisal)
+            return torch.ones_like(states.positions)
         if self.weights == "surprisal":
             return states.surprisal + 1e-3  # a block of certainties still has a mean
-        return attention_received(after, question_ids(engine.model.tokenizer, self.question), len(states.surprisal))
+        return attention_received(after, question_ids(engine.model.tokenizer, self.question), len(states.positions))
 
     def _split(self, study: Study, budget: Budget) -> tuple[StateSegment | None, Tensor]:
         """The verbatim part of a hybrid and the indices of the tokens that are left to compress."""
@@ -295,7 +295,7 @@ def pooling(weights: Tensor, slots: int) -> Tensor:
 
 def uniqueness(states: States) -> Tensor:
     """How far each token's values are from the mean of its two neighbours', relative to their size, `[T]`."""
-    total = torch.zeros_like(states.surprisal)
+    total = torch.zeros_like(states.positions)
     for values in states.values:
         v = values.float()
         if v.shape[1] < 3:

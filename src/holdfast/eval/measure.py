@@ -1,0 +1,257 @@
+"""All methods on one window of a session, measured one after another and written as rows."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import holdfast
+from holdfast.blocks.render import question_ids
+from holdfast.context.segments import CompactContext, tokens
+from holdfast.engine.live import Live
+from holdfast.engine.local import Continuation, LocalEngine
+from holdfast.errors import BadOption
+from holdfast.eval.metrics import keyword_hit
+from holdfast.eval.probes import Probe, known_without
+from holdfast.eval.rows import FULL, NONE, Row
+from holdfast.eval.windows import Window
+from holdfast.methods.base import Progress
+from holdfast.session import Part, Plan, Policy, Shared, compact_parts, full_bytes
+
+Note = Callable[[str], None]
+Key = tuple[Any, ...]
+ANSWER_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all windows of a run share."""
+
+    engine: LocalEngine
+    latent: tuple[str, ...]
+    ratios: tuple[float, ...]
+    by_turn: bool | None
+    config: dict[str, Any]
+    seed: int
+    known: set[Key]
+    """Rows that are already measured."""
+    progress: Progress
+    note: Note
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one context gives on a window's probes and on its next turns."""
+
+    answers: list[float]
+    distractors: list[float]
+    texts: list[str]
+    next_log_probs: Tensor | None
+    """`[n, V]` of the next turns of the session."""
+
+    def where(self, kept: list[bool]) -> Measured:
+        """The same for some of the probes."""
+        pick = [i for i, ok in enumerate(kept) if ok]
+        answers, distractors = [self.answers[i] for i in pick], [self.distractors[i] for i in pick]
+        return Measured(answers, distractors, [self.texts[i] for i in pick], self.next_log_probs)
+
+
+def key(row: Row) -> Key:
+    """What makes a row the same measurement: asked again, it need not be measured again."""
+    return row.transcript, row.session_digest, row.window, row.probe, row.probe_digest, row.method, row.ratio
+
+
+@dataclass
+class Windowed:
+    """All methods on one window."""
+
+    setting: Setting
+    name: str
+    session_digest: str
+    window: Window
+
+    def rows(self) -> Iterator[Row]:
+        """Measure what is missing; the baselines first."""
+        if not self._pending():
+            return
+        none, _ = self._opened(self._rest())
+        blank = self._measured(none)
+        fair = [not self._knows(p, text) for p, text in zip(self.window.probes, blank.texts, strict=True)]
+        self.window = replace(
+            self.window, probes=tuple(p for p, ok in zip(self.window.probes, fair, strict=True) if ok)
+        )
+        pending = self._pending()
+        if not self.window.probes or not pending:
+            return
+        full, seconds = self._opened(CompactContext((tokens(self.window.ids(), 0),), self.window.tokens))
+        reference = self._measured(full)
+        base = {"none_bytes": none.nbytes, "seconds_prefill": seconds, "reference": reference}
+        yield from self._written(FULL, 1.0, full, reference, 0.0, base)
+        yield from self._written(NONE, None, none, blank.where(fair), 0.0, base)
+        del full
+        shared: dict[str, Shared] = {}
+        for spec, ratio in pending:
+            if spec in (FULL, NONE) or ratio is None:
+                continue
+            yield from self._compacted(spec, ratio, shared.setdefault(spec, Shared()), base)
+
+    def _pending(self) -> list[tuple[str, float | None]]:
+        return [(spec, ratio) for spec, ratio in self._plans() if self._missing(spec, ratio)]
+
+    def _compacted(self, spec: str, ratio: float, shared: Shared, base: dict[str, Any]) -> Iterator[Row]:
+        self.setting.progress("method", 0, 1, f"{spec} at {ratio:g}x")
+        plan = Plan(spec, ratio, self.setting.by_turn, Policy(pin=(), keep_recent=0))
+        try:
+            context = compact_parts(list(self.window.parts), self.setting.engine, plan, self.setting.progress, shared)
+        except BadOption as error:
+            self.setting.note(f"{self.name} {self.window.id}: {spec} at {ratio:g}x is left out: {error}")
+            return
+        live, _ = self._opened(context)
+        yield from self._written(
+            spec, ratio, live, self._measured(live), float(context.evidence["seconds_compact"]), base
+        )
+
+    def _plans(self) -> Iterator[tuple[str, float | None]]:
+        yield FULL, 1.0
+        yield NONE, None
+        for spec in dict.fromkeys(self.setting.latent):
+            if spec not in (FULL, NONE):
+                yield from ((spec, ratio) for ratio in self.setting.ratios)
+
+    def _missing(self, spec: str, ratio: float | None) -> bool:
+        here = (self.name, self.session_digest, self.window.id)
+        keys = ((*here, p.id, p.digest, spec, ratio) for p in self.window.probes)
+        return any(k not in self.setting.known for k in keys)
+
+    def _knows(self, probe: Probe, text: str) -> bool:
+        reason = known_without(probe, text)
+        if reason:
+            self.setting.note(f"{probe.id} is left out: {reason}")
+        return bool(reason)
+
+    def _rest(self) -> CompactContext:
+        """The window without its middle, everything else where it was."""
+        kept = [_verbatim(part) for part in self.window.parts if not part.compact]
+        return CompactContext(tuple(kept), self.window.tokens)
+
+    def _opened(self, context: CompactContext) -> tuple[Live, float]:
+        began = time.perf_counter()
+        live = self.setting.engine.open(context)
+        return live, time.perf_counter() - began
+
+    def _measured(self, live: Live) -> Measured:
+        tokenizer = self.setting.engine.model.tokenizer
+        asked = [tuple(question_ids(tokenizer, p.question)) for p in self.window.probes]
+        targets = [_ids(tokenizer, text) for p in self.window.probes for text in (p.answer, p.distractor)]
+        scored = self.setting.engine.score(live, [Continuation(asked[i // 2], t) for i, t in enumerate(targets)])
+        sums = [float(s.sum()) for s in scored]
+        texts = [tokenizer.decode(t) for t in self.setting.engine.answers(live, asked, ANSWER_TOKENS)]
+        return Measured(sums[0::2], sums[1::2], texts, self._next(live))
+
+    def _next(self, live: Live) -> Tensor | None:
+        ids = self.window.next_ids
+        if len(ids) < 2:
+            return None
+        # the first next token is scaffolding that every context predicts; scoring starts behind it
+        return self.setting.engine.next_logits(live, ids[:-1]).log_softmax(-1)
+
+    def _written(
+        self, spec: str, ratio: float | None, live: Live, got: Measured, seconds: float, base: dict[str, Any]
+    ) -> Iterator[Row]:
+        common = {**self._identity(), **self._sizes(live, base), **self._fidelity(got, base["reference"])}
+        common |= {"method": spec, "ratio": ratio, "seconds_compact": seconds}
+        common["seconds_prefill"] = base["seconds_prefill"]
+        tokenizer = self.setting.engine.model.tokenizer
+        for i, probe in enumerate(self.window.probes):
+            row = Row(
+                **common,
+                probe=probe.id,
+                probe_digest=probe.digest,
+                category=probe.category,
+                question=probe.question,
+                answer=probe.answer,
+                distractor=probe.distractor,
+                answer_logprob=got.answers[i],
+                answer_tokens=len(_ids(tokenizer, probe.answer)),
+                distractor_logprob=got.distractors[i],
+                distractor_tokens=len(_ids(tokenizer, probe.distractor)),
+                text=got.texts[i],
+                keyword=keyword_hit(got.texts[i], probe.accept),
+            )
+            if key(row) not in self.setting.known:
+                yield row
+
+    def _identity(self) -> dict[str, Any]:
+        model = self.setting.engine.model
+        return {
+            "version": holdfast.__version__,
+            "commit": _commit(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": self.setting.config,
+            "model": model.name,
+            "model_digest": model.digest,
+            "tokenizer_digest": model.tokenizer_digest,
+            "seed": self.setting.seed,
+            "transcript": self.name,
+            "session_digest": self.session_digest,
+            "window": self.window.id,
+        }
+
+    def _sizes(self, live: Live, base: dict[str, Any]) -> dict[str, Any]:
+        model, window = self.setting.engine.model, self.window
+        span = sum(len(p) for p in window.parts if p.compact)
+        held = live.nbytes - base["none_bytes"]
+        full = full_bytes(model, window.tokens)
+        span_full = full - base["none_bytes"]
+        return {
+            "tokens_full": window.tokens,
+            "tokens_span": span,
+            "slots": round(span * held / span_full, 3) if span_full else 0.0,
+            "bytes_full": full,
+            "bytes": live.nbytes,
+            "bytes_span_full": span_full,
+            "bytes_span": held,
+        }
+
+    def _fidelity(self, got: Measured, reference: Measured) -> dict[str, Any]:
+        if got.next_log_probs is None or reference.next_log_probs is None:
+            return dict.fromkeys(("kl", "top1", "next_action_logprob", "next_action_tokens"))
+        ours, theirs = got.next_log_probs, reference.next_log_probs
+        targets = torch.tensor(self.window.next_ids[1:], device=ours.device)[:, None]
+        action = max(0, self.window.action - 1)
+        return {
+            "kl": max(0.0, float((theirs.exp() * (theirs - ours)).sum(-1).mean())),
+            "top1": float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()),
+            "next_action_logprob": float(ours.gather(1, targets)[:action].sum()) if action else None,
+            "next_action_tokens": min(action, len(targets)) if action else None,
+        }
+
+
+def _verbatim(part: Part) -> Any:
+    return tokens([i for b in part.blocks for i in b.ids], part.start, tuple(b.origin for b in part.blocks))
+
+
+def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@cache
+def _commit() -> str:
+    """The commit of the installed tree, or nothing where it is not a git checkout."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+        )
+    except OSError:  # no git here
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
