@@ -29,7 +29,6 @@ from holdfast.session import Part, Plan, Policy, Shared, compact_parts, full_byt
 
 Note = Callable[[str], None]
 Key = tuple[Any, ...]
-ANSWER_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Setting:
     by_turn: bool | None
     config: dict[str, Any]
     seed: int
+    answer_tokens: int
     known: set[Key]
     """Rows that are already measured."""
     progress: Progress
@@ -154,7 +154,7 @@ class Windowed:
         targets = [_ids(tokenizer, text) for p in self.window.probes for text in (p.answer, p.distractor)]
         scored = self.setting.engine.score(live, [Continuation(asked[i // 2], t) for i, t in enumerate(targets)])
         sums = [float(s.sum()) for s in scored]
-        texts = [tokenizer.decode(t) for t in self.setting.engine.answers(live, asked, ANSWER_TOKENS)]
+        texts = [tokenizer.decode(t) for t in self.setting.engine.answers(live, asked, self.setting.answer_tokens)]
         return Measured(sums[0::2], sums[1::2], texts, self._next(live))
 
     def _next(self, live: Live) -> Tensor | None:

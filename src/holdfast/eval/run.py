@@ -44,6 +44,8 @@ class Run:
     """Measure only so many probes, drawn by `seed`."""
     seed: int = 0
     by_turn: bool | None = None
+    answer_tokens: int = 24
+    """Most tokens of a greedy answer, in which the keywords are looked for."""
     threads: int = field(default_factory=torch.get_num_threads)
 
 
@@ -68,7 +70,9 @@ def measure(run: Run, engine: LocalEngine, out: Path, progress: Progress = quiet
     check_size(run, engine)
     config = _config(run, engine)
     known = _known(engine, config, out, note)
-    setting = Setting(engine, run.latent, run.ratios, run.by_turn, config, run.seed, known, progress, note)
+    setting = Setting(
+        engine, run.latent, run.ratios, run.by_turn, config, run.seed, run.answer_tokens, known, progress, note
+    )
     jobs = list(_jobs(run, setting))
     if not jobs:
         raise BadInput("nothing to measure: no probe could be placed in a window of these transcripts")
