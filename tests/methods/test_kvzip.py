@@ -104,7 +104,7 @@ def test_sliding_layers_are_kept_as_they_are(tiny, ids):
 
 
 def test_what_is_kept_is_what_the_model_computed(two, ids):
-    study, span = studied(two, ids)
+    study, _ = studied(two, ids)
     (segment,) = KVzip().compress(study, Budget(9))
     assert isinstance(segment, StateSegment)
     assert [o.tokens for o in segment.origins] == [(126, 130)]
