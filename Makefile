@@ -29,7 +29,7 @@ fast: setup  ## every check that needs no real model
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python -m pytest -q -m 'not model and not gemma'
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not model and not gemma'
 
 clean:
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
