@@ -9,9 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
-from holdfast.blocks import render as rendering
+from holdfast.blocks import messages, places
 from holdfast.blocks.block import Kind
-from holdfast.blocks.render import abilities, question_ids, render
+from holdfast.blocks.messages import abilities
+from holdfast.blocks.render import question_ids, render
 from holdfast.errors import BadInput
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
@@ -448,10 +449,10 @@ class Counting:
 def quick_and_reference(transcript, tokenizer):
     """Places of a session's messages by the quick path (None where it declines) and by the reference."""
     can = abilities(tokenizer)
-    apply = rendering._applier(tokenizer, transcript if can.tools else None)
-    wires = [message.wire for message in rendering._messages(transcript, can)]
+    apply = messages.applier(tokenizer, transcript if can.tools else None)
+    wires = [message.wire for message in messages.chat_messages(transcript, can)]
     text = apply(wires)
-    return rendering._quick_places(wires, text, apply), rendering._places(wires, text, apply)
+    return places.quick_places(wires, text, apply), places.places(wires, text, apply)
 
 
 @st.composite
