@@ -188,6 +188,13 @@ def compact_parts(
 
     Calls that differ in their ratio alone may pass the same `shared` for the same parts.
     """
+    return compact_live(cut, engine, plan, progress, shared)[0]
+
+
+def compact_live(
+    cut: list[Part], engine: LocalEngine, plan: Plan, progress: Progress = quiet, shared: Shared | None = None
+) -> tuple[CompactContext, Live]:
+    """`compact_parts`, with the memory that the walk ends in: the same as opening the context."""
     method, shared = build(plan.latent), shared or Shared()
     by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
     from_ratio(1, plan.ratio)  # a senseless ratio fails before any work is done
@@ -206,7 +213,7 @@ def compact_parts(
             live = _extended(live, (kept,), part.start + len(part))
     recipe = {"latent": plan.latent, "ratio": plan.ratio, "by_turn": by_turn, "policy": asdict(plan.policy)}
     evidence = _evidence(cut, live, engine, work.seconds, time.perf_counter() - began)
-    return CompactContext(tuple(segments), sum(map(len, cut)), recipe, evidence, engine.model.digest)
+    return CompactContext(tuple(segments), sum(map(len, cut)), recipe, evidence, engine.model.digest), live
 
 
 def spans(part: Part, by_turn: bool) -> Iterator[Span]:

@@ -17,7 +17,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
 from holdfast.methods.registry import LATENT, build
 from holdfast.model.load import adopt
-from holdfast.session import Plan, Policy, compact, compact_parts, parts, spans
+from holdfast.session import Plan, Policy, compact, compact_live, compact_parts, parts, spans
 from holdfast.transcript.cuts import check_legal, legal_cuts
 
 RATIO = 2.5
@@ -353,3 +353,11 @@ def test_an_empty_list_of_parts_is_an_empty_context(tiny, latent):
 
 def test_soft_segments_hold_no_gradient(two, session, latent, compacted):
     assert not any(s.embeds.requires_grad for s in compacted.segments if isinstance(s, SoftSegment))
+
+
+def test_the_memory_a_compaction_ends_in_is_the_one_that_opening_gives(two, session, latent):
+    context, live = compact_live(cut(session, two.engine, Policy()), two.engine, plan(latent))
+    opened_again = two.engine.open(context)
+    got, want = (two.engine.next_logits(memory, PROBE) for memory in (live, opened_again))
+    assert (got - want).abs().max() < 1e-4 * want.abs().max()
+    assert (live.nbytes, live.next_position) == (opened_again.nbytes, opened_again.next_position)

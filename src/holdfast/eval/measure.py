@@ -25,7 +25,7 @@ from holdfast.eval.probes import Probe, known_without
 from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
 from holdfast.methods.base import Progress
-from holdfast.session import Part, Plan, Policy, Shared, compact_parts, full_bytes
+from holdfast.session import Part, Plan, Policy, Shared, compact_live, full_bytes
 
 Note = Callable[[str], None]
 Key = tuple[Any, ...]
@@ -111,11 +111,12 @@ class Windowed:
         self.setting.progress("method", 0, 1, f"{spec} at {ratio:g}x")
         plan = Plan(spec, ratio, self.setting.by_turn, Policy(pin=(), keep_recent=0))
         try:
-            context = compact_parts(list(self.window.parts), self.setting.engine, plan, self.setting.progress, shared)
+            context, live = compact_live(
+                list(self.window.parts), self.setting.engine, plan, self.setting.progress, shared
+            )
         except BadOption as error:
             self.setting.note(f"{self.name} {self.window.id}: {spec} at {ratio:g}x is left out: {error}")
             return
-        live, _ = self._opened(context)
         yield from self._written(
             spec, ratio, live, self._measured(live), float(context.evidence["seconds_compact"]), base
         )
