@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The seed's sequence: ten turns and more, each compacted on its own against the running compact memory, then asked.
+# The seed's sequence: as many turns as fit the window, each compacted on its own against the running compact memory, then asked.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rows=out/sequence.jsonl probes=out/sequence-probes.jsonl
