@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.context.packing import is_dense, join, pack
+from holdfast.context.packing import join, pack
 
 D = 4
 
@@ -67,9 +67,9 @@ def test_joining_with_a_biased_part_gives_the_others_a_bias_of_zero():
 def test_heads_of_equal_length_without_bias_are_dense():
     keys, at = torch.ones(2, 3, D), torch.arange(3.0)
     dense = pack(keys, keys, at)
-    assert is_dense(dense)
-    assert not is_dense(type(dense)(dense.keys, dense.values, dense.positions, torch.zeros(6), dense.lengths))
-    assert not is_dense(pack(keys, keys, at, torch.tensor([[True, True, True], [True, False, True]])))
+    assert dense.dense
+    assert not type(dense)(dense.keys, dense.values, dense.positions, torch.zeros(6), dense.lengths).dense
+    assert not pack(keys, keys, at, torch.tensor([[True, True, True], [True, False, True]])).dense
 
 
 def test_bytes_are_those_of_keys_values_and_bias():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from holdfast.context.packing import is_dense, join, pack, where
+from holdfast.context.packing import join, pack, where
 from holdfast.model.attention import Slots
 from holdfast.model.family import Family
 
@@ -52,7 +52,7 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def splice(self, slots: Slots) -> None:
         """Put already rotated slots behind everything held so far."""
-        if self.slots is None and is_dense(slots):
+        if self.slots is None and slots.dense:
             G, n = len(slots.lengths), slots.lengths[0]
             dims = slots.keys.shape[-1], slots.values.shape[-1]
             self.update(slots.keys.view(1, G, n, dims[0]), slots.values.view(1, G, n, dims[1]))
@@ -70,6 +70,14 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
             self.positions = self.positions[:, seen]
         if self.slots is not None and bool((self.slots.positions <= before).any()):
             self.slots = where(self.slots, self.slots.positions > before)
+
+    def narrow(self, count: int, seen: slice) -> None:
+        """Of the newest `count` tokens of the tail, hold on to those in `seen` alone."""
+        first = self.positions.shape[1] - count
+        index = torch.cat((torch.arange(first), torch.arange(first, first + count)[seen])).to(self.positions.device)
+        self.positions = self.positions[:, index]
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[:, :, index], self.values[:, :, index]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens of the tail."""

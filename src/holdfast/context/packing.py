@@ -47,8 +47,3 @@ def where(slots: Slots, mask: Tensor) -> Slots:
     lengths = tuple(int(part.sum()) for part in torch.split(mask, list(slots.lengths)))
     bias = None if slots.bias is None else slots.bias[mask]
     return Slots(slots.keys[mask], slots.values[mask], slots.positions[mask], bias, lengths)
-
-
-def is_dense(slots: Slots) -> bool:
-    """Whether the heads are equally long and unbiased, so that a plain `[G, n, D]` tensor holds them."""
-    return slots.bias is None and len(set(slots.lengths)) == 1

@@ -60,6 +60,9 @@ class StateSegment:
     layers: tuple[Slots, ...]
     """Packed head by head; here `keys` are un-rotated (in a cache they are rotated)."""
     origins: tuple[Origin, ...] = ()
+    scores: tuple[Tensor, ...] = ()
+    """Per layer `[N]` float32, what each slot was worth when it was kept (`[0]` where a layer is not scored);
+    empty where the method has no scores."""
 
     def __len__(self) -> int:
         """Slots of the longest head: what a padded store would hold."""

@@ -7,6 +7,7 @@ an interrupt) leaves the running context exactly as it was.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -43,6 +44,14 @@ class Live:
         twin.cache, twin.next_position = self.cache.fork(frozen=frozen), self.next_position
         twin.last_hidden = self.last_hidden
         twin._rewindable = [] if frozen else list(self._rewindable)
+        return twin
+
+    def narrowed(self, count: int, seen: slice) -> Live:
+        """A fork that, of the newest `count` tokens, remembers those in `seen` alone; positions stay as they are."""
+        twin = self.fork()
+        for layer in twin.cache.layers:
+            layer.narrow(count, seen)
+        twin.last_hidden, twin._rewindable = None, []
         return twin
 
     def feed(
@@ -163,17 +172,15 @@ def opened(model: Model, context: CompactContext) -> Live:
 
 def _on(segment: StateSegment, model: Model) -> StateSegment:
     """The segment on the model's device and in its dtype."""
-    from holdfast.model.attention import Slots
-
     device, dtype = model.device, model.dtype
     layers = tuple(
-        Slots(
-            s.keys.to(device, dtype),
-            s.values.to(device, dtype),
-            s.positions.to(device),
-            None if s.bias is None else s.bias.to(device),
-            s.lengths,
+        replace(
+            s,
+            keys=s.keys.to(device, dtype),
+            values=s.values.to(device, dtype),
+            positions=s.positions.to(device),
+            bias=None if s.bias is None else s.bias.to(device),
         )
         for s in segment.layers
     )
-    return StateSegment(layers, segment.origins)
+    return replace(segment, layers=layers)

@@ -13,6 +13,7 @@ from holdfast.context.segments import CompactContext
 from holdfast.engine.live import Live, Report, opened
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext
+from holdfast.model.attention import Observer
 from holdfast.model.forward import hidden_states, log_probs, logits
 from holdfast.model.load import Model
 from holdfast.model.states import States
@@ -43,12 +44,17 @@ class LocalEngine:
 
     @torch.no_grad()
     def capture(
-        self, past: Live, ids: Tensor, positions: Tensor | None = None, report: Report | None = None
+        self,
+        past: Live,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        report: Report | None = None,
+        observer: Observer | None = None,
     ) -> tuple[Live, States]:
         """Read `ids [T]` on top of `past`; returns the memory afterwards and the span's states."""
         began, after = time.perf_counter(), past.fork()
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
-        hidden = after.feed(ids, positions=positions, report=report)
+        hidden = after.feed(ids, positions=positions, report=report, observer=observer)
         self.reading_seconds += time.perf_counter() - began
         return after, after.states(ids, hidden, past.last_hidden)
 

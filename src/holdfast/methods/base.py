@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -35,6 +35,8 @@ class Span:
     blocks: tuple[Block, ...]
     start: int
     """Position of the first token."""
+    later: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """`[n]` ids of what the session said after the span, as far as it is known."""
 
     @property
     def ids(self) -> Tensor:

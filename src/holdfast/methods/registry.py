@@ -21,13 +21,26 @@ class Entry:
     options: tuple[tuple[str, str], ...] = ()
 
 
+_HERE = "holdfast.methods.latent"
 _VT = "holdfast.methods.latent.virtual_tokens:VirtualTokens"
 _KVZIP = "holdfast.methods.latent.kvzip:KVzip"
 
 LATENT: dict[str, Entry] = {
     "truncate": Entry("holdfast.methods.latent.truncate:Truncate", "drop the oldest tokens (baseline)"),
+    "informed": Entry(
+        f"{_HERE}.informed:Informed", "keep what a repeat attends to where the span is informative, one threshold"
+    ),
     "kvzip": Entry(_KVZIP, "keep the KV pairs that a repeat of the span attends to, one threshold over all heads"),
     "kvzip_per_head": Entry(_KVZIP, "kvzip with an equal share for every head", (("allocation", "head"),)),
+    "snapkv": Entry(f"{_HERE}.snapkv:SnapKV", "keep what the newest tokens of the span look at"),
+    "expected_attention": Entry(
+        f"{_HERE}.expected_attention:ExpectedAttention", "keep what queries like the span's own would attend to"
+    ),
+    "h2o": Entry(f"{_HERE}.h2o:H2O", "keep what the span's own tokens attended to most, and the newest"),
+    "keydiff": Entry(f"{_HERE}.keydiff:KeyDiff", "keep the keys least like the others of their head"),
+    "knorm": Entry(f"{_HERE}.knorm:Knorm", "keep the keys of the smallest norm"),
+    "streaming": Entry(f"{_HERE}.streaming:Streaming", "keep the first tokens and the newest, as states"),
+    "random": Entry(f"{_HERE}.random:Random", "keep random KV pairs (control)"),
     "virtual_tokens": Entry(_VT, "gradient-tuned virtual tokens that match the span's values"),
     "virtual_tokens_distilled": Entry(
         _VT,

@@ -1,15 +1,15 @@
 """Holdfast's attention, registered by name through transformers' documented interface.
 
 A layer holds *slots* (KV pairs packed head by head, possibly of different number per head and with a bias each)
-in front of a dense *tail* of ordinary tokens. Layers without slots go to the stock SDPA kernel; layers with slots
-take the readable path below, whose softmax is always float32. Masks follow from positions, never from indices.
+in front of a dense *tail* of ordinary tokens. Layers without slots go to the stock SDPA kernel. Layers with slots
+attend to slots and tail apart and merge the two by their log-mass (`merged`, nothing is copied or padded), or take
+the `readable` reference, whose softmax is always float32. Masks follow from positions, never from indices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,8 +19,12 @@ from torch.nn import functional as F  # noqa: N812
 NAME = "holdfast"
 LOGITS_AT_ONCE = 1 << 24  # bounds the float32 scratch of the readable path to 64 MiB
 
-Observer = Callable[[int, int, Tensor], None]
-"""Called as `observer(layer, kv_head, probabilities [B, H/G, Q, n])` with the attention that slots receive."""
+Observer = Callable[[int, Tensor, Tensor, Tensor], None]
+"""Called as `observer(layer, query [B, H, Q, D], mass [B, H, Q], key [B, G, t, D])` after each attention.
+
+Queries are rotated and carry the scaling, so that `exp(query @ k - mass)` is the attention that a rotated key `k`
+receives; `mass` is the float32 log-sum-exp over everything seen; `key` are the tail's keys, the queries' own last.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class Slots:
                 None if self.bias is None else self.bias[part],
             )
             at += n
+
+    @property
+    def dense(self) -> bool:
+        """Whether the heads are equally long and unbiased, so that a plain `[G, n, D]` tensor holds them."""
+        return self.bias is None and len(set(self.lengths)) == 1
 
     @property
     def nbytes(self) -> int:
@@ -99,10 +108,22 @@ def attention(
         return out, None
     held, scaling = run.layers[module.layer_idx], kwargs["scaling"]
     window = getattr(module, "sliding_window", None) or kwargs.get("sliding_window")
-    if held.slots is None or not sum(held.slots.lengths):
+    has_slots = held.slots is not None and sum(held.slots.lengths) > 0
+    if not has_slots and run.observer is None:
         return _stock(query, key, value, held, scaling, window).transpose(1, 2), None
-    observe = None if run.observer is None else partial(run.observer, module.layer_idx)
-    return readable(query, key, value, held, scaling, window, observe).transpose(1, 2), None
+    attend = merged if _can_merge(query, held, window if has_slots else None) else readable
+    out, mass = attend(query, key, value, held, scaling, window)
+    if run.observer is not None:
+        run.observer(module.layer_idx, query * scaling, mass, key)
+    return out.transpose(1, 2), None
+
+
+def _can_merge(query: Tensor, held: Held, window: int | None) -> bool:
+    """The CPU kernel gives no gradient for a log-mass, and slots that a sliding window hides need a mask each."""
+    trains = torch.is_grad_enabled() and (
+        query.requires_grad or (held.slots is not None and held.slots.keys.requires_grad)
+    )
+    return query.device.type == "cpu" and window is None and not trains
 
 
 def tail_mask(held: Held, queries: int, window: int | None) -> Tensor | None:
@@ -129,40 +150,91 @@ def _stock(query: Tensor, key: Tensor, value: Tensor, held: Held, scaling: float
     )
 
 
+def merged(
+    query: Tensor, key: Tensor, value: Tensor, held: Held, scaling: float, window: int | None
+) -> tuple[Tensor, Tensor]:
+    """The fast path: `(out [B, H, Q, D], mass [B, H, Q])` from one fused kernel per head of slots and one for the tail.
+
+    Softmax over two parts equals their softmaxes weighted by `exp(log-sum-exp)`, so neither is copied to the other.
+    """
+    Q = query.shape[2]
+    mask = tail_mask(held, Q, window)
+    out, mass = _flash(query, key, value, mask, scaling, causal=mask is None and Q > 1)
+    if held.slots is None or not sum(held.slots.lengths):
+        return out, mass
+    over_slots, slots_mass = _over_slots(query, held.slots, scaling)
+    share = torch.sigmoid(slots_mass - mass)[..., None].to(out.dtype)
+    return torch.lerp(out, over_slots, share), torch.logaddexp(mass, slots_mass)
+
+
+def _over_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Tensor]:
+    """Attention over the slots alone and its log-mass. All rows of a batch share the slots, so they run as one."""
+    B, H, Q, D = query.shape
+    G = len(slots.lengths)
+    if slots.dense:
+        n = slots.lengths[0]
+        flat = query.transpose(0, 1).reshape(1, H, B * Q, D)
+        out, mass = _flash(flat, slots.keys.view(1, G, n, D), slots.values.view(1, G, n, -1), None, scaling)
+        return out.view(H, B, Q, -1).transpose(0, 1), mass.view(H, B, Q).transpose(0, 1)
+    rows = query.view(B, G, H // G, Q, D).transpose(0, 1).reshape(G, 1, 1, -1, D)
+    outs, masses = [], []
+    for g, (k, v, _, bias) in enumerate(slots.heads()):
+        if not len(k):
+            outs.append(torch.zeros_like(rows[g]))
+            masses.append(rows.new_full(rows[g].shape[:3], float("-inf"), dtype=torch.float32))
+            continue
+        mask = None if bias is None else bias.to(query.dtype)[None, None, None]
+        out, mass = _flash(rows[g], k[None, None], v[None, None], mask, scaling)
+        outs.append(out)
+        masses.append(mass)
+    out = torch.cat(outs).view(G, B, H // G, Q, D).transpose(0, 1).reshape(B, H, Q, D)
+    return out, torch.cat(masses).view(G, B, H // G, Q).transpose(0, 1).reshape(B, H, Q)
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The CPU kernel behind SDPA, asked for the log-sum-exp that SDPA throws away."""
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
+    if mask is not None:
+        mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
+    )
+    return out, mass.float()
+
+
 def readable(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    held: Held,
-    scaling: float,
-    window: int | None,
-    observe: Callable[[int, Tensor], None] | None = None,
-) -> Tensor:
-    """The reference: softmax over slots and tail together, head by head, a bounded number of queries at a time."""
-    assert held.slots is not None
-    B, H, Q, _ = query.shape
-    t, rep = key.shape[2], H // key.shape[1]
-    out = torch.empty_like(query)
+    query: Tensor, key: Tensor, value: Tensor, held: Held, scaling: float, window: int | None
+) -> tuple[Tensor, Tensor]:
+    """The reference: softmax over slots and tail together, head by head, a bounded number of queries at a time.
+
+    Returns `(out [B, H, Q, D], mass [B, H, Q])`, the log-sum-exp of all logits as `mass`.
+    """
+    B, H, Q, D = query.shape
+    G, t = key.shape[1:3]
+    rep = H // G
+    empty = Slots(query.new_empty(0, D), value.new_empty(0, value.shape[-1]), query.new_empty(0), None, (0,) * G)
+    out, mass = torch.empty_like(query), query.new_empty(B, H, Q, dtype=torch.float32)
     mask = tail_mask(held, Q, window)
     if mask is None and Q > 1:
         mask = torch.ones(Q, t, dtype=torch.bool, device=query.device).tril(t - Q)[None, None]
-    for g, head in enumerate(held.slots.heads()):
-        step = max(1, LOGITS_AT_ONCE // (B * rep * (head[0].shape[0] + t)))
+    for g, head in enumerate((held.slots or empty).heads()):
+        n, mine = head[0].shape[0], slice(g * rep, (g + 1) * rep)
+        step = max(1, LOGITS_AT_ONCE // (B * rep * (n + t)))
         for at in range(0, Q, step):
             rows = slice(at, at + step)
-            logits = _logits(query[:, g * rep : (g + 1) * rep, rows], head, key[:, g, None], scaling)
-            n = head[0].shape[0]
+            logits = _logits(query[:, mine, rows], head, key[:, g, None], scaling)
             if mask is not None:
                 logits[..., n:].masked_fill_(~mask[:, :, rows], float("-inf"))
             if window is not None:
                 hidden = head[2][None, :] <= held.positions[:, t - Q :][:, rows, None] - window  # [B, q, n]
                 logits[..., :n].masked_fill_(hidden[:, None], float("-inf"))
-            p = logits.softmax(-1)
-            if observe:
-                observe(g, p[..., :n])
-            p = p.to(value.dtype)
-            out[:, g * rep : (g + 1) * rep, rows] = p[..., :n] @ head[1] + p[..., n:] @ value[:, g, None]
-    return out
+            mass[:, mine, rows] = logits.logsumexp(-1)
+            p = logits.softmax(-1).to(value.dtype)
+            out[:, mine, rows] = p[..., :n] @ head[1] + p[..., n:] @ value[:, g, None]
+    return out, mass
 
 
 def _logits(query: Tensor, head: tuple[Tensor, Tensor, Tensor, Tensor | None], key: Tensor, scaling: float) -> Tensor:

@@ -35,6 +35,12 @@ class Rope:
         """Carry keys rotated at `old` to `new`; equals rotating the un-rotated key at `new`."""
         return self.rotate(self.unrotate(x, old), new)
 
+    def mean_rotation(self, dims: int, positions: Tensor) -> Tensor:
+        """The mean over `positions [N]` of the matrix `[dims, dims]` by which `rotate` multiplies a column."""
+        eye = torch.eye(dims, device=positions.device)
+        turned = self.rotate(eye.expand(len(positions), dims, dims), positions[:, None].expand(-1, dims))
+        return turned.mean(0).T
+
     def _cos_sin(self, positions: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         # float32 angles are what the models compute; float64 is for proofs
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32

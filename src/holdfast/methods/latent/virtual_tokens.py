@@ -312,10 +312,12 @@ def attention_received(after: Live, prompt: list[int], count: int) -> Tensor:
     """Attention that a prompt gives to each of the newest `count` tokens, summed over layers, heads and queries."""
     total = torch.zeros(count, device=after.model.device)
 
-    def observe(layer: int, head: int, p: Tensor) -> None:
-        total.add_(p[..., -count:].sum((0, 1, 2)))
+    def observe(layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
+        keys = key[0, :, -count - len(prompt) : -len(prompt), :].transpose(1, 2)
+        logits = query[0].reshape(len(keys), -1, query.shape[3]) @ keys - mass[0].reshape(len(keys), -1, 1)
+        total.add_(logits.exp().sum((0, 1)))
 
-    after.fork(frozen=True).feed(prompt, observer=observe)
+    after.fork().feed(prompt, observer=observe)
     return total + 1e-6
 
 

@@ -1,0 +1,100 @@
+"""What all evicting methods share: read the span once, score its KV pairs, keep the best under any budget.
+
+A method is its `score`; how the budget is spread over heads is a separate choice (`context/allocation.py`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from holdfast.config import home
+from holdfast.context.allocation import Allocation, load_shares
+from holdfast.context.budget import Budget
+from holdfast.context.segments import Segment
+from holdfast.context.surgery import keep
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption
+from holdfast.methods.base import Progress, Span, quiet, reading
+from holdfast.methods.reference import Reading
+from holdfast.model.attention import Observer
+
+
+class Study(NamedTuple):
+    """States of the span and the score of each of its KV pairs, per full-attention layer `[G, T]`."""
+
+    reading: Reading
+    scores: dict[int, Tensor]
+    allocation: Allocation
+
+    @property
+    def span(self) -> Span:
+        return self.reading.span
+
+
+@dataclass(frozen=True)
+class Eviction(ABC):
+    """Keeps the KV pairs of the highest score."""
+
+    allocation: str = "global"
+    """How the budget is spread: global, layer, head, pyramid or learned."""
+    cap: float = 0.0
+    """Longest head as a multiple of the mean; 0 is no bound."""
+    floor: float = 0.0
+    """Part of an even share that every head gets anyway."""
+    shares: str = ""
+    """File of `holdfast calibrate`, for `learned`; empty is where that command puts it."""
+
+    name: ClassVar[str]
+    by_turn: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._allocation({})
+        if self.shares and self.allocation != "learned":
+            raise BadOption(f"{self.name}: shares=… needs allocation=learned")
+
+    @abstractmethod
+    def score(self, read: Reading) -> dict[int, Tensor]:
+        """Per full-attention layer `[G, T]` float32; the higher, the later it is given up."""
+
+    def watch(self, span: Span, past: Live, engine: LocalEngine) -> Observer | None:
+        """An observer of the prefill, for methods that score by the span's own queries; `score` finds it in
+        `read.watched`."""
+        return None
+
+    @torch.no_grad()
+    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+        watched = self.watch(span, past, engine)
+        shares = {}
+        if self.allocation == "learned":
+            shares = load_shares(shares_path(self.shares, engine), engine.model.digest)
+        after, states = engine.capture(past, span.ids, span.positions, reading(progress), watched)
+        read = Reading(span, past, after, states, engine, progress, watched)
+        return Study(read, self.score(read), self._allocation(shares))
+
+    def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
+        chosen = study.allocation.choose(self.ranked(study.scores, budget), budget.slots)
+        states = study.reading.states
+        masks = [chosen.get(layer) for layer in range(len(states.keys))]
+        return (keep(states, masks, study.span.origins, study.scores),)
+
+    def ranked(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
+        """Scores for one budget, where they depend on it."""
+        return scores
+
+    def _allocation(self, shares: dict[int, list[float]]) -> Allocation:
+        try:
+            return Allocation(self.allocation, self.cap, self.floor, shares)
+        except BadOption as error:
+            raise BadOption(f"{self.name}: {error}") from error
+
+
+def shares_path(given: str, engine: LocalEngine) -> Path:
+    """Where a model's calibrated shares are."""
+    return Path(given) if given else home() / "shares" / f"{engine.model.digest}.json"

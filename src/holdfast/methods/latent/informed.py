@@ -1,0 +1,57 @@
+"""Informed KVzip: a repeat's queries count by how much the span tells the model there.
+
+KVzip keeps what any query of a repeat attends to, boring tokens as well as secrets. What the model would have guessed
+anyway needs no slots: each query weighs by the nats that the span saves on the token that it predicts, the surprisal
+at first reading minus that in the repeat. Both are known after the repeat, so there is no extra pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from holdfast.errors import BadOption
+from holdfast.methods.eviction import Eviction
+from holdfast.methods.latent.kvzip import blank
+from holdfast.methods.reference import Reading, asked, check, largest
+
+
+@dataclass(frozen=True)
+class Informed(Eviction):
+    """Keeps the KV pairs that a repeat attends to where the span is informative."""
+
+    queries: str = "repeat"
+    """Reference queries: repeat, own, later, study, random, or several joined by `+`; others than `repeat` have no
+    gain and weigh least."""
+    chunk: int = 256
+    """Tokens repeated at one time."""
+    reach: int = 256
+    """Tokens around a chunk that its repeat sees, which makes the cost linear; 0 lets it see the whole span."""
+    exponent: float = 0.5
+    """Of the weight; 0 is plain KVzip."""
+    scale: float = 3.0
+    """Nats of gain at which a query has full weight."""
+    least: float = 0.02
+    """Weight (before the exponent) of a query that learns nothing."""
+
+    name: ClassVar[str] = "informed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.name, self.queries, self.chunk, self.reach)
+        if self.exponent < 0 or not self.scale > 0 or not 0 < self.least <= 1:
+            raise BadOption("informed: exponent must be at least 0, scale above 0, and least above 0 and at most 1")
+
+    def score(self, read: Reading) -> dict[int, Tensor]:
+        scores = blank(read)
+        for one in asked(read, self.queries, self.chunk, self.reach):
+            weight = self.log_weight(one.gain)
+            for layer, s in scores.items():
+                largest(s, one, layer, read.keys(layer), weight)
+        return scores
+
+    def log_weight(self, gain: Tensor) -> Tensor:
+        """Log of the weight of queries of `gain [Q]` nats."""
+        return ((gain / self.scale).clamp(0, 1) + self.least).log() * self.exponent

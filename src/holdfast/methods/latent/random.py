@@ -1,0 +1,32 @@
+"""Random KV pairs: the control for every score.
+
+Cost: the prefill alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from holdfast.methods.eviction import Eviction
+from holdfast.methods.latent.kvzip import blank
+from holdfast.methods.reference import Reading
+
+
+@dataclass(frozen=True)
+class Random(Eviction):
+    """Keeps KV pairs drawn at random."""
+
+    allocation: str = "head"
+    """How the budget is spread: global, layer, head, pyramid or learned."""
+    seed: int = 0
+    """The same seed keeps the same pairs."""
+
+    name: ClassVar[str] = "random"
+
+    def score(self, read: Reading) -> dict[int, Tensor]:
+        draw = torch.Generator().manual_seed(self.seed)
+        return {layer: torch.rand(s.shape, generator=draw).to(s) for layer, s in blank(read).items()}

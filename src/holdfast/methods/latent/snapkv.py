@@ -1,0 +1,73 @@
+"""SnapKV: keep what the newest tokens of the span look at (Li et al., https://arxiv.org/abs/2404.14469).
+
+Query-aware by design: it knows what matters to the last tokens, not to a later question. Cost: the prefill alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption
+from holdfast.methods.base import Span
+from holdfast.methods.eviction import Eviction
+from holdfast.methods.reference import Asked, Reading, Recorder, log_attention
+from holdfast.model.attention import Observer
+
+
+@dataclass(frozen=True)
+class SnapKV(Eviction):
+    """Keeps what the newest tokens of the span look at."""
+
+    allocation: str = "head"
+    """How the budget is spread: global, layer, head, pyramid or learned."""
+    observed: int = 64
+    """Newest tokens whose queries count, and which stay themselves."""
+    kernel: int = 5
+    """Neighbouring tokens over which attention is averaged (odd)."""
+
+    name: ClassVar[str] = "snapkv"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.observed < 1 or self.kernel < 1 or self.kernel % 2 == 0:
+            raise BadOption("snapkv: observed must be at least 1 token, and kernel odd and at least 1")
+
+    def watch(self, span: Span, past: Live, engine: LocalEngine) -> Observer | None:
+        return _Newest(self.observed)
+
+    def score(self, read: Reading) -> dict[int, Tensor]:
+        T, newest = len(read.span), min(self.observed, len(read.span))
+        assert isinstance(read.watched, _Newest)
+        gain = torch.zeros(newest, device=read.engine.model.device)
+        one = Asked(read.watched, slice(0, T), gain, first=T - newest)
+        return {layer: self._pooled(one, layer, read.keys(layer), newest) for layer in read.layers}
+
+    def _pooled(self, one: Asked, layer: int, keys: Tensor, newest: int) -> Tensor:
+        G, T = keys.shape[:2]
+        if newest == T:
+            return keys.new_ones(G, T, dtype=torch.float32)
+        got = torch.cat([part.exp() for _, part in log_attention(one, layer, keys)], dim=2)
+        mean = got[..., : T - newest].mean(2)  # over the observed queries, [G, H/G, T - newest]
+        pooled = F.avg_pool1d(mean, self.kernel, stride=1, padding=self.kernel // 2).mean(1)
+        return F.pad(pooled, (0, newest), value=float(pooled.max()))
+
+
+class _Newest(Recorder):
+    """Keeps the queries of the newest tokens over several passes."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def __call__(self, layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
+        if layer in self.queries:
+            query = torch.cat((self.queries[layer][None], query), dim=2)
+            mass = torch.cat((self.mass[layer][None], mass), dim=2)
+        super().__call__(layer, query[:, :, -self.count :].clone(), mass[:, :, -self.count :].clone(), key)

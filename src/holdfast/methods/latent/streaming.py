@@ -1,0 +1,40 @@
+"""StreamingLLM: keep the first tokens of the span and the newest (Xiao et al., https://arxiv.org/abs/2309.17453).
+
+Cost: the prefill alone. What `truncate` does with text, done with states that have seen what is dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import BadOption
+from holdfast.methods.eviction import Eviction
+from holdfast.methods.latent.kvzip import blank
+from holdfast.methods.reference import Reading
+
+
+@dataclass(frozen=True)
+class Streaming(Eviction):
+    """Keeps the first tokens of the span and the newest."""
+
+    allocation: str = "head"
+    """How the budget is spread: global, layer, head, pyramid or learned."""
+    sinks: int = 4
+    """First tokens that stay."""
+
+    name: ClassVar[str] = "streaming"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sinks < 0:
+            raise BadOption(f"streaming: sinks must be at least 0 tokens, got {self.sinks}")
+
+    def score(self, read: Reading) -> dict[int, Tensor]:
+        T = len(read.span)
+        order = torch.arange(T, device=read.engine.model.device).float()
+        order[: self.sinks] = T
+        return {layer: order.expand_as(s).clone() for layer, s in blank(read).items()}
