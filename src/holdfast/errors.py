@@ -51,3 +51,13 @@ class UnsupportedModel(HoldfastError):
 
 class Failed(HoldfastError):
     """The work failed for a reason outside the input."""
+
+
+class Lost(HoldfastError):
+    """A strict gate found atoms that the compact memory no longer holds; `losses` lists them."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, losses: list[dict[str, object]]) -> None:
+        self.losses = losses
+        super().__init__(message)

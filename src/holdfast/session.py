@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, BadOption
+from holdfast.gate.gate import Gate, Report, Work, checked
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.model.bundled import DEFAULT
@@ -31,6 +33,7 @@ from holdfast.model.load import load as load_model
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Transcript
 
+LATER = 1024  # tokens of what the session said after a span that a method may ask with
 ROOM = 256  # tokens kept free behind a session for a question and its answer
 
 
@@ -56,13 +59,17 @@ class Policy:
 class Plan:
     """How a session is compacted."""
 
-    latent: str = "kvzip"
+    latent: str = "informed"
     """Method and options: `name` or `name:key=value,…`."""
     ratio: float = 8.0
     """Tokens per slot of what is compacted."""
     by_turn: bool | None = None
     """Compact each turn on its own against the running compact memory; None asks the method."""
     policy: Policy = Policy()
+    gate: Gate | None = None
+    """Measure what was lost and repair it; None trusts the method."""
+    slots: int | None = None
+    """Total slots of the context, what stays verbatim included; takes the place of `ratio`."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,16 @@ def compact(
             f"the session has {length} tokens; {engine.model.name} reads {most} and a question; use --window {most} "
             "(Policy.window), or a model with a longer context"
         )
+    if plan.slots is not None:
+        plan = replace(plan, ratio=ratio_for(cut, plan.slots))
     made = compact_parts(cut, engine, plan, progress)
-    return replace(made, evidence={**made.evidence, "tokens_left_out": len(rendered.ids) - length})
+    told = {"tokens_left_out": len(rendered.ids) - length, "session_digest": session_digest(rendered)}
+    return replace(made, evidence={**made.evidence, **told})
+
+
+def session_digest(rendered: Rendered) -> str:
+    """What tells whether a session is the one that a context was made from."""
+    return hashlib.sha256(",".join(map(str, rendered.ids)).encode()).hexdigest()[:16]
 
 
 def ask(
@@ -151,6 +166,17 @@ def parts(transcript: Transcript, rendered: Rendered, policy: Policy) -> list[Pa
     recent = newest[0][0] if newest else len(transcript.turns)
     blocks = windowed(rendered.blocks, [start for start, _ in units], policy)
     return list(runs(blocks, [b.kind in policy.pin or b.origin.turn >= recent for b in blocks]))
+
+
+def ratio_for(cut: list[Part], slots: int) -> float:
+    """The ratio at which a context takes `slots` in all. Raises BadOption where what is pinned takes them alone."""
+    pinned, rest = (sum(len(part) for part in cut if part.compact is fate) for fate in (False, True))
+    if rest and slots <= pinned:
+        raise BadOption(
+            f"a budget of {slots} slots does not hold the {pinned} tokens that stay verbatim; raise it, pin fewer "
+            "kinds of block (Policy.pin, --pin), or keep fewer recent exchanges (--keep-recent)"
+        )
+    return max(1.0, rest / (slots - pinned)) if rest else 1.0
 
 
 def windowed(blocks: tuple[Block, ...], starts: list[int], policy: Policy) -> tuple[Block, ...]:
@@ -198,13 +224,15 @@ def compact_live(
     method, shared = build(plan.latent), shared or Shared()
     by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
     from_ratio(1, plan.ratio)  # a senseless ratio fails before any work is done
-    work = _Work(method, engine, plan.ratio, progress)
+    work = _Work(method, engine, plan.ratio, progress, plan.gate)
     first = next((part.start for part in cut if part.compact), -1)
     segments: list[Segment] = []
     live, began = Live(engine.model), time.perf_counter()
+    ids = torch.tensor([i for part in cut for i in _ids(part.blocks)])
     for part in cut:
         for span in spans(part, by_turn):
-            made = work.compress(span, live, shared if span.start == first else None)
+            told = replace(span, later=ids[span.start + len(span) :][:LATER])
+            made = work.compress(told, live, shared if span.start == first else None)
             segments.extend(made)
             live = _extended(live, made, span.start + len(span))
         if not part.compact:
@@ -213,6 +241,11 @@ def compact_live(
             live = _extended(live, (kept,), part.start + len(part))
     recipe = {"latent": plan.latent, "ratio": plan.ratio, "by_turn": by_turn, "policy": asdict(plan.policy)}
     evidence = _evidence(cut, live, engine, work.seconds, time.perf_counter() - began)
+    if plan.gate and work.report:
+        recipe["gate"] = asdict(plan.gate)
+        evidence["gate"] = work.report.as_evidence()
+        if plan.gate.strict:
+            work.report.refuse()
     return CompactContext(tuple(segments), sum(map(len, cut)), recipe, evidence, engine.model.digest), live
 
 
@@ -244,7 +277,9 @@ class _Work:
     engine: LocalEngine
     ratio: float
     progress: Progress
+    gate: Gate | None = None
     seconds: float = 0.0
+    report: Report | None = None
 
     def compress(self, span: Span, live: Live, shared: Shared | None) -> tuple[Segment, ...]:
         budget = from_ratio(len(span), self.ratio)
@@ -252,9 +287,15 @@ class _Work:
             return (TokenSegment(span.ids, span.positions, span.origins),)
         study, seconds = self._study(span, live, shared)
         began = time.perf_counter()
-        made = self.method.compress(study, budget, self.progress)
+        made = self._gated(Work(self.method, study, budget, span, live, self.engine, self.progress))
         self.seconds += seconds + time.perf_counter() - began
         return made
+
+    def _gated(self, work: Work) -> tuple[Segment, ...]:
+        if self.gate is None:
+            return self.method.compress(work.study, work.budget, self.progress)
+        self.report = self.report or Report(self.gate.threshold)
+        return checked(self.gate, work, self.report)
 
     def _study(self, span: Span, live: Live, shared: Shared | None) -> tuple[Any, float]:
         if shared and shared.study is not None:

@@ -7,7 +7,8 @@ import torch
 
 from holdfast.context.packing import pack
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, tokens
-from holdfast.context.surgery import best, best_per_head, moved
+from holdfast.context.surgery import keep, moved
+from holdfast.model.states import States
 
 
 def state(last, n=3):
@@ -66,25 +67,19 @@ def test_moving_states_shifts_positions_and_nothing_else():
     assert here.last_position == 10.0
 
 
-def test_one_threshold_chooses_exactly_as_many_pairs_as_asked():
-    scores = {0: torch.tensor([[0.9, 0.1, 0.5], [0.0, 0.0, 0.0]]), 2: torch.tensor([[0.8, 0.7, 0.2], [0.6, 0.3, 0.4]])}
-    for pairs in range(13):
-        assert sum(int(mask.sum()) for mask in best(scores, pairs).values()) == pairs
-    chosen = best(scores, 4)
-    assert chosen[0].tolist() == [[True, False, False], [False] * 3]
-    assert chosen[2].tolist() == [[True, True, False], [True, False, False]]
-
-
-def test_ties_go_to_the_lower_layer_head_and_position():
-    scores = {1: torch.zeros(2, 3), 3: torch.zeros(2, 3)}
-    chosen = best(scores, 4)
-    assert chosen[1].tolist() == [[True, True, True], [True, False, False]]
-    assert not chosen[3].any()
-    assert best_per_head(scores, 2)[3].tolist() == [[True, True, False]] * 2
-
-
-def test_every_head_gets_the_same_share():
-    scores = {0: torch.rand(3, 9, generator=torch.Generator().manual_seed(0)), 1: torch.zeros(3, 9)}
-    for layer, mask in best_per_head(scores, 4).items():
-        assert mask.sum(1).tolist() == [4, 4, 4]
-        assert scores[layer][mask].sum() == pytest.approx(scores[layer].topk(4, dim=1).values.sum())
+def test_every_slot_that_stays_remembers_its_score():
+    noise = torch.Generator().manual_seed(0)
+    keys = tuple(torch.rand(2, n, 4, generator=noise) for n in (5, 3, 5))
+    states = States(keys, keys, torch.arange(10.0, 15.0), lambda: torch.zeros(5), torch.zeros(5, 8))
+    scores = {layer: torch.rand(2, 5, generator=noise) for layer in (0, 2)}
+    chosen = {0: scores[0] > 0.5, 2: scores[2] > 0.2}
+    segment = keep(states, [chosen[0], None, chosen[2]], scores=scores)
+    assert [len(s) for s in segment.scores] == [int(chosen[0].sum()), 0, int(chosen[2].sum())]
+    for layer in (0, 2):
+        slots = segment.layers[layer]
+        owner = [g for g, n in enumerate(slots.lengths) for _ in range(n)]
+        for slot, (g, position) in enumerate(zip(owner, slots.positions.tolist(), strict=True)):
+            assert segment.scores[layer][slot] == scores[layer][g, int(position) - 10]
+    assert keep(states, [chosen[0], None, chosen[2]]).scores == ()
+    assert segment.layers[1].lengths == (3, 3)
+    assert segment.layers[1].positions.tolist() == [12.0, 13.0, 14.0] * 2

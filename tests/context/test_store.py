@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from holdfast.blocks.block import Kind, Origin
 from holdfast.context import store
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
-from holdfast.context.surgery import keep, moved
+from holdfast.context.surgery import coded, keep, moved
 from holdfast.engine.live import Live
 from holdfast.errors import BadContext, BadInput
 
@@ -396,6 +396,65 @@ def test_hostile_tensors_are_refused(stored, case):
     pair, _, path = stored
     rewrite(path, lambda m: None, TENSORS[case](load_file(path)))
     refused(path, pair.model)
+
+
+def in_form(pair, form, path):
+    """A file whose states are held in `form`."""
+    context = sample(pair)
+    segments = tuple(coded(s, form) if isinstance(s, StateSegment) else s for s in context.segments)
+    return store.save(replace(context, segments=segments), path, pair.model)
+
+
+def test_a_file_of_plain_slots_is_of_format_1_and_knows_no_forms(stored):
+    manifest = json.loads(safe_open(stored[2], "pt").metadata()[store.KEY])
+    assert manifest["format"] == 1
+    assert not any("form" in segment for segment in manifest["segments"])
+
+
+def without(name):
+    return lambda held: {k: v for k, v in held.items() if k != name}
+
+
+CODED = {
+    "codes that are numbers": ("int8", changed("1.1.keys", lambda t: t.float())),
+    "codes of another width": ("int8", changed("1.1.values", lambda t: t[:, :8].clone())),
+    "codes without signs": ("int8", changed("1.1.keys", lambda t: t.to(torch.uint8))),
+    "codes too few": ("int4", changed("1.1.keys", lambda t: t[1:].clone())),
+    "codes of a whole row": ("int4", changed("1.1.keys", lambda t: torch.cat((t, t), dim=1))),
+    "codes of sixteen bits that are not finite": ("bfloat16", changed("1.1.keys", lambda t: t * float("nan"))),
+    "scales too few": ("int8", changed("1.1.keys_scales", lambda t: t[1:].clone())),
+    "scales too many": ("int4", changed("1.1.keys_scales", lambda t: torch.cat((t, t), dim=1))),
+    "scales that are not numbers": ("int8", changed("1.1.values_scales", lambda t: t * float("nan"))),
+    "scales without end": ("int4", changed("1.1.keys_scales", lambda t: t + float("inf"))),
+    "scales of another dtype": ("int8", changed("1.1.keys_scales", lambda t: t.float())),
+    "no scales": ("int8", without("1.1.keys_scales")),
+    "scales where there are none": ("bfloat16", lambda held: held | {"1.1.keys_scales": held["1.1.positions"].clone()}),
+    "no centre": ("int4", without("1.1.centre")),
+    "a centre of other heads": ("int8", changed("1.1.centre", lambda t: torch.cat((t, t)))),
+    "a centre that is not a number": ("int8", changed("1.1.centre", lambda t: t * float("nan"))),
+}
+
+
+@pytest.mark.parametrize("case", CODED)
+def test_hostile_codes_are_refused(two, tmp_path, case):
+    form, change = CODED[case]
+    path = in_form(two, form, tmp_path / "a.holdfast")
+    store.load(path, two.model)
+    rewrite(path, lambda m: None, change(load_file(path)))
+    refused(path, two.model)
+
+
+@pytest.mark.parametrize("form", ["model", "bfloat16", "int4", "int2", "", 8])
+def test_another_form_than_the_tensors_have_is_refused(two, tmp_path, form):
+    path = in_form(two, "int8", tmp_path / "a.holdfast")
+    rewrite(path, put("segments", 1, "form", value=form))
+    refused(path, two.model)
+
+
+def test_coded_slots_in_a_file_of_format_1_are_refused(two, tmp_path):
+    path = in_form(two, "int8", tmp_path / "a.holdfast")
+    rewrite(path, put("format", value=1))
+    refused(path, two.model)
 
 
 def test_a_header_that_points_outside_the_file_is_refused(stored):

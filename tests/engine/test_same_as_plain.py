@@ -37,7 +37,7 @@ def captured(pair, ids, start=0):
 
 
 def as_slots(pair, ids):
-    """The same, with its heads marked ragged by a bias of zero, so that the readable attention path serves it."""
+    """The same, with its heads marked ragged by a bias of zero, so that they stay packed slots."""
     segment, _ = captured(pair, ids)
     layers = tuple(type(s)(s.keys, s.values, s.positions, torch.zeros(len(s.keys)), s.lengths) for s in segment.layers)
     return type(segment)(layers, segment.origins)
@@ -68,7 +68,7 @@ def test_capture_keep_all_and_reopen_equals_the_plain_model(pair, ids, kept):
 
 
 @pytest.mark.parametrize("kept", [5, 30])
-def test_the_readable_path_equals_the_plain_model(pair, ids, kept):
+def test_packed_slots_equal_the_plain_model(pair, ids, kept):
     text = ids(LENGTH)
     live = pair.engine.open(CompactContext((as_slots(pair, text[:kept]),), kept))
     assert close(pair.engine.next_logits(live, text[kept:].tolist()), plain_logits(pair, text)[kept:])
@@ -292,7 +292,7 @@ def test_a_feed_that_its_observer_interrupts_leaves_the_memory_as_it_was(two, id
     live = two.engine.open(CompactContext((as_slots(two, ids(15)),), 15))
     before, size = two.engine.next_logits(live, [5, 6, 7]), live.nbytes
 
-    def interrupt(layer, head, p):
+    def interrupt(layer, query, mass, key):
         if layer == 1:
             raise KeyboardInterrupt
 
@@ -300,6 +300,31 @@ def test_a_feed_that_its_observer_interrupts_leaves_the_memory_as_it_was(two, id
         live.feed(ids(3), observer=interrupt)
     assert (live.next_position, live.nbytes) == (15, size)
     assert torch.equal(two.engine.next_logits(live, [5, 6, 7]), before)
+
+
+@pytest.mark.parametrize("seen", [slice(0, 8), slice(3, 20), slice(15, 20)])
+def test_a_narrowed_memory_is_one_in_which_the_rest_cannot_be_seen(tiny, ids, seen):
+    """Against the plain model with a mask; what stays has been computed with everything in sight."""
+    pair, text = tiny("llama"), ids(LENGTH)
+    live = Live(pair.model)
+    with torch.no_grad():
+        live.feed(text[:30])
+    before, size = pair.engine.next_logits(live, [5, 6, 7]), live.nbytes
+    narrow = live.narrowed(20, seen)
+    assert (narrow.next_position, narrow.last_hidden) == (30, None)
+    with pytest.raises(BadInput, match="0 to 0"):
+        narrow.rewind(1)
+    mask = torch.ones(LENGTH, LENGTH).tril().bool()
+    hidden = torch.ones(20, dtype=torch.bool)
+    hidden[seen] = False
+    mask[30:, 10:30] &= ~hidden
+    added = torch.zeros(1, 1, LENGTH, LENGTH).masked_fill(~mask, -torch.inf)
+    with torch.no_grad():
+        want = pair.plain(text[None], attention_mask=added).logits[0, 30:]
+    assert close(pair.engine.next_logits(narrow, text[30:].tolist()), want)
+    assert narrow.nbytes == size * (10 + seen.stop - seen.start) // 30
+    assert (live.nbytes, live.next_position) == (size, 30)
+    assert torch.equal(pair.engine.next_logits(live, [5, 6, 7]), before)
 
 
 def test_reading_nothing_changes_nothing(tiny, ids):

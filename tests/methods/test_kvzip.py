@@ -85,7 +85,7 @@ def test_one_threshold_gives_heads_different_numbers(two, ids):
 
 
 def test_an_equal_share_gives_every_head_its_best(two, ids):
-    study, _ = studied(two, ids)
+    study, _ = studied(two, ids, allocation="head")
     (segment,) = build("kvzip_per_head").compress(study, Budget(7))
     for layer in two.model.family.full:
         assert segment.layers[layer].lengths == (7,) * two.model.family.kv_heads
@@ -111,8 +111,8 @@ def test_what_is_kept_is_what_the_model_computed(two, ids):
     for layer in two.model.family.full:
         for head, (keys, values, positions, bias) in enumerate(segment.layers[layer].heads()):
             where = (positions - BEFORE).long()
-            assert torch.equal(keys, study.states.keys[layer][head][where])
-            assert torch.equal(values, study.states.values[layer][head][where])
+            assert torch.equal(keys, study.reading.states.keys[layer][head][where])
+            assert torch.equal(values, study.reading.states.values[layer][head][where])
             assert bias is None
 
 

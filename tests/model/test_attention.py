@@ -1,19 +1,24 @@
-"""The attention over slots, held against explicit sums over single heads and queries."""
+"""The attention over slots, held against explicit sums over single heads and queries in float64."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holdfast.context.packing import join, pack
 from holdfast.model import attention
-from holdfast.model.attention import Slots, readable, tail_mask
+from holdfast.model.attention import Pass, Slots, merged, readable, tail_mask
 
 B, H, G, Q, T, TAIL, D = 2, 4, 2, 3, 7, 5, 8
 SCALE = D**-0.5
+PATHS = (readable, merged)
+LAYOUTS = ("even", "ragged", "an empty head", "biased", "even but biased", "one slot", "empty", "none")
 
 
 @dataclass
@@ -21,10 +26,17 @@ class Layer:
     slots: Slots | None
     positions: torch.Tensor
     valid: torch.Tensor | None = None
+    coded: tuple = ()
 
 
 def noise(*shape, seed=0):
     return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.__name__)
+def attend(request):
+    """Both paths in turn: the reference and the fast one."""
+    return request.param
 
 
 @pytest.fixture
@@ -39,7 +51,33 @@ def tail():
 
 @pytest.fixture
 def slots():
-    return pack(noise(G, T, D, seed=3), noise(G, T, D, seed=4), torch.arange(float(T)))
+    return even()
+
+
+def even(kv_heads=G, count=T):
+    keys, values = noise(kv_heads, count, D, seed=3), noise(kv_heads, count, D, seed=4)
+    return pack(keys, values, torch.arange(float(count)))
+
+
+def ragged(*lengths, biased=False):
+    """Heads that keep the given numbers of the same seven slots."""
+    keep = torch.arange(T)[None] < torch.tensor(lengths)[:, None]
+    n = len(lengths)
+    packed = pack(noise(n, T, D, seed=3), noise(n, T, D, seed=4), torch.arange(float(T)), keep)
+    return replace(packed, bias=noise(sum(lengths), seed=6)) if biased else packed
+
+
+def layout(name):
+    return {
+        "even": even(),
+        "ragged": ragged(2, 6),
+        "an empty head": ragged(0, 5),
+        "biased": ragged(6, 3, biased=True),
+        "even but biased": ragged(4, 4, biased=True),
+        "one slot": ragged(1, 0, biased=True),
+        "empty": ragged(0, 0),
+        "none": None,
+    }[name]
 
 
 def held(slots, valid=None):
@@ -47,15 +85,17 @@ def held(slots, valid=None):
 
 
 def by_hand(q, tail, layer, window=None):
-    """One query of one head at a time, in float64."""
-    out = torch.zeros_like(q)
-    heads = list(layer.slots.heads())
-    for b in range(q.shape[0]):
-        for h in range(H):
-            g = h // (H // G)
-            keys, values, positions, bias = heads[g]
-            for i in range(Q):
-                order = TAIL - Q + i
+    """Output and log-mass of one query of one head at a time, in float64."""
+    rows, heads, queries, _ = q.shape
+    kv_heads, t = tail[0].shape[1:3]
+    out, mass = torch.zeros(q.shape, dtype=torch.float64), torch.zeros(q.shape[:3], dtype=torch.float64)
+    packed = list(layer.slots.heads()) if layer.slots else [even(1, 0).heads().__next__()] * kv_heads
+    for b in range(rows):
+        for h in range(heads):
+            g = h // (heads // kv_heads)
+            keys, values, positions, bias = packed[g]
+            for i in range(queries):
+                order = t - queries + i
                 at = layer.positions[b, order]
                 see = [j for j in range(order + 1) if layer.valid is None or layer.valid[b, j] or j == order]
                 see = [j for j in see if window is None or layer.positions[b, j] > at - window]
@@ -64,127 +104,246 @@ def by_hand(q, tail, layer, window=None):
                 all_v = torch.cat((values[own], tail[1][b, g, see])).double()
                 extra = torch.zeros(len(keys)) if bias is None else bias
                 logits = all_k @ q[b, h, i].double() * SCALE + torch.cat((extra[own], torch.zeros(len(see)))).double()
-                out[b, h, i] = (logits.softmax(0) @ all_v).float()
-    return out
+                out[b, h, i], mass[b, h, i] = logits.softmax(0) @ all_v, logits.logsumexp(0)
+    return out, mass
 
 
-def run(q, tail, layer, window=None, observe=None):
-    return readable(q, *tail, layer, SCALE, window, observe)
+def agree(got, want, atol=1e-5):
+    return all(torch.allclose(g.double(), w.double(), atol=atol) for g, w in zip(got, want, strict=True))
 
 
-def test_uniform_heads_without_bias_equal_stock_attention(q, tail, slots):
+@pytest.mark.parametrize("queries", [1, Q, TAIL])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_output_and_mass_equal_a_computation_by_hand(attend, q, tail, name, queries):
+    q = noise(B, H, queries, D)
+    layer = held(layout(name))
+    out, mass = attend(q, *tail, layer, SCALE, None)
+    assert (out.shape, mass.shape, mass.dtype) == (q.shape, q.shape[:3], torch.float32)
+    assert agree((out, mass), by_hand(q, tail, layer))
+
+
+@pytest.mark.parametrize("padded", [(2, 0), (0, 4), (1, 3)])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_padding_on_the_left_is_not_seen(attend, q, tail, name, padded):
+    valid = torch.arange(TAIL)[None] >= torch.tensor(padded)[:, None]
+    layer = held(layout(name), valid)
+    assert agree(attend(q, *tail, layer, SCALE, None), by_hand(q, tail, layer))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_padded_query_stays_finite(attend, q, tail, name):
+    valid = torch.ones(B, TAIL, dtype=torch.bool)
+    valid[0, :4] = False
+    out, mass = attend(q, *tail, held(layout(name), valid), SCALE, None)
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(mass).all()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_bfloat16_is_near_to_float64_and_keeps_its_type(attend, q, tail, name):
+    q, tail, slots = q.bfloat16(), tuple(x.bfloat16() for x in tail), layout(name)
+    if slots is not None:
+        slots = replace(slots, keys=slots.keys.bfloat16(), values=slots.values.bfloat16())
+    out, mass = attend(q, *tail, held(slots), SCALE, None)
+    assert (out.dtype, mass.dtype) == (torch.bfloat16, torch.float32)
+    assert agree((out, mass), by_hand(q, tail, held(slots)), atol=0.1)
+
+
+def test_a_bias_is_not_rounded_to_half_precision(attend):
+    """A lone slot whose bias bfloat16 cannot hold, next to a tail that weighs nothing."""
+    slots = Slots(torch.zeros(1, D), torch.ones(1, D), torch.zeros(1), torch.tensor([20.3]), (1,))
+    zeros = torch.zeros(1, 1, 1, D, dtype=torch.bfloat16)
+    slots = replace(slots, keys=slots.keys.bfloat16(), values=slots.values.bfloat16())
+    _, mass = attend(zeros, zeros, zeros, Layer(slots, torch.ones(1, 1)), SCALE, None)
+    assert float(mass) == pytest.approx(20.3, abs=1e-4)
+
+
+def test_float64_stays_float64(attend, q, tail):
+    slots = replace(even(), keys=even().keys.double(), values=even().values.double())
+    layer = held(slots)
+    out, mass = attend(q.double(), *(x.double() for x in tail), layer, SCALE, None)
+    assert out.dtype == torch.float64
+    assert agree((out, mass), by_hand(q.double(), tail, layer))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, T), min_size=1, max_size=3),
+    rep=st.integers(1, 3),
+    rows=st.integers(1, 3),
+    t=st.integers(1, 6),
+    data=st.data(),
+)
+def test_both_paths_agree_whatever_the_shape(lengths, rep, rows, t, data):
+    queries = data.draw(st.integers(1, t))
+    slots = ragged(*lengths, biased=data.draw(st.booleans()))
+    padded = torch.tensor([data.draw(st.integers(0, t - 1)) for _ in range(rows)])
+    valid = (torch.arange(t)[None] >= padded[:, None]) if data.draw(st.booleans()) else None
+    q, kv = noise(rows, len(lengths) * rep, queries, D), (rows, len(lengths), t, D)
+    layer = Layer(slots, (torch.arange(float(t)) + T).expand(rows, -1), valid)
+    tail = noise(*kv, seed=1), noise(*kv, seed=2)
+    want = by_hand(q, tail, layer)
+    for attend in PATHS:
+        assert agree(attend(q, *tail, layer, SCALE, None), want)
+
+
+def test_queries_and_keys_need_not_be_contiguous(attend, q, tail):
+    """Attention modules hand over transposed views."""
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, *tail)]
+    assert not any(x.is_contiguous() for x in turned)
+    for name in LAYOUTS:
+        layer = held(layout(name))
+        assert agree(attend(*turned, layer, SCALE, None), by_hand(q, tail, layer))
+
+
+def test_uniform_heads_without_bias_equal_stock_attention(attend, q, tail, slots):
     keys = torch.cat((slots.keys.view(1, G, T, D).expand(B, -1, -1, -1), tail[0]), dim=2)
     values = torch.cat((slots.values.view(1, G, T, D).expand(B, -1, -1, -1), tail[1]), dim=2)
     mask = torch.ones(Q, T + TAIL, dtype=torch.bool).tril(T + TAIL - Q)
     want = torch.nn.functional.scaled_dot_product_attention(q, keys, values, mask, scale=SCALE, enable_gqa=True)
-    assert torch.allclose(run(q, tail, held(slots)), want, atol=1e-5)
+    assert torch.allclose(attend(q, *tail, held(slots), SCALE, None)[0], want, atol=1e-5)
 
 
-def test_ragged_heads_with_bias_equal_a_computation_by_hand(q, tail):
-    keep = torch.rand(G, T, generator=torch.Generator().manual_seed(5)) < torch.tensor([[0.3], [0.9]])
-    ragged = pack(noise(G, T, D, seed=3), noise(G, T, D, seed=4), torch.arange(float(T)), keep)
-    assert len(set(ragged.lengths)) == 2
-    layer = held(replace(ragged, bias=noise(sum(ragged.lengths), seed=6)))
-    assert torch.allclose(run(q, tail, layer), by_hand(q, tail, layer), atol=1e-5)
-
-
-def test_a_head_without_slots_attends_to_the_tail_alone(q, tail, slots):
-    keep = torch.zeros(G, T, dtype=torch.bool)
-    keep[1] = True
-    layer = held(pack(slots.keys.view(G, T, D), slots.values.view(G, T, D), slots.positions[:T], keep))
-    assert layer.slots.lengths == (0, T)
-    assert torch.allclose(run(q, tail, layer), by_hand(q, tail, layer), atol=1e-5)
-
-
-def test_a_bias_of_log_two_equals_the_slot_twice(q, tail, slots):
+def test_a_bias_of_log_two_equals_the_slot_twice(attend, q, tail, slots):
     bias = torch.zeros(G * T)
     bias[[2, T + 2]] = math.log(2)
     keys, values = slots.keys.view(G, T, D), slots.values.view(G, T, D)
     twice = pack(
         torch.cat((keys, keys[:, 2:3]), dim=1), torch.cat((values, values[:, 2:3]), dim=1), torch.arange(T + 1.0)
     )
-    once = run(q, tail, held(replace(slots, bias=bias)))
-    assert torch.allclose(once, run(q, tail, held(twice)), atol=1e-5)
-    assert not torch.allclose(once, run(q, tail, held(slots)), atol=1e-2)
+    once = attend(q, *tail, held(replace(slots, bias=bias)), SCALE, None)
+    assert agree(once, attend(q, *tail, held(twice), SCALE, None))
+    assert not agree(once, attend(q, *tail, held(slots), SCALE, None), atol=1e-2)
+
+
+def test_a_slot_far_above_all_others_takes_everything(attend, q, tail):
+    """Masses that differ by more than float32's exponents hold must not become infinities."""
+    for sign in (1, -1):
+        layer = held(replace(ragged(1, 1), bias=torch.tensor([300.0, 300.0]) * sign))
+        out, mass = attend(q, *tail, layer, SCALE, None)
+        assert agree((out, mass), by_hand(q, tail, layer), atol=1e-4)
 
 
 @pytest.mark.parametrize("window", [2, 4, 7, 100])
-def test_a_sliding_window_masks_by_position(q, tail, slots, window):
-    layer = held(slots)
-    assert torch.allclose(run(q, tail, layer, window), by_hand(q, tail, layer, window), atol=1e-5)
+@pytest.mark.parametrize("queries", [1, Q, TAIL])
+def test_a_sliding_window_masks_slots_by_position(tail, slots, window, queries):
+    q, layer = noise(B, H, queries, D), held(slots)
+    assert agree(readable(q, *tail, layer, SCALE, window), by_hand(q, tail, layer, window))
 
 
-def test_a_sliding_window_counts_positions_not_entries(q, tail, slots):
-    apart = replace(held(slots), positions=torch.tensor([[20.0, 30, 31, 50, 51]]).expand(B, -1))
-    assert torch.allclose(run(q, tail, apart, 25), by_hand(q, tail, apart, 25), atol=1e-5)
+@pytest.mark.parametrize("window", [2, 4, 7, 100])
+def test_a_sliding_window_masks_the_tail_by_position(attend, q, tail, window):
+    layer = held(None)
+    assert agree(attend(q, *tail, layer, SCALE, window), by_hand(q, tail, layer, window))
 
 
-def test_padding_on_the_left_is_not_seen(q, tail, slots):
-    valid = torch.ones(B, TAIL, dtype=torch.bool)
-    valid[0, :2] = False
-    layer = held(slots, valid)
-    assert torch.allclose(run(q, tail, layer), by_hand(q, tail, layer), atol=1e-5)
+def test_a_sliding_window_counts_positions_not_entries(attend, q, tail, slots):
+    apart = replace(held(None), positions=torch.tensor([[20.0, 30, 31, 50, 51]]).expand(B, -1))
+    assert agree(attend(q, *tail, apart, SCALE, 25), by_hand(q, tail, apart, 25))
+    apart = replace(apart, slots=slots)
+    assert agree(readable(q, *tail, apart, SCALE, 25), by_hand(q, tail, apart, 25))
 
 
-def test_a_padded_query_stays_finite(q, tail, slots):
-    valid = torch.ones(B, TAIL, dtype=torch.bool)
-    valid[0, :4] = False
-    assert torch.isfinite(run(q, tail, held(slots, valid))).all()
-    none = held(pack(noise(G, 0, D), noise(G, 0, D), torch.empty(0)), valid)
-    assert torch.isfinite(run(q, tail, none)).all()
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_mass_turns_logits_into_probabilities_that_sum_to_one(attend, q, tail, name):
+    slots = layout(name)
+    _, mass = attend(q, *tail, held(slots), SCALE, None)
+    order = torch.arange(TAIL)
+    for h in range(H):
+        g = h // (H // G)
+        logits = q[:, h] @ tail[0][:, g].transpose(1, 2) * SCALE
+        logits = logits.masked_fill(order > TAIL - Q + torch.arange(Q)[:, None], -math.inf)
+        total = (logits - mass[:, h, :, None]).exp().sum(-1)
+        if slots is not None:
+            keys, _, _, bias = list(slots.heads())[g]
+            over_slots = q[:, h] @ keys.T * SCALE + (0 if bias is None else bias)
+            p = (over_slots - mass[:, h, :, None]).exp()
+            assert (p <= 1 + 1e-5).all()
+            total = total + p.sum(-1)
+        assert torch.allclose(total, torch.ones(B, Q), atol=1e-5)
 
 
-def test_an_observer_sees_what_the_slots_receive(q, tail, slots):
-    seen = {}
-    run(q, tail, held(slots), observe=lambda g, p: seen.update({g: p}))
-    assert set(seen) == set(range(G))
-    for p in seen.values():
-        assert p.shape == (B, H // G, Q, T)
-        assert (p >= 0).all()
-        assert (p.sum(-1) <= 1 + 1e-6).all()
-
-
-def test_what_an_observer_sees_sums_to_one_when_there_is_nothing_else(q, slots):
+def test_slots_receive_everything_when_there_is_nothing_else(attend, q, slots):
     # the only tail entry is the query's own, far below every slot
     one = q[:, :, :1]
     keys = -100 * one[:, ::2]
-    seen = []
     layer = Layer(slots, torch.full((B, 1), float(T)))
-    readable(one, keys, torch.zeros_like(keys), layer, SCALE, None, lambda g, p: seen.append(p[:, 0]))
-    assert all(torch.allclose(p.sum(-1), torch.ones(B, 1), atol=1e-5) for p in seen)
+    _, mass = attend(one, keys, torch.zeros_like(keys), layer, SCALE, None)
+    per_head = slots.keys.view(G, T, D).repeat_interleave(H // G, 0)
+    p = (torch.einsum("bhqd,htd->bhqt", one * SCALE, per_head) - mass[..., None]).exp()
+    assert torch.allclose(p[:, ::2].sum(-1), torch.ones(B, G, 1), atol=1e-5)
 
 
-def test_many_queries_are_served_in_bounded_memory_with_the_same_result():
-    """As many queries as need several steps: each step must be masked and observed as its own rows."""
+def test_many_queries_are_served_in_bounded_memory_with_the_same_result(attend):
+    """As many queries as need several steps: each step must be masked as its own rows."""
     n, queries = 2048, 4096
     big = pack(noise(1, n, D, seed=1), noise(1, n, D, seed=2), torch.arange(float(n)))
     q, k, v = (noise(1, 1, queries, D, seed=s) for s in (3, 4, 5))
     layer = Layer(big, (torch.arange(float(queries)) + n)[None])
     assert queries * (n + queries) > attention.LOGITS_AT_ONCE
-    sizes = []
-    got = readable(q, k, v, layer, SCALE, None, lambda g, p: sizes.append(p.shape[2]))
-    mask = torch.ones(queries, n + queries, dtype=torch.bool).tril(n)
+    got, mass = attend(q, k, v, layer, SCALE, None)
     keys, values = torch.cat((big.keys[None, None], k), 2), torch.cat((big.values[None, None], v), 2)
-    want = torch.nn.functional.scaled_dot_product_attention(q, keys, values, mask, scale=SCALE)
-    assert len(sizes) > 1
-    assert sum(sizes) == queries
-    assert torch.allclose(got, want, atol=1e-4)
+    logits = (q @ keys.transpose(2, 3) * SCALE).masked_fill_(
+        ~torch.ones(queries, n + queries).tril(n).bool(), -math.inf
+    )
+    assert torch.allclose(mass, logits.logsumexp(-1), atol=1e-4)
+    assert torch.allclose(got, logits.softmax(-1) @ values, atol=1e-4)
 
 
-def test_joined_slots_equal_one_longer_set(q, tail, slots):
+def test_joined_slots_equal_one_longer_set(attend, q, tail, slots):
     more = pack(noise(G, 4, D, seed=8), noise(G, 4, D, seed=9), torch.arange(4.0))
     both = pack(
         torch.cat((slots.keys.view(G, T, D), more.keys.view(G, 4, D)), dim=1),
         torch.cat((slots.values.view(G, T, D), more.values.view(G, 4, D)), dim=1),
         torch.cat((slots.positions[:T], more.positions[:4])),
     )
-    assert torch.equal(run(q, tail, held(join((slots, more)))), run(q, tail, held(both)))
+    one, other = (attend(q, *tail, held(s), SCALE, None) for s in (join((slots, more)), both))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("queries", [1, TAIL])
 def test_plain_causal_attention_needs_no_mask(queries, slots):
     assert tail_mask(held(slots), queries, None) is None
     assert tail_mask(held(slots), queries, 100) is None
+
+
+def called(q, tail, layer, observer=None, window=None):
+    """Through the function that transformers calls."""
+    module = SimpleNamespace(layer_idx=0, sliding_window=window)
+    run = Pass([layer], observer)
+    return attention.attention(module, q, *tail, None, scaling=SCALE, holdfast=run)[0].transpose(1, 2)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_observer_changes_no_output_and_sees_scaled_queries_mass_and_keys(q, tail, name, window):
+    layer, seen = held(layout(name)), []
+    want = by_hand(q, tail, layer, window)
+    with_one = called(q, tail, layer, lambda *got: seen.append(got), window)
+    assert agree((called(q, tail, layer, window=window), with_one), (want[0], want[0]))
+    ((index, query, mass, key),) = seen
+    assert index == 0
+    assert torch.equal(query, q * SCALE)
+    assert torch.equal(key, tail[0])
+    assert torch.allclose(mass.double(), want[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("leaf", ["query", "key", "value", "slot keys", "slot values", "slot bias"])
+def test_whatever_is_trained_gets_the_gradient_of_the_reference(q, tail, leaf):
+    """The fast kernel has no gradient for the mass, so that training must not go through it."""
+    slots = layout("biased")
+    parts = {"query": q, "key": tail[0], "value": tail[1]}
+    parts |= {"slot keys": slots.keys, "slot values": slots.values, "slot bias": slots.bias}
+    parts = {name: part.clone().requires_grad_(name == leaf) for name, part in parts.items()}
+
+    def gradient(attend):
+        packed = replace(slots, keys=parts["slot keys"], values=parts["slot values"], bias=parts["slot bias"])
+        out = attend(parts["query"], (parts["key"], parts["value"]), held(packed))
+        return torch.autograd.grad((out * noise(*out.shape, seed=7)).sum(), parts[leaf])[0]
+
+    want = gradient(lambda q, tail, layer: readable(q, *tail, layer, SCALE, None)[0])
+    assert want.abs().sum() > 0
+    assert torch.allclose(gradient(called), want, atol=1e-5)
 
 
 def test_a_model_used_directly_still_works_as_before(two, ids):

@@ -117,3 +117,11 @@ def checked_ratio(ratio: float) -> float:
     if not 1 <= ratio < float("inf"):
         raise BadOption(f"--ratio must be a number of at least 1, got {ratio}; 8 keeps an eighth of the slots")
     return ratio
+
+
+def share(text: str) -> float:
+    """`10%` or `0.1` as a part of one. Raises BadOption."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError as error:
+        raise BadOption(f"--allow-over must be a share such as 10%, got {text!r}") from error

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.console import AsJson, Device, Dtype, Model
+from holdfast.cli.compacting import print_evidence
+from holdfast.cli.console import AsJson, Device
+
+if TYPE_CHECKING:
+    from holdfast.context.store import Manifest
 
 DEFAULT_MODEL = "smollm2-135m"
-DEFAULT_PINS = "system,task,user"
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this file."""
-    for command in (methods, read, compact, show, ask, fetch):
+    for command in (methods, read, show, ask, fetch):
         app.command()(command)
 
 
 def methods(as_json: AsJson = False) -> None:
     """List the methods and their options."""
-    from holdfast.methods.registry import LATENT, defaults
+    from holdfast.methods.registry import COMMON, LATENT, defaults
 
     if as_json:
         console.emit([{"name": n, "summary": e.summary, "options": defaults(e)} for n, e in LATENT.items()])
@@ -40,6 +42,8 @@ def methods(as_json: AsJson = False) -> None:
         fixed = " ".join(f"{k}={v}" for k, v in entry.options)
         table.add_row(name, entry.summary, options or fixed)
     console.stdout().print(table)
+    for name, (default, summary) in COMMON.items():
+        console.line(f"every method also has {name}={default}: {summary}")
 
 
 def read(
@@ -72,61 +76,27 @@ def read(
         console.say(f"skipped {line}")
 
 
-def compact(
-    file: Annotated[Path, typer.Argument(help="The session.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the context goes, e.g. out.holdfast.")],
-    latent: Annotated[str, typer.Option(help="Method: NAME or NAME:key=value,… (see `holdfast methods`).")] = "kvzip",
-    ratio: Annotated[float, typer.Option(help="Tokens per slot of what is compacted.")] = 8.0,
-    keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 1,
-    window: Annotated[int | None, typer.Option(help="Use only the newest so many tokens of the session.")] = None,
-    pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
-    by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
-    lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
-    model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Compact a session into a .holdfast file."""
-    from holdfast.context.store import check_target
-    from holdfast.methods.registry import build
-    from holdfast.session import Plan, Policy, save
-    from holdfast.session import compact as compact_session
-    from holdfast.transcript.read import read as read_transcript
-
-    build(latent)
-    console.output_file(output, file)
-    check_target(output)
-    policy = Policy(console.kinds(pin), keep_recent=keep_recent, window=window)
-    plan = Plan(latent, console.checked_ratio(ratio), by_turn, policy)
-    transcript = read_transcript(file, lenient=lenient)
-    engine = console.engine(model, dtype, device)
-    with console.progress() as report:
-        context = compact_session(transcript, engine, plan, report)
-    save(context, output, engine)
-    if as_json:
-        console.emit({"output": str(output), **context.evidence, "recipe": context.recipe})
-        return
-    _print_sizes(context.evidence)
-    console.line(f'{output} written; ask it: holdfast ask {output} "…"')
-
-
 def show(
     file: Annotated[Path, typer.Argument(help="A .holdfast file.")],
     turns: Annotated[bool, typer.Option("--turns", help="List what became of every turn.")] = False,
+    page: Annotated[Path | None, typer.Option("--html", help="Write the session, coloured by fate.")] = None,
+    session: Annotated[Path | None, typer.Option(help="The session that it was made from (for --html).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a stored context holds, where it came from and what it cost."""
     from holdfast.context.store import read_manifest
 
     manifest = read_manifest(file)
+    if page:
+        _write_page(file, manifest, page, session)
+        return
     if as_json:
         console.emit({**manifest.model_dump(mode="json"), "file_bytes": file.stat().st_size})
         return
     console.line(f"{file}: made with {manifest.model} ({manifest.dtype}), next position {manifest.next_position}")
-    recipe = ", ".join(f"{k} {v}" for k, v in manifest.recipe.items() if k != "policy")
+    recipe = ", ".join(f"{k} {_counted_list(v)}" for k, v in manifest.recipe.items() if k != "policy")
     console.line(f"  recipe    {recipe}")
-    _print_sizes(manifest.evidence)
+    print_evidence(manifest.evidence)
     for number, segment in enumerate(manifest.segments):
         origins = segment.origins if turns else segment.origins[:1] + segment.origins[-1:]
         console.line(f"  segment {number}: {segment.kind:<6} {_span(segment.origins)}")
@@ -185,22 +155,32 @@ def fetch(
     console.line(f"{name} ({BUNDLES[name].licence}) is at {folder}")
 
 
+def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None) -> None:
+    from holdfast.blocks.render import render
+    from holdfast.errors import BadInput
+    from holdfast.eval.report.session_page import fates, session_page
+    from holdfast.model.load import tokenizer
+    from holdfast.session import session_digest
+    from holdfast.transcript.read import read as read_transcript
+
+    if session is None:
+        raise BadInput("--html colours the session itself; give the file that was compacted with --session")
+    console.output_file(page, session, file)
+    rendered = render(read_transcript(session), tokenizer(manifest.model))
+    if session_digest(rendered) != manifest.evidence.get("session_digest"):
+        raise BadInput(f"{session} is not the session that {file} was made from")
+    fate = fates(manifest.segments, manifest.evidence, len(rendered.ids))
+    page.write_text(session_page(f"{file.name}: {session.name}", rendered, fate, manifest.evidence), encoding="utf-8")
+    console.line(f"{page} written")
+
+
+def _counted_list(value: Any) -> Any:
+    """The parts of a joined context and the rounds of a tightened one as their number; all else as it is."""
+    return len(value) if isinstance(value, list) else value
+
+
 def _counted(counter: Counter[str]) -> str:
     return ", ".join(f"{n} {name}" for name, n in counter.most_common())
-
-
-def _print_sizes(evidence: Mapping[str, Any]) -> None:
-    try:
-        full, held = evidence["bytes_full"], evidence["bytes"]
-        console.line(
-            f"  {evidence['tokens']:,} tokens, {evidence['tokens_compacted']:,} of them compacted; "
-            f"KV {full / 1e6:.1f} MB -> {held / 1e6:.1f} MB ({full / max(held, 1):.1f}x smaller in real bytes); "
-            f"compaction {evidence['seconds_compact']:.1f} s"
-        )
-    except (KeyError, TypeError, ValueError):  # a context that was made in Python says what its maker wrote
-        console.line(f"  evidence  {dict(evidence)}")
-    if evidence.get("tokens_left_out"):
-        console.say(f"{evidence['tokens_left_out']:,} older tokens are outside the window and were left out")
 
 
 def _span(origins: list[tuple[int, str, int, int, int, int]]) -> str:

@@ -26,6 +26,7 @@ def run(
     by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
     limit: Annotated[int | None, typer.Option(help="Ask only so many probes.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling of probes.")] = 0,
+    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Greedy answers too (slow).")] = True,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -34,7 +35,7 @@ def run(
     """Measure methods on sessions; one row per transcript, method, ratio and probe."""
     from holdfast.errors import BadOption
     from holdfast.eval.probes import read_probes
-    from holdfast.eval.run import Run, measure, transcripts_in
+    from holdfast.eval.run import ANSWER_TOKENS, Run, measure, transcripts_in
 
     if span not in ("window", "turn"):
         raise BadOption(f"--span must be window or turn, got {span!r}")
@@ -50,6 +51,7 @@ def run(
         limit=limit,
         seed=seed,
         by_turn=by_turn,
+        answer_tokens=ANSWER_TOKENS if answers else 0,
     )
     engine = console.engine(model, dtype, device)
     with console.progress() as report:

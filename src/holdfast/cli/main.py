@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from holdfast import __version__
-from holdfast.cli import contexts, demo, evaluate
+from holdfast.cli import compacting, contexts, demo, evaluate, rounds
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
@@ -33,6 +33,8 @@ def start(
 
 
 contexts.add_to(app)
+compacting.add_to(app)
+rounds.add_to(app)
 app.add_typer(evaluate.app, name="eval")
 app.command()(demo.demo)
 

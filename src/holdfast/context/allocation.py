@@ -34,7 +34,7 @@ class Allocation:
     cap: float = 0.0
     """Longest head as a multiple of the mean, which bounds raggedness; 0 is no bound."""
     floor: float = 0.0
-    """Part of an even share that every head gets anyway."""
+    """Part of an even share that every head gets anyway; the kind spreads the rest."""
     shares: Mapping[int, Sequence[float]] = field(default_factory=dict)
     """For `learned`: per layer, each head's part of all pairs."""
 
@@ -51,25 +51,18 @@ class Allocation:
         T = next(iter(scores.values())).shape[1]
         slots = min(slots, T)
         most = min(T, math.ceil(self.cap * slots)) if self.cap else T
-        bounded = {layer: self._bounded(s, math.floor(self.floor * slots), most) for layer, s in scores.items()}
+        least = math.floor(self.floor * slots)
         heads = [(layer, g) for layer, s in scores.items() for g in range(s.shape[0])]
+        turn = {layer: _turn(s, least, most) for layer, s in scores.items()}
         if self.kind == "global":
-            return best(bounded, slots * len(heads))
+            return best(scores, slots * len(heads), turn)
         if self.kind == "layer":
-            return {layer: best({layer: s}, slots * s.shape[0])[layer] for layer, s in bounded.items()}
-        counts = apportion(self._weights(heads), slots * len(heads), most)
+            return {layer: best({layer: s}, slots * s.shape[0], turn)[layer] for layer, s in scores.items()}
+        counts = [least + n for n in apportion(self._weights(heads), (slots - least) * len(heads), most - least)]
         masks = {layer: torch.zeros_like(s, dtype=torch.bool) for layer, s in scores.items()}
         for (layer, g), count in zip(heads, counts, strict=True):
             masks[layer][g, _descending(scores[layer][g])[:count]] = True
         return masks
-
-    def _bounded(self, scores: Tensor, least: int, most: int) -> Tensor:
-        """Scores in which each head's first `least` come before all else and none beyond `most` comes at all."""
-        if not least and most >= scores.shape[1]:
-            return scores
-        rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        out = scores.masked_fill(rank < least, float("inf"))
-        return out.masked_fill(rank >= most, float("-inf"))
 
     def _weights(self, heads: list[tuple[int, int]]) -> list[float]:
         if self.kind == "head":
@@ -84,26 +77,39 @@ class Allocation:
         return [(2 - STEEPEST) * (1 - place[layer]) + STEEPEST * place[layer] for layer, _ in heads]
 
 
-def best(scores: Scores, pairs: int) -> dict[int, Tensor]:
+def best(scores: Scores, pairs: int, turn: Scores | None = None) -> dict[int, Tensor]:
     """Masks of the `pairs` highest of `scores` under one threshold over all layers and heads.
 
-    Exactly `pairs` are chosen; ties go to the lower layer, head and position, so that a run repeats.
+    Exactly `pairs` are chosen; ties go to the lower layer, head and position, so that a run repeats. A higher `turn`
+    goes before any score.
     """
     flat = torch.cat([s.reshape(-1) for s in scores.values()])
+    order = _descending(flat)
+    if turn is not None:
+        order = order[_descending(torch.cat([turn[layer].reshape(-1) for layer in scores])[order])]
     mask = torch.zeros_like(flat, dtype=torch.bool)
-    mask[_descending(flat)[:pairs]] = True
+    mask[order[:pairs]] = True
     parts = torch.split(mask, [s.numel() for s in scores.values()])
     return {layer: part.view_as(s) for (layer, s), part in zip(scores.items(), parts, strict=True)}
+
+
+def _turn(scores: Tensor, least: int, most: int) -> Tensor:
+    """1 for each head's first `least`, which come before all else, -1 for those beyond its first `most`, else 0."""
+    if not least and most >= scores.shape[1]:
+        return torch.zeros_like(scores, dtype=torch.int8)
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (rank < least).to(torch.int8) - (rank >= most).to(torch.int8)
 
 
 def apportion(weights: Sequence[float], total: int, most: int) -> list[int]:
     """`total` things by weight, at most `most` each: what a full one cannot take flows on; largest remainders round.
 
-    Raises BadOption for weights that are negative, not finite or all zero.
+    There must be room for all. Raises BadOption for weights that are negative, not finite or all zero.
     """
     w = torch.tensor(list(weights), dtype=torch.float64)
-    if not torch.isfinite(w).all() or (w < 0).any() or w.sum() == 0:
+    if not torch.isfinite(w).all() or (w < 0).any() or not (w > 0).any():
         raise BadOption("shares must be finite and not negative, and one of them above zero")
+    w = w / w.max()
     counts = torch.zeros_like(w)
     free = torch.ones_like(w, dtype=torch.bool)
     for _ in range(len(w)):  # each round fills at least one, or is the last
@@ -111,7 +117,7 @@ def apportion(weights: Sequence[float], total: int, most: int) -> list[int]:
         weight = torch.where(free, w, 0.0)
         if weight.sum() == 0:
             weight = free.double()
-        counts = torch.where(free, left * weight / weight.sum().clamp_min(1e-300), counts)
+        counts = torch.where(free, left * weight / weight.sum(), counts)
         over = free & (counts > most)
         if not over.any():
             break
@@ -134,8 +140,9 @@ def load_shares(path: Path, model_digest: str) -> dict[int, list[float]]:
     """Read them back. Raises BadOption for a file that is missing, damaged, or of another model."""
     try:
         held = json.loads(path.read_text())
-        shares = {int(layer): [float(x) for x in row] for layer, row in held["shares"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shares = {int(layer): [x + 0.0 for x in row] for layer, row in held["shares"].items()}
+        apportion([x for row in shares.values() for x in row], 0, 0)
+    except (OSError, BadOption, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise BadOption(f"no calibrated shares in {path}; make them with `holdfast calibrate`") from error
     if held.get("model_digest") != model_digest:
         raise BadOption(f"{path} was calibrated for another model; run `holdfast calibrate` for this one")

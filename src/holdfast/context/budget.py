@@ -18,6 +18,10 @@ class Budget:
         """KV pairs over `heads` layer-heads together: what a ragged allocation may spread as it likes."""
         return self.slots * heads
 
+    def biased(self, heads: int, pair_bytes: int) -> int:
+        """`pairs` where each carries a float32 bias as well: fewer of them in the same bytes."""
+        return self.pairs(heads) * pair_bytes // (pair_bytes + 4)
+
     def holds(self, tokens: int) -> bool:
         """Whether a span of `tokens` fits as it is."""
         return tokens <= self.slots

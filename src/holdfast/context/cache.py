@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from holdfast.context.packing import join, pack, where
-from holdfast.model.attention import Slots
 from holdfast.model.family import Family
+from holdfast.model.slots import AnySlots, CodedSlots, Slots
 
 
 class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -24,6 +24,7 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
         self.slots: Slots | None = None
+        self.coded: tuple[CodedSlots, ...] = ()
         self.positions: Tensor = torch.empty(1, 0)
         self.valid: Tensor | None = None
 
@@ -38,7 +39,7 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
     def copy(self) -> HeldLayer:
         """A layer that shares every tensor."""
         twin = HeldLayer()
-        twin.keys, twin.values, twin.slots = self.keys, self.values, self.slots
+        twin.keys, twin.values, twin.slots, twin.coded = self.keys, self.values, self.slots, self.coded
         twin.positions, twin.valid = self.positions, self.valid
         return twin
 
@@ -50,8 +51,13 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
         self.slots = tail if self.slots is None else join((self.slots, tail))
         self._drop_tail(self.positions)
 
-    def splice(self, slots: Slots) -> None:
-        """Put already rotated slots behind everything held so far."""
+    def splice(self, slots: AnySlots) -> None:
+        """Put already rotated slots behind everything held so far; coded ones stand apart, those of a form together."""
+        if isinstance(slots, CodedSlots):
+            same = [part for part in self.coded if part.form == slots.form]
+            others = [part for part in self.coded if part.form != slots.form]
+            self.coded = (*others, join([*same, slots]))
+            return
         if self.slots is None and slots.dense:
             G, n = len(slots.lengths), slots.lengths[0]
             dims = slots.keys.shape[-1], slots.values.shape[-1]
@@ -70,6 +76,7 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
             self.positions = self.positions[:, seen]
         if self.slots is not None and bool((self.slots.positions <= before).any()):
             self.slots = where(self.slots, self.slots.positions > before)
+        self.coded = tuple(where(part, part.positions > before) for part in self.coded)
 
     def narrow(self, count: int, seen: slice) -> None:
         """Of the newest `count` tokens of the tail, hold on to those in `seen` alone."""
@@ -90,7 +97,7 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
     def nbytes(self) -> int:
         """Bytes really held: keys, values and biases of slots and tail."""
         tail = sum(t.nbytes for t in (self.keys, self.values) if t is not None)
-        return tail + (self.slots.nbytes if self.slots else 0)
+        return tail + sum(part.nbytes for part in (self.slots, *self.coded) if part is not None)
 
     def _drop_tail(self, like: Tensor) -> None:
         self.keys = self.values = self.valid = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from holdfast.model.attention import Slots
+from holdfast.model.slots import AnySlots, Coded, CodedSlots, Rows, Slots
+
+Packed = TypeVar("Packed", Slots, CodedSlots)
 
 
 def pack(keys: Tensor, values: Tensor, positions: Tensor, keep: Tensor | None = None) -> Slots:
@@ -19,31 +23,53 @@ def pack(keys: Tensor, values: Tensor, positions: Tensor, keep: Tensor | None = 
     return Slots(keys[keep], values[keep], positions.expand(G, T)[keep], None, lengths)
 
 
-def join(parts: Sequence[Slots]) -> Slots:
-    """One layer's slots one after another within each head; equal to attending over the parts in turn."""
+def join(parts: Sequence[Packed]) -> Packed:
+    """One layer's slots, all of one form, one after another within each head; equal to attending over them in turn."""
     if len(parts) == 1:
         return parts[0]
     by_head = list(zip(*(list(part.heads()) for part in parts), strict=True))
-    return Slots(
-        keys=torch.cat([head[0] for heads in by_head for head in heads]),
-        values=torch.cat([head[1] for heads in by_head for head in heads]),
+    made = replace(
+        parts[0],
+        keys=_cat([head[0] for heads in by_head for head in heads]),
+        values=_cat([head[1] for heads in by_head for head in heads]),
         positions=torch.cat([head[2] for heads in by_head for head in heads]),
-        bias=_join_bias(parts, by_head),
-        lengths=tuple(sum(head[0].shape[0] for head in heads) for heads in by_head),
+        bias=_join_bias([(head[2], head[3]) for heads in by_head for head in heads]),
+        lengths=tuple(sum(len(head[2]) for head in heads) for heads in by_head),
     )
+    if isinstance(made, CodedSlots):
+        centres = [part.centre for part in parts if part.centre is not None]
+        runs = torch.cat([part.runs for part in parts], dim=1)
+        made = replace(made, runs=runs, centre=torch.cat(centres, dim=1) if centres else None)
+    return made
 
 
-def _join_bias(
-    parts: Sequence[Slots], by_head: list[tuple[tuple[Tensor, Tensor, Tensor, Tensor | None], ...]]
-) -> Tensor | None:
-    if all(part.bias is None for part in parts):
+def _join_bias(rows: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+    if all(bias is None for _, bias in rows):
         return None
-    rows = [torch.zeros_like(head[2]) if head[3] is None else head[3] for heads in by_head for head in heads]
-    return torch.cat(rows)
+    return torch.cat([torch.zeros_like(positions) if bias is None else bias for positions, bias in rows])
 
 
-def where(slots: Slots, mask: Tensor) -> Slots:
+def _cat(rows: list[Rows]) -> Rows:
+    if isinstance(rows[0], Tensor):
+        return torch.cat(rows)
+    scales = [r.scales for r in rows if r.scales is not None]
+    return Coded(torch.cat([r.codes for r in rows]), torch.cat(scales) if scales else None)
+
+
+@overload
+def where(slots: Slots, mask: Tensor) -> Slots: ...
+@overload
+def where(slots: CodedSlots, mask: Tensor) -> CodedSlots: ...
+def where(slots: AnySlots, mask: Tensor) -> AnySlots:
     """The slots for which `mask [N]` is True."""
-    lengths = tuple(int(part.sum()) for part in torch.split(mask, list(slots.lengths)))
-    bias = None if slots.bias is None else slots.bias[mask]
-    return Slots(slots.keys[mask], slots.values[mask], slots.positions[mask], bias, lengths)
+    kept: dict[str, Any] = {name: getattr(slots, name)[mask] for name in ("keys", "values", "positions")}
+    kept["bias"] = None if slots.bias is None else slots.bias[mask]
+    if isinstance(slots, CodedSlots):
+        runs = _counts(mask, slots.runs.flatten().tolist())
+        kept["runs"] = torch.tensor(runs, device=slots.runs.device).view_as(slots.runs)
+    return replace(slots, **kept, lengths=_counts(mask, slots.lengths))
+
+
+def _counts(mask: Tensor, lengths: Sequence[int]) -> tuple[int, ...]:
+    """How many of each stretch of `lengths` are True."""
+    return tuple(int(part.sum()) for part in torch.split(mask, list(lengths)))

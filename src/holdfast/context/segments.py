@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.block import Origin
-from holdfast.model.attention import Slots
+from holdfast.model.slots import MODEL, AnySlots, Form
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class SoftSegment:
 class StateSegment:
     """KV pairs per layer and head, keys un-rotated; heads may hold different numbers of them."""
 
-    layers: tuple[Slots, ...]
-    """Packed head by head; here `keys` are un-rotated (in a cache they are rotated)."""
+    layers: tuple[AnySlots, ...]
+    """Packed head by head, all layers in one form; here `keys` are un-rotated."""
     origins: tuple[Origin, ...] = ()
     scores: tuple[Tensor, ...] = ()
     """Per layer `[N]` float32, what each slot was worth when it was kept (`[0]` where a layer is not scored);
@@ -67,6 +67,11 @@ class StateSegment:
     def __len__(self) -> int:
         """Slots of the longest head: what a padded store would hold."""
         return max((n for layer in self.layers for n in layer.lengths), default=0)
+
+    @property
+    def form(self) -> Form:
+        """How the slots are held, one of `holdfast.model.slots.FORMS`."""
+        return self.layers[0].form if self.layers else MODEL
 
     @property
     def last_position(self) -> float:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,13 +22,13 @@ from torch import Tensor
 from holdfast.blocks.block import Kind, Origin
 from holdfast.context.segments import CompactContext, Segment, SoftSegment, StateSegment, TokenSegment
 from holdfast.errors import BadContext, BadInput
-from holdfast.model.attention import Slots
 from holdfast.model.load import Model
+from holdfast.model.slots import CODES, MODEL, AnySlots, Coded, CodedSlots, Form, Slots, group
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""1: all slots as a model computes them; 2: some segment holds coded slots."""
 KEY = "holdfast"
 LAST_POSITION = 1 << 24  # float32 counts no further one by one
-SLOT_FIELDS = ("keys", "values", "positions", "bias")
 
 
 class _Strict(BaseModel):
@@ -43,6 +43,13 @@ class SegmentEntry(_Strict):
     """Turn, kind, first and last character, first and last token of each block that it stands for."""
     lengths: list[list[int]] = []
     """Per layer, slots of each head (state segments only)."""
+    form: Form = MODEL
+    """How its slots are held."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_default_form(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What format 1 did not know is not written, so that its files keep their seal."""
+        return {key: value for key, value in handler(self).items() if (key, value) != ("form", MODEL)}
 
 
 class Manifest(_Strict):
@@ -74,16 +81,17 @@ def save(context: CompactContext, path: str | Path, model: Model) -> Path:
     if context.model_digest not in ("", model.digest):
         raise BadContext(f"this context was made with another model than {model.name}; save it with that one")
     check_target(path)
+    segments = [_entry(segment) for segment in context.segments]
     tensors = {name: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, t in _tensors(context)}
     manifest = Manifest(
-        format=FORMAT,
+        format=_format(segments),
         model=model.name,
         model_digest=model.digest,
         tokenizer_digest=model.tokenizer_digest,
         template_digest=model.template_digest,
         dtype=str(model.dtype).removeprefix("torch."),
         next_position=context.next_position,
-        segments=[_entry(segment) for segment in context.segments],
+        segments=segments,
         recipe=dict(context.recipe),
         evidence=dict(context.evidence),
         sha256=_digest(tensors),
@@ -155,8 +163,8 @@ def _tensors(context: CompactContext) -> list[tuple[str, Tensor]]:
     for i, segment in enumerate(context.segments):
         if isinstance(segment, StateSegment):
             for index, layer in enumerate(segment.layers):
-                named = ((f, getattr(layer, f)) for f in SLOT_FIELDS)
-                out += [(f"{i}.{index}.{f}", t) for f, t in named if t is not None]
+                out += [(f"{i}.{index}.{field}", t) for field, t in _slot_tensors(layer)]
+            out += [(f"{i}.{index}.scores", t.float()) for index, t in enumerate(segment.scores)]
         elif isinstance(segment, SoftSegment):
             out += [(f"{i}.embeds", segment.embeds), (f"{i}.positions", segment.positions)]
         else:
@@ -164,10 +172,27 @@ def _tensors(context: CompactContext) -> list[tuple[str, Tensor]]:
     return out
 
 
+def _slot_tensors(slots: AnySlots) -> Iterator[tuple[str, Tensor]]:
+    for name, rows in (("keys", slots.keys), ("values", slots.values)):
+        yield name, rows.codes if isinstance(rows, Coded) else rows
+        if isinstance(rows, Coded) and rows.scales is not None:
+            yield f"{name}_scales", rows.scales
+    yield "positions", slots.positions
+    if isinstance(slots, CodedSlots) and slots.centre is not None:
+        yield "centre", slots.centre
+    if slots.bias is not None:
+        yield "bias", slots.bias
+
+
+def _format(segments: list[SegmentEntry]) -> int:
+    return FORMATS[any(segment.form != MODEL for segment in segments)]
+
+
 def _entry(segment: Segment) -> SegmentEntry:
     origins = [(o.turn, o.kind.value, *o.chars, *o.tokens) for o in segment.origins]
     if isinstance(segment, StateSegment):
-        return SegmentEntry(kind="state", origins=origins, lengths=[list(s.lengths) for s in segment.layers])
+        lengths = [list(s.lengths) for s in segment.layers]
+        return SegmentEntry(kind="state", origins=origins, lengths=lengths, form=segment.form)
     return SegmentEntry(kind="soft" if isinstance(segment, SoftSegment) else "tokens", origins=origins)
 
 
@@ -183,22 +208,46 @@ def _segment(i: int, entry: SegmentEntry, tensors: Mapping[str, Tensor], model: 
         return SoftSegment(embeds, _shaped(tensors[f"{i}.positions"], (len(embeds),)), origins)
     if len(entry.lengths) != len(model.family.layers):
         raise ValueError(f"segment {i} has {len(entry.lengths)} layers, the model has {len(model.family.layers)}")
-    layers = tuple(_slots(f"{i}.{index}", lengths, tensors, model) for index, lengths in enumerate(entry.lengths))
-    return StateSegment(layers, origins)
+    layers = tuple(
+        _slots(f"{i}.{index}", lengths, tensors, model, entry.form) for index, lengths in enumerate(entry.lengths)
+    )
+    return StateSegment(layers, origins, _scores(i, layers, tensors))
 
 
-def _slots(prefix: str, lengths: list[int], tensors: Mapping[str, Tensor], model: Model) -> Slots:
+def _scores(i: int, layers: tuple[AnySlots, ...], tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """What each slot was worth, of every layer or (in older files, and for methods without scores) of none."""
+    if f"{i}.0.scores" not in tensors:
+        return ()
+    scores = tuple(_shaped(tensors[f"{i}.{index}.scores"], (-1,), torch.float32) for index in range(len(layers)))
+    for index, (layer, given) in enumerate(zip(layers, scores, strict=True)):
+        if len(given) not in (0, sum(layer.lengths)):
+            raise ValueError(f"layer {i}.{index} has {sum(layer.lengths)} slots and {len(given)} scores")
+    return scores
+
+
+def _slots(prefix: str, lengths: list[int], tensors: Mapping[str, Tensor], model: Model, form: Form) -> AnySlots:
     n, D = sum(lengths), model.family.head_dim
     if len(lengths) != model.family.kv_heads or any(x < 0 for x in lengths):
         raise ValueError(f"layer {prefix} needs {model.family.kv_heads} head lengths, got {lengths}")
     bias = tensors.get(f"{prefix}.bias")
-    return Slots(
-        keys=_shaped(tensors[f"{prefix}.keys"], (n, D)),
-        values=_shaped(tensors[f"{prefix}.values"], (n, D)),
-        positions=_shaped(tensors[f"{prefix}.positions"], (n,)),
-        bias=None if bias is None else _shaped(bias, (n,)),
-        lengths=tuple(lengths),
-    )
+    bias = None if bias is None else _shaped(bias, (n,))
+    positions = _shaped(tensors[f"{prefix}.positions"], (n,))
+    if form == MODEL:
+        keys, values = (_shaped(tensors[f"{prefix}.{name}"], (n, D)) for name in ("keys", "values"))
+        return Slots(keys, values, positions, bias, tuple(lengths))
+    k, v = (_coded(f"{prefix}.{name}", n, D, tensors, form) for name in ("keys", "values"))
+    centre = tensors[f"{prefix}.centre"] if form != "bfloat16" else None
+    if centre is not None:
+        centre = _shaped(centre, (len(lengths), 1, D), torch.bfloat16)
+    return CodedSlots(k, v, positions, bias, tuple(lengths), torch.tensor(lengths)[:, None], centre)
+
+
+def _coded(name: str, n: int, D: int, tensors: Mapping[str, Tensor], form: Form) -> Coded:
+    """Codes and scales of `n` rows; every code of four or eight bits means a number."""
+    codes = _shaped(tensors[name], (n, D // 2 if form == "int4" else D), CODES[form])
+    if form == "bfloat16":
+        return Coded(codes, None)
+    return Coded(codes, _shaped(tensors[f"{name}_scales"], (n, D // group(D)), torch.bfloat16))
 
 
 def _shaped(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
@@ -216,11 +265,14 @@ def _manifest(path: Path, metadata: Mapping[str, str] | None) -> Manifest:
         raise BadContext(f"{path}: a safetensors file, but not a Holdfast context")
     try:
         version = json.loads(text).get("format")
-        if version != FORMAT:
-            raise BadContext(f"{path}: format {version!r}; this version of Holdfast reads format {FORMAT}")
+        if version not in FORMATS:
+            known = " and ".join(map(str, FORMATS))
+            raise BadContext(f"{path}: format {version!r}; this version of Holdfast reads formats {known}")
         manifest = Manifest.model_validate_json(text)
     except (ValidationError, ValueError, AttributeError, RecursionError) as error:
         raise BadContext(f"{path}: its manifest is damaged ({str(error).splitlines()[0]})") from error
+    if manifest.format != _format(manifest.segments):
+        raise BadContext(f"{path}: its manifest is damaged (format {manifest.format} does not hold its segments)")
     if manifest.seal != _seal(manifest):
         raise BadContext(f"{path}: its manifest is not the one that was saved; make it again with `holdfast compact`")
     return manifest

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from holdfast.blocks.block import Origin
 from holdfast.context.packing import pack
-from holdfast.context.segments import StateSegment
-from holdfast.model.attention import Slots
+from holdfast.context.segments import Segment, StateSegment
 from holdfast.model.family import Family
+from holdfast.model.slots import AnySlots, Form, Slots
 from holdfast.model.states import States
 
 
@@ -34,15 +34,18 @@ def keep(
     return StateSegment(tuple(layers), origins, tuple(kept) if scores else ())
 
 
-def rotate(segment: StateSegment, family: Family) -> tuple[Slots, ...]:
+def rotate(segment: StateSegment, family: Family) -> tuple[AnySlots, ...]:
     """The segment's slots with keys turned to their positions, ready for a cache."""
-    return tuple(
-        Slots(layer.rope.rotate(s.keys, s.positions), s.values, s.positions, s.bias, s.lengths)
-        for layer, s in zip(family.layers, segment.layers, strict=True)
-    )
+    return tuple(s.turned(layer.rope) for layer, s in zip(family.layers, segment.layers, strict=True))
 
 
-def moved(segment: StateSegment, by: float) -> StateSegment:
-    """The same states `by` positions later. Un-rotated keys need no arithmetic: only their positions change."""
-    layers = tuple(replace(s, positions=s.positions + by) for s in segment.layers)
-    return replace(segment, layers=layers)
+def coded(segment: StateSegment, form: Form) -> StateSegment:
+    """The same states in one of the forms of `holdfast.model.slots.CODES`; what is coded already stays as it is."""
+    return replace(segment, layers=tuple(s.coded(form) if isinstance(s, Slots) else s for s in segment.layers))
+
+
+def moved(segment: Segment, by: float) -> Segment:
+    """The same segment `by` positions later. Un-rotated keys need no arithmetic: only their positions change."""
+    if isinstance(segment, StateSegment):
+        return replace(segment, layers=tuple(replace(s, positions=s.positions + by) for s in segment.layers))
+    return replace(segment, positions=segment.positions + by)

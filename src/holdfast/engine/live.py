@@ -172,15 +172,4 @@ def opened(model: Model, context: CompactContext) -> Live:
 
 def _on(segment: StateSegment, model: Model) -> StateSegment:
     """The segment on the model's device and in its dtype."""
-    device, dtype = model.device, model.dtype
-    layers = tuple(
-        replace(
-            s,
-            keys=s.keys.to(device, dtype),
-            values=s.values.to(device, dtype),
-            positions=s.positions.to(device),
-            bias=None if s.bias is None else s.bias.to(device),
-        )
-        for s in segment.layers
-    )
-    return replace(segment, layers=layers)
+    return replace(segment, layers=tuple(s.to(model.device, model.dtype) for s in segment.layers))

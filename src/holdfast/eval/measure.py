@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -24,9 +24,11 @@ from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.probes import Probe, known_without
 from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
+from holdfast.gate.gate import split
 from holdfast.methods.base import Progress
 from holdfast.session import Part, Plan, Policy, Shared, compact_live, full_bytes
 
+LEAKED = 8  # tokens of an answer without the span, in which a fair probe's keyword does not stand
 Note = Callable[[str], None]
 Key = tuple[Any, ...]
 
@@ -84,10 +86,12 @@ class Windowed:
         if not self._pending():
             return
         none, _ = self._opened(self._rest())
-        blank = self._measured(none)
+        blank = self._measured(none, max(self.setting.answer_tokens, LEAKED))  # who knows the answer is left out
         fair = [not self._knows(p, text) for p, text in zip(self.window.probes, blank.texts, strict=True)]
         self.window = replace(
-            self.window, probes=tuple(p for p, ok in zip(self.window.probes, fair, strict=True) if ok)
+            self.window,
+            probes=tuple(p for p, ok in zip(self.window.probes, fair, strict=True) if ok),
+            literals=tuple(x for x, ok in zip(self.window.literals, fair, strict=True) if ok),
         )
         pending = self._pending()
         if not self.window.probes or not pending:
@@ -102,14 +106,15 @@ class Windowed:
         for spec, ratio in pending:
             if spec in (FULL, NONE) or ratio is None:
                 continue
-            yield from self._compacted(spec, ratio, shared.setdefault(spec, Shared()), base)
+            yield from self._compacted(spec, ratio, shared.setdefault(split(spec)[0], Shared()), base)
 
     def _pending(self) -> list[tuple[str, float | None]]:
         return [(spec, ratio) for spec, ratio in self._plans() if self._missing(spec, ratio)]
 
     def _compacted(self, spec: str, ratio: float, shared: Shared, base: dict[str, Any]) -> Iterator[Row]:
         self.setting.progress("method", 0, 1, f"{spec} at {ratio:g}x")
-        plan = Plan(spec, ratio, self.setting.by_turn, Policy(pin=(), keep_recent=0))
+        method, gate = split(spec)
+        plan = Plan(method, ratio, self.setting.by_turn, Policy(pin=(), keep_recent=0), gate)
         try:
             context, live = compact_live(
                 list(self.window.parts), self.setting.engine, plan, self.setting.progress, shared
@@ -117,9 +122,8 @@ class Windowed:
         except BadOption as error:
             self.setting.note(f"{self.name} {self.window.id}: {spec} at {ratio:g}x is left out: {error}")
             return
-        yield from self._written(
-            spec, ratio, live, self._measured(live), float(context.evidence["seconds_compact"]), base
-        )
+        seconds, gate = float(context.evidence["seconds_compact"]), context.evidence.get("gate")
+        yield from self._written(spec, ratio, live, self._measured(live), seconds, base, gate)
 
     def _plans(self) -> Iterator[tuple[str, float | None]]:
         yield FULL, 1.0
@@ -149,13 +153,18 @@ class Windowed:
         live = self.setting.engine.open(context)
         return live, time.perf_counter() - began
 
-    def _measured(self, live: Live) -> Measured:
+    def _measured(self, live: Live, answer_tokens: int | None = None) -> Measured:
         tokenizer = self.setting.engine.model.tokenizer
         asked = [tuple(question_ids(tokenizer, p.question)) for p in self.window.probes]
         targets = [_ids(tokenizer, text) for p in self.window.probes for text in (p.answer, p.distractor)]
         scored = self.setting.engine.score(live, [Continuation(asked[i // 2], t) for i, t in enumerate(targets)])
         sums = [float(s.sum()) for s in scored]
-        texts = [tokenizer.decode(t) for t in self.setting.engine.answers(live, asked, self.setting.answer_tokens)]
+        limit = self.setting.answer_tokens if answer_tokens is None else answer_tokens
+        texts = (
+            [tokenizer.decode(t) for t in self.setting.engine.answers(live, asked, limit)]
+            if limit
+            else [""] * len(asked)
+        )
         return Measured(sums[0::2], sums[1::2], texts, self._next(live))
 
     def _next(self, live: Live) -> Tensor | None:
@@ -166,7 +175,14 @@ class Windowed:
         return self.setting.engine.next_logits(live, ids[:-1]).log_softmax(-1)
 
     def _written(
-        self, spec: str, ratio: float | None, live: Live, got: Measured, seconds: float, base: dict[str, Any]
+        self,
+        spec: str,
+        ratio: float | None,
+        live: Live,
+        got: Measured,
+        seconds: float,
+        base: dict[str, Any],
+        survived: Mapping[str, Any] | None = None,
     ) -> Iterator[Row]:
         common = {**self._identity(), **self._sizes(live, base), **self._fidelity(got, base["reference"])}
         common |= {"method": spec, "ratio": ratio, "seconds_compact": seconds}
@@ -186,7 +202,8 @@ class Windowed:
                 distractor_logprob=got.distractors[i],
                 distractor_tokens=len(_ids(tokenizer, probe.distractor)),
                 text=got.texts[i],
-                keyword=keyword_hit(got.texts[i], probe.accept),
+                keyword=keyword_hit(got.texts[i], probe.accept) if self.setting.answer_tokens else None,
+                **_called(survived, self.window.literals[i]),
             )
             if key(row) not in self.setting.known:
                 yield row
@@ -235,6 +252,15 @@ class Windowed:
             "next_action_logprob": float(ours.gather(1, targets)[:action].sum()) if action else None,
             "next_action_tokens": min(action, len(targets)) if action else None,
         }
+
+
+def _called(gate: Mapping[str, Any] | None, literal: tuple[int, int]) -> dict[str, Any]:
+    """What a gate says about the tokens of a probe's literal."""
+    if gate is None:
+        return {}
+    first, last = literal
+    nats = sum(fall for at, fall in gate["falls"] if first <= at < last)
+    return {"gate_nats": nats, "gate_lost": any(a < last and first < b for a, b in gate["spans_lost"])}
 
 
 def _verbatim(part: Part) -> Any:

@@ -103,8 +103,12 @@ class Row(BaseModel):
     """Tokens of the distractor."""
     text: str
     """The greedy answer."""
-    keyword: bool
-    """Whether the greedy answer holds an accepted keyword."""
+    keyword: bool | None
+    """Whether the greedy answer holds an accepted keyword; null where no answer was asked for."""
+    gate_nats: FiniteFloat | None = None
+    """By how much, the gate says, the log-probability of the probe's literal fell (nats); null without a gate."""
+    gate_lost: bool | None = None
+    """Whether the gate calls a token of the probe's literal lost."""
 
     kl: FiniteFloat | None = None
     """Mean KL(full || compact) per token over the session's next turns (nats); null where none follow."""

@@ -5,7 +5,6 @@ A run that was interrupted goes on where it stopped: rows that the file already 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +21,13 @@ from holdfast.eval.probes import Probe
 from holdfast.eval.rows import FULL, NONE, append_row, read_rows
 from holdfast.eval.score import SAME
 from holdfast.eval.windows import NEXT_TOKENS, locate, turn_windows, windows
+from holdfast.gate.gate import split
 from holdfast.methods.base import Progress, quiet
 from holdfast.methods.registry import build
-from holdfast.session import ROOM
+from holdfast.session import ROOM, session_digest
 from holdfast.transcript.read import read
+
+ANSWER_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Run:
     """Measure only so many probes, drawn by `seed`."""
     seed: int = 0
     by_turn: bool | None = None
-    answer_tokens: int = 24
-    """Most tokens of a greedy answer, in which the keywords are looked for."""
+    answer_tokens: int = ANSWER_TOKENS
+    """Most tokens of a greedy answer, in which the keywords are looked for; 0 asks for none, which is much faster."""
     threads: int = field(default_factory=torch.get_num_threads)
 
 
@@ -66,7 +68,7 @@ def measure(run: Run, engine: LocalEngine, out: Path, progress: Progress = quiet
     """
     for spec in run.latent:
         if spec not in (FULL, NONE):
-            build(spec)  # an unknown method fails before anything is measured
+            build(split(spec)[0])  # an unknown method fails before anything is measured
     check_size(run, engine)
     config = _config(run, engine)
     known = _known(engine, config, out, note)
@@ -141,8 +143,7 @@ def _windowed(path: Path, probes: Sequence[Probe], run: Run, setting: Setting) -
     cut, dropped = choose(transcript, rendered, located, run.window)
     for probe, reason in (*missing_evidence, *dropped):
         setting.note(f"{probe.id} is left out: {reason}")
-    digest = hashlib.sha256(",".join(map(str, rendered.ids)).encode()).hexdigest()[:16]
-    yield from (Windowed(setting, path.name, digest, window) for window in cut)
+    yield from (Windowed(setting, path.name, session_digest(rendered), window) for window in cut)
 
 
 def _sampled(run: Run) -> Sequence[Probe]:

@@ -193,7 +193,7 @@ def _score(group: Sequence[Joined], probes: int) -> Score:
     actions, action_note = _retained(acts, "next_action_logprob") if acts else (_UNKNOWN, "")
     calibrated = _calibrated_margins(group)
     choice, margin = _mean(group, metrics.forced_choice(calibrated)), _mean(group, calibrated)
-    keyword = _mean(group, _column(rows, "keyword"))
+    keyword = _UNKNOWN if any(r.keyword is None for r in rows) else _mean(group, _column(rows, "keyword"))
     kl, top1 = _next_turns(windows, "kl", 0.0), _next_turns(windows, "top1", 1.0)
     return Score(
         method=rows[0].method,

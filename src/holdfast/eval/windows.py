@@ -28,6 +28,8 @@ class Located:
     probe: Probe
     start: int
     stop: int
+    literal: tuple[int, int]
+    """The tokens of the probe's literal in it, or of all the evidence where it is not there word by word."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Window:
     parts: tuple[Part, ...]
     """Prefix (verbatim), middle (compacted), suffix (verbatim), at consecutive positions from 0."""
     probes: tuple[Probe, ...]
+    literals: tuple[tuple[int, int], ...]
+    """Where each probe's literal stands, in tokens of the session."""
     next_ids: tuple[int, ...]
     """The session's next tokens, at most `NEXT_TOKENS`."""
     action: int
@@ -64,8 +68,14 @@ def locate(probes: Sequence[Probe], rendered: Rendered) -> tuple[list[Located], 
         if at < 0:
             missing.append((probe, "its evidence does not stand in the rendered session"))
             continue
-        found.append(Located(probe, rendered.token_at(at), rendered.token_at(at + len(quote) - 1) + 1))
+        exact = quote.find(probe.literal) if probe.literal else -1
+        first, size = (at, len(quote)) if exact < 0 else (at + exact, len(probe.literal))
+        found.append(Located(probe, *_tokens(rendered, at, len(quote)), _tokens(rendered, first, size)))
     return sorted(found, key=lambda x: (x.start, x.probe.id)), missing
+
+
+def _tokens(rendered: Rendered, char: int, length: int) -> tuple[int, int]:
+    return rendered.token_at(char), rendered.token_at(char + length - 1) + 1
 
 
 def windows(
@@ -89,7 +99,7 @@ def windows(
             todo.pop(0)
             continue
         covered = best.covered(todo, rendered)
-        out.append(best.window(rendered, [c.probe for c in covered]))
+        out.append(best.window(rendered, covered))
         todo = [x for x in todo if x not in covered]
     return out, dropped
 
@@ -120,7 +130,7 @@ def turn_windows(
     out = []
     for turn, found in by_turn.items():
         cut = _turn_cut(transcript, prefix, spans[turn], turn)
-        out.append(cut.window(rendered, [x.probe for x in found]))
+        out.append(cut.window(rendered, found))
     return out, dropped
 
 
@@ -150,7 +160,7 @@ class _Cut:
     def verbatim(self, rendered: Rendered) -> str:
         return "\n".join(_text(rendered, *span) for span in (self.prefix, self.suffix))
 
-    def window(self, rendered: Rendered, probes: list[Probe]) -> Window:
+    def window(self, rendered: Rendered, found: Sequence[Located]) -> Window:
         spans = [(self.prefix, False), (self.middle, True), (self.suffix, False)]
         parts, at = [], 0
         for span, compact in spans:
@@ -162,7 +172,8 @@ class _Cut:
         following = [i for b in after for i in b.ids][:NEXT_TOKENS]
         action = sum(len(b) for b in after if b.origin.turn == self.turn)
         name = f"tokens {self.middle[0]}-{self.suffix[1]}"
-        return Window(name, tuple(parts), tuple(probes), tuple(following), min(action, len(following)))
+        probes, literals = tuple(x.probe for x in found), tuple(x.literal for x in found)
+        return Window(name, tuple(parts), probes, literals, tuple(following), min(action, len(following)))
 
 
 def _cuts(transcript: Transcript, rendered: Rendered, size: int) -> list[_Cut]:

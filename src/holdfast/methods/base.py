@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -63,9 +63,13 @@ class LatentMethod(Protocol):
     already compacted memory that stands before the span; neither call changes it.
     """
 
-    name: ClassVar[str]
-    by_turn: ClassVar[bool]
-    """Whether the seed recipe of this method compacts turn by turn (else the whole span at once)."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def by_turn(self) -> bool:
+        """Whether the seed recipe of this method compacts turn by turn (else the whole span at once)."""
+        ...
 
     def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Any:
         """Read the span once."""
@@ -73,4 +77,15 @@ class LatentMethod(Protocol):
 
     def compress(self, study: Any, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         """Segments that stand for the span and hold at most `budget`."""
+        ...
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """A study of a method that ranks KV pairs: the gate can raise the rank of what carries a lost token."""
+
+    scores: dict[int, Tensor]
+
+    def with_scores(self, scores: dict[int, Tensor]) -> Self:
+        """The same study with other scores; `compress` takes it."""
         ...

@@ -37,6 +37,10 @@ class Study(NamedTuple):
     def span(self) -> Span:
         return self.reading.span
 
+    def with_scores(self, scores: dict[int, Tensor]) -> Study:
+        """The same study with other scores."""
+        return self._replace(scores=scores)
+
 
 @dataclass(frozen=True)
 class Eviction(ABC):

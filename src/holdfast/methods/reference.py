@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span
-from holdfast.methods.repeat import prompt_ids
+from holdfast.methods.repeat import prompt_ids, said_again
 from holdfast.model.attention import Observer
 from holdfast.model.forward import log_probs
 from holdfast.model.states import States
@@ -44,6 +45,11 @@ class Reading:
     def keys(self, layer: int) -> Tensor:
         """Rotated keys of the span, `[G, T, D]`."""
         return self.after.cache.newest(layer, len(self.span))[0]
+
+    @cached_property
+    def told(self) -> Tensor:
+        """Log-probability of each token when the model says the span again over the full memory, `[T]`."""
+        return said_again(self.after, self.span.ids, self.progress, "repeat")
 
     @property
     def layers(self) -> Sequence[int]:
@@ -130,7 +136,8 @@ def own(read: Reading, chunk: int) -> Iterator[Asked]:
     for at in range(0, T, chunk):
         read.progress("own queries", at, T, "")
         record = Recorder()
-        hidden = memory.feed(read.span.ids[at : at + chunk], observer=record)
+        part = slice(at, at + chunk)
+        hidden = memory.feed(read.span.ids[part], positions=read.span.positions[part], observer=record)
         yield Asked(record, slice(0, T), hidden.new_zeros(len(hidden), dtype=torch.float32), first=at)
 
 
@@ -138,7 +145,7 @@ def later(read: Reading, chunk: int) -> Iterator[Asked]:
     """What the session said after the span: free in a live session, and the very questions that were asked of it."""
     if not len(read.span.later):
         raise BadOption("queries=later: nothing of the session stands behind this span; use repeat as well, or alone")
-    yield _plain(read, read.span.later[-LATER:])
+    yield _plain(read, read.span.later)
 
 
 def study(read: Reading, chunk: int) -> Iterator[Asked]:
@@ -157,9 +164,9 @@ def guessed(read: Reading, chunk: int) -> Iterator[Asked]:
         real, keys = record.queries[layer], read.keys(layer)
         drawn = torch.randn(real.shape[0], RANDOM, real.shape[2], generator=noise).to(real)
         drawn *= real.norm(dim=-1).mean(1)[:, None, None] / drawn.norm(dim=-1, keepdim=True)
-        logits = drawn.reshape(keys.shape[0], -1, keys.shape[2]) @ keys.transpose(1, 2)
-        record.queries[layer] = drawn
-        record.mass[layer] = logits.float().logsumexp(-1).view(real.shape[0], RANDOM)
+        by_group = drawn.view(keys.shape[0], -1, keys.shape[2])  # one at a time, to hold few logits
+        mass = [(q @ k.T).float().logsumexp(-1) for q, k in zip(by_group, keys, strict=True)]
+        record.queries[layer], record.mass[layer] = drawn, torch.cat(mass).view(real.shape[0], RANDOM)
     yield Asked(record, slice(0, len(read.span)), torch.zeros(RANDOM, device=read.engine.model.device))
 
 
@@ -177,7 +184,6 @@ STUDY = (
     "What did the user ask for, and what did the user forbid?",
 )
 ANSWER = 64  # tokens of an answer to a study prompt
-LATER = 1024  # newest tokens of the later session that ask
 RANDOM = 256  # random queries a head
 
 

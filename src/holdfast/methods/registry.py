@@ -41,6 +41,14 @@ LATENT: dict[str, Entry] = {
     "knorm": Entry(f"{_HERE}.knorm:Knorm", "keep the keys of the smallest norm"),
     "streaming": Entry(f"{_HERE}.streaming:Streaming", "keep the first tokens and the newest, as states"),
     "random": Entry(f"{_HERE}.random:Random", "keep random KV pairs (control)"),
+    "attention_match": Entry(
+        f"{_HERE}.attention_match:AttentionMatch", "fit mass and values of kept slots to what the whole span gave"
+    ),
+    "refine": Entry(f"{_HERE}.refine:Refine", "gradient steps on the keys, biases and values of kept slots"),
+    "merge": Entry(f"{_HERE}.merge:Merge", "fold what is dropped into its nearest kept neighbour"),
+    "pool": Entry(f"{_HERE}.pool:Pool", "surprisal-weighted means of neighbouring tokens, as states"),
+    "hybrid": Entry(f"{_HERE}.hybrid:Hybrid", "one method keeps the best, another stands for the rest"),
+    "old_new": Entry(f"{_HERE}.old_new:OldNew", "one method for the older part of a span, another for the newer"),
     "virtual_tokens": Entry(_VT, "gradient-tuned virtual tokens that match the span's values"),
     "virtual_tokens_distilled": Entry(
         _VT,
@@ -70,6 +78,16 @@ LATENT: dict[str, Entry] = {
 }
 
 
+STORAGE = "storage"
+COMMON = {
+    STORAGE: (
+        "model",
+        "how KV slots are held, in memory and on disk: model (the model's dtype), bfloat16, int8 or int4",
+    )
+}
+"""Options of every method: default and help."""
+
+
 def build(spec: str) -> LatentMethod:
     """Make a method from `name` or `name:key=value,key=value`.
 
@@ -80,12 +98,28 @@ def build(spec: str) -> LatentMethod:
         raise BadOption(f"no latent method is called {name!r}; there are: {', '.join(LATENT)}")
     entry = LATENT[name]
     cls = load_class(entry)
-    options = dict(entry.options) | dict(_pairs(given, name))
+    parts = given.split(",")
+    common = [part for part in parts if part.partition("=")[0].strip() in COMMON]
+    own = ",".join(part for part in parts if part not in common)
+    from holdfast.methods.storage import stored
+
+    method = cls(**read_options(name, cls, own, entry.options, also=tuple(COMMON)))
+    return stored(method, dict(_pairs(",".join(common), name)).get(STORAGE, COMMON[STORAGE][0]))
+
+
+def read_options(
+    name: str, cls: Any, given: str, fixed: tuple[tuple[str, str], ...] = (), also: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Keywords for the dataclass `cls` from `key=value,key=value`, over the texts in `fixed`. Raises BadOption.
+
+    `also` are options that are read elsewhere, for the message.
+    """
+    options = dict(fixed) | dict(_pairs(given, name))
     known = {f.name: f for f in fields(cls)}
     for key in options:
         if key not in known:
-            raise BadOption(f"{name} has no option {key!r}; it has: {', '.join(known) or 'none'}")
-    return cls(**{key: _convert(name, key, value, known[key].type) for key, value in options.items()})  # type: ignore[no-any-return]
+            raise BadOption(f"{name} has no option {key!r}; it has: {', '.join([*known, *also]) or 'none'}")
+    return {key: _convert(name, key, value, known[key].type) for key, value in options.items()}
 
 
 def load_class(entry: Entry) -> Any:

@@ -1,7 +1,8 @@
 """The repeat: a model that is told to say the span again looks at everything in it.
 
-Two uses: the attention of the repeat scores KV pairs (KVzip, https://arxiv.org/abs/2505.23416), and the
-distribution that the full context gives while repeating teaches virtual tokens what has to stay readable.
+Three uses: the attention of the repeat scores KV pairs (KVzip, https://arxiv.org/abs/2505.23416), what it can no
+longer say is what a compaction lost (`holdfast.gate`), and the distribution that the full context gives while
+repeating teaches virtual tokens what has to stay readable.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from holdfast.blocks.render import question_ids
 from holdfast.engine.live import Live
-from holdfast.model.forward import logits
+from holdfast.methods.base import Progress, quiet
+from holdfast.model.forward import log_probs, logits
 from holdfast.model.load import Model
 
 PROMPT = "Repeat the previous context exactly."
+CHUNK = 256  # tokens repeated after one request
 ROWS = 128  # token distributions that exist at one time
 
 
@@ -33,6 +36,20 @@ class Teacher(NamedTuple):
 def prompt_ids(model: Model) -> list[int]:
     """The request to repeat, as one more user turn."""
     return question_ids(model.tokenizer, PROMPT)
+
+
+@torch.no_grad()
+def said_again(memory: Live, ids: Tensor, progress: Progress = quiet, what: str = "check") -> Tensor:
+    """Log-probability of each of `ids [T]` when the model repeats them over `memory`, `[T]` float32."""
+    frozen, prompt = memory.fork(frozen=True), torch.tensor(prompt_ids(memory.model))
+    out: list[Tensor] = []
+    for at in range(0, len(ids), CHUNK):
+        progress(what, at, len(ids), "")
+        said = ids[at : at + CHUNK]
+        hidden = frozen.fork().feed(torch.cat((prompt, said)))
+        out.append(log_probs(memory.model, hidden[len(prompt) - 1 : -1], said.to(hidden.device)).cpu())
+    progress(what, len(ids), len(ids), "")
+    return torch.cat(out)
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 A layer holds *slots* (KV pairs packed head by head, possibly of different number per head and with a bias each)
 in front of a dense *tail* of ordinary tokens. Layers without slots go to the stock SDPA kernel. Layers with slots
 attend to slots and tail apart and merge the two by their log-mass (`merged`, nothing is copied or padded), or take
-the `readable` reference, whose softmax is always float32. Masks follow from positions, never from indices.
+the `readable` reference, whose softmax is always float32. Masks follow from positions, never from indices. Slots that
+are held in fewer bits are made plain for the layer that reads them, and dropped again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from holdfast.model.slots import CodedSlots, Slots
+
 NAME = "holdfast"
 LOGITS_AT_ONCE = 1 << 24  # bounds the float32 scratch of the readable path to 64 MiB
 
@@ -26,50 +29,17 @@ Queries are rotated and carry the scaling, so that `exp(query @ k - mass)` is th
 receives; `mass` is the float32 log-sum-exp over everything seen; `key` are the tail's keys, the queries' own last.
 """
 
-
-@dataclass(frozen=True)
-class Slots:
-    """The KV pairs that one layer holds in front of its tail, heads packed one after another without padding."""
-
-    keys: Tensor
-    """`[N, D]`, rotated at `positions`; N is the sum of `lengths`."""
-    values: Tensor
-    """`[N, D]`"""
-    positions: Tensor
-    """`[N]` float32"""
-    bias: Tensor | None
-    """`[N]` float32, added to the logits (log-mass of what a slot stands for); None is all zero."""
-    lengths: tuple[int, ...]
-    """Slots of each of the G heads."""
-
-    def heads(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-        """Keys, values, positions and bias of each head in turn (views)."""
-        at = 0
-        for n in self.lengths:
-            part = slice(at, at + n)
-            yield (
-                self.keys[part],
-                self.values[part],
-                self.positions[part],
-                None if self.bias is None else self.bias[part],
-            )
-            at += n
-
-    @property
-    def dense(self) -> bool:
-        """Whether the heads are equally long and unbiased, so that a plain `[G, n, D]` tensor holds them."""
-        return self.bias is None and len(set(self.lengths)) == 1
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes really held by keys, values and bias."""
-        return sum(t.nbytes for t in (self.keys, self.values, self.bias) if t is not None)
+Head = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Keys, values, positions and bias of one head's slots."""
 
 
 class Held(Protocol):
     """What the attention reads from one layer of a cache."""
 
     slots: Slots | None
+    """In the model's dtype, keys rotated."""
+    coded: tuple[CodedSlots, ...]
+    """Further slots in fewer bits."""
     positions: Tensor
     """Of the tail, `[B, t]`, the newest Q of which are the queries'."""
     valid: Tensor | None
@@ -108,22 +78,21 @@ def attention(
         return out, None
     held, scaling = run.layers[module.layer_idx], kwargs["scaling"]
     window = getattr(module, "sliding_window", None) or kwargs.get("sliding_window")
-    has_slots = held.slots is not None and sum(held.slots.lengths) > 0
+    has_slots = any(part is not None and sum(part.lengths) > 0 for part in (held.slots, *held.coded))
     if not has_slots and run.observer is None:
         return _stock(query, key, value, held, scaling, window).transpose(1, 2), None
-    attend = merged if _can_merge(query, held, window if has_slots else None) else readable
+    attend = merged if _can_merge((query, key, value), held, window if has_slots else None) else readable
     out, mass = attend(query, key, value, held, scaling, window)
     if run.observer is not None:
         run.observer(module.layer_idx, query * scaling, mass, key)
     return out.transpose(1, 2), None
 
 
-def _can_merge(query: Tensor, held: Held, window: int | None) -> bool:
+def _can_merge(inputs: tuple[Tensor, Tensor, Tensor], held: Held, window: int | None) -> bool:
     """The CPU kernel gives no gradient for a log-mass, and slots that a sliding window hides need a mask each."""
-    trains = torch.is_grad_enabled() and (
-        query.requires_grad or (held.slots is not None and held.slots.keys.requires_grad)
-    )
-    return query.device.type == "cpu" and window is None and not trains
+    slots = () if held.slots is None else (held.slots.keys, held.slots.values, held.slots.bias)
+    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*inputs, *slots))
+    return inputs[0].device.type == "cpu" and window is None and not trains
 
 
 def tail_mask(held: Held, queries: int, window: int | None) -> Tensor | None:
@@ -155,16 +124,23 @@ def merged(
 ) -> tuple[Tensor, Tensor]:
     """The fast path: `(out [B, H, Q, D], mass [B, H, Q])` from one fused kernel per head of slots and one for the tail.
 
-    Softmax over two parts equals their softmaxes weighted by `exp(log-sum-exp)`, so neither is copied to the other.
+    Softmax over parts equals their softmaxes weighted by `exp(log-sum-exp)`, so none is copied to another.
     """
     Q = query.shape[2]
     mask = tail_mask(held, Q, window)
     out, mass = _flash(query, key, value, mask, scaling, causal=mask is None and Q > 1)
-    if held.slots is None or not sum(held.slots.lengths):
-        return out, mass
-    over_slots, slots_mass = _over_slots(query, held.slots, scaling)
-    share = torch.sigmoid(slots_mass - mass)[..., None].to(out.dtype)
-    return torch.lerp(out, over_slots, share), torch.logaddexp(mass, slots_mass)
+    for slots in _plain(held, query.dtype):
+        over_slots, slots_mass = _over_slots(query, slots, scaling)
+        share = torch.sigmoid(slots_mass - mass)[..., None].to(out.dtype)
+        out, mass = torch.lerp(out, over_slots, share), torch.logaddexp(mass, slots_mass)
+    return out, mass
+
+
+def _plain(held: Held, dtype: torch.dtype) -> Iterator[Slots]:
+    """A layer's slots by their form, each as plain tensors."""
+    for part in (held.slots, *held.coded):
+        if part is not None and sum(part.lengths) > 0:
+            yield part.plain(dtype)
 
 
 def _over_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Tensor]:
@@ -183,7 +159,8 @@ def _over_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Te
             outs.append(torch.zeros_like(rows[g]))
             masses.append(rows.new_full(rows[g].shape[:3], float("-inf"), dtype=torch.float32))
             continue
-        mask = None if bias is None else bias.to(query.dtype)[None, None, None]
+        # the kernel takes a float32 mask beside half-precision queries, so that a bias is not rounded to them
+        mask = None if bias is None else bias.to(torch.promote_types(query.dtype, bias.dtype))[None, None, None]
         out, mass = _flash(rows[g], k[None, None], v[None, None], mask, scaling)
         outs.append(out)
         masses.append(mass)
@@ -216,11 +193,13 @@ def readable(
     G, t = key.shape[1:3]
     rep = H // G
     empty = Slots(query.new_empty(0, D), value.new_empty(0, value.shape[-1]), query.new_empty(0), None, (0,) * G)
+    parts = list(_plain(held, query.dtype)) or [empty]
     out, mass = torch.empty_like(query), query.new_empty(B, H, Q, dtype=torch.float32)
     mask = tail_mask(held, Q, window)
     if mask is None and Q > 1:
         mask = torch.ones(Q, t, dtype=torch.bool, device=query.device).tril(t - Q)[None, None]
-    for g, head in enumerate((held.slots or empty).heads()):
+    for g, heads in enumerate(zip(*(part.heads() for part in parts), strict=True)):
+        head = _one(heads)
         n, mine = head[0].shape[0], slice(g * rep, (g + 1) * rep)
         step = max(1, LOGITS_AT_ONCE // (B * rep * (n + t)))
         for at in range(0, Q, step):
@@ -237,7 +216,16 @@ def readable(
     return out, mass
 
 
-def _logits(query: Tensor, head: tuple[Tensor, Tensor, Tensor, Tensor | None], key: Tensor, scaling: float) -> Tensor:
+def _one(heads: tuple[Head, ...]) -> Head:
+    """The slots of one head as if they were of one part."""
+    if len(heads) == 1:
+        return heads[0]
+    keys, values, positions, biases = zip(*heads, strict=True)
+    rows = [torch.zeros_like(p) if bias is None else bias for p, bias in zip(positions, biases, strict=True)]
+    return torch.cat(keys), torch.cat(values), torch.cat(positions), torch.cat(rows)
+
+
+def _logits(query: Tensor, head: Head, key: Tensor, scaling: float) -> Tensor:
     """`[B, H/G, q, n + t]` float32."""
     slots, bias = head[0], head[3]
     over_slots = (query @ slots.T).float() * scaling

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,22 +53,42 @@ def load(name: str = bundled.DEFAULT, *, dtype: str = "float32", device: str = "
     UnsupportedModel when it cannot be served.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     _check_dtype(dtype, device)
-    source = str(bundled.ensure(name)) if name in bundled.BUNDLES else name
+    words = tokenizer(name)
+    with _said_well(name):
+        hf = AutoModelForCausalLM.from_pretrained(
+            _source(name), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        )
     try:
-        hf = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        return adopt(hf.to(device), words, name=name)
+    except (RuntimeError, AssertionError) as error:  # torch says in these two ways that a device is not there
+        raise BadOption(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+
+
+def tokenizer(name: str) -> Any:
+    """The tokenizer of a model alone, which loads at once. Raises Failed when it cannot be had."""
+    from transformers import AutoTokenizer
+
+    with _said_well(name):
+        return AutoTokenizer.from_pretrained(_source(name))
+
+
+def _source(name: str) -> str:
+    return str(bundled.ensure(name)) if name in bundled.BUNDLES else name
+
+
+@contextmanager
+def _said_well(name: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         known = ", ".join(bundled.BUNDLES)
         raise Failed(f"cannot load model {name!r}: {first} (give a folder, a Hugging Face id, or: {known})") from error
-    try:
-        return adopt(hf.to(device), tokenizer, name=name)
-    except (RuntimeError, AssertionError) as error:  # torch says in these two ways that a device is not there
-        raise BadOption(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def adopt(hf: Any, tokenizer: Any, *, name: str) -> Model:

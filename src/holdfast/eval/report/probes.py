@@ -70,7 +70,7 @@ def _question(answers: Sequence[Joined], escape: Escape) -> str:
 
 
 def _answer(row: Row, escape: Escape) -> str:
-    mark = "<b class=hit>✓</b> " if row.keyword else "<b class=miss>✗</b> "
+    mark = {True: "<b class=hit>✓</b> ", False: "<b class=miss>✗</b> ", None: ""}[row.keyword]
     ratio = "" if row.method in (FULL, NONE) else f" {numbers.times(row.ratio)}"
     return f"<dt>{escape(row.method)}{ratio}</dt><dd>{mark}<bdi>{escape(_short(row.text))}</bdi></dd>"
 

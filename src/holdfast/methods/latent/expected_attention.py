@@ -8,6 +8,7 @@ an expected weight for each key, which counts by the norm of its value. Cost: th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -40,8 +41,11 @@ class ExpectedAttention(Eviction):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.future < 1 or self.sinks < 0 or self.epsilon < 0:
-            raise BadOption("expected_attention: future must be at least 1, sinks and epsilon at least 0")
+        if not (self.future >= 1 and self.sinks >= 0 and 0 <= self.epsilon < inf):
+            raise BadOption(
+                "expected_attention: future must be at least 1, sinks at least 0, epsilon finite and at least 0, got "
+                f"{self.future}, {self.sinks} and {self.epsilon}"
+            )
 
     def watch(self, span: Span, past: Live, engine: LocalEngine) -> Observer | None:
         return _Moments(engine.model.family, span.positions, self._sinks(span))
@@ -65,7 +69,7 @@ class ExpectedAttention(Eviction):
         weight = logits.softmax(-1).mean(1)
         values = read.states.values[layer][:, sinks:].float().norm(dim=-1)
         scores = (weight + self.epsilon) * values
-        return torch.nn.functional.pad(scores, (sinks, 0), value=float(scores.max()))
+        return torch.nn.functional.pad(scores, (sinks, 0), value=float(scores.max()) + 1)
 
     def _sinks(self, span: Span) -> int:
         return min(self.sinks, len(span) - 1) if span.start == 0 else 0
@@ -86,7 +90,8 @@ class _Moments:
         before = self.count.get(layer, 0)
         self.count[layer] = before + query.shape[2]
         positions = self.positions[before : before + query.shape[2]].to(query.device)
-        q = self.family.layers[layer].rope.unrotate(query[0], positions)[:, max(0, self.skip - before) :].double()
+        q = self.family.layers[layer].rope.unrotate(query[0].float(), positions)
+        q = q[:, max(0, self.skip - before) :].double()
         self.total[layer] = self.total.get(layer, 0) + q.sum(1)
         self.square[layer] = self.square.get(layer, 0) + q.transpose(1, 2) @ q
 

@@ -55,9 +55,11 @@ class H2O(Eviction):
 
 
 def newest_first(scores: Tensor, count: int) -> Tensor:
-    """`scores [G, T]` in which the newest `count` tokens come before all others."""
-    old = torch.arange(scores.shape[1], device=scores.device) < scores.shape[1] - count
-    return torch.where(old, scores, torch.inf)
+    """`scores [G, T]` in which the newest `count` tokens come before all others, the very newest first."""
+    T = scores.shape[1]
+    token = torch.arange(T, device=scores.device)
+    # finite and distinct, for a head that an allocation gives fewer than `count`
+    return torch.where(token < T - count, scores, (token + 1) * 1e30)
 
 
 class _Received:

@@ -8,6 +8,7 @@ at first reading minus that in the repeat. Both are known after the repeat, so t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 from torch import Tensor
@@ -41,8 +42,11 @@ class Informed(Eviction):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.name, self.queries, self.chunk, self.reach)
-        if self.exponent < 0 or not self.scale > 0 or not 0 < self.least <= 1:
-            raise BadOption("informed: exponent must be at least 0, scale above 0, and least above 0 and at most 1")
+        if not (0 <= self.exponent < inf and 0 < self.scale < inf and 0 < self.least <= 1):
+            raise BadOption(
+                "informed: exponent must be finite and at least 0, scale finite and above 0, and least above 0 and at "
+                f"most 1, got {self.exponent}, {self.scale} and {self.least}"
+            )
 
     def score(self, read: Reading) -> dict[int, Tensor]:
         scores = blank(read)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from holdfast.context.budget import Budget
 from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
+from holdfast.methods.latent.h2o import newest_first
 from holdfast.methods.reference import Asked, Reading, Recorder, log_attention
 from holdfast.model.attention import Observer
 
@@ -49,6 +51,10 @@ class SnapKV(Eviction):
         one = Asked(read.watched, slice(0, T), gain, first=T - newest)
         return {layer: self._pooled(one, layer, read.keys(layer), newest) for layer in read.layers}
 
+    def ranked(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
+        # a budget below the window keeps the newest of it
+        return {layer: newest_first(s, min(self.observed, budget.slots)) for layer, s in scores.items()}
+
     def _pooled(self, one: Asked, layer: int, keys: Tensor, newest: int) -> Tensor:
         G, T = keys.shape[:2]
         if newest == T:
@@ -56,7 +62,7 @@ class SnapKV(Eviction):
         got = torch.cat([part.exp() for _, part in log_attention(one, layer, keys)], dim=2)
         mean = got[..., : T - newest].mean(2)  # over the observed queries, [G, H/G, T - newest]
         pooled = F.avg_pool1d(mean, self.kernel, stride=1, padding=self.kernel // 2).mean(1)
-        return F.pad(pooled, (0, newest), value=float(pooled.max()))
+        return F.pad(pooled, (0, newest), value=float(pooled.max()) + 1)
 
 
 class _Newest(Recorder):

@@ -1,0 +1,151 @@
+"""Compaction at production speed, as ratios of one run: production.py [LENGTH …] (default 1024 4096 7900).
+
+For each length: prefill, compaction on top of it, bytes that the allocator handed out, decoding over the full, the
+packed and a padded memory, loading and answering against reading the text again, and peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import holdfast
+from holdfast.blocks.block import Block
+from holdfast.blocks.render import question_ids, render
+from holdfast.context.budget import from_ratio
+from holdfast.context.segments import CompactContext, StateSegment, tokens
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.methods.base import Span
+from holdfast.methods.registry import build
+from holdfast.model.attention import Slots
+
+SESSION = Path(__file__).parents[1] / "examples" / "taskdeck" / "session.json"
+METHODS = ("informed", "kvzip:reach=0", "snapkv")
+RATIO = 8
+STEPS = 24  # tokens decoded
+ANSWER = 8
+
+
+def main(lengths: list[int]) -> None:
+    engine = holdfast.load()
+    rendered = render(holdfast.read(SESSION), engine.model.tokenizer)
+    print(f"{torch.get_num_threads()} threads, {engine.model.name}, {RATIO}x\n")
+    for length in lengths:
+        ids = rendered.ids[:length]
+        span = Span((Block(ids, rendered.blocks[0].origin),), 0)
+        prefill, full = seconds(lambda ids=ids: engine.open(CompactContext((tokens(ids, 0),), len(ids))))
+        print(f"{length} tokens: prefill {prefill:.2f} s, {peak(length, '')} MB at the peak")
+        made = None
+        for spec in METHODS:
+            read = engine.reading_seconds
+            total, segments = seconds(lambda m=build(spec), s=span: m.compress(m.study(s, Live(engine.model), engine), from_ratio(len(s), RATIO)))
+            extra = total - (engine.reading_seconds - read)
+            print(f"  {spec:<16} {extra:6.2f} s on top, {extra / prefill:.2f} of the prefill, {peak(length, spec)} MB at the peak")
+            made = made or segments
+        context = CompactContext(made, length, model_digest=engine.model.digest)
+        compact = engine.open(context)
+        print(f"  held             {held(full) / 1e6:.1f} MB -> {held(compact) / 1e6:.1f} MB: {held(full) / held(compact):.2f} times fewer bytes")
+        decoding(engine, full, compact, context)
+        answering(engine, ids, context, rendered.ids)
+
+
+def decoding(engine: LocalEngine, full: Live, compact: Live, context: CompactContext) -> None:
+    """Tokens per second over each kind of memory, alternating so that noise hits all alike."""
+    memories = {
+        "full": full,
+        "full, not copied": full.fork(frozen=True),
+        "packed": compact,
+        "padded": engine.open(replace(context, segments=tuple(padded(s) for s in context.segments if isinstance(s, StateSegment)))),
+    }
+    spent = dict.fromkeys(memories, 0.0)
+    for name in (*memories, *memories):
+        live = memories[name].fork()
+        with torch.no_grad():
+            live.feed([1])
+            spent[name] += seconds(lambda live=live: [live.feed([1]) for _ in range(STEPS)])[0]
+    for name, spent_here in spent.items():
+        print(f"  decode {name:<18} {2 * STEPS / spent_here:6.1f} tokens/s, {held(memories[name]) / 1e6:7.1f} MB")
+
+
+def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext, session: tuple[int, ...]) -> None:
+    """A stored context answers; the text is read again and answers."""
+    prompt = question_ids(engine.model.tokenizer, "Which file was changed last?")
+
+    def answer(live: Live) -> None:
+        list(engine.generate(live, prompt, ANSWER))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = holdfast.save(context, Path(folder) / "c.holdfast", engine)
+        stored = seconds(lambda: answer(engine.open(holdfast.restore(path, engine))))[0]
+        size = path.stat().st_size
+    text = seconds(lambda: answer(engine.open(CompactContext((tokens(ids, 0),), len(ids)))))[0]
+    print(f"  load ({size / 1e6:.1f} MB) and answer in {ANSWER} tokens {stored:.2f} s, read again and answer {text:.2f} s: {text / stored:.1f} times sooner\n")
+
+
+def padded(segment: StateSegment) -> StateSegment:
+    """Every head of a layer as long as its longest, what is missing hidden by its bias: what a plain tensor would hold."""
+    layers = []
+    for slots in segment.layers:
+        n = max(slots.lengths)
+        parts: dict[str, list[torch.Tensor]] = {"keys": [], "values": [], "positions": [], "bias": []}
+        for keys, values, positions, _ in slots.heads():
+            more = n - len(keys)
+            parts["keys"].append(torch.cat((keys, keys.new_zeros(more, keys.shape[1]))))
+            parts["values"].append(torch.cat((values, values.new_zeros(more, values.shape[1]))))
+            parts["positions"].append(torch.cat((positions, positions.new_zeros(more))))
+            parts["bias"].append(torch.cat((torch.zeros(len(keys)), torch.full((more,), -1e9))))
+        layers.append(Slots(**{k: torch.cat(v) for k, v in parts.items()}, lengths=(n,) * len(slots.lengths)))
+    return StateSegment(tuple(layers))
+
+
+def held(live: Live) -> int:
+    """Bytes of all storages that the allocator handed out for a memory, positions and all."""
+    storages = {}
+    for layer in live.cache.layers:
+        slots = layer.slots
+        kept = [] if slots is None else [slots.keys, slots.values, slots.positions, slots.bias]
+        for t in (layer.keys, layer.values, *kept):
+            if t is not None:
+                storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def seconds(what):  # noqa: ANN001, ANN201
+    began = time.perf_counter()
+    result = what()
+    return time.perf_counter() - began, result
+
+
+def peak(length: int, spec: str) -> str:
+    """Highest resident megabytes of a process of its own that reads, and compacts with `spec`, beyond the model's."""
+    done = subprocess.run([sys.executable, __file__, "--peak", str(length), spec], capture_output=True, text=True, check=True)
+    return str(json.loads(done.stdout.splitlines()[-1]))
+
+
+def one_peak(length: int, spec: str) -> None:
+    engine = holdfast.load()
+    rendered = render(holdfast.read(SESSION), engine.model.tokenizer)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    span = Span((Block(rendered.ids[:length], rendered.blocks[0].origin),), 0)
+    if spec:
+        method = build(spec)
+        method.compress(method.study(span, Live(engine.model), engine), from_ratio(length, RATIO))
+    else:
+        engine.open(CompactContext((tokens(span.ids, 0),), length))
+    print(round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        one_peak(int(sys.argv[2]), sys.argv[3])
+    else:
+        main([int(x) for x in sys.argv[1:]] or [1024, 4096, 7900])

@@ -1,0 +1,138 @@
+"""The command that compacts, and how evidence is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli import console
+from holdfast.cli.console import AsJson, Device, Dtype, Model
+
+DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_METHOD = "informed"
+DEFAULT_PINS = "system,task,user"
+SHOWN = 8  # losses that are told without being asked for
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this file."""
+    for command in (compact, calibrate):
+        app.command()(command)
+
+
+def compact(
+    file: Annotated[Path, typer.Argument(help="The session.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the context goes, e.g. out.holdfast.")],
+    latent: Annotated[
+        str, typer.Option(help="Method: NAME or NAME:key=value,… (see `holdfast methods`).")
+    ] = DEFAULT_METHOD,
+    ratio: Annotated[float, typer.Option(help="Tokens per slot of what is compacted.")] = 8.0,
+    keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 1,
+    window: Annotated[int | None, typer.Option(help="Use only the newest so many tokens of the session.")] = None,
+    pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
+    by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
+    budget: Annotated[int, typer.Option(help="Total slots of the context, what stays verbatim included.")] = 0,
+    gate: Annotated[bool, typer.Option("--gate/--no-gate", help="Measure what was lost, and repair it.")] = True,
+    allow_over: Annotated[str, typer.Option(help="Room for repair beyond the budget, e.g. 10%.")] = "0%",
+    strict: Annotated[bool, typer.Option("--strict", help="Fail where a fact would still be lost.")] = False,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Compact a session into a .holdfast file."""
+    from holdfast.context.store import check_target
+    from holdfast.gate.gate import Gate
+    from holdfast.methods.registry import build
+    from holdfast.session import Plan, Policy, save
+    from holdfast.session import compact as compact_session
+    from holdfast.transcript.read import read as read_transcript
+
+    build(latent)
+    console.output_file(output, file)
+    check_target(output)
+    policy = Policy(console.kinds(pin), keep_recent=keep_recent, window=window)
+    checks = Gate(allow_over=console.share(allow_over), strict=strict) if gate or strict else None
+    plan = Plan(latent, console.checked_ratio(ratio), by_turn, policy, checks, budget or None)
+    transcript = read_transcript(file, lenient=lenient)
+    engine = console.engine(model, dtype, device)
+    with console.progress() as report:
+        context = compact_session(transcript, engine, plan, report)
+    save(context, output, engine)
+    if as_json:
+        console.emit({"output": str(output), **context.evidence, "recipe": context.recipe})
+        return
+    print_evidence(context.evidence)
+    console.line(f'{output} written; ask it: holdfast ask {output} "…"')
+
+
+def calibrate(
+    sessions: Annotated[list[Path], typer.Argument(help="Sessions like those that will be compacted.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: where the model's are looked for.")
+    ] = None,
+    latent: Annotated[str, typer.Option(help="Method whose scores say what a head deserves.")] = DEFAULT_METHOD,
+    window: Annotated[int, typer.Option(help="Tokens of a window.")] = 2048,
+    limit: Annotated[int, typer.Option(help="Most windows to read.")] = 8,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Learn which share of the budget each head of a model deserves (for allocation=learned)."""
+    from holdfast.calibrate import calibrate as learn
+    from holdfast.context.allocation import save_shares
+    from holdfast.methods.eviction import shares_path
+    from holdfast.transcript.read import read as read_transcript
+
+    transcripts = [read_transcript(path) for path in sessions]
+    engine = console.engine(model, dtype, device)
+    with console.progress() as report:
+        shares = learn(transcripts, engine, latent, window, limit, report)
+    path = output or shares_path("", engine)
+    save_shares(path, engine.model.digest, shares)
+    flat = sorted((x for row in shares.values() for x in row), reverse=True)
+    facts = {"output": str(path), "heads": len(flat), "largest_over_mean": flat[0] * len(flat)}
+    facts["top_tenth_holds"] = sum(flat[: max(1, len(flat) // 10)])
+    if as_json:
+        console.emit(facts)
+        return
+    console.line(
+        f"{path}: {len(flat)} heads; the largest gets {facts['largest_over_mean']:.1f} times the mean, the top tenth "
+        f"{facts['top_tenth_holds']:.0%} of all; use it: --latent snapkv:allocation=learned"
+    )
+
+
+def print_evidence(evidence: Mapping[str, Any]) -> None:
+    """What a context holds and what it lost, in a few lines."""
+    try:
+        full, held = evidence["bytes_full"], evidence["bytes"]
+        console.line(
+            f"  {evidence['tokens']:,} tokens, {evidence['tokens_compacted']:,} of them compacted; "
+            f"KV {full / 1e6:.1f} MB -> {held / 1e6:.1f} MB ({full / max(held, 1):.1f}x smaller in real bytes); "
+            f"compaction {evidence['seconds_compact']:.1f} s"
+        )
+    except (KeyError, TypeError, ValueError):  # a context that was made in Python says what its maker wrote
+        console.line(f"  evidence  {dict(evidence)}")
+    if evidence.get("tokens_left_out"):
+        console.say(f"{evidence['tokens_left_out']:,} older tokens are outside the window and were left out")
+    if gate := evidence.get("gate"):
+        _print_gate(gate)
+
+
+def _print_gate(gate: Mapping[str, Any]) -> None:
+    atoms = gate["atoms"].values()
+    found, lost, repaired = (sum(counts[what] for counts in atoms) for what in ("found", "lost", "repaired"))
+    console.line(
+        f"  gate      {found} facts found, {found - lost - repaired} kept, {repaired} repaired, {lost} lost; "
+        f"{gate['tokens_lost']} of {gate['tokens']} tokens lost ({gate['seconds']:.1f} s)"
+    )
+    for loss in sorted(gate["lost"], key=lambda x: -x["nats"])[:SHOWN]:
+        text = loss["text"] if len(loss["text"]) <= 60 else loss["text"][:57] + "…"
+        console.line(f"    lost    {loss['kind']:<11} {text!r} of turn {loss['turn']} ({loss['nats']:.1f} nats)")
+    if lost > SHOWN:
+        console.line(f"    … and {lost - SHOWN} more: holdfast show FILE --json")

@@ -1,0 +1,102 @@
+"""Commands about contexts that are already compact: recompact, join."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli import console
+from holdfast.cli.console import AsJson, Device
+
+if TYPE_CHECKING:
+    from holdfast.context.segments import CompactContext
+    from holdfast.engine.local import LocalEngine
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where the context goes, e.g. out.holdfast.")]
+OwnModel = Annotated[str, typer.Option("--model", help="Default: the model that made the file.")]
+OwnDtype = Annotated[str, typer.Option("--dtype", help="Default: as the file was made.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this file."""
+    for command in (recompact, join):
+        app.command()(command)
+
+
+def recompact(
+    file: Annotated[Path, typer.Argument(help="A .holdfast file.")],
+    output: Output,
+    ratio: Annotated[float | None, typer.Option(help="Tokens per slot of everything compacted.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Slots per head instead, on average.")] = None,
+    allocation: Annotated[str, typer.Option(help="How slots are spread over heads. Default: as they are.")] = "",
+    apart: Annotated[bool, typer.Option("--apart", help="Segments do not compete for slots.")] = False,
+    model: OwnModel = "",
+    dtype: OwnDtype = "",
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Make a compact context more compact, without reading the session again."""
+    from holdfast.errors import BadOption
+    from holdfast.rounds import recompact as tighten
+
+    if ratio is not None:
+        console.checked_ratio(ratio)
+    if (ratio is None) == (slots is None):
+        raise BadOption("give either --ratio or --slots")
+    engine, (context,) = _opened([file], output, model, dtype, device)
+    made = tighten(context, engine, ratio=ratio, slots=slots, allocation=allocation, apart=apart)
+    _written(made, output, engine, as_json)
+
+
+def join(
+    files: Annotated[list[Path], typer.Argument(help="Two or more .holdfast files, in order.")],
+    output: Output,
+    drop_head: Annotated[
+        bool, typer.Option("--drop-head", help="Leave out the system prompt of all but the first.")
+    ] = False,
+    model: OwnModel = "",
+    dtype: OwnDtype = "",
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Put contexts one after another. The later ones' slots have not seen the earlier ones."""
+    from holdfast.errors import BadOption
+    from holdfast.rounds import join as compose
+
+    if len(files) < 2:
+        raise BadOption(f"join needs at least two files, got {len(files)}")
+    engine, contexts = _opened(files, output, model, dtype, device)
+    _written(compose(contexts, engine, drop_head=drop_head), output, engine, as_json)
+
+
+def _opened(
+    files: list[Path], output: Path, model: str, dtype: str, device: str
+) -> tuple[LocalEngine, list[CompactContext]]:
+    """The files' contexts and the engine that made them. Raises before any work where `output` cannot be written."""
+    from holdfast.context.store import check_target, read_manifest
+    from holdfast.errors import BadOption
+    from holdfast.model.bundled import BUNDLES
+    from holdfast.session import restore
+
+    console.output_file(output, *files)
+    check_target(output)
+    first, *_ = [read_manifest(file) for file in files]
+    if not model and first.model not in BUNDLES:  # a file from elsewhere does not choose what is loaded here
+        raise BadOption(f"{files[0]} says that it was made with {first.model!r}; pass it with --model if you trust it")
+    engine = console.engine(model or first.model, dtype or first.dtype, device)
+    return engine, [restore(file, engine) for file in files]
+
+
+def _written(context: CompactContext, output: Path, engine: LocalEngine, as_json: bool) -> None:
+    from holdfast.session import save
+
+    save(context, output, engine)
+    held = context.evidence
+    if as_json:
+        console.emit({"output": str(output), **held, "recipe": context.recipe})
+        return
+    console.line(
+        f"{output} written: {held['tokens']:,} tokens, {held['bytes'] / 1e6:,.1f} MB of {held['bytes_full'] / 1e6:,.1f}"
+    )

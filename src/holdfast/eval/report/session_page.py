@@ -1,0 +1,103 @@
+"""A session as one HTML page, coloured by what became of every token: verbatim, surviving, repaired, lost, left out.
+
+All that comes from the session is escaped by `text`: sessions are hostile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from importlib.resources import files
+from itertools import groupby
+from string import Template
+from typing import Any
+
+from holdfast.blocks.render import Rendered
+from holdfast.eval.report.page import text
+
+
+class Fate(StrEnum):
+    """What became of a token."""
+
+    VERBATIM = "verbatim"
+    COMPACTED = "compacted"
+    REPAIRED = "repaired"
+    LOST = "lost"
+    LEFT_OUT = "left-out"
+
+
+_SAID = {
+    Fate.VERBATIM: "kept word by word",
+    Fate.COMPACTED: "compacted, can still be read",
+    Fate.REPAIRED: "was lost, repaired",
+    Fate.LOST: "lost",
+    Fate.LEFT_OUT: "older than the window, left out",
+}
+
+
+def fates(segments: Sequence[Any], evidence: Mapping[str, Any], count: int) -> list[Fate]:
+    """The fate of each of a session's `count` tokens, from the segments and the evidence of a manifest."""
+    out = [Fate.LEFT_OUT] * count
+    for segment in segments:
+        fate = Fate.VERBATIM if segment.kind == "tokens" else Fate.COMPACTED
+        _paint(out, ((origin[4], origin[5]) for origin in segment.origins), fate)
+    gate = evidence.get("gate", {})
+    _paint(out, gate.get("spans_repaired", ()), Fate.REPAIRED)
+    _paint(out, gate.get("spans_lost", ()), Fate.LOST)
+    return out
+
+
+def session_page(title: str, rendered: Rendered, fate: Sequence[Fate], evidence: Mapping[str, Any]) -> str:
+    """The page; the same session and context give the same bytes."""
+    template = files(__package__).joinpath("session.html").read_text(encoding="utf-8")
+    counted = {f: sum(x is f for x in fate) for f in Fate}
+    legend = "".join(f'<li class="{f}"><b>{n:,}</b> tokens {_SAID[f]}</li>' for f, n in counted.items() if n)
+    return Template(template).substitute(
+        title=text(title), legend=legend, facts=_facts(evidence), turns="\n".join(_turns(rendered, fate))
+    )
+
+
+def _turns(rendered: Rendered, fate: Sequence[Fate]) -> Iterable[str]:
+    ends = (*rendered.offsets, len(rendered.text))
+    for (turn, kind), blocks in groupby(rendered.blocks, key=lambda b: (b.origin.turn, b.kind)):
+        spans = [b.origin.tokens for b in blocks]
+        first, last = spans[0][0], spans[-1][1]
+        parts = []
+        for f, group in groupby(range(first, last), key=lambda i: fate[i]):
+            run = list(group)
+            parts.append(f'<span class="{f}">{text(rendered.text[ends[run[0]] : ends[run[-1] + 1]])}</span>')
+        head = f'<section id="turn-{turn}"><h2>turn {turn} · {text(kind.value)}</h2>'
+        yield f"{head}<pre>{''.join(parts)}</pre></section>"
+
+
+def _facts(evidence: Mapping[str, Any]) -> str:
+    """The table of atoms, and every loss with a link to its turn."""
+    gate = evidence.get("gate")
+    if not gate:
+        return "<p>This context was made without the gate: what it lost was not measured.</p>"
+    head = "<tr><th>kind</th><th>found</th><th>kept</th><th>repaired</th><th>lost</th></tr>"
+    rows = "".join(
+        f"<tr><td>{text(kind)}</td>"
+        + "".join(f"<td>{n[c]}</td>" for c in ("found", "kept", "repaired", "lost"))
+        + "</tr>"
+        for kind, n in sorted(gate["atoms"].items())
+    )
+    losses = "".join(
+        f'<li><a href="#turn-{x["turn"]}">turn {x["turn"]}</a> {text(x["kind"])} <code>{text(x["text"])}</code> '
+        f"({x['nats']:.1f} nats)</li>"
+        for x in sorted(gate["lost"], key=lambda x: -x["nats"])
+    )
+    skills = gate.get("skills") or {}
+    control = (
+        f"<p>Unrelated control: {skills['full']:.2f} nats a token over the full memory, {skills['compact']:.2f} over "
+        "the compact one.</p>"
+        if skills
+        else ""
+    )
+    return f"<table>{head}{rows}</table>{control}<details><summary>What was lost</summary><ul>{losses}</ul></details>"
+
+
+def _paint(out: list[Fate], spans: Iterable[Sequence[int]], fate: Fate) -> None:
+    for first, last in spans:
+        stop = min(last, len(out))
+        out[first:stop] = [fate] * max(0, stop - first)

@@ -1,0 +1,48 @@
+"""Giving lost tokens their own KV pairs back, in the heads that carried them.
+
+The queries that predict a lost token, asked of the full memory, show which pairs it is read from. These come back;
+under an unchanged budget the pairs that are worth least make room. The caller measures again and keeps the better one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from holdfast.methods.reference import Asked, Reading, Recorder, largest
+from holdfast.methods.repeat import CHUNK, prompt_ids
+
+LEAST = 1e-3  # attention below which a pair carries nothing of a lost token
+
+
+@torch.no_grad()
+def carriers(read: Reading, lost: Tensor) -> dict[int, Tensor]:
+    """Largest attention that each pair of the span receives when the model says the tokens in `lost [T]`.
+
+    Per full-attention layer `[G, T]`. Only the chunks that hold a lost token are repeated.
+    """
+    T, model = len(read.span), read.engine.model
+    scores = {layer: torch.zeros(model.family.kv_heads, T, device=model.device) for layer in read.layers}
+    prompt, frozen = torch.tensor(prompt_ids(model)), read.after.fork(frozen=True)
+    for at in range(0, T, CHUNK):
+        read.progress("repair", at, T, "")
+        rows = lost[at : at + CHUNK].nonzero()[:, 0]
+        if not len(rows):
+            continue
+        record = Recorder()
+        frozen.fork().feed(torch.cat((prompt, read.span.ids[at : at + CHUNK])), observer=record)
+        predicts = (rows + len(prompt) - 1).to(model.device)
+        for layer, s in scores.items():
+            record.queries[layer] = record.queries[layer][:, predicts]
+            record.mass[layer] = record.mass[layer][:, predicts]
+            gain = s.new_zeros(len(predicts))
+            largest(s, Asked(record, slice(0, T), gain), layer, read.keys(layer))
+    read.progress("repair", T, T, "")
+    return scores
+
+
+def boosted(scores: Mapping[int, Tensor], carry: Mapping[int, Tensor], by: float) -> dict[int, Tensor]:
+    """Scores in which what carries a lost token counts `by` times, where that is more than it counted."""
+    return {layer: torch.maximum(s, carry[layer] * by) for layer, s in scores.items()}

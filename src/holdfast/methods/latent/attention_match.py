@@ -1,0 +1,236 @@
+"""Attention matching: kept slots are given the mass and the values of what was dropped (Zweiger et al.,
+https://arxiv.org/abs/2602.16284), so that reference queries find the same output and the same log-mass as before.
+
+Per head, with X the attention of the queries over the kept slots: a bounded bias by non-negative least squares on the
+span's mass, then values by least squares on its output, pulled towards the plain ones. How strong the pull is, and
+whether bias and new values are used at all, is decided on queries that the fit has not seen: a head that does not gain
+stays as it was. Cost: a second pass of reference queries and one small solve a head. Serves every family.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from holdfast.context.budget import Budget
+from holdfast.context.segments import Segment
+from holdfast.context.surgery import keep
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption
+from holdfast.methods import eviction
+from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.heads import LOG_BOUND, Head, assembled, paid, picked
+from holdfast.methods.matching import Sample, attended, deviation, sample
+from holdfast.methods.nested import evicting
+from holdfast.methods.reference import check
+
+PULLS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean power of a slot's attention; tried on the held-out queries
+SELECTORS = ("base", "rms", "omp")
+AT_ONCE = 4  # keys that a round of OMP adds
+ROUNDS = 60  # of projected gradient
+
+
+Errors = tuple[float, float, bool]
+"""A head's error before and after, and whether it stayed as it was."""
+
+
+class Study(NamedTuple):
+    """What is known of a span before a budget is chosen."""
+
+    base: eviction.Study
+    sample: dict[int, Sample]
+    report: dict[str, float]
+    """Filled by `compress` for the latest budget: `heads`, how many stayed `plain`, and the mean held-out `deviation`
+    `before` and `after`."""
+
+    @property
+    def span(self) -> Span:
+        return self.base.span
+
+    @property
+    def scores(self) -> dict[int, Tensor]:
+        return self.base.scores
+
+    def with_scores(self, scores: dict[int, Tensor]) -> Study:
+        """The same study with other scores."""
+        return Study(self.base.with_scores(scores), self.sample, {})
+
+
+class Fit(NamedTuple):
+    """One way to fill a head's slots."""
+
+    values: Tensor
+    bias: Tensor | None
+    error: float
+    """On queries that it was not fitted to."""
+
+
+@dataclass(frozen=True)
+class AttentionMatch:
+    """Keeps KV pairs and fits their mass and values to what the whole span gave."""
+
+    base: str = "informed"
+    """The method that scores the pairs, and allocates them to heads: `kvzip` or `informed(allocation=head)`."""
+    select: str = "base"
+    """Which of a head's pairs stay: the best of `base`, of root-mean-square attention (`rms`), or by matching pursuit
+    (`omp`)."""
+    queries: str = "repeat+own"
+    """Reference queries: repeat, own, later, study, random, or several joined by `+`."""
+    most: int = 1024
+    """Queries per KV head, all sources together."""
+    gain: bool = True
+    """Whether a repeat's queries count by the nats that the span saves there."""
+    bias: bool = True
+    """Whether slots carry the log-mass of what they stand for; costs a number a slot, paid in slots."""
+    bound: float = LOG_BOUND
+    """Largest bias, in nats, up and down."""
+    values: bool = True
+    """Whether values are fitted."""
+    pull: float = 0.0
+    """Pull towards the plain values, in parts of the mean power; 0 tries several on the held-out queries."""
+    held: float = 0.25
+    """Share of the queries that are held out; 0 trusts every fit."""
+
+    name: ClassVar[str] = "attention_match"
+    by_turn: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        evicting(self.name, "base", self.base)
+        check(self.name, self.queries, 1, 0)
+        if self.select not in SELECTORS:
+            raise BadOption(f"{self.name}: select must be one of {', '.join(SELECTORS)}, got {self.select!r}")
+        if self.most < 1 or not 0 <= self.held <= 0.5:
+            raise BadOption(f"{self.name}: needs most of at least 1 query and held between 0 and 0.5")
+        if not 0 < self.bound < 20 or not 0 <= self.pull < math.inf:
+            raise BadOption(f"{self.name}: needs bound between 0 and 20 nats and pull of at least 0")
+
+    @torch.no_grad()
+    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+        base = evicting(self.name, "base", self.base).study(span, past, engine, progress)
+        return Study(base, sample(base.reading, self.queries, self.most, self.held, self.gain), {})
+
+    @torch.no_grad()
+    def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
+        read, states = study.base.reading, study.base.reading.states
+        ranked = evicting(self.name, "base", self.base).ranked(study.base.scores, budget)
+        chosen = study.base.allocation.choose(ranked, budget.slots)
+        study.report.clear()
+        if budget.holds(len(study.span)):
+            every = [chosen.get(layer) for layer in range(len(states.keys))]
+            return (keep(states, every, study.span.origins, study.base.scores),)
+        if self.bias:
+            chosen = paid(chosen, ranked, budget, states)
+        heads: dict[int, list[Head]] = {}
+        errors: list[Errors] = []
+        for done, (layer, masks) in enumerate(chosen.items()):
+            progress("match", done, len(chosen), "")
+            rope, heads[layer] = read.engine.model.family.layers[layer].rope, []
+            for g in range(masks.shape[0]):
+                one, keys = study.sample[layer].heads(g), read.keys(layer)[g].float()
+                mask = self._selected(one, keys, masks[g])
+                head = picked(states, layer, g, mask, study.base.scores[layer][g])
+                if len(head):
+                    rotated = rope.rotate(head.keys.float(), head.positions)
+                    head, error = self._fitted(one, head, rotated)
+                    errors.append(error)
+                heads[layer].append(head)
+        study.report.update(summary(errors))
+        return (assembled(states, heads, study.span.origins),)
+
+    def _selected(self, one: Sample, keys: Tensor, mask: Tensor) -> Tensor:
+        """As many pairs of a head as `mask [T]` has, chosen by its sample."""
+        if self.select == "base" or not mask.any():
+            return mask
+        logits = one.queries @ keys.T
+        weight = one.weight * one.share**2
+        out = torch.zeros_like(mask)
+        if self.select == "rms":
+            score = (weight[:, None] * (logits - one.mass[:, None]).exp() ** 2).sum(0)
+            out[score.argsort(descending=True, stable=True)[: int(mask.sum())]] = True
+        else:
+            out[pursued((logits - one.mass[:, None]).exp(), weight, int(mask.sum()), self.bound)] = True
+        return out
+
+    def _fitted(self, one: Sample, head: Head, keys: Tensor) -> tuple[Head, Errors]:
+        """The head with the bias and the values that do best on held-out queries, and its error before and after."""
+        learn, judge = one.halves()
+        biases = [None] + ([log_mass(learn, keys, self.bound)] if self.bias else [])
+        fits = [fit for bias in biases for fit in self._fits(learn, judge, head, keys, bias)]
+        plain, best = fits[0], min(fits, key=lambda fit: fit.error)
+        if not self.held:  # trusted: the last is the one with everything that was asked for
+            best = fits[-1]
+        made = replace(head, values=best.values, bias=best.bias)
+        return made, (plain.error, best.error, best is plain)
+
+    def _fits(self, learn: Sample, judge: Sample, head: Head, keys: Tensor, bias: Tensor | None) -> list[Fit]:
+        candidates = [head.values.float()]
+        if self.values:
+            candidates += refitted(learn, keys, head.values.float(), bias, (self.pull,) if self.pull else PULLS[::-1])
+        attention, mass = attended(judge, keys, bias)
+        return [Fit(v, bias, float(deviation(judge, attention @ v, mass))) for v in candidates]
+
+
+def summary(errors: list[Errors]) -> dict[str, float]:
+    """What evidence can carry of the heads' errors before and after, and whether each stayed plain."""
+    n = max(1, len(errors))
+    return {
+        "heads": len(errors),
+        "plain": sum(plain for *_, plain in errors),
+        "before": round(sum(before for before, *_ in errors) / n, 4),
+        "after": round(sum(after for _, after, _ in errors) / n, 4),
+    }
+
+
+def log_mass(one: Sample, keys: Tensor, bound: float) -> Tensor:
+    """Biases `[n]` within `bound` nats under which rotated `keys [n, D]` have the span's mass for each query."""
+    parts = (one.queries @ keys.T - one.mass[:, None]).exp()
+    return nonnegative(parts, one.weight * one.share**2, bound).log().float()
+
+
+def nonnegative(parts: Tensor, weight: Tensor, bound: float) -> Tensor:
+    """`w [n]` between `exp(-bound)` and `exp(bound)` such that `parts [N, n] @ w` is near 1: accelerated projected
+    gradient from 1, in float64, which nothing rank-deficient can throw off."""
+    a = parts.double() * weight.double().clamp_min(0).sqrt()[:, None]
+    gram, aim = a.T @ a, a.T @ weight.double().sqrt()
+    step = 1 / torch.linalg.matrix_norm(gram, ord=1).clamp_min(1e-300)
+    w = ahead = torch.ones_like(aim)
+    pace = 1.0
+    for _ in range(ROUNDS):
+        new = (ahead - step * (gram @ ahead - aim)).clamp(math.exp(-bound), math.exp(bound))
+        quicker = (1 + math.sqrt(1 + 4 * pace**2)) / 2
+        ahead, w, pace = new + (pace - 1) / quicker * (new - w), new, quicker
+    return w
+
+
+def refitted(one: Sample, keys: Tensor, values: Tensor, bias: Tensor | None, pulls: tuple[float, ...]) -> list[Tensor]:
+    """Values `[n, D]` that give the span's output, one for each strength of the pull towards `values`."""
+    attention, _ = attended(one, keys, bias)
+    weight = (one.weight * one.share**2).double()[:, None]
+    x = attention.double()
+    gram = (weight * x).T @ x
+    aim = (weight * x).T @ (one.output.double() - x @ values.double())
+    power = gram.diagonal().mean().clamp_min(1e-300)
+    eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+    out = []
+    for pull in pulls:
+        lower, failed = torch.linalg.cholesky_ex(gram + pull * power * eye)
+        if not int(failed):
+            out.append((values.double() + torch.cholesky_solve(aim, lower)).float())
+    return out
+
+
+def pursued(parts: Tensor, weight: Tensor, count: int, bound: float) -> Tensor:
+    """Indices of `count` columns of `parts [N, T]` whose weighted sum is nearest to 1, a few at a time."""
+    chosen = torch.empty(0, dtype=torch.int64, device=parts.device)
+    left = torch.ones_like(weight)
+    while len(chosen) < count:
+        worth = (weight * left) @ parts
+        worth[chosen] = -torch.inf
+        chosen = torch.cat((chosen, worth.topk(min(AT_ONCE, count - len(chosen))).indices))
+        left = 1 - parts[:, chosen] @ nonnegative(parts[:, chosen], weight, bound).float()
+    return chosen

@@ -1,0 +1,119 @@
+"""Hybrid: one method keeps what it thinks best, a second one stands for what the first dropped.
+
+A second method that scores pairs takes the best of those that are left, head by head; one that can fill slots from
+what is left (`pool`) does so; any other (`virtual_tokens`) stands for the whole span, in segments before the first's.
+Cost: both studies. Serves every family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from holdfast.context.budget import Budget
+from holdfast.context.segments import Segment
+from holdfast.context.surgery import keep
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption
+from holdfast.methods import eviction
+from holdfast.methods.base import LatentMethod, Progress, Span, quiet
+from holdfast.methods.heads import Head, Masks, assembled, joined, pair_bytes, picked
+from holdfast.methods.nested import evicting, nested
+from holdfast.model.states import States
+
+
+@runtime_checkable
+class Filler(Protocol):
+    """A method that can make slots of the pairs that another one dropped."""
+
+    @property
+    def biased(self) -> bool: ...
+
+    def fill(
+        self, states: States, slots: int, left: Masks, scores: Mapping[int, Tensor], progress: Progress = quiet
+    ) -> dict[int, list[Head]]: ...
+
+
+class Study(NamedTuple):
+    """What both methods know."""
+
+    first: eviction.Study
+    second: Any
+    """None where the second method works on the states of the first."""
+
+    @property
+    def span(self) -> Span:
+        return self.first.span
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """Splits the budget between a method that keeps KV pairs and one that stands for the rest."""
+
+    first: str = "informed"
+    """The method that keeps the pairs of the highest score."""
+    second: str = "pool"
+    """The method that stands for what the first dropped."""
+    share: float = 0.8
+    """Part of the budget that the first one has."""
+
+    name: ClassVar[str] = "hybrid"
+    by_turn: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        evicting(self.name, "first", self.first)
+        nested(self.name, "second", self.second)
+        if not 0 < self.share < 1:
+            raise BadOption(f"{self.name}: share must be between 0 and 1 of the budget, got {self.share}")
+
+    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+        first = evicting(self.name, "first", self.first).study(span, past, engine, progress)
+        second = nested(self.name, "second", self.second)
+        return Study(first, None if isinstance(second, Filler) else second.study(span, past, engine, progress))
+
+    def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
+        first, second = evicting(self.name, "first", self.first), nested(self.name, "second", self.second)
+        states, scores = study.first.reading.states, study.first.scores
+        slots = self._slots(budget, second, study)
+        most = slots if budget.holds(len(study.span)) else max(1, math.floor(self.share * slots))
+        chosen = study.first.allocation.choose(first.ranked(scores, Budget(most)), most)
+        rest = Budget(slots - most)
+        if isinstance(second, Filler) and rest.slots:
+            left = {layer: ~mask for layer, mask in chosen.items()}
+            more = second.fill(states, rest.slots, left, scores, progress)
+            heads = {
+                layer: [
+                    joined(picked(states, layer, g, mask, scores[layer][g]), more[layer][g])
+                    for g, mask in enumerate(masks)
+                ]
+                for layer, masks in chosen.items()
+            }
+            return (assembled(states, heads, study.span.origins),)
+        before: tuple[Segment, ...] = ()
+        if isinstance(second, eviction.Eviction) and rest.slots:
+            chosen = self._both(chosen, second, study.second, rest)
+        elif rest.slots:
+            before = second.compress(study.second, rest, progress)
+        masks = [chosen.get(layer) for layer in range(len(states.keys))]
+        return (*before, keep(states, masks, study.span.origins, scores))
+
+    def _slots(self, budget: Budget, second: LatentMethod, study: Study) -> int:
+        """The slots of a head that both share, less where all of them have to carry a bias."""
+        T, scores = len(study.span), study.first.scores
+        if budget.holds(T) or not (isinstance(second, Filler) and second.biased):
+            return min(budget.slots, T)
+        heads = sum(len(s) for s in scores.values())
+        return max(1, budget.biased(heads, pair_bytes(study.first.reading.states)) // heads)
+
+    def _both(self, chosen: Masks, second: eviction.Eviction, study: eviction.Study, rest: Budget) -> dict[int, Tensor]:
+        """The pairs of the first and the best of the others by the second."""
+        ranked = second.ranked(study.scores, rest)
+        ranked = {layer: s.masked_fill(chosen[layer], -torch.inf) for layer, s in ranked.items()}
+        more = study.allocation.choose(ranked, rest.slots)
+        return {layer: mask | more[layer] for layer, mask in chosen.items()}

@@ -1,0 +1,36 @@
+"""Methods that are made of other methods: an option may name one, as `base=kvzip` or `base=kvzip(chunk=64;cap=4)`."""
+
+from __future__ import annotations
+
+from holdfast.errors import BadOption
+from holdfast.methods.base import LatentMethod
+from holdfast.methods.eviction import Eviction
+from holdfast.methods.registry import build
+
+
+def nested(owner: str, option: str, spec: str) -> LatentMethod:
+    """The method that an option names. Raises BadOption for one that cannot be built, saying whose option it was."""
+    name, bracket, rest = spec.partition("(")
+    try:
+        if bracket and not rest.endswith(")"):
+            raise BadOption(f"expected {name}(key=value;key=value), got {spec!r}")
+        return build(f"{name}:{separated(rest[:-1])}" if bracket else name)
+    except BadOption as error:
+        raise BadOption(f"{owner}: {option}: {error}") from error
+
+
+def evicting(owner: str, option: str, spec: str) -> Eviction:
+    """The same for an option that must name a method that scores KV pairs."""
+    method = nested(owner, option, spec)
+    if not isinstance(method, Eviction):
+        raise BadOption(f"{owner}: {option} must name a method that scores KV pairs, such as informed; got {spec!r}")
+    return method
+
+
+def separated(options: str) -> str:
+    """Options with commas where semicolons stood, except inside further brackets."""
+    depth, out = 0, []
+    for char in options:
+        depth += (char == "(") - (char == ")")
+        out.append("," if char == ";" and depth == 0 else char)
+    return "".join(out)

@@ -1,0 +1,55 @@
+"""The option of every latent method: `storage`, the form in which its KV slots are held, in memory and on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.context.budget import Budget
+from holdfast.context.segments import Segment, StateSegment
+from holdfast.context.surgery import coded
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption
+from holdfast.methods.base import LatentMethod, Progress, Span, quiet
+from holdfast.model.slots import FORMS, MODEL, Form
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A method whose KV slots are held in fewer bits. What it keeps, and how many slots that takes, is its own."""
+
+    method: LatentMethod
+    form: Form
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+    @property
+    def by_turn(self) -> bool:
+        return self.method.by_turn
+
+    @property
+    def allocation(self) -> str:
+        """How the method spreads its budget."""
+        return str(getattr(self.method, "allocation", "global"))
+
+    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Any:
+        return self.method.study(span, past, engine, progress)
+
+    def compress(self, study: Any, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
+        """The method's segments, states coded. Raises BadOption where there are none, which no form would shrink."""
+        made = self.method.compress(study, budget, progress)
+        if not any(isinstance(segment, StateSegment) for segment in made):
+            raise BadOption(
+                f"{self.name} keeps no KV slots here, so storage={self.form} would change nothing; leave it out"
+            )
+        return tuple(coded(s, self.form) if isinstance(s, StateSegment) else s for s in made)
+
+
+def stored(method: LatentMethod, form: str) -> LatentMethod:
+    """`method` with its slots held in `form`. Raises BadOption for a form that does not exist."""
+    if form not in FORMS:
+        raise BadOption(f"{method.name}: storage must be one of {', '.join(FORMS)}, got {form!r}")
+    return method if form == MODEL else Stored(method, form)
