@@ -24,6 +24,7 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, BadOption
+from holdfast.gate.facts import marked
 from holdfast.gate.gate import Gate, Report, Work, checked
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet
 from holdfast.methods.registry import build
@@ -231,7 +232,8 @@ def compact_live(
     ids = torch.tensor([i for part in cut for i in _ids(part.blocks)])
     for part in cut:
         for span in spans(part, by_turn):
-            told = replace(span, later=ids[span.start + len(span) :][:LATER])
+            facts = marked(span.blocks, engine.model.tokenizer)
+            told = replace(span, later=ids[span.start + len(span) :][:LATER], facts=facts)
             made = work.compress(told, live, shared if span.start == first else None)
             segments.extend(made)
             live = _extended(live, made, span.start + len(span))

@@ -14,7 +14,8 @@ from holdfast.engine.live import Live
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent.attention_match import AttentionMatch, log_mass, nonnegative, pursued, refitted
-from holdfast.methods.matching import RUN, Sample, attended, deviation
+from holdfast.methods.matching import RUN, Sample, attended, deviation, sample
+from holdfast.methods.reference import asked
 from holdfast.methods.registry import build
 from holdfast.methods.repeat import prompt_ids
 
@@ -75,6 +76,35 @@ def test_no_more_queries_are_held_than_asked_for_and_sources_share_them(two, ids
         assert one.queries.shape[1] == 30 * group
     again = studied(two, ids, f"attention_match:queries=repeat+own+random,most={30 * group}")
     assert all(torch.equal(one.queries, again.sample[layer].queries) for layer, one in study.sample.items())
+
+
+@pytest.mark.parametrize("queries", ["repeat", "own", "repeat+own"])
+def test_queries_are_drawn_alike_from_all_passes(two, ids, queries):
+    """However a source is cut into passes, every query drawn is one of those that a draw of all would hold."""
+    read = studied(two, ids).base.reading
+    everything = sample(read, queries, 1 << 20, chunk=9)
+    few = sample(read, queries, 12 * (queries.count("+") + 1), chunk=9)
+    for layer, one in few.items():
+        group = two.model.family.heads // two.model.family.kv_heads
+        assert one.queries.shape[1] == 12 * (queries.count("+") + 1) // group * group
+        apart = torch.cdist(one.queries, everything[layer].queries, compute_mode="donot_use_mm_for_euclid_dist").amin(
+            -1
+        )
+        assert apart.max() < 1e-4
+        assert torch.isfinite(one.rest).all()
+        assert torch.isfinite(one.output).all()
+
+
+def test_own_queries_ask_from_behind_the_span(two, ids):
+    """Moved by its length, they see every key as they would have seen one so much earlier."""
+    read = studied(two, ids, "attention_match:queries=own,most=4096").base.reading
+    layer = two.model.family.full[0]
+    one = sample(read, "own", 1 << 20)[layer]
+    rope, keys = two.model.family.layers[layer].rope, read.states.keys[layer]
+    earlier = rope.rotate(keys, (read.span.positions - LENGTH).expand(keys.shape[:2]))
+    (asked_here,) = asked(read, "own")
+    raw = asked_here.record.queries[layer].reshape(one.queries.shape)
+    assert torch.allclose(one.mass, (raw @ earlier.mT).logsumexp(-1), atol=1e-3)
 
 
 def test_about_the_asked_share_is_held_out_in_runs(two, ids):

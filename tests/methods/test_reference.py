@@ -264,7 +264,9 @@ def test_logits_over_a_long_span_are_computed_a_bounded_number_of_rows_at_a_time
     record.queries[0] = torch.randn(H, T, D, generator=noise)
     record.mass[0] = torch.zeros(H, T)
     keys, rows = torch.randn(G, T, D, generator=noise), 0
-    for part, logits in log_attention(Asked(record, slice(0, T), torch.zeros(T), first=0), 0, keys):
+    for part, logits in log_attention(
+        Asked(record, slice(0, T), torch.zeros(T), torch.zeros(T, dtype=torch.bool), first=0), 0, keys
+    ):
         assert logits.numel() <= reference.ROWS * T
         at = (part.stop - 1, part.start)  # the first and the last of the rows, against their definition
         for row in at:

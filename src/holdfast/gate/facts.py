@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from holdfast.blocks.block import Block, Kind
 from holdfast.gate.literals import AtomKind, Span, literals
 from holdfast.gate.masks import unescaped, without_marks
@@ -99,6 +102,17 @@ _SPEAKERS = {
     Kind.ACTION: Role.ASSISTANT,
     Kind.OBSERVATION: Role.TOOL,
 }
+
+
+def marked(blocks: Sequence[Block], tokenizer: Any) -> Tensor:
+    """`[T]` bool over the tokens of all blocks: whether each belongs to an atom."""
+    out, at = torch.zeros(sum(map(len, blocks)), dtype=torch.bool), 0
+    for block in blocks:
+        first = block.origin.tokens[0]
+        for found in in_blocks((block,), tokenizer):
+            out[at + found.tokens[0] - first : at + found.tokens[1] - first] = True
+        at += len(block)
+    return out
 
 
 def in_blocks(blocks: Sequence[Block], tokenizer: Any) -> tuple[Located, ...]:

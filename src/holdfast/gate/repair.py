@@ -38,7 +38,7 @@ def carriers(read: Reading, lost: Tensor) -> dict[int, Tensor]:
             record.queries[layer] = record.queries[layer][:, predicts]
             record.mass[layer] = record.mass[layer][:, predicts]
             gain = s.new_zeros(len(predicts))
-            largest(s, Asked(record, slice(0, T), gain), layer, read.keys(layer))
+            largest(s, Asked(record, slice(0, T), gain, gain.bool()), layer, read.keys(layer))
     read.progress("repair", T, T, "")
     return scores
 

@@ -37,6 +37,8 @@ class Span:
     """Position of the first token."""
     later: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """`[n]` ids of what the session said after the span, as far as it is known."""
+    facts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+    """`[T]` bool: tokens of literals that an agent cannot do without (`gate/facts.py`); empty where nobody looked."""
 
     @property
     def ids(self) -> Tensor:

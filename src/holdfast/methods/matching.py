@@ -73,23 +73,26 @@ class _Drawn(NamedTuple):
 
 
 @torch.no_grad()
-def sample(read: Reading, queries: str, most: int, held: float = 0.25, gain: bool = True) -> dict[int, Sample]:
+def sample(
+    read: Reading, queries: str, most: int, held: float = 0.25, gain: bool = True, chunk: int = 256
+) -> dict[int, Sample]:
     """At most `most` queries a KV head, equally many of each source in `queries`, with what the span answers them.
 
     A share `held` is set apart, run by run. With `gain` a repeat's queries count by the nats that the span saves there.
+    Memory does not grow with the span beyond its own states.
     """
     sources = queries.split("+")
     group = read.engine.model.family.heads // read.engine.model.family.kv_heads
-    drawn = [_draw(read, source, max(1, most // group // len(sources))) for source in sources]
+    drawn = [_draw(read, source, max(1, most // group // len(sources)), chunk) for source in sources]
     weight = torch.cat([_weight(d.gain) if gain else torch.ones_like(d.gain) for d in drawn])
     apart = torch.cat([_apart(d.run, held) for d in drawn])
     return {layer: _answered(read, layer, drawn, weight, apart) for layer in read.layers}
 
 
-def _draw(read: Reading, source: str, most: int) -> _Drawn:
+def _draw(read: Reading, source: str, most: int, chunk: int = 256) -> _Drawn:
     """`most` queries of a source, each equally likely; no more than them and one pass are ever held."""
     noise, out, seen = torch.Generator().manual_seed(0), None, 0
-    for one in asked(read, source):
+    for one in asked(read, source, chunk):
         count = len(one.gain)
         fresh = _Drawn({}, {}, one.gain, torch.arange(seen, seen + count) // RUN, torch.rand(count, generator=noise))
         keep = torch.cat(([out.rank] if out else []) + [fresh.rank]).argsort(stable=True)[:most].sort().values
@@ -120,7 +123,7 @@ def _asking(read: Reading, one: Asked, layer: int, mine: Tensor) -> tuple[Tensor
     """
     query, mass = one.record.queries[layer][:, mine].float(), one.record.mass[layer][:, mine]
     keys = read.keys(layer)[:, one.seen].float()
-    logits = (query.reshape(len(keys), -1, query.shape[2]) @ keys.transpose(1, 2)).view(*query.shape[:2], -1)
+    logits = (query.reshape(len(keys), -1, query.shape[2]) @ keys.mT).view(*query.shape[:2], keys.shape[1])
     if one.first is not None:
         at = one.first + mine.to(keys.device)
         logits.masked_fill_(torch.arange(logits.shape[2], device=at.device) > at[:, None], -torch.inf)

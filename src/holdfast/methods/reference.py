@@ -80,6 +80,8 @@ class Asked:
     gain: Tensor
     """`[Q]` nats: how much better the span makes the model's guess of the token that each query predicts; 0 where
     that is not known."""
+    fact: Tensor
+    """`[Q]` bool: whether that token belongs to a fact of the session."""
     first: int | None = None
     """Where these are the span's own queries: the token of the first one; later tokens are hidden from it."""
 
@@ -126,7 +128,10 @@ def repeat(read: Reading, chunk: int, reach: int) -> Iterator[Asked]:
         predicts = slice(len(prompt) - 1, len(prompt) - 1 + len(said))
         told = log_probs(model, hidden[predicts], said.to(hidden.device))
         gain[predicts] = read.states.surprisal[at : at + chunk] + told
-        yield Asked(record, seen, gain)
+        fact = torch.zeros_like(gain, dtype=torch.bool)
+        if len(read.span.facts):
+            fact[predicts] = read.span.facts[at : at + chunk].to(fact.device)
+        yield Asked(record, seen, gain, fact)
     read.progress("repeat", T, T, "")
 
 
@@ -137,8 +142,8 @@ def own(read: Reading, chunk: int) -> Iterator[Asked]:
         read.progress("own queries", at, T, "")
         record = Recorder()
         part = slice(at, at + chunk)
-        hidden = memory.feed(read.span.ids[part], positions=read.span.positions[part], observer=record)
-        yield Asked(record, slice(0, T), hidden.new_zeros(len(hidden), dtype=torch.float32), first=at)
+        memory.feed(read.span.ids[part], positions=read.span.positions[part], observer=record)
+        yield _uninformed(read, record, first=at)
 
 
 def later(read: Reading, chunk: int) -> Iterator[Asked]:
@@ -167,7 +172,7 @@ def guessed(read: Reading, chunk: int) -> Iterator[Asked]:
         by_group = drawn.view(keys.shape[0], -1, keys.shape[2])  # one at a time, to hold few logits
         mass = [(q @ k.T).float().logsumexp(-1) for q, k in zip(by_group, keys, strict=True)]
         record.queries[layer], record.mass[layer] = drawn, torch.cat(mass).view(real.shape[0], RANDOM)
-    yield Asked(record, slice(0, len(read.span)), torch.zeros(RANDOM, device=read.engine.model.device))
+    yield _uninformed(read, record)
 
 
 SOURCES: Mapping[str, Callable[..., Iterator[Asked]]] = {
@@ -220,5 +225,11 @@ def _recorded(memory: Live, ids: Tensor) -> tuple[Recorder, Tensor]:
 
 
 def _plain(read: Reading, ids: Tensor) -> Asked:
-    record, hidden = _recorded(read.after, ids)
-    return Asked(record, slice(0, len(read.span)), hidden.new_zeros(len(hidden), dtype=torch.float32))
+    return _uninformed(read, _recorded(read.after, ids)[0])
+
+
+def _uninformed(read: Reading, record: Recorder, first: int | None = None) -> Asked:
+    """Queries that look at the whole span, and of which it is not known what they gain."""
+    mass = next(iter(record.mass.values()))
+    gain = mass.new_zeros(mass.shape[1])
+    return Asked(record, slice(0, len(read.span)), gain, gain.bool(), first)

@@ -147,10 +147,12 @@ def _over_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Te
     """Attention over the slots alone and its log-mass. All rows of a batch share the slots, so they run as one."""
     B, H, Q, D = query.shape
     G = len(slots.lengths)
-    if slots.dense:
-        n = slots.lengths[0]
+    n = slots.lengths[0]
+    if n and len(set(slots.lengths)) == 1:
         flat = query.transpose(0, 1).reshape(1, H, B * Q, D)
-        out, mass = _flash(flat, slots.keys.view(1, G, n, D), slots.values.view(1, G, n, -1), None, scaling)
+        bias = slots.bias
+        mask = None if bias is None else bias.view(1, G, 1, n).repeat_interleave(H // G, 1)
+        out, mass = _flash(flat, slots.keys.view(1, G, n, D), slots.values.view(1, G, n, -1), mask, scaling)
         return out.view(H, B, Q, -1).transpose(0, 1), mass.view(H, B, Q).transpose(0, 1)
     rows = query.view(B, G, H // G, Q, D).transpose(0, 1).reshape(G, 1, 1, -1, D)
     outs, masses = [], []

@@ -51,6 +51,14 @@ class Study(NamedTuple):
     def span(self) -> Span:
         return self.first.span
 
+    @property
+    def scores(self) -> dict[int, Tensor]:
+        return self.first.scores
+
+    def with_scores(self, scores: dict[int, Tensor]) -> Study:
+        """The same study with other scores."""
+        return self._replace(first=self.first.with_scores(scores))
+
 
 @dataclass(frozen=True)
 class Hybrid:

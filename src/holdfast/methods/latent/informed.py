@@ -2,11 +2,14 @@
 
 KVzip keeps what any query of a repeat attends to, boring tokens as well as secrets. What the model would have guessed
 anyway needs no slots: each query weighs by the nats that the span saves on the token that it predicts, the surprisal
-at first reading minus that in the repeat. Both are known after the repeat, so there is no extra pass.
+at first reading minus that in the repeat. Both are known after the repeat, so there is no extra pass. Queries that
+predict the token of a fact (a path, a name, a number, an error) count some times more still: those are what an agent
+cannot make up again.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -36,22 +39,25 @@ class Informed(Eviction):
     """Nats of gain at which a query has full weight."""
     least: float = 0.02
     """Weight (before the exponent) of a query that learns nothing."""
+    facts: float = 2.0
+    """How many times more a query counts that predicts a token of a fact (path, name, number, error, …); 1 is no
+    difference."""
 
     name: ClassVar[str] = "informed"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.name, self.queries, self.chunk, self.reach)
-        if not (0 <= self.exponent < inf and 0 < self.scale < inf and 0 < self.least <= 1):
+        if not (0 <= self.exponent < inf and 0 < self.scale < inf and 0 < self.least <= 1 and 1 <= self.facts < inf):
             raise BadOption(
-                "informed: exponent must be finite and at least 0, scale finite and above 0, and least above 0 and at "
-                f"most 1, got {self.exponent}, {self.scale} and {self.least}"
+                "informed: exponent must be finite and at least 0, scale finite and above 0, least above 0 and at "
+                f"most 1, facts at least 1, got {self.exponent}, {self.scale}, {self.least} and {self.facts}"
             )
 
     def score(self, read: Reading) -> dict[int, Tensor]:
         scores = blank(read)
         for one in asked(read, self.queries, self.chunk, self.reach):
-            weight = self.log_weight(one.gain)
+            weight = self.log_weight(one.gain) + one.fact * math.log(self.facts)
             for layer, s in scores.items():
                 largest(s, one, layer, read.keys(layer), weight)
         return scores
