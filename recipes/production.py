@@ -26,7 +26,7 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
-from holdfast.model.attention import Slots
+from holdfast.model.slots import Slots
 
 SESSION = Path(__file__).parents[1] / "examples" / "taskdeck" / "session.json"
 METHODS = ("informed", "kvzip:reach=0", "snapkv")

@@ -38,9 +38,9 @@ def calibrate(
     Reads at most `limit` windows of `window` tokens, taken from the sessions in turn. Raises BadOption for a method
     that has no scores, and BadInput where no session fills a window.
     """
-    if window < 64 or limit < 1:
-        raise BadOption("calibration needs windows of at least 64 tokens, and one of them")
     window = min(window, engine.model.max_tokens - ROOM)
+    if window < 64 or limit < 1:
+        raise BadOption(f"calibration needs windows of at least 64 tokens and one of them, got {window} and {limit}")
     spans = _spans(transcripts, engine, window, limit)
     total = {
         layer: torch.zeros(engine.model.family.kv_heads, dtype=torch.float64) for layer in engine.model.family.full

@@ -6,7 +6,8 @@ HoldfastError
 │   ├── BadOption           an unknown or ill-typed method option, name or ratio
 │   └── BadContext          a .holdfast file that is damaged, foreign or hostile
 ├── UnsupportedModel    the model has a layer that a method cannot serve (exit code 2)
-└── Failed              the work itself failed: no model, no memory      (exit code 1)
+├── Failed              the work itself failed: no model, no memory      (exit code 1)
+└── Lost                a strict gate found facts that would be lost     (exit code 3)
 
 A message says the rule, the value that broke it, and what to do next.
 """

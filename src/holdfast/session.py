@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -117,8 +118,6 @@ def compact(
             f"the session has {length} tokens; {engine.model.name} reads {most} and a question; use --window {most} "
             "(Policy.window), or a model with a longer context"
         )
-    if plan.slots is not None:
-        plan = replace(plan, ratio=ratio_for(cut, plan.slots))
     made = compact_parts(cut, engine, plan, progress)
     told = {"tokens_left_out": len(rendered.ids) - length, "session_digest": session_digest(rendered)}
     return replace(made, evidence={**made.evidence, **told})
@@ -169,15 +168,27 @@ def parts(transcript: Transcript, rendered: Rendered, policy: Policy) -> list[Pa
     return list(runs(blocks, [b.kind in policy.pin or b.origin.turn >= recent for b in blocks]))
 
 
-def ratio_for(cut: list[Part], slots: int) -> float:
-    """The ratio at which a context takes `slots` in all. Raises BadOption where what is pinned takes them alone."""
-    pinned, rest = (sum(len(part) for part in cut if part.compact is fate) for fate in (False, True))
-    if rest and slots <= pinned:
+def ratio_for(cut: list[Part], slots: int, by_turn: bool = False) -> float:
+    """The ratio at which a context takes `slots` in all. Raises BadOption where what is pinned leaves too few.
+
+    A span takes one slot at least, so spans shorter than the ratio take more than their share.
+    """
+    pinned = sum(len(part) for part in cut if not part.compact)
+    lengths = [len(span) for part in cut for span in spans(part, by_turn)]
+    if slots < pinned + len(lengths):
         raise BadOption(
-            f"a budget of {slots} slots does not hold the {pinned} tokens that stay verbatim; raise it, pin fewer "
-            "kinds of block (Policy.pin, --pin), or keep fewer recent exchanges (--keep-recent)"
+            f"a budget of {slots} slots does not hold the {pinned} tokens that stay verbatim and one slot for each of "
+            f"{len(lengths)} compacted spans; raise it, pin fewer kinds of block (Policy.pin, --pin), or keep fewer "
+            "recent exchanges (--keep-recent)"
         )
-    return max(1.0, rest / (slots - pinned)) if rest else 1.0
+    room, ratio = slots - pinned, 1.0
+    while lengths:
+        ratio = max(1.0, math.nextafter(sum(lengths) / room, 0))  # so that dividing by it does not round a slot away
+        longer = [n for n in lengths if n >= ratio]
+        if len(longer) == len(lengths):
+            break
+        lengths, room = longer, room - (len(lengths) - len(longer))
+    return ratio
 
 
 def windowed(blocks: tuple[Block, ...], starts: list[int], policy: Policy) -> tuple[Block, ...]:
@@ -224,8 +235,11 @@ def compact_live(
     """`compact_parts`, with the memory that the walk ends in: the same as opening the context."""
     method, shared = build(plan.latent), shared or Shared()
     by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
+    if plan.slots is not None:
+        plan = replace(plan, ratio=ratio_for(cut, plan.slots, by_turn))
     from_ratio(1, plan.ratio)  # a senseless ratio fails before any work is done
-    work = _Work(method, engine, plan.ratio, progress, plan.gate)
+    report = Report(plan.gate.threshold) if plan.gate else None
+    work = _Work(method, engine, plan.ratio, progress, plan.gate, report)
     first = next((part.start for part in cut if part.compact), -1)
     segments: list[Segment] = []
     live, began = Live(engine.model), time.perf_counter()
@@ -243,11 +257,11 @@ def compact_live(
             live = _extended(live, (kept,), part.start + len(part))
     recipe = {"latent": plan.latent, "ratio": plan.ratio, "by_turn": by_turn, "policy": asdict(plan.policy)}
     evidence = _evidence(cut, live, engine, work.seconds, time.perf_counter() - began)
-    if plan.gate and work.report:
+    if plan.gate and report:
         recipe["gate"] = asdict(plan.gate)
-        evidence["gate"] = work.report.as_evidence()
+        evidence["gate"] = report.as_evidence()
         if plan.gate.strict:
-            work.report.refuse()
+            report.refuse()
     return CompactContext(tuple(segments), sum(map(len, cut)), recipe, evidence, engine.model.digest), live
 
 
@@ -279,9 +293,9 @@ class _Work:
     engine: LocalEngine
     ratio: float
     progress: Progress
-    gate: Gate | None = None
+    gate: Gate | None
+    report: Report | None
     seconds: float = 0.0
-    report: Report | None = None
 
     def compress(self, span: Span, live: Live, shared: Shared | None) -> tuple[Segment, ...]:
         budget = from_ratio(len(span), self.ratio)
@@ -294,9 +308,8 @@ class _Work:
         return made
 
     def _gated(self, work: Work) -> tuple[Segment, ...]:
-        if self.gate is None:
+        if self.gate is None or self.report is None:
             return self.method.compress(work.study, work.budget, self.progress)
-        self.report = self.report or Report(self.gate.threshold)
         return checked(self.gate, work, self.report)
 
     def _study(self, span: Span, live: Live, shared: Shared | None) -> tuple[Any, float]:

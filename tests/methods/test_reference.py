@@ -123,7 +123,7 @@ def test_a_reach_beyond_the_span_is_no_limit(two, ids, reach):
     context = read(two, ids)
     for far, all_of_it in zip(asked(context, chunk=13, reach=reach), asked(context, chunk=13), strict=True):
         assert far.seen == all_of_it.seen
-        assert torch.allclose(far.gain, all_of_it.gain, atol=1e-4)
+        assert torch.allclose(far.worth("gain"), all_of_it.worth("gain"), atol=1e-4)
         for layer in context.layers:
             got, want = (attention_of(one, layer, context.keys(layer)) for one in (far, all_of_it))
             assert torch.allclose(got, want, atol=1e-4)
@@ -142,8 +142,8 @@ def test_the_gain_is_the_surprisal_that_the_span_saves_in_its_repeat(two, ids, c
         repeated = again[BEFORE + LENGTH + len(prompt) - 1 : -1].gather(-1, part[:, None])[:, 0]
         want = torch.zeros(len(prompt) + len(part))
         want[len(prompt) - 1 : -1] = repeated - at_first[n * chunk : (n + 1) * chunk]
-        assert torch.allclose(one.gain, want, atol=1e-3)
-        gains += int(one.gain.count_nonzero())
+        assert torch.allclose(one.worth("gain"), want, atol=1e-3)
+        gains += int(one.worth("gain").count_nonzero())
     assert gains == LENGTH
 
 
@@ -154,7 +154,7 @@ def test_own_queries_give_the_attention_of_the_prefill(two, ids, chunk):
     firsts = []
     for one in asked(context, "own", chunk=chunk):
         firsts.append(one.first)
-        assert not one.gain.any()
+        assert not one.worth("gain").any()
         for layer in context.layers:
             got = attention_of(one, layer, context.keys(layer))
             want = over_span(weights, BEFORE + one.first, chunk)[layer]
@@ -178,7 +178,7 @@ def test_the_later_session_asks_with_its_own_words(two, ids):
     (one,) = asked(context, "later")
     weights, _ = eager(two, ids, later)
     assert equals(one, context, over_span(weights, BEFORE + LENGTH))
-    assert not one.gain.any()
+    assert not one.worth("gain").any()
 
 
 def test_nothing_later_is_refused(two, ids):
@@ -213,7 +213,7 @@ def test_random_queries_are_as_long_as_real_ones_and_look_at_the_span_alone(two,
         assert torch.allclose(p.sum(-1), torch.ones(p.shape[:2]), atol=1e-4)
         assert torch.equal(drawn, again.record.queries[layer])
         assert drawn.mean(1).norm(dim=-1).max() < 0.3 * want.min()  # no direction is preferred
-    assert not one.gain.any()
+    assert not one.worth("gain").any()
 
 
 def test_sources_are_asked_one_after_another(two, ids):
@@ -265,7 +265,7 @@ def test_logits_over_a_long_span_are_computed_a_bounded_number_of_rows_at_a_time
     record.mass[0] = torch.zeros(H, T)
     keys, rows = torch.randn(G, T, D, generator=noise), 0
     for part, logits in log_attention(
-        Asked(record, slice(0, T), torch.zeros(T), torch.zeros(T, dtype=torch.bool), first=0), 0, keys
+        Asked(record, slice(0, T), lambda kind: torch.zeros(T), torch.zeros(T, dtype=torch.bool), first=0), 0, keys
     ):
         assert logits.numel() <= reference.ROWS * T
         at = (part.stop - 1, part.start)  # the first and the last of the rows, against their definition

@@ -266,7 +266,7 @@ def test_informed_weighs_each_query_by_what_the_span_tells_there(two, ids):
     for one in asked(read, chunk=11, reach=4):
         for layer, scores in want.items():
             keys = read.keys(layer)[:, one.seen].repeat_interleave(two.model.family.heads // len(scores), 0)
-            for i, gain in enumerate(one.gain.tolist()):
+            for i, gain in enumerate(one.worth("surprisal").tolist()):
                 weight = (min(max(gain / 2, 0), 1) + 0.1) ** 0.7
                 p = (torch.einsum("hd,htd->ht", one.record.queries[layer][:, i], keys)).exp()
                 p = p / one.record.mass[layer][:, i, None].exp() * weight

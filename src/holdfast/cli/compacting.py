@@ -34,7 +34,9 @@ def compact(
     window: Annotated[int | None, typer.Option(help="Use only the newest so many tokens of the session.")] = None,
     pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
     by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
-    budget: Annotated[int, typer.Option(help="Total slots of the context, what stays verbatim included.")] = 0,
+    budget: Annotated[
+        int | None, typer.Option(help="Total slots of the context, what stays verbatim included; instead of --ratio.")
+    ] = None,
     gate: Annotated[bool, typer.Option("--gate/--no-gate", help="Measure what was lost, and repair it.")] = True,
     allow_over: Annotated[str, typer.Option(help="Room for repair beyond the budget, e.g. 10%.")] = "0%",
     strict: Annotated[bool, typer.Option("--strict", help="Fail where a fact would still be lost.")] = False,
@@ -46,6 +48,7 @@ def compact(
 ) -> None:
     """Compact a session into a .holdfast file."""
     from holdfast.context.store import check_target
+    from holdfast.errors import BadOption
     from holdfast.gate.gate import Gate
     from holdfast.methods.registry import build
     from holdfast.session import Plan, Policy, save
@@ -56,8 +59,10 @@ def compact(
     console.output_file(output, file)
     check_target(output)
     policy = Policy(console.kinds(pin), keep_recent=keep_recent, window=window)
-    checks = Gate(allow_over=console.share(allow_over), strict=strict) if gate or strict else None
-    plan = Plan(latent, console.checked_ratio(ratio), by_turn, policy, checks, budget or None)
+    checks = Gate(allow_over=console.share(allow_over), strict=strict)
+    if not gate and checks != Gate():
+        raise BadOption("--strict and --allow-over are of the gate; leave out --no-gate")
+    plan = Plan(latent, console.checked_ratio(ratio), by_turn, policy, checks if gate else None, budget)
     transcript = read_transcript(file, lenient=lenient)
     engine = console.engine(model, dtype, device)
     with console.progress() as report:
@@ -87,8 +92,12 @@ def calibrate(
     from holdfast.calibrate import calibrate as learn
     from holdfast.context.allocation import save_shares
     from holdfast.methods.eviction import shares_path
+    from holdfast.methods.registry import build
     from holdfast.transcript.read import read as read_transcript
 
+    build(latent)
+    if output:
+        console.output_file(output, *sessions)
     transcripts = [read_transcript(path) for path in sessions]
     engine = console.engine(model, dtype, device)
     with console.progress() as report:
@@ -119,9 +128,12 @@ def print_evidence(evidence: Mapping[str, Any]) -> None:
     except (KeyError, TypeError, ValueError):  # a context that was made in Python says what its maker wrote
         console.line(f"  evidence  {dict(evidence)}")
     if evidence.get("tokens_left_out"):
-        console.say(f"{evidence['tokens_left_out']:,} older tokens are outside the window and were left out")
+        console.say(f"{evidence['tokens_left_out']} older tokens are outside the window and were left out")
     if gate := evidence.get("gate"):
-        _print_gate(gate)
+        try:
+            _print_gate(gate)
+        except (KeyError, TypeError, ValueError, AttributeError):  # so may this part of it
+            console.line(f"  gate      {gate}")
 
 
 def _print_gate(gate: Mapping[str, Any]) -> None:

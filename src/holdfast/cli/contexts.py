@@ -81,6 +81,7 @@ def show(
     turns: Annotated[bool, typer.Option("--turns", help="List what became of every turn.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write the session, coloured by fate.")] = None,
     session: Annotated[Path | None, typer.Option(help="The session that it was made from (for --html).")] = None,
+    model: Annotated[str, typer.Option("--model", help="Default: the model that made the file (for --html).")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Say what a stored context holds, where it came from and what it cost."""
@@ -88,7 +89,7 @@ def show(
 
     manifest = read_manifest(file)
     if page:
-        _write_page(file, manifest, page, session)
+        _write_page(file, manifest, page, session, model)
         return
     if as_json:
         console.emit({**manifest.model_dump(mode="json"), "file_bytes": file.stat().st_size})
@@ -119,15 +120,11 @@ def ask(
     """Answer a question over a stored context."""
     from holdfast.context.store import read_manifest
     from holdfast.engine.sampling import Sampling
-    from holdfast.errors import BadOption
-    from holdfast.model.bundled import BUNDLES
     from holdfast.session import ask as ask_context
     from holdfast.session import restore
 
     manifest = read_manifest(file)
-    if not model and manifest.model not in BUNDLES:  # a file from elsewhere does not choose what is loaded here
-        raise BadOption(f"{file} says that it was made with {manifest.model!r}; pass it with --model if you trust it")
-    engine = console.engine(model or manifest.model, dtype or manifest.dtype, device)
+    engine = console.engine(_trusted(file, manifest, model), dtype or manifest.dtype, device)
     context = restore(file, engine)
     pieces = ask_context(context, engine, question, limit, Sampling(temperature, seed=seed))
     with console.stderr.status("reading the context"):
@@ -155,9 +152,9 @@ def fetch(
     console.line(f"{name} ({BUNDLES[name].licence}) is at {folder}")
 
 
-def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None) -> None:
+def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None, model: str) -> None:
     from holdfast.blocks.render import render
-    from holdfast.errors import BadInput
+    from holdfast.errors import BadContext, BadInput
     from holdfast.eval.report.session_page import fates, session_page
     from holdfast.model.load import tokenizer
     from holdfast.session import session_digest
@@ -166,12 +163,26 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
     if session is None:
         raise BadInput("--html colours the session itself; give the file that was compacted with --session")
     console.output_file(page, session, file)
-    rendered = render(read_transcript(session), tokenizer(manifest.model))
+    rendered = render(read_transcript(session), tokenizer(_trusted(file, manifest, model)))
     if session_digest(rendered) != manifest.evidence.get("session_digest"):
         raise BadInput(f"{session} is not the session that {file} was made from")
-    fate = fates(manifest.segments, manifest.evidence, len(rendered.ids))
-    page.write_text(session_page(f"{file.name}: {session.name}", rendered, fate, manifest.evidence), encoding="utf-8")
+    try:
+        fate = fates(manifest.segments, manifest.evidence, len(rendered.ids))
+        drawn = session_page(f"{file.name}: {session.name}", rendered, fate, manifest.evidence)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadContext(f"{file}: its evidence is not as the gate writes it; make it again") from error
+    page.write_text(drawn, encoding="utf-8")
     console.line(f"{page} written")
+
+
+def _trusted(file: Path, manifest: Manifest, model: str) -> str:
+    """The model to load: the one asked for, or a bundled one that made the file. Raises BadOption for any other."""
+    from holdfast.errors import BadOption
+    from holdfast.model.bundled import BUNDLES
+
+    if not model and manifest.model not in BUNDLES:  # a file from elsewhere does not choose what is loaded here
+        raise BadOption(f"{file} says that it was made with {manifest.model!r}; pass it with --model if you trust it")
+    return model or manifest.model
 
 
 def _counted_list(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The command line: parse, make one library call, print. Loads no model library until a command needs it.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted. Results go to stdout, everything else to stderr.
+Exit codes: 0 done, 1 failed, 2 bad input, 3 a strict gate found losses, 130 interrupted. Results go to stdout,
+everything else to stderr.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ app.command()(demo.demo)
 
 
 INTERRUPTED = 130
+OUT_OF_MEMORY = "out of memory; use a smaller --window or --dtype bfloat16"
 
 # typer brings its own click; its public BadParameter leads to the base of all usage errors
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -62,7 +64,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted; finished rows and files are kept", INTERRUPTED)
     except MemoryError:
-        fail("out of memory; use a smaller --window or --dtype bfloat16", 1)
+        fail(OUT_OF_MEMORY, 1)
+    except RuntimeError as error:  # how torch says it, on any device
+        if not any(words in str(error).lower() for words in ("not enough memory", "out of memory", "can't allocate")):
+            raise
+        fail(OUT_OF_MEMORY, 1)
     except OSError as error:
         fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
 

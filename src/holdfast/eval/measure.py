@@ -19,7 +19,7 @@ from holdfast.blocks.render import question_ids
 from holdfast.context.segments import CompactContext, tokens
 from holdfast.engine.live import Live
 from holdfast.engine.local import Continuation, LocalEngine
-from holdfast.errors import BadOption
+from holdfast.errors import BadOption, Lost
 from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.probes import Probe, known_without
 from holdfast.eval.rows import FULL, NONE, Row
@@ -119,7 +119,7 @@ class Windowed:
             context, live = compact_live(
                 list(self.window.parts), self.setting.engine, plan, self.setting.progress, shared
             )
-        except BadOption as error:
+        except (BadOption, Lost) as error:
             self.setting.note(f"{self.name} {self.window.id}: {spec} at {ratio:g}x is left out: {error}")
             return
         seconds, gate = float(context.evidence["seconds_compact"]), context.evidence.get("gate")

@@ -23,7 +23,7 @@ from holdfast.errors import BadOption, Lost
 from holdfast.gate.facts import Located, in_blocks
 from holdfast.gate.repair import boosted, carriers
 from holdfast.gate.skills import skill
-from holdfast.gate.survival import Survival, ranges
+from holdfast.gate.survival import Survival, fallen, ranges
 from holdfast.methods.base import LatentMethod, Progress, Scored, Span, quiet
 from holdfast.methods.reference import Reading
 from holdfast.methods.registry import read_options
@@ -171,7 +171,7 @@ def checked(gate: Gate, work: Work, report: Report) -> tuple[Segment, ...]:
 
     def survival(segments: Sequence[Segment]) -> Survival:
         told = said_again(work.memory(segments), work.span.ids, work.progress)
-        return Survival(reference - told, index, gate.threshold)
+        return Survival(fallen(reference, told), index, gate.threshold)
 
     first = best = survival(made)
     if gate.repair and isinstance(work.study, Scored):

@@ -34,11 +34,11 @@ def carriers(read: Reading, lost: Tensor) -> dict[int, Tensor]:
         record = Recorder()
         frozen.fork().feed(torch.cat((prompt, read.span.ids[at : at + CHUNK])), observer=record)
         predicts = (rows + len(prompt) - 1).to(model.device)
+        kept = predicts.float()
         for layer, s in scores.items():
             record.queries[layer] = record.queries[layer][:, predicts]
             record.mass[layer] = record.mass[layer][:, predicts]
-            gain = s.new_zeros(len(predicts))
-            largest(s, Asked(record, slice(0, T), gain, gain.bool()), layer, read.keys(layer))
+            largest(s, Asked(record, slice(0, T), lambda kind: kept, kept.bool()), layer, read.keys(layer))
     read.progress("repair", T, T, "")
     return scores
 

@@ -6,7 +6,6 @@ memory that nobody changed loses nothing, whatever the threshold. One repeat ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +13,7 @@ from torch import Tensor
 
 from holdfast.gate.facts import Located
 
-
-@dataclass(frozen=True)
-class Loss:
-    """An atom that can no longer be read."""
-
-    found: Located
-    nats: float
-    """How far the log-probability of its tokens fell, in sum."""
+UNREADABLE = 1e3  # nats: the fall of a token for which a memory gives no number
 
 
 @dataclass(frozen=True)
@@ -48,10 +40,6 @@ class Survival:
         place = self.place(found)
         return bool(self.lost[place].any()) or self.nats(found) > self.threshold
 
-    def losses(self, atoms: Sequence[Located]) -> list[Loss]:
-        """The atoms that are lost, in their order."""
-        return [Loss(found, self.nats(found)) for found in atoms if self.is_lost(found)]
-
     def spans(self) -> list[tuple[int, int]]:
         """Runs of lost tokens, as `Located.tokens` counts them."""
         return ranges(self.index[self.lost])
@@ -59,6 +47,11 @@ class Survival:
     def place(self, found: Located) -> slice:
         """Where an atom's tokens stand in the span."""
         return slice(*torch.searchsorted(self.index, torch.tensor(found.tokens)).tolist())
+
+
+def fallen(full: Tensor, compact: Tensor) -> Tensor:
+    """Nats by which log-probabilities `[T]` fell; a memory that gives no number (NaN) has lost the token."""
+    return (full - compact).nan_to_num(nan=UNREADABLE, posinf=UNREADABLE, neginf=0.0)
 
 
 def ranges(index: Tensor) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from holdfast.model.attention import Observer
 from holdfast.model.forward import log_probs
 from holdfast.model.states import States
 
+WORTHS = ("surprisal", "gain")
+"""Of a token that a query predicts: its surprisal at first reading, or that minus its surprisal in the repeat."""
 ROWS = 4096  # queries times heads whose logits over a span exist at one time
 
 
@@ -77,9 +79,8 @@ class Asked:
     record: Recorder
     seen: slice
     """The tokens of the span that these queries looked at."""
-    gain: Tensor
-    """`[Q]` nats: how much better the span makes the model's guess of the token that each query predicts; 0 where
-    that is not known."""
+    worth: Callable[[str], Tensor]
+    """`worth(kind) [Q]`: nats that a query is worth by one of `WORTHS`, computed when asked for; 0 where not known."""
     fact: Tensor
     """`[Q]` bool: whether that token belongs to a fact of the session."""
     first: int | None = None
@@ -123,16 +124,22 @@ def repeat(read: Reading, chunk: int, reach: int) -> Iterator[Asked]:
         said = ids[at : at + chunk]
         memory = whole or read.after.narrowed(T, seen)
         record, hidden = _recorded(memory, torch.cat((prompt, said)))
-        gain = hidden.new_zeros(len(hidden), dtype=torch.float32)
         # the query that predicts a token stands one before it
         predicts = slice(len(prompt) - 1, len(prompt) - 1 + len(said))
-        told = log_probs(model, hidden[predicts], said.to(hidden.device))
-        gain[predicts] = read.states.surprisal[at : at + chunk] + told
-        fact = torch.zeros_like(gain, dtype=torch.bool)
+        fact = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
         if len(read.span.facts):
             fact[predicts] = read.span.facts[at : at + chunk].to(fact.device)
-        yield Asked(record, seen, gain, fact)
+        yield Asked(record, seen, partial(_worth, read, hidden, predicts, slice(at, at + chunk)), fact)
     read.progress("repeat", T, T, "")
+
+
+@torch.no_grad()
+def _worth(read: Reading, hidden: Tensor, predicts: slice, said: slice, kind: str) -> Tensor:
+    out = hidden.new_zeros(len(hidden), dtype=torch.float32)
+    out[predicts] = read.states.surprisal[said]
+    if kind == "gain":
+        out[predicts] += log_probs(read.engine.model, hidden[predicts], read.span.ids[said].to(hidden.device))
+    return out
 
 
 def own(read: Reading, chunk: int) -> Iterator[Asked]:
@@ -231,5 +238,5 @@ def _plain(read: Reading, ids: Tensor) -> Asked:
 def _uninformed(read: Reading, record: Recorder, first: int | None = None) -> Asked:
     """Queries that look at the whole span, and of which it is not known what they gain."""
     mass = next(iter(record.mass.values()))
-    gain = mass.new_zeros(mass.shape[1])
-    return Asked(record, slice(0, len(read.span)), gain, gain.bool(), first)
+    none = mass.new_zeros(mass.shape[1])
+    return Asked(record, slice(0, len(read.span)), lambda kind: none, none.bool(), first)

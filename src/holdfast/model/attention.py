@@ -146,28 +146,32 @@ def _plain(held: Held, dtype: torch.dtype) -> Iterator[Slots]:
 def _over_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Tensor]:
     """Attention over the slots alone and its log-mass. All rows of a batch share the slots, so they run as one."""
     B, H, Q, D = query.shape
-    G = len(slots.lengths)
-    n = slots.lengths[0]
+    G, n = len(slots.lengths), slots.lengths[0]
+    flat = query if B == 1 else query.transpose(0, 1).reshape(1, H, B * Q, D)
     if n and len(set(slots.lengths)) == 1:
-        flat = query.transpose(0, 1).reshape(1, H, B * Q, D)
-        bias = slots.bias
-        mask = None if bias is None else bias.view(1, G, 1, n).repeat_interleave(H // G, 1)
-        out, mass = _flash(flat, slots.keys.view(1, G, n, D), slots.values.view(1, G, n, -1), mask, scaling)
-        return out.view(H, B, Q, -1).transpose(0, 1), mass.view(H, B, Q).transpose(0, 1)
-    rows = query.view(B, G, H // G, Q, D).transpose(0, 1).reshape(G, 1, 1, -1, D)
-    outs, masses = [], []
-    for g, (k, v, _, bias) in enumerate(slots.heads()):
-        if not len(k):
-            outs.append(torch.zeros_like(rows[g]))
-            masses.append(rows.new_full(rows[g].shape[:3], float("-inf"), dtype=torch.float32))
-            continue
-        # the kernel takes a float32 mask beside half-precision queries, so that a bias is not rounded to them
-        mask = None if bias is None else bias.to(torch.promote_types(query.dtype, bias.dtype))[None, None, None]
-        out, mass = _flash(rows[g], k[None, None], v[None, None], mask, scaling)
-        outs.append(out)
-        masses.append(mass)
-    out = torch.cat(outs).view(G, B, H // G, Q, D).transpose(0, 1).reshape(B, H, Q, D)
-    return out, torch.cat(masses).view(G, B, H // G, Q).transpose(0, 1).reshape(B, H, Q)
+        bias = None if slots.bias is None else slots.bias.view(1, G, 1, n).repeat_interleave(H // G, 1)
+        out, mass = _flash(flat, slots.keys.view(1, G, n, D), slots.values.view(1, G, n, -1), bias, scaling)
+    else:
+        parts = [
+            _over_head(flat[:, g * H // G : (g + 1) * H // G], k, v, bias, scaling)
+            for g, (k, v, _, bias) in enumerate(slots.heads())
+        ]
+        out, mass = (torch.cat(found, dim=1) for found in zip(*parts, strict=True))
+    if B > 1:
+        out, mass = out.view(H, B, Q, -1).transpose(0, 1), mass.view(H, B, Q).transpose(0, 1)
+    return out, mass
+
+
+def _over_head(
+    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """The same for the query heads `[1, H/G, n, D]` that share one head of slots."""
+    if not len(keys):
+        nothing = query.new_full(query.shape[:3], float("-inf"), dtype=torch.float32)
+        return query.new_zeros(*query.shape[:3], values.shape[1]), nothing
+    # the kernel takes a float32 mask beside half-precision queries, so that a bias is not rounded to them
+    mask = None if bias is None else bias.to(torch.promote_types(query.dtype, bias.dtype))[None, None, None]
+    return _flash(query, keys[None, None], values[None, None], mask, scaling)
 
 
 def _flash(
@@ -178,7 +182,7 @@ def _flash(
         mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
     if mask is not None:
         mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-    out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
         query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
     )
     return out, mass.float()

@@ -1,6 +1,6 @@
 """A session as one HTML page, coloured by what became of every token: verbatim, surviving, repaired, lost, left out.
 
-All that comes from the session is escaped by `text`: sessions are hostile.
+All that comes from the session or the context is escaped by `text`: both are hostile.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SAID = {
     Fate.COMPACTED: "compacted, can still be read",
     Fate.REPAIRED: "was lost, repaired",
     Fate.LOST: "lost",
-    Fate.LEFT_OUT: "older than the window, left out",
+    Fate.LEFT_OUT: "left out: older than the window, or dropped",
 }
 
 
@@ -78,13 +78,13 @@ def _facts(evidence: Mapping[str, Any]) -> str:
     head = "<tr><th>kind</th><th>found</th><th>kept</th><th>repaired</th><th>lost</th></tr>"
     rows = "".join(
         f"<tr><td>{text(kind)}</td>"
-        + "".join(f"<td>{n[c]}</td>" for c in ("found", "kept", "repaired", "lost"))
+        + "".join(f"<td>{text(str(n[c]))}</td>" for c in ("found", "kept", "repaired", "lost"))
         + "</tr>"
         for kind, n in sorted(gate["atoms"].items())
     )
     losses = "".join(
-        f'<li><a href="#turn-{x["turn"]}">turn {x["turn"]}</a> {text(x["kind"])} <code>{text(x["text"])}</code> '
-        f"({x['nats']:.1f} nats)</li>"
+        f'<li><a href="#turn-{int(x["turn"])}">turn {int(x["turn"])}</a> {text(x["kind"])} '
+        f"<code>{text(x['text'])}</code> ({x['nats']:.1f} nats)</li>"
         for x in sorted(gate["lost"], key=lambda x: -x["nats"])
     )
     skills = gate.get("skills") or {}
@@ -99,5 +99,5 @@ def _facts(evidence: Mapping[str, Any]) -> str:
 
 def _paint(out: list[Fate], spans: Iterable[Sequence[int]], fate: Fate) -> None:
     for first, last in spans:
-        stop = min(last, len(out))
-        out[first:stop] = [fate] * max(0, stop - first)
+        start, stop = max(first, 0), min(last, len(out))
+        out[start:stop] = [fate] * max(0, stop - start)

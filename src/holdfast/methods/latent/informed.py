@@ -1,10 +1,9 @@
 """Informed KVzip: a repeat's queries count by how much the span tells the model there.
 
 KVzip keeps what any query of a repeat attends to, boring tokens as well as secrets. What the model would have guessed
-anyway needs no slots: each query weighs by the nats that the span saves on the token that it predicts, the surprisal
-at first reading minus that in the repeat. Both are known after the repeat, so there is no extra pass. Queries that
-predict the token of a fact (a path, a name, a number, an error) count some times more still: those are what an agent
-cannot make up again.
+anyway needs no slots: each query weighs by the surprisal of the token that it predicts, as it was at first reading.
+Queries that predict the token of a fact (a path, a name, a number, an error) count some times more still: those are
+what an agent cannot make up again. A repeat looks at its own neighbourhood only, so the cost is linear.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor
 from holdfast.errors import BadOption
 from holdfast.methods.eviction import Eviction
 from holdfast.methods.latent.kvzip import blank
-from holdfast.methods.reference import Reading, asked, check, largest
+from holdfast.methods.reference import WORTHS, Reading, asked, check, largest
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,13 @@ class Informed(Eviction):
     """Tokens repeated at one time."""
     reach: int = 256
     """Tokens around a chunk that its repeat sees, which makes the cost linear; 0 lets it see the whole span."""
+    worth: str = "surprisal"
+    """What makes a query count: the `surprisal` of the token that it predicts at first reading, or the `gain`, that
+    minus its surprisal in the repeat (the same within noise, and a quarter of a prefill dearer on a small model)."""
     exponent: float = 0.5
     """Of the weight; 0 is plain KVzip."""
     scale: float = 3.0
-    """Nats of gain at which a query has full weight."""
+    """Nats at which a query has full weight."""
     least: float = 0.02
     """Weight (before the exponent) of a query that learns nothing."""
     facts: float = 2.0
@@ -48,6 +50,8 @@ class Informed(Eviction):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.name, self.queries, self.chunk, self.reach)
+        if self.worth not in WORTHS:
+            raise BadOption(f"informed: worth must be one of {', '.join(WORTHS)}, got {self.worth!r}")
         if not (0 <= self.exponent < inf and 0 < self.scale < inf and 0 < self.least <= 1 and 1 <= self.facts < inf):
             raise BadOption(
                 "informed: exponent must be finite and at least 0, scale finite and above 0, least above 0 and at "
@@ -57,11 +61,11 @@ class Informed(Eviction):
     def score(self, read: Reading) -> dict[int, Tensor]:
         scores = blank(read)
         for one in asked(read, self.queries, self.chunk, self.reach):
-            weight = self.log_weight(one.gain) + one.fact * math.log(self.facts)
+            weight = self.log_weight(one.worth(self.worth)) + one.fact * math.log(self.facts)
             for layer, s in scores.items():
                 largest(s, one, layer, read.keys(layer), weight)
         return scores
 
-    def log_weight(self, gain: Tensor) -> Tensor:
-        """Log of the weight of queries of `gain [Q]` nats."""
-        return ((gain / self.scale).clamp(0, 1) + self.least).log() * self.exponent
+    def log_weight(self, nats: Tensor) -> Tensor:
+        """Log of the weight of queries that are worth `nats [Q]`."""
+        return ((nats / self.scale).clamp(0, 1) + self.least).log() * self.exponent

@@ -48,7 +48,7 @@ class SnapKV(Eviction):
         T, newest = len(read.span), min(self.observed, len(read.span))
         assert isinstance(read.watched, _Newest)
         gain = torch.zeros(newest, device=read.engine.model.device)
-        one = Asked(read.watched, slice(0, T), gain, gain.bool(), first=T - newest)
+        one = Asked(read.watched, slice(0, T), lambda kind: gain, gain.bool(), first=T - newest)
         return {layer: self._pooled(one, layer, read.keys(layer), newest) for layer in read.layers}
 
     def ranked(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
