@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from holdfast.methods.registry import COMMON, LATENT, defaults, load_class
@@ -28,9 +31,21 @@ def lines() -> Iterator[str]:
         yield f"{(module.__doc__ or '').strip()}\n"
         options = defaults(entry)
         if options:
-            yield "| option | default |\n|---|---|"
-            yield from (f"| `{key}` | `{value}` |" for key, value in options.items())
+            said = meanings(load_class(entry))
+            yield "| option | default | what it is |\n|---|---|---|"
+            yield from (f"| `{key}` | `{value}` | {said.get(key, '')} |" for key, value in options.items())
             yield ""
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """What the docstring behind each field of a class and of its bases says, on one line."""
+    out: dict[str, str] = {}
+    for base in reversed([c for c in cls.__mro__ if c.__module__.startswith("holdfast")]):
+        body = ast.parse(inspect.cleandoc(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+        for field, told in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant):
+                out[ast.unparse(field.target)] = " ".join(str(told.value.value).split()).replace("|", "\\|")
+    return out
 
 
 def main() -> int:

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +23,7 @@ import holdfast
 from holdfast.blocks.block import Block
 from holdfast.blocks.render import question_ids, render
 from holdfast.context.budget import from_ratio
-from holdfast.context.segments import CompactContext, StateSegment, tokens
+from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
 from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Span
@@ -40,22 +42,31 @@ def main(lengths: list[int]) -> None:
     rendered = render(holdfast.read(SESSION), engine.model.tokenizer)
     print(f"{torch.get_num_threads()} threads, {engine.model.name}, {RATIO}x\n")
     for length in lengths:
-        ids = rendered.ids[:length]
-        span = Span((Block(ids, rendered.blocks[0].origin),), 0)
-        prefill, full = seconds(lambda ids=ids: engine.open(CompactContext((tokens(ids, 0),), len(ids))))
-        print(f"{length} tokens: prefill {prefill:.2f} s, {peak(length, '')} MB at the peak")
-        made = None
-        for spec in METHODS:
-            read = engine.reading_seconds
-            total, segments = seconds(lambda m=build(spec), s=span: m.compress(m.study(s, Live(engine.model), engine), from_ratio(len(s), RATIO)))
-            extra = total - (engine.reading_seconds - read)
-            print(f"  {spec:<16} {extra:6.2f} s on top, {extra / prefill:.2f} of the prefill, {peak(length, spec)} MB at the peak")
-            made = made or segments
-        context = CompactContext(made, length, model_digest=engine.model.digest)
-        compact = engine.open(context)
-        print(f"  held             {held(full) / 1e6:.1f} MB -> {held(compact) / 1e6:.1f} MB: {held(full) / held(compact):.2f} times fewer bytes")
-        decoding(engine, full, compact, context)
-        answering(engine, ids, context, rendered.ids)
+        one_length(engine, rendered.ids[:length], rendered.blocks[0])
+
+
+def one_length(engine: LocalEngine, ids: tuple[int, ...], block: Block) -> None:
+    span = Span((Block(ids, block.origin),), 0)
+    prefill, full = seconds(lambda: engine.open(CompactContext((tokens(ids, 0),), len(ids))))
+    print(f"{len(ids)} tokens: prefill {prefill:.2f} s, {peak(len(ids), '')} MB at the peak")
+    made = [compacted(engine, span, spec, prefill) for spec in METHODS]
+    context = CompactContext(made[0], len(ids), model_digest=engine.model.digest)
+    compact = engine.open(context)
+    sizes = f"{held(full) / 1e6:.1f} MB -> {held(compact) / 1e6:.1f} MB"
+    print(f"  held             {sizes}: {held(full) / held(compact):.2f} times fewer bytes")
+    decoding(engine, full, compact, context)
+    answering(engine, ids, context)
+
+
+def compacted(engine: LocalEngine, span: Span, spec: str, prefill: float) -> tuple[Segment, ...]:
+    """Compact with one method and print what it took beyond reading the span."""
+    method, read = build(spec), engine.reading_seconds
+    budget = from_ratio(len(span), RATIO)
+    total, made = seconds(lambda: method.compress(method.study(span, Live(engine.model), engine), budget))
+    extra = total - (engine.reading_seconds - read)
+    cost = f"{extra:6.2f} s on top, {extra / prefill:.2f} of the prefill, {peak(len(span), spec)} MB at the peak"
+    print(f"  {spec:<16} {cost}")
+    return made
 
 
 def decoding(engine: LocalEngine, full: Live, compact: Live, context: CompactContext) -> None:
@@ -64,7 +75,9 @@ def decoding(engine: LocalEngine, full: Live, compact: Live, context: CompactCon
         "full": full,
         "full, not copied": full.fork(frozen=True),
         "packed": compact,
-        "padded": engine.open(replace(context, segments=tuple(padded(s) for s in context.segments if isinstance(s, StateSegment)))),
+        "padded": engine.open(
+            replace(context, segments=tuple(padded(s) for s in context.segments if isinstance(s, StateSegment)))
+        ),
     }
     spent = dict.fromkeys(memories, 0.0)
     for name in (*memories, *memories):
@@ -76,23 +89,28 @@ def decoding(engine: LocalEngine, full: Live, compact: Live, context: CompactCon
         print(f"  decode {name:<18} {2 * STEPS / spent_here:6.1f} tokens/s, {held(memories[name]) / 1e6:7.1f} MB")
 
 
-def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext, session: tuple[int, ...]) -> None:
+def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext) -> None:
     """A stored context answers; the text is read again and answers."""
     prompt = question_ids(engine.model.tokenizer, "Which file was changed last?")
 
     def answer(live: Live) -> None:
-        list(engine.generate(live, prompt, ANSWER))
+        live = live.fork()
+        with torch.no_grad():
+            live.feed(prompt)
+            for _ in range(ANSWER):  # whatever it says, as many tokens on both sides
+                live.feed([1])
 
     with tempfile.TemporaryDirectory() as folder:
         path = holdfast.save(context, Path(folder) / "c.holdfast", engine)
         stored = seconds(lambda: answer(engine.open(holdfast.restore(path, engine))))[0]
         size = path.stat().st_size
     text = seconds(lambda: answer(engine.open(CompactContext((tokens(ids, 0),), len(ids)))))[0]
-    print(f"  load ({size / 1e6:.1f} MB) and answer in {ANSWER} tokens {stored:.2f} s, read again and answer {text:.2f} s: {text / stored:.1f} times sooner\n")
+    took = f"{stored:.2f} s, read again and answer {text:.2f} s: {text / stored:.1f} times sooner"
+    print(f"  load ({size / 1e6:.1f} MB) and answer in {ANSWER} tokens {took}\n")
 
 
 def padded(segment: StateSegment) -> StateSegment:
-    """Every head of a layer as long as its longest, what is missing hidden by its bias: what a plain tensor would hold."""
+    """Every head as long as the longest of its layer, what is missing hidden by a bias: what a plain tensor holds."""
     layers = []
     for slots in segment.layers:
         n = max(slots.lengths)
@@ -119,7 +137,7 @@ def held(live: Live) -> int:
     return sum(storages.values())
 
 
-def seconds(what):  # noqa: ANN001, ANN201
+def seconds(what: Callable[[], Any]) -> tuple[float, Any]:
     began = time.perf_counter()
     result = what()
     return time.perf_counter() - began, result
@@ -127,7 +145,9 @@ def seconds(what):  # noqa: ANN001, ANN201
 
 def peak(length: int, spec: str) -> str:
     """Highest resident megabytes of a process of its own that reads, and compacts with `spec`, beyond the model's."""
-    done = subprocess.run([sys.executable, __file__, "--peak", str(length), spec], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--peak", str(length), spec], capture_output=True, text=True, check=True
+    )
     return str(json.loads(done.stdout.splitlines()[-1]))
 
 

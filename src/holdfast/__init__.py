@@ -9,14 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.gate.gate import Gate
+    from holdfast.rounds import join, recompact
     from holdfast.session import Plan, Policy, ask, compact, load, restore, save
     from holdfast.transcript.read import read
 
-__version__ = "0.1.0"
-__all__ = ["Plan", "Policy", "__version__", "ask", "compact", "load", "read", "restore", "save"]
+__version__ = "0.2.0"
+__all__ = [
+    "Gate",
+    "Plan",
+    "Policy",
+    "__version__",
+    "ask",
+    "compact",
+    "join",
+    "load",
+    "read",
+    "recompact",
+    "restore",
+    "save",
+]
 
 _HOMES = {name: "holdfast.session" for name in ("Plan", "Policy", "ask", "compact", "load", "restore", "save")}
-_HOMES["read"] = "holdfast.transcript.read"
+_HOMES |= {"read": "holdfast.transcript.read", "Gate": "holdfast.gate.gate"}
+_HOMES |= {"join": "holdfast.rounds", "recompact": "holdfast.rounds"}
 
 
 def __getattr__(name: str) -> Any:

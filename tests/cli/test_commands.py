@@ -79,7 +79,8 @@ def test_compact_of_a_window_takes_the_newest_turns(run, model, session, tmp_pat
 def test_show_lists_segments_and_turns(run, stored):
     code, out, _ = run("show", stored, "--turns")
     assert code == 0
-    assert "kvzip" in out
+    assert "latent informed" in out
+    assert "facts found" in out
     assert "action" in out
     assert json.loads(run("show", stored, "--json")[1])["model_digest"]
 
@@ -128,9 +129,13 @@ def test_methods_are_listed_with_their_options(run):
         (["compact", TASKDECK], 2, "--output"),
         (["compact", TASKDECK, "-o", "x", "--ratio", "0.5"], 2, "at least 1"),
         (["compact", TASKDECK, "-o", "x", "--ratio", "nan"], 2, "at least 1"),
-        (["compact", TASKDECK, "-o", "x", "--latent", "kvzp"], 2, "there are: truncate, kvzip"),
+        (["compact", TASKDECK, "-o", "x", "--latent", "kvzp"], 2, "there are: truncate, informed, kvzip"),
         (["compact", TASKDECK, "-o", "x", "--latent", "kvzip:chunk=x"], 2, "must be of type int"),
-        (["compact", TASKDECK, "-o", "x", "--latent", "kvzip:depth=1"], 2, "it has: allocation, chunk"),
+        (
+            ["compact", TASKDECK, "-o", "x", "--latent", "kvzip:depth=1"],
+            2,
+            "it has: allocation, cap, floor",
+        ),
         (["compact", TASKDECK, "-o", "x", "--dtype", "float16"], 2, "float16"),
         (["compact", TASKDECK, "-o", "x", "--model", "/nonexistent"], 1, "cannot load model"),
         (["show", TASKDECK], 2, "not a whole .holdfast file"),

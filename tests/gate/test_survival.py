@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_ranges_are_the_longest_runs(numbers):
     found = ranges(torch.tensor(sorted(numbers), dtype=torch.int64))
     assert [i for a, b in found for i in range(a, b)] == sorted(numbers)
     assert all(a < b for a, b in found)
-    assert all(one[1] < two[0] for one, two in zip(found, found[1:], strict=False))
+    assert all(one[1] < two[0] for one, two in pairwise(found))
 
 
 def test_an_atom_is_found_behind_a_gap_and_runs_end_at_one():

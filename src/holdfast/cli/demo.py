@@ -40,11 +40,11 @@ def demo(
     out = out / "taskdeck"  # a folder of its own: what stands there is replaced
     out.mkdir(parents=True, exist_ok=True)
     chosen = tuple(p for p in probes if p.id in PROBES)
-    whole = Run(files, chosen, ("truncate", "kvzip"), RATIOS, window=WINDOW, limit=limit, seed=seed, answer_tokens=8)
+    whole = Run(files, chosen, ("truncate", "informed"), RATIOS, window=WINDOW, limit=limit, seed=seed, answer_tokens=8)
     _measured(f"1. Windows of {WINDOW} tokens, compacted at {_list(RATIOS)}", whole, engine, out / "windows.jsonl")
     one = tuple(p for p in probes if p.id in TURN_PROBES)
     virtual = f"virtual_tokens:steps={steps}"
-    turn = Run(files, one, ("truncate", "kvzip", virtual), (3.2,), window=1024, span="turn")
+    turn = Run(files, one, ("truncate", "informed", virtual), (3.2,), window=1024, span="turn")
     _measured("2. One turn at 3.2x, with gradient-tuned virtual tokens beside it", turn, engine, out / "turn.jsonl")
 
 

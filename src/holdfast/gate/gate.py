@@ -21,7 +21,7 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
 from holdfast.gate.facts import Located, in_blocks
-from holdfast.gate.repair import boosted, carriers
+from holdfast.gate.repair import carriers, restored
 from holdfast.gate.skills import skill
 from holdfast.gate.survival import Survival, fallen, ranges
 from holdfast.methods.base import LatentMethod, Progress, Scored, Span, quiet
@@ -30,7 +30,7 @@ from holdfast.methods.registry import read_options
 from holdfast.methods.repeat import said_again
 
 NOTED = 0.1  # nats; a smaller fall is not worth a line
-BOOSTS = (1.0, 4.0)  # how much more the queries of lost tokens count, from one round of repair to the next
+SHARES = (0.05, 0.1)  # of the budget, that may go to the strongest carriers of lost facts, round by round
 
 
 @dataclass(frozen=True)
@@ -176,13 +176,14 @@ def checked(gate: Gate, work: Work, report: Report) -> tuple[Segment, ...]:
     first = best = survival(made)
     if gate.repair and isinstance(work.study, Scored):
         room = Budget(work.budget.slots + int(work.budget.slots * gate.allow_over))
-        for by in BOOSTS:
-            if not best.lost.any():
+        for share in SHARES:
+            lost = in_lost(best, atoms)
+            if not lost.any():
                 break
-            study = work.study.with_scores(boosted(work.study.scores, carriers(read, best.lost), by))
-            candidate = work.method.compress(study, room, work.progress)
+            scores = restored(work.study.scores, carriers(read, lost), share * room.slots)
+            candidate = work.method.compress(work.study.with_scores(scores), room, work.progress)
             again = survival(candidate)
-            if total(again) >= total(best):
+            if total(again, atoms) >= total(best, atoms):
                 break
             made, best, budget = candidate, again, room
     report.slots_over += budget.slots - work.budget.slots
@@ -192,14 +193,27 @@ def checked(gate: Gate, work: Work, report: Report) -> tuple[Segment, ...]:
     return made
 
 
-def total(survival: Survival) -> float:
-    """Nats by which all tokens that fell did so together."""
-    return float(survival.fall.clamp_min(0).sum())
+def total(survival: Survival, atoms: Sequence[Located] | None = None) -> float:
+    """Nats by which all tokens that fell did so together, or those of `atoms` alone."""
+    fall = survival.fall.clamp_min(0)
+    return float(fall.sum() if atoms is None else fall[_mask(survival, atoms)].sum())
+
+
+def in_lost(survival: Survival, atoms: Sequence[Located]) -> Tensor:
+    """`[T]` bool: the tokens of lost atoms that fell themselves."""
+    return _mask(survival, [found for found in atoms if survival.is_lost(found)]) & (survival.fall > NOTED)
 
 
 def control(engine: LocalEngine, full: Live, compact: Live) -> dict[str, float]:
     """The unrelated skills over the full and over the compact memory, nats a token."""
     return {"full": round(skill(engine, full), 4), "compact": round(skill(engine, compact), 4)}
+
+
+def _mask(survival: Survival, atoms: Sequence[Located]) -> Tensor:
+    out = torch.zeros_like(survival.fall, dtype=torch.bool)
+    for found in atoms:
+        out[survival.place(found)] = True
+    return out
 
 
 def _index(span: Span) -> Tensor:

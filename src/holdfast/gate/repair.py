@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from holdfast.methods.reference import Asked, Reading, Recorder, largest
+from holdfast.context.allocation import best
+from holdfast.methods.reference import Reading, Recorder, largest, uninformed
 from holdfast.methods.repeat import CHUNK, prompt_ids
 
 LEAST = 1e-3  # attention below which a pair carries nothing of a lost token
@@ -34,15 +35,17 @@ def carriers(read: Reading, lost: Tensor) -> dict[int, Tensor]:
         record = Recorder()
         frozen.fork().feed(torch.cat((prompt, read.span.ids[at : at + CHUNK])), observer=record)
         predicts = (rows + len(prompt) - 1).to(model.device)
-        kept = predicts.float()
-        for layer, s in scores.items():
+        for layer in scores:
             record.queries[layer] = record.queries[layer][:, predicts]
             record.mass[layer] = record.mass[layer][:, predicts]
-            largest(s, Asked(record, slice(0, T), lambda kind: kept, kept.bool()), layer, read.keys(layer))
+        one = uninformed(read, record)
+        for layer, s in scores.items():
+            largest(s, one, layer, read.keys(layer))
     read.progress("repair", T, T, "")
     return scores
 
 
-def boosted(scores: Mapping[int, Tensor], carry: Mapping[int, Tensor], by: float) -> dict[int, Tensor]:
-    """Scores in which what carries a lost token counts `by` times, where that is more than it counted."""
-    return {layer: torch.maximum(s, carry[layer] * by) for layer, s in scores.items()}
+def restored(scores: Mapping[int, Tensor], carry: Mapping[int, Tensor], slots: float) -> dict[int, Tensor]:
+    """Scores in which the strongest carriers, `slots` a head on average, come before all else."""
+    strongest = best(carry, int(slots * sum(s.shape[0] for s in scores.values())))
+    return {layer: s.masked_fill(strongest[layer] & (carry[layer] >= LEAST), torch.inf) for layer, s in scores.items()}

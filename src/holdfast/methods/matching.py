@@ -94,7 +94,9 @@ def _draw(read: Reading, source: str, most: int, chunk: int = 256) -> _Drawn:
     noise, out, seen = torch.Generator().manual_seed(0), None, 0
     for one in asked(read, source, chunk):
         count = len(one.fact)
-        fresh = _Drawn({}, {}, one.worth("surprisal"), torch.arange(seen, seen + count) // RUN, torch.rand(count, generator=noise))
+        fresh = _Drawn(
+            {}, {}, one.worth("surprisal"), torch.arange(seen, seen + count) // RUN, torch.rand(count, generator=noise)
+        )
         keep = torch.cat(([out.rank] if out else []) + [fresh.rank]).argsort(stable=True)[:most].sort().values
         seen, old = seen + count, 0 if out is None else len(out.rank)
         mine, theirs = keep[keep >= old] - old, keep[keep < old]

@@ -150,7 +150,7 @@ def own(read: Reading, chunk: int) -> Iterator[Asked]:
         record = Recorder()
         part = slice(at, at + chunk)
         memory.feed(read.span.ids[part], positions=read.span.positions[part], observer=record)
-        yield _uninformed(read, record, first=at)
+        yield uninformed(read, record, first=at)
 
 
 def later(read: Reading, chunk: int) -> Iterator[Asked]:
@@ -179,7 +179,7 @@ def guessed(read: Reading, chunk: int) -> Iterator[Asked]:
         by_group = drawn.view(keys.shape[0], -1, keys.shape[2])  # one at a time, to hold few logits
         mass = [(q @ k.T).float().logsumexp(-1) for q, k in zip(by_group, keys, strict=True)]
         record.queries[layer], record.mass[layer] = drawn, torch.cat(mass).view(real.shape[0], RANDOM)
-    yield _uninformed(read, record)
+    yield uninformed(read, record)
 
 
 SOURCES: Mapping[str, Callable[..., Iterator[Asked]]] = {
@@ -232,10 +232,10 @@ def _recorded(memory: Live, ids: Tensor) -> tuple[Recorder, Tensor]:
 
 
 def _plain(read: Reading, ids: Tensor) -> Asked:
-    return _uninformed(read, _recorded(read.after, ids)[0])
+    return uninformed(read, _recorded(read.after, ids)[0])
 
 
-def _uninformed(read: Reading, record: Recorder, first: int | None = None) -> Asked:
+def uninformed(read: Reading, record: Recorder, first: int | None = None) -> Asked:
     """Queries that look at the whole span, and of which it is not known what they gain."""
     mass = next(iter(record.mass.values()))
     none = mass.new_zeros(mass.shape[1])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from holdfast.errors import BadOption
@@ -26,8 +27,8 @@ class Informed(Eviction):
     """Keeps the KV pairs that a repeat attends to where the span is informative."""
 
     queries: str = "repeat"
-    """Reference queries: repeat, own, later, study, random, or several joined by `+`; others than `repeat` have no
-    gain and weigh least."""
+    """Reference queries: repeat, own, later, study, random, or several joined by `+`; queries of
+    others than `repeat` all count fully."""
     chunk: int = 256
     """Tokens repeated at one time."""
     reach: int = 256
@@ -61,7 +62,9 @@ class Informed(Eviction):
     def score(self, read: Reading) -> dict[int, Tensor]:
         scores = blank(read)
         for one in asked(read, self.queries, self.chunk, self.reach):
-            weight = self.log_weight(one.worth(self.worth)) + one.fact * math.log(self.facts)
+            nats = one.worth(self.worth)
+            known = self.log_weight(nats) if nats.any() else torch.zeros_like(nats)  # other sources count fully
+            weight = known + one.fact * math.log(self.facts)
             for layer, s in scores.items():
                 largest(s, one, layer, read.keys(layer), weight)
         return scores

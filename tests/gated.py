@@ -15,7 +15,9 @@ from holdfast.methods.base import Span
 from holdfast.methods.registry import build
 from holdfast.session import Policy, parts, spans
 
-TEXT = "cat src/app.py\nPORT = 8123\nerror: no such file /var/log/x.log\nv2.13.7 of https://a.example/b?c=1 at 10.0.0.9\n"
+TEXT = (
+    "cat src/app.py\nPORT = 8123\nerror: no such file /var/log/x.log\nv2.13.7 of https://a.example/b?c=1 at 10.0.0.9\n"
+)
 HEAD = "You edit code."
 
 
