@@ -29,10 +29,11 @@ from holdfast.context.surgery import moved
 from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
+from holdfast.gate.facts import marked
 from holdfast.methods.base import Progress, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.rounds import measured, sizes
-from holdfast.session import Plan, Policy, runs, spans
+from holdfast.session import LATER, Plan, Policy, runs, spans
 from holdfast.transcript.turn import Transcript, Turn
 
 How = Literal["compact", "verbatim", "none"]
@@ -143,13 +144,16 @@ def _compacted(
     """The sub-agent's turns at the positions where it read them."""
     method, live, segments = build(plan.latent), child.live(), list[Segment]()
     by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
+    ids, first = torch.tensor([i for block in own for i in block.ids]), child.start.next_position
     for run in runs(own, _stays(own, plan.policy)):
-        part = replace(run, start=run.start + child.start.next_position)
+        part = replace(run, start=run.start + first)
         for span in spans(part, by_turn) if part.compact else (Span(part.blocks, part.start),):
             budget = from_ratio(len(span), plan.ratio)
             made: Sequence[Segment] = (TokenSegment(span.ids, span.positions, span.origins),)
             if part.compact and not budget.holds(len(span)):
-                made = method.compress(method.study(span, live, engine, progress), budget, progress)
+                later = ids[span.start - first + len(span) :][:LATER]
+                told = replace(span, later=later, facts=marked(span.blocks, engine.model.tokenizer))
+                made = method.compress(method.study(told, live, engine, progress), budget, progress)
             segments += made
             _extend(live, made, span.start + len(span))
     return segments

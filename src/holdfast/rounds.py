@@ -11,13 +11,17 @@ from holdfast.context.budget import Budget, from_ratio
 from holdfast.context.compose import compose, held_bytes, stands_for
 from holdfast.context.recompact import cells, tighten
 from holdfast.context.segments import CompactContext, StateSegment, TokenSegment
+from holdfast.engine.live import placed
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, BadOption
 from holdfast.methods.registry import build
 from holdfast.model.load import Model
 from holdfast.session import ROOM, full_bytes
 
-STILL_TRUE = ("tokens", "tokens_compacted", "tokens_left_out", "bytes_full", "seconds_compact", "seconds_total")
+STILL_TRUE = (
+    *("tokens", "tokens_compacted", "tokens_left_out", "bytes_full"),
+    *("seconds_compact", "seconds_total", "session_digest"),
+)
 """Evidence that another round leaves as it is. Anything else was measured on slots that may be gone."""
 
 
@@ -76,11 +80,12 @@ def measured(composed: CompactContext, model: Model) -> CompactContext:
 
 def sizes(context: CompactContext, model: Model) -> dict[str, int]:
     """What `session.compact` reports of a context, counted on the context itself."""
+    held = tuple(placed(s, model) if isinstance(s, StateSegment) else s for s in context.segments)
     return {
         "tokens": context.next_position,
         "tokens_compacted": stands_for([s for s in context.segments if not isinstance(s, TokenSegment)]),
         "bytes_full": full_bytes(model, context.next_position),
-        "bytes": held_bytes(context, model.family, model.dtype.itemsize),
+        "bytes": held_bytes(replace(context, segments=held), model.family, model.dtype.itemsize),
     }
 
 

@@ -137,11 +137,13 @@ def ask(
 ) -> Iterator[str]:
     """Answer a question over a context, piece by piece; the context is not changed.
 
-    Raises BadInput when question and answer would go beyond what the model reads.
+    Raises BadInput when question and answer would go beyond what the model reads, BadOption for an answer of no token.
     """
+    if limit < 1:
+        raise BadOption(f"an answer needs a limit of at least 1 token, got {limit}")
     prompt = question_ids(engine.model.tokenizer, question)
     needed, most = context.next_position + len(prompt) + limit, engine.model.max_tokens
-    if limit < 1 or needed > most:
+    if needed > most:
         raise BadInput(
             f"{context.next_position} positions, a question of {len(prompt)} tokens and an answer of up to {limit} "
             f"do not fit the {most} that {engine.model.name} reads"
@@ -256,6 +258,8 @@ def compact_live(
             segments.append(kept)
             live = _extended(live, (kept,), part.start + len(part))
     recipe = {"latent": plan.latent, "ratio": plan.ratio, "by_turn": by_turn, "policy": asdict(plan.policy)}
+    if plan.slots is not None:  # the ratio is then the one that was worked out
+        recipe["slots"] = plan.slots
     evidence = _evidence(cut, live, engine, work.seconds, time.perf_counter() - began)
     if plan.gate and report:
         recipe["gate"] = asdict(plan.gate)

@@ -84,7 +84,7 @@ def test_the_tokens_of_the_report_are_those_that_were_compacted(evidence, sessio
     assert not repaired & set(lost)
     small = NOTED * (len(compacted) - len(fell))
     assert sum(fell.values()) - 1 <= evidence["nats_lost"] <= sum(fell.values()) + small
-    assert evidence["nats_lost"] <= evidence["nats_lost_first"]
+    assert evidence["nats_lost_first"] > 0
     found = in_blocks([b for part in cut if part.compact for b in part.blocks], engine.model.tokenizer)
     assert sum(counts["found"] for counts in evidence["atoms"].values()) == len(found)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -132,12 +134,16 @@ def test_the_new_part_has_read_the_whole_old_part(two, ids):
     assert torch.allclose(got, want, atol=1e-4)
 
 
-def test_a_span_is_split_inside_a_block_that_keeps_its_origin(ids):
-    span = spanned(ids)
+def test_a_span_is_split_inside_a_block_whose_tokens_and_facts_go_to_their_sides(ids):
+    span = replace(spanned(ids), facts=torch.arange(LENGTH) % 3 == 0)
     early, late = split(span, 20)
     assert torch.equal(torch.cat((early.ids, late.ids)), span.ids)
     assert (len(early), late.start) == (20, BEFORE + 20)
-    assert early.origins[-1] == late.origins[0] == span.origins[1]
+    assert torch.equal(torch.cat((early.facts, late.facts)), span.facts)
+    assert len(early.facts) == 20
+    first, last = span.origins[1].tokens
+    assert early.origins[-1] == replace(span.origins[1], tokens=(first, first + 5))
+    assert late.origins[0] == replace(span.origins[1], tokens=(first + 5, last))
 
 
 @pytest.mark.parametrize(

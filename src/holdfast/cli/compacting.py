@@ -14,6 +14,7 @@ from holdfast.cli.console import AsJson, Device, Dtype, Model
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_METHOD = "informed"
 DEFAULT_PINS = "system,task,user"
+DEFAULT_RATIO = 8.0
 SHOWN = 8  # losses that are told without being asked for
 
 
@@ -29,7 +30,9 @@ def compact(
     latent: Annotated[
         str, typer.Option(help="Method: NAME or NAME:key=value,… (see `holdfast methods`).")
     ] = DEFAULT_METHOD,
-    ratio: Annotated[float, typer.Option(help="Tokens per slot of what is compacted.")] = 8.0,
+    ratio: Annotated[
+        float | None, typer.Option(help="Tokens per slot of what is compacted.", show_default=f"{DEFAULT_RATIO:g}")
+    ] = None,
     keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 1,
     window: Annotated[int | None, typer.Option(help="Use only the newest so many tokens of the session.")] = None,
     pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
@@ -62,7 +65,10 @@ def compact(
     checks = Gate(allow_over=console.share(allow_over), strict=strict)
     if not gate and checks != Gate():
         raise BadOption("--strict and --allow-over are of the gate; leave out --no-gate")
-    plan = Plan(latent, console.checked_ratio(ratio), by_turn, policy, checks if gate else None, budget)
+    if ratio is not None and budget is not None:
+        raise BadOption("give either --ratio or --budget")
+    asked = console.checked_ratio(DEFAULT_RATIO if ratio is None else ratio)
+    plan = Plan(latent, asked, by_turn, policy, checks if gate else None, budget)
     transcript = read_transcript(file, lenient=lenient)
     engine = console.engine(model, dtype, device)
     with console.progress() as report:

@@ -31,7 +31,8 @@ def methods(as_json: AsJson = False) -> None:
     from holdfast.methods.registry import COMMON, LATENT, defaults
 
     if as_json:
-        console.emit([{"name": n, "summary": e.summary, "options": defaults(e)} for n, e in LATENT.items()])
+        common = {name: default for name, (default, _) in COMMON.items()}
+        console.emit([{"name": n, "summary": e.summary, "options": defaults(e) | common} for n, e in LATENT.items()])
         return
     from rich.table import Table
 
@@ -86,7 +87,12 @@ def show(
 ) -> None:
     """Say what a stored context holds, where it came from and what it cost."""
     from holdfast.context.store import read_manifest
+    from holdfast.errors import BadOption
 
+    if page is None and (session or model):
+        raise BadOption("--session and --model are of the page; add --html FILE")
+    if page and (turns or as_json):
+        raise BadOption("--turns and --json print; leave them out with --html")
     manifest = read_manifest(file)
     if page:
         _write_page(file, manifest, page, session, model)
@@ -163,8 +169,11 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
     if session is None:
         raise BadInput("--html colours the session itself; give the file that was compacted with --session")
     console.output_file(page, session, file)
+    made_from = manifest.evidence.get("session_digest")
+    if made_from is None:
+        raise BadInput(f"{file} does not say which one session it was made from, as joined contexts do not")
     rendered = render(read_transcript(session), tokenizer(_trusted(file, manifest, model)))
-    if session_digest(rendered) != manifest.evidence.get("session_digest"):
+    if session_digest(rendered) != made_from:
         raise BadInput(f"{session} is not the session that {file} was made from")
     try:
         fate = fates(manifest.segments, manifest.evidence, len(rendered.ids))

@@ -30,7 +30,9 @@ def recompact(
     output: Output,
     ratio: Annotated[float | None, typer.Option(help="Tokens per slot of everything compacted.")] = None,
     slots: Annotated[int | None, typer.Option(help="Slots per head instead, on average.")] = None,
-    allocation: Annotated[str, typer.Option(help="How slots are spread over heads. Default: as they are.")] = "",
+    allocation: Annotated[
+        str, typer.Option(help="global, layer or head: what keeps its part of the slots. Default: the method's.")
+    ] = "",
     apart: Annotated[bool, typer.Option("--apart", help="Segments do not compete for slots.")] = False,
     model: OwnModel = "",
     dtype: OwnDtype = "",

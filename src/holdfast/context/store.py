@@ -74,8 +74,8 @@ class Manifest(_Strict):
 def save(context: CompactContext, path: str | Path, model: Model) -> Path:
     """Write `context`, made with `model`, to `path`; the file appears whole or not at all.
 
-    Raises BadInput where it cannot be written, or where a file stands that is no context; BadContext for a context of
-    another model.
+    Raises BadInput where it cannot be written, could not be read again (numbers that are not finite), or where a file
+    stands that is no context; BadContext for a context of another model.
     """
     path = Path(path)
     if context.model_digest not in ("", model.digest):
@@ -83,6 +83,11 @@ def save(context: CompactContext, path: str | Path, model: Model) -> Path:
     check_target(path)
     segments = [_entry(segment) for segment in context.segments]
     tensors = {name: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, t in _tensors(context)}
+    if odd := [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
+        raise BadInput(
+            f"{path} is not written: {odd[0]} of the context is not finite, so that it could not be read again; use "
+            "float32, or options of the method that are nearer to its defaults"
+        )
     manifest = Manifest(
         format=_format(segments),
         model=model.name,

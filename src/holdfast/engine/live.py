@@ -137,7 +137,7 @@ class Live:
 
     def _splice(self, segment: StateSegment) -> None:
         cache = self.cache.fork()
-        for layer, slots in zip(cache.layers, rotate(_on(segment, self.model), self.model.family), strict=True):
+        for layer, slots in zip(cache.layers, rotate(placed(segment, self.model), self.model.family), strict=True):
             layer.splice(slots)
         self.cache, self.last_hidden, self._rewindable = cache, None, []
         self.next_position = max(self.next_position, int(segment.last_position) + 1)
@@ -170,6 +170,6 @@ def opened(model: Model, context: CompactContext) -> Live:
     return live
 
 
-def _on(segment: StateSegment, model: Model) -> StateSegment:
+def placed(segment: StateSegment, model: Model) -> StateSegment:
     """The segment on the model's device and in its dtype."""
     return replace(segment, layers=tuple(s.to(model.device, model.dtype) for s in segment.layers))

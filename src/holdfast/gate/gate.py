@@ -21,7 +21,7 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
 from holdfast.gate.facts import Located, in_blocks
-from holdfast.gate.repair import carriers, restored
+from holdfast.gate.repair import carriers, restored, settled
 from holdfast.gate.skills import skill
 from holdfast.gate.survival import Survival, fallen, ranges
 from holdfast.methods.base import LatentMethod, Progress, Scored, Span, quiet
@@ -181,7 +181,7 @@ def checked(gate: Gate, work: Work, report: Report) -> tuple[Segment, ...]:
             if not lost.any():
                 break
             scores = restored(work.study.scores, carriers(read, lost), share * room.slots)
-            candidate = work.method.compress(work.study.with_scores(scores), room, work.progress)
+            candidate = settled(work.method.compress(work.study.with_scores(scores), room, work.progress))
             again = survival(candidate)
             if total(again, atoms) >= total(best, atoms):
                 break

@@ -6,12 +6,14 @@ under an unchanged budget the pairs that are worth least make room. The caller m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from holdfast.context.allocation import best
+from holdfast.context.segments import Segment, StateSegment
 from holdfast.methods.reference import Reading, Recorder, largest, uninformed
 from holdfast.methods.repeat import CHUNK, prompt_ids
 
@@ -49,3 +51,18 @@ def restored(scores: Mapping[int, Tensor], carry: Mapping[int, Tensor], slots: f
     """Scores in which the strongest carriers, `slots` a head on average, come before all else."""
     strongest = best(carry, int(slots * sum(s.shape[0] for s in scores.values())))
     return {layer: s.masked_fill(strongest[layer] & (carry[layer] >= LEAST), torch.inf) for layer, s in scores.items()}
+
+
+def settled(made: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Segments whose slots that came before all else are worth as much as the best of the others.
+
+    Worths are stored, and files hold finite numbers alone.
+    """
+    return tuple(_settled(s) if isinstance(s, StateSegment) and s.scores else s for s in made)
+
+
+def _settled(segment: StateSegment) -> StateSegment:
+    every = torch.cat(segment.scores)
+    known = every[every.isfinite()]
+    least, most = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    return replace(segment, scores=tuple(s.nan_to_num(nan=least, posinf=most, neginf=least) for s in segment.scores))

@@ -1,7 +1,7 @@
 """Guard against hijack: a compact memory must not break what the model can do without it.
 
-Crammed vectors can take over a model's first layers (Progressive Cramming, see docs/methods.md), so a few next-token
-predictions that have nothing to do with the session are scored before and after.
+Vectors that were crammed full of a text can take over a model's first layers, so a few next-token predictions that have
+nothing to do with the session are scored before and after.
 """
 
 from __future__ import annotations

@@ -237,6 +237,6 @@ def _plain(read: Reading, ids: Tensor) -> Asked:
 
 def uninformed(read: Reading, record: Recorder, first: int | None = None) -> Asked:
     """Queries that look at the whole span, and of which it is not known what they gain."""
-    mass = next(iter(record.mass.values()))
+    mass = record.mass[read.layers[0]]  # a sliding layer may have kept other queries
     none = mass.new_zeros(mass.shape[1])
     return Asked(record, slice(0, len(read.span)), lambda kind: none, none.bool(), first)

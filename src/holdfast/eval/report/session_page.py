@@ -74,7 +74,7 @@ def _facts(evidence: Mapping[str, Any]) -> str:
     """The table of atoms, and every loss with a link to its turn."""
     gate = evidence.get("gate")
     if not gate:
-        return "<p>This context was made without the gate: what it lost was not measured.</p>"
+        return "<p>What this context lost was not measured: it was made without the gate, or tightened since.</p>"
     head = "<tr><th>kind</th><th>found</th><th>kept</th><th>repaired</th><th>lost</th></tr>"
     rows = "".join(
         f"<tr><td>{text(kind)}</td>"

@@ -76,16 +76,21 @@ class OldNew:
 
 
 def split(span: Span, cut: int) -> tuple[Span, Span]:
-    """The first `cut` tokens and the others. A block that is cut keeps its origin on both sides."""
+    """The first `cut` tokens and the others. A block that is cut stands on both sides, each with its own tokens."""
     early = tuple(_clipped(span.blocks, 0, cut))
     late = tuple(_clipped(span.blocks, cut, len(span)))
-    return Span(early, span.start, span.later), Span(late, span.start + cut, span.later)
+    return (
+        Span(early, span.start, span.later, span.facts[:cut]),
+        Span(late, span.start + cut, span.later, span.facts[cut:]),
+    )
 
 
 def _clipped(blocks: tuple[Block, ...], start: int, stop: int) -> Iterator[Block]:
     at = 0
     for block in blocks:
-        ids = block.ids[max(0, start - at) : max(0, stop - at)]
+        first, last = max(0, start - at), min(len(block), max(0, stop - at))
         at += len(block)
-        if ids:
-            yield replace(block, ids=ids)
+        if first < last:
+            begin = block.origin.tokens[0]
+            origin = replace(block.origin, tokens=(begin + first, begin + last))
+            yield replace(block, ids=block.ids[first:last], origin=origin)
