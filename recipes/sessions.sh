@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 rows=out/sessions.jsonl
 mkdir -p out
 .venv/bin/holdfast eval run --transcripts "$transcripts" --probes "$probes" \
-  --latent truncate --latent kvzip --ratio 2 --ratio 4 --ratio 8 --ratio 16 --window "${WINDOW:-2048}" --out "$rows"
+  --latent truncate --latent kvzip --latent informed --ratio 2 --ratio 4 --ratio 8 --ratio 16 --window "${WINDOW:-2048}" --out "$rows"
 .venv/bin/holdfast eval run --transcripts "$transcripts" --probes "$probes" --latent kvzip_per_head \
   --ratio 8 --window "${WINDOW:-2048}" --out "$rows"
 .venv/bin/holdfast eval score "$rows" --by-transcript

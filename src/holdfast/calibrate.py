@@ -17,6 +17,7 @@ from holdfast.context.allocation import best
 from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
+from holdfast.gate.facts import marked
 from holdfast.methods.base import Progress, Scored, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.session import ROOM
@@ -68,4 +69,5 @@ def _spans(transcripts: Sequence[Transcript], engine: LocalEngine, window: int, 
     if not pieces:
         raise BadInput(f"no session has {window} tokens; give longer ones or a smaller --window")
     chosen = [ids for _, _, ids in sorted(pieces, key=lambda piece: piece[:2])[:limit]]
-    return [Span((Block(ids, Origin(0, Kind.OBSERVATION, (0, 0), (0, len(ids)))),), 0) for ids in chosen]
+    blocks = [Block(ids, Origin(0, Kind.OBSERVATION, (0, 0), (0, len(ids)))) for ids in chosen]
+    return [Span((block,), 0, facts=marked((block,), engine.model.tokenizer)) for block in blocks]

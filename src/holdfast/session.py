@@ -248,8 +248,7 @@ def compact_live(
     ids = torch.tensor([i for part in cut for i in _ids(part.blocks)])
     for part in cut:
         for span in spans(part, by_turn):
-            facts = marked(span.blocks, engine.model.tokenizer)
-            told = replace(span, later=ids[span.start + len(span) :][:LATER], facts=facts)
+            told = replace(span, later=ids[span.start + len(span) :][:LATER])
             made = work.compress(told, live, shared if span.start == first else None)
             segments.extend(made)
             live = _extended(live, made, span.start + len(span))
@@ -305,8 +304,11 @@ class _Work:
         budget = from_ratio(len(span), self.ratio)
         if budget.holds(len(span)):
             return (TokenSegment(span.ids, span.positions, span.origins),)
-        study, seconds = self._study(span, live, shared)
         began = time.perf_counter()
+        span = replace(span, facts=marked(span.blocks, self.engine.model.tokenizer))
+        finding = time.perf_counter() - began
+        study, seconds = self._study(span, live, shared)
+        began = time.perf_counter() - finding
         made = self._gated(Work(self.method, study, budget, span, live, self.engine, self.progress))
         self.seconds += seconds + time.perf_counter() - began
         return made

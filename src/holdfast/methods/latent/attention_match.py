@@ -27,6 +27,7 @@ from holdfast.methods.base import Progress, Span, quiet
 from holdfast.methods.heads import LOG_BOUND, Head, assembled, paid, picked
 from holdfast.methods.matching import Sample, attended, deviation, sample
 from holdfast.methods.nested import evicting
+from holdfast.methods.reference import Reading
 from holdfast.methods.reference import check
 
 PULLS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean power of a slot's attention; tried on the held-out queries
@@ -47,6 +48,10 @@ class Study(NamedTuple):
     report: dict[str, float]
     """Filled by `compress` for the latest budget: `heads`, how many stayed `plain`, and the mean held-out `deviation`
     `before` and `after`."""
+
+    @property
+    def reading(self) -> Reading:
+        return self.base.reading
 
     @property
     def span(self) -> Span:

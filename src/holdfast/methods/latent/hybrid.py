@@ -25,6 +25,7 @@ from holdfast.methods import eviction
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet
 from holdfast.methods.heads import Head, Masks, assembled, joined, pair_bytes, picked
 from holdfast.methods.nested import evicting, nested
+from holdfast.methods.reference import Reading
 from holdfast.model.states import States
 
 
@@ -46,6 +47,10 @@ class Study(NamedTuple):
     first: eviction.Study
     second: Any
     """None where the second method works on the states of the first."""
+
+    @property
+    def reading(self) -> Reading:
+        return self.first.reading
 
     @property
     def span(self) -> Span:

@@ -1,4 +1,4 @@
-"""Promises that a reading from outside found broken: options that did nothing, numbers of something else."""
+"""Options do what they say or are refused, and numbers are of what is really held."""
 
 from __future__ import annotations
 
