@@ -27,8 +27,7 @@ from holdfast.methods.base import Progress, Span, quiet
 from holdfast.methods.heads import LOG_BOUND, Head, assembled, paid, picked
 from holdfast.methods.matching import Sample, attended, deviation, sample
 from holdfast.methods.nested import evicting
-from holdfast.methods.reference import Reading
-from holdfast.methods.reference import check
+from holdfast.methods.reference import Reading, check
 
 PULLS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean power of a slot's attention; tried on the held-out queries
 SELECTORS = ("base", "rms", "omp")
