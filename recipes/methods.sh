@@ -15,7 +15,7 @@ methods=(informed kvzip kvzip:reach=256 snapkv expected_attention h2o keydiff kn
 methods+=(attention_match merge pool hybrid truncate informed:storage=int8)
 run "${methods[@]/#/--latent=}" --ratio 2 --ratio 4 --ratio 8 --ratio 16 --ratio 32
 choices=(informed:allocation=head informed:allocation=layer informed:allocation=pyramid informed:cap=3)
-choices+=(attention_match:allocation=head snapkv:allocation=global expected_attention:allocation=global)
+choices+=("attention_match:base=informed(allocation=head)" snapkv:allocation=global expected_attention:allocation=global)
 choices+=(informed:queries=repeat+later kvzip:queries=own kvzip:queries=study kvzip:queries=random)
 run "${choices[@]/#/--latent=}" --ratio 8 --ratio 16
 .venv/bin/holdfast eval score "$rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from holdfast.context.segments import CompactContext, SoftSegment, StateSegment,
 from holdfast.engine.live import Live, opened
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
+from holdfast.gate.facts import marked
 from holdfast.methods.registry import LATENT, build
 from holdfast.model.load import adopt
 from holdfast.session import Plan, Policy, compact, compact_live, compact_parts, parts, spans
@@ -222,8 +224,11 @@ def test_law_4_every_block_is_accounted_for(two, session, latent, compacted):
         for segment in compacted.segments:
             assert sum(last - first for first, last in (o.tokens for o in segment.origins)) == len(segment)
         assert {(o.turn, o.kind) for o in origins} < {(o.turn, o.kind) for o in blocks}
-    else:
-        assert origins == blocks
+    else:  # a method may cut a block in two; together its parts stand for all of it
+        parts = Counter({(o.turn, o.kind, o.chars): 0 for o in origins})
+        for o in origins:
+            parts[o.turn, o.kind, o.chars] += o.tokens[1] - o.tokens[0]
+        assert parts == {(o.turn, o.kind, o.chars): o.tokens[1] - o.tokens[0] for o in blocks}
 
 
 def test_law_5_the_logical_length_is_kept(two, session, latent, compacted):
@@ -251,7 +256,7 @@ def test_law_6_saved_and_loaded_gives_the_same_logits(two, session, latent, tmp_
 
 
 def test_law_7_turn_by_turn_in_one_session_equals_composing_the_segments(two, session, latent):
-    if "hybrid" in latent:
+    if latent.startswith("virtual_tokens_hybrid"):
         latent = f"{latent},share=0.05"  # so that the shortest turn is long enough
     latent, policy = latent.replace("steps=3", "steps=1").replace("distil=2", "distil=1"), Policy(keep_recent=3)
     context = compact(session, two.engine, plan(latent, by_turn=True, policy=policy))
@@ -263,7 +268,8 @@ def test_law_7_turn_by_turn_in_one_session_equals_composing_the_segments(two, se
         for span in spans(part, by_turn=True):
             past = opened(two.model, CompactContext(tuple(made), span.start))
             budget = from_ratio(len(span), RATIO)
-            made += method.compress(method.study(span, past, two.engine), budget)
+            told = replace(span, facts=marked(span.blocks, two.model.tokenizer))
+            made += method.compress(method.study(told, past, two.engine), budget)
     composed = CompactContext(tuple(made), context.next_position)
     got, want = (two.engine.next_logits(two.engine.open(c), PROBE) for c in (composed, context))
     # tuning starts from memories that differ in their last bits, and carries the difference on
@@ -330,7 +336,7 @@ def test_a_session_with_nothing_to_compact_is_returned_unchanged(two, session, l
 @pytest.mark.parametrize("ratio", [50, 1e6])
 def test_a_huge_ratio_leaves_a_slot_or_says_why_not(tiny, session, latent, ratio):
     engine = tiny("llama").engine
-    if "hybrid" in latent:
+    if latent.startswith("virtual_tokens_hybrid"):
         with pytest.raises(BadOption, match="too short"):
             compact(session, engine, plan(latent, ratio=ratio))
         return
