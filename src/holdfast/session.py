@@ -9,7 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
@@ -260,6 +260,8 @@ def compact_live(
     if plan.slots is not None:  # the ratio is then the one that was worked out
         recipe["slots"] = plan.slots
     evidence = _evidence(cut, live, engine, work.seconds, time.perf_counter() - began)
+    if work.told:
+        evidence["method"] = work.told
     if plan.gate and report:
         recipe["gate"] = asdict(plan.gate)
         evidence["gate"] = report.as_evidence()
@@ -299,6 +301,8 @@ class _Work:
     gate: Gate | None
     report: Report | None
     seconds: float = 0.0
+    told: list[Any] = field(default_factory=list)
+    """What methods report of their own work, span by span, as the held-out error of a fit."""
 
     def compress(self, span: Span, live: Live, shared: Shared | None) -> tuple[Segment, ...]:
         budget = from_ratio(len(span), self.ratio)
@@ -311,6 +315,8 @@ class _Work:
         began = time.perf_counter() - finding
         made = self._gated(Work(self.method, study, budget, span, live, self.engine, self.progress))
         self.seconds += seconds + time.perf_counter() - began
+        if report := getattr(study, "report", None):
+            self.told.append(dict(report))
         return made
 
     def _gated(self, work: Work) -> tuple[Segment, ...]:
