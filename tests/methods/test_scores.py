@@ -207,7 +207,7 @@ def test_a_span_read_in_several_passes_is_scored_as_one_read_at_once(two, ids, s
                 live.feed(part, observer=watched)
             read = Reading(span, past, live, whole.reading.states, engine, quiet, watched)
             got = method.score(read)
-        assert all(torch.allclose(got[x], s, atol=1e-4) for x, s in whole.scores.items())
+        assert all(torch.allclose(got[x], s, rtol=1e-4, atol=1e-4) for x, s in whole.scores.items())
 
 
 def test_keydiff_is_how_unlike_a_key_is_to_the_mean_direction(two, ids):

@@ -153,8 +153,8 @@ def _over_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Te
         out, mass = _flash(flat, slots.keys.view(1, G, n, D), slots.values.view(1, G, n, -1), bias, scaling)
     else:
         parts = [
-            _over_head(flat[:, g * H // G : (g + 1) * H // G], k, v, bias, scaling)
-            for g, (k, v, _, bias) in enumerate(slots.heads())
+            _over_head(mine, k, v, bias, scaling)
+            for mine, (k, v, _, bias) in zip(torch.split(flat, H // G, dim=1), slots.heads(), strict=True)
         ]
         out, mass = (torch.cat(found, dim=1) for found in zip(*parts, strict=True))
     if B > 1:

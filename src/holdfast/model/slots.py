@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Generic, Literal, TypeVar, get_args
 
 import torch
@@ -93,6 +95,10 @@ def group(D: int) -> int:
 Rows = TypeVar("Rows", Tensor, Coded)
 
 
+def _trained(rows: Tensor | Coded) -> bool:
+    return isinstance(rows, Tensor) and rows.requires_grad
+
+
 @dataclass(frozen=True)
 class _Packed(Generic[Rows]):
     """What both kinds of slots are made of."""
@@ -110,16 +116,18 @@ class _Packed(Generic[Rows]):
 
     def heads(self) -> Iterator[tuple[Rows, Rows, Tensor, Tensor | None]]:
         """Keys, values, positions and bias of each head in turn (views)."""
-        at = 0
-        for n in self.lengths:
-            part = slice(at, at + n)
-            yield (
-                self.keys[part],
-                self.values[part],
-                self.positions[part],
-                None if self.bias is None else self.bias[part],
-            )
-            at += n
+        # views of what is being trained belong to one graph; others are made once, because decoding asks at every token
+        return iter(self._heads() if _trained(self.keys) else self._views)
+
+    @cached_property
+    def _views(self) -> list[tuple[Rows, Rows, Tensor, Tensor | None]]:
+        return self._heads()
+
+    def _heads(self) -> list[tuple[Rows, Rows, Tensor, Tensor | None]]:
+        ends = list(accumulate(self.lengths, initial=0))
+        parts = [slice(a, b) for a, b in pairwise(ends)]
+        bias = self.bias
+        return [(self.keys[p], self.values[p], self.positions[p], None if bias is None else bias[p]) for p in parts]
 
     @property
     def nbytes(self) -> int:
