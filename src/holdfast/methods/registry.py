@@ -10,6 +10,7 @@ from holdfast.errors import BadOption
 
 if TYPE_CHECKING:
     from holdfast.methods.base import LatentMethod
+    from holdfast.methods.text.base import TextMethod
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,14 @@ LATENT: dict[str, Entry] = {
 }
 
 
+_TEXT = "holdfast.methods.text"
+
+TEXT: dict[str, Entry] = {
+    "none": Entry(f"{_TEXT}.none:Nothing", "leave the session as it is (baseline)"),
+    "truncate": Entry(f"{_TEXT}.truncate:Truncate", "drop the oldest exchanges (baseline)"),
+}
+
+
 STORAGE = "storage"
 COMMON = {
     STORAGE: (
@@ -105,6 +114,15 @@ def build(spec: str) -> LatentMethod:
 
     method = cls(**read_options(name, cls, own, entry.options, also=tuple(COMMON)))
     return stored(method, dict(_pairs(",".join(common), name)).get(STORAGE, COMMON[STORAGE][0]))
+
+
+def build_text(spec: str) -> TextMethod:
+    """Make a text method from `name` or `name:key=value,key=value`. Raises BadOption as `build` does."""
+    name, _, given = spec.partition(":")
+    if name not in TEXT:
+        raise BadOption(f"no text method is called {name!r}; there are: {', '.join(TEXT)}")
+    cls = load_class(TEXT[name])
+    return cls(**read_options(name, cls, given, TEXT[name].options))  # type: ignore[no-any-return]
 
 
 def read_options(

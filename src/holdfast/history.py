@@ -1,0 +1,1 @@
+"""The append-only log beside a session: every compaction is an event."""

@@ -1,0 +1,44 @@
+"""What a text method is: it rewrites a session, so that it takes fewer tokens and stays legal to send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast.engine.chat import Chat
+from holdfast.transcript.draft import Count, Draft, free
+from holdfast.transcript.size import count
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a rewrite may use."""
+
+    budget: int
+    """Tokens of the whole session."""
+    count: Count = count
+    keep_recent: int = 3
+    """Newest exchanges that stay as they are."""
+    chat: Chat | None = None
+    """The model that writes summaries; None where there is none."""
+
+    def fits(self, held: Draft) -> bool:
+        return held.size(self.count) <= self.budget
+
+    def free(self, held: Draft) -> tuple[int, ...]:
+        """Pieces that may be touched, the oldest first."""
+        return free(held, self.keep_recent)
+
+
+class TextMethod(Protocol):
+    """Rewrites a session. Options are the fields of a frozen dataclass; its file holds nothing else.
+
+    A draft that fits is returned as it is. What may not be touched (`Room.free`) never is, and no result loses its
+    call. A method works from the oldest turn on and stops when the draft fits; one that cannot reach the budget
+    returns the smallest draft that it can make.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def rewrite(self, held: Draft, room: Room) -> Draft: ...
