@@ -96,6 +96,7 @@ def test_join_writes_one_context_of_two(run, stored, model, tmp_path):
         (["--ratio", "2"], "cannot come back"),
         (["--slots", "0"], "at least 1"),
         (["--ratio", "8", "--allocation", "even"], "global, layer"),
+        (["--ratio", "8", "--allocation", "pyramid"], "global, layer"),
     ],
 )
 def test_a_senseless_round_is_one_line_on_stderr(run, stored, model, tmp_path, options, says):

@@ -104,6 +104,7 @@ def test_an_unknown_method_is_refused_with_the_list(name):
         ("virtual_tokens:start=x", "pooled, weighted, token"),
         ("virtual_tokens:optimiser=x", "adam"),
         ("virtual_tokens_attention", "question=..."),
+        ("kvzip:chunk=64,chunk=32", "chunk is given twice"),
     ],
 )
 def test_a_bad_option_is_refused_with_what_there_is(given, listed):

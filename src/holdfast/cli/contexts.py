@@ -172,7 +172,8 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
     made_from = manifest.evidence.get("session_digest")
     if made_from is None:
         raise BadInput(f"{file} does not say which one session it was made from, as joined contexts do not")
-    rendered = render(read_transcript(session), tokenizer(_trusted(file, manifest, model)))
+    # leniently, because that is how it may have been compacted; the digest tells whether it is the same
+    rendered = render(read_transcript(session, lenient=True), tokenizer(_trusted(file, manifest, model)))
     if session_digest(rendered) != made_from:
         raise BadInput(f"{session} is not the session that {file} was made from")
     try:

@@ -158,6 +158,8 @@ def _pairs(text: str, name: str) -> list[tuple[str, str]]:
         key, equals, value = part.partition("=")
         if not equals:
             raise BadOption(f"{name}: expected key=value, got {part!r}")
+        if any(key.strip() == known for known, _ in pairs):
+            raise BadOption(f"{name}: {key.strip()} is given twice")
         pairs.append((key.strip(), value.strip()))
     return pairs
 
