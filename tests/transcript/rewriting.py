@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from holdfast.transcript.draft import Draft, Line, Piece, draft, made_of, units
 from holdfast.transcript.turn import Role, Transcript, Turn
 
-TEXTS = st.sampled_from(["short", "two\nlines", "[image]", "é \u2028 '\"{}", "# head\n\n- item", "cut …\n```bash\nls\n```"])
+TEXTS = st.sampled_from(
+    ["short", "two\nlines", "[image]", "é \u2028 '\"{}", "# head\n\n- item", "cut …\n```bash\nls\n```"]
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from holdfast.transcript.formats import (
     anthropic,
     anthropic_write,
     claude_code,
+    claude_write,
     mini_swe_agent,
     openai_chat,
     openai_write,
@@ -18,7 +19,7 @@ FORMATS: tuple[Format, ...] = (
     Format("openai_chat", openai_chat.sniff, openai_chat.read, openai_write.write),
     Format("anthropic", anthropic.sniff, anthropic.read, anthropic_write.write),
     Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, mini_swe_agent.write, dialect=True),
-    Format("claude_code", claude_code.sniff, claude_code.read),
+    Format("claude_code", claude_code.sniff, claude_code.read, claude_write.write),
     Format("openhands", openhands.sniff, openhands.read),
     Format("aider", aider.sniff, aider.read),
 )
