@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
@@ -41,7 +42,8 @@ def said(turns: tuple[Turn, ...], merged: bool = False) -> list[Said]:
             shown[-1] = replace(last, text=text, calls=last.calls + calls)
         else:
             shown.append(Said(role, turn.text, calls, places.get(turn.call_id)))
-    return shown
+    # Blank lines between what is joined are the format's own.
+    return [replace(one, text=re.sub(r"\n+", "\n", one.text)) for one in shown] if merged else shown
 
 
 @st.composite

@@ -12,6 +12,7 @@ from holdfast.transcript.formats import (
     openai_chat,
     openai_write,
     openhands,
+    openhands_write,
 )
 from holdfast.transcript.formats.base import Format
 
@@ -20,6 +21,6 @@ FORMATS: tuple[Format, ...] = (
     Format("anthropic", anthropic.sniff, anthropic.read, anthropic_write.write),
     Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, mini_swe_agent.write, dialect=True),
     Format("claude_code", claude_code.sniff, claude_code.read, claude_write.write),
-    Format("openhands", openhands.sniff, openhands.read),
-    Format("aider", aider.sniff, aider.read),
+    Format("openhands", openhands.sniff, openhands.read, openhands_write.write),
+    Format("aider", aider.sniff, aider.read, aider.write),
 )
