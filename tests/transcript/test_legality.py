@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,7 +43,6 @@ BROKEN = {
     "assistant first": ((calls("a"), result("a")), "anthropic", 0, "user_first"),
     "assistant last": ((ASK, Turn(Role.ASSISTANT, "Done.")), "anthropic", 1, "user_last"),
     "thinking dropped": ((ASK, calls("a", extra=SIGNED), result("a")), "anthropic", 1, "thinking_kept"),
-    "thinking unsigned": ((ASK, calls("a", reasoning="T"), result("a")), "anthropic", 1, "thinking_kept"),
     "reasoning dropped": (
         (ASK, calls("a", reasoning="T"), result("a"), calls("b"), result("b")),
         "zai",
@@ -101,6 +99,12 @@ def test_items_of_the_responses_wire_are_paired_by_call_id() -> None:
     assert [found.turn for found in problems([ask, answer], "openai_responses")] == [1]
 
 
+def test_thinking_without_its_signature_is_refused_where_it_stands_in_a_message() -> None:
+    blocks = [{"type": "thinking", "thinking": "T"}, *tool_use("c")]
+    sent = [{"role": "user", "content": "a"}, {"role": "assistant", "content": blocks}]
+    assert [(found.turn, found.rule) for found in problems(sent, "anthropic")] == [(1, "signature"), (1, "user_last")]
+
+
 def test_message_that_is_none_is_a_problem_of_its_shape() -> None:
     assert [found.rule for found in problems([{"role": "wizard"}], "openai")] == ["shape"]
 
@@ -146,10 +150,8 @@ def test_request_keeps_signed_thinking_for_anthropic_and_reasoning_content_for_o
 
 def test_image_crosses_from_one_wire_to_the_other_in_its_place() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    parts = [{"type": "text", "text": "see"}, image, {"type": "text", "text": "there"}]
-    (turn,) = parse(
-        json.dumps([{"role": "user", "content": parts}, {"role": "tool", "tool_call_id": "", "content": ""}][:1])
-    ).turns
+    parts: list[Any] = [{"type": "text", "text": "see"}, image, {"type": "text", "text": "there"}]
+    (turn,) = parse(json.dumps([{"role": "user", "content": parts}])).turns
     assert openai_messages([turn])[0]["content"] == parts
     _, (message,) = anthropic_messages([turn])
     source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
@@ -162,4 +164,3 @@ def test_call_whose_arguments_are_no_object_is_sent_as_one() -> None:
     turn = calls("a", arguments="ls -l")
     assert openai_messages([turn])[0]["tool_calls"] == [openai_call("a", "ls -l")]
     assert anthropic_messages([turn])[1][0]["content"][0]["input"] == {"arguments": "ls -l"}
-    assert problems([replace(turn, role=Role.ASSISTANT)], "openai") == ()
