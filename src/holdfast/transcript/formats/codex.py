@@ -7,13 +7,25 @@ the turns before it are kept in `meta["compactions"]`.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.transcript import size
 from holdfast.transcript.document import Document, Entry, Malformed
-from holdfast.transcript.formats.openai_responses import Item, Said, is_item, is_log_mark, read_item, said_of
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.openai_responses import (
+    Item,
+    Said,
+    drafted,
+    is_item,
+    is_log_mark,
+    placed,
+    read_item,
+    said_of,
+    write_items,
+)
 from holdfast.transcript.turn import Role, Transcript
 from holdfast.transcript.wire import obj, take_list, text_or_empty
 
@@ -158,14 +170,14 @@ def _rebuilt(before: tuple[Said, ...], line: Line) -> list[Item]:
     kept: list[Item] = []
     room = _KEPT_USER_TOKENS
     for item in reversed(spoken):
-        if item.value.get("type") == "compacted":
+        if item.turn.extra.get("compacted"):
             continue
         room -= size.count(item.turn.text) if item.turn.role is Role.USER else 0
         if room >= 0:
             kept.append(item)
-    value = {"role": "user", "content": text_or_empty(line.fields.get("message"))}
-    summary = read_item(Entry(line.number, value))
-    return [*reversed(kept), replace(summary, value={**value, "type": "compacted"})]
+    content = [{"type": "input_text", "text": text_or_empty(line.fields.get("message"))}]
+    summary = read_item(Entry(line.number, {"type": "message", "role": "user", "content": content}))
+    return [*reversed(kept), replace(summary, turn=replace(summary.turn, extra={"compacted": True}))]
 
 
 def _session(lines: tuple[Line, ...]) -> dict[str, Any]:
@@ -174,3 +186,24 @@ def _session(lines: tuple[Line, ...]) -> dict[str, Any]:
     context = [line.fields for line in lines if line.kind == "turn_context"]
     models = [{"model": fields["model"]} for fields in context if "model" in fields]
     return {**(head.fields if head else {}), **(models[-1] if models else {})}
+
+
+def write(document: Document, held: Draft) -> str:
+    """The rollout with a `compacted` line that gives the whole new history, as the agent itself compacts: no line
+    before it changes. A flat rollout, which knows no such line, is rewritten in place."""
+    lines, _ = document.read_each(document.lines, read_line)
+    found = placed(said_of(history(lines).items), held.raw.turns)
+    if is_legacy(document):
+        return write_items(document, held, found)
+    stamps = [e.value["timestamp"] for e in document.lines if isinstance(e.value, dict) and "timestamp" in e.value]
+    message = "\n\n".join(piece.turn.text for piece in held.pieces if piece.at is None)
+    payload = {"message": message, "replacement_history": drafted(held, found)}
+    row = {"timestamp": stamps[-1] if stamps else "", "type": "compacted", "payload": payload}
+    return appended(document.text, [row])
+
+
+def appended(text: str, rows: list[Any]) -> str:
+    """JSON lines with more lines at the end."""
+    end = "\r\n" if "\r\n" in text else "\n"
+    added = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
+    return text + ("" if text.endswith("\n") else end) + "".join(line + end for line in added)

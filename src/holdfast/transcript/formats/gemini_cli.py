@@ -107,7 +107,9 @@ def turns_of(entry: Entry) -> tuple[Turn, ...]:
     reasoning = "\n".join(filter(None, (*thoughts, *folded.thoughts)))
     results = [replace(turn, source=entry.number) for turn in (*folded.results, *(result for _, result in made))]
     extra = {**fields, **({"parts": folded.rest} if folded.rest else {})}
-    said = Turn(_SPOKEN[name], "\n".join(filter(None, folded.texts)), reasoning, calls, source=entry.number, extra=extra)
+    said = Turn(
+        _SPOKEN[name], "\n".join(filter(None, folded.texts)), reasoning, calls, source=entry.number, extra=extra
+    )
     if name == "user":
         # Results stand before what the user adds to them.
         return (*results, said) if said.text or not results else tuple(results)

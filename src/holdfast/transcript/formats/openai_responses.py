@@ -7,13 +7,15 @@ system turn of its own: nobody can read it, and everything before it hangs on it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 from holdfast.transcript.document import Document, Entry, Malformed, numbered
+from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.openai_chat import ROLES
+from holdfast.transcript.formats.rebuild import Change, rebuild, render, several, unpacked
 from holdfast.transcript.parts import fold, fold_parts
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text, text_or_empty
@@ -53,7 +55,7 @@ def sniff(document: Document) -> bool:
 
 def is_item(value: object) -> bool:
     """An item of this wire, and no message of another."""
-    if not isinstance(value, dict) or "payload" in value:
+    if not isinstance(value, dict) or "payload" in value or "parentId" in value:
         return False
     type_ = text_or_empty(value.get("type"))
     if "role" not in value:
@@ -207,3 +209,138 @@ def _merged(items: list[Item]) -> Turn:
         source=turns[0].source,
         extra={"items": rest} if rest else {},
     )
+
+
+def write(document: Document, held: Draft) -> str:
+    items, _ = document.read_each(item_entries(document), read_item)
+    return write_items(_with_instructions(document, held), held, placed(said_of(items), held.raw.turns))
+
+
+def write_items(document: Document, held: Draft, found: Sequence[Said | None]) -> str:
+    """The document with the items of the draft; `found` gives for each raw turn what it was read from."""
+    where = [tuple(item.number for item in said.items) if said else () for said in found]
+    entries = item_entries(document)
+    value = document.value if isinstance(document.value, dict) else {}
+    key = next((key for key in LISTS if isinstance(value.get(key), list)), "")
+    return render(document, unpacked(entries, rebuild(entries, held, _edit, _new, where)), key)
+
+
+def _with_instructions(document: Document, held: Draft) -> Document:
+    """The instructions of a request are its first turn, but no item."""
+    raw = held.raw.turns[0]
+    if raw.source or raw.role is not Role.SYSTEM:
+        return document
+    kept = next((piece.turn.text for piece in held.pieces if piece.at == 0), None)
+    return replace(document, value={**document.value, "instructions": kept})
+
+
+def placed(said: Iterable[Said], turns: Iterable[Turn]) -> tuple[Said | None, ...]:
+    """For each turn what it was read from; None for the instructions. A lenient reading has fewer turns."""
+    rest = iter(said)
+    return tuple(next((one for one in rest if _same(one.turn, turn)), None) if turn.source else None for turn in turns)
+
+
+def _same(one: Turn, other: Turn) -> bool:
+    return (one.source, one.role, one.text, one.call_id) == (other.source, other.role, other.text, other.call_id)
+
+
+def drafted(held: Draft, found: Sequence[Said | None]) -> list[Any]:
+    """The items of a whole draft."""
+    items: list[Any] = []
+    for piece in held.pieces:
+        said = found[piece.at] if piece.at is not None else None
+        if said is None:
+            items += items_of(piece.turn)
+        elif said.turn == piece.turn:
+            items += [item.value for item in said.items]
+        else:
+            items += edited([item.value for item in said.items], said.turn, piece.turn)
+    return items
+
+
+def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
+    ((raw, new),) = ((change.raw, change.new) for change in changes)
+    if raw is None or new is None:
+        return values
+    return several(edited(values, raw, new), len(values))
+
+
+def _new(turn: Turn, _near: Any) -> Any:
+    return several(items_of(turn), 1)[0]
+
+
+def items_of(turn: Turn) -> list[Any]:
+    """A turn that stood nowhere, as items."""
+    if turn.role is Role.TOOL and turn.call_id:
+        return [{"type": "function_call_output", "call_id": turn.call_id, "output": turn.text}]
+    role = "assistant" if turn.role is Role.ASSISTANT else "system" if turn.role is Role.SYSTEM else "user"
+    text = [_message_item({}, role, turn.text)] if turn.text or not turn.calls else []
+    return [*_reasoning_items(turn), *text, *(_call_item({}, call) for call in turn.calls)]
+
+
+def edited(values: Sequence[Any], raw: Turn, new: Turn) -> list[Any]:
+    """The items of one turn after a change; what the change does not touch is the very value that it was."""
+    if (raw.role, raw.call_id) != (new.role, new.call_id):
+        return items_of(new)
+    if raw.role is Role.TOOL:
+        return [{**values[0], "output": new.text}]
+    if raw.role is not Role.ASSISTANT:
+        return [_message_item(values[0], values[0]["role"], new.text)] if "role" in values[0] else items_of(new)
+    return list(_edited_answer(values, raw, new))
+
+
+def _edited_answer(values: Sequence[Any], raw: Turn, new: Turn) -> Iterator[Any]:
+    calls = {call.id: call for call in new.calls}
+    text = [new.text] if new.text and new.text != raw.text else []
+    if new.reasoning != raw.reasoning:
+        yield from _reasoning_items(new)
+    spoken = any(not _call_id(value) and value.get("type") != "reasoning" for value in values)
+    for value in values:
+        call_id = _call_id(value)
+        if value.get("type") == "reasoning":
+            yield from [value] if new.reasoning == raw.reasoning else []
+        elif not call_id and new.text == raw.text:
+            yield value
+        else:
+            # The new text stands where the old one began, or before the calls.
+            if text and (not call_id or not spoken):
+                yield _message_item(value if "role" in value else {}, "assistant", text.pop())
+            call = calls.pop(call_id, None)
+            if call:
+                yield value if call in raw.calls else _call_item(value, call)
+    yield from (_message_item({}, "assistant", words) for words in text)
+    yield from (_call_item({}, call) for call in calls.values())
+
+
+def _call_id(value: dict[str, Any]) -> str:
+    return text_or_empty(value.get("call_id")) if text_or_empty(value.get("type")).endswith("_call") else ""
+
+
+def _message_item(old: dict[str, Any], role: str, text: str) -> dict[str, Any]:
+    kind = "output_text" if role == "assistant" else "input_text"
+    plain = isinstance(old.get("content"), str)
+    fields = old or {"type": "message", "role": role}
+    return {**fields, "content": text if plain else [{"type": kind, "text": text}]}
+
+
+def _reasoning_items(turn: Turn) -> list[Any]:
+    if not turn.reasoning:
+        return []
+    return [{"type": "reasoning", "summary": [{"type": "summary_text", "text": turn.reasoning}]}]
+
+
+def _call_item(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
+    key = next((key for key in _ARGUMENTS if key in old), "arguments")
+    if old and key not in ("arguments", "input"):
+        # What the provider runs itself takes its arguments as an object.
+        return {**old, key: parsed(call.arguments)}
+    fields = old or {"type": "function_call", "call_id": call.id}
+    return {**fields, "name": call.name, key: call.arguments}
+
+
+def parsed(arguments: str) -> Any:
+    """Arguments as JSON where they are; else as they stand."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments

@@ -162,6 +162,28 @@ def _stranded(numbers: Sequence[int], spoken: set[int], gone: set[int]) -> set[i
     return found
 
 
+@dataclass(frozen=True)
+class _Several:
+    values: tuple[Any, ...]
+
+
+def several(values: Sequence[Any], places: int) -> list[Any]:
+    """What an `edit` or a `new` gives where the number of entries changes; `unpacked` lays it out."""
+    return [_Several(tuple(values)), *[None] * (places - 1)]
+
+
+def unpacked(entries: Sequence[Entry], items: Iterable[Item]) -> list[Item]:
+    """The items, those made with `several` one by one. A value that was an entry is that entry."""
+    numbers = {id(entry.value): entry.number for entry in entries}
+    flat: list[Item] = []
+    for item in items:
+        if isinstance(item.value, _Several):
+            flat += [Item(value, numbers.get(id(value), 0)) for value in item.value.values]
+        else:
+            flat.append(item)
+    return flat
+
+
 def render(document: Document, items: Sequence[Item], key: str = "messages") -> str:
     """The file's text with these entries: JSON lines, a JSON list, or the object with its list under `key`.
 

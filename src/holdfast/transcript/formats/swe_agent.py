@@ -8,11 +8,15 @@ write their action into the text and get the observation as a user message: ther
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 from holdfast.transcript.document import Document, Entry, numbered
+from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import openai_chat
+from holdfast.transcript.formats.rebuild import Change, rebuild, render
 from holdfast.transcript.parts import fold
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import obj, take_list, take_text, text_or_empty
@@ -63,7 +67,8 @@ def _with_text_calls(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
         waiting = ""
         action = _action(turn)
         if action:
-            waiting = f"call_{turn.source}_0"
+            # Of the action and not of its place, which changes when turns before it go.
+            waiting = f"call_{crc32(action.encode()):08x}"
             call = ToolCall(waiting, "bash", json.dumps({"command": action}, ensure_ascii=False))
             turn = replace(turn, calls=(call,))  # noqa: PLW2901
         done.append(turn)
@@ -75,3 +80,53 @@ def _action(turn: Turn) -> str:
     if turn.role is not Role.ASSISTANT or turn.calls:
         return ""
     return text_or_empty(turn.extra.get("action")).strip()
+
+
+def write(document: Document, held: Draft) -> str:
+    return render(document, rebuild(entries(document), held, _edit, _new), "history")
+
+
+def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
+    (value,), (change,) = values, changes
+    raw, new = change.raw, change.new
+    if raw is None or new is None:
+        return values
+    if (raw.role, raw.call_id) != (new.role, new.call_id):
+        return [_new(new, value)]
+    fields = dict(value)
+    if new.text != raw.text:
+        fields["content"] = _content(value, new.text)
+    if new.reasoning != raw.reasoning:
+        known = {key: held for key, held in fields.items() if key not in ("thinking_blocks", "reasoning_content", "reasoning")}
+        fields = {**known, **({"reasoning_content": new.reasoning} if new.reasoning else {})}
+    return [fields if new.calls == raw.calls else _with_calls(fields, raw.calls, new.calls)]
+
+
+def _content(old: dict[str, Any], text: str) -> Any:
+    return [{"type": "text", "text": text}] if isinstance(old.get("content"), list) else text
+
+
+def _with_calls(fields: dict[str, Any], raw: Sequence[ToolCall], new: Sequence[ToolCall]) -> dict[str, Any]:
+    """The message with these calls. An action in the text is none of them once they differ."""
+    wire = fields.get("tool_calls")
+    olds = {call.id: old for call, old in zip(raw, wire, strict=False)} if isinstance(wire, list) else {}
+    same = {call.id for call in raw if call in new}
+    calls = [olds[call.id] if call.id in olds and call.id in same else _call(call) for call in new]
+    kept = {key: value for key, value in fields.items() if key not in ("tool_calls", "action")}
+    return {**kept, **({"tool_calls": calls} if calls else {})}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _new(turn: Turn, near: Any) -> Any:
+    agent = {"agent": near["agent"]} if isinstance(near, dict) and "agent" in near else {}
+    fields: dict[str, Any] = {"role": turn.role.value, "content": turn.text, **agent}
+    if turn.calls:
+        fields["tool_calls"] = [_call(call) for call in turn.calls]
+    if turn.call_id:
+        fields["tool_call_ids"] = [turn.call_id]
+    if turn.reasoning:
+        fields["reasoning_content"] = turn.reasoning
+    return fields
