@@ -132,7 +132,7 @@ PI: list[dict[str, Any]] = [
         stopReason="toolUse",
     ),
     pi_message("x1", "a2", "user", "A question that was taken back"),
-    pi_message("a3", "a2", "toolResult", [{"type": "text", "text": "a.py"}], toolCallId="c1", toolName="bash", isError=True),
+    pi_message("a3", "a2", "toolResult", [{"type": "text", "text": "a.py"}], toolCallId="c1", isError=True),
     pi_node("a4", "a3", message={"role": "bashExecution", "command": "pwd", "output": "/r", "exitCode": 0}),
     pi_node("a5", "a4", "custom", customType="ext", data={}),
     pi_node("a6", "a5", "custom_message", customType="ext", content="Mind the gap.", display=True),

@@ -61,7 +61,7 @@ def claimants(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", [*BY_FORMAT, *OTHER_LAYOUTS])
 def test_each_sample_is_claimed_by_exactly_its_own_format(name: str) -> None:
-    assert claimants({**BY_FORMAT, **OTHER_LAYOUTS}[name]) == [name.split()[0]]
+    assert claimants({**BY_FORMAT, **OTHER_LAYOUTS}[name]) == [name.split(maxsplit=1)[0]]
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real sessions are not here")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from holdfast.transcript.formats import (
     aider,
     anthropic,
+    anthropic_write,
     claude_code,
     cline,
     codex,
@@ -12,6 +13,7 @@ from holdfast.transcript.formats import (
     mini_swe_agent,
     openai_chat,
     openai_responses,
+    openai_write,
     opencode,
     openhands,
     pi,
@@ -20,17 +22,17 @@ from holdfast.transcript.formats import (
 from holdfast.transcript.formats.base import Format
 
 FORMATS: tuple[Format, ...] = (
-    Format("openai_chat", openai_chat.sniff, openai_chat.read),
-    Format("anthropic", anthropic.sniff, anthropic.read),
-    Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, dialect=True),
+    Format("openai_chat", openai_chat.sniff, openai_chat.read, openai_write.write),
+    Format("anthropic", anthropic.sniff, anthropic.read, anthropic_write.write),
+    Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, mini_swe_agent.write, dialect=True),
     Format("claude_code", claude_code.sniff, claude_code.read),
     Format("openhands", openhands.sniff, openhands.read),
-    Format("openai_responses", openai_responses.sniff, openai_responses.read, dialect=True),
-    Format("codex", codex.sniff, codex.read, dialect=True),
-    Format("opencode", opencode.sniff, opencode.read),
-    Format("pi", pi.sniff, pi.read),
-    Format("swe_agent", swe_agent.sniff, swe_agent.read),
-    Format("cline", cline.sniff, cline.read, dialect=True),
-    Format("gemini_cli", gemini_cli.sniff, gemini_cli.read, dialect=True),
+    Format("openai_responses", openai_responses.sniff, openai_responses.read, openai_responses.write, dialect=True),
+    Format("codex", codex.sniff, codex.read, codex.write, dialect=True),
+    Format("opencode", opencode.sniff, opencode.read, opencode.write),
+    Format("pi", pi.sniff, pi.read, pi.write),
+    Format("swe_agent", swe_agent.sniff, swe_agent.read, swe_agent.write),
+    Format("cline", cline.sniff, cline.read, cline.write, dialect=True),
+    Format("gemini_cli", gemini_cli.sniff, gemini_cli.read, gemini_cli.write, dialect=True),
     Format("aider", aider.sniff, aider.read),
 )

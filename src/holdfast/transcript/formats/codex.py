@@ -191,6 +191,8 @@ def _session(lines: tuple[Line, ...]) -> dict[str, Any]:
 def write(document: Document, held: Draft) -> str:
     """The rollout with a `compacted` line that gives the whole new history, as the agent itself compacts: no line
     before it changes. A flat rollout, which knows no such line, is rewritten in place."""
+    if held.turns == held.raw.turns:
+        return document.text
     lines, _ = document.read_each(document.lines, read_line)
     found = placed(said_of(history(lines).items), held.raw.turns)
     if is_legacy(document):

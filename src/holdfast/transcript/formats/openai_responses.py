@@ -17,6 +17,7 @@ from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.openai_chat import ROLES
 from holdfast.transcript.formats.rebuild import Change, rebuild, render, several, unpacked
 from holdfast.transcript.parts import fold, fold_parts
+from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text, text_or_empty
 
@@ -50,7 +51,8 @@ class Said:
 
 def sniff(document: Document) -> bool:
     values = [entry.value for entry in item_entries(document)]
-    return any(map(is_item, values)) and not any(map(is_log_mark, values))
+    bare = isinstance(document.value, dict) and "instructions" in document.value and document.value.get("input") == []
+    return bare or (any(map(is_item, values)) and not any(map(is_log_mark, values)))
 
 
 def is_item(value: object) -> bool:
@@ -283,7 +285,7 @@ def edited(values: Sequence[Any], raw: Turn, new: Turn) -> list[Any]:
     if (raw.role, raw.call_id) != (new.role, new.call_id):
         return items_of(new)
     if raw.role is Role.TOOL:
-        return [{**values[0], "output": new.text}]
+        return [{**values[0], "output": refill(values[0].get("output"), new.text)}]
     if raw.role is not Role.ASSISTANT:
         return [_message_item(values[0], values[0]["role"], new.text)] if "role" in values[0] else items_of(new)
     return list(_edited_answer(values, raw, new))
@@ -318,9 +320,9 @@ def _call_id(value: dict[str, Any]) -> str:
 
 def _message_item(old: dict[str, Any], role: str, text: str) -> dict[str, Any]:
     kind = "output_text" if role == "assistant" else "input_text"
-    plain = isinstance(old.get("content"), str)
-    fields = old or {"type": "message", "role": role}
-    return {**fields, "content": text if plain else [{"type": kind, "text": text}]}
+    if old:
+        return {**old, "content": refill(old.get("content"), text)}
+    return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
 
 
 def _reasoning_items(turn: Turn) -> list[Any]:

@@ -7,13 +7,17 @@ its tool turns. What the agent has pruned (`time.compacted`) reads as the model 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry, Malformed
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.rebuild import Change, Item, rebuild, render, several, unpacked
 from holdfast.transcript.parts import fold_parts
+from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import json_text, need_text, obj, take_list, text_or_empty
 
@@ -117,7 +121,7 @@ def steps(parts: Iterable[dict[str, Any]]) -> list[list[tuple[int, dict[str, Any
     return found
 
 
-def _user(parts: tuple[dict[str, Any], ...]) -> tuple[Turn, ...]:
+def _user(parts: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
     sent = [(at, part) for at, part in enumerate(parts) if not _is_unsent(part)]
     if not sent:
         return ()
@@ -161,3 +165,133 @@ def _tool(part: dict[str, Any]) -> tuple[ToolCall, Turn]:
     key = "error" if status == "error" else "output"
     text = CLEARED if pruned else text_or_empty(state.pop(key, None))
     return call, Turn(Role.TOOL, text, call_id=call_id, is_error=status == "error", extra={"state": state})
+
+
+def write(document: Document, held: Draft) -> str:
+    """The export in the order in which the model saw it; what a compaction had replaced does not come back."""
+    if held.turns == held.raw.turns:
+        return document.text
+    messages, _ = document.read_each(document.entries, read_message)
+    live, _ = context(messages)
+    values = {entry.number: entry.value for entry in document.entries}
+    entries = [Entry(at, values[message.number]) for at, message in enumerate(live, 1)]
+    place = {message.number: at for at, message in enumerate(live, 1)}
+    # A summary ends what the message before it asked for: nothing may come between them.
+    asks = {live[at].number: (at,) for at in range(1, len(live)) if live[at].is_summary and live[at - 1].compaction}
+    where = [(*asks.get(turn.source, ()), place[turn.source]) for turn in held.raw.turns]
+    items = unpacked(entries, rebuild(entries, held, _edit, _new, where))
+    if asks and items[0].number != 1:
+        # As a compaction the summary would hide what now stands before it.
+        items = [item for item in items if item.number != 1]
+    return render(document, _with_ids(items))
+
+
+def _with_ids(items: list[Item]) -> list[Item]:
+    """New messages get ids that sort where they stand, because the agent sorts by them."""
+    done: list[Item] = []
+    used: set[str] = set()
+    before = "msg_"
+    for item in items:
+        value = item.value
+        if isinstance(value, dict) and isinstance(value.get("info"), dict):
+            own = text_or_empty(value["info"].get("id"))
+            if not item.number:
+                own = own if own and own not in used else f"{before}0"
+                value = _tied(value, own)
+            used.add(own)
+            before = own or before
+        done.append(Item(value, item.number))
+    return done
+
+
+def _tied(value: dict[str, Any], id_: str) -> dict[str, Any]:
+    """A message under this id, and its new parts with the ids that the agent wants."""
+    session = {"sessionID": value["info"]["sessionID"]} if "sessionID" in value["info"] else {}
+    parts = [
+        part if "id" in part else {"id": f"prt_{id_.removeprefix('msg_')}{at}", "messageID": id_, **session, **part}
+        for at, part in enumerate(value["parts"])
+    ]
+    return {**value, "info": {**value["info"], "id": id_}, "parts": parts}
+
+
+def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
+    """One message. What is new inside it parts it, so that it stays a turn of its own."""
+    *asked, value = values
+    user = value["info"]["role"] == "user"
+    whole = list(enumerate(value["parts"]))
+    left = list(changes)
+    messages: list[Any] = [{**value, "parts": []}]
+    for run in [whole] if user else steps(value["parts"]):
+        turns = _user(value["parts"]) if user else _step(run)
+        mine: list[Change] = []
+        added: list[Turn] = []
+        while left and (len(mine) < len(turns) or left[0].raw is None):
+            change = left.pop(0)
+            if change.raw is not None:
+                mine.append(change)
+            elif change.new is not None:
+                added.append(change.new)
+        messages[-1]["parts"] += _edited([part for _, part in run], mine)
+        for turn in added:
+            messages += [_new(turn, value), {**value, "parts": []}]
+    return [*asked, *several([message for message in messages if message["parts"]], 1)]
+
+
+def _edited(parts: list[dict[str, Any]], changes: list[Change]) -> list[Any]:
+    """The parts of one answer, or of a user's message, after its changes."""
+    if all(change.new == change.raw for change in changes):
+        return parts
+    said = changes[0]
+    if said.raw is None or said.new is None:
+        return []
+    raw, new = said.raw, said.new
+    words = [part for part in parts if _is_word(part)]
+    fresh = words if new.text == raw.text else refill(words, new.text)
+    thoughts = [part for part in parts if part.get("type") == "reasoning"]
+    if new.reasoning != raw.reasoning:
+        thoughts = [{"type": "reasoning", "text": new.reasoning}] if new.reasoning else []
+    calls = {call.id: call for call in new.calls}
+    results = {change.raw.call_id: change for change in changes[1:] if change.raw}
+    tools = [part for part in parts if part.get("type") == "tool"]
+    kept = [
+        _edited_tool(part, calls[part["callID"]], results.get(part["callID"]))
+        for part in tools
+        if part["callID"] in calls
+    ]
+    unsent = [part for part in parts if _is_unsent(part)]
+    begins = [part for part in unsent if part.get("type") in ("step-start", "snapshot")]
+    return [*begins, *thoughts, *fresh, *kept, *(part for part in unsent if part not in begins)]
+
+
+def _is_word(part: dict[str, Any]) -> bool:
+    return not _is_unsent(part) and part.get("type") not in ("tool", "reasoning")
+
+
+def _edited_tool(part: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
+    """A call with its result. One that never ended has only an error to hold it."""
+    state = part["state"] if isinstance(part.get("state"), dict) else {}
+    if json_text(state.get("input", {})) != call.arguments:
+        state = {**state, "input": call_input(call)}
+    if result and result.new and result.new != result.raw:
+        times = state.get("time")
+        if isinstance(times, dict):
+            state = {**state, "time": {key: value for key, value in times.items() if key != "compacted"}}
+        failed = state.get("status") != "completed"
+        state = {
+            **state,
+            "status": "error" if failed else "completed",
+            "error" if failed else "output": result.new.text,
+        }
+    return {**part, "tool": call.name, "state": state}
+
+
+def _new(turn: Turn, near: Any) -> Any:
+    """A message of one text part; ids come when its place is known."""
+    info = near["info"] if isinstance(near, dict) and isinstance(near.get("info"), dict) else {}
+    kept = {key: info[key] for key in ("sessionID", "time", "agent", "model") if key in info}
+    role = "assistant" if turn.role is Role.ASSISTANT else "user"
+    parts: list[Any] = [{"type": "text", "text": turn.text}]
+    for call in turn.calls:
+        state = {"status": "pending", "input": call_input(call)}
+        parts.append({"type": "tool", "callID": call.id, "tool": call.name, "state": state})
+    return {"info": {"role": role, **kept}, "parts": parts}

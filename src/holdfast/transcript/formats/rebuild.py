@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft
-from holdfast.transcript.turn import Turn
+from holdfast.transcript.turn import ToolCall, Turn
+from holdfast.transcript.wire import json_text
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,38 @@ def unpacked(entries: Sequence[Entry], items: Iterable[Item]) -> list[Item]:
         else:
             flat.append(item)
     return flat
+
+
+def kept_calls(raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> tuple[list[ToolCall | None], list[ToolCall]]:
+    """For each call of a turn what it is now, None where it went; and the calls that are new."""
+    left = list(calls)
+    kept: list[ToolCall | None] = []
+    for old in raw:
+        found = next((at for at, call in enumerate(left) if call.id == old.id), None)
+        kept.append(None if found is None else left.pop(found))
+    return kept, left
+
+
+def put_blocks(
+    content: Sequence[Any], calls: Sequence[ToolCall | None] | None = None, thinking: bool = True
+) -> list[Any]:
+    """Content parts with other calls (one for each `tool_use`, None to drop it) and with or without thinking."""
+    made: list[Any] = []
+    now = iter(calls or ())
+    for part in content:
+        type_ = part.get("type") if isinstance(part, dict) else None
+        if type_ == "tool_use" and calls is not None:
+            call = next(now)
+            if call is not None:
+                made.append(_put_use(part, call))
+        elif thinking or type_ not in ("thinking", "redacted_thinking"):
+            made.append(part)
+    return made
+
+
+def _put_use(part: dict[str, Any], call: ToolCall) -> dict[str, Any]:
+    same = json_text(part.get("input", {})) == call.arguments and part["name"] == call.name
+    return part if same else {**part, "name": call.name, "input": call_input(call)}
 
 
 def render(document: Document, items: Sequence[Item], key: str = "messages") -> str:

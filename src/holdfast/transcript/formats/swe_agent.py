@@ -13,13 +13,15 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
+from holdfast.transcript.compose import openai_call
 from holdfast.transcript.document import Document, Entry, numbered
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import openai_chat
 from holdfast.transcript.formats.rebuild import Change, rebuild, render
 from holdfast.transcript.parts import fold
+from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import obj, take_list, take_text, text_or_empty
+from holdfast.transcript.wire import obj, take_list, text_or_empty
 
 _MARKS = ("agent", "message_type", "is_demo", "tool_call_ids", "action")
 
@@ -95,15 +97,15 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
         return [_new(new, value)]
     fields = dict(value)
     if new.text != raw.text:
-        fields["content"] = _content(value, new.text)
+        fields["content"] = refill(value.get("content"), new.text)
     if new.reasoning != raw.reasoning:
-        known = {key: held for key, held in fields.items() if key not in ("thinking_blocks", "reasoning_content", "reasoning")}
+        known = {
+            key: held
+            for key, held in fields.items()
+            if key not in ("thinking_blocks", "reasoning_content", "reasoning")
+        }
         fields = {**known, **({"reasoning_content": new.reasoning} if new.reasoning else {})}
     return [fields if new.calls == raw.calls else _with_calls(fields, raw.calls, new.calls)]
-
-
-def _content(old: dict[str, Any], text: str) -> Any:
-    return [{"type": "text", "text": text}] if isinstance(old.get("content"), list) else text
 
 
 def _with_calls(fields: dict[str, Any], raw: Sequence[ToolCall], new: Sequence[ToolCall]) -> dict[str, Any]:
@@ -111,20 +113,16 @@ def _with_calls(fields: dict[str, Any], raw: Sequence[ToolCall], new: Sequence[T
     wire = fields.get("tool_calls")
     olds = {call.id: old for call, old in zip(raw, wire, strict=False)} if isinstance(wire, list) else {}
     same = {call.id for call in raw if call in new}
-    calls = [olds[call.id] if call.id in olds and call.id in same else _call(call) for call in new]
+    calls = [olds[call.id] if call.id in olds and call.id in same else openai_call(call) for call in new]
     kept = {key: value for key, value in fields.items() if key not in ("tool_calls", "action")}
     return {**kept, **({"tool_calls": calls} if calls else {})}
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _new(turn: Turn, near: Any) -> Any:
     agent = {"agent": near["agent"]} if isinstance(near, dict) and "agent" in near else {}
     fields: dict[str, Any] = {"role": turn.role.value, "content": turn.text, **agent}
     if turn.calls:
-        fields["tool_calls"] = [_call(call) for call in turn.calls]
+        fields["tool_calls"] = list(map(openai_call, turn.calls))
     if turn.call_id:
         fields["tool_call_ids"] = [turn.call_id]
     if turn.reasoning:
