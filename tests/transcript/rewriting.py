@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
@@ -41,7 +42,8 @@ def said(turns: tuple[Turn, ...], merged: bool = False) -> list[Said]:
             shown[-1] = replace(last, text=text, calls=last.calls + calls)
         else:
             shown.append(Said(role, turn.text, calls, places.get(turn.call_id)))
-    return shown
+    # Blank lines between what is joined are the format's own.
+    return [replace(one, text=re.sub(r"\n+", "\n", one.text)) for one in shown] if merged else shown
 
 
 @st.composite
@@ -53,7 +55,8 @@ def changed(drawn: st.DrawFn, transcript: Transcript) -> Draft:
         first = drawn(st.integers(0, len(spans) - 1))
         last = drawn(st.integers(first, min(len(spans) - 1, first + 4)))
         start, stop = spans[first][0], spans[last][1]
-        if stop - start == len(held.pieces):
+        rest = (*held.pieces[:start], *held.pieces[stop:])
+        if all(piece.turn.role is Role.SYSTEM for piece in rest):
             continue
         what = drawn(st.sampled_from(["drop", "fold", "put", "put", "add"]))
         text = drawn(TEXTS)

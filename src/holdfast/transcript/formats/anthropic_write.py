@@ -11,7 +11,7 @@ from holdfast.transcript.compose import anthropic_call, anthropic_message, joine
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import anthropic
-from holdfast.transcript.formats.rebuild import Change, Item, kept_calls, put_blocks, rebuild, render
+from holdfast.transcript.formats.rebuild import Change, Item, kept_calls, place, put_blocks, rebuild, render
 from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, Turn
 
@@ -51,7 +51,7 @@ def _said(message: dict[str, Any]) -> Any:
 
 def _edited(role: str, part: Any, raw: Turn | None, turn: Turn) -> tuple[str, Any]:
     """The role and the content of one turn of a message; a result is a list of one block."""
-    if raw is None or raw.role is not turn.role or raw.call_id != turn.call_id:
+    if raw is None:
         fresh = anthropic_message(turn)
         return fresh["role"], fresh["content"]
     if raw.role is not Role.TOOL:
@@ -114,7 +114,7 @@ def _with_system(document: Document, held: Draft) -> Document:
     heads = [at for at, turn in enumerate(held.raw.turns) if not turn.source]
     if not heads:
         return document
-    kept = {piece.at: piece.turn for piece in held.pieces}
+    kept = {place(piece, held): piece.turn for piece in held.pieces}
     value = dict(document.value)
     for key, at in zip(anthropic.system_keys(value), heads, strict=True):
         turn, raw = kept.get(at), held.raw.turns[at]

@@ -34,8 +34,6 @@ def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
 
 def put_message(value: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
     """The message that read as `raw`, so that it reads as `turn`."""
-    if raw.role is not turn.role or raw.call_id != turn.call_id:
-        return openai_message(turn)
     message = dict(value)
     if raw.reasoning != turn.reasoning:
         _put_reasoning(message, turn.reasoning)

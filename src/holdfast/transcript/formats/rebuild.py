@@ -15,7 +15,7 @@ from typing import Any
 
 from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry
-from holdfast.transcript.draft import Draft
+from holdfast.transcript.draft import Draft, Piece
 from holdfast.transcript.turn import ToolCall, Turn
 from holdfast.transcript.wire import json_text
 
@@ -111,6 +111,14 @@ def _distinct(groups: Iterable[_Group | None]) -> list[_Group]:
     return list({id(group): group for group in groups if group is not None}.values())
 
 
+def place(piece: Piece, held: Draft) -> int | None:
+    """The raw turn that a piece is in place of; None where it is new, or has another speaker or another call."""
+    if piece.at is None:
+        return None
+    raw = held.raw.turns[piece.at]
+    return piece.at if (raw.role, raw.call_id) == (piece.turn.role, piece.turn.call_id) else None
+
+
 def _lay(held: Draft, groups: Sequence[_Group | None]) -> dict[int, list[Turn]]:
     """Fill in the changes of every group, and return the new turns by the entry that they stand before."""
     raw = held.raw.turns
@@ -120,7 +128,7 @@ def _lay(held: Draft, groups: Sequence[_Group | None]) -> dict[int, list[Turn]]:
     waiting: list[Turn] = []
     last = -1
     for piece in held.pieces:
-        at = piece.at
+        at = place(piece, held)
         if at is None or at <= last:
             waiting.append(piece.turn)
             continue
