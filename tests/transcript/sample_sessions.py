@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from agent_samples import AGENTS
 from hypothesis import settings
 
 FIXED = settings(max_examples=50, deadline=None, derandomize=True, database=None)
@@ -199,4 +200,5 @@ BY_FORMAT = {
     "mini_swe_agent": json.dumps(MINI),
     "openhands": json.dumps(OPENHANDS),
     "aider": AIDER,
+    **AGENTS,
 }

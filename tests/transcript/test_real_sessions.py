@@ -22,11 +22,15 @@ EXPECTED = {
     "claude-01-agentcmd-four.jsonl": ("claude_code", 63, CHAT | {"tool"}),
     "claude-02-agentcmd-one.jsonl": ("claude_code", 32, CHAT | {"tool"}),
     "claude-04-entire-pr-comments.jsonl": ("claude_code", 97, CHAT | {"tool"}),
-    "cline-01-session.messages.json": ("anthropic", 33, CHAT | {"system", "tool"}),
+    "cline-01-session.messages.json": ("cline", 33, CHAT | {"system", "tool"}),
+    "codex-01-t2012.jsonl": ("codex", 37, CHAT | {"tool"}),
+    "gemini-01-agentcmd.json": ("gemini_cli", 31, CHAT | {"tool"}),
     "messages-01-swesmith-pandas-53652.json": ("openai_chat", 75, CHAT | {"system"}),
     "mini-01-sqlfluff-2419.traj.json": ("mini_swe_agent", 87, CHAT | {"system", "tool"}),
     "openhands-02-ponyc-4593.json": ("openhands", 68, CHAT | {"system", "tool"}),
     "openhands-03-ponyc-4588.json": ("openhands", 101, CHAT | {"system", "tool"}),
+    "sweagent-01-pydicom-1458.traj": ("swe_agent", 26, CHAT | {"system", "tool"}),
+    "sweagent-02-marshmallow-1867-fc.traj": ("swe_agent", 24, CHAT | {"system", "tool"}),
 }
 
 

@@ -20,7 +20,10 @@ from holdfast.transcript.write import write
 DATA = Path(__file__).parents[3] / "shared" / "data" / "transcripts"
 REAL = {
     "openai_chat": ("messages-01-swesmith-pandas-53652.json",),
-    "anthropic": ("cline-01-session.messages.json",),
+    "cline": ("cline-01-session.messages.json",),
+    "codex": ("codex-01-t2012.jsonl",),
+    "gemini_cli": ("gemini-01-agentcmd.json",),
+    "swe_agent": ("sweagent-01-pydicom-1458.traj", "sweagent-02-marshmallow-1867-fc.traj"),
     "mini_swe_agent": ("mini-01-sqlfluff-2419.traj.json",),
     "claude_code": (
         "claude-01-agentcmd-four.jsonl",
@@ -31,7 +34,7 @@ REAL = {
     "aider": ("aider-01-2024-08-13.md",),
 }
 NAMES = [name for names in REAL.values() for name in names]
-MERGES = ("anthropic", "claude_code", "aider")
+MERGES = ("anthropic", "cline", "claude_code", "aider")
 
 
 def holds(text: str, held: Draft) -> None:

@@ -19,7 +19,7 @@ MAX_DEPTH = 100
 """Deeper JSON is refused: no session nests like this, and recursion must end somewhere."""
 
 
-_SESSION_LISTS = ("messages", "history")
+_SESSION_LISTS = ("messages", "history", "input", "output", "items")
 
 
 class Malformed(Exception):

@@ -8,11 +8,18 @@ from holdfast.transcript.formats import (
     anthropic_write,
     claude_code,
     claude_write,
+    cline,
+    codex,
+    gemini_cli,
     mini_swe_agent,
     openai_chat,
+    openai_responses,
     openai_write,
+    opencode,
     openhands,
     openhands_write,
+    pi,
+    swe_agent,
 )
 from holdfast.transcript.formats.base import Format
 
@@ -22,5 +29,12 @@ FORMATS: tuple[Format, ...] = (
     Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, mini_swe_agent.write, dialect=True),
     Format("claude_code", claude_code.sniff, claude_code.read, claude_write.write),
     Format("openhands", openhands.sniff, openhands.read, openhands_write.write),
+    Format("openai_responses", openai_responses.sniff, openai_responses.read, openai_responses.write, dialect=True),
+    Format("codex", codex.sniff, codex.read, codex.write, dialect=True),
+    Format("opencode", opencode.sniff, opencode.read, opencode.write),
+    Format("pi", pi.sniff, pi.read, pi.write),
+    Format("swe_agent", swe_agent.sniff, swe_agent.read, swe_agent.write),
+    Format("cline", cline.sniff, cline.read, cline.write, dialect=True),
+    Format("gemini_cli", gemini_cli.sniff, gemini_cli.read, gemini_cli.write, dialect=True),
     Format("aider", aider.sniff, aider.read, aider.write),
 )

@@ -172,6 +172,28 @@ def _stranded(numbers: Sequence[int], spoken: set[int], gone: set[int]) -> set[i
     return found
 
 
+@dataclass(frozen=True)
+class _Several:
+    values: tuple[Any, ...]
+
+
+def several(values: Sequence[Any], places: int) -> list[Any]:
+    """What an `edit` or a `new` gives where the number of entries changes; `unpacked` lays it out."""
+    return [_Several(tuple(values)), *[None] * (places - 1)]
+
+
+def unpacked(entries: Sequence[Entry], items: Iterable[Item]) -> list[Item]:
+    """The items, those made with `several` one by one. A value that was an entry is that entry."""
+    numbers = {id(entry.value): entry.number for entry in entries}
+    flat: list[Item] = []
+    for item in items:
+        if isinstance(item.value, _Several):
+            flat += [Item(value, numbers.get(id(value), 0)) for value in item.value.values]
+        else:
+            flat.append(item)
+    return flat
+
+
 def kept_calls(raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> tuple[list[ToolCall | None], list[ToolCall]]:
     """For each call of a turn what it is now, None where it went; and the calls that are new."""
     left = list(calls)

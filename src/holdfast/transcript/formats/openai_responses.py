@@ -1,0 +1,348 @@
+"""OpenAI Responses items: a list, a request's "input", a response's "output", or one item per line.
+
+What the model said at one go (reasoning, a message, calls) is one assistant turn. An encrypted compaction is a
+system turn of its own: nobody can read it, and everything before it hangs on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+from holdfast.transcript.document import Document, Entry, Malformed, numbered
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.openai_chat import ROLES
+from holdfast.transcript.formats.rebuild import Change, rebuild, render, several, unpacked
+from holdfast.transcript.parts import fold, fold_parts
+from holdfast.transcript.refill import refill
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text, text_or_empty
+
+LISTS = ("input", "output", "items")
+_ITEM_TYPES = ("reasoning", "compaction", "compaction_summary", "item_reference")
+_CONTENT_TYPES = ("input_text", "output_text", "input_image", "input_file")
+_ARGUMENTS = ("arguments", "input", "action", "operation")
+"""Where the kinds of call keep what they call with."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item, read: a turn, or a piece of an assistant turn."""
+
+    number: int
+    value: dict[str, Any]
+    turn: Turn
+
+    @property
+    def joins(self) -> bool:
+        return self.turn.role is Role.ASSISTANT
+
+
+@dataclass(frozen=True)
+class Said:
+    """A turn and the items that it was read from."""
+
+    turn: Turn
+    items: tuple[Item, ...]
+
+
+def sniff(document: Document) -> bool:
+    values = [entry.value for entry in item_entries(document)]
+    bare = isinstance(document.value, dict) and "instructions" in document.value and document.value.get("input") == []
+    return bare or (any(map(is_item, values)) and not any(map(is_log_mark, values)))
+
+
+def is_item(value: object) -> bool:
+    """An item of this wire, and no message of another."""
+    if not isinstance(value, dict) or "payload" in value or "parentId" in value:
+        return False
+    type_ = text_or_empty(value.get("type"))
+    if "role" not in value:
+        return type_ in _ITEM_TYPES or type_.endswith(("_call", "_call_output"))
+    content = value.get("content")
+    kinds = [part.get("type") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    if any(kind in _CONTENT_TYPES for kind in kinds):
+        return type_ in ("", "message")
+    return type_ == "message" and isinstance(value["role"], str) and not kinds
+
+
+def is_log_mark(value: object) -> bool:
+    """A line that an agent's log has beside the items: its head, or the state of its workspace."""
+    if not isinstance(value, dict):
+        return False
+    head = "type" not in value and "role" not in value and {"id", "timestamp"} <= value.keys()
+    return "record_type" in value or head
+
+
+def item_entries(document: Document) -> tuple[Entry, ...]:
+    """The items with their numbers."""
+    if document.lines:
+        return document.lines
+    if isinstance(document.value, dict):
+        return numbered(next((document.value[key] for key in LISTS if isinstance(document.value.get(key), list)), None))
+    return numbered(document.value)
+
+
+def read(document: Document) -> Transcript:
+    items, skipped = document.read_each(item_entries(document), read_item)
+    meta = _top_level(document)
+    head = _instructions(meta)
+    return Transcript((*head, *(said.turn for said in said_of(items))), "openai_responses", meta, skipped)
+
+
+def _top_level(document: Document) -> dict[str, Any]:
+    value = document.value if isinstance(document.value, dict) else {}
+    return {key: held for key, held in value.items() if not (key in LISTS and isinstance(held, list))}
+
+
+def _instructions(meta: dict[str, Any]) -> tuple[Turn, ...]:
+    """The system prompt of a request, taken out of `meta`."""
+    text = meta.get("instructions")
+    if not isinstance(text, str) or not text:
+        return ()
+    del meta["instructions"]
+    return (Turn(Role.SYSTEM, text),)
+
+
+def read_item(entry: Entry) -> Item:
+    """One item, by its type. A type that nobody knows is shown as a placeholder in what the model said."""
+    fields = obj(entry.value, "an item")
+    value = dict(fields)
+    type_ = take_text(fields, "type") or "message"
+    if type_ == "message":
+        turn = _message(fields)
+    elif type_ == "reasoning":
+        turn = _reasoning(fields)
+    elif type_.startswith(("compaction", "context_compaction")):
+        turn = Turn(Role.SYSTEM, f"[{type_}]", extra={"type": type_, **fields})
+    elif type_.endswith("_output") and fields.get("call_id"):
+        turn = _result(type_, fields)
+    elif type_.endswith("_call") and fields.get("call_id"):
+        turn = _call(type_, fields)
+    else:
+        folded = fold_parts([(0, {**fields, "type": type_})])
+        turn = Turn(Role.ASSISTANT, folded.text, extra={"type": type_, **folded.rest.get("0", {})})
+    return Item(entry.number, value, replace(turn, source=entry.number))
+
+
+def _message(fields: dict[str, Any]) -> Turn:
+    name = need_text(fields, "role", "a message")
+    role = ROLES.get(name)
+    if role is None or role is Role.TOOL:
+        raise Malformed(f'expected "role" to be one of system, developer, user, assistant, got "{name[:40]}"')
+    content = fold(fields.pop("content", None))
+    return Turn(role, content.text, content.reasoning, tuple(content.calls), extra={**fields, **content.extra})
+
+
+def _reasoning(fields: dict[str, Any]) -> Turn:
+    """The full text where the provider gives it, else its summary; the encrypted form stays in `extra`."""
+    parts = take_list(fields, "content") or None
+    summary = take_list(fields, "summary")
+    texts = [text_or_empty(part.get("text")) for part in parts or summary if isinstance(part, dict)]
+    if parts:
+        fields["summary"] = summary
+    return Turn(Role.ASSISTANT, "", "\n".join(filter(None, texts)), extra={"type": "reasoning", **fields})
+
+
+def _call(type_: str, fields: dict[str, Any]) -> Turn:
+    call_id = need_text(fields, "call_id", f"a {type_}")
+    named = type_ in ("function_call", "custom_tool_call")
+    name = need_text(fields, "name", f"a {type_}") if named else type_.removesuffix("_call")
+    key = next((key for key in _ARGUMENTS if key in fields), "")
+    call = ToolCall(call_id, name, json_text(fields.pop(key, None)))
+    extra = fields if type_ == "function_call" else {"type": type_, **fields}
+    return Turn(Role.ASSISTANT, calls=(call,), extra=extra)
+
+
+def _result(type_: str, fields: dict[str, Any]) -> Turn:
+    call_id = need_text(fields, "call_id", f"a {type_}")
+    output = fields.pop("output", None)
+    content = fold([output] if isinstance(output, dict) else output)
+    extra = {**fields, **content.extra}
+    if type_ != "function_call_output":
+        extra["type"] = type_
+    return Turn(Role.TOOL, content.text, call_id=call_id, is_error=failed(content.text), extra=extra)
+
+
+def failed(output: str) -> bool:
+    """Whether an output says of itself that its command failed: agents wrap it as JSON with an exit code."""
+    if not output.startswith("{") or '"exit_code"' not in output:
+        return False
+    try:
+        held = json.loads(output)
+    except (ValueError, RecursionError):
+        return False
+    metadata = held.get("metadata") if isinstance(held, dict) else None
+    return isinstance(metadata, dict) and metadata.get("exit_code") not in (0, None)
+
+
+def said_of(items: Iterable[Item]) -> tuple[Said, ...]:
+    """Items to turns: reasoning joins what follows it, calls join the message before them."""
+    groups: list[list[Item]] = []
+    for item in items:
+        if groups and item.joins and groups[-1][-1].joins and not _begins(item.turn, [i.turn for i in groups[-1]]):
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return tuple(Said(_merged(group), tuple(group)) for group in groups)
+
+
+def _begins(turn: Turn, group: list[Turn]) -> bool:
+    """Whether this piece is of a later utterance than the group. While calls wait for results it never is."""
+    if turn.calls or any(said.calls for said in group):
+        return False
+    return any(said.text for said in group)
+
+
+def _merged(items: list[Item]) -> Turn:
+    """One turn from its items. `extra` keeps the rest of each item under its number."""
+    turns = [item.turn for item in items]
+    if len(items) == 1:
+        return turns[0]
+    rest = {str(turn.source): turn.extra for turn in turns if turn.extra}
+    return Turn(
+        turns[0].role,
+        "\n".join(turn.text for turn in turns if turn.text),
+        "\n".join(turn.reasoning for turn in turns if turn.reasoning),
+        tuple(chain.from_iterable(turn.calls for turn in turns)),
+        source=turns[0].source,
+        extra={"items": rest} if rest else {},
+    )
+
+
+def write(document: Document, held: Draft) -> str:
+    items, _ = document.read_each(item_entries(document), read_item)
+    return write_items(_with_instructions(document, held), held, placed(said_of(items), held.raw.turns))
+
+
+def write_items(document: Document, held: Draft, found: Sequence[Said | None]) -> str:
+    """The document with the items of the draft; `found` gives for each raw turn what it was read from."""
+    where = [tuple(item.number for item in said.items) if said else () for said in found]
+    entries = item_entries(document)
+    value = document.value if isinstance(document.value, dict) else {}
+    key = next((key for key in LISTS if isinstance(value.get(key), list)), "")
+    return render(document, unpacked(entries, rebuild(entries, held, _edit, _new, where)), key)
+
+
+def _with_instructions(document: Document, held: Draft) -> Document:
+    """The instructions of a request are its first turn, but no item."""
+    raw = held.raw.turns[0]
+    if raw.source or raw.role is not Role.SYSTEM:
+        return document
+    kept = next((piece.turn.text for piece in held.pieces if piece.at == 0), None)
+    return replace(document, value={**document.value, "instructions": kept})
+
+
+def placed(said: Iterable[Said], turns: Iterable[Turn]) -> tuple[Said | None, ...]:
+    """For each turn what it was read from; None for the instructions. A lenient reading has fewer turns."""
+    rest = iter(said)
+    return tuple(next((one for one in rest if _same(one.turn, turn)), None) if turn.source else None for turn in turns)
+
+
+def _same(one: Turn, other: Turn) -> bool:
+    return (one.source, one.role, one.text, one.call_id) == (other.source, other.role, other.text, other.call_id)
+
+
+def drafted(held: Draft, found: Sequence[Said | None]) -> list[Any]:
+    """The items of a whole draft."""
+    items: list[Any] = []
+    for piece in held.pieces:
+        said = found[piece.at] if piece.at is not None else None
+        if said is None:
+            items += items_of(piece.turn)
+        elif said.turn == piece.turn:
+            items += [item.value for item in said.items]
+        else:
+            items += edited([item.value for item in said.items], said.turn, piece.turn)
+    return items
+
+
+def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
+    ((raw, new),) = ((change.raw, change.new) for change in changes)
+    if raw is None or new is None:
+        return values
+    return several(edited(values, raw, new), len(values))
+
+
+def _new(turn: Turn, _near: Any) -> Any:
+    return several(items_of(turn), 1)[0]
+
+
+def items_of(turn: Turn) -> list[Any]:
+    """A turn that stood nowhere, as items."""
+    if turn.role is Role.TOOL and turn.call_id:
+        return [{"type": "function_call_output", "call_id": turn.call_id, "output": turn.text}]
+    role = "assistant" if turn.role is Role.ASSISTANT else "system" if turn.role is Role.SYSTEM else "user"
+    text = [_message_item({}, role, turn.text)] if turn.text or not turn.calls else []
+    return [*_reasoning_items(turn), *text, *(_call_item({}, call) for call in turn.calls)]
+
+
+def edited(values: Sequence[Any], raw: Turn, new: Turn) -> list[Any]:
+    """The items of one turn after a change; what the change does not touch is the very value that it was."""
+    if (raw.role, raw.call_id) != (new.role, new.call_id):
+        return items_of(new)
+    if raw.role is Role.TOOL:
+        return [{**values[0], "output": refill(values[0].get("output"), new.text)}]
+    if raw.role is not Role.ASSISTANT:
+        return [_message_item(values[0], values[0]["role"], new.text)] if "role" in values[0] else items_of(new)
+    return list(_edited_answer(values, raw, new))
+
+
+def _edited_answer(values: Sequence[Any], raw: Turn, new: Turn) -> Iterator[Any]:
+    calls = {call.id: call for call in new.calls}
+    text = [new.text] if new.text and new.text != raw.text else []
+    if new.reasoning != raw.reasoning:
+        yield from _reasoning_items(new)
+    spoken = any(not _call_id(value) and value.get("type") != "reasoning" for value in values)
+    for value in values:
+        call_id = _call_id(value)
+        if value.get("type") == "reasoning":
+            yield from [value] if new.reasoning == raw.reasoning else []
+        elif not call_id and new.text == raw.text:
+            yield value
+        else:
+            # The new text stands where the old one began, or before the calls.
+            if text and (not call_id or not spoken):
+                yield _message_item(value if "role" in value else {}, "assistant", text.pop())
+            call = calls.pop(call_id, None)
+            if call:
+                yield value if call in raw.calls else _call_item(value, call)
+    yield from (_message_item({}, "assistant", words) for words in text)
+    yield from (_call_item({}, call) for call in calls.values())
+
+
+def _call_id(value: dict[str, Any]) -> str:
+    return text_or_empty(value.get("call_id")) if text_or_empty(value.get("type")).endswith("_call") else ""
+
+
+def _message_item(old: dict[str, Any], role: str, text: str) -> dict[str, Any]:
+    kind = "output_text" if role == "assistant" else "input_text"
+    if old:
+        return {**old, "content": refill(old.get("content"), text)}
+    return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
+
+
+def _reasoning_items(turn: Turn) -> list[Any]:
+    if not turn.reasoning:
+        return []
+    return [{"type": "reasoning", "summary": [{"type": "summary_text", "text": turn.reasoning}]}]
+
+
+def _call_item(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
+    key = next((key for key in _ARGUMENTS if key in old), "arguments")
+    if old and key not in ("arguments", "input"):
+        # What the provider runs itself takes its arguments as an object.
+        return {**old, key: parsed(call.arguments)}
+    fields = old or {"type": "function_call", "call_id": call.id}
+    return {**fields, "name": call.name, key: call.arguments}
+
+
+def parsed(arguments: str) -> Any:
+    """Arguments as JSON where they are; else as they stand."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments

@@ -1,0 +1,297 @@
+"""opencode exports: `{info, messages: [{info, parts}]}`.
+
+An assistant message holds its calls together with their results: each of its steps becomes an assistant turn and
+its tool turns. What the agent has pruned (`time.compacted`) reads as the model sees it, and the output stays in
+`extra`. A finished compaction restarts the history; the turns before it are kept in `meta["compactions"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+from holdfast.transcript.compose import call_input
+from holdfast.transcript.document import Document, Entry, Malformed
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.rebuild import Change, Item, rebuild, render, several, unpacked
+from holdfast.transcript.parts import fold_parts
+from holdfast.transcript.refill import refill
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.wire import json_text, need_text, obj, take_list, text_or_empty
+
+CLEARED = "[Old tool result content cleared]"
+"""What the agent sends in place of an output that it has pruned."""
+INTERRUPTED = "[Tool execution was interrupted]"
+"""What it sends for a call that never ended."""
+_UNSENT = ("step-start", "step-finish", "snapshot", "patch", "retry", "compaction")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message, with the turns it holds."""
+
+    number: int
+    info: dict[str, Any]
+    parts: tuple[dict[str, Any], ...]
+    turns: tuple[Turn, ...]
+
+    @property
+    def id(self) -> str:
+        return text_or_empty(self.info.get("id"))
+
+    @property
+    def compaction(self) -> dict[str, Any] | None:
+        """The part that asks for a compaction."""
+        return next((part for part in self.parts if part.get("type") == "compaction"), None)
+
+    @property
+    def is_summary(self) -> bool:
+        """Whether it ends a compaction."""
+        return self.info.get("summary") is True and not self.info.get("error") and bool(self.turns)
+
+
+def sniff(document: Document) -> bool:
+    return any(isinstance(entry.value, dict) and _is_message(entry.value) for entry in document.entries)
+
+
+def _is_message(value: dict[str, Any]) -> bool:
+    return isinstance(value.get("info"), dict) and isinstance(value.get("parts"), list) and "role" in value["info"]
+
+
+def read(document: Document) -> Transcript:
+    messages, skipped = document.read_each(document.entries, read_message)
+    held, compactions = context(messages)
+    value = document.value if isinstance(document.value, dict) else {}
+    meta = {key: kept for key, kept in value.items() if key != "messages"}
+    meta |= {"compactions": compactions} if compactions else {}
+    turns = tuple(chain.from_iterable(message.turns for message in held))
+    return Transcript(turns, "opencode", meta, skipped)
+
+
+def context(messages: Iterable[Message]) -> tuple[list[Message], list[dict[str, Any]]]:
+    """The messages that the model sees: the last summary, the tail that it kept, and what came after."""
+    held: list[Message] = []
+    compactions: list[dict[str, Any]] = []
+    for message in messages:
+        asked = next((at for at, one in enumerate(held) if one.id and one.id == message.info.get("parentID")), None)
+        part = held[asked].compaction if asked is not None and message.is_summary else None
+        if asked is None or part is None:
+            held.append(message)
+            continue
+        start = next((at for at, one in enumerate(held[:asked]) if one.id == part.get("tail_start_id")), asked)
+        compactions.append(_compaction(message, held[:asked], part))
+        held = [held[asked], message, *held[start:asked], *held[asked + 1 :]]
+    return held, compactions
+
+
+def _compaction(summary: Message, before: list[Message], part: dict[str, Any]) -> dict[str, Any]:
+    spoken = [message for message in before if message.turns]
+    turns = tuple(chain.from_iterable(message.turns for message in spoken))
+    numbers = [message.number for message in spoken]
+    return {"message": summary.number, "messages": numbers, "turns": turns, "metadata": dict(part)}
+
+
+def read_message(entry: Entry) -> Message:
+    """One message."""
+    fields = obj(entry.value, "a message")
+    info = obj(fields.pop("info", None), '"info"')
+    role = need_text(dict(info), "role", '"info"')
+    parts = tuple(obj(part, "a part") for part in take_list(fields, "parts"))
+    if role == "user":
+        turns = _user(parts)
+    elif role == "assistant":
+        turns = tuple(chain.from_iterable(_step(step) for step in steps(parts)))
+    else:
+        raise Malformed(f'expected "role" to be user or assistant, got "{role[:40]}"')
+    turns = tuple(replace(turn, source=entry.number) for turn in turns)
+    if turns:
+        turns = (replace(turns[0], extra={**turns[0].extra, "info": info, **fields}), *turns[1:])
+    return Message(entry.number, info, parts, turns)
+
+
+def steps(parts: Iterable[dict[str, Any]]) -> list[list[tuple[int, dict[str, Any]]]]:
+    """The parts of an assistant message with their positions, one list for each answer of the model."""
+    found: list[list[tuple[int, dict[str, Any]]]] = [[]]
+    for position, part in enumerate(parts):
+        if part.get("type") == "step-start" and any(said.get("type") not in _UNSENT for _, said in found[-1]):
+            found.append([])
+        found[-1].append((position, part))
+    return found
+
+
+def _user(parts: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
+    sent = [(at, part) for at, part in enumerate(parts) if not _is_unsent(part)]
+    if not sent:
+        return ()
+    folded = fold_parts(_shown(at, part) for at, part in sent)
+    return (Turn(Role.USER, folded.text, extra=folded.extra),)
+
+
+def _is_unsent(part: dict[str, Any]) -> bool:
+    return part.get("type") in _UNSENT or part.get("ignored") is True
+
+
+def _shown(position: int, part: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """A part as the shared reader of parts takes it: the ids that tie it to the export say nothing."""
+    hidden = ("id", "sessionID", "messageID")
+    return position, {key: value for key, value in part.items() if key not in hidden}
+
+
+def _step(parts: list[tuple[int, dict[str, Any]]]) -> tuple[Turn, ...]:
+    """One answer of the model and the results of its calls; nothing where it said nothing."""
+    said = [(at, part) for at, part in parts if not _is_unsent(part) and part.get("type") != "tool"]
+    thoughts = [text_or_empty(part.get("text")) for _, part in said if part.get("type") == "reasoning"]
+    folded = fold_parts(_shown(at, part) for at, part in said if part.get("type") != "reasoning")
+    made = [_tool(part) for _, part in parts if part.get("type") == "tool"]
+    if not said and not made:
+        return ()
+    calls = tuple(call for call, _ in made)
+    reasoning = "\n".join(filter(None, thoughts))
+    answer = Turn(Role.ASSISTANT, folded.text, reasoning, calls, extra=folded.extra)
+    return (answer, *(result for _, result in made))
+
+
+def _tool(part: dict[str, Any]) -> tuple[ToolCall, Turn]:
+    call_id, name = need_text(dict(part), "callID", "a tool part"), need_text(dict(part), "tool", "a tool part")
+    state = obj(part.get("state", {}), '"state"')
+    call = ToolCall(call_id, name, json_text(state.pop("input", {})))
+    status = text_or_empty(state.get("status"))
+    if status in ("pending", "running"):
+        return call, Turn(Role.TOOL, INTERRUPTED, call_id=call_id, is_error=True, extra={"state": state})
+    times = state.get("time")
+    pruned = isinstance(times, dict) and bool(times.get("compacted"))
+    key = "error" if status == "error" else "output"
+    text = CLEARED if pruned else text_or_empty(state.pop(key, None))
+    return call, Turn(Role.TOOL, text, call_id=call_id, is_error=status == "error", extra={"state": state})
+
+
+def write(document: Document, held: Draft) -> str:
+    """The export in the order in which the model saw it; what a compaction had replaced does not come back."""
+    if held.turns == held.raw.turns:
+        return document.text
+    messages, _ = document.read_each(document.entries, read_message)
+    live, _ = context(messages)
+    values = {entry.number: entry.value for entry in document.entries}
+    entries = [Entry(at, values[message.number]) for at, message in enumerate(live, 1)]
+    place = {message.number: at for at, message in enumerate(live, 1)}
+    # A summary ends what the message before it asked for: nothing may come between them.
+    asks = {live[at].number: (at,) for at in range(1, len(live)) if live[at].is_summary and live[at - 1].compaction}
+    where = [(*asks.get(turn.source, ()), place[turn.source]) for turn in held.raw.turns]
+    items = unpacked(entries, rebuild(entries, held, _edit, _new, where))
+    if asks and items[0].number != 1:
+        # As a compaction the summary would hide what now stands before it.
+        items = [item for item in items if item.number != 1]
+    return render(document, _with_ids(items))
+
+
+def _with_ids(items: list[Item]) -> list[Item]:
+    """New messages get ids that sort where they stand, because the agent sorts by them."""
+    done: list[Item] = []
+    used: set[str] = set()
+    before = "msg_"
+    for item in items:
+        value = item.value
+        if isinstance(value, dict) and isinstance(value.get("info"), dict):
+            own = text_or_empty(value["info"].get("id"))
+            if not item.number:
+                own = own if own and own not in used else f"{before}0"
+                value = _tied(value, own)
+            used.add(own)
+            before = own or before
+        done.append(Item(value, item.number))
+    return done
+
+
+def _tied(value: dict[str, Any], id_: str) -> dict[str, Any]:
+    """A message under this id, and its new parts with the ids that the agent wants."""
+    session = {"sessionID": value["info"]["sessionID"]} if "sessionID" in value["info"] else {}
+    parts = [
+        part if "id" in part else {"id": f"prt_{id_.removeprefix('msg_')}{at}", "messageID": id_, **session, **part}
+        for at, part in enumerate(value["parts"])
+    ]
+    return {**value, "info": {**value["info"], "id": id_}, "parts": parts}
+
+
+def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
+    """One message. What is new inside it parts it, so that it stays a turn of its own."""
+    *asked, value = values
+    user = value["info"]["role"] == "user"
+    whole = list(enumerate(value["parts"]))
+    left = list(changes)
+    messages: list[Any] = [{**value, "parts": []}]
+    for run in [whole] if user else steps(value["parts"]):
+        turns = _user(value["parts"]) if user else _step(run)
+        mine: list[Change] = []
+        added: list[Turn] = []
+        while left and (len(mine) < len(turns) or left[0].raw is None):
+            change = left.pop(0)
+            if change.raw is not None:
+                mine.append(change)
+            elif change.new is not None:
+                added.append(change.new)
+        messages[-1]["parts"] += _edited([part for _, part in run], mine)
+        for turn in added:
+            messages += [_new(turn, value), {**value, "parts": []}]
+    return [*asked, *several([message for message in messages if message["parts"]], 1)]
+
+
+def _edited(parts: list[dict[str, Any]], changes: list[Change]) -> list[Any]:
+    """The parts of one answer, or of a user's message, after its changes."""
+    if all(change.new == change.raw for change in changes):
+        return parts
+    said = changes[0]
+    if said.raw is None or said.new is None:
+        return []
+    raw, new = said.raw, said.new
+    words = [part for part in parts if _is_word(part)]
+    fresh = words if new.text == raw.text else refill(words, new.text)
+    thoughts = [part for part in parts if part.get("type") == "reasoning"]
+    if new.reasoning != raw.reasoning:
+        thoughts = [{"type": "reasoning", "text": new.reasoning}] if new.reasoning else []
+    calls = {call.id: call for call in new.calls}
+    results = {change.raw.call_id: change for change in changes[1:] if change.raw}
+    tools = [part for part in parts if part.get("type") == "tool"]
+    kept = [
+        _edited_tool(part, calls[part["callID"]], results.get(part["callID"]))
+        for part in tools
+        if part["callID"] in calls
+    ]
+    unsent = [part for part in parts if _is_unsent(part)]
+    begins = [part for part in unsent if part.get("type") in ("step-start", "snapshot")]
+    return [*begins, *thoughts, *fresh, *kept, *(part for part in unsent if part not in begins)]
+
+
+def _is_word(part: dict[str, Any]) -> bool:
+    return not _is_unsent(part) and part.get("type") not in ("tool", "reasoning")
+
+
+def _edited_tool(part: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
+    """A call with its result. One that never ended has only an error to hold it."""
+    state = part["state"] if isinstance(part.get("state"), dict) else {}
+    if json_text(state.get("input", {})) != call.arguments:
+        state = {**state, "input": call_input(call)}
+    if result and result.new and result.new != result.raw:
+        times = state.get("time")
+        if isinstance(times, dict):
+            state = {**state, "time": {key: value for key, value in times.items() if key != "compacted"}}
+        failed = state.get("status") != "completed"
+        state = {
+            **state,
+            "status": "error" if failed else "completed",
+            "error" if failed else "output": result.new.text,
+        }
+    return {**part, "tool": call.name, "state": state}
+
+
+def _new(turn: Turn, near: Any) -> Any:
+    """A message of one text part; ids come when its place is known."""
+    info = near["info"] if isinstance(near, dict) and isinstance(near.get("info"), dict) else {}
+    kept = {key: info[key] for key in ("sessionID", "time", "agent", "model") if key in info}
+    role = "assistant" if turn.role is Role.ASSISTANT else "user"
+    parts: list[Any] = [{"type": "text", "text": turn.text}]
+    for call in turn.calls:
+        state = {"status": "pending", "input": call_input(call)}
+        parts.append({"type": "tool", "callID": call.id, "tool": call.name, "state": state})
+    return {"info": {"role": role, **kept}, "parts": parts}

@@ -1,0 +1,130 @@
+"""SWE-agent trajectories (`*.traj`): the "history" is the session.
+
+The "query" of each step in "trajectory" repeats the whole prompt; it is never walked. Models without tool calls
+write their action into the text and get the observation as a user message: there the call is made of the recorded
+"action", and the observation becomes its result. A demonstration is marked `is_demo` in `extra`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from zlib import crc32
+
+from holdfast.transcript.compose import openai_call
+from holdfast.transcript.document import Document, Entry, numbered
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats import openai_chat
+from holdfast.transcript.formats.rebuild import Change, rebuild, render
+from holdfast.transcript.parts import fold
+from holdfast.transcript.refill import refill
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.wire import obj, take_list, text_or_empty
+
+_MARKS = ("agent", "message_type", "is_demo", "tool_call_ids", "action")
+
+
+def sniff(document: Document) -> bool:
+    value = document.value
+    if not isinstance(value, dict) or not isinstance(value.get("history"), list):
+        return False
+    spoken = [item for item in value["history"] if isinstance(item, dict) and isinstance(item.get("role"), str)]
+    return any(mark in item for item in spoken for mark in _MARKS)
+
+
+def read(document: Document) -> Transcript:
+    turns, skipped = document.read_each(entries(document), _turn)
+    meta = {key: held for key, held in document.value.items() if key not in ("history", "trajectory")}
+    steps = document.value.get("trajectory")
+    if isinstance(steps, list):
+        meta["steps"] = len(steps)
+    return Transcript(_with_text_calls(openai_chat.pair_by_order(turns)), "swe_agent", meta, skipped)
+
+
+def entries(document: Document) -> tuple[Entry, ...]:
+    """The messages of the history."""
+    return numbered(document.value["history"])
+
+
+def _turn(entry: Entry) -> Turn:
+    fields = obj(entry.value, "a message")
+    call_ids = [id_ for id_ in take_list(fields, "tool_call_ids") if isinstance(id_, str)]
+    thoughts = fold(take_list(fields, "thinking_blocks"))
+    turn = openai_chat.turn_of(Entry(entry.number, fields))
+    blocks = {"thinking_blocks": thoughts.rest} if thoughts.rest else {}
+    reasoning = "\n".join(filter(None, (turn.reasoning, thoughts.reasoning)))
+    call_id = turn.call_id or next(iter(call_ids), "") if turn.role is Role.TOOL else ""
+    return replace(turn, reasoning=reasoning, call_id=call_id, extra={**turn.extra, **blocks})
+
+
+def _with_text_calls(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Where an assistant turn acts through its text it gets a call, and the user turn after it answers it."""
+    done: list[Turn] = []
+    waiting = ""
+    for turn in turns:
+        if waiting and turn.role is Role.USER:
+            turn = replace(turn, role=Role.TOOL, call_id=waiting)  # noqa: PLW2901
+        waiting = ""
+        action = _action(turn)
+        if action:
+            # Of the action and not of its place, which changes when turns before it go.
+            waiting = f"call_{crc32(action.encode()):08x}"
+            call = ToolCall(waiting, "bash", json.dumps({"command": action}, ensure_ascii=False))
+            turn = replace(turn, calls=(call,))  # noqa: PLW2901
+        done.append(turn)
+    return tuple(done)
+
+
+def _action(turn: Turn) -> str:
+    """What the agent ran of an assistant turn without tool calls."""
+    if turn.role is not Role.ASSISTANT or turn.calls:
+        return ""
+    return text_or_empty(turn.extra.get("action")).strip()
+
+
+def write(document: Document, held: Draft) -> str:
+    return render(document, rebuild(entries(document), held, _edit, _new), "history")
+
+
+def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
+    (value,), (change,) = values, changes
+    raw, new = change.raw, change.new
+    if raw is None or new is None:
+        return values
+    if (raw.role, raw.call_id) != (new.role, new.call_id):
+        return [_new(new, value)]
+    fields = dict(value)
+    if new.text != raw.text:
+        fields["content"] = refill(value.get("content"), new.text)
+    if new.reasoning != raw.reasoning:
+        known = {
+            key: held
+            for key, held in fields.items()
+            if key not in ("thinking_blocks", "reasoning_content", "reasoning")
+        }
+        fields = {**known, **({"reasoning_content": new.reasoning} if new.reasoning else {})}
+    return [fields if new.calls == raw.calls else _with_calls(fields, raw.calls, new.calls)]
+
+
+def _with_calls(fields: dict[str, Any], raw: Sequence[ToolCall], new: Sequence[ToolCall]) -> dict[str, Any]:
+    """The message with these calls. An action in the text is none of them once they differ."""
+    wire = fields.get("tool_calls")
+    olds = {call.id: old for call, old in zip(raw, wire, strict=False)} if isinstance(wire, list) else {}
+    same = {call.id for call in raw if call in new}
+    calls = [olds[call.id] if call.id in olds and call.id in same else openai_call(call) for call in new]
+    kept = {key: value for key, value in fields.items() if key not in ("tool_calls", "action")}
+    return {**kept, **({"tool_calls": calls} if calls else {})}
+
+
+def _new(turn: Turn, near: Any) -> Any:
+    agent = {"agent": near["agent"]} if isinstance(near, dict) and "agent" in near else {}
+    fields: dict[str, Any] = {"role": turn.role.value, "content": turn.text, **agent}
+    if turn.calls:
+        fields["tool_calls"] = list(map(openai_call, turn.calls))
+    if turn.call_id:
+        fields["tool_call_ids"] = [turn.call_id]
+    if turn.reasoning:
+        fields["reasoning_content"] = turn.reasoning
+    return fields
