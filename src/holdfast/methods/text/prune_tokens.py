@@ -23,7 +23,7 @@ Token = tuple[int, int, float]
 """Start and end in the text, and surprisal in nats."""
 
 LITERAL = re.compile(
-    r"(?<![\w.~$@%+-])[\w.~$@%+-]*[\\/][\w.~$@%+/\\-]+"  # paths and URLs
+    r"(?<![\w.~$@%+:-])[\w.~$@%+:-]*[\\/][\w.~$@%+:/\\-]+"  # paths and URLs
     r"|(?<!\w)\w*\d[\w.:-]*"  # numbers, versions, hashes, ports
     r"|(?<!\w)[A-Za-z_]\w*(?:_\w*|(?<=[a-z])[A-Z]\w*|\.\w+)+"  # snake_case, camelCase, dotted.names
     r"|\b[A-Z]{2,}\b"
