@@ -1,4 +1,4 @@
-"""Drop the long observations: the thesis's first naive baseline (it resolved next to nothing there).
+"""Drop the long observations: the first of two naive baselines.
 
 The call stays, and the result becomes a stub, so that the session stays legal.
 """

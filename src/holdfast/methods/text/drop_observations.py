@@ -1,4 +1,4 @@
-"""Drop every observation: the thesis's second naive baseline.
+"""Drop every observation: the second of two naive baselines.
 
 The call stays, and the result becomes a stub, so that the session stays legal.
 """
