@@ -114,9 +114,12 @@ def test_eval_run_score_and_report_pass_files_to_each_other(run, model, session,
 
 
 def test_methods_are_listed_with_their_options(run):
-    listed = {m["name"]: m for m in json.loads(run("methods", "--json")[1])}
-    assert listed["kvzip"]["options"]["allocation"] == "global"
-    assert listed["virtual_tokens_uniform"]["options"]["weights"] == "uniform"
+    listed = {(m["level"], m["name"]): m for m in json.loads(run("methods", "--json")[1])}
+    assert listed["latent", "kvzip"]["options"]["allocation"] == "global"
+    assert listed["latent", "virtual_tokens_uniform"]["options"]["weights"] == "uniform"
+    assert listed["text", "clamp"]["options"] == {"head": 128, "tail": 128, "errors": 8}
+    shown = run("methods")[1]
+    assert all(name in shown for _, name in listed)
 
 
 @pytest.mark.parametrize(

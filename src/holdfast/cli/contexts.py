@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from holdfast.cli.console import AsJson, Device
 
 if TYPE_CHECKING:
     from holdfast.context.store import Manifest
+    from holdfast.methods.registry import Entry
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -28,23 +30,39 @@ def add_to(app: typer.Typer) -> None:
 
 def methods(as_json: AsJson = False) -> None:
     """List the methods and their options."""
-    from holdfast.methods.registry import COMMON, LATENT, defaults
+    from holdfast.methods.registry import COMMON, LATENT, TEXT, defaults
 
     if as_json:
         common = {name: default for name, (default, _) in COMMON.items()}
-        console.emit([{"name": n, "summary": e.summary, "options": defaults(e) | common} for n, e in LATENT.items()])
+        rows = [("latent", name, entry, common) for name, entry in LATENT.items()]
+        rows += [("text", name, entry, {}) for name, entry in TEXT.items()]
+        console.emit(
+            [
+                {"name": name, "level": level, "summary": entry.summary, "options": defaults(entry) | also}
+                for level, name, entry, also in rows
+            ]
+        )
         return
+    _print_methods("latent method", LATENT)
+    for name, (default, summary) in COMMON.items():
+        console.line(f"every latent method also has {name}={default}: {summary}")
+    console.line("")
+    _print_methods("text method", TEXT)
+
+
+def _print_methods(title: str, entries: Mapping[str, Entry]) -> None:
     from rich.table import Table
 
-    table = Table("method", "what it does", "options and their defaults", box=None, padding=(0, 2, 0, 0))
-    for name, entry in LATENT.items():
+    from holdfast.methods.registry import defaults
+
+    table = Table(title, "what it does", "options and their defaults", box=None, padding=(0, 2, 0, 0))
+    table.columns[-1].overflow = "fold"
+    for name, entry in entries.items():
         full = not entry.options  # a variant has the options of its method
         options = " ".join(f"{k}={v}" for k, v in defaults(entry).items()) if full else ""
         fixed = " ".join(f"{k}={v}" for k, v in entry.options)
         table.add_row(name, entry.summary, options or fixed)
     console.stdout().print(table)
-    for name, (default, summary) in COMMON.items():
-        console.line(f"every method also has {name}={default}: {summary}")
 
 
 def read(

@@ -40,7 +40,7 @@ class FileAccess:
 
     turn: int
     path: str
-    """As the call names it."""
+    """As the call names it, joined to the folder that a shell command says it runs in."""
     result_turn: int | None = None
     part: str = ""
     """Of a read: what was asked for, where it was not the whole file."""

@@ -88,7 +88,7 @@ _JEST = re.compile(r"^\s*Tests:?\s+(\d+ [a-z]+(?:(?:, | \| )\d+ [a-z]+)*)", re.M
 _MOCHA = re.compile(r"^\s+(\d+) (passing|failing|pending)\b", re.MULTILINE)
 _NODE = re.compile(r"^(?:\u2139|#) (pass|fail|cancelled|skipped|todo) (\d+)\s*$", re.MULTILINE)
 _GO_TEST = re.compile(r"^\s*--- (PASS|FAIL|SKIP): ", re.MULTILINE)
-_GO_PACKAGE = re.compile(r"^(ok|FAIL)\s+\S+/?\S*\s+(?:\d[\d.]*s|\(cached\)|\[build failed\])", re.MULTILINE)
+_GO_PACKAGE = re.compile(r"^(ok|FAIL)\s+\S+\s+(?:\d[\d.]*s|\(cached\)|\[build failed\])", re.MULTILINE)
 _CARGO = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 _NUMBERED = re.compile(r"(\d+) ([a-z]+)")
 _NAMED = re.compile(r"([a-z ]+)=(\d+)")

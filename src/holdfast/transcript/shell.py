@@ -6,8 +6,9 @@ import re
 import shlex
 from dataclasses import dataclass
 from functools import lru_cache
+from posixpath import join
 
-_HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1([^\n]*)\n(?:.*?\n)??\s*\2[ \t]*(?=\n|\Z)", re.DOTALL)
+_HEREDOC = re.compile(r"(?<!<)<<-?\s*(['\"]?)([A-Za-z_]\w*)\1")
 _PATCHED = re.compile(r"^\*\*\* (?:Add|Update|Delete) File: (.+?)\s*$|^\+\+\+ (?:b/)?([^\s]+)", re.MULTILINE)
 _REDIRECT = re.compile(r"(?<![<>&\d=-])(?:[12&])?>{1,2}\|?\s*('[^']+'|\"[^\"]+\"|[^\s;&|<>()'\"`]+)")
 _SEPARATOR = re.compile(r"\|\||&&|;|\n|\||&(?!>)")
@@ -31,20 +32,24 @@ class ShellAccess:
 
 
 @lru_cache(maxsize=1 << 12)
-def shell_access(text: str) -> ShellAccess:
-    """Files that the command `text` reads (cat, head, tail, sed -n, nl) and writes (redirection, tee, sed -i, a
-    heredoc, an apply_patch body)."""
-    bare = _HEREDOC.sub(lambda found: f"<<HERE{found.group(3)}", text)
+def shell_access(text: str, folder: str = "") -> ShellAccess:
+    """Files that the command `text` reads (cat, head, tail, sed -n, nl) and writes (redirection, tee, cp, mv, sed -i,
+    a heredoc, an apply_patch body). Paths are relative to `folder`, where it was run, and follow its `cd`."""
+    bare = _without_heredocs(text)
     patched = patched_files(text) if "*** Begin Patch" in text else ()
     reads: list[tuple[str, str]] = []
-    writes: list[str] = [*patched]
+    writes: list[str] = [join(folder, path) for path in patched]
     alone = not patched and "<<" not in bare
     for line in _statements(bare):
         stages = [_words(stage) for stage in line]
-        found, wrote = _reads(stages), [path for stage in line for path in _written(stage)]
+        first = stages[0]
+        if first[:1] == ["cd"]:
+            folder = join(folder, *first[1:2])
+        wrote = [join(folder, path) for stage in line for path in _written(stage)]
+        found = [] if wrote else [(join(folder, path), part) for path, part in _reads(stages)]
         writes += wrote
-        reads += [] if wrote else found
-        alone &= (bool(found) and not wrote) or stages[0][:1] == [] or stages[0][0] in _SILENT
+        reads += found
+        alone &= bool(found) or not first or (first[0] in _SILENT and not wrote)
     return ShellAccess(tuple(dict.fromkeys(reads)), tuple(dict.fromkeys(writes)), alone and bool(reads))
 
 
@@ -52,6 +57,21 @@ def patched_files(text: str) -> tuple[str, ...]:
     """Files that a patch (apply_patch's own form, or a unified diff) changes."""
     found = (match.group(1) or match.group(2) for match in _PATCHED.finditer(text))
     return tuple(dict.fromkeys(path for path in found if path != "/dev/null"))
+
+
+def _without_heredocs(text: str) -> str:
+    """The command lines alone: the bodies between `<<WORD` and WORD are left out."""
+    lines = text.split("\n")
+    ends = {line.strip() for line in lines}
+    kept: list[str] = []
+    waiting: list[str] = []
+    for line in lines:
+        if waiting:
+            waiting = waiting[1:] if line.strip() == waiting[0] else waiting
+            continue
+        kept.append(line)
+        waiting = [match.group(2) for match in _HEREDOC.finditer(line) if match.group(2) in ends]
+    return "\n".join(kept)
 
 
 def _statements(text: str) -> list[list[str]]:
@@ -126,6 +146,8 @@ def _written(stage: str) -> list[str]:
     words = _words(stage)
     if words[:1] == ["tee"]:
         found += [word for word in words[1:] if not word.startswith(("-", "<", ">"))]
+    if words[:1] in (["cp"], ["mv"]):
+        found += words[-1:]
     if words[:1] in (["sed"], ["perl"]) and any(re.fullmatch(r"-[pnEer]*i.*|--in-place.*", w) for w in words[1:]):
         found += words[-1:]
     return found

@@ -44,6 +44,7 @@ _RANGES = (
     *("start_line_one_indexed", "end_line_one_indexed_inclusive", "startLine", "endLine"),
 )
 _COMMANDS = ("command", "cmd", "commands", "script", "code_edit_command")
+_FOLDERS = ("workdir", "cwd", "working_directory")
 _XML_CALL = re.compile(r"<function=([\w.-]+)>(.*?)</function>", re.DOTALL)
 _XML_ARGUMENT = re.compile(r"<parameter=([\w.-]+)>(.*?)</parameter>", re.DOTALL)
 _XML_RESULT = re.compile(
@@ -81,7 +82,7 @@ def action(call: ToolCall) -> Action:
         paths = tuple(path for path, _ in _ranged(arguments))
         return Action(writes=paths, pathless_write=not paths)
     if name in _SHELL or re.search(r"bash|shell|terminal|exec", name):
-        return _shell(tuple(_commands(arguments)))
+        return _shell(tuple(_commands(arguments)), arguments)
     return Action()
 
 
@@ -140,8 +141,9 @@ def _commands(arguments: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _shell(commands: tuple[str, ...]) -> Action:
-    accesses = [shell_access(command) for command in commands]
+def _shell(commands: tuple[str, ...], arguments: Mapping[str, Any]) -> Action:
+    folder = next((value for key in _FOLDERS if isinstance(value := arguments.get(key), str)), "")
+    accesses = [shell_access(command, folder) for command in commands]
     return Action(
         commands,
         tuple(read for access in accesses for read in access.reads),
