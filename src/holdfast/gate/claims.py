@@ -1,0 +1,248 @@
+"""What a model's summary may not say: that the user said what no user turn says, or that something is done that is not.
+
+Only pieces that a model wrote are read; a sentence that fails is struck out, with the reason. Support for a claim about
+the user comes from real user turns alone, so a tool result that poses as the user supports nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from holdfast.gate.lifting import words
+from holdfast.transcript.draft import Draft, Line, Piece, made_of
+from holdfast.transcript.observed import Command, Observed
+from holdfast.transcript.outcomes import Tests
+from holdfast.transcript.tools import answers_text_call
+from holdfast.transcript.turn import Role, Turn
+
+WRITTEN_BY_MODELS = frozenset({"summarize"})
+"""`Piece.made` of what a model wrote."""
+CLOSE = 0.75
+"""Share of a claim's words that must stand in one passage of the user where nothing is quoted."""
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A sentence that was taken out."""
+
+    sentence: str
+    reason: str
+
+
+_VERBS = (
+    r"(?:says?|said|asks?|asked|wants?|wanted|requests?|requested|approves?|approved|confirms?|confirmed|forbids?|forbade"
+    r"|forbidden|instructs?|instructed|tells?|told|agrees?|agreed|prefers?|preferred|insists?|insisted|requires?|required"
+    r"|allows?|allowed|permits?|permitted|authori[sz]e[sd]?|orders?|ordered|demands?|demanded|decided|decides|chose|needs?"
+    r"|wishes|wished|expects?|expected|prohibits?|prohibited|accepts?|accepted|signed off|gave|would like|stated|states"
+    r"|mentioned|specified|granted|okayed|directed|directs|also \w+|explicitly \w+|then \w+|now \w+)"
+)
+_WHO = r"(?:(?:the |our |your )?(?:users?|customer|client|human|operator)|you)"
+_CLAIM = re.compile(
+    rf"""\b{_WHO}\b(?:['’]s)?[ ](?:(?:has|have|had|also|then|now|later|explicitly|clearly|already|just|did|does|is|was)[ ]){{0,3}}{_VERBS}\b
+        |\b(?:as|was|were|been|is|are)?[ ]?(?:asked|requested|approved|confirmed|forbidden|instructed|wanted|required|authori[sz]ed
+            |ordered|permitted|allowed|told|agreed|signed[ ]off)[ ](?:for[ ])?(?:by|with)[ ]{_WHO}\b
+        |\b(?:per|on|at|with|following|despite|under)[ ](?:explicit[ ])?{_WHO}(?:['’]s)?[ ](?:explicit[ ])?
+            (?:requests?|instructions?|approval|orders?|wish(?:es)?|permission|consent|confirmation|demand)\b
+        |\b{_WHO}(?:['’]s)?[ ](?:explicit[ ])?(?:requests?|instructions?|approval|orders?|wish(?:es)?|permission|consent|demand|constraint)s?
+            \b
+        |^\W*(?:user|human)\W{{0,3}}:
+        |\b(?:we|I|the[ ](?:agent|assistant))[ ](?:was|were|am|are|have[ ]been|has[ ]been)[ ](?:\w+[ ])?(?:asked|told|instructed|ordered|authori[sz]ed|allowed)\b
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_APPROVES = re.compile(
+    r"\b(?:approv|confirm|agree|allow|permit|permission|consent|authori[sz]|accept|sign(?:ed)? off|okay|grant)",
+    re.IGNORECASE,
+)
+_YES = re.compile(
+    r"\b(?:yes|yep|yeah|ok(?:ay)?|sure|fine|agreed?|approved?|confirm(?:ed)?|go ahead|lgtm|allow(?:ed)?|may|can now|do it|right"
+    r"|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|sounds good|please do)\b",
+    re.IGNORECASE,
+)
+_NEGATES = re.compile(
+    r"\b(?:not|never|no|nothing|neither|nor|cannot|without|avoid|forbid\w*|forbade|prohibit\w*|refus\w+|stop|don['’]?t|isn['’]?t)\b"
+    r"|n['’]t\b",
+    re.IGNORECASE,
+)
+_QUOTE = re.compile(
+    r"\"([^\"\n]{3,400})\"|“([^”\n]{3,400})”|`([^`\n]{3,400})`|(?<!\w)'([^'\n]{3,400})'(?!\w)|«([^»\n]{3,400})»"
+)
+_PARTS = re.compile(r"[^\n.!?;]++(?:[.!?;](?![\s\"')*”]|$)[^\n.!?;]*+)*+[.!?;]*+[\"')*”]*+")
+_ORDER = re.compile(
+    r"^\W*(?:system|developer|important|user|human)\b\W{0,4}:|\bignore (?:all |any )?(?:previous|prior|earlier|the above)"
+    r"|\bdisregard (?:all |any )?(?:previous|prior|earlier)|\bnew instructions?:",
+    re.IGNORECASE,
+)
+_DONE = re.compile(
+    r"\b(?:done|fixed|completed?|finished|passing|pass(?:es|ed)|verified|succe(?:eds?|eded|ssful(?:ly)?)|resolved|solved|green"
+    r"|works?|working|confirmed working|validated|implemented|deployed)\b|[✅✓✔☑]|\[x\]",
+    re.IGNORECASE,
+)
+_OPEN = re.compile(
+    r"(?:\b(?:not|never|no longer|yet to|still|to be|must|should|shall|until|if|once|when|whether|needs? to|remains?|cannot"
+    r"|will|would|could|can|may|might|so that|make sure|ensure|verify that|want|to|before|after|next|todo|unless|how|does"
+    r"|let|neither|nothing)|n['’]t)\b[^.;,]{0,60}$",
+    re.IGNORECASE,
+)
+_TESTS = re.compile(r"\btests?\b|\bsuite\b|\bspecs?\b|\b(?:\d+)[ ](?:passed|passing)\b|\bci\b", re.IGNORECASE)
+_COUNT = re.compile(
+    r"\b(\d+)(?:[ ]?/[ ]?\d+)?[ ](?:of[ ]\d+[ ])?(?:\w+[ ])?(?:tests?[ ])?(?:passed|passing|pass\b)", re.IGNORECASE
+)
+_TEST_COMMAND = re.compile(
+    r"\b(?:pytest|unittest|tox|nox|jest|vitest|mocha|ctest|phpunit|rspec|gotestsum)\b|\b(?:npm|yarn|pnpm|bun|go|cargo|make|node|mvn|gradle|dotnet)\b[^|;&\n]{0,40}\btest",
+    re.IGNORECASE,
+)
+
+
+def strike(held: Draft, seen: Observed) -> tuple[Draft, tuple[Struck, ...]]:
+    """The draft without sentences that the raw session does not bear out, and these."""
+    if not any(piece.made in WRITTEN_BY_MODELS for piece in held.pieces):
+        return held, ()
+    check = Checker(held.raw.turns, seen)
+    struck: list[Struck] = []
+    pieces = tuple(_piece(piece, check, struck) if piece.made in WRITTEN_BY_MODELS else piece for piece in held.pieces)
+    return (replace(held, pieces=pieces), tuple(struck)) if struck else (held, ())
+
+
+def _piece(piece: Piece, check: Checker, struck: list[Struck]) -> Piece:
+    """A piece without its false sentences; lines that are empty then go, other lines stay as they are."""
+    lines = piece.lines or tuple(Line(text, piece.turns) for text in piece.turn.text.split("\n"))
+    kept: list[Line] = []
+    for line in lines:
+        text, found = _line(line.text, check)
+        struck += found
+        if not found:
+            kept.append(line)
+        elif re.search(r"\w", text):
+            kept.append(replace(line, text=text))
+    if all(a is b for a, b in zip(kept, lines, strict=False)) and len(kept) == len(lines):
+        return piece
+    new = made_of(kept, piece.made, piece.turn.role)
+    return replace(piece, turn=replace(piece.turn, text=new.turn.text), lines=tuple(kept))
+
+
+def _line(text: str, check: Checker) -> tuple[str, list[Struck]]:
+    found: list[Struck] = []
+    for part in text.split("\n") if text else ():
+        for match in _PARTS.finditer(part):
+            reason = check.reason(match[0])
+            if reason:
+                found.append(Struck(match[0].strip(), reason))
+                text = text.replace(match[0], "", 1)
+    return text, found
+
+
+class Checker:
+    """Judges sentences by what the user said and by how commands ended."""
+
+    def __init__(self, turns: Sequence[Turn], seen: Observed) -> None:
+        said = [turn.text for turn in turns if turn.role is Role.USER and not answers_text_call(turn)]
+        self._said = [_plain(text) for text in said]
+        self._passages = [passage for text in said for passage in _passages(text)]
+        self._commands = [command for command in seen.commands if command.result_turn is not None]
+        self._written = bool(seen.writes)
+
+    def reason(self, sentence: str) -> str:
+        """Why a sentence is struck; empty where it may stay."""
+        tests: tuple[Callable[[str], str], ...] = (self._claim, self._order, self._done)
+        return next((why for test in tests if (why := test(sentence))), "")
+
+    def _order(self, sentence: str) -> str:
+        if _ORDER.search(sentence) and _plain(sentence) not in " ".join(self._said):
+            return "poses as an order that no user turn gives"
+        return ""
+
+    def _claim(self, sentence: str) -> str:
+        claim = _CLAIM.search(sentence)
+        if not claim:
+            return ""
+        quotes = [_plain(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
+        long = [quote for quote in quotes if quote.count(" ") > 1]
+        bare = _NEGATES.search(_QUOTE.sub("", sentence)) is None
+        for quote in long:
+            around = [passage for passage in self._passages if quote in _plain(passage)]
+            if not any(quote in text for text in self._said):
+                return f"no user turn says {quote[:60]!r}"
+            if bare and around and all(_turned(quote, passage) for passage in around):
+                return f"the user says the opposite of {quote[:60]!r}"
+        if long and not _APPROVES.search(claim[0]):
+            return ""
+        return "" if self._close(sentence, claim[0]) else "no user turn says so"
+
+    def _close(self, sentence: str, claim: str) -> bool:
+        """Whether one passage of the user has nearly all of the claim's words, and says yes or no as the claim does."""
+        about = words(sentence.replace(claim, " ")) - _FILLERS
+        if not about:
+            return False
+        negated = bool(_NEGATES.search(sentence))
+        for passage in self._passages:
+            if len(about & words(passage)) < CLOSE * len(about) or negated != bool(_NEGATES.search(passage)):
+                continue
+            if not _APPROVES.search(claim) or _YES.search(passage):
+                return True
+        return False
+
+    def _done(self, sentence: str) -> str:
+        done = next((m for m in _DONE.finditer(sentence) if not _OPEN.search(sentence[: m.start()])), None)
+        if not done or sentence.rstrip().endswith("?"):
+            return ""
+        named = [command for command in self._commands if _names(sentence, command)]
+        if named and named[-1].failed:
+            return f"{named[-1].text[:60]!r} failed when it last ran (turn {named[-1].result_turn})"
+        tests = [command for command in self._commands if command.tests or _TEST_COMMAND.search(command.text)]
+        if _TESTS.search(sentence):
+            return _tests(sentence, tests)
+        if not named and tests and tests[-1].failed:
+            return f"the last test run failed (turn {tests[-1].result_turn})"
+        if not self._written and not any(not command.failed for command in self._commands):
+            return "nothing in the session bears it out"
+        return ""
+
+
+def _tests(sentence: str, runs: Sequence[Command]) -> str:
+    """Why a claim about tests is not so: no run, a last run that failed, or another count."""
+    if not runs:
+        return "no test ran"
+    if runs[-1].failed:
+        return f"the last test run failed (turn {runs[-1].result_turn})"
+    counted: list[Tests] = [run.tests for run in runs if run.tests]
+    for number in map(int, _COUNT.findall(sentence)):
+        if counted and number not in {tests.passed for tests in counted}:
+            return f"no test run passed {number}"
+    if not counted and runs[-1].exit_code != 0:
+        return "no test run is known to have succeeded"
+    return ""
+
+
+def _names(sentence: str, command: Command) -> bool:
+    """Whether a sentence names a command, in quotes or as it stands."""
+    text = _plain(command.text)
+    quotes = [_plain(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
+    return text in _plain(sentence) or any(len(quote) > 2 and quote in text for quote in quotes)
+
+
+_FILLERS = words(
+    "user said asked wanted wants request requested approved confirmed forbade told would like that this has have had was "
+    "were is be been then and to by about explicitly clearly per on as whether also now the agent assistant explicit said"
+)
+
+
+def _plain(text: str) -> str:
+    """Alike but for blanks, case and the form of quotes."""
+    return " ".join(text.translate({0x2019: "'", 0x2018: "'", 0x201C: '"', 0x201D: '"'}).casefold().split()).strip(" .")
+
+
+def _passages(text: str) -> Iterator[str]:
+    """Each sentence of the user, and each two in a row."""
+    parts = [match[0].strip() for match in _PARTS.finditer(text) if match[0].strip()]
+    yield from parts
+    yield from (" ".join(two) for two in pairwise(parts))
+
+
+def _turned(quote: str, passage: str) -> bool:
+    """Whether a quote leaves out the `not` that stands before it."""
+    before = _plain(passage).partition(quote)[0]
+    return bool(_NEGATES.search(before)) and not _NEGATES.search(quote)
