@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from holdfast.transcript.cuts import callers_of
 from holdfast.transcript.outcomes import Tests, error_line, exit_code, test_counts
 from holdfast.transcript.tools import Action, action, answers_text_call, calls_of
-from holdfast.transcript.turn import Turn
+from holdfast.transcript.turn import Role, Turn
 
+_APPLIED = re.compile(r"^Applied edit to (.+?)\s*$", re.MULTILINE)
 _OPEN_FILE = re.compile(r"\((?:Open file|open_file): ([^\n)]+)\)")
 
 
@@ -95,7 +96,15 @@ def observed(turns: Sequence[Turn]) -> Observed:
             reads += [FileAccess(step.turn, path, step.result, part, does.alone) for path, part in does.reads]
         if not failed:
             writes += [FileAccess(step.turn, path, step.result) for path in _written(does, result)]
+    writes = sorted([*writes, *_applied(turns)], key=lambda access: access.turn)
     return Observed(tuple(commands), tuple(reads), tuple(writes), tuple(unanswered))
+
+
+def _applied(turns: Sequence[Turn]) -> Iterator[FileAccess]:
+    """Edits that a harness without tool calls made of the model's text, and reported."""
+    for at, turn in enumerate(turns):
+        if turn.role is Role.TOOL and not turn.call_id:
+            yield from (FileAccess(at, path, at) for path in _APPLIED.findall(turn.text))
 
 
 def _command(step: Step, text: str, result: Turn | None) -> Command:

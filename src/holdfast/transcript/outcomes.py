@@ -17,11 +17,12 @@ _EXIT = re.compile(
     r"(?:exit(?:ed)?(?: with)?[ _]?(?:code|status)?|returncode)\W{1,4}(-?\d{1,10})\W*(?:returncode\W*)?$",
     re.IGNORECASE | re.MULTILINE,
 )
+_COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 _EXIT_FIELD = re.compile(r'"exit_?[cC]ode"\s*:\s*(-?\d{1,10})')
 ERROR_LINE = re.compile(
     r"^.*(?:\b\w*(?:Error|Exception)\b(?::|\s*\[|$)|\b[Ee]rror(?:\[\w+\])?:|\bERROR\b|\b[Ff]atal:|\bFAILED\b|\bpanic:|"
-    r"\b[Nn]o such file|\bcommand not found|\b[Pp]ermission denied|\bSegmentation fault|^\s*not ok\b|^\s*[\u2716\u2717\u00d7] |"
-    r"\bnpm ERR!|\bAssertionError\b).*$",
+    r"\b[Nn]o such file|\bcommand not found|\b[Pp]ermission denied|\bSegmentation fault|^\s*not ok\b|"
+    r"^\s*[\u2716\u2717\u00d7] |\bnpm ERR!|\*\*\* \[|^E: |^\w+ Error at ).*$",
     re.MULTILINE,
 )
 
@@ -62,14 +63,20 @@ def _recorded(result: Turn) -> int | None:
 
 def error_line(text: str) -> str:
     """The first line that tells an error, cut to `SHOWN` characters; empty where there is none."""
-    found = ERROR_LINE.search(text)
+    found = ERROR_LINE.search(_plain(text))
     line = found.group().strip() if found else ""
     return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
 
 
 def test_counts(text: str) -> Tests | None:
     """Counts of the test run in `text` (pytest, unittest, jest, vitest, mocha, node, go, cargo); None where none is."""
-    return next((found for reader in _RUNNERS if (found := reader(text))), None)
+    shown = _plain(text)
+    return next((found for reader in _RUNNERS if (found := reader(shown))), None)
+
+
+def _plain(text: str) -> str:
+    """Without the terminal's colours."""
+    return _COLOUR.sub("", text) if "\x1b" in text else text
 
 
 test_counts.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name

@@ -46,7 +46,10 @@ _RANGES = (
 _COMMANDS = ("command", "cmd", "commands", "script", "code_edit_command")
 _XML_CALL = re.compile(r"<function=([\w.-]+)>(.*?)</function>", re.DOTALL)
 _XML_ARGUMENT = re.compile(r"<parameter=([\w.-]+)>(.*?)</parameter>", re.DOTALL)
-_XML_RESULT = re.compile(r"\s*(?:OBSERVATION:|EXECUTION RESULT of \[|<returncode>|<tool_response>|<function_results?>)")
+_XML_RESULT = re.compile(
+    r"\s*(?:OBSERVATION:|EXECUTION RESULT of \[|<returncode>|<tool_response>|<function_results?>|"
+    r"Your (?:last )?command ran successfully and did not produce any output)"
+)
 
 
 @dataclass(frozen=True)
