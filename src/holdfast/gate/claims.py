@@ -32,67 +32,69 @@ class Struck:
     reason: str
 
 
-_VERBS = (
-    r"(?:says?|said|asks?|asked|wants?|wanted|requests?|requested|approves?|approved|confirms?|confirmed|forbids?|forbade"
-    r"|forbidden|instructs?|instructed|tells?|told|agrees?|agreed|prefers?|preferred|insists?|insisted|requires?|required"
-    r"|allows?|allowed|permits?|permitted|authori[sz]e[sd]?|orders?|ordered|demands?|demanded|decided|decides|chose|needs?"
-    r"|wishes|wished|expects?|expected|prohibits?|prohibited|accepts?|accepted|signed off|gave|would like|stated|states"
-    r"|mentioned|specified|granted|okayed|directed|directs|also \w+|explicitly \w+|then \w+|now \w+)"
-)
-_WHO = r"(?:(?:the |our |your )?(?:users?|customer|client|human|operator)|you)"
+_WHO = r"(?:(?:the[ ]|our[ ]|your[ ])?(?:users?|customer|client|human|operator)|you)"
+_HAS = r"(?:(?:has|have|had|also|then|now|later|explicitly|clearly|already|just|did|does|is|was)[ ]){0,3}"
+_SAYS = r"""(?:says?|said|ask(?:s|ed)?|want(?:s|ed)?|request(?:s|ed)?|approve[sd]?|confirm(?:s|ed)?|forb(?:ids?|ade)
+    |forbidden|instruct(?:s|ed)?|tells?|told|agree[sd]?|prefer(?:s|red)?|insist(?:s|ed)?|require[sd]?|allow(?:s|ed)?
+    |permit(?:s|ted)?|authori[sz]e[sd]?|order(?:s|ed)?|demand(?:s|ed)?|decide[sd]?|chose|needs?|wish(?:es|ed)
+    |expect(?:s|ed)?|prohibit(?:s|ed)?|accept(?:s|ed)?|signed[ ]off|gave|would[ ]like|state[sd]?|mention(?:s|ed)?
+    |specif(?:y|ies|ied)|grant(?:s|ed)?|okayed|direct(?:s|ed)?)"""
+_SAID_BY = r"""(?:asked|requested|approved|confirmed|forbidden|instructed|wanted|required|authori[sz]ed|ordered|permitted
+    |allowed|told|agreed|signed[ ]off)"""
+_WISH = r"(?:requests?|instructions?|approval|orders?|wish(?:es)?|permission|consent|confirmation|demands?)"
 _CLAIM = re.compile(
-    rf"""\b{_WHO}\b(?:['’]s)?[ ](?:(?:has|have|had|also|then|now|later|explicitly|clearly|already|just|did|does|is|was)[ ]){{0,3}}{_VERBS}\b
-        |\b(?:as|was|were|been|is|are)?[ ]?(?:asked|requested|approved|confirmed|forbidden|instructed|wanted|required|authori[sz]ed
-            |ordered|permitted|allowed|told|agreed|signed[ ]off)[ ](?:for[ ])?(?:by|with)[ ]{_WHO}\b
-        |\b(?:per|on|at|with|following|despite|under)[ ](?:explicit[ ])?{_WHO}(?:['’]s)?[ ](?:explicit[ ])?
-            (?:requests?|instructions?|approval|orders?|wish(?:es)?|permission|consent|confirmation|demand)\b
-        |\b{_WHO}(?:['’]s)?[ ](?:explicit[ ])?(?:requests?|instructions?|approval|orders?|wish(?:es)?|permission|consent|demand|constraint)s?
-            \b
+    rf"""\b{_WHO}\b[ ]{_HAS}{_SAYS}\b
+        |\b{_SAID_BY}[ ](?:for[ ]|off[ ])?(?:by|with)[ ]{_WHO}\b
+        |\b{_WHO}(?:['\u2019]s?)?[ ](?:explicit[ ])?{_WISH}\b
         |^\W*(?:user|human)\W{{0,3}}:
-        |\b(?:we|I|the[ ](?:agent|assistant))[ ](?:was|were|am|are|have[ ]been|has[ ]been)[ ](?:\w+[ ])?(?:asked|told|instructed|ordered|authori[sz]ed|allowed)\b
-    """,
+        |\b(?:we|I|(?:the[ ])?(?:agent|assistant))[ ](?:was|were|am|are|have[ ]been|has[ ]been)[ ]
+            (?:\w+[ ])?{_SAID_BY}\b""",
     re.VERBOSE | re.IGNORECASE,
 )
 _APPROVES = re.compile(
-    r"\b(?:approv|confirm|agree|allow|permit|permission|consent|authori[sz]|accept|sign(?:ed)? off|okay|grant)",
-    re.IGNORECASE,
+    r"\b(?:approv|confirm|agree|allow|permi|consent|authori[sz]|accept|sign(?:ed)? off|okay|grant)", re.IGNORECASE
 )
 _YES = re.compile(
-    r"\b(?:yes|yep|yeah|ok(?:ay)?|sure|fine|agreed?|approved?|confirm(?:ed)?|go ahead|lgtm|allow(?:ed)?|may|can now|do it|right"
-    r"|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|sounds good|please do)\b",
+    r"\b(?:yes|yep|yeah|ok(?:ay)?|sure|fine|agreed?|approved?|confirm(?:ed)?|go ahead|lgtm|allow(?:ed)?|may|can now|do it"
+    r"|right|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|please do)\b",
     re.IGNORECASE,
 )
 _NEGATES = re.compile(
-    r"\b(?:not|never|no|nothing|neither|nor|cannot|without|avoid|forbid\w*|forbade|prohibit\w*|refus\w+|stop|don['’]?t|isn['’]?t)\b"
-    r"|n['’]t\b",
+    r"\b(?:not|never|no|nothing|neither|nor|cannot|without|avoid|forbid\w*|forbade|prohibit\w*|refus\w+|stop)\b"
+    r"|n['\u2019]t\b|\bdont\b",
     re.IGNORECASE,
 )
 _QUOTE = re.compile(
-    r"\"([^\"\n]{3,400})\"|“([^”\n]{3,400})”|`([^`\n]{3,400})`|(?<!\w)'([^'\n]{3,400})'(?!\w)|«([^»\n]{3,400})»"
+    r"""\"([^\"\n]{3,400})\"|\u201c([^\u201d\n]{3,400})\u201d|`([^`\n]{3,400})`
+        |(?<!\w)'([^'\n]{3,400})'(?!\w)|\u00ab([^\u00bb\n]{3,400})\u00bb""",
+    re.VERBOSE,
 )
-_PARTS = re.compile(r"[^\n.!?;]++(?:[.!?;](?![\s\"')*”]|$)[^\n.!?;]*+)*+[.!?;]*+[\"')*”]*+")
+_SENTENCE = re.compile(
+    r"(?:[^\n.!?;\"]|\"[^\"\n]*+\"|\"|[.!?;](?![\s\"')*\u201d]|$))++[.!?;]*+[\"')*\u201d]*+", re.MULTILINE
+)
 _ORDER = re.compile(
-    r"^\W*(?:system|developer|important|user|human)\b\W{0,4}:|\bignore (?:all |any )?(?:previous|prior|earlier|the above)"
-    r"|\bdisregard (?:all |any )?(?:previous|prior|earlier)|\bnew instructions?:",
+    r"^\W*(?:system|developer|user|human)\b\W{0,4}:|\bignore (?:all |any )?(?:previous|prior|earlier|the above)\b"
+    r"|\bdisregard (?:all |any )?(?:previous|prior|earlier)\b|\bnew instructions?:",
     re.IGNORECASE,
 )
 _DONE = re.compile(
-    r"\b(?:done|fixed|completed?|finished|passing|pass(?:es|ed)|verified|succe(?:eds?|eded|ssful(?:ly)?)|resolved|solved|green"
-    r"|works?|working|confirmed working|validated|implemented|deployed)\b|[✅✓✔☑]|\[x\]",
+    r"\b(?:done|fixed|completed?|finished|passing|pass(?:es|ed)?|verified|succe(?:eds?|eded|ss|ssful(?:ly)?)|resolved|solved"
+    r"|green|works?|working|validated|implemented|deployed)\b|[\u2705\u2713\u2714\u2611]|\[x\]",
     re.IGNORECASE,
 )
 _OPEN = re.compile(
-    r"(?:\b(?:not|never|no longer|yet to|still|to be|must|should|shall|until|if|once|when|whether|needs? to|remains?|cannot"
-    r"|will|would|could|can|may|might|so that|make sure|ensure|verify that|want|to|before|after|next|todo|unless|how|does"
-    r"|let|neither|nothing)|n['’]t)\b[^.;,]{0,60}$",
-    re.IGNORECASE,
+    r"""(?:\b(?:not|never|no[ ]longer|yet[ ]to|still|to|must|should|shall|until|if|once|when|whether|needs?|remains?|cannot
+        |will|would|could|can|may|might|so[ ]that|make[ ]sure|ensure|verify|want|before|after|next|todo|unless|how
+        |let|neither|nothing|none|0)|n['\u2019]t)\b[^.;,]{0,60}$""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_TESTS = re.compile(r"\btests?\b|\bsuite\b|\bspecs?\b|\b(?:\d+)[ ](?:passed|passing)\b|\bci\b", re.IGNORECASE)
+_TESTS = re.compile(r"\btests?\b|\bsuite\b|\bspecs?\b|\b\d+ (?:passed|passing)\b|\bci\b", re.IGNORECASE)
 _COUNT = re.compile(
-    r"\b(\d+)(?:[ ]?/[ ]?\d+)?[ ](?:of[ ]\d+[ ])?(?:\w+[ ])?(?:tests?[ ])?(?:passed|passing|pass\b)", re.IGNORECASE
+    r"\b(\d+)(?: ?/ ?\d+)? (?:of \d+ |of the )?(?:\w+ )?(?:tests? )?(?:passed|passing|pass)\b", re.IGNORECASE
 )
 _TEST_COMMAND = re.compile(
-    r"\b(?:pytest|unittest|tox|nox|jest|vitest|mocha|ctest|phpunit|rspec|gotestsum)\b|\b(?:npm|yarn|pnpm|bun|go|cargo|make|node|mvn|gradle|dotnet)\b[^|;&\n]{0,40}\btest",
+    r"\b(?:pytest|unittest|tox|nox|jest|vitest|mocha|ctest|phpunit|rspec|gotestsum)\b"
+    r"|\b(?:npm|yarn|pnpm|bun|go|cargo|make|node|mvn|gradle|dotnet)\b[^|;&\n]{0,40}\btest",
     re.IGNORECASE,
 )
 
@@ -127,7 +129,7 @@ def _piece(piece: Piece, check: Checker, struck: list[Struck]) -> Piece:
 def _line(text: str, check: Checker) -> tuple[str, list[Struck]]:
     found: list[Struck] = []
     for part in text.split("\n") if text else ():
-        for match in _PARTS.finditer(part):
+        for match in _SENTENCE.finditer(part):
             reason = check.reason(match[0])
             if reason:
                 found.append(Struck(match[0].strip(), reason))
@@ -225,8 +227,8 @@ def _names(sentence: str, command: Command) -> bool:
 
 
 _FILLERS = words(
-    "user said asked wanted wants request requested approved confirmed forbade told would like that this has have had was "
-    "were is be been then and to by about explicitly clearly per on as whether also now the agent assistant explicit said"
+    "user said asked wanted requested approved confirmed forbade told would like that this has have had was were been "
+    "then to by about explicitly clearly per on as whether also now agent assistant explicit"
 )
 
 
@@ -237,7 +239,7 @@ def _plain(text: str) -> str:
 
 def _passages(text: str) -> Iterator[str]:
     """Each sentence of the user, and each two in a row."""
-    parts = [match[0].strip() for match in _PARTS.finditer(text) if match[0].strip()]
+    parts = [match[0].strip() for match in _SENTENCE.finditer(text) if match[0].strip()]
     yield from parts
     yield from (" ".join(two) for two in pairwise(parts))
 

@@ -156,7 +156,9 @@ def _shown(text: str) -> str:
 
 def _lifted_by(atom: Atom, turn: int, lifted: Sequence[Lift]) -> int | None:
     here = (turn, atom.chars[0])
-    return next((lift.turn for lift in lifted if (lift.turn, lift.chars[0]) > here and lift.lifts(atom.text, turn)), None)
+    return next(
+        (lift.turn for lift in lifted if (lift.turn, lift.chars[0]) > here and lift.lifts(atom.text, turn)), None
+    )
 
 
 def _superseded_by(states: Superseded, turn: int, part: int, atom: Atom) -> int | None:

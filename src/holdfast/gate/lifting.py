@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from holdfast.gate.literals import AtomKind
 from holdfast.gate.passages import instructions
+from holdfast.gate.words import words_of
 
 _SENTENCE = re.compile(r"[^\n.!?]++(?:[.!?](?![\s\"')*]|$)[^\n.!?]*+)*+[.!?]*+")
 _LIFTS = re.compile(
@@ -20,9 +21,10 @@ _LIFTS = re.compile(
         |(?:you|we)[ ]can[ ](?:now[ ]|again[ ]|(?=[^\n]*[ ](?:now|again)\W*$))
         |from[ ]now[ ]on,?[ ](?:you|we)[ ](?:may|can)[ ](?!not\b)
         |(?:you|we)[ ]are[ ](?:now[ ])?(?:allowed|free)[ ]to[ ]
-        |(?:you|we)(?:[ ]no[ ]longer|[ ]do[ ]?n['’o]t)[ ](?:need|have)[ ]to[ ](?:avoid[ ])
-        |(?:it[ ]is|it['’]s)[ ](?:now[ ])?(?:fine|ok(?:ay)?|allowed)[ ](?:now[ ])?to[ ](?:now[ ])?
-        |(?:please[ ])?(?:forget|ignore|disregard|scratch|drop)[ ](?:what[ ]I[ ](?:said|told[ ]you|wrote|asked)|my[ ](?:rule|request|instruction|ban)s?)
+        |(?:you|we)(?:[ ]no[ ]longer|[ ]do[ ]?n['\u2019o]t)[ ](?:need|have)[ ]to[ ](?:avoid[ ])
+        |(?:it[ ]is|it['\u2019]s)[ ](?:now[ ])?(?:fine|ok(?:ay)?|allowed)[ ](?:now[ ])?to[ ](?:now[ ])?
+        |(?:please[ ])?(?:forget|ignore|disregard|scratch|drop)[ ]
+            (?:what[ ]I[ ](?:said|told[ ]you|wrote|asked)|my[ ](?:rule|request|instruction|ban)s?)
             (?:[ ](?:before|earlier))?[ ](?:about|on|regarding|against)[ ]
         |never[ ]?mind[ ](?:what[ ]I[ ]said[ ]about[ ]|about[ ]|the[ ])
         |actually,?[ ](?:do[ ]|go[ ]ahead[ ]and[ ]|please[ ]do[ ]|you[ ](?:may|can)[ ])
@@ -30,20 +32,21 @@ _LIFTS = re.compile(
     )(?P<topic>\S[^\n]*)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_BARE = re.compile(r"^\W*(?:actually,? |oh,? )?(?:never ?mind(?: that)?|scratch that|forget (?:it|that))\W*$", re.IGNORECASE)
+_BARE = re.compile(
+    r"^\W*(?:actually,? |oh,? )?(?:never ?mind(?: that)?|scratch that|forget (?:it|that))\W*$", re.IGNORECASE
+)
 _AFTER = re.compile(r"(?:,|;| because | since | as | if | once | when | but | for now| now\b| again\b)")
-_NEGATES = re.compile(r"\b(?:not|never|no|nothing|n't|only|except|without|unless)\b|n['’]t\b", re.IGNORECASE)
+_NEGATES = re.compile(r"\b(?:not|never|no|nothing|n't|only|except|without|unless)\b|n['\u2019]t\b", re.IGNORECASE)
 _WORD = re.compile(r"[\w./@~-]*\w")
-_IDLE = frozenset(
+_IDLE = words_of(
     "a an and any anything are as at be by do for from in into is it its me my of on or our please so that the them "
     "this these those to up us we you your never not no don't dont must should may can only always also all again now"
-    .split()
 )
 _SAME = {
-    **dict.fromkeys("touch edit change modify alter update rewrite".split(), "change"),
-    **dict.fromkeys("delete remove erase".split(), "delete"),
-    **dict.fromkeys("run execute call".split(), "run"),
-    **dict.fromkeys("add install".split(), "add"),
+    **dict.fromkeys(words_of("touch edit change modify alter update rewrite"), "change"),
+    **dict.fromkeys(words_of("delete remove erase"), "delete"),
+    **dict.fromkeys(words_of("run execute call"), "run"),
+    **dict.fromkeys(words_of("add install"), "add"),
 }
 
 

@@ -34,9 +34,22 @@ def _pattern(text: str, kind: AtomKind) -> re.Pattern[str]:
 
 def occurrences(text: str, kind: AtomKind, inside: str) -> list[int]:
     """Where `text` stands as itself."""
-    if text not in inside:
-        return []
-    return [match.start() for match in _pattern(text, kind).finditer(inside)]
+    found, at = [], inside.find(text)
+    while at >= 0:
+        if _pattern(text, kind).match(inside, at):
+            found.append(at)
+        at = inside.find(text, at + 1)
+    return found
+
+
+def stands(text: str, kind: AtomKind, inside: str) -> bool:
+    """Whether `text` stands there as itself."""
+    at = inside.find(text)
+    while at >= 0:
+        if _pattern(text, kind).match(inside, at):
+            return True
+        at = inside.find(text, at + 1)
+    return False
 
 
 class Words:
@@ -47,7 +60,7 @@ class Words:
         self._words = set(_WORD.findall(text))
 
     def holds(self, text: str, kind: AtomKind) -> bool:
-        return self._words.issuperset(_WORD.findall(text)) and bool(occurrences(text, kind, self.text))
+        return self._words.issuperset(_WORD.findall(text)) and stands(text, kind, self.text)
 
 
 def shown(turn: Turn) -> str:

@@ -72,9 +72,10 @@ def section(facts: Sequence[Fact]) -> Piece:
         texts, turns = lines.setdefault((begins, "" if between else fact.text), ([], []))
         texts.append(fact.text)
         turns.append(fact.turn)
-    between = {place(fact)[0]: place(fact)[1] for fact in facts}
+    joins = dict(map(place, facts))
     body = (
-        Line(begins + between[begins].join(texts), tuple(sorted(set(turns)))) for (begins, _), (texts, turns) in lines.items()
+        Line(begins + joins[begins].join(texts), tuple(sorted(set(turns))))
+        for (begins, _), (texts, turns) in lines.items()
     )
     return made_of((Line(HEADER), *body), MADE)
 
@@ -83,4 +84,9 @@ def _order(fact: Fact) -> tuple[int, int, int, int]:
     """Rules by turn, then what the user said, then by kind and turn."""
     kinds = (*_RULES, *_NAMES)
     rule = fact.kind in _RULES
-    return (0 if rule else 1, fact.turn if rule else int(fact.speaker is not Role.USER), kinds.index(fact.kind), fact.turn)
+    return (
+        0 if rule else 1,
+        fact.turn if rule else int(fact.speaker is not Role.USER),
+        kinds.index(fact.kind),
+        fact.turn,
+    )

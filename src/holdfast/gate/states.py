@@ -63,9 +63,9 @@ class Superseded:
                 return turned
         for edit, text in self.edits.get((turn, part), ()):
             gone = len(occurrences(atom.text, atom.kind, edit.gone))
-            if gone and gone == len(occurrences(atom.text, atom.kind, text)):
-                if not occurrences(atom.text, atom.kind, edit.left):
-                    return edit.by
+            everywhere = gone == len(occurrences(atom.text, atom.kind, text))
+            if gone and everywhere and not occurrences(atom.text, atom.kind, edit.left):
+                return edit.by
         return None
 
 
@@ -92,7 +92,9 @@ def _replace(found: Superseded, old: int | None, new: int) -> None:
         found.parts[old, 0] = new
 
 
-def _file(found: Superseded, turns: Sequence[Turn], held: list[tuple[Part, str]], access: FileAccess, wrote: bool) -> None:
+def _file(
+    found: Superseded, turns: Sequence[Turn], held: list[tuple[Part, str]], access: FileAccess, wrote: bool
+) -> None:
     """One access of a file; `held` are the parts that show it, each with the range that it shows."""
     if not wrote:
         result = access.result_turn

@@ -16,7 +16,7 @@ from holdfast.errors import Lost
 from holdfast.gate.claims import Struck, strike
 from holdfast.gate.ledger import RULES, Fact, Ledger
 from holdfast.gate.literals import AtomKind
-from holdfast.gate.presence import Words, occurrences, shown
+from holdfast.gate.presence import Words, shown, stands
 from holdfast.gate.section import cost, is_section, place, section
 from holdfast.methods.text.base import Room
 from holdfast.transcript.draft import Count, Draft, Piece, task_piece, turn_size
@@ -96,9 +96,12 @@ def reserve(held: Draft, known: Ledger, room: Room) -> int:
     """Tokens that a method should leave free: the rules that it may drop, and a share of the budget."""
     free = set(room.free(held))
     fixed = {at for index, piece in enumerate(held.pieces) if index not in free for at in piece.turns}
-    rules = [f for f in known.live if f.kind in RULES and not any(place.turn in fixed for place in f.live)]
-    needed = turn_size(section(rules).turn, room.count) if rules else 0
-    return needed + int(SHARE * room.budget) if free else 0
+    droppable = [fact for fact in known.live if not any(place.turn in fixed for place in fact.live)]
+    if not droppable:
+        return 0
+    rules = [fact for fact in droppable if fact.kind in RULES]
+    needed = turn_size(section(rules).turn, room.count)
+    return min(needed + int(SHARE * room.budget), turn_size(section(droppable).turn, room.count))
 
 
 def check(
@@ -173,7 +176,7 @@ def _fill(chosen: Sequence[Fact], rest: Sequence[Fact], left: int, count: Count)
     wide = "\n".join(fact.text for fact in chosen if fact.kind in _WIDE)
     added: list[Fact] = []
     for fact in rest:
-        if occurrences(fact.text, fact.kind, wide):
+        if stands(fact.text, fact.kind, wide):
             continue
         needed = cost(fact, begun, count)
         if needed > left:
