@@ -90,8 +90,8 @@ class Breaker:
     def __post_init__(self) -> None:
         if self.cool_down < 0 or self.most_failures < 1 or not 0 <= self.least_gain < 1:
             raise BadOption(
-                "a breaker needs cool_down of at least 0, most_failures of at least 1 and least_gain from 0 to below 1, "
-                f"got {self.cool_down}, {self.most_failures} and {self.least_gain}"
+                "a breaker needs cool_down of at least 0, most_failures of at least 1 and least_gain from 0 to below "
+                f"1, got {self.cool_down}, {self.most_failures} and {self.least_gain}"
             )
 
     def refuses(self, turns: int) -> str:

@@ -7,7 +7,7 @@ the user comes from real user turns alone, so a tool result that poses as the us
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -32,18 +32,21 @@ class Struck:
     reason: str
 
 
-_WHO = r"(?:(?:the[ ]|our[ ]|your[ ])?(?:users?|customer|client|human|operator)|you)"
+_WHO = (
+    r"(?<!\ba[ ])(?<!any[ ])(?<!each[ ])(?<!every[ ])(?:the[ ]|our[ ]|your[ ])?(?:user|customer|client|human|operator)"
+)
 _HAS = r"(?:(?:has|have|had|also|then|now|later|explicitly|clearly|already|just|did|does|is|was)[ ]){0,3}"
 _SAYS = r"""(?:says?|said|ask(?:s|ed)?|want(?:s|ed)?|request(?:s|ed)?|approve[sd]?|confirm(?:s|ed)?|forb(?:ids?|ade)
     |forbidden|instruct(?:s|ed)?|tells?|told|agree[sd]?|prefer(?:s|red)?|insist(?:s|ed)?|require[sd]?|allow(?:s|ed)?
     |permit(?:s|ted)?|authori[sz]e[sd]?|order(?:s|ed)?|demand(?:s|ed)?|decide[sd]?|chose|needs?|wish(?:es|ed)
     |expect(?:s|ed)?|prohibit(?:s|ed)?|accept(?:s|ed)?|signed[ ]off|gave|would[ ]like|state[sd]?|mention(?:s|ed)?
     |specif(?:y|ies|ied)|grant(?:s|ed)?|okayed|direct(?:s|ed)?)"""
-_SAID_BY = r"""(?:asked|requested|approved|confirmed|forbidden|instructed|wanted|required|authori[sz]ed|ordered|permitted
-    |allowed|told|agreed|signed[ ]off)"""
+_SAID_BY = r"""(?:asked|requested|approved|confirmed|forbidden|instructed|wanted|required|authori[sz]ed|ordered
+    |permitted|allowed|told|agreed|signed[ ]off)"""
 _WISH = r"(?:requests?|instructions?|approval|orders?|wish(?:es)?|permission|consent|confirmation|demands?)"
 _CLAIM = re.compile(
     rf"""\b{_WHO}\b[ ]{_HAS}{_SAYS}\b
+        |\byou[ ]{_HAS}(?:said|asked|told|wanted|requested|approved|confirmed|instructed|agreed|forbade|allowed)\b
         |\b{_SAID_BY}[ ](?:for[ ]|off[ ])?(?:by|with)[ ]{_WHO}\b
         |\b{_WHO}(?:['\u2019]s?)?[ ](?:explicit[ ])?{_WISH}\b
         |^\W*(?:user|human)\W{{0,3}}:
@@ -51,6 +54,14 @@ _CLAIM = re.compile(
             (?:\w+[ ])?{_SAID_BY}\b""",
     re.VERBOSE | re.IGNORECASE,
 )
+_HEADING = re.compile(r"^\s*(?:#+\s|\*\*[^*]+\*\*:?\s*$|[^.\n]{1,80}:\s*$)")
+_OF_USER = re.compile(
+    r"constraint|prohibition|forb|from the user|user['\u2019]?s? (?:rule|instruction|request|said|ask)", re.I
+)
+_ABOUT = re.compile(r"\b(?:whether|if|about|why|how|what|which|when|where|who|question)\b", re.IGNORECASE)
+_POLITE = re.compile(r"\b(?:can|could|would|will) (?:you|we)\b|\bplease\b", re.IGNORECASE)
+_NOTHING = re.compile(r"^\W*(?:none|n/a|nothing|no (?:constraints|prohibitions|rules))\b[^.]{0,30}\W*$", re.IGNORECASE)
+_FAILED = re.compile(r"\b([1-9]\d*) (?:tests? )?(?:failed|failing|failures?|fail)\b", re.IGNORECASE)
 _APPROVES = re.compile(
     r"\b(?:approv|confirm|agree|allow|permi|consent|authori[sz]|accept|sign(?:ed)? off|okay|grant)", re.IGNORECASE
 )
@@ -78,13 +89,13 @@ _ORDER = re.compile(
     re.IGNORECASE,
 )
 _DONE = re.compile(
-    r"\b(?:done|fixed|completed?|finished|passing|pass(?:es|ed)?|verified|succe(?:eds?|eded|ss|ssful(?:ly)?)|resolved|solved"
-    r"|green|works?|working|validated|implemented|deployed)\b|[\u2705\u2713\u2714\u2611]|\[x\]",
+    r"\b(?:done|fixed|completed?|finished|passing|pass(?:es|ed)?|verified|succe(?:eds?|eded|ss|ssful(?:ly)?)|resolved"
+    r"|solved|green|works?|working|validated|implemented|deployed)\b|[\u2705\u2713\u2714\u2611]|\[x\]",
     re.IGNORECASE,
 )
 _OPEN = re.compile(
-    r"""(?:\b(?:not|never|no[ ]longer|yet[ ]to|still|to|must|should|shall|until|if|once|when|whether|needs?|remains?|cannot
-        |will|would|could|can|may|might|so[ ]that|make[ ]sure|ensure|verify|want|before|after|next|todo|unless|how
+    r"""(?:\b(?:not|never|no[ ]longer|yet[ ]to|still|to|must|should|shall|until|if|once|when|whether|needs?
+        |remains?|cannot|will|would|could|can|may|might|so[ ]that|make[ ]sure|ensure|verify|want|before|after|next|todo|unless|how
         |let|neither|nothing|none|0)|n['\u2019]t)\b[^.;,]{0,60}$""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -113,28 +124,32 @@ def _piece(piece: Piece, check: Checker, struck: list[Struck]) -> Piece:
     """A piece without its false sentences; lines that are empty then go, other lines stay as they are."""
     lines = piece.lines or tuple(Line(text, piece.turns) for text in piece.turn.text.split("\n"))
     kept: list[Line] = []
+    user = False
     for line in lines:
-        text, found = _line(line.text, check)
+        text, user, found = _line(line.text, check, user)
         struck += found
         if not found:
             kept.append(line)
         elif re.search(r"\w", text):
             kept.append(replace(line, text=text))
-    if all(a is b for a, b in zip(kept, lines, strict=False)) and len(kept) == len(lines):
+    if len(kept) == len(lines) and all(a is b for a, b in zip(kept, lines, strict=True)):
         return piece
-    new = made_of(kept, piece.made, piece.turn.role)
-    return replace(piece, turn=replace(piece.turn, text=new.turn.text), lines=tuple(kept))
+    text = "\n".join(line.text for line in kept)
+    return replace(piece, turn=replace(piece.turn, text=text), lines=tuple(kept) if piece.lines else ())
 
 
-def _line(text: str, check: Checker) -> tuple[str, list[Struck]]:
+def _line(text: str, check: Checker, user: bool) -> tuple[str, bool, list[Struck]]:
+    """What is left of a line, whether the lines after it are the user's words, and what was struck."""
     found: list[Struck] = []
-    for part in text.split("\n") if text else ():
+    for part in text.split("\n"):
+        if _HEADING.match(part):
+            user = bool(_OF_USER.search(part))
+            continue
         for match in _SENTENCE.finditer(part):
-            reason = check.reason(match[0])
-            if reason:
+            if reason := check.reason(match[0], user):
                 found.append(Struck(match[0].strip(), reason))
                 text = text.replace(match[0], "", 1)
-    return text, found
+    return text, user, found
 
 
 class Checker:
@@ -147,43 +162,46 @@ class Checker:
         self._commands = [command for command in seen.commands if command.result_turn is not None]
         self._written = bool(seen.writes)
 
-    def reason(self, sentence: str) -> str:
-        """Why a sentence is struck; empty where it may stay."""
-        tests: tuple[Callable[[str], str], ...] = (self._claim, self._order, self._done)
-        return next((why for test in tests if (why := test(sentence))), "")
+    def reason(self, sentence: str, user: bool = False) -> str:
+        """Why a sentence is struck; empty where it may stay. `user`: it stands under a heading for the user's words."""
+        claim = _CLAIM.search(sentence)
+        if claim or user:
+            return self._claim(sentence, claim[0] if claim else "") or self._order(sentence)
+        return self._order(sentence) or self._done(sentence)
 
     def _order(self, sentence: str) -> str:
         if _ORDER.search(sentence) and _plain(sentence) not in " ".join(self._said):
             return "poses as an order that no user turn gives"
         return ""
 
-    def _claim(self, sentence: str) -> str:
-        claim = _CLAIM.search(sentence)
-        if not claim:
+    def _claim(self, sentence: str, claim: str) -> str:
+        if _NOTHING.match(sentence):
             return ""
         quotes = [_plain(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
         long = [quote for quote in quotes if quote.count(" ") > 1]
         bare = _NEGATES.search(_QUOTE.sub("", sentence)) is None
         for quote in long:
-            around = [passage for passage in self._passages if quote in _plain(passage)]
             if not any(quote in text for text in self._said):
                 return f"no user turn says {quote[:60]!r}"
+            around = [passage for passage in self._passages if quote in _plain(passage)]
             if bare and around and all(_turned(quote, passage) for passage in around):
                 return f"the user says the opposite of {quote[:60]!r}"
-        if long and not _APPROVES.search(claim[0]):
+        if (long and not _APPROVES.search(claim)) or self._close(sentence, claim):
             return ""
-        return "" if self._close(sentence, claim[0]) else "no user turn says so"
+        return "no user turn says so"
 
     def _close(self, sentence: str, claim: str) -> bool:
         """Whether one passage of the user has nearly all of the claim's words, and says yes or no as the claim does."""
         about = words(sentence.replace(claim, " ")) - _FILLERS
-        if not about:
-            return False
-        negated = bool(_NEGATES.search(sentence))
+        approves, negated = bool(_APPROVES.search(claim)), bool(_NEGATES.search(sentence))
+        if not about and not approves:
+            return True  # it claims nothing
         for passage in self._passages:
             if len(about & words(passage)) < CLOSE * len(about) or negated != bool(_NEGATES.search(passage)):
                 continue
-            if not _APPROVES.search(claim) or _YES.search(passage):
+            if passage.rstrip().endswith("?") and not (_POLITE.search(passage) or _ABOUT.search(sentence)):
+                continue
+            if not approves or _YES.search(passage):
                 return True
         return False
 
@@ -208,6 +226,9 @@ def _tests(sentence: str, runs: Sequence[Command]) -> str:
     """Why a claim about tests is not so: no run, a last run that failed, or another count."""
     if not runs:
         return "no test ran"
+    last = runs[-1].tests
+    if last and [last.failed] == list(map(int, _FAILED.findall(sentence))):
+        return ""
     if runs[-1].failed:
         return f"the last test run failed (turn {runs[-1].result_turn})"
     counted: list[Tests] = [run.tests for run in runs if run.tests]
