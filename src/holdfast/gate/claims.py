@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from holdfast.gate.lifting import words
-from holdfast.transcript.draft import Draft, Line, Piece, made_of
+from holdfast.transcript.draft import Draft, Line, Piece
 from holdfast.transcript.observed import Command, Observed
 from holdfast.transcript.outcomes import Tests
 from holdfast.transcript.tools import answers_text_call
@@ -66,8 +66,8 @@ _APPROVES = re.compile(
     r"\b(?:approv|confirm|agree|allow|permi|consent|authori[sz]|accept|sign(?:ed)? off|okay|grant)", re.IGNORECASE
 )
 _YES = re.compile(
-    r"\b(?:yes|yep|yeah|ok(?:ay)?|sure|fine|agreed?|approved?|confirm(?:ed)?|go ahead|lgtm|allow(?:ed)?|may|can now|do it"
-    r"|right|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|please do)\b",
+    r"\b(?:yes|yep|yeah|ok(?:ay)?|sure|fine|agreed?|approved?|confirm(?:ed)?|go ahead|lgtm|allow(?:ed)?|may|can now"
+    r"|do it|right|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|please do)\b",
     re.IGNORECASE,
 )
 _NEGATES = re.compile(
@@ -95,7 +95,8 @@ _DONE = re.compile(
 )
 _OPEN = re.compile(
     r"""(?:\b(?:not|never|no[ ]longer|yet[ ]to|still|to|must|should|shall|until|if|once|when|whether|needs?
-        |remains?|cannot|will|would|could|can|may|might|so[ ]that|make[ ]sure|ensure|verify|want|before|after|next|todo|unless|how
+        |remains?|cannot|will|would|could|can|may|might|so[ ]that|make[ ]sure|ensure|verify|want|before|after|next|todo
+        |unless|how
         |let|neither|nothing|none|0)|n['\u2019]t)\b[^.;,]{0,60}$""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -166,7 +167,8 @@ class Checker:
         """Why a sentence is struck; empty where it may stay. `user`: it stands under a heading for the user's words."""
         claim = _CLAIM.search(sentence)
         if claim or user:
-            return self._claim(sentence, claim[0] if claim else "") or self._order(sentence)
+            unsaid = self._claim(sentence, claim[0] if claim else "") or self._order(sentence)
+            return unsaid or ("" if user else self._done(_QUOTE.sub("", sentence)))
         return self._order(sentence) or self._done(sentence)
 
     def _order(self, sentence: str) -> str:
