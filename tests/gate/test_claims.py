@@ -151,5 +151,5 @@ def test_lines_keep_their_sources_when_one_goes() -> None:
     whole = draft(FAILING)
     piece = made_of([Line("All tests pass.", (2,)), Line("Port 8080. All tests pass. Uses SQLite.", (6,))], "summarize")
     held, struck = strike(whole.fold(2, 6, piece), observed(FAILING.turns))
-    assert [(line.text, line.turns) for line in held.pieces[2].lines] == [("Port 8080.  Uses SQLite.", (6,))]
+    assert [(line.text, line.turns) for line in held.pieces[2].lines] == [("Port 8080. Uses SQLite.", (6,))]
     assert len(struck) == 2

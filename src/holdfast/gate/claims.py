@@ -194,7 +194,7 @@ class Checker:
 
     def _close(self, sentence: str, claim: str) -> bool:
         """Whether one passage of the user has nearly all of the claim's words, and says yes or no as the claim does."""
-        about = words(sentence.replace(claim, " ")) - _FILLERS
+        about = words(sentence.replace(claim, " ") if claim else sentence) - _FILLERS
         approves, negated = bool(_APPROVES.search(claim)), bool(_NEGATES.search(sentence))
         if not about and not approves:
             return True  # it claims nothing
