@@ -9,7 +9,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from holdfast.engine.chat import Chat
+from holdfast.engine.chat import Chat, Metered, Reply
 from holdfast.errors import BadOption
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
@@ -52,6 +52,8 @@ class Rewritten:
     tokens: int
     budget: int
     seconds: float
+    replies: tuple[Reply, ...] = ()
+    """What the compactor was asked, with its own tokens and seconds; also where its answer was of no use."""
 
 
 def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) -> Rewritten:
@@ -62,7 +64,9 @@ def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) ->
     held = draft(transcript)
     before = held.size(count)
     budget = plan.budget if plan.budget is not None else max(1, int(before / (plan.ratio or 1)))
-    room = Room(budget, count, plan.keep_recent, chat)
+    metered = Metered(chat) if chat else None
+    room = Room(budget, count, plan.keep_recent, metered)
     made = held if room.fits(held) else method.rewrite(held, room)
     check_legal(made.turns)
-    return Rewritten(made, before, made.size(count), budget, time.perf_counter() - began)
+    replies = tuple(metered.replies) if metered else ()
+    return Rewritten(made, before, made.size(count), budget, time.perf_counter() - began, replies)
