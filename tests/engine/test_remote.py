@@ -4,11 +4,11 @@ import logging
 import time
 
 import pytest
-from stub_endpoint import Stub, serving
 
 from holdfast.engine import remote
 from holdfast.engine.remote import AnthropicChat, OpenAIChat
 from holdfast.errors import Failed
+from stub_endpoint import Stub, serving
 
 KEY = "sk-very-secret-0123456789"
 WIRES = [OpenAIChat, AnthropicChat]

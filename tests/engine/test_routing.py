@@ -4,12 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from stub_endpoint import Stub, serving
 
 from holdfast import config
 from holdfast.engine.chat import Reply
 from holdfast.engine.routing import Route, Task, chat_for, chat_of, read_routes
 from holdfast.errors import BadInput, BadOption
+from stub_endpoint import Stub, serving
 
 TABLE = """
 [routes.compactor]

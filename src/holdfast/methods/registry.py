@@ -84,6 +84,7 @@ _TEXT = "holdfast.methods.text"
 TEXT: dict[str, Entry] = {
     "none": Entry(f"{_TEXT}.none:Nothing", "leave the session as it is (baseline)"),
     "truncate": Entry(f"{_TEXT}.truncate:Truncate", "drop the oldest exchanges (baseline)"),
+    "summarize": Entry(f"{_TEXT}.summarize:Summarize", "a model writes notes on the older turns, under fixed headings"),
 }
 
 
