@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from holdfast.gate.lifting import words
+from holdfast.gate.said import user_words
+from holdfast.methods.text.known import known
+from holdfast.methods.text.sections import MADE, Notes
 from holdfast.transcript.draft import Draft, Line, Piece
 from holdfast.transcript.observed import Command, Observed
 from holdfast.transcript.outcomes import Tests
-from holdfast.transcript.tools import answers_text_call
-from holdfast.transcript.turn import Role, Turn
+from holdfast.transcript.turn import Turn
 
-WRITTEN_BY_MODELS = frozenset({"summarize"})
-"""`Piece.made` of what a model wrote."""
 CLOSE = 0.75
 """Share of a claim's words that must stand in one passage of the user where nothing is quoted."""
 
@@ -113,11 +113,11 @@ _TEST_COMMAND = re.compile(
 
 def strike(held: Draft, seen: Observed) -> tuple[Draft, tuple[Struck, ...]]:
     """The draft without sentences that the raw session does not bear out, and these."""
-    if not any(piece.made in WRITTEN_BY_MODELS for piece in held.pieces):
+    if not any(piece.made == MADE for piece in held.pieces):
         return held, ()
     check = Checker(held.raw.turns, seen)
     struck: list[Struck] = []
-    pieces = tuple(_piece(piece, check, struck) if piece.made in WRITTEN_BY_MODELS else piece for piece in held.pieces)
+    pieces = tuple(_piece(piece, check, struck) if piece.made == MADE else piece for piece in held.pieces)
     return (replace(held, pieces=pieces), tuple(struck)) if struck else (held, ())
 
 
@@ -125,8 +125,11 @@ def _piece(piece: Piece, check: Checker, struck: list[Struck]) -> Piece:
     """A piece without its false sentences; lines that are empty then go, other lines stay as they are."""
     lines = piece.lines or tuple(Line(text, piece.turns) for text in piece.turn.text.split("\n"))
     kept: list[Line] = []
-    user = False
+    user, by_code = False, check.written_by_code(piece.turns)
     for line in lines:
+        if line.text in by_code:
+            kept.append(line)
+            continue
         text, user, found = _line(line.text, check, user)
         struck += found
         if not found:
@@ -157,11 +160,17 @@ class Checker:
     """Judges sentences by what the user said and by how commands ended."""
 
     def __init__(self, turns: Sequence[Turn], seen: Observed) -> None:
-        said = [turn.text for turn in turns if turn.role is Role.USER and not answers_text_call(turn)]
+        self._turns = turns
+        said = [text for turn in turns if (text := user_words(turn))]
         self._said = [_plain(text) for text in said]
         self._passages = [passage for text in said for passage in _passages(text)]
         self._commands = [command for command in seen.commands if command.result_turn is not None]
         self._written = bool(seen.writes)
+
+    def written_by_code(self, turns: Sequence[int]) -> frozenset[str]:
+        """Lines of notes on these turns that no model wrote."""
+        lines = (*Notes({}).render(), *(line for part in known(self._turns, turns).lines.values() for line in part))
+        return frozenset(line.text for line in lines)
 
     def reason(self, sentence: str, user: bool = False) -> str:
         """Why a sentence is struck; empty where it may stay. `user`: it stands under a heading for the user's words."""
