@@ -51,6 +51,8 @@ class Draft:
 
     raw: Transcript
     pieces: tuple[Piece, ...]
+    notes: tuple[str, ...] = ()
+    """What the methods that made it have to say for the evidence, e.g. what was cut and where."""
 
     @property
     def turns(self) -> tuple[Turn, ...]:
