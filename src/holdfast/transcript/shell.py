@@ -32,8 +32,8 @@ class ShellAccess:
 
 @lru_cache(maxsize=1 << 12)
 def shell_access(text: str) -> ShellAccess:
-    """Files that the command `text` reads (cat, head, tail, sed -n, nl) and writes (redirection, tee, sed -i, a
-    heredoc, an apply_patch body)."""
+    """Files that the command `text` reads (cat, head, tail, sed -n, nl) and writes (redirection, tee, cp,
+    mv, sed -i, a heredoc, an apply_patch body)."""
     bare = _HEREDOC.sub(lambda found: f"<<HERE{found.group(3)}", text)
     patched = patched_files(text) if "*** Begin Patch" in text else ()
     reads: list[tuple[str, str]] = []
@@ -126,6 +126,8 @@ def _written(stage: str) -> list[str]:
     words = _words(stage)
     if words[:1] == ["tee"]:
         found += [word for word in words[1:] if not word.startswith(("-", "<", ">"))]
+    if words[:1] in (["cp"], ["mv"]):
+        found += words[-1:]
     if words[:1] in (["sed"], ["perl"]) and any(re.fullmatch(r"-[pnEer]*i.*|--in-place.*", w) for w in words[1:]):
         found += words[-1:]
     return found
