@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import console
+from holdfast.cli import console, text_eval
 from holdfast.cli.console import AsJson, Device, Dtype, Model
 from holdfast.cli.contexts import DEFAULT_MODEL
 
 app = typer.Typer(help="Measure what survives a compaction.")
+text_eval.add_to(app)
 
 
 @app.command()

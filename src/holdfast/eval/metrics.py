@@ -7,6 +7,7 @@ cluster (the probes of one window share one compaction) err together, so they ar
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -76,6 +77,23 @@ def ratio_interval(
         return NO_INTERVAL
     low, high = np.quantile(above[defined] / below[defined], [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def exact_match(text: str, answer: str) -> bool:
+    """Whether both are the same words, but for case, articles and punctuation around words (in the manner of SQuAD)."""
+    return _words(text) == _words(answer)
+
+
+def f1(text: str, answer: str) -> float:
+    """Harmonic mean of the precision and the recall of the answer's words (in the manner of SQuAD), 0 to 1."""
+    said, right = Counter(_words(text)), Counter(_words(answer))
+    common = (said & right).total()
+    return 2 * common / (said.total() + right.total()) if common else 0.0
+
+
+def _words(text: str) -> list[str]:
+    words = (word.strip(".,;:!?\"'`()[]{}") for word in text.casefold().split())
+    return [word for word in words if word not in ("", "a", "an", "the")]
 
 
 def keyword_hit(text: str, accept: Iterable[str]) -> bool:

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -26,6 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 Tokens = Annotated[int, Field(ge=1)]
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Line = TypeVar("Line", bound=BaseModel)
 
 
 class Row(BaseModel):
@@ -129,20 +130,25 @@ class Row(BaseModel):
 
 def read_rows(path: str | Path, *, warn: Callable[[str], object] = warnings.warn) -> list[Row]:
     """Every row of the file; a last line cut short by an interrupted run is left out, and `warn` is told."""
-    rows = list(_rows(Path(path), warn))
+    return read_lines(path, Row, "run --out", warn)
+
+
+def read_lines(path: str | Path, kind: type[Line], command: str, warn: Callable[[str], object]) -> list[Line]:
+    """Every row of `kind`; `command` is what of `holdfast eval` writes them."""
+    rows = list(_rows(Path(path), kind, warn))
     if not rows:
-        raise BadInput(f"{path}: there are no rows; measure some first with `holdfast eval run --out {path}`")
+        raise BadInput(f"{path}: there are no rows; measure some first with `holdfast eval {command} {path}`")
     return rows
 
 
-def append_row(path: str | Path, row: Row) -> None:
+def append_row(path: str | Path, row: BaseModel) -> None:
     """Add one row in one write, after dropping what an interrupted run may have left half-written."""
     with Path(path).open("a+b") as file:
         _mend(file.fileno())
         file.write(row.model_dump_json().encode() + b"\n")
 
 
-def _rows(path: Path, warn: Callable[[str], object]) -> Iterator[Row]:
+def _rows(path: Path, kind: type[Line], warn: Callable[[str], object]) -> Iterator[Line]:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -153,17 +159,17 @@ def _rows(path: Path, warn: Callable[[str], object]) -> Iterator[Row]:
         if line.strip() and cut_short:
             warn(f"{path}:{number}: the last line is incomplete and was left out; resume the run to measure it")
         elif line.strip():
-            yield _row(line, f"{path}:{number}")
+            yield _row(line, kind, f"{path}:{number}")
 
 
-def _row(line: bytes, where: str) -> Row:
+def _row(line: bytes, kind: type[Line], where: str) -> Line:
     try:
-        return Row.model_validate_json(line)
+        return kind.model_validate_json(line)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or 'line'}: {fault['msg']}" for fault in error.errors()[:3]
         )
-        message = f"{where}: expected one JSON object a line as written by `holdfast eval run`; {faults}"
+        message = f"{where}: expected one JSON object a line as written by `holdfast eval`; {faults}"
         raise BadInput(message) from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.errors import Failed
 from holdfast.methods.text.sections import Notes, Section
@@ -45,6 +45,8 @@ SMALLEST = 24
 """Tokens: a part that must be cut below this could as well be missing."""
 REQUEST = 1000
 """Tokens of the current request that are shown."""
+_FRAME = 300
+"""Tokens of what is said around the parts, at most."""
 _OVERHEAD = 16
 """Tokens of the line above a turn, and of what marks a cut, at most."""
 _SPEAKERS = {
@@ -78,26 +80,32 @@ class Briefing:
 
 def briefing(turns: Mapping[int, Turn], request: str, old: Notes, words: int, room: int, count: Count) -> Briefing:
     """The message in at most about `room` tokens. Raises Failed where not even short excerpts of all turns fit."""
-    parts = [part for at, turn in turns.items() for part in _parts(at, turn, count)]
     asked = _clipped(request, count(request), REQUEST) if count(request) > REQUEST else request
     stands = "\n".join(f"S{number} {text}" for number, text in enumerate(_standing(old), 1))
-    left = room - count(SYSTEM) - count(asked) - count(stands) - 300
-    limit = _limit(parts, left)
+    left = room - count(SYSTEM) - count(asked) - count(stands) - _FRAME
+    shown = fenced(turns, left, count, asked, stands)
+    told = f"={shown.fence}= the current request, in the user's words\n{asked}\n"
+    if stands:
+        told += (
+            f"={shown.fence}= notes that already stand and will be kept; add what is new, and where a new line makes "
+            f"one untrue, end the new line with [replaces S1]\n{stands}\n"
+        )
+    ask = f"Write the notes now, under the headings, in at most {words} words."
+    return replace(shown, prompt=f"{told}{shown.prompt}\n{ask}")
+
+
+def fenced(turns: Mapping[int, Turn], room: int, count: Count, *beside: str) -> Briefing:
+    """The turns in at most about `room` tokens, behind a fence that neither they nor the texts beside them hold."""
+    parts = [part for at, turn in turns.items() for part in _parts(at, turn, count)]
+    limit = _limit(parts, room)
     shown = [
         (part, part.text if part.whole or part.size <= limit else _clipped(part.text, part.size, limit))
         for part in parts
     ]
-    fence = hashlib.sha256("\0".join([asked, stands, *(text for _, text in shown)]).encode()).hexdigest()[:12]
+    fence = hashlib.sha256("\0".join([*beside, *(text for _, text in shown)]).encode()).hexdigest()[:12]
     body = "\n".join(f"={fence}= turn {part.turn + 1}, {part.speaker}\n{text}" for part, text in shown)
-    told = f"={fence}= the current request, in the user's words\n{asked}\n"
-    if stands:
-        told += (
-            f"={fence}= notes that already stand and will be kept; add what is new, and where a new line makes one "
-            f"untrue, end the new line with [replaces S1]\n{stands}\n"
-        )
-    ask = f"={fence}= end of the transcript\nWrite the notes now, under the headings, in at most {words} words."
     cut = sorted({part.turn for part in parts if not part.whole and part.size > limit})
-    return Briefing(f"{told}{body}\n{ask}", fence, _said(cut, limit))
+    return Briefing(f"{body}\n={fence}= end of the transcript", fence, _said(cut, limit))
 
 
 def replaceable(old: Notes) -> tuple[Line, ...]:

@@ -1,0 +1,215 @@
+"""Measure text methods on sessions: compact, ask every probe, write a row each. Resumable, and bounded in its calls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+from holdfast import __version__
+from holdfast.engine.chat import Chat
+from holdfast.errors import BadOption, Failed, HoldfastError
+from holdfast.eval.metrics import exact_match, f1, keyword_hit
+from holdfast.eval.rows import FULL, append_row, read_lines
+from holdfast.eval.text.asking import answered, asked_probes, judged
+from holdfast.eval.text.probes import TextProbe, cloze, turn_text
+from holdfast.eval.text.rows import TextRow
+from holdfast.methods.registry import build_text
+from holdfast.textual import Rewritten, TextPlan, rewrite
+from holdfast.transcript.read import read
+from holdfast.transcript.turn import Transcript
+
+PASSES = 2
+"""Of the judge, so that its agreement with itself is known."""
+TRAJECTORIES = 250
+"""Sessions of the designed size."""
+Report = Callable[[str, int, int, str], None]
+Note = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class TextRun:
+    """What is measured, and who is asked; without a model the context itself is searched for the answer."""
+
+    transcripts: tuple[Path, ...]
+    methods: tuple[str, ...]
+    ratios: tuple[float, ...]
+    probes: int = 1
+    """Of each category and session."""
+    keep_recent: int = 3
+    seed: int = 0
+    limit: int = TRAJECTORIES
+    workers: int = 4
+    """Probes that are asked at one time."""
+    writer: Chat | None = None
+    answerer: Chat | None = None
+    judge: Chat | None = None
+    compactor: Chat | None = None
+
+    def __post_init__(self) -> None:
+        for what, value in (("probes", self.probes), ("limit", self.limit), ("workers", self.workers)):
+            if value < 1:
+                raise BadOption(f"{what} must be at least 1, got {value}")
+        if self.judge and not self.answerer:
+            raise BadOption("a judge needs answers; give --answers too")
+        for method in self.methods:
+            build_text(method)
+
+    @property
+    def config(self) -> dict[str, object]:
+        chats = {"writer": self.writer, "answerer": self.answerer, "judge": self.judge}
+        names = {what: chat.name if chat else "" for what, chat in chats.items()}
+        return {**names, "keep_recent": self.keep_recent, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Context:
+    """A session as it would be sent."""
+
+    transcript: Transcript
+    digest: str
+    method: str
+    ratio: float
+    made: Rewritten
+
+
+def measure(run: TextRun, out: Path, report: Report, note: Note) -> int:
+    """Append a row for every probe and context that `out` does not hold yet; returns how many.
+
+    Sessions, compactions and calls that fail are told to `note` and left for the next run.
+    """
+    done, written = _known(run, out, note), 0
+    paths = _sampled(run)
+    for at, path in enumerate(paths):
+        report("session", at, len(paths), path.name)
+        try:
+            transcript, digest = read(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            probes = _probes(run, transcript, path.name, digest, out)
+        except HoldfastError as error:
+            note(f"{path.name}: left out: {error}")
+            continue
+        wanted = {spec: [p for p in probes if (digest, p.digest, *spec) not in done] for spec in _specs(run)}
+        for (method, ratio), missing in wanted.items():
+            if missing and (context := _context(run, transcript, digest, (method, ratio), note)):
+                for row in _rows(run, context, missing, note):
+                    append_row(out, row)
+                    written += 1
+                    report("probe", written, max(written, len(paths) * len(probes) * len(wanted)), method)
+    report("session", len(paths), len(paths), "")
+    return written
+
+
+def _known(run: TextRun, out: Path, note: Note) -> set[tuple[str, str, str, float]]:
+    """What `out` holds. Raises BadOption where it was measured in another way."""
+    if not out.exists() or b"\n" not in out.read_bytes():
+        return set()
+    rows = read_lines(out, TextRow, "text -o", note)
+    for row in rows:
+        for what, ours in run.config.items():
+            if (theirs := row.config.get(what)) != ours:
+                raise BadOption(f"{out} holds rows measured with {what} {theirs!r} and not {ours!r}; give another -o")
+    return {row.key for row in rows}
+
+
+def _sampled(run: TextRun) -> list[Path]:
+    paths = sorted(run.transcripts)
+    return sorted(Random(run.seed).sample(paths, run.limit)) if len(paths) > run.limit else paths
+
+
+def _specs(run: TextRun) -> Iterator[tuple[str, float]]:
+    yield FULL, 1.0
+    yield from ((method, ratio) for method in run.methods for ratio in run.ratios)
+
+
+def _probes(run: TextRun, transcript: Transcript, name: str, digest: str, out: Path) -> list[TextProbe]:
+    """What a model wrote is kept beside the rows, since it would not write the same again."""
+    if run.writer is None:
+        probes = cloze(transcript, name, run.probes, run.keep_recent, run.seed)
+        if not probes:
+            raise Failed("it has no line of which a fair probe can be made")
+        return probes
+    store = out.with_suffix(".probes.jsonl")
+    stored = read_lines(store, TextProbe, "text -o", str) if store.exists() and store.stat().st_size else []
+    if mine := [probe for probe in stored if probe.session == digest]:
+        return mine
+    asked = asked_probes(run.writer, transcript, name, run.probes, run.keep_recent)
+    probes = [probe.model_copy(update={"session": digest}) for probe in asked]
+    for probe in probes:
+        append_row(store, probe)
+    return probes
+
+
+def _context(run: TextRun, transcript: Transcript, digest: str, spec: tuple[str, float], note: Note) -> Context | None:
+    method, ratio = spec
+    plan = TextPlan("none" if method == FULL else method, ratio=ratio, keep_recent=run.keep_recent)
+    try:
+        return Context(transcript, digest, method, ratio, rewrite(transcript, plan, run.compactor))
+    except Failed as error:
+        note(f"{method} at {ratio:g}x: left out: {error}")
+        return None
+
+
+def _rows(run: TextRun, context: Context, probes: Sequence[TextProbe], note: Note) -> Iterator[TextRow]:
+    """In the order in which they are done."""
+    with ThreadPoolExecutor(run.workers if run.answerer else 1) as pool:
+        asked = {pool.submit(_row, run, context, probe): probe for probe in probes}
+        try:
+            for future in as_completed(asked):
+                try:
+                    yield future.result()
+                except Failed as error:
+                    note(f"{asked[future].id} of {asked[future].transcript}: left for the next run: {error}")
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interrupted run waits only for the calls under way
+
+
+def _row(run: TextRun, context: Context, probe: TextProbe) -> TextRow:
+    made = context.made
+    about = {
+        "transcript": probe.transcript,
+        "transcript_digest": context.digest,
+        "probe": probe.id,
+        "probe_digest": probe.digest,
+        "category": probe.category,
+        "question": probe.question,
+        "answer": probe.answer,
+        "distractor": probe.distractor,
+        "turn": probe.turn,
+        "method": context.method,
+        "ratio": context.ratio,
+        "tokens_full": made.tokens_before,
+        "tokens": made.tokens,
+        "seconds_compact": made.seconds,
+        "compactor_tokens_in": sum(reply.tokens_in for reply in made.replies),
+        "compactor_tokens_out": sum(reply.tokens_out for reply in made.replies),
+        "notes": made.draft.notes,
+    }
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    said = _answer(run, context, probe)
+    return TextRow.model_validate({"version": __version__, "created": now, "config": run.config, **about, **said})
+
+
+def _answer(run: TextRun, context: Context, probe: TextProbe) -> dict[str, object]:
+    """What is in the row about the answer."""
+    turns = context.made.draft.turns
+    if run.answerer is None:
+        held = "\n".join(turn_text(turn) for turn in turns)
+        return {"text": "", "hit": keyword_hit(held, probe.accept), "fooled": False}
+    reply = answered(run.answerer, turns, probe.question)
+    verdicts = [judged(run.judge, probe, reply.text) for _ in range(PASSES)] if run.judge else []
+    replies = [reply, *(verdict for _, verdict in verdicts)]
+    hit = keyword_hit(reply.text, probe.accept)
+    return {
+        "text": reply.text,
+        "hit": hit,
+        "fooled": not hit and keyword_hit(reply.text, [probe.distractor]),
+        "exact": exact_match(reply.text, probe.answer),
+        "f1": f1(reply.text, probe.answer),
+        "judged": tuple(score for score, _ in verdicts),
+        "tokens_in": sum(held.tokens_in for held in replies),
+        "tokens_out": sum(held.tokens_out for held in replies),
+    }
