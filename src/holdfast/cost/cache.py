@@ -90,7 +90,7 @@ def shared(one: Prompt, other: Prompt) -> int:
 class Cache:
     """What the provider holds for this client."""
 
-    rules: Rules = Rules()
+    rules: Rules = field(default_factory=Rules)
     dies: Mapping[bytes, float] = field(default_factory=dict)
     """Prefix -> the second at which it is gone."""
     last: Prompt = Prompt(())
