@@ -53,6 +53,11 @@ class Session:
     timed: bool = False
     """Whether the file says when each call was made."""
 
+    @property
+    def measured(self) -> bool:
+        """Whether the file says what calls took."""
+        return any(call.recorded for call in self.calls)
+
     def count(self, text: str) -> int:
         """Tokens of a text."""
         return round(count(text) * self.scale)

@@ -92,7 +92,10 @@ def size(held: Draft, session: Session) -> int:
 
 
 def compact(held: Draft, strategy: Strategy, session: Session, terms: Terms, start: int = 0) -> Compacted | None:
-    """Compact `held.pieces[start:]` to the strategy's budget; None where that frees too little to be worth an edit."""
+    """Compact `held.pieces[start:]` to the strategy's budget.
+
+    An edit that frees too little is not made: None, or what the compactor took for nothing.
+    """
     before = size(held, session)
     frozen = sum(turn_size(piece.turn, session.count) for piece in held.pieces[:start])
     chat = _Assumed(session, terms.answer)
@@ -103,7 +106,7 @@ def compact(held: Draft, strategy: Strategy, session: Session, terms: Terms, sta
     after = replace(held, pieces=pieces)
     freed = before - size(after, session)
     if freed < MINIMUM_GAIN * before:
-        return None
+        return Compacted(held, len(held.raw.turns), 0, chat.spent) if chat.spent.prompt else None
     same = next((i for i, (a, b) in enumerate(zip(held.pieces, pieces, strict=False)) if a.turn != b.turn), len(pieces))
     changed = [at for piece in held.pieces[same:] for at in piece.turns]
     return Compacted(after, min(changed, default=0), freed, chat.spent)

@@ -36,7 +36,7 @@ def best(session: Session, strategy: Strategy, terms: Terms) -> World:
             for world in (never, *beam)
             if due(world, strategy, session)
             for begin in starts(world.held, session, terms)
-            if (option := compact(world.held, strategy, session, terms, begin))
+            if (option := compact(world.held, strategy, session, terms, begin)) and option.freed
         ]
         beam = sorted([*(called(world, call, None, session, terms) for world in beam), *made], key=outlook)[:WIDTH]
         never = called(never, call, None, session, terms)

@@ -78,6 +78,16 @@ class Past:
     never: float = 0.0
     """USD that never compacting would have cost so far."""
 
+    next_at: float | None = None
+    """When the next call is made, where that is known."""
+
+    @property
+    def at(self) -> float:
+        """When the next call is made: where it is not known, after the usual gap."""
+        if self.next_at is not None:
+            return self.next_at
+        return self.times[-1] + self.gap if self.times else 0.0
+
     @property
     def growth(self) -> float:
         """Tokens by which a prompt is longer than the one before."""
@@ -97,7 +107,6 @@ class Past:
 class Now:
     """The call that is about to be made."""
 
-    at: float
     sent: Prompt
     """Its prompt if nothing is done."""
     cache: Cache
@@ -138,7 +147,7 @@ class Advice:
 def advise(now: Now, options: Sequence[Option], terms: Terms, speeds: Speeds = SPEEDS) -> Advice:
     """What to do before this call."""
     calls = terms.remaining or max(1, len(now.past.prompts))
-    _, usage = now.uncompacted_cache.call(now.uncompacted, now.at)
+    _, usage = now.uncompacted_cache.call(now.uncompacted, now.past.at)
     never_call = terms.prices.money(usage)
     allowed = now.past.never - now.past.spent + terms.risk * (now.past.never + never_call)
     judged = [_Judged(option, _extra(now, option, never_call, terms)) for option in options]
@@ -172,7 +181,7 @@ class _Judged:
 
 def _extra(now: Now, option: Option, never_call: float, terms: Terms) -> float:
     """USD of the compactor and of this call after it, less this call of the counterfactual."""
-    _, usage = now.cache.call(option.sent, now.at)
+    _, usage = now.cache.call(option.sent, now.past.at)
     return terms.compactor_money(option.made.compactor) + terms.prices.money(usage) - never_call
 
 
@@ -202,7 +211,7 @@ def _expected(now: Now, option: Option | None, at: int | None, calls: int, terms
     growth, output = now.past.growth, round(now.past.output)
     warm = now.past.gap <= SECONDS[terms.rules.life] and terms.rules.caching != "off"
     sent = option.sent if option and at == 0 else now.sent
-    _, first = now.cache.call(sent, now.at)
+    _, first = now.cache.call(sent, now.past.at)
     spent, tokens = _spent(first + Usage(output=output), terms.prices, speeds), float(sent.tokens)
     if option and at == 0:
         spent += _compactor(option, 1.0, terms, speeds)

@@ -39,6 +39,10 @@ class Run:
         return sum(step.money for step in self.steps)
 
     @property
+    def compactor_money(self) -> float:
+        return sum(step.compactor_money for step in self.steps)
+
+    @property
     def compactions(self) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.made)
 
@@ -47,7 +51,9 @@ def replay(session: Session, strategy: Strategy, terms: Terms) -> Run:
     """The session's calls under a strategy."""
     terms = terms if strategy.cached else replace(terms, rules=replace(terms.rules, caching="off"))
     if strategy.when == "best":
-        return Run(strategy, best(session, strategy, terms).steps)
+        found = Run(strategy, best(session, strategy, terms).steps)
+        advised = Run(strategy, replay(session, replace(strategy, when="plan"), terms).steps)
+        return min(found, advised, key=lambda run: run.money)
     world = never = start(session, terms)
     advice = None
     past = Past((), (), ())
@@ -56,8 +62,8 @@ def replay(session: Session, strategy: Strategy, terms: Terms) -> Run:
         made = None
         if strategy.method and due(world, strategy, session):
             if strategy.when == "plan":
-                advice = planned(world, never, strategy, session, terms, call.at, past)
-                made = advice.option.made if advice.when == "now" and advice.option else None
+                said = planned(world, never, strategy, session, terms, replace(past, next_at=call.at))
+                made = said.option.made if said.when == "now" and said.option else None
             else:
                 made = compact(world.held, strategy, session, terms)
                 world = replace(world, tried=size(made.draft if made else world.held, session))
@@ -70,14 +76,16 @@ def replay(session: Session, strategy: Strategy, terms: Terms) -> Run:
             world.money,
             never.money,
         )
+    if strategy.when == "plan" and session.calls:
+        whole = len(session.transcript.turns)
+        here, there = grown(world, session, whole), grown(never, session, whole)
+        advice = planned(here, there, strategy, session, terms, past)
     return Run(strategy, world.steps, advice)
 
 
-def planned(
-    world: World, never: World, strategy: Strategy, session: Session, terms: Terms, at: float, past: Past
-) -> Advice:
-    """What the planner says before a call that is made at second `at`."""
+def planned(world: World, never: World, strategy: Strategy, session: Session, terms: Terms, past: Past) -> Advice:
+    """What the planner says before the next call."""
     made = (compact(world.held, strategy, session, terms, begin) for begin in starts(world.held, session, terms))
-    options = [Option(held, session.prompt(held.draft.turns)) for held in made if held]
+    options = [Option(held, session.prompt(held.draft.turns)) for held in made if held and held.freed]
     here, there = session.prompt(world.held.turns), session.prompt(never.held.turns)
-    return advise(Now(at, here, world.cache, there, never.cache, past), options, terms)
+    return advise(Now(here, world.cache, there, never.cache, past), options, terms)

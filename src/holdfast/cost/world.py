@@ -29,7 +29,9 @@ class Step:
     money: float
     """USD, the compactor's included."""
     made: Compacted | None = None
+    compactor_money: float = 0.0
     reread: bool = False
+    """Whether it is a call of its own that reads again what was taken out."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,15 @@ def due(world: World, strategy: Strategy, session: Session) -> bool:
 
 def called(world: World, call: Call, made: Compacted | None, session: Session, terms: Terms) -> World:
     """After one call, compacted first where something was `made`, and read again where the terms say so."""
-    price = 0.0
-    if made:
-        price = terms.compactor_money(made.compactor)
-        if terms.reread and (back := _read_again(world.held, made, session, terms)):
-            extra = _sent(replace(world, held=made.draft), call, REREAD_OUTPUT, session, terms)
-            step = replace(extra.steps[-1], made=made, money=extra.steps[-1].money + price, reread=True)
-            world = replace(extra, steps=(*extra.steps[:-1], step))
-            world, made, price = _with(world, back), None, 0.0
-        else:
-            world = replace(world, held=made.draft)
-    after = _sent(world, call, call.output, session, terms)
-    last = replace(after.steps[-1], made=made, money=after.steps[-1].money + price)
-    return replace(after, steps=(*after.steps[:-1], last))
+    if not made:
+        return _sent(world, call, call.output, session, terms)
+    price = terms.compactor_money(made.compactor)
+    back = _read_again(world.held, made, session, terms)
+    after = _sent(replace(world, held=made.draft), call, REREAD_OUTPUT if back else call.output, session, terms)
+    sent = after.steps[-1]
+    last = replace(sent, made=made, money=sent.money + price, compactor_money=price, reread=bool(back))
+    after = replace(after, steps=(*after.steps[:-1], last))
+    return _sent(_with(after, back), call, call.output, session, terms) if back else after
 
 
 def _sent(world: World, call: Call, output: int, session: Session, terms: Terms) -> World:
