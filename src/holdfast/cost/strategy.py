@@ -55,10 +55,8 @@ def _strategy(spec: str, trigger: int, budget: int | None) -> Strategy:
     rest, at, limits = spec.rpartition("@")
     named, kept = (rest, limits.partition("/")) if at else (spec, ("", "", ""))
     how, plus, method = named.partition("+")
-    if not plus:
+    if how not in _WHEN or not plus:  # a method's own options may hold a +
         how, method = "", named
-    if how not in _WHEN:
-        raise BadOption(f"{spec}: before the + stands cache, plan or best, got {how!r}")
     build_text(method)
     own = _tokens(spec, kept[0]) if at else trigger
     aim = _tokens(spec, kept[2]) if kept[1] else (own // BUDGET_SHARE if at or budget is None else budget)
