@@ -166,7 +166,7 @@ def print_table(file: Path, held: Session, terms: Terms, runs: Sequence[Run]) ->
     )
     console.line(_price_line(terms))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("strategy", overflow="fold", min_width=12)
+    table.add_column("strategy", overflow="fold", min_width=min(32, max(len(run.strategy.spec) for run in runs)))
     columns = ("USD", f"of {runs[0].strategy.spec}", "input", "cached", "written", "out")
     for column in (*columns, "compactor\nin + out", "calls", "com-\npactions"):
         table.add_column(column, justify="right")

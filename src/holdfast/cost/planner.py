@@ -199,7 +199,7 @@ def dominates(now: Now, option: Option, terms: Terms) -> bool:
 
 
 def _rounding(rates: Rates) -> float:
-    return max(0.0, rates.input - rates.cache_read)
+    return abs(rates.input - rates.cache_read)
 
 
 def _all_rates(prices: Prices) -> list[Rates]:

@@ -14,7 +14,7 @@ BUDGET_SHARE = 4
 """A compaction aims at the trigger divided by this."""
 
 When = Literal["trigger", "plan", "best"]
-_WHEN: dict[str, When] = {"": "trigger", "cache": "trigger", "plan": "plan", "best": "best"}
+_WHEN: dict[str, When] = {"cache": "trigger", "plan": "plan", "best": "best"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _strategy(spec: str, trigger: int, budget: int | None) -> Strategy:
     rest, at, limits = spec.rpartition("@")
     named, kept = (rest, limits.partition("/")) if at else (spec, ("", "", ""))
     how, plus, method = named.partition("+")
-    if how not in _WHEN or not plus:  # a method's own options may hold a +
+    if not plus or how not in _WHEN:  # a method's own options may hold a +
         how, method = "", named
     build_text(method)
     own = _tokens(spec, kept[0]) if at else trigger
@@ -64,7 +64,7 @@ def _strategy(spec: str, trigger: int, budget: int | None) -> Strategy:
         raise BadOption(
             f"{spec}: a trigger of {own} tokens and a budget of {aim}: both at least 1, the budget no larger"
         )
-    return Strategy(spec, method, bool(how), _WHEN[how], own, aim)
+    return Strategy(spec, method, bool(how), _WHEN.get(how, "trigger"), own, aim)
 
 
 def _tokens(spec: str, text: str) -> int:
