@@ -6,7 +6,7 @@ A file that somebody else changed meanwhile is left alone; what fails leaves the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -222,8 +222,12 @@ def _save(path: Path, event: Event, output: Path | None = None) -> Event:
             raise Failed(f"{path} changed while it was being rewritten; it was left as it is, run the command again")
         logged = event
         older = () if target.resolve() == path.resolve() else applied(read_log(path), event.before, path)
-        for number, one in enumerate((*older, event), len(read_log(target)) + 1):
+        for number, one in enumerate((*older, event), _next(read_log(target))):
             logged = replace(one, number=number)
             append(file, logged)
         replace_file(target, event.after)
     return logged
+
+
+def _next(events: Sequence[Event]) -> int:
+    return events[-1].number + 1 if events else 1

@@ -3,6 +3,7 @@ the file stands for, through any number of compactions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -60,11 +61,16 @@ def session(data: bytes, path: Path) -> Transcript:
 
 
 def applied(events: Sequence[Event], data: bytes, path: Path) -> tuple[Event, ...]:
-    """The events that led to this content, the oldest first; known by content alone, so that an event whose change
-    never took place (a crash between log and file) or was undone falls out."""
+    """The events that led to this content, the oldest first, without what was undone. Known by content, so that an
+    event whose change never took place (a crash between log and file) falls out."""
     found: list[Event] = []
+    newest = math.inf
     for event in reversed(events):
-        if event.kind != UNDO and _took_place(event, data, path):
+        if event.number >= newest or not _took_place(event, data, path):
+            continue
+        if event.kind == UNDO:
+            newest = int(event.plan["of"])  # that was the last one then: nothing since counts
+        else:
             found.append(event)
             data = event.before
     return tuple(reversed(found))

@@ -94,7 +94,7 @@ def read_log(session: Path) -> tuple[Event, ...]:
         except ValueError:
             continue
         try:
-            events.append(_event(fields, len(events) + 1))
+            events.append(_event(fields))
         except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
             raise BadInput(
                 f"{path}:{number}: not an event of holdfast, or damaged; restore the log from a copy, or move it away"
@@ -161,9 +161,9 @@ def _fields(event: Event) -> dict[str, Any]:
     }
 
 
-def _event(fields: dict[str, Any], number: int) -> Event:
+def _event(fields: dict[str, Any]) -> Event:
     return Event(
-        number=number,
+        number=int(fields["event"]),
         kind=str(fields["kind"]),
         time=str(fields["time"]),
         before=_unpacked(fields["before"]),
