@@ -27,7 +27,7 @@ from holdfast.history.log import (
     replace_file,
     writing,
 )
-from holdfast.history.words import label, shown
+from holdfast.history.words import label, said
 from holdfast.textual import Rewritten, TextPlan, rewrite
 from holdfast.transcript.cuts import legal_cuts
 from holdfast.transcript.draft import Draft, Line, Piece, draft
@@ -171,7 +171,9 @@ def _expanded(past: Lineage, number: int, turn: Turn) -> Draft | None:
         if standing.role is turn.role and standing.call_id == turn.call_id:
             whole = replace(standing, text=turn.text, reasoning=turn.reasoning, calls=turn.calls)
             return held.fold(at, at + 1, Piece(whole, (at,), EXPAND))
-    note = f"[holdfast: {label(number, turn)} of this session, put back in full]\n" + "\n".join(shown(turn))
+    note = f"[holdfast: {label(number, turn)} of this session, put back in full]\n" + "\n".join(
+        text for text, _ in said(turn)
+    )
     at = _place(transcript, origins, number - 1)
     return held.fold(at, at, Piece(Turn(Role.USER, note), (), EXPAND))
 

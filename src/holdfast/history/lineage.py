@@ -12,6 +12,7 @@ from pathlib import Path
 from holdfast.errors import BadInput
 from holdfast.history.graft import continues
 from holdfast.history.log import EXPAND, UNDO, Event, Origin, log_path, read_log
+from holdfast.history.words import Shown
 from holdfast.transcript.read import bytes_of, parse, text_of
 from holdfast.transcript.turn import Transcript, Turn
 
@@ -37,6 +38,12 @@ class Lineage:
     place, is not among them."""
     intact: bool = True
     """Whether, since the last step, turns were appended at most."""
+
+    def sources(self, line: Shown) -> tuple[int, ...]:
+        """The 0-based raw turns that a line of the file, as `words.shown` lists them, stands for."""
+        origin = self.now.origins[line.at]
+        own = line.line is not None and line.line < len(origin.lines)
+        return origin.lines[line.line or 0] if own else origin.turns
 
 
 def lineage(path: Path) -> Lineage:

@@ -50,6 +50,14 @@ def bytes_of(path: Path) -> bytes:
         raise BadTranscript(f"cannot be read: {reason}", path=str(path)) from None
 
 
+def is_text(path: Path) -> bool:
+    """Whether the file may be a session by its first bytes; a missing one is not."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"\0" not in file.read(4096)
+
+
 def text_of(data: bytes, path: Path) -> str:
     """A session file's bytes as text, or an error of one line; `path` is only named in it."""
     if b"\0" in data:
