@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from holdfast.engine.chat import Chat
-from holdfast.errors import BadOption
-from holdfast.methods.registry import build_text
+from holdfast.engine.chat import Chat, Metered, Reply
+from holdfast.errors import BadOption, BadTranscript, Failed
+from holdfast.gate.ledger import Ledger, ledger
+from holdfast.gate.text import TextReport, check, reserve, without_section
+from holdfast.methods.registry import TEXT, build_text
 from holdfast.methods.text.base import Room
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import Draft, draft
@@ -31,6 +34,12 @@ class TextPlan:
     """Or: so many times fewer tokens than the session has."""
     keep_recent: int = 3
     """Newest exchanges that stay verbatim."""
+    gate: bool = True
+    """Put back what would be lost, and strike what is not so."""
+    strict: bool = False
+    """Raise Lost where a fact is still lost at the end."""
+    allow_over: float = 0.0
+    """Part of the budget by which what is put back may exceed it."""
 
     def __post_init__(self) -> None:
         if (self.budget is None) == (self.ratio is None):
@@ -41,6 +50,10 @@ class TextPlan:
             raise BadOption(f"the ratio must be at least 1, got {self.ratio}")
         if self.keep_recent < 0:
             raise BadOption(f"keep_recent must be at least 0, got {self.keep_recent}")
+        if not 0 <= self.allow_over <= 1:
+            raise BadOption(f"allow_over must be between 0 and 1 of the budget, got {self.allow_over}")
+        if not self.gate and (self.strict or self.allow_over):
+            raise BadOption("strict and allow_over are of the gate; leave the gate on")
 
 
 @dataclass(frozen=True)
@@ -52,17 +65,129 @@ class Rewritten:
     tokens: int
     budget: int
     seconds: float
+    report: TextReport | None = None
+    """What the gate saw; None where it was off, or the session fitted."""
+    method: str = ""
+    """The method whose result this is; empty where nothing was rewritten."""
+    notes: tuple[str, ...] = ()
+    """What the methods have to say, and why it is not the method that was asked for, or not within the budget."""
+    replies: tuple[Reply, ...] = ()
+    """What the compactor was asked, with its own tokens and seconds; also where its answer was of no use."""
+
+
+@dataclass(frozen=True)
+class Breaker:
+    """Keeps a session's owner from compacting again and again for nothing. Asked before, told after; never changes."""
+
+    cool_down: int = 3
+    """Turns after a compaction in which there is none."""
+    least_gain: float = 0.1
+    """Share of the tokens that a compaction must save; one that saves less has failed."""
+    most_failures: int = 3
+    """Failures in a row after which there is none until `closed`."""
+    failures: int = 0
+    last: int | None = None
+    """Turns of the session at the last attempt."""
+
+    def __post_init__(self) -> None:
+        if self.cool_down < 0 or self.most_failures < 1 or not 0 <= self.least_gain < 1:
+            raise BadOption(
+                "a breaker needs cool_down of at least 0, most_failures of at least 1 and least_gain from 0 to below "
+                f"1, got {self.cool_down}, {self.most_failures} and {self.least_gain}"
+            )
+
+    def refuses(self, turns: int) -> str:
+        """Why a session of so many turns must not be compacted now; empty where it may."""
+        if self.failures >= self.most_failures:
+            return f"{self.failures} compactions in a row failed or saved less than {self.least_gain:.0%}"
+        if self.last is not None and turns - self.last < self.cool_down:
+            return f"the last compaction was {turns - self.last} turns ago; the next may be after {self.cool_down}"
+        return ""
+
+    def after(self, turns: int, done: Rewritten | None) -> Breaker:
+        """The breaker after an attempt at a session of so many turns; None where it raised."""
+        gained = done is not None and done.tokens <= done.tokens_before * (1 - self.least_gain)
+        return replace(self, failures=0 if gained else self.failures + 1, last=turns)
+
+    def closed(self) -> Breaker:
+        """The breaker as it was before any failure."""
+        return replace(self, failures=0, last=None)
 
 
 def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) -> Rewritten:
-    """Rewrite a session by plan. Raises BadOption for an unknown method, BadTranscript for an illegal session."""
-    method = build_text(plan.method)
-    check_legal(transcript.turns)
+    """Rewrite a session by plan.
+
+    Raises BadOption for an unknown method, BadTranscript for an illegal session, Lost where a strict gate found losses.
+    """
+    return rewrite_again(draft(transcript), plan, chat)
+
+
+def rewrite_again(held: Draft, plan: TextPlan, chat: Chat | None = None) -> Rewritten:
+    """Rewrite a session that may have been rewritten before. A method that fails gives way to a deterministic one."""
+    build_text(plan.method)
+    check_legal(held.turns)
     began = time.perf_counter()
-    held = draft(transcript)
     before = held.size(count)
     budget = plan.budget if plan.budget is not None else max(1, int(before / (plan.ratio or 1)))
-    room = Room(budget, count, plan.keep_recent, chat)
-    made = held if room.fits(held) else method.rewrite(held, room)
+    metered = Metered(chat) if chat else None
+    room = Room(budget, count, plan.keep_recent, metered)
+    if room.fits(held):
+        return Rewritten(held, before, before, budget, time.perf_counter() - began)
+    known = ledger(held.raw) if plan.gate else None
+    made, method, notes = _attempt(held, plan, room, known)
+    report = None
+    if known is not None:
+        made, report = check(made, known, room, allow_over=plan.allow_over)
+    tokens = made.size(count)
+    if tokens >= before:
+        made, tokens, method = held, before, ""
+        notes = (*notes, "nothing was gained, so the session stays as it was")
+        report = TextReport() if known is not None else None
+    if tokens > budget:
+        notes = (*notes, f"{tokens - budget} tokens over the budget: the rest may not be dropped")
+    if plan.strict and report:
+        report.refuse()
+    replies = tuple(metered.replies) if metered else ()
+    seconds = time.perf_counter() - began
+    return Rewritten(made, before, tokens, budget, seconds, report, method, notes, replies)
+
+
+FALLBACKS = ("tiered", "truncate")
+"""Deterministic methods for when the one that was asked for fails, in this order."""
+
+
+def _attempt(held: Draft, plan: TextPlan, room: Room, known: Ledger | None) -> tuple[Draft, str, tuple[str, ...]]:
+    """The result of the first method that gives a good one, its name, and why others did not."""
+    bare = without_section(held) if known else held
+    left = reserve(bare, known, room) if known else 0
+    inner = replace(room, budget=max(1, room.budget - left))
+    notes: tuple[str, ...] = ()
+    for spec in _methods(plan.method):
+        try:
+            made = bare if inner.fits(bare) else build_text(spec).rewrite(bare, inner)
+            if problem := _problem(bare, made, inner):
+                raise Failed(problem)
+        except (Failed, BadTranscript) as error:
+            notes = (*notes, f"{spec} gave way: {error}")
+            continue
+        return made, spec, (*notes, *made.notes[len(bare.notes) :])
+    return bare, "", notes
+
+
+def _methods(first: str) -> Iterator[str]:
+    yield first
+    yield from (name for name in FALLBACKS if name in TEXT and name != first.partition(":")[0])
+
+
+def _problem(held: Draft, made: Draft, room: Room) -> str:
+    """What is wrong with a method's result; empty where it may be used. Raises BadTranscript for an illegal one."""
     check_legal(made.turns)
-    return Rewritten(made, before, made.size(count), budget, time.perf_counter() - began)
+    free, kept = set(room.free(held)), set(map(id, made.pieces))
+    fixed = [piece for at, piece in enumerate(held.pieces) if at not in free]
+    if any(id(piece) not in kept and piece not in made.pieces for piece in fixed):
+        return "it touched what must stay: system prompt, task or newest exchanges"
+    if any(piece.made and not piece.turn.text.strip() and not piece.turn.calls for piece in made.pieces):
+        return "it left a message empty"
+    if made.size(room.count) > held.size(room.count):
+        return "the result is larger than the session"
+    return ""

@@ -16,17 +16,19 @@ from holdfast.gate.words import EDITOR, IMPERATIVES, STRUCTURE
 
 LONGEST_QUOTE = 80
 LONGEST_LINE = 300
-"""Characters of an error, a command or a sentence that are kept: a longer one is cut."""
+"""Characters of an error or a command that are kept: a longer one is cut."""
+LONGEST_SENTENCE = 1200
+"""Characters of what a user asks or forbids: half a rule is none."""
 MOST_LINES = 20
 """Lines of one script that are commands."""
 
 
-def _cut(start: int, end: int, text: str) -> tuple[int, int]:
-    """The span without the blanks around it, at most `LONGEST_LINE` long; empty where nothing is left."""
-    end = min(end, start + 4 * LONGEST_LINE)
+def _cut(start: int, end: int, text: str, longest: int = LONGEST_LINE) -> tuple[int, int]:
+    """The span without the blanks around it, at most `longest` long; empty where nothing is left."""
+    end = min(end, start + 4 * longest)
     piece = text[start:end]
     start += len(piece) - len(piece.lstrip())
-    end = min(start + len(piece.strip()), start + LONGEST_LINE)
+    end = min(start + len(piece.strip()), start + longest)
     return start, max(start, end)
 
 
@@ -140,7 +142,7 @@ def _script(text: str, start: int, end: int) -> Iterator[Span]:
 
 _SENTENCE = re.compile(r"```|[^\n.!?]++(?:[.!?](?![\s\"')*]|$)[^\n.!?]*+)*+[.!?]*+")
 _FORBIDS = re.compile(
-    r"\b(?:(?:do|ca|wo|must|should)(?: not|n?['\u2019]?t)|never|(?:may|shall) not|can ?not|not (?:allowed|permitted)"
+    r"\b(?:(?:do|ca|wo|must|should)(?: not|n['\u2019]?t)|never|(?:may|shall) not|can ?not|not (?:allowed|permitted)"
     r"|forbidden|avoid|no longer|no new|refuse|nothing may|without (?:asking|touching|changing)|rather than|stop \w+ing"
     r"|leave \w+ (?:alone|untouched|as))\b",
     re.IGNORECASE,
@@ -164,7 +166,7 @@ def instructions(text: str) -> Iterator[Span]:
         if "```" in match[0]:
             fenced = fenced != bool(match[0].count("```") % 2)
             continue
-        start, end = _cut(*match.span(), text)
+        start, end = _cut(*match.span(), text, LONGEST_SENTENCE)
         start += len(text[start:end]) - len(text[start:end].lstrip("-*#>\u20220123456789.) \t"))
         sentence = text[start:end]
         idle = sentence.endswith("?") and not _REQUEST.search(sentence)

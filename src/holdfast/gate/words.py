@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 
-def _words(text: str) -> frozenset[str]:
+def words_of(text: str) -> frozenset[str]:
+    """The words of a list that is written as one string."""
     return frozenset(text.split())
 
 
-DIRS = _words(
+DIRS = words_of(
     "api app apps assets bin build client cmd config data dev dist docs etc examples feat feature fix hooks include "
     "internal js lib libs main migrations node_modules origin packages pkg public release resources scripts server "
     "src static test tests tools upstream usr var vendor web"
 )
 """First folders of a path: `src/app` is one, `read/write` is not."""
 
-EXTENSIONS = _words(
+EXTENSIONS = words_of(
     "bak bash bat bin bz2 c cc cfg cjs clj cmake conf cpp crt cs css csv cts db dll dockerfile exe exs feather "
     "gguf gif go gradle gz h hpp hs htm html ico ini ipynb jar java jpeg jpg js json jsonc jsonl jsx kt less lock "
     "log lua md mdx mjs mk mp4 mts npy npz odt onnx parquet patch pdf pem php pickle pkl png pony prisma proto "
@@ -23,9 +24,9 @@ EXTENSIONS = _words(
 )
 """Of file names; `map`, `key` and `part` are left out, as code has more `items.map` than `app.map`."""
 
-DOMAINS = _words("ai app co com de dev edu gov io net org uk us")
+DOMAINS = words_of("ai app co com de dev edu gov io net org uk us")
 
-NOT_NAMES = _words(
+NOT_NAMES = words_of(
     "javascript typescript github gitlab sqlite mysql postgresql openai macos ios ipad iphone youtube linkedin "
     "graphql nodejs node.js vue.js next.js postgres mongodb latex devops ebay wifi fastapi openhands websocket "
     "stackoverflow chatgpt langchain pytorch tensorflow numpy vscode intellij powershell wordpress "
@@ -35,17 +36,17 @@ NOT_NAMES = _words(
 )
 """In lower case."""
 
-STRUCTURE = _words(
+STRUCTURE = words_of(
     "arguments array bash boolean code command content data default description enum error false file_path file_text "
     "function id input integer items key message name new_str number object old_str output parameters path pattern "
     "properties query required result role string system text title tool tool_calls true type url user utf-8 value view"
 )
 """Strings that only hold the JSON of calls and schemas together."""
 
-EDITOR = _words("view create str_replace insert undo_edit")
+EDITOR = words_of("view create str_replace insert undo_edit")
 """What an editing tool has as its `command`."""
 
-IMPERATIVES = _words(
+IMPERATIVES = words_of(
     "add answer apply ask build call change check commit convert copy create delete deploy do drop ensure explain find "
     "fix follow give go implement install keep leave let list mail make mark measure merge move name open pin print "
     "push put read refactor reject remove rename replace report return revert run save send set show sort split start "

@@ -84,6 +84,21 @@ _TEXT = "holdfast.methods.text"
 TEXT: dict[str, Entry] = {
     "none": Entry(f"{_TEXT}.none:Nothing", "leave the session as it is (baseline)"),
     "truncate": Entry(f"{_TEXT}.truncate:Truncate", "drop the oldest exchanges (baseline)"),
+    "keep_recent": Entry(f"{_TEXT}.keep_recent:KeepRecent", "keep the newest exchanges and nothing older (baseline)"),
+    "random_delete": Entry(f"{_TEXT}.random_delete:RandomDelete", "drop random exchanges (control)"),
+    "drop_observations": Entry(f"{_TEXT}.drop_observations:DropObservations", "drop observations (baseline)"),
+    "drop_long_observations": Entry(
+        f"{_TEXT}.drop_long_observations:DropLongObservations", "drop the long observations (baseline)"
+    ),
+    "mask_observations": Entry(
+        f"{_TEXT}.mask_observations:MaskObservations", "one line for an observation: what it was, how to get it back"
+    ),
+    "dedup_reads": Entry(f"{_TEXT}.dedup_reads:DedupReads", "drop reads of files that were read or written since"),
+    "clamp": Entry(f"{_TEXT}.clamp:Clamp", "keep head, tail and error lines of long observations"),
+    "retrieve": Entry(f"{_TEXT}.retrieve:Retrieve", "keep the turns most like the task, drop the rest"),
+    "prune_tokens": Entry(f"{_TEXT}.prune_tokens:PruneTokens", "drop the tokens of observations that a model expects"),
+    "tiered": Entry(f"{_TEXT}.tiered:Tiered", "cheap steps first, stop when it fits; no model"),
+    "summarize": Entry(f"{_TEXT}.summarize:Summarize", "a model writes notes on the older turns, under fixed headings"),
 }
 
 

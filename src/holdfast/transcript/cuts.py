@@ -34,14 +34,14 @@ def exchanges(transcript: Transcript) -> tuple[tuple[int, int], ...]:
 
 def calls_stay_with_results(turns: Sequence[Turn]) -> set[int]:
     """No result is separated from its call."""
-    callers = _callers(turns)
+    callers = callers_of(turns)
     return _all_but(turns, [(callers[at], at) for at in callers])
 
 
 def results_of_one_turn_stay_together(turns: Sequence[Turn]) -> set[int]:
     """All results of one assistant turn are on one side."""
     first_last: dict[int, tuple[int, int]] = {}
-    for at, caller in _callers(turns).items():
+    for at, caller in callers_of(turns).items():
         first_last[caller] = (first_last.get(caller, (at, at))[0], at)
     return _all_but(turns, list(first_last.values()))
 
@@ -81,7 +81,7 @@ def without_orphans(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[tupl
     return tuple(kept), dropped
 
 
-def _callers(turns: Sequence[Turn]) -> dict[int, int]:
+def callers_of(turns: Sequence[Turn]) -> dict[int, int]:
     """Index of each result -> index of the assistant turn that it answers: the latest with that id, because
     some servers count their ids from zero in every message."""
     latest: dict[str, int] = {}
@@ -99,7 +99,7 @@ def _all_but(turns: Sequence[Turn], spans: Sequence[tuple[int, int]]) -> set[int
 
 
 def _orphan_results(turns: Sequence[Turn]) -> list[tuple[int, str]]:
-    callers = _callers(turns)
+    callers = callers_of(turns)
     found: list[tuple[int, str]] = []
     open_: Counter[tuple[int, str]] = Counter((at, call.id) for at, t in enumerate(turns) for call in t.calls)
     for at, turn in enumerate(turns):
@@ -127,6 +127,6 @@ def _orphan_calls(turns: Sequence[Turn]) -> list[tuple[int, str]]:
 def _unanswered(turns: Sequence[Turn]) -> dict[int, set[str]]:
     """For each turn, the ids of its calls that nothing answers."""
     answered: dict[int, set[str]] = {}
-    for at, caller in _callers(turns).items():
+    for at, caller in callers_of(turns).items():
         answered.setdefault(caller, set()).add(turns[at].call_id)
     return {at: {call.id for call in turn.calls} - answered.get(at, set()) for at, turn in enumerate(turns)}

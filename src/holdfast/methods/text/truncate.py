@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from holdfast.methods.text.base import Room
-from holdfast.transcript.draft import Draft, turn_size, units
+from holdfast.methods.text.exchanges import droppable, until_it_fits, without
+from holdfast.transcript.draft import Draft
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,4 @@ class Truncate:
     name: ClassVar[str] = "truncate"
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
-        free, dropped = set(room.free(held)), set[int]()
-        size = held.size(room.count)
-        for start, stop in units(held):
-            if size <= room.budget:
-                break
-            if free.issuperset(range(start, stop)):
-                dropped |= set(range(start, stop))
-                size -= sum(turn_size(piece.turn, room.count) for piece in held.pieces[start:stop])
-        return held.keep(set(range(len(held.pieces))) - dropped) if dropped else held
+        return without(held, until_it_fits(held, room, droppable(held, room)))

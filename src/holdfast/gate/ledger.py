@@ -1,0 +1,126 @@
+"""The ledger: every fact of a session once, with all its places, and what has become of it since.
+
+A fact is a literal (`gate.atoms`) of a turn's text or of a call's arguments; the same literal in many places is one
+fact. It is live as long as one of its places is: a place in an older state of a file or of a command's output is
+superseded (`gate.states`). What the user asks or forbids is live until the user lifts it (`gate.lifting`): no tool
+result and no assistant can. Knows no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from holdfast.gate.atoms import Atom, AtomKind, atoms
+from holdfast.gate.lifting import Lift, lifts
+from holdfast.gate.said import carried, speaker
+from holdfast.gate.states import Superseded, superseded
+from holdfast.transcript.turn import Role, Transcript, Turn
+
+RULES = (AtomKind.PROHIBITION, AtomKind.INSTRUCTION)
+"""What only the user can lift."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a fact stands."""
+
+    turn: int
+    """0-based."""
+    part: int
+    """0 is the turn's text, n the arguments of its n-th call."""
+    atom: Atom
+    """Its characters count in that part."""
+    speaker: Role
+    superseded_by: int | None = None
+    """The turn after which this place no longer tells how things are."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One literal of a session."""
+
+    kind: AtomKind
+    text: str
+    """As a reader sees it: in arguments, without the escapes of JSON."""
+    places: tuple[Place, ...]
+    """In the order of the session; at least one."""
+
+    @property
+    def live(self) -> tuple[Place, ...]:
+        return tuple(place for place in self.places if place.superseded_by is None)
+
+    @property
+    def superseded_by(self) -> int | None:
+        """The turn that made the last of its places history; None while it is live."""
+        if self.live:
+            return None
+        return max(place.superseded_by for place in self.places if place.superseded_by is not None)
+
+    @property
+    def place(self) -> Place:
+        """The one to cite: of the live ones where there are any, the user's first, then the newest."""
+        return max(self.live or self.places, key=lambda place: (place.speaker is Role.USER, place.turn))
+
+    @property
+    def atom(self) -> Atom:
+        return self.place.atom
+
+    @property
+    def turn(self) -> int:
+        return self.place.turn
+
+    @property
+    def chars(self) -> tuple[int, int]:
+        return self.place.atom.chars
+
+    @property
+    def parts(turn: Turn) -> Iterator[tuple[int, str]]:
+    """What a turn says: its text as 0, then the arguments of each call."""
+    yield 0, turn.text
+    yield from enumerate((call.arguments for call in turn.calls), 1)
+
+
+def _of_turn(turn: Turn, lifted: Sequence[Lift]) -> Iterator[tuple[int, Atom]]:
+    """The atoms of a turn, each with its part. A sentence that lifts a rule is a rule itself: it must survive too."""
+    who = speaker(turn)
+    yield from ((0, atom) for atom in carried(turn))
+    for part, text in parts(turn):
+        known = set()
+        for atom in _atoms(text, who):
+            known.add(atom.chars)
+            yield part, atom
+        if not part:
+            rest = [lift.chars for lift in lifted if lift.chars not in known]
+            yield from ((0, Atom(AtomKind.INSTRUCTION, text[slice(*chars)], chars)) for chars in rest)
+
+
+@lru_cache(maxsize=1 << 13)
+def _atoms(text: str, who: Role) -> tuple[Atom, ...]:
+    """A session is read again at every round, and most of it has not changed."""
+    return atoms(text, who) if text else ()
+
+
+def _shown(text: str) -> str:
+    """A piece of JSON without its escapes, where that is one line."""
+    if "\\" not in text:
+        return text
+    try:
+        plain = json.loads(f'"{text}"')
+    except ValueError:
+        return text
+    return plain if isinstance(plain, str) and plain.isprintable() else text
+
+
+def _lifted_by(atom: Atom, turn: int, lifted: Sequence[Lift]) -> int | None:
+    here = (turn, atom.chars[0])
+    return next(
+        (lift.turn for lift in lifted if (lift.turn, lift.chars[0]) > here and lift.lifts(atom.text, turn)), None
+    )
+
+
+def _superseded_by(states: Superseded, turn: int, part: int, atom: Atom) -> int | None:
+    whole = states.parts.get((turn, part))
+    return whole if whole is not None else states.by(turn, part, atom)

@@ -1,0 +1,24 @@
+"""Drop every observation: the thesis's second naive baseline.
+
+The call stays, and the result becomes a stub, so that the session stays legal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from holdfast.methods.text.base import Room
+from holdfast.methods.text.drop_long_observations import STUB
+from holdfast.methods.text.observations import shortened
+from holdfast.transcript.draft import Draft
+
+
+@dataclass(frozen=True)
+class DropObservations:
+    """Observations of any length become a stub, the oldest first."""
+
+    name: ClassVar[str] = "drop_observations"
+
+    def rewrite(self, held: Draft, room: Room) -> Draft:
+        return shortened(held, room, self.name, lambda _: STUB)

