@@ -119,9 +119,9 @@ def checked_ratio(ratio: float) -> float:
     return ratio
 
 
-def share(text: str) -> float:
+def share(text: str, option: str = "--allow-over") -> float:
     """`10%` or `0.1` as a part of one. Raises BadOption."""
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError as error:
-        raise BadOption(f"--allow-over must be a share such as 10%, got {text!r}") from error
+        raise BadOption(f"{option} must be a share such as 10%, got {text!r}") from error

@@ -86,6 +86,7 @@ def compact_file(
         tokens_before=made.tokens_before,
         tokens=made.tokens,
         seconds=round(made.seconds, 3),
+        gate=made.report.as_evidence() if made.report else {},
         origins=_origins(made.draft, after, path),
     )
     return Compaction(made, _save(path, event, output))

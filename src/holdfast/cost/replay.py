@@ -1,0 +1,91 @@
+"""A recorded session replayed under a strategy: the same calls, answers and times, with other prompts.
+
+What it cannot know is what the agent would have done instead; `Terms.reread` prices one guess at that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from holdfast.cost.calls import Session
+from holdfast.cost.compaction import Terms, compact, size, starts
+from holdfast.cost.hindsight import best
+from holdfast.cost.planner import Advice, Now, Option, Past, advise
+from holdfast.cost.strategy import Strategy
+from holdfast.cost.usage import Usage, total
+from holdfast.cost.world import Step, World, called, due, grown, start
+
+
+@dataclass(frozen=True)
+class Run:
+    """A session under one strategy."""
+
+    strategy: Strategy
+    steps: tuple[Step, ...]
+    advice: Advice | None = None
+    """Of a planned strategy: what it says before the call after the last."""
+
+    @property
+    def usage(self) -> Usage:
+        """Of the agent's calls."""
+        return total(step.usage for step in self.steps)
+
+    @property
+    def compactor(self) -> Usage:
+        return total(step.made.compactor for step in self.steps if step.made)
+
+    @property
+    def money(self) -> float:
+        return sum(step.money for step in self.steps)
+
+    @property
+    def compactor_money(self) -> float:
+        return sum(step.compactor_money for step in self.steps)
+
+    @property
+    def compactions(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.made)
+
+
+def replay(session: Session, strategy: Strategy, terms: Terms) -> Run:
+    """The session's calls under a strategy."""
+    terms = terms if strategy.cached else replace(terms, rules=replace(terms.rules, caching="off"))
+    if strategy.when == "best":
+        found = Run(strategy, best(session, strategy, terms).steps)
+        advised = Run(strategy, replay(session, replace(strategy, when="plan"), terms).steps)
+        return min(found, advised, key=lambda run: run.money)
+    world = never = start(session, terms)
+    advice = None
+    past = Past((), (), ())
+    for call in session.calls:
+        world, never = grown(world, session, call.turn), grown(never, session, call.turn)
+        made = None
+        if strategy.method and due(world, strategy, session):
+            if strategy.when == "plan":
+                said = planned(world, never, strategy, session, terms, replace(past, next_at=call.at))
+                made = said.option.made if said.when == "now" and said.option else None
+            else:
+                made = compact(world.held, strategy, session, terms)
+                world = replace(world, tried=size(made.draft if made else world.held, session))
+        world = called(world, call, made, session, terms)
+        never = called(never, call, None, session, terms)
+        past = Past(
+            (*past.prompts, never.steps[-1].usage.prompt),
+            (*past.outputs, call.output),
+            (*past.times, call.at),
+            world.money,
+            never.money,
+        )
+    if strategy.when == "plan" and session.calls:
+        whole = len(session.transcript.turns)
+        here, there = grown(world, session, whole), grown(never, session, whole)
+        advice = planned(here, there, strategy, session, terms, past)
+    return Run(strategy, world.steps, advice)
+
+
+def planned(world: World, never: World, strategy: Strategy, session: Session, terms: Terms, past: Past) -> Advice:
+    """What the planner says before the next call."""
+    made = (compact(world.held, strategy, session, terms, begin) for begin in starts(world.held, session, terms))
+    options = [Option(held, session.prompt(held.draft.turns)) for held in made if held and held.freed]
+    here, there = session.prompt(world.held.turns), session.prompt(never.held.turns)
+    return advise(Now(here, world.cache, there, never.cache, past), options, terms)
