@@ -54,9 +54,10 @@ class Sessions(RuleBasedStateMachine):
         method=st.sampled_from(["truncate", "test_mask", "test_fold"]),
         ratio=st.sampled_from([1.2, 2, 5]),
         keep=st.integers(0, 3),
+        gate=st.booleans(),
     )
-    def compact(self, method, ratio, keep):
-        compact_file(self.path, TextPlan(method, ratio=ratio, keep_recent=keep))
+    def compact(self, method, ratio, keep, gate):
+        compact_file(self.path, TextPlan(method, ratio=ratio, keep_recent=keep, gate=gate))
 
     @rule()
     def undo(self):

@@ -74,7 +74,7 @@ def compact_file(
     after = _bytes(write(text, made.draft, path=str(path), lenient=lenient), data)
     if after == data:
         if output is not None:
-            replace_file(output, data)
+            replace_file(output, data, path)
         return Compaction(made, None)
     event = Event(
         number=0,
@@ -104,7 +104,7 @@ def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc) -> 
         raise BadInput(f"{path}: nothing to undo; {log_path(path).name} holds no change that this file came from")
     last = events[-1]
     if output is not None:
-        replace_file(output, last.before)
+        replace_file(output, last.before, path)
         return last
     restored = graft(last.before, last.after, data)
     if restored is None:
@@ -220,7 +220,7 @@ def _bytes(text: str, like: bytes) -> bytes:
 def _save(path: Path, event: Event, output: Path | None = None) -> Event:
     """Log the event, then write the file. A copy takes its past along."""
     target = path if output is None else output
-    with writing(target) as file:
+    with writing(target, path) as file:
         if bytes_of(path) != event.before:
             raise Failed(f"{path} changed while it was being rewritten; it was left as it is, run the command again")
         logged = event
@@ -228,7 +228,7 @@ def _save(path: Path, event: Event, output: Path | None = None) -> Event:
         for number, one in enumerate((*older, event), _next(read_log(target))):
             logged = replace(one, number=number)
             append(file, logged)
-        replace_file(target, event.after)
+        replace_file(target, event.after, path)
     return logged
 
 

@@ -103,14 +103,14 @@ def read_log(session: Path) -> tuple[Event, ...]:
 
 
 @contextmanager
-def writing(session: Path) -> Iterator[BinaryIO]:
+def writing(session: Path, like: Path) -> Iterator[BinaryIO]:
     """The log, to append to, by one writer at a time; the lock ends with the process. Raises Failed where another
-    has it. Who can read the session can read its log, and nobody else."""
+    has it. Who can read the session `like` can read the log, and nobody else."""
     path = log_path(session)
     fresh = not path.exists()
     with path.open("ab+") as file:
         if fresh:
-            shutil.copymode(session.resolve(), path)
+            shutil.copymode(like, path)
         file.seek(_LOCKED_BYTE)
         try:
             _lock(file.fileno())
@@ -129,14 +129,13 @@ def append(file: BinaryIO, event: Event) -> None:
     os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """The file with other content, at once or not at all; its permissions stay."""
+def replace_file(path: Path, data: bytes, like: Path) -> None:
+    """The file with other content, at once or not at all; its permissions stay, a new one has those of `like`."""
     real = path.resolve()
     spare = real.with_name(f".{real.name}.holdfast.tmp")
     try:
         with spare.open("wb") as file:
-            if real.exists():
-                shutil.copymode(real, spare)
+            shutil.copymode(real if real.exists() else like, spare)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
