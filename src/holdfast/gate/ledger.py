@@ -77,7 +77,40 @@ class Fact:
         return self.place.atom.chars
 
     @property
-    def parts(turn: Turn) -> Iterator[tuple[int, str]]:
+    def speaker(self) -> Role:
+        return self.place.speaker
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The facts of a session, by their first place."""
+
+    facts: tuple[Fact, ...]
+    written: frozenset[str] = frozenset()
+    """Paths that the agent wrote."""
+
+    @property
+    def live(self) -> tuple[Fact, ...]:
+        return tuple(fact for fact in self.facts if fact.superseded_by is None)
+
+
+def ledger(transcript: Transcript) -> Ledger:
+    """The facts of a session. Linear in its length."""
+    turns = transcript.turns
+    states = superseded(turns)
+    lifted = lifts([(at, turn.text) for at, turn in enumerate(turns) if speaker(turn) is Role.USER])
+    found: dict[tuple[AtomKind, str], list[Place]] = {}
+    for at, turn in enumerate(turns):
+        for part, atom in _of_turn(turn, [lift for lift in lifted if lift.turn == at]):
+            shown = _shown(atom.text) if part else atom.text
+            by = _lifted_by(atom, at, lifted) if atom.kind in RULES else _superseded_by(states, at, part, atom)
+            who = Role.USER if atom.kind in RULES else speaker(turn)
+            found.setdefault((atom.kind, shown), []).append(Place(at, part, atom, who, by))
+    facts = tuple(Fact(kind, text, tuple(places)) for (kind, text), places in found.items())
+    return Ledger(facts, states.written)
+
+
+def parts(turn: Turn) -> Iterator[tuple[int, str]]:
     """What a turn says: its text as 0, then the arguments of each call."""
     yield 0, turn.text
     yield from enumerate((call.arguments for call in turn.calls), 1)
