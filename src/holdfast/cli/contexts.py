@@ -14,6 +14,7 @@ import typer
 from holdfast.cli import console
 from holdfast.cli.compacting import print_evidence
 from holdfast.cli.console import AsJson, Device
+from holdfast.cli.history import show_session
 
 if TYPE_CHECKING:
     from holdfast.context.store import Manifest
@@ -96,17 +97,29 @@ def read(
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A .holdfast file.")],
+    file: Annotated[Path, typer.Argument(help="A .holdfast file, or a session.")],
+    why: Annotated[
+        str, typer.Option(help="Of a session: say what this line stands for; its number, or words of it.")
+    ] = "",
     turns: Annotated[bool, typer.Option("--turns", help="List what became of every turn.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write the session, coloured by fate.")] = None,
     session: Annotated[Path | None, typer.Option(help="The session that it was made from (for --html).")] = None,
     model: Annotated[str, typer.Option("--model", help="Default: the model that made the file (for --html).")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a stored context holds, where it came from and what it cost."""
-    from holdfast.context.store import read_manifest
+    """Say what a stored context holds, where it came from and what it cost; or print a session, line by line."""
     from holdfast.errors import BadOption
+    from holdfast.transcript.read import is_text
 
+    if is_text(file):
+        if turns or page or session or model:
+            raise BadOption(f"{file} is a session; only --why and --json apply, the others are of .holdfast files")
+        show_session(file, why, as_json)
+        return
+    from holdfast.context.store import read_manifest
+
+    if why:
+        raise BadOption(f"{file} is no session; --why takes the session itself")
     if page is None and (session or model):
         raise BadOption("--session and --model are of the page; add --html FILE")
     if page and (turns or as_json):

@@ -16,7 +16,8 @@ from holdfast.transcript.wire import kind
 
 def read(path: str | Path, *, lenient: bool = False) -> Transcript:
     """Read a session file. Lenient: what is malformed is left out and listed in `skipped`."""
-    return parse(_text(Path(path)), path=str(path), lenient=lenient)
+    path = Path(path)
+    return parse(text_of(bytes_of(path), path), path=str(path), lenient=lenient)
 
 
 def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
@@ -36,10 +37,10 @@ def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
     return transcript
 
 
-def _text(path: Path) -> str:
-    """The file as text, or an error of one line."""
+def bytes_of(path: Path) -> bytes:
+    """The file's bytes, or an error of one line."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise BadTranscript("no such file; give the path of a session file", path=str(path)) from None
     except IsADirectoryError:
@@ -47,6 +48,18 @@ def _text(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadTranscript(f"cannot be read: {reason}", path=str(path)) from None
+
+
+def is_text(path: Path) -> bool:
+    """Whether the file may be a session by its first bytes; a missing one is not."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"\0" not in file.read(4096)
+
+
+def text_of(data: bytes, path: Path) -> str:
+    """A session file's bytes as text, or an error of one line; `path` is only named in it."""
     if b"\0" in data:
         raise BadTranscript("is binary; a session file is UTF-8 text", path=str(path))
     try:

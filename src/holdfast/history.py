@@ -1,1 +1,0 @@
-"""The append-only log beside a session: every compaction is an event."""

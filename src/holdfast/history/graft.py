@@ -1,0 +1,80 @@
+"""Whether a file went on from another, and the same going-on put behind a third: how undo keeps what came later.
+
+Lines are appended to a log file byte by byte. A JSON document is written anew each time that its session grows: there
+a list went on where its old items still stand first, and what stands beside the lists (counts, times) may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_MISSING = object()
+
+
+def continues(base: bytes, now: bytes) -> bool:
+    """Whether `now` is `base`, or `base` with something appended."""
+    return _tail(base, now) is not None or _continues(_json(base), _json(now))
+
+
+def graft(before: bytes, after: bytes, now: bytes) -> bytes | None:
+    """`before` with what was appended to `after` until it became `now`; None where `now` does not continue `after`."""
+    tail = _tail(after, now)
+    if tail is not None:
+        return before + (b"\n" if tail.strip() and _unlike(before, after, tail) else b"") + tail
+    old, base, new = _json(before), _json(after), _json(now)
+    if not _continues(base, new) or type(old) is not type(base):
+        return None
+    merged = _merged(old, base, new)
+    return before if merged == old else _written(merged, now)
+
+
+def _tail(base: bytes, now: bytes) -> bytes | None:
+    """What follows `base` in `now`, where it begins on a new line."""
+    tail = now[len(base) :]
+    whole = not tail or base.endswith(b"\n") or tail.startswith((b"\n", b"\r\n"))
+    return tail if now.startswith(base) and whole else None
+
+
+def _unlike(before: bytes, after: bytes, tail: bytes) -> bool:
+    """Whether the tail relied on a newline that `before` does not end with."""
+    return after.endswith(b"\n") and not before.endswith(b"\n") and not tail.startswith((b"\n", b"\r\n"))
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return _MISSING
+
+
+def _continues(base: Any, now: Any) -> bool:
+    if isinstance(base, dict) and isinstance(now, dict):
+        return all(key in now and _continues(base[key], now[key]) for key in base)
+    if isinstance(base, list) and isinstance(now, list):
+        return now[: len(base)] == base
+    return base is not _MISSING and not isinstance(base, dict | list) and not isinstance(now, dict | list)
+
+
+def _merged(old: Any, base: Any, now: Any) -> Any:
+    if now == base:
+        return old
+    if isinstance(old, list) and isinstance(base, list) and isinstance(now, list):
+        return old + now[len(base) :]
+    if isinstance(old, dict) and isinstance(base, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*old, *now])
+        merged = {k: _merged(*(part.get(k, _MISSING) for part in (old, base, now))) for k in keys}
+        return {key: value for key, value in merged.items() if value is not _MISSING}
+    return now
+
+
+def _written(value: Any, like: bytes) -> bytes:
+    """JSON in the layout of `like`."""
+    text = like.decode("utf-8-sig")
+    indent = re.match(r"\s*[\[{]\r?\n([ \t]+)", text)
+    tight = re.search(r'"\s*:\S', text) is not None
+    end = text[len(text.rstrip()) :]
+    separators = ("," if indent or tight else ", ", ":" if tight else ": ")
+    dumped = json.dumps(value, ensure_ascii=text.isascii(), indent=indent and indent[1], separators=separators)
+    return (dumped + end).encode()

@@ -1,0 +1,170 @@
+"""What a session file is made of: its raw turns from the first on, numbered for good, and which of them each turn of
+the file stands for, through any number of compactions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from holdfast.errors import BadInput
+from holdfast.history.graft import continues
+from holdfast.history.log import EXPAND, UNDO, Event, Origin, log_path, read_log
+from holdfast.history.words import Shown
+from holdfast.transcript.read import bytes_of, parse, text_of
+from holdfast.transcript.turn import Transcript, Turn
+
+
+@dataclass(frozen=True)
+class State:
+    """A version of the file, and where its turns came from."""
+
+    transcript: Transcript
+    origins: tuple[Origin, ...]
+    """Of each turn, in raw turns."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A session file with its past."""
+
+    raw: tuple[Turn, ...]
+    """Every turn that was ever said in it, as it was said, in order."""
+    now: State
+    steps: tuple[tuple[Event, State], ...] = ()
+    """The changes that led here, the oldest first, each with the file as it was before. What was undone, or never took
+    place, is not among them."""
+    intact: bool = True
+    """Whether, since the last step, turns were appended at most."""
+
+    def sources(self, line: Shown) -> tuple[int, ...]:
+        """The 0-based raw turns that a line of the file, as `words.shown` lists them, stands for."""
+        origin = self.now.origins[line.at]
+        own = line.line is not None and line.line < len(origin.lines)
+        return origin.lines[line.line or 0] if own else origin.turns
+
+
+def lineage(path: Path) -> Lineage:
+    """The past of a session file. Raises BadTranscript for a file that is no session, BadInput for a damaged log."""
+    data = bytes_of(path)
+    events = applied(read_log(path), data, path)
+    raw: list[Turn] = []
+    turns: tuple[Turn, ...] = ()
+    origins: tuple[Origin, ...] = ()
+    steps = []
+    for event in events:
+        state = _state(event.before, path, turns, origins, raw)
+        steps.append((event, state))
+        turns, origins = _after(event, state, path)
+    now = _state(data, path, turns, origins, raw)
+    return Lineage(tuple(raw), now, tuple(steps), not events or continues(events[-1].after, data))
+
+
+def session(data: bytes, path: Path) -> Transcript:
+    """A version of the file, read leniently, as every compaction of a file with skipped lines was."""
+    return parse(text_of(data, path), path=str(path), lenient=True)
+
+
+def applied(events: Sequence[Event], data: bytes, path: Path) -> tuple[Event, ...]:
+    """The events that led to this content, the oldest first, without what was undone. Known by content, so that an
+    event whose change never took place (a crash between log and file) falls out."""
+    found: list[Event] = []
+    newest = math.inf
+    for event in reversed(events):
+        if event.number >= newest or not _took_place(event, data, path):
+            continue
+        if event.kind == UNDO:
+            newest = int(event.plan["of"])  # that was the last one then: nothing since counts
+        else:
+            found.append(event)
+            data = event.before
+    return tuple(reversed(found))
+
+
+def follow(old: Sequence[Turn], new: Sequence[Turn]) -> list[int | None]:
+    """For each new turn the old one that it is; None for one that is new."""
+    found: list[int | None] = [None] * len(new)
+    for a, b, size in _matcher(old, new).get_matching_blocks():
+        found[b : b + size] = range(a, a + size)
+    return found
+
+
+def spread(old: Sequence[Turn], new: Sequence[Turn]) -> list[tuple[int, ...]]:
+    """For each new turn the old ones that it was written from: a format may join turns, or word them its own way."""
+    found: list[tuple[int, ...]] = []
+    for _, a, a_end, b, b_end in _matcher(old, new).get_opcodes():
+        if a_end - a == b_end - b:
+            found += [(at,) for at in range(a, a_end)]
+        else:
+            found += [tuple(range(a, a_end))] * (b_end - b)
+    return found
+
+
+def _matcher(old: Sequence[Turn], new: Sequence[Turn]) -> SequenceMatcher[object]:
+    return SequenceMatcher(None, [_said(turn) for turn in old], [_said(turn) for turn in new], autojunk=False)
+
+
+def _said(turn: Turn) -> object:
+    return turn.role, turn.text, turn.reasoning, tuple((call.name, call.arguments) for call in turn.calls)
+
+
+def _took_place(event: Event, data: bytes, path: Path) -> bool:
+    after, before = continues(event.after, data), continues(event.before, data)
+    if after and before:  # one of them begins with the other
+        return len(event.after) >= len(event.before)
+    if after or before:
+        return after
+    # Changed by somebody else since: what it has more of. Half, because any two sessions may share a system prompt.
+    now = {_said(turn) for turn in session(data, path).turns}
+    share = [_share(session(version, path), now) for version in (event.before, event.after)]
+    return share[1] >= max(share[0], 0.5)
+
+
+def _share(transcript: Transcript, now: set[object]) -> float:
+    said = {_said(turn) for turn in transcript.turns}
+    return len(said & now) / len(said)
+
+
+def _state(data: bytes, path: Path, turns: tuple[Turn, ...], origins: tuple[Origin, ...], raw: list[Turn]) -> State:
+    """A version of the file that went on from `turns`; what is new in it becomes raw."""
+    transcript = session(data, path)
+    found = []
+    for turn, old in zip(transcript.turns, follow(turns, transcript.turns), strict=True):
+        if old is None:
+            raw.append(turn)
+        found.append(Origin((len(raw) - 1,)) if old is None else origins[old])
+    return State(transcript, tuple(found))
+
+
+def _after(event: Event, state: State, path: Path) -> tuple[tuple[Turn, ...], tuple[Origin, ...]]:
+    """The turns of the file after an event, and their origins in raw turns."""
+    turns = session(event.after, path).turns
+    named = {at for origin in event.origins for at in (*origin.turns, *(at for line in origin.lines for at in line))}
+    if len(turns) != len(event.origins) or not named <= set(range(len(state.origins))):
+        raise BadInput(f"{log_path(path)}: event {event.number} does not fit its own session; restore the log")
+    return turns, tuple(_through(o, turn, state, event) for o, turn in zip(event.origins, turns, strict=True))
+
+
+def _through(origin: Origin, turn: Turn, state: State, event: Event) -> Origin:
+    """An origin in turns of the file before, as one in raw turns."""
+    if origin.made == EXPAND:
+        return Origin((int(event.plan["turn"]) - 1,), EXPAND)
+    if not origin.made and len(origin.turns) == 1:
+        return state.origins[origin.turns[0]]
+    lines: tuple[tuple[int, ...], ...] = ()
+    if origin.lines:
+        texts = turn.text.split("\n")
+        lines = tuple(_raw(at, state, text) for at, text in zip(origin.lines, texts, strict=False))
+    return Origin(_raw(origin.turns, state), origin.made, lines)
+
+
+def _raw(turns: Sequence[int], state: State, text: str = "") -> tuple[int, ...]:
+    """The raw turns of these turns. A line that stood in one of them keeps its own sources."""
+    found: set[int] = set()
+    for at in turns:
+        origin = state.origins[at]
+        lines = dict(zip(state.transcript.turns[at].text.split("\n"), origin.lines, strict=False))
+        found.update(lines.get(text) or origin.turns)
+    return tuple(sorted(found))

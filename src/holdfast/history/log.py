@@ -1,0 +1,203 @@
+"""The log file: one JSON object per line, appended and synced before the session itself is touched.
+
+A file's bytes stand in its event whole, zlib-compressed and in base64: one file to copy, back up or delete, and no
+event depends on another. Side files would save a few bytes and could get lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from holdfast.errors import BadInput, Failed
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+COMPACT, EXPAND, UNDO = "compact", "expand", "undo"
+_LOCKED_BYTE = 1 << 30  # where locks forbid reading, one byte far behind the end hinders nobody
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a turn came from."""
+
+    turns: tuple[int, ...]
+    """0-based turns: in an event those of the file before, in a lineage raw ones."""
+    made: str = ""
+    """What made it, e.g. `mask_observations`; empty where it stands as it was said."""
+    lines: tuple[tuple[int, ...], ...] = ()
+    """The turns of each of its lines, where they have sources of their own."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change of a session file."""
+
+    number: int
+    """1-based, in the log's order."""
+    kind: str
+    """`compact`, `expand` or `undo`."""
+    time: str
+    """UTC, ISO 8601."""
+    before: bytes
+    after: bytes
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked for; of an undo the event that it took back."""
+    tokens_before: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    """What the gate found."""
+    origins: tuple[Origin, ...] = ()
+    """Of every turn of the file after; none for an undo."""
+
+
+def log_path(session: Path) -> Path:
+    """The log beside a session; a link's log is beside the file that it leads to."""
+    real = session.resolve()
+    return real.with_name(f"{real.name}.holdfast.jsonl")
+
+
+def read_log(session: Path) -> tuple[Event, ...]:
+    """All events, the oldest first. A line torn by a crash is passed over: its change never took place.
+
+    Raises BadInput where an event's bytes are not those that were stored."""
+    path = log_path(session)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return ()
+    events: list[Event] = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        try:
+            events.append(_event(fields))
+        except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+            raise BadInput(
+                f"{path}:{number}: not an event of holdfast, or damaged; restore the log from a copy, or move it away"
+            ) from error
+    return tuple(events)
+
+
+@contextmanager
+def writing(session: Path, like: Path) -> Iterator[BinaryIO]:
+    """The log, to append to, by one writer at a time; the lock ends with the process. Raises Failed where another
+    has it. Who can read the session `like` can read the log, and nobody else."""
+    path = log_path(session)
+    fresh = not path.exists()
+    with path.open("ab+") as file:
+        if fresh:
+            shutil.copymode(like, path)
+        file.seek(_LOCKED_BYTE)
+        try:
+            _lock(file.fileno())
+        except OSError:
+            raise Failed(f"another holdfast is writing {session}; run the command again") from None
+        yield file
+
+
+def append(file: BinaryIO, event: Event) -> None:
+    """Write an event and wait until it is on the disk."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    torn = end and file.read(1) != b"\n"
+    file.write((b"\n" if torn else b"") + json.dumps(_fields(event)).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes, like: Path) -> None:
+    """The file with other content, at once or not at all; its permissions stay, a new one has those of `like`."""
+    real = path.resolve()
+    spare = real.with_name(f".{real.name}.holdfast.tmp")
+    try:
+        with spare.open("wb") as file:
+            shutil.copymode(real if real.exists() else like, spare)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        spare.replace(real)
+    finally:
+        spare.unlink(missing_ok=True)
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    return {
+        "event": event.number,
+        "kind": event.kind,
+        "time": event.time,
+        "plan": dict(event.plan),
+        "tokens_before": event.tokens_before,
+        "tokens": event.tokens,
+        "seconds": event.seconds,
+        "gate": dict(event.gate),
+        "origins": [[origin.turns, origin.made, origin.lines] for origin in event.origins],
+        "before": _packed(event.before),
+        "after": _packed(event.after),
+    }
+
+
+def _event(fields: dict[str, Any]) -> Event:
+    return Event(
+        number=int(fields["event"]),
+        kind=str(fields["kind"]),
+        time=str(fields["time"]),
+        before=_unpacked(fields["before"]),
+        after=_unpacked(fields["after"]),
+        plan=dict(fields["plan"]),
+        tokens_before=int(fields["tokens_before"]),
+        tokens=int(fields["tokens"]),
+        seconds=float(fields["seconds"]),
+        gate=dict(fields["gate"]),
+        origins=tuple(
+            Origin(_numbers(turns), str(made), tuple(_numbers(line) for line in lines))
+            for turns, made, lines in fields["origins"]
+        ),
+    )
+
+
+def _numbers(values: list[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
+
+
+def _packed(data: bytes) -> dict[str, Any]:
+    return {
+        "sha256": digest(data),
+        "bytes": len(data),
+        "zlib": base64.b64encode(zlib.compress(data, 9)).decode(),
+    }
+
+
+def _unpacked(fields: dict[str, Any]) -> bytes:
+    data = zlib.decompressobj().decompress(base64.b64decode(fields["zlib"]), max(1, int(fields["bytes"])))
+    if digest(data) != fields["sha256"]:
+        raise ValueError("the bytes do not have the digest that was written with them")
+    return data
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
