@@ -128,8 +128,9 @@ def test_anthropic_results_become_tool_turns_before_the_users_words() -> None:
     assert transcript.meta == {"model": "m"}
 
 
-def test_anthropic_signature_is_kept_for_the_writer() -> None:
-    assert parse(json.dumps(ANTHROPIC)).turns[2].extra == {"parts": {"0": {"type": "thinking", "signature": "sig"}}}
+def test_anthropic_signature_is_kept_with_what_it_signs() -> None:
+    signed = {"type": "thinking", "thinking": "Read first.", "signature": "sig"}
+    assert parse(json.dumps(ANTHROPIC)).turns[2].extra == {"parts": {"0": signed}}
 
 
 def test_anthropic_unknown_blocks_are_shown_and_kept() -> None:

@@ -75,8 +75,10 @@ def _refusal(_type: str, fields: dict[str, Any], folded: Folded) -> dict[str, An
 
 def _thinking(_type: str, fields: dict[str, Any], folded: Folded) -> dict[str, Any]:
     # A string on Anthropic's wire; on some OpenAI-compatible ones a list of text parts.
-    folded.thoughts.append(fold(fields.pop("thinking", None)).text)
-    return fields
+    thought = fields.pop("thinking", None)
+    folded.thoughts.append(fold(thought).text)
+    # A signature is of exactly this text, so whoever sends the one again needs the other.
+    return {**fields, "thinking": thought} if fields.get("signature") else fields
 
 
 def _redacted(type_: str, fields: dict[str, Any], folded: Folded) -> dict[str, Any]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from holdfast.transcript.formats import (
     aider,
     anthropic,
+    anthropic_write,
     claude_code,
+    claude_write,
     mini_swe_agent,
     openai_chat,
+    openai_write,
     openhands,
+    openhands_write,
 )
 from holdfast.transcript.formats.base import Format
 
 FORMATS: tuple[Format, ...] = (
-    Format("openai_chat", openai_chat.sniff, openai_chat.read),
-    Format("anthropic", anthropic.sniff, anthropic.read),
-    Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, dialect=True),
-    Format("claude_code", claude_code.sniff, claude_code.read),
-    Format("openhands", openhands.sniff, openhands.read),
-    Format("aider", aider.sniff, aider.read),
+    Format("openai_chat", openai_chat.sniff, openai_chat.read, openai_write.write),
+    Format("anthropic", anthropic.sniff, anthropic.read, anthropic_write.write),
+    Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, mini_swe_agent.write, dialect=True),
+    Format("claude_code", claude_code.sniff, claude_code.read, claude_write.write),
+    Format("openhands", openhands.sniff, openhands.read, openhands_write.write),
+    Format("aider", aider.sniff, aider.read, aider.write),
 )

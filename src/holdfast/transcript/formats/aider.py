@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from holdfast.transcript.document import Document
+from holdfast.transcript.document import Document, Entry
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.rebuild import Change, rebuild
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 START = re.compile(r"^# aider chat started at (.*)$", re.MULTILINE)
@@ -64,3 +66,47 @@ def _spoken(line: str, fenced: bool) -> tuple[Role | None, str]:
     if not line.strip() or START.match(line):
         return None, ""
     return Role.ASSISTANT, line
+
+
+def write(document: Document, held: Draft) -> str:
+    """Lines of turns that stay are kept as they stand; heads of sessions and blank lines with them."""
+    entries = tuple(Entry(number, row) for number, row in enumerate(document.text.split("\n"), 1))
+    rows: list[str] = []
+    last = 0
+    for item in rebuild(entries, held, _edit, _new, _where(document.text)):
+        # Neighbours that were none before would be read as one turn.
+        if rows and item.number != last + 1 and rows[-1].strip() and item.value.strip():
+            rows.append("")
+        rows.append(item.value)
+        last = item.number
+    return "\n".join(rows)
+
+
+def _where(text: str) -> list[tuple[int, ...]]:
+    """The lines of every turn."""
+    groups = [list(group) for _, group in groupby(_pieces(text), key=lambda piece: piece.role)]
+    spoken = [group for group in groups if group[0].role and any(piece.text.strip() for piece in group)]
+    return [tuple(piece.number for piece in group) for group in spoken]
+
+
+def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
+    turn = changes[0].new
+    if turn is None:
+        raise AssertionError("the lines of a turn are dropped whole")
+    ends = [""] if not values[-1].strip() else []
+    return ["\n".join([_marked(turn), *ends]), *[None] * (len(values) - 1)]
+
+
+def _new(turn: Turn, _near: Any) -> str:
+    return _marked(turn)
+
+
+def _marked(turn: Turn) -> str:
+    """The lines of a turn. What would be read as another speaker's is moved in by a space, and a fence is closed."""
+    lines = turn.text.split("\n")
+    mark = next((mark for mark, role in _MARKS.items() if role is turn.role), "")
+    if mark:
+        return "\n".join(f"{mark}{line}  " for line in lines)
+    fences = sum(line.startswith("```") for line in lines)
+    told = [f" {line}" if line.startswith(tuple(_MARKS)) or START.match(line) else line for line in lines]
+    return "\n".join([*told, *["```"] * (fences % 2)])

@@ -6,6 +6,7 @@ Server-side tools and their results stay inside the assistant turn as placeholde
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,24 +17,13 @@ from holdfast.transcript.turn import Role, Transcript, Turn
 from holdfast.transcript.wire import need_text, obj
 
 ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
-_SYSTEM_KEYS = ("system", "system_prompt")
-"""The second is how agents that store Anthropic messages (Cline) name it."""
 
 
 def sniff(document: Document) -> bool:
     messages = openai_chat.chat_messages(document)
     if openai_chat.has_anthropic_parts(messages):
         return True
-    return bool(messages) and not openai_chat.has_own_marks(messages) and _has_weak_marks(document, messages)
-
-
-def _has_weak_marks(document: Document, messages: list[dict[str, Any]]) -> bool:
-    """Marks that OpenAI-compatible files may carry too: they count where nothing speaks for OpenAI."""
-    if isinstance(document.value, dict) and any(key in document.value for key in _SYSTEM_KEYS):
-        return True
-    contents = [message.get("content") for message in messages]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    return any(isinstance(part, dict) and part.get("type") == "thinking" for part in parts)
+    return not openai_chat.has_own_marks(messages) and openai_chat.has_anthropic_hints(document, messages)
 
 
 def read(document: Document) -> Transcript:
@@ -46,12 +36,17 @@ def read(document: Document) -> Transcript:
 
 def _system_turns(document: Document, meta: dict[str, Any]) -> tuple[Turn, ...]:
     """The top-level system prompt, taken out of `meta`."""
-    prompts = [meta.pop(key) for key in _SYSTEM_KEYS if meta.get(key)]
+    prompts = [meta.pop(key) for key in system_keys(meta)]
     try:
         folded = [fold(prompt) for prompt in prompts]
     except Malformed as error:
         raise document.refuse(f"system prompt: {error}") from None
     return tuple(Turn(Role.SYSTEM, content.text, extra=content.extra) for content in folded)
+
+
+def system_keys(value: Mapping[str, Any]) -> list[str]:
+    """The keys of a document that hold a system prompt, in the order of their turns."""
+    return [key for key in openai_chat.SYSTEM_KEYS if value.get(key)]
 
 
 def _entry_turns(entry: Entry) -> tuple[Turn, ...]:
@@ -68,8 +63,8 @@ def turns_of(message: object, source: int) -> tuple[Turn, ...]:
     results: list[Turn] = []
     parts = list(enumerate(content)) if isinstance(content, list) else []
     if name == "user":
-        results = [_result(block, source) for _, block in parts if _is_result(block)]
-        parts = [(position, block) for position, block in parts if not _is_result(block)]
+        results = [_result(block, source) for _, block in parts if is_result(block)]
+        parts = [(position, block) for position, block in parts if not is_result(block)]
     turns = results
     if parts or not results:
         folded = fold_parts(parts) if isinstance(content, list) else fold(content)
@@ -80,7 +75,7 @@ def turns_of(message: object, source: int) -> tuple[Turn, ...]:
     return (first, *turns[1:])
 
 
-def _is_result(block: object) -> bool:
+def is_result(block: object) -> bool:
     return isinstance(block, dict) and block.get("type") == "tool_result"
 
 

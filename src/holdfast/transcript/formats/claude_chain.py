@@ -64,6 +64,15 @@ class Chains:
             self._hang_in_preserved(boundary)
 
     @property
+    def lines(self) -> tuple[Line, ...]:
+        """Every line with an id, once."""
+        return tuple(self._lines)
+
+    def parent(self, uuid: str) -> str:
+        """The id of the line before; empty where there is none."""
+        return self._parents[uuid]
+
+    @property
     def boundaries(self) -> list[Line]:
         return [line for line in self._lines if line.is_boundary]
 

@@ -37,6 +37,12 @@ def read(document: Document) -> Transcript:
     return Transcript(_turns(chain), "claude_code", meta, skipped)
 
 
+def chains_of(document: Document) -> Chains:
+    """The lines that can be read, linked; what cannot is left out."""
+    lines, _ = replace(document, lenient=True).read_each(document.lines, _line)
+    return Chains(_main_lines(lines))
+
+
 def _main_lines(lines: tuple[Line, ...]) -> list[Line]:
     """All but the sidechains; a sub-agent's own file is nothing but one, and is then the session."""
     main = [line for line in lines if not line.sidechain]
@@ -82,13 +88,17 @@ def _message_id(fields: dict[str, Any]) -> str:
     return text_or_empty(message.get("id"))
 
 
-def _turns(chain: list[Line]) -> tuple[Turn, ...]:
-    """Lines to turns; neighbours with one message id are pieces of one streamed message."""
-    turns: list[Turn] = []
+def spoken(chain: list[Line]) -> list[tuple[list[Line], tuple[Turn, ...]]]:
+    """Lines that belong together, with their turns; neighbours with one message id are pieces of one message."""
+    groups: list[tuple[list[Line], tuple[Turn, ...]]] = []
     for message_id, group in groupby(chain, key=lambda line: line.message_id):
         lines = list(group)
-        turns += [_merged(lines)] if message_id else [turn for line in lines for turn in line.turns]
-    return tuple(turns)
+        groups += [(lines, (_merged(lines),))] if message_id else [([line], line.turns) for line in lines]
+    return groups
+
+
+def _turns(chain: list[Line]) -> tuple[Turn, ...]:
+    return tuple(turn for _, turns in spoken(chain) for turn in turns)
 
 
 def _merged(lines: list[Line]) -> Turn:
@@ -96,13 +106,13 @@ def _merged(lines: list[Line]) -> Turn:
     if len(lines) == 1:
         return lines[0].turns[0]
     messages = [line.fields["message"] for line in lines]
-    content = [part for message in messages for part in _as_parts(message.get("content"))]
+    content = [part for message in messages for part in as_parts(message.get("content"))]
     last = lines[-1].fields
     whole = {**last, "message": {**last["message"], "content": content}}
     return _said(whole, lines[0].number)[0]
 
 
-def _as_parts(content: Any) -> list[Any]:
+def as_parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [content or ""]
 
 

@@ -12,8 +12,11 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from holdfast.transcript.compose import call_input, openai_message
 from holdfast.transcript.document import Document, Entry
-from holdfast.transcript.formats import openai_chat
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats import openai_chat, openai_write
+from holdfast.transcript.formats.rebuild import Change, rebuild, render
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 FENCE = re.compile(r"```(?:bash|mswea_bash_command)\s*\n(.*?)\n```", re.DOTALL)
@@ -50,6 +53,38 @@ def read(document: Document) -> Transcript:
         meta["exit"] = exits
     turns = _with_fence_calls(openai_chat.pair_by_order(turns))
     return Transcript(tuple(map(_without_actions, turns)), "mini_swe_agent", meta, skipped)
+
+
+def write(document: Document, held: Draft) -> str:
+    return render(document, rebuild(document.entries, held, _edit, _new))
+
+
+def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
+    raw, turn = changes[0].raw, changes[0].new
+    # A call made of a fence is nowhere on the wire but in the text and in the recorded actions.
+    on_wire = values[0].get("tool_calls") or values[0].get("function_call")
+    same = raw if raw is None or on_wire else replace(raw, calls=turn.calls if turn else ())
+    (message,) = openai_write.edit(values, (Change(same, turn),))
+    return [_settled(message, turn)]
+
+
+def _new(turn: Turn, _near: Any) -> dict[str, Any]:
+    return _settled(openai_message(turn), turn)
+
+
+def _settled(message: dict[str, Any], turn: Turn | None) -> dict[str, Any]:
+    """The message with its actions recorded where its text alone would be read as others."""
+    wanted = [] if turn is None or message.get("tool_calls") else [_command(call) for call in turn.calls]
+    inner = message.get("extra")
+    extra = inner if isinstance(inner, dict) else {}
+    if message["role"] != "assistant" or _commands(openai_chat.turn_of(Entry(1, message))) == wanted:
+        return message
+    return {**message, "extra": {**extra, "actions": [{"command": command} for command in wanted]}}
+
+
+def _command(call: ToolCall) -> str:
+    command = call_input(call).get("command")
+    return command if isinstance(command, str) else call.arguments
 
 
 def _is_exit(entry: Entry) -> bool:

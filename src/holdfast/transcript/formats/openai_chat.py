@@ -24,12 +24,16 @@ ROLES = {
     "function": Role.TOOL,
 }
 _OWN_FIELDS = ("tool_calls", "function_call", "tool_call_id")
+SYSTEM_KEYS = ("system", "system_prompt")
+"""Where Anthropic's system prompt stands; the second is how agents that store such messages (Cline) name it."""
 _ANTHROPIC_PARTS = ("tool_use", "tool_result", "redacted_thinking")
 
 
 def sniff(document: Document) -> bool:
     messages = chat_messages(document)
-    return bool(messages) and (has_own_marks(messages) or not has_anthropic_parts(messages))
+    if has_own_marks(messages):
+        return True
+    return bool(messages) and not has_anthropic_parts(messages) and not has_anthropic_hints(document, messages)
 
 
 def chat_messages(document: Document) -> list[dict[str, Any]]:
@@ -40,7 +44,7 @@ def chat_messages(document: Document) -> list[dict[str, Any]]:
 
 def has_own_marks(messages: Iterable[dict[str, Any]]) -> bool:
     """Fields or roles that Anthropic messages never have."""
-    return any(m["role"] in ("tool", "function") or any(m.get(f) for f in _OWN_FIELDS) for m in messages)
+    return any(m["role"] in ("tool", "function", "developer") or any(m.get(f) for f in _OWN_FIELDS) for m in messages)
 
 
 def has_anthropic_parts(messages: Iterable[dict[str, Any]]) -> bool:
@@ -48,6 +52,15 @@ def has_anthropic_parts(messages: Iterable[dict[str, Any]]) -> bool:
     contents = [message.get("content") for message in messages]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     return any(isinstance(part, dict) and part.get("type") in _ANTHROPIC_PARTS for part in parts)
+
+
+def has_anthropic_hints(document: Document, messages: list[dict[str, Any]]) -> bool:
+    """Marks that OpenAI-compatible files may carry too: they count where nothing speaks for OpenAI."""
+    if messages and isinstance(document.value, dict) and any(key in document.value for key in SYSTEM_KEYS):
+        return True
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, dict) and part.get("type") == "thinking" for part in parts)
 
 
 def read(document: Document) -> Transcript:

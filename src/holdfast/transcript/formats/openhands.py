@@ -20,8 +20,8 @@ _SILENT_OBSERVATIONS = {"recall", "null", "agent_state_changed", "agent_condensa
 
 
 def sniff(document: Document) -> bool:
-    events = [entry.value for entry in _events(document)]
-    return any(isinstance(event, dict) and _is_event(event) for event in events)
+    values = [entry.value for entry in events(document)]
+    return any(isinstance(value, dict) and _is_event(value) for value in values)
 
 
 def _is_event(event: dict[str, Any]) -> bool:
@@ -29,21 +29,27 @@ def _is_event(event: dict[str, Any]) -> bool:
     return "source" in event and "id" in event and any(isinstance(kind, str) for kind in kinds)
 
 
-def _events(document: Document) -> tuple[Entry, ...]:
+def events(document: Document) -> tuple[Entry, ...]:
+    """The events of a file, wherever it keeps them."""
     if isinstance(document.value, dict):
         return numbered(document.value.get("history"))
     return document.lines or numbered(document.value)
 
 
 def read(document: Document) -> Transcript:
-    events = _events(document)
-    turns, skipped = document.read_each(events, _turn)
+    entries = events(document)
+    groups, skipped = spoken(document)
     meta = {key: value for key, value in _top_level(document).items() if key != "history"}
-    left_out = Counter(_kind(entry.value) for entry in events if _is_silent(entry.value))
+    left_out = Counter(_kind(entry.value) for entry in entries if _is_silent(entry.value))
     if left_out:
         meta["other_events"] = dict(left_out)
-    said = [turn for turn in turns if turn is not None]
-    return Transcript(_one_per_response(_paired(said)), "openhands", meta, skipped)
+    return Transcript(tuple(turn for turn, _ in groups), "openhands", meta, skipped)
+
+
+def spoken(document: Document) -> tuple[list[tuple[Turn, tuple[int, ...]]], tuple[str, ...]]:
+    """Every turn with the numbers of its events; and what was skipped."""
+    turns, skipped = document.read_each(events(document), _turn)
+    return _one_per_response(_paired([turn for turn in turns if turn is not None])), skipped
 
 
 def _top_level(document: Document) -> dict[str, Any]:
@@ -106,14 +112,15 @@ def _tool_call(event: dict[str, Any], action: str, args: dict[str, Any]) -> tupl
     response = record.get("model_response")
     message: dict[str, Any] = {}
     if isinstance(response, dict):
-        message = _first_message(response)
+        message = first_message(response)
         record["model_response"] = {key: value for key, value in response.items() if key != "choices"}
     event["tool_call_metadata"] = record
     sent = [function for id_, function in _functions(message) if id_ == call_id]
     return message, ToolCall(call_id, name, json_text(sent[0].get("arguments") if sent else args))
 
 
-def _first_message(response: dict[str, Any]) -> dict[str, Any]:
+def first_message(response: dict[str, Any]) -> dict[str, Any]:
+    """The model's own message in its recorded response; empty where there is none."""
     choices = response.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, dict) else None
@@ -149,20 +156,21 @@ def _paired(turns: list[Turn]) -> list[Turn]:
     return [replace(t, call_id="") if lost else t for t, lost in zip(turns, orphan, strict=True)]
 
 
-def _one_per_response(turns: list[Turn]) -> tuple[Turn, ...]:
+def _one_per_response(turns: list[Turn]) -> list[tuple[Turn, tuple[int, ...]]]:
     """Parallel calls are stored as action, observation, action, observation; the model made one turn."""
-    merged: list[Turn] = []
+    merged: list[tuple[Turn, tuple[int, ...]]] = []
     first: dict[str, int] = {}
     for turn in turns:
         response = _response_id(turn) if turn.calls else ""
         if response in first:
             at = first[response]
-            merged[at] = replace(merged[at], calls=merged[at].calls + turn.calls)
+            whole, numbers = merged[at]
+            merged[at] = (replace(whole, calls=whole.calls + turn.calls), (*numbers, turn.source))
             continue
         if response:
             first[response] = len(merged)
-        merged.append(turn)
-    return tuple(merged)
+        merged.append((turn, (turn.source,)))
+    return merged
 
 
 def _response_id(turn: Turn) -> str:

@@ -1,0 +1,166 @@
+"""Provider requests from turns of any format. The same turns always give the same JSON, so that a cache holds.
+
+What only one wire can say is sent on that wire alone: signed thinking to Anthropic, `reasoning_content` to OpenAI's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+from holdfast.transcript.refill import refill
+from holdfast.transcript.turn import Role, ToolCall, Turn
+
+_OPENAI_PARTS = re.compile("image_url|input_audio|file")
+_ANTHROPIC_PARTS = re.compile("image|document|server_tool_use|.+_tool_result")
+_DATA_URL = re.compile(r"data:([^;,]+);base64,(.*)", re.DOTALL)
+_THOUGHTS = ("thinking", "redacted_thinking")
+
+
+def openai_messages(turns: Iterable[Turn]) -> list[dict[str, Any]]:
+    """Messages for an OpenAI-compatible chat endpoint. A turn that says nothing at all is left out."""
+    return [openai_message(turn) for turn in with_unique_ids(turns) if _says(turn)]
+
+
+def anthropic_messages(turns: Iterable[Turn]) -> tuple[str, list[dict[str, Any]]]:
+    """The system prompt, and messages that alternate, for Anthropic. A system turn after the head becomes user text."""
+    unique = with_unique_ids(turns)
+    head = list(takewhile(lambda turn: turn.role is Role.SYSTEM, unique))
+    said = [anthropic_message(turn) for turn in unique[len(head) :] if _says(turn)]
+    return "\n\n".join(turn.text for turn in head if turn.text), alternating(said)
+
+
+def openai_message(turn: Turn) -> dict[str, Any]:
+    """One turn as a chat message. A tool turn that answers no call is the user's."""
+    content = _content(turn, _OPENAI_PARTS)
+    if turn.role is Role.TOOL and turn.call_id:
+        return {"role": "tool", "tool_call_id": turn.call_id, "content": content}
+    role = Role.USER if turn.role is Role.TOOL else turn.role
+    message: dict[str, Any] = {"role": role.value, "content": content}
+    if turn.reasoning and not _thoughts(turn):
+        message["reasoning_content"] = turn.reasoning
+    if turn.calls:
+        message["content"] = content or None
+        message["tool_calls"] = [openai_call(call) for call in turn.calls]
+    return message
+
+
+def openai_call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def anthropic_message(turn: Turn) -> dict[str, Any]:
+    """One turn as a message, its content a list of blocks."""
+    content = _content(turn, _ANTHROPIC_PARTS)
+    blocks = ([{"type": "text", "text": content}] if content else []) if isinstance(content, str) else content
+    if turn.role is Role.TOOL and turn.call_id:
+        result = {"type": "tool_result", "tool_use_id": turn.call_id, "content": content}
+        return {"role": "user", "content": [result | ({"is_error": True} if turn.is_error else {})]}
+    if turn.role is not Role.ASSISTANT:
+        return {"role": "user", "content": blocks}
+    return {"role": "assistant", "content": [*_thoughts(turn), *blocks, *map(anthropic_call, turn.calls)]}
+
+
+def anthropic_call(call: ToolCall) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": call_input(call)}
+
+
+def call_input(call: ToolCall) -> dict[str, Any]:
+    """The arguments as an object; what is none is under the key `arguments`."""
+    try:
+        value = json.loads(call.arguments or "{}")
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {"arguments": call.arguments}
+
+
+def alternating(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbours of one role as one message; the results that a user message holds stand first in it."""
+    merged: list[dict[str, Any]] = []
+    for message in messages:
+        if merged and merged[-1]["role"] == message["role"]:
+            merged[-1] = joined(merged[-1], message)
+        else:
+            merged.append(dict(message))
+    return merged
+
+
+def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two Anthropic messages of one role as one; other fields are the first's, or the second's where it has none."""
+    blocks = [*_blocks(first.get("content")), *_blocks(second.get("content"))]
+    results = [block for block in blocks if _type(block) == "tool_result"]
+    rest = [block for block in blocks if _type(block) != "tool_result"]
+    return {**second, **first, "content": [*results, *rest]}
+
+
+def with_unique_ids(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """The turns with every call's id used once, as providers want it; results follow their calls."""
+    used: Counter[str] = Counter()
+    latest: dict[str, str] = {}
+    done: list[Turn] = []
+    for turn in turns:
+        calls = []
+        for call in turn.calls:
+            plain = re.sub(r"[^A-Za-z0-9_-]", "_", call.id)
+            used[plain] += 1
+            latest[call.id] = plain if used[plain] == 1 else f"{plain}_{used[plain]}"
+            calls.append(replace(call, id=latest[call.id]))
+        call_id = latest.get(turn.call_id, turn.call_id) if turn.role is Role.TOOL else turn.call_id
+        same = tuple(calls) == turn.calls and call_id == turn.call_id
+        done.append(turn if same else replace(turn, calls=tuple(calls), call_id=call_id))
+    return tuple(done)
+
+
+def _says(turn: Turn) -> bool:
+    return bool(turn.text or turn.calls or (turn.role is Role.TOOL and turn.call_id))
+
+
+def _parts(turn: Turn) -> list[dict[str, Any]]:
+    """What the reader kept of the content's parts, in order."""
+    parts = turn.extra.get("parts")
+    if not isinstance(parts, dict):
+        return []
+    return [parts[key] for key in sorted(parts, key=lambda key: (len(key), key)) if isinstance(parts[key], dict)]
+
+
+def _thoughts(turn: Turn) -> list[dict[str, Any]]:
+    """Thinking as Anthropic sent it. Without its signature it would be refused."""
+    return [part for part in _parts(turn) if part.get("type") in _THOUGHTS and turn.reasoning]
+
+
+def _content(turn: Turn, types: re.Pattern[str]) -> Any:
+    """The text, or where it shows parts that the wire can carry, those parts and the text between them."""
+    parts = [_converted(part, types) for part in _parts(turn)]
+    sent = [part for part in parts if types.fullmatch(str(part.get("type")))]
+    filled = refill(sent, turn.text)
+    return filled if any(_type(part) != "text" for part in filled) else turn.text
+
+
+def _converted(part: dict[str, Any], types: re.Pattern[str]) -> dict[str, Any]:
+    """An image in the shape of the other wire."""
+    source, url = part.get("source"), part.get("image_url")
+    if part.get("type") == "image" and types is _OPENAI_PARTS and isinstance(source, dict):
+        data = f"data:{source.get('media_type')};base64,{source.get('data')}"
+        return {"type": "image_url", "image_url": {"url": source.get("url") or data}}
+    address = url.get("url") if isinstance(url, dict) else url
+    if part.get("type") == "image_url" and types is _ANTHROPIC_PARTS and isinstance(address, str):
+        found = _DATA_URL.fullmatch(address)
+        if not found:
+            return {"type": "image", "source": {"type": "url", "url": address}}
+        return {"type": "image", "source": {"type": "base64", "media_type": found[1], "data": found[2]}}
+    return part
+
+
+def _blocks(content: Any) -> list[Any]:
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}] if content else []
+
+
+def _type(part: Any) -> Any:
+    return part.get("type") if isinstance(part, dict) else None

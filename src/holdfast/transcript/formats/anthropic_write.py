@@ -1,0 +1,125 @@
+"""Writes Anthropic messages: roles alternate where a drop would have joined two of one role, results come first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from holdfast.transcript.compose import anthropic_call, anthropic_message, joined
+from holdfast.transcript.document import Document
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats import anthropic
+from holdfast.transcript.formats.rebuild import Change, Item, kept_calls, place, put_blocks, rebuild, render
+from holdfast.transcript.refill import refill
+from holdfast.transcript.turn import Role, Turn
+
+
+def write(document: Document, held: Draft) -> str:
+    items = rebuild(document.entries, held, edit, new)
+    return render(_with_system(document, held), _alternating(items))
+
+
+def new(turn: Turn, _near: Any) -> dict[str, Any]:
+    return anthropic_message(turn)
+
+
+def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
+    """One message. What is new inside it and of the other role cannot stay in it: then a list of messages."""
+    message = values[0]
+    blocks = message.get("content")
+    results = iter([block for block in blocks if anthropic.is_result(block)] if isinstance(blocks, list) else [])
+    made: list[tuple[str, Any]] = []
+    for change in changes:
+        answers = change.raw is not None and change.raw.role is Role.TOOL
+        part = next(results) if answers else _said(message)
+        if change.new is not None:
+            made.append(_edited(message["role"], part, change.raw, change.new))
+    messages = [_whole(role, [part for _, part in run]) for role, run in groupby(made, key=lambda pair: pair[0])]
+    first = {**message, **messages[0]}
+    return [first if len(messages) == 1 else [first, *messages[1:]]]
+
+
+def _said(message: dict[str, Any]) -> Any:
+    """The content without the results."""
+    content = message.get("content")
+    if message["role"] != "user" or not isinstance(content, list):
+        return content
+    return [block for block in content if not anthropic.is_result(block)]
+
+
+def _edited(role: str, part: Any, raw: Turn | None, turn: Turn) -> tuple[str, Any]:
+    """The role and the content of one turn of a message; a result is a list of one block."""
+    if raw is None:
+        fresh = anthropic_message(turn)
+        return fresh["role"], fresh["content"]
+    if raw.role is not Role.TOOL:
+        return role, part if raw == turn else put_content(part, raw, turn)
+    return role, [part if raw == turn else _put_result(part, raw, turn)]
+
+
+def put_content(content: Any, raw: Turn, turn: Turn) -> Any:
+    """The content that read as `raw`, so that it reads as `turn`. Thinking stays as it is (it is signed), or goes."""
+    if raw.calls != turn.calls:
+        kept, fresh = kept_calls(raw.calls, turn.calls)
+        blocks = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+        content = [*put_blocks(blocks, calls=kept), *map(anthropic_call, fresh)]
+    if raw.reasoning and not turn.reasoning and isinstance(content, list):
+        content = put_blocks(content, thinking=False)
+    return content if raw.text == turn.text else refill(content, turn.text)
+
+
+def _put_result(block: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
+    made = dict(block)
+    if raw.text != turn.text:
+        made["content"] = refill(block.get("content"), turn.text)
+    if raw.is_error != turn.is_error:
+        made["is_error"] = turn.is_error
+    return made
+
+
+def _whole(role: str, contents: Sequence[Any]) -> dict[str, Any]:
+    """One message of the contents of its turns."""
+    message = {"role": role, "content": contents[0]}
+    for content in contents[1:]:
+        message = joined(message, {"role": role, "content": content})
+    return message
+
+
+def _alternating(items: Sequence[Item]) -> list[Item]:
+    """Neighbours of one role become one message, but for those that were neighbours in the file already."""
+    made: list[Item] = []
+    flat = [item if item.value is value else Item(value) for item in items for value in _messages(item.value)]
+    for item in flat:
+        last = made[-1] if made else None
+        if last is None or (item.number and item.number == last.number + 1) or not _same_role(last, item):
+            made.append(item)
+        else:
+            made[-1] = replace(item, value=joined(last.value, item.value))
+    return made
+
+
+def _messages(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _same_role(one: Item, two: Item) -> bool:
+    values = (one.value, two.value)
+    return all(isinstance(value, dict) for value in values) and one.value.get("role") == two.value.get("role")
+
+
+def _with_system(document: Document, held: Draft) -> Document:
+    """The document with the changes of the system prompt that stands beside the messages."""
+    heads = [at for at, turn in enumerate(held.raw.turns) if not turn.source]
+    if not heads:
+        return document
+    kept = {place(piece, held): piece.turn for piece in held.pieces}
+    value = dict(document.value)
+    for key, at in zip(anthropic.system_keys(value), heads, strict=True):
+        turn, raw = kept.get(at), held.raw.turns[at]
+        if turn is None:
+            del value[key]
+        elif turn.text != raw.text:
+            value[key] = refill(value[key], turn.text)
+    return replace(document, value=value)

@@ -1,0 +1,160 @@
+"""Writes Claude Code sessions, so that the agent resumes them.
+
+What changes inside the session changes in its lines, and the chain of parents is closed over lines that go. Where the
+head is replaced, nothing above is touched: a compaction boundary and a summary line stand before what was kept, as
+when the agent compacts by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+from holdfast.errors import BadInput
+from holdfast.transcript.compose import anthropic_message
+from holdfast.transcript.document import Document
+from holdfast.transcript.draft import Draft, Piece, draft
+from holdfast.transcript.formats import anthropic_write
+from holdfast.transcript.formats.claude_chain import Chains
+from holdfast.transcript.formats.claude_code import as_parts, chains_of, spoken
+from holdfast.transcript.formats.claude_links import linked
+from holdfast.transcript.formats.rebuild import Change, Item, place, rebuild, render
+from holdfast.transcript.size import count
+from holdfast.transcript.turn import Role, Turn
+
+_ENVELOPE = ("isSidechain", "userType", "cwd", "sessionId", "version", "gitBranch", "slug", "timestamp")
+"""What a new line takes from the line that it stands before."""
+_LINE = "\0line"
+
+
+def write(document: Document, held: Draft) -> str:
+    chains = chains_of(document)
+    where = _where(chains)
+    head, kept = _split(held)
+    items = rebuild(document.lines, kept, _edit, _new, where)
+    if head:
+        items = _with_compaction(items, held, head, where)
+    return render(document, linked(items, chains, {number for numbers in where for number in numbers}))
+
+
+def _where(chains: Chains) -> list[tuple[int, ...]]:
+    """The lines of every turn."""
+    groups = spoken(chains.ending_at(chains.leaf))
+    return [tuple(line.number for line in lines) for lines, turns in groups for _ in turns]
+
+
+def _split(held: Draft) -> tuple[tuple[Piece, ...], Draft]:
+    """The pieces in place of a head that was folded, and the draft with the head as it was instead of them.
+
+    A head is folded where new turns stand for turns that went, and nothing but the user's words is left before them.
+    No pieces: there is none.
+    """
+    said = tuple(takewhile(lambda piece: piece.turn.role is Role.USER, held.pieces))
+    stop = 1 + max((at for at, piece in enumerate(said) if place(piece, held) is None), default=-1)
+    head, rest = said[:stop], held.pieces[stop:]
+    until = place(rest[0], held) if rest else len(held.raw.turns)
+    kept = {place(piece, held) for piece in head}
+    told = {turn for piece in head if place(piece, held) is None for turn in piece.turns}
+    if until is None or not told & set(range(until)) - kept:
+        return (), held
+    return head, replace(held, pieces=(*draft(held.raw).pieces[:until], *rest))
+
+
+def _with_compaction(
+    items: list[Item], held: Draft, head: Sequence[Piece], where: Sequence[tuple[int, ...]]
+) -> list[Item]:
+    """The agent's own records of a compaction, before the first line that was kept."""
+    rest = held.pieces[len(head) :]
+    follows = place(rest[0], held) if rest else None
+    ends = where[-1] if follows is None else where[follows]
+    found = [at for at, item in enumerate(items) if item.number in ends]
+    cut = found[0] if follows is not None else found[-1] + 1
+    values = {item.number: item.value for item in items}
+    near = items[found[0]].value
+    metadata = {
+        "trigger": "manual",
+        "preTokens": draft(held.raw).size(count),
+        "postTokens": held.size(count),
+    }
+    boundary = {
+        **_envelope(near, "system"),
+        "subtype": "compact_boundary",
+        "content": "Conversation compacted",
+        "isMeta": False,
+        "level": "info",
+        "compactMetadata": metadata,
+    }
+    made = [boundary, *(_retold(piece, held, near, values, where) for piece in head)]
+    return [*items[:cut], *map(Item, made), *items[cut:]]
+
+
+def _retold(
+    piece: Piece, held: Draft, near: dict[str, Any], values: dict[int, Any], where: Sequence[tuple[int, ...]]
+) -> dict[str, Any]:
+    """A line behind the boundary: a summary, or the user's words again."""
+    own = place(piece, held)
+    if own is None:
+        return {**_new(piece.turn, near), "isVisibleInTranscriptOnly": True, "isCompactSummary": True}
+    turns = [at for at, numbers in enumerate(where) if numbers == where[own]]
+    changes = tuple(Change(held.raw.turns[at], piece.turn if at == own else None) for at in turns)
+    line = values[where[own][0]]
+    if any(change.raw != change.new for change in changes):
+        (line,) = _edit([line], changes)
+    return dict(line)
+
+
+def _new(turn: Turn, near: dict[str, Any]) -> dict[str, Any]:
+    message = anthropic_message(turn)
+    if message["role"] == "user" and turn.role is not Role.TOOL:
+        message["content"] = turn.text
+    return {**_envelope(near, message["role"]), "message": message}
+
+
+def _envelope(near: dict[str, Any], type_: str) -> dict[str, Any]:
+    """The fields around a new line; `linked` sets its id and its parent."""
+    shared = {key: near[key] for key in _ENVELOPE if key in near}
+    return {"parentUuid": None, **shared, "type": type_, "uuid": ""}
+
+
+def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
+    if len(values) > 1:
+        return _edit_streamed(values, changes[0])
+    (value,) = values
+    attachment = value.get("attachment")
+    if value["type"] == "attachment":
+        message = {"role": "user", "content": attachment["prompt"]}
+    else:
+        message = {**value["message"], "role": value["type"]}
+    (made,) = anthropic_write.edit([message], changes)
+    if isinstance(made, list):
+        raise BadInput("an assistant turn cannot stand between the words of one user line; put it before or after them")
+    if value["type"] == "attachment":
+        return [{**value, "attachment": {**attachment, "prompt": made["content"]}}]
+    return [{**value, "message": {**value["message"], "content": made["content"]}}]
+
+
+def _edit_streamed(values: list[Any], change: Change) -> list[Any]:
+    """The lines of one streamed message: every block stays in its line, and a line without blocks goes."""
+    raw, turn = change.raw, change.new
+    if raw is None or turn is None:
+        raise AssertionError("a streamed message is one turn, dropped whole")
+    marked = [
+        {**(part if isinstance(part, dict) else {"type": "text", "text": part}), _LINE: at}
+        for at, value in enumerate(values)
+        for part in as_parts(value["message"].get("content"))
+    ]
+    made: list[list[Any]] = [[] for _ in values]
+    line = 0
+    for block in anthropic_write.put_content(marked, raw, turn):
+        line = block.get(_LINE, line)
+        made[line].append({key: part for key, part in block.items() if key != _LINE})
+    if not any(made):
+        return [_with_content(values[0], []), *[None] * (len(values) - 1)]
+    return [_with_content(value, content) if content else None for value, content in zip(values, made, strict=True)]
+
+
+def _with_content(value: dict[str, Any], content: list[Any]) -> dict[str, Any]:
+    same = value["message"].get("content") == content
+    return value if same else {**value, "message": {**value["message"], "content": content}}

@@ -1,0 +1,87 @@
+"""Writes OpenAI chat messages: a message that changed keeps every field but those that the change is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from holdfast.transcript.compose import openai_call, openai_message
+from holdfast.transcript.document import Document
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.rebuild import Change, kept_calls, put_blocks, rebuild, render
+from holdfast.transcript.refill import refill
+from holdfast.transcript.turn import ToolCall, Turn
+from holdfast.transcript.wire import json_text
+
+_REASONING = ("reasoning_content", "reasoning")
+
+
+def write(document: Document, held: Draft) -> str:
+    return render(document, rebuild(document.entries, held, edit, new))
+
+
+def new(turn: Turn, _near: Any) -> dict[str, Any]:
+    return openai_message(turn)
+
+
+def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
+    """A message holds one turn."""
+    ((raw, turn),) = [(change.raw, change.new) for change in changes]
+    if raw is None or turn is None:
+        raise AssertionError("a message of one turn is dropped whole, and holds nothing new")
+    return [put_message(values[0], raw, turn)]
+
+
+def put_message(value: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
+    """The message that read as `raw`, so that it reads as `turn`."""
+    message = dict(value)
+    if raw.reasoning != turn.reasoning:
+        _put_reasoning(message, turn.reasoning)
+    if raw.calls != turn.calls:
+        _put_calls(message, raw.calls, turn.calls)
+    if raw.text != turn.text:
+        if message.get("refusal"):
+            message["refusal"] = None
+        message["content"] = refill(message.get("content"), turn.text)
+    return message
+
+
+def _put_reasoning(message: dict[str, Any], reasoning: str) -> None:
+    """Under the name that the server uses; parts of the content that held it go."""
+    names = [name for name in _REASONING if message.get(name)] or [_REASONING[0]]
+    for name in (*_REASONING, "reasoning_details"):
+        if name not in names or not reasoning:
+            message.pop(name, None)
+    message.update(dict.fromkeys(names, reasoning) if reasoning else {})
+    if isinstance(message.get("content"), list):
+        message["content"] = put_blocks(message["content"], thinking=False)
+
+
+def _put_calls(message: dict[str, Any], raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> None:
+    """Calls that stay keep their fields; what is new is appended."""
+    kept, fresh = kept_calls(raw, calls)
+    wire = message.get("tool_calls") or []
+    made = [_put_call(old, call) for old, call in zip(wire, kept, strict=False) if call]
+    rest = kept[len(wire) :]
+    if message.get("function_call") is not None:
+        legacy = rest.pop(0)
+        if legacy is None:
+            del message["function_call"]
+        else:
+            message["function_call"] = _put_body(message["function_call"], "arguments", legacy)
+    if isinstance(message.get("content"), list):
+        message["content"] = put_blocks(message["content"], calls=rest)
+    if made or fresh:
+        message["tool_calls"] = [*made, *map(openai_call, fresh)]
+    else:
+        message.pop("tool_calls", None)
+
+
+def _put_call(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
+    key, field = ("custom", "input") if old.get("type") == "custom" else ("function", "arguments")
+    return {**old, key: _put_body(old[key], field, call)}
+
+
+def _put_body(body: dict[str, Any], field: str, call: ToolCall) -> dict[str, Any]:
+    same = json_text(body.get(field)) == call.arguments and body.get("name") == call.name
+    return body if same else {**body, "name": call.name, field: call.arguments}
