@@ -16,3 +16,20 @@ def home() -> Path:
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg).expanduser() / "holdfast"
     return Path.home() / ".cache" / "holdfast"
+
+
+CONFIG = "holdfast.toml"
+
+
+def config_file() -> Path | None:
+    """`holdfast.toml` of the project (the working folder), else of the user's Holdfast folder; None without.
+
+    A session's folder is never searched: a file that someone sent must not say where a session goes.
+    """
+    places = (Path.cwd() / CONFIG, home() / CONFIG)
+    return next((path for path in places if path.is_file()), None)
+
+
+def secret(name: str) -> str:
+    """The value of an environment variable, for a key; empty where it is not set."""
+    return os.environ.get(name, "")

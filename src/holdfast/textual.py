@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from holdfast.engine.chat import Chat
+from holdfast.engine.chat import Chat, Metered, Reply
 from holdfast.errors import BadOption, BadTranscript, Failed
 from holdfast.gate.ledger import Ledger, ledger
 from holdfast.gate.text import TextReport, check, reserve, without_section
@@ -70,7 +70,9 @@ class Rewritten:
     method: str = ""
     """The method whose result this is; empty where nothing was rewritten."""
     notes: tuple[str, ...] = ()
-    """Why it is not the method that was asked for, or not within the budget."""
+    """What the methods have to say, and why it is not the method that was asked for, or not within the budget."""
+    replies: tuple[Reply, ...] = ()
+    """What the compactor was asked, with its own tokens and seconds; also where its answer was of no use."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Breaker:
     def __post_init__(self) -> None:
         if self.cool_down < 0 or self.most_failures < 1 or not 0 <= self.least_gain < 1:
             raise BadOption(
-                "a breaker needs cool_down of at least 0, most_failures of at least 1 and least_gain from 0 to below 1, "
-                f"got {self.cool_down}, {self.most_failures} and {self.least_gain}"
+                "a breaker needs cool_down of at least 0, most_failures of at least 1 and least_gain from 0 to below "
+                f"1, got {self.cool_down}, {self.most_failures} and {self.least_gain}"
             )
 
     def refuses(self, turns: int) -> str:
@@ -127,7 +129,8 @@ def rewrite_again(held: Draft, plan: TextPlan, chat: Chat | None = None) -> Rewr
     began = time.perf_counter()
     before = held.size(count)
     budget = plan.budget if plan.budget is not None else max(1, int(before / (plan.ratio or 1)))
-    room = Room(budget, count, plan.keep_recent, chat)
+    metered = Metered(chat) if chat else None
+    room = Room(budget, count, plan.keep_recent, metered)
     if room.fits(held):
         return Rewritten(held, before, before, budget, time.perf_counter() - began)
     known = ledger(held.raw) if plan.gate else None
@@ -144,7 +147,9 @@ def rewrite_again(held: Draft, plan: TextPlan, chat: Chat | None = None) -> Rewr
         notes = (*notes, f"{tokens - budget} tokens over the budget: the rest may not be dropped")
     if plan.strict and report:
         report.refuse()
-    return Rewritten(made, before, tokens, budget, time.perf_counter() - began, report, method, notes)
+    replies = tuple(metered.replies) if metered else ()
+    seconds = time.perf_counter() - began
+    return Rewritten(made, before, tokens, budget, seconds, report, method, notes, replies)
 
 
 FALLBACKS = ("tiered", "truncate")
@@ -165,7 +170,7 @@ def _attempt(held: Draft, plan: TextPlan, room: Room, known: Ledger | None) -> t
         except (Failed, BadTranscript) as error:
             notes = (*notes, f"{spec} gave way: {error}")
             continue
-        return made, spec, notes
+        return made, spec, (*notes, *made.notes[len(bare.notes) :])
     return bare, "", notes
 
 

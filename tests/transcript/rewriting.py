@@ -55,7 +55,8 @@ def changed(drawn: st.DrawFn, transcript: Transcript) -> Draft:
         first = drawn(st.integers(0, len(spans) - 1))
         last = drawn(st.integers(first, min(len(spans) - 1, first + 4)))
         start, stop = spans[first][0], spans[last][1]
-        if stop - start == len(held.pieces):
+        rest = (*held.pieces[:start], *held.pieces[stop:])
+        if all(piece.turn.role is Role.SYSTEM for piece in rest):
             continue
         what = drawn(st.sampled_from(["drop", "fold", "put", "put", "add"]))
         text = drawn(TEXTS)

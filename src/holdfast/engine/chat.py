@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -25,3 +25,30 @@ class Chat(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply: ...
+
+
+def input_limit(chat: Chat) -> int | None:
+    """Tokens of a prompt that the model reads at most; None where the chat does not say."""
+    limit: int | None = getattr(chat, "max_input", None)
+    return limit
+
+
+@dataclass(frozen=True)
+class Metered:
+    """A chat that remembers every reply, so that the compactor's own cost can be told."""
+
+    chat: Chat
+    replies: list[Reply] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.chat.name
+
+    @property
+    def max_input(self) -> int | None:
+        return input_limit(self.chat)
+
+    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
+        reply = self.chat(system, prompt, max_tokens, timeout)
+        self.replies.append(reply)
+        return reply

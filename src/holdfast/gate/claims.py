@@ -7,19 +7,19 @@ the user comes from real user turns alone, so a tool result that poses as the us
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from holdfast.gate.lifting import words
-from holdfast.transcript.draft import Draft, Line, Piece, made_of
+from holdfast.gate.said import user_words
+from holdfast.methods.text.known import known
+from holdfast.methods.text.sections import MADE, Notes
+from holdfast.transcript.draft import Draft, Line, Piece
 from holdfast.transcript.observed import Command, Observed
 from holdfast.transcript.outcomes import Tests
-from holdfast.transcript.tools import answers_text_call
-from holdfast.transcript.turn import Role, Turn
+from holdfast.transcript.turn import Turn
 
-WRITTEN_BY_MODELS = frozenset({"summarize"})
-"""`Piece.made` of what a model wrote."""
 CLOSE = 0.75
 """Share of a claim's words that must stand in one passage of the user where nothing is quoted."""
 
@@ -32,18 +32,21 @@ class Struck:
     reason: str
 
 
-_WHO = r"(?:(?:the[ ]|our[ ]|your[ ])?(?:users?|customer|client|human|operator)|you)"
+_WHO = (
+    r"(?<!\ba[ ])(?<!any[ ])(?<!each[ ])(?<!every[ ])(?:the[ ]|our[ ]|your[ ])?(?:user|customer|client|human|operator)"
+)
 _HAS = r"(?:(?:has|have|had|also|then|now|later|explicitly|clearly|already|just|did|does|is|was)[ ]){0,3}"
 _SAYS = r"""(?:says?|said|ask(?:s|ed)?|want(?:s|ed)?|request(?:s|ed)?|approve[sd]?|confirm(?:s|ed)?|forb(?:ids?|ade)
     |forbidden|instruct(?:s|ed)?|tells?|told|agree[sd]?|prefer(?:s|red)?|insist(?:s|ed)?|require[sd]?|allow(?:s|ed)?
     |permit(?:s|ted)?|authori[sz]e[sd]?|order(?:s|ed)?|demand(?:s|ed)?|decide[sd]?|chose|needs?|wish(?:es|ed)
     |expect(?:s|ed)?|prohibit(?:s|ed)?|accept(?:s|ed)?|signed[ ]off|gave|would[ ]like|state[sd]?|mention(?:s|ed)?
     |specif(?:y|ies|ied)|grant(?:s|ed)?|okayed|direct(?:s|ed)?)"""
-_SAID_BY = r"""(?:asked|requested|approved|confirmed|forbidden|instructed|wanted|required|authori[sz]ed|ordered|permitted
-    |allowed|told|agreed|signed[ ]off)"""
+_SAID_BY = r"""(?:asked|requested|approved|confirmed|forbidden|instructed|wanted|required|authori[sz]ed|ordered
+    |permitted|allowed|told|agreed|signed[ ]off)"""
 _WISH = r"(?:requests?|instructions?|approval|orders?|wish(?:es)?|permission|consent|confirmation|demands?)"
 _CLAIM = re.compile(
     rf"""\b{_WHO}\b[ ]{_HAS}{_SAYS}\b
+        |\byou[ ]{_HAS}(?:said|asked|told|wanted|requested|approved|confirmed|instructed|agreed|forbade|allowed)\b
         |\b{_SAID_BY}[ ](?:for[ ]|off[ ])?(?:by|with)[ ]{_WHO}\b
         |\b{_WHO}(?:['\u2019]s?)?[ ](?:explicit[ ])?{_WISH}\b
         |^\W*(?:user|human)\W{{0,3}}:
@@ -51,12 +54,20 @@ _CLAIM = re.compile(
             (?:\w+[ ])?{_SAID_BY}\b""",
     re.VERBOSE | re.IGNORECASE,
 )
+_HEADING = re.compile(r"^\s*(?:#+\s|\*\*[^*]+\*\*:?\s*$|[^.\n]{1,80}:\s*$)")
+_OF_USER = re.compile(
+    r"constraint|prohibition|forb|from the user|user['\u2019]?s? (?:rule|instruction|request|said|ask)", re.I
+)
+_ABOUT = re.compile(r"\b(?:whether|if|about|why|how|what|which|when|where|who|question)\b", re.IGNORECASE)
+_POLITE = re.compile(r"\b(?:can|could|would|will) (?:you|we)\b|\bplease\b", re.IGNORECASE)
+_NOTHING = re.compile(r"^\W*(?:none|n/a|nothing|no (?:constraints|prohibitions|rules))\b[^.]{0,30}\W*$", re.IGNORECASE)
+_FAILED = re.compile(r"\b([1-9]\d*) (?:tests? )?(?:failed|failing|failures?|fail)\b", re.IGNORECASE)
 _APPROVES = re.compile(
     r"\b(?:approv|confirm|agree|allow|permi|consent|authori[sz]|accept|sign(?:ed)? off|okay|grant)", re.IGNORECASE
 )
 _YES = re.compile(
-    r"\b(?:yes|yep|yeah|ok(?:ay)?|sure|fine|agreed?|approved?|confirm(?:ed)?|go ahead|lgtm|allow(?:ed)?|may|can now|do it"
-    r"|right|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|please do)\b",
+    r"\b(?:yes|yep|yeah|ok(?:ay)?|sure|fine|agreed?|approved?|confirm(?:ed)?|go ahead|lgtm|allow(?:ed)?|may|can now"
+    r"|do it|right|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|please do)\b",
     re.IGNORECASE,
 )
 _NEGATES = re.compile(
@@ -78,13 +89,14 @@ _ORDER = re.compile(
     re.IGNORECASE,
 )
 _DONE = re.compile(
-    r"\b(?:done|fixed|completed?|finished|passing|pass(?:es|ed)?|verified|succe(?:eds?|eded|ss|ssful(?:ly)?)|resolved|solved"
-    r"|green|works?|working|validated|implemented|deployed)\b|[\u2705\u2713\u2714\u2611]|\[x\]",
+    r"\b(?:done|fixed|completed?|finished|passing|pass(?:es|ed)?|verified|succe(?:eds?|eded|ss|ssful(?:ly)?)|resolved"
+    r"|solved|green|works?|working|validated|implemented|deployed)\b|[\u2705\u2713\u2714\u2611]|\[x\]",
     re.IGNORECASE,
 )
 _OPEN = re.compile(
-    r"""(?:\b(?:not|never|no[ ]longer|yet[ ]to|still|to|must|should|shall|until|if|once|when|whether|needs?|remains?|cannot
-        |will|would|could|can|may|might|so[ ]that|make[ ]sure|ensure|verify|want|before|after|next|todo|unless|how
+    r"""(?:\b(?:not|never|no[ ]longer|yet[ ]to|still|to|must|should|shall|until|if|once|when|whether|needs?
+        |remains?|cannot|will|would|could|can|may|might|so[ ]that|make[ ]sure|ensure|verify|want|before|after|next|todo
+        |unless|how
         |let|neither|nothing|none|0)|n['\u2019]t)\b[^.;,]{0,60}$""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -101,11 +113,11 @@ _TEST_COMMAND = re.compile(
 
 def strike(held: Draft, seen: Observed) -> tuple[Draft, tuple[Struck, ...]]:
     """The draft without sentences that the raw session does not bear out, and these."""
-    if not any(piece.made in WRITTEN_BY_MODELS for piece in held.pieces):
+    if not any(piece.made == MADE for piece in held.pieces):
         return held, ()
     check = Checker(held.raw.turns, seen)
     struck: list[Struck] = []
-    pieces = tuple(_piece(piece, check, struck) if piece.made in WRITTEN_BY_MODELS else piece for piece in held.pieces)
+    pieces = tuple(_piece(piece, check, struck) if piece.made == MADE else piece for piece in held.pieces)
     return (replace(held, pieces=pieces), tuple(struck)) if struck else (held, ())
 
 
@@ -113,77 +125,94 @@ def _piece(piece: Piece, check: Checker, struck: list[Struck]) -> Piece:
     """A piece without its false sentences; lines that are empty then go, other lines stay as they are."""
     lines = piece.lines or tuple(Line(text, piece.turns) for text in piece.turn.text.split("\n"))
     kept: list[Line] = []
+    user, by_code = False, check.written_by_code(piece.turns)
     for line in lines:
-        text, found = _line(line.text, check)
+        if line.text in by_code:
+            kept.append(line)
+            continue
+        text, user, found = _line(line.text, check, user)
         struck += found
         if not found:
             kept.append(line)
         elif re.search(r"\w", text):
             kept.append(replace(line, text=text))
-    if all(a is b for a, b in zip(kept, lines, strict=False)) and len(kept) == len(lines):
+    if len(kept) == len(lines) and all(a is b for a, b in zip(kept, lines, strict=True)):
         return piece
-    new = made_of(kept, piece.made, piece.turn.role)
-    return replace(piece, turn=replace(piece.turn, text=new.turn.text), lines=tuple(kept))
+    text = "\n".join(line.text for line in kept)
+    return replace(piece, turn=replace(piece.turn, text=text), lines=tuple(kept) if piece.lines else ())
 
 
-def _line(text: str, check: Checker) -> tuple[str, list[Struck]]:
+def _line(text: str, check: Checker, user: bool) -> tuple[str, bool, list[Struck]]:
+    """What is left of a line, whether the lines after it are the user's words, and what was struck."""
     found: list[Struck] = []
-    for part in text.split("\n") if text else ():
+    for part in text.split("\n"):
+        if _HEADING.match(part):
+            user = bool(_OF_USER.search(part))
+            continue
         for match in _SENTENCE.finditer(part):
-            reason = check.reason(match[0])
-            if reason:
+            if reason := check.reason(match[0], user):
                 found.append(Struck(match[0].strip(), reason))
                 text = text.replace(match[0], "", 1)
-    return text, found
+    return text, user, found
 
 
 class Checker:
     """Judges sentences by what the user said and by how commands ended."""
 
     def __init__(self, turns: Sequence[Turn], seen: Observed) -> None:
-        said = [turn.text for turn in turns if turn.role is Role.USER and not answers_text_call(turn)]
+        self._turns = turns
+        said = [text for turn in turns if (text := user_words(turn))]
         self._said = [_plain(text) for text in said]
         self._passages = [passage for text in said for passage in _passages(text)]
         self._commands = [command for command in seen.commands if command.result_turn is not None]
         self._written = bool(seen.writes)
 
-    def reason(self, sentence: str) -> str:
-        """Why a sentence is struck; empty where it may stay."""
-        tests: tuple[Callable[[str], str], ...] = (self._claim, self._order, self._done)
-        return next((why for test in tests if (why := test(sentence))), "")
+    def written_by_code(self, turns: Sequence[int]) -> frozenset[str]:
+        """Lines of notes on these turns that no model wrote."""
+        lines = (*Notes({}).render(), *(line for part in known(self._turns, turns).lines.values() for line in part))
+        return frozenset(line.text for line in lines)
+
+    def reason(self, sentence: str, user: bool = False) -> str:
+        """Why a sentence is struck; empty where it may stay. `user`: it stands under a heading for the user's words."""
+        claim = _CLAIM.search(sentence)
+        if claim or user:
+            unsaid = self._claim(sentence, claim[0] if claim else "") or self._order(sentence)
+            return unsaid or ("" if user else self._done(_QUOTE.sub("", sentence)))
+        return self._order(sentence) or self._done(sentence)
 
     def _order(self, sentence: str) -> str:
         if _ORDER.search(sentence) and _plain(sentence) not in " ".join(self._said):
             return "poses as an order that no user turn gives"
         return ""
 
-    def _claim(self, sentence: str) -> str:
-        claim = _CLAIM.search(sentence)
-        if not claim:
+    def _claim(self, sentence: str, claim: str) -> str:
+        if _NOTHING.match(sentence):
             return ""
         quotes = [_plain(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
         long = [quote for quote in quotes if quote.count(" ") > 1]
         bare = _NEGATES.search(_QUOTE.sub("", sentence)) is None
         for quote in long:
-            around = [passage for passage in self._passages if quote in _plain(passage)]
             if not any(quote in text for text in self._said):
                 return f"no user turn says {quote[:60]!r}"
+            around = [passage for passage in self._passages if quote in _plain(passage)]
             if bare and around and all(_turned(quote, passage) for passage in around):
                 return f"the user says the opposite of {quote[:60]!r}"
-        if long and not _APPROVES.search(claim[0]):
+        if (long and not _APPROVES.search(claim)) or self._close(sentence, claim):
             return ""
-        return "" if self._close(sentence, claim[0]) else "no user turn says so"
+        return "no user turn says so"
 
     def _close(self, sentence: str, claim: str) -> bool:
         """Whether one passage of the user has nearly all of the claim's words, and says yes or no as the claim does."""
-        about = words(sentence.replace(claim, " ")) - _FILLERS
-        if not about:
-            return False
-        negated = bool(_NEGATES.search(sentence))
+        about = words(sentence.replace(claim, " ") if claim else sentence) - _FILLERS
+        approves, negated = bool(_APPROVES.search(claim)), bool(_NEGATES.search(sentence))
+        if not about and not approves:
+            return True  # it claims nothing
         for passage in self._passages:
             if len(about & words(passage)) < CLOSE * len(about) or negated != bool(_NEGATES.search(passage)):
                 continue
-            if not _APPROVES.search(claim) or _YES.search(passage):
+            if passage.rstrip().endswith("?") and not (_POLITE.search(passage) or _ABOUT.search(sentence)):
+                continue
+            if not approves or _YES.search(passage):
                 return True
         return False
 
@@ -208,6 +237,9 @@ def _tests(sentence: str, runs: Sequence[Command]) -> str:
     """Why a claim about tests is not so: no run, a last run that failed, or another count."""
     if not runs:
         return "no test ran"
+    last = runs[-1].tests
+    if last and [last.failed] == list(map(int, _FAILED.findall(sentence))):
+        return ""
     if runs[-1].failed:
         return f"the last test run failed (turn {runs[-1].result_turn})"
     counted: list[Tests] = [run.tests for run in runs if run.tests]

@@ -15,9 +15,8 @@ from functools import lru_cache
 
 from holdfast.gate.atoms import Atom, AtomKind, atoms
 from holdfast.gate.lifting import Lift, lifts
-from holdfast.gate.section import is_section, rules_in
+from holdfast.gate.said import carried, speaker
 from holdfast.gate.states import Superseded, superseded
-from holdfast.transcript.tools import answers_text_call
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 RULES = (AtomKind.PROHIBITION, AtomKind.INSTRUCTION)
@@ -105,14 +104,10 @@ def ledger(transcript: Transcript) -> Ledger:
         for part, atom in _of_turn(turn, [lift for lift in lifted if lift.turn == at]):
             shown = _shown(atom.text) if part else atom.text
             by = _lifted_by(atom, at, lifted) if atom.kind in RULES else _superseded_by(states, at, part, atom)
-            found.setdefault((atom.kind, shown), []).append(Place(at, part, atom, speaker(turn), by))
+            who = Role.USER if atom.kind in RULES else speaker(turn)
+            found.setdefault((atom.kind, shown), []).append(Place(at, part, atom, who, by))
     facts = tuple(Fact(kind, text, tuple(places)) for (kind, text), places in found.items())
     return Ledger(facts, states.written)
-
-
-def speaker(turn: Turn) -> Role:
-    """Who really speaks: a user message that only carries the result of a call is the tool's."""
-    return Role.TOOL if answers_text_call(turn) else turn.role
 
 
 def parts(turn: Turn) -> Iterator[tuple[int, str]]:
@@ -124,9 +119,7 @@ def parts(turn: Turn) -> Iterator[tuple[int, str]]:
 def _of_turn(turn: Turn, lifted: Sequence[Lift]) -> Iterator[tuple[int, Atom]]:
     """The atoms of a turn, each with its part. A sentence that lifts a rule is a rule itself: it must survive too."""
     who = speaker(turn)
-    if is_section(turn):
-        yield from ((0, atom) for atom in (*rules_in(turn.text), *_atoms(turn.text, Role.TOOL)))
-        return
+    yield from ((0, atom) for atom in carried(turn))
     for part, text in parts(turn):
         known = set()
         for atom in _atoms(text, who):

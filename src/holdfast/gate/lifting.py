@@ -42,12 +42,19 @@ _IDLE = words_of(
     "a an and any anything are as at be by do for from in into is it its me my of on or our please so that the them "
     "this these those to up us we you your never not no don't dont must should may can only always also all again now"
 )
-_SAME = {
-    **dict.fromkeys(words_of("touch edit change modify alter update rewrite"), "change"),
-    **dict.fromkeys(words_of("delete remove erase"), "delete"),
-    **dict.fromkeys(words_of("run execute call"), "run"),
-    **dict.fromkeys(words_of("add install"), "add"),
-}
+
+
+def _cut_ending(word: str) -> str:
+    """Enough that `using` and `use`, `pushes` and `push` are alike."""
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if word.endswith(ending) and len(word) - len(ending) > 1:
+            word = word.removesuffix(ending)
+            break
+    return word[:-1] if word[-2:-1] == word[-1:] else word
+
+
+_ALIKE = ("touch edit change modify alter update rewrite", "delete remove erase", "run execute call", "add install")
+_SAME = {_cut_ending(word): group for group in _ALIKE for word in words_of(group)}
 
 
 @dataclass(frozen=True)
@@ -90,12 +97,8 @@ def words(text: str) -> frozenset[str]:
 def _stem(word: str) -> str:
     if any(mark in word for mark in "./@~_") or any(map(str.isdigit, word)):
         return word
-    word = _SAME.get(word, word)
-    for ending in ("ing", "es", "s", "ed"):
-        if word.endswith(ending) and len(word) - len(ending) > 2:
-            word = word.removesuffix(ending)
-            break
-    return _SAME.get(word, word)
+    bare = _cut_ending(word)
+    return _SAME.get(bare, bare)
 
 
 def _in_text(text: str) -> list[tuple[tuple[int, int], frozenset[str]]]:

@@ -98,6 +98,7 @@ TEXT: dict[str, Entry] = {
     "retrieve": Entry(f"{_TEXT}.retrieve:Retrieve", "keep the turns most like the task, drop the rest"),
     "prune_tokens": Entry(f"{_TEXT}.prune_tokens:PruneTokens", "drop the tokens of observations that a model expects"),
     "tiered": Entry(f"{_TEXT}.tiered:Tiered", "cheap steps first, stop when it fits; no model"),
+    "summarize": Entry(f"{_TEXT}.summarize:Summarize", "a model writes notes on the older turns, under fixed headings"),
 }
 
 

@@ -51,6 +51,8 @@ class Draft:
 
     raw: Transcript
     pieces: tuple[Piece, ...]
+    notes: tuple[str, ...] = ()
+    """What the methods that made it have to say for the evidence, e.g. what was cut and where."""
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -118,7 +120,7 @@ def task_piece(held: Draft) -> int | None:
 def free(held: Draft, keep_recent: int) -> tuple[int, ...]:
     """Pieces that a method may touch: all but the system turns at the head, the task, and the newest exchanges."""
     spans = units(held)
-    head = next((at for at, piece in enumerate(held.pieces) if piece.turn.role is not Role.SYSTEM), 0)
+    head = next((at for at, piece in enumerate(held.pieces) if piece.turn.role is not Role.SYSTEM), len(held.pieces))
     newest = spans[-keep_recent][0] if keep_recent and len(spans) >= keep_recent else len(held.pieces)
     if keep_recent > len(spans):
         newest = 0

@@ -1,0 +1,167 @@
+"""What a summariser answered: its lines with their turns, and what was struck because nobody said it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from holdfast.errors import Failed
+from holdfast.methods.text.sections import Notes, Section
+from holdfast.transcript.draft import Line
+
+UNSOURCED = " (source not given)"
+SHORTEST_QUOTE = 6
+"""Letters and digits: fewer would stand in any user's words by chance."""
+
+_NAMES = {
+    "intent": Section.INTENT,
+    "constraint": Section.CONSTRAINTS,
+    "decision": Section.DECISIONS,
+    "file": Section.FILES,
+    "command": Section.COMMANDS,
+    "error": Section.ERRORS,
+    "state": Section.STATE,
+}
+_HEADING = re.compile(r"(?:#{1,6}[ ]*(?P<a>[^#\n]+)|\*\*(?P<b>[^*\n]{1,60})\*\*:?|(?P<c>[A-Z][\w ,]{1,60}):)\s*")
+_BULLET = re.compile(r"(?:[-*\u2022]|\d{1,3}[.)])\s+")
+_REPLACES = re.compile(r"\s*\[replaces ([^\]]{1,80})\]", re.IGNORECASE)
+_NUMBERS = r"\d{1,6}(?:\s*[-\u2013]\s*\d{1,6})?"
+_SOURCE = re.compile(rf"\s*\[(?:turns?\s+)?({_NUMBERS}(?:\s*,\s*{_NUMBERS})*)\][.;]?\s*$", re.IGNORECASE)
+_NOTHING = {"", "none", "nothing", "n/a", "(none)", "none.", "-"}
+_ROLE_PLAY = re.compile(r"<tool_call|<function_call|<\|im_start\|>|<invoke|\"tool_calls\"", re.IGNORECASE)
+_QUOTED = re.compile(r'"([^"\n]+)"|\u201c([^\u201d\n]+)\u201d')
+_CLAIM = re.compile(
+    r"\busers?\b.{0,60}?\b(?:said|says|ask|want|approv|confirm|allow|agree|request|told|tells|instruct|permit|authori|"
+    r"accept|grant|order|insist|demand|prefer|requir|consent|okay|ok'd)|\b(?:approved|requested|asked|permitted|allowed"
+    r"|ordered|demanded|authori[sz]ed|confirmed|instructed|consent)\b.{0,40}?\b(?:by|of|from)\b.{0,12}?\busers?\b|"
+    r"\b(?:per|with)\b.{0,20}?\busers?(?:'s)?\b.{0,20}?\b(?:request|approval|permission|wish|consent|instruction|order)",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What of an answer may stand."""
+
+    notes: Notes
+    replaced: tuple[Line, ...] = ()
+    struck: tuple[str, ...] = ()
+    """Lines that were left out, each with the reason."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an answer is judged by."""
+
+    fence: str
+    turns: Collection[int]
+    """The raw turns that it is about."""
+    users: Mapping[int, str]
+    """Everything that the user said in the session, by raw turn."""
+    numbered: Sequence[Line] = ()
+    """The standing lines S1, S2, …"""
+
+
+def parse(text: str, asked: Asked) -> Answer:
+    """The lines of an answer. Raises Failed where it is empty, has no section, or goes on with the session."""
+    if not text.strip():
+        raise Failed("the summary is empty")
+    if asked.fence in text or _ROLE_PLAY.search(text):
+        raise Failed("the summariser went on with the session instead of summarising it")
+    lines: dict[Section, list[Line]] = {}
+    replaced: list[Line] = []
+    struck: list[str] = []
+    for section, said in _lines(text):
+        body, gone = _replacing(said, asked.numbered)
+        line, reason = _checked(section, body, asked)
+        if line is None:
+            struck.append(f"{reason}: {body[:120]!r}")
+        else:
+            lines.setdefault(section, []).append(line)
+            replaced += gone
+    if not lines:
+        why = struck[0] if struck else f"it begins {text.strip()[:60]!r}"
+        raise Failed(f"the summary has no section with a line that may stand ({why})")
+    return Answer(
+        Notes({name: tuple(dict.fromkeys(found)) for name, found in lines.items()}), tuple(replaced), tuple(struck)
+    )
+
+
+def _lines(text: str) -> Iterator[tuple[Section, str]]:
+    """Every line under a heading that is known; what stands before the first is talk."""
+    section = None
+    for raw in text.splitlines():
+        line = raw.strip()
+        heading = _HEADING.fullmatch(line)
+        named = _section(heading) if heading else None
+        if heading and (named or line.startswith("#")):
+            section = named
+        elif section and not line.startswith("```"):
+            body = _BULLET.sub("", line, count=1).strip()
+            if body.casefold() not in _NOTHING:
+                yield section, body
+
+
+def _section(heading: re.Match[str]) -> Section | None:
+    name = next(filter(None, heading.groups())).strip("*: ").casefold()
+    name = re.sub(r"^\d+[.)]\s*", "", name)
+    return next((section for start, section in _NAMES.items() if name.startswith(start)), None)
+
+
+def _replacing(said: str, numbered: Sequence[Line]) -> tuple[str, list[Line]]:
+    """The line without its mark, and the standing lines that it takes the place of."""
+    named = [int(number) for found in _REPLACES.findall(said) for number in re.findall(r"\d{1,6}", found)]
+    return _REPLACES.sub("", said).strip(), [numbered[n - 1] for n in named if 0 < n <= len(numbered)]
+
+
+def _checked(section: Section, body: str, asked: Asked) -> tuple[Line | None, str]:
+    """The line as it may stand, or None and the reason."""
+    if section is Section.COMMANDS:
+        return None, "commands are taken from the session itself"
+    fact, sources = _sourced(body, asked.turns)
+    if section is Section.CONSTRAINTS:
+        said = _said_by_user(fact, asked.users)
+        return (said, "") if said else (None, "the user did not say this")
+    if _CLAIM.search(fact) and not _said_by_user(fact, asked.users):
+        return None, "it claims what the user said without quoting it"
+    return Line(f"- {fact}" if sources else f"- {fact}{UNSOURCED}", sources or tuple(asked.turns)), ""
+
+
+def _sourced(body: str, turns: Collection[int]) -> tuple[str, tuple[int, ...]]:
+    """The fact without its numbers, and the turns that they name; numbers of other turns name none."""
+    found: set[int] = set()
+    while match := _SOURCE.search(body):
+        for number in match[1].split(","):
+            ends = [int(end) - 1 for end in re.findall(r"\d+", number)]
+            found |= {at for at in turns if ends[0] <= at <= ends[-1]}
+        body = body[: match.start()].rstrip()
+    return body, tuple(sorted(found))
+
+
+def _said_by_user(fact: str, users: Mapping[int, str]) -> Line | None:
+    """The sentences of the user that hold the quotes of a line, whole, so that no "never" is cut off."""
+    quotes = ["".join(found) for found in _QUOTED.findall(fact)] or [fact]
+    said: dict[str, int] = {}
+    for quote in quotes:
+        found = _sentence(quote, users)
+        if found is None:
+            return None
+        said[found[0]] = found[1]
+    return Line("- " + " ".join(f'"{sentence}"' for sentence in said), tuple(sorted(set(said.values()))))
+
+
+def _sentence(quote: str, users: Mapping[int, str]) -> tuple[str, int] | None:
+    """The sentence of a user turn in which the quote stands, on one line, and the turn; the newest such turn."""
+    words = quote.strip().strip("\"'\u201c\u201d.!?").split()
+    if sum(map(str.isalnum, quote)) < SHORTEST_QUOTE:
+        return None
+    pattern = re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, words)) + r"(?!\w)", re.IGNORECASE)
+    for at in sorted(users, reverse=True):
+        if match := pattern.search(users[at]):
+            text = users[at]
+            start = max((end.end() for end in _SENTENCE_END.finditer(text, 0, match.start())), default=0)
+            stop = _SENTENCE_END.search(text, match.end())
+            return " ".join(text[start : stop.end() if stop else len(text)].split()), at
+    return None

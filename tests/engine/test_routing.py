@@ -1,0 +1,121 @@
+"""The routing table: which model does which task, with its prices and limits."""
+
+import subprocess
+import sys
+
+import pytest
+
+from holdfast import config
+from holdfast.engine.chat import Reply
+from holdfast.engine.routing import Route, Task, chat_for, chat_of, read_routes
+from holdfast.errors import BadInput, BadOption
+from stub_endpoint import Stub, serving
+
+TABLE = """
+[routes.compactor]
+kind = "openai"
+model = "stub"
+base_url = "{url}/v1"
+key_env = "STUB_KEY"
+price_in = 0.25
+price_out = 1.0
+max_input = 1000
+max_output = 50
+timeout = 5
+
+[routes.planner]
+kind = "local"
+model = "smollm2-135m"
+"""
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
+    return tmp_path / config.CONFIG
+
+
+def test_a_row_is_called_with_its_limits_and_its_key(table, monkeypatch):
+    monkeypatch.setenv("STUB_KEY", "sk-of-the-row")
+    with serving(Stub("fine")) as stub:
+        table.write_text(TABLE.format(url=stub.url))
+        chat = chat_for(Task.COMPACTOR)
+        assert chat("", "x", 100, 60).text == "fine"
+    assert (chat.name, chat.max_input) == ("stub", 1000)
+    assert stub.requests[0]["max_tokens"] == 50
+    assert stub.headers[0]["authorization"] == "Bearer sk-of-the-row"
+
+
+def test_a_missing_key_names_its_variable(table, monkeypatch):
+    monkeypatch.delenv("STUB_KEY", raising=False)
+    table.write_text(TABLE.format(url="http://127.0.0.1:9"))
+    with pytest.raises(BadOption, match="STUB_KEY"):
+        chat_for(Task.COMPACTOR)
+
+
+def test_a_task_without_a_row_and_no_file_at_all_have_no_model(table):
+    assert chat_for(Task.COMPACTOR) is None
+    table.write_text(TABLE.format(url="http://127.0.0.1:9"))
+    assert chat_for(Task.VALIDATOR) is None
+
+
+def test_the_project_goes_before_the_user(table, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / config.CONFIG).write_text('[routes.planner]\nkind = "local"\nmodel = "user"')
+    assert read_routes()[Task.PLANNER].model == "user"
+    table.write_text('[routes.planner]\nkind = "local"\nmodel = "project"')
+    assert read_routes()[Task.PLANNER].model == "project"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("routes = 3", "routes"),
+        ("[routes.cook]\nkind='local'\nmodel='x'", "routes.cook"),
+        ("[routes.planner]\nkind='ftp'\nmodel='x'", "routes.planner.kind"),
+        ("[routes.planner]\nkind='local'", "routes.planner.model"),
+        ("[routes.planner]\nkind='local'\nmodel='x'\nprice_in=-1\nprice_out=1", "routes.planner.price_in"),
+        ("[routes.planner]\nkind='local'\nmodel='x'\nprice_in=1", "both price_in and price_out"),
+        ("[routes.planner]\nkind='local'\nmodel='x'\nprice_in=nan\nprice_out=1", "routes.planner.price_in"),
+        ("[routes.planner]\nkind='local'\nmodel='x'\ntimeout=0", "routes.planner.timeout"),
+        ("[routes.planner]\nkind='openai'\nmodel='x'\nbase_url='file:///etc'", "routes.planner.base_url"),
+        ("[routes.planner]\nkind='openai'\nmodel='x'\nkey='sk-1'", "routes.planner.key"),
+        ("[routes", "TOML"),
+    ],
+)
+def test_a_bad_file_names_the_key(table, text, key):
+    table.write_text(text)
+    with pytest.raises(BadInput, match=key.replace(".", r"\.")):
+        read_routes()
+
+
+def test_what_a_reply_costs():
+    row = Route(kind="openai", model="x", price_in=0.25, price_out=1.0)
+    assert row.cost(Reply("", 1_000_000, 500_000)) == pytest.approx(0.75)
+    assert Route(kind="openai", model="x").cost(Reply("", 10, 10)) is None
+    assert Route(kind="local", model="x").cost(Reply("", 10, 10)) == 0
+
+
+def test_reading_the_table_loads_no_sdk_and_no_model_library():
+    code = (
+        "import sys, holdfast.engine.routing as r\n"
+        "r.chat_of(r.Route(kind='openai', model='x')); r.chat_of(r.Route(kind='local', model='x'))\n"
+        "assert not {'openai', 'anthropic', 'torch', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.model
+def test_the_embedded_model_answers_in_its_time():
+    from holdfast.errors import Failed
+
+    chat = chat_of(Route(kind="local", model="smollm2-135m", max_output=8))
+    reply = chat("Answer in one word.", "What is the capital of France?", 100, 60)
+    assert "Paris" in reply.text
+    assert reply.tokens_out <= 8 < reply.tokens_in
+    with pytest.raises(Failed, match="no answer within"):
+        chat("", "x", 100, 1e-6)
+    with pytest.raises(Failed, match="reads and writes at most"):
+        chat("", "word " * 9000, 100, 60)

@@ -1,0 +1,107 @@
+"""The laws that hold for every text method in the registry."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from text_sessions import FIXED, BriefChat, invented_surprisals, sessions, words_in_common
+
+from holdfast.methods.registry import TEXT, build_text
+from holdfast.methods.text import prune_tokens, similarity
+from holdfast.methods.text.base import Room
+from holdfast.transcript.cuts import check_legal
+from holdfast.transcript.draft import draft, units
+from holdfast.transcript.read import read
+from holdfast.transcript.size import count
+
+DATA = Path(__file__).parents[4] / "shared" / "data" / "transcripts"
+READABLE = ("aider-01", "claude-01", "claude-04", "cline-01", "messages-01", "mini-01", "openhands-03")
+REAL = sorted(path for path in DATA.glob("*") if path.name.startswith(READABLE))
+EXAMPLE = Path("examples/taskdeck/session.json")
+REACHES = ("truncate", "tiered", "random_delete", "keep_recent", "retrieve")
+"""Methods that get as small as what is protected."""
+STABLE = sorted(TEXT.keys() - {"retrieve", "prune_tokens", "summarize"})
+"""Methods that have nothing to do where they have been; the others look at what is left anew."""
+
+ratios = st.sampled_from((1.0, 1.3, 2.0, 5.0, 50.0))
+recents = st.integers(0, 4)
+
+
+@pytest.fixture(params=TEXT, scope="module")
+def method(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(similarity.SCORERS, "embedding", words_in_common)
+        patch.setattr(prune_tokens, "surprisals", invented_surprisals)
+        yield build_text(request.param)
+
+
+def room_for(held, ratio, keep_recent):
+    return Room(max(1, int(held.size(count) / ratio)), count, keep_recent, BriefChat())
+
+
+def check(method, transcript, ratio, keep_recent):
+    """Every law at once, over one session."""
+    before = copy.deepcopy(transcript)
+    held = draft(transcript)
+    room = room_for(held, ratio, keep_recent)
+    made = method.rewrite(held, room)
+    assert transcript == before
+    if room.fits(held):
+        assert made is held
+    check_legal(made.turns)
+    assert made.size(count) <= held.size(count)
+    assert made.raw is transcript
+    assert made.turns == build_text(method.name).rewrite(held, room).turns
+    check_pieces(held, made, room)
+    floor = held.keep(set(range(len(held.pieces))) - set(room.free(held)))
+    if method.name in REACHES and floor.size(count) <= room.budget and not splits_an_exchange(held, room):
+        assert room.fits(made)
+    if method.name in STABLE:
+        assert method.rewrite(made, room).turns == made.turns
+
+
+def check_pieces(held, made, room):
+    protected = set(range(len(held.pieces))) - set(room.free(held))
+    stands_for = [piece.turns for piece in made.pieces]
+    assert all(turns and set(turns) <= set(range(len(held.pieces))) for turns in stands_for)
+    unchanged = {piece.at for piece in made.pieces if not piece.made}
+    assert protected <= unchanged
+    for piece in made.pieces:
+        if not piece.made:
+            assert piece.turn is held.pieces[piece.at].turn
+        else:
+            assert piece.turn.text
+            assert all(line.turns for line in piece.lines)
+
+
+def splits_an_exchange(held, room):
+    """A protected turn may stand between a call and its result; then that exchange has to stay as well."""
+    free = set(room.free(held))
+    return any(free & set(range(*span)) and not free >= set(range(*span)) for span in units(held))
+
+
+@given(sessions(), ratios, recents)
+@FIXED
+def test_the_laws_hold_on_any_session(method, transcript, ratio, keep_recent):
+    check(method, transcript, ratio, keep_recent)
+
+
+@pytest.mark.parametrize("ratio", [1.5, 4, 20])
+def test_the_laws_hold_on_the_example(method, ratio):
+    check(method, read(EXAMPLE), ratio, 3)
+
+
+@pytest.mark.skipif(not REAL, reason="the real sessions are not here")
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.name[:14])
+def test_the_laws_hold_on_real_sessions(method, path):
+    check(method, read(path), 3, 3)
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_every_row_is_the_method_that_it_names(name):
+    assert build_text(name).name == name
+    assert TEXT[name].summary
