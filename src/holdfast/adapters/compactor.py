@@ -1,0 +1,194 @@
+"""Compacts a history that grows from request to request: a stable prefix between compactions, and never a failure.
+
+An agent's library hands its whole history over before every request. A `Compactor` remembers what it made of which
+history, so that a request repeats the one before byte for byte (provider caches stay warm) and only grows; when it
+passes the trigger, what stands is compacted on, not the raw turns again. Whatever goes wrong here is reported, and the
+request goes out as it would have.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import TypeVar
+
+from holdfast.engine.chat import Chat
+from holdfast.errors import BadOption
+from holdfast.methods.registry import build_text
+from holdfast.textual import Breaker, Rewritten, TextPlan, rewrite_again
+from holdfast.transcript.draft import Draft, Piece, draft
+from holdfast.transcript.size import count
+from holdfast.transcript.turn import Transcript, Turn
+
+Item = TypeVar("Item")
+
+TRIGGER = 12_000
+"""Tokens of a history from which on it is compacted."""
+WINDOW_SHARE = 0.2
+"""Of the model's window, below which nothing is compacted."""
+_HISTORIES = 16  # remembered at once: forks, threads and sub-agents that share one compactor
+_GROWN = 1.5  # times the tokens at which compaction was given up, after which it is tried again
+
+
+class CompactionWarning(UserWarning):
+    """A history could not be compacted and went out as it was."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one history was last made into."""
+
+    held: Draft
+    breaker: Breaker
+    tried: int = 0
+    """Tokens at the last attempt."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A history as it is to be sent."""
+
+    pieces: tuple[Piece, ...]
+    places: Mapping[int, int]
+    """Where raw turns stand in the history that was handed over."""
+
+    def build(self, items: Sequence[Item], write: Callable[[Turn, Item | None], Item]) -> list[Item]:
+        """The items, one per turn of that history, with `write` for what was rewritten: its turn, and the item whose
+        place it has."""
+        return [self._item(piece, items, write) for piece in self.pieces]
+
+    def place(self, piece: Piece) -> int | None:
+        """Where the turn that a piece has the place of stands in that history."""
+        return None if piece.at is None else self.places.get(piece.at)
+
+    def _item(self, piece: Piece, items: Sequence[Item], write: Callable[[Turn, Item | None], Item]) -> Item:
+        place = self.place(piece)
+        original = None if place is None else items[place]
+        return write(piece.turn, original) if piece.made or original is None else original
+
+
+@dataclass
+class Compactor:
+    """One for each agent. Safe to share between threads, sessions and forks: a history is known by its own turns."""
+
+    plan: TextPlan | None = None
+    """How to compact; `tiered` to half of the trigger where None."""
+    trigger: int = TRIGGER
+    """Tokens of a history above which it is compacted."""
+    window: int | None = None
+    """Tokens that the model can read; the trigger is then at least a fifth of them."""
+    chat: Chat | None = None
+    """The model that writes summaries, for plans that need one."""
+    breaker: Breaker = field(default_factory=Breaker)
+    """When not to try again."""
+    on_failure: Callable[[str], None] | None = None
+    """Told why a compaction failed; a CompactionWarning where None."""
+    on_compaction: Callable[[Rewritten], None] | None = None
+    """Told of every compaction: what it cost and what it lost."""
+
+    def __post_init__(self) -> None:
+        if self.trigger < 1 or (self.window is not None and self.window < 1):
+            raise BadOption(f"trigger and window must be at least 1 token, got {self.trigger} and {self.window}")
+        self.trigger = max(self.trigger, int(WINDOW_SHARE * (self.window or 0)))
+        self.plan = self.plan or TextPlan(budget=max(1, self.trigger // 2))
+        if self.plan.budget is not None and self.plan.budget >= self.trigger:
+            raise BadOption(
+                f"the budget ({self.plan.budget}) must be below the trigger ({self.trigger}), else every request "
+                "compacts again"
+            )
+        build_text(self.plan.method)
+        self._lock = Lock()
+        self._known: list[Standing] = []  # the one used last stands last
+
+    def apply(
+        self,
+        items: Sequence[Item],
+        read: Callable[[Sequence[Item]], Sequence[Turn]],
+        write: Callable[[Turn, Item | None], Item],
+    ) -> list[Item]:
+        """A library's own messages, compacted: `read` gives one turn for each, `write` as in `View.build`.
+
+        Messages that cannot be read or written go through as they are, and that is reported.
+        """
+        try:
+            return self.view(read(items)).build(items, write)
+        except Exception as error:
+            self.failed(error)
+            return list(items)
+
+    def view(self, turns: Sequence[Turn], force: bool = False) -> View:
+        """How a history is to be sent now. Where compacting fails, it is what stood before. `force` compacts below the
+        trigger too."""
+        history = tuple(turns)
+        with self._lock:
+            standing, places = self._find(history)
+        size = standing.held.size(count)
+        if size > _GROWN * standing.tried > 0:
+            standing = replace(standing, breaker=standing.breaker.closed())
+        due = force or (size > self.trigger and not standing.breaker.refuses(len(standing.held.raw.turns)))
+        return View((self._compact(standing, size) if due else standing.held).pieces, places)
+
+    def failed(self, error: Exception | str) -> None:
+        """Report that a history goes out as it was."""
+        message = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
+        if self.on_failure:
+            self.on_failure(message)
+        else:
+            warnings.warn(f"history not compacted: {message}", CompactionWarning, stacklevel=2)
+
+    def _compact(self, standing: Standing, size: int) -> Draft:
+        """The draft that is to be sent from now on."""
+        assert self.plan is not None
+        held, turns = standing.held, len(standing.held.raw.turns)
+        done: Rewritten | None = None
+        try:
+            done = rewrite_again(held, self.plan, self.chat)
+        except Exception as error:
+            self.failed(error)
+        breaker = standing.breaker.after(turns, done)
+        if done is not None and breaker.failures:
+            self.failed(f"{done.tokens_before} tokens would have become {done.tokens}, too little to break a cache for")
+        elif done is not None:
+            held = done.draft
+        with self._lock:
+            self._remember(Standing(held, breaker, size))
+        if done is not None and not breaker.failures and self.on_compaction:
+            self.on_compaction(done)
+        return held
+
+    def _find(self, history: tuple[Turn, ...]) -> tuple[Standing, dict[int, int]]:
+        """What stands for this history, brought up to its end, and where its raw turns stand in it.
+
+        Some libraries hand the raw history over each time, others what they were given back.
+        """
+        fitting = [(known, start) for known in self._known if (start := _begins(history, known.held)) is not None]
+        if not fitting:
+            return Standing(draft(Transcript(history)), self.breaker), {at: at for at in range(len(history))}
+        known, (length, places) = max(fitting, key=lambda found: len(found[0].held.raw.turns))
+        self._remember(known)
+        old, new = known.held, history[length:]
+        first = len(old.raw.turns)
+        raw = replace(old.raw, turns=(*old.raw.turns, *new))
+        pieces = tuple(Piece(turn, (first + at,)) for at, turn in enumerate(new))
+        grown = replace(old, raw=raw, pieces=(*old.pieces, *pieces))
+        return replace(known, held=grown), places | {first + at: length + at for at in range(len(new))}
+
+    def _remember(self, standing: Standing) -> None:
+        self._known = [*(known for known in self._known if known is not standing), standing][-_HISTORIES:]
+
+
+def _begins(history: tuple[Turn, ...], held: Draft) -> tuple[int, dict[int, int]] | None:
+    """How many turns of a history are those of a draft, and where its raw turns stand there; None where they differ."""
+    raw = held.raw.turns
+    if history[: len(raw)] == raw:
+        return len(raw), {at: at for at in range(len(raw))}
+    if tuple(map(_bare, history[: len(held.pieces)])) == tuple(map(_bare, held.turns)):
+        return len(held.pieces), {piece.at: at for at, piece in enumerate(held.pieces) if piece.at is not None}
+    return None
+
+
+def _bare(turn: Turn) -> Turn:
+    """A turn without where it stood."""
+    return replace(turn, source=0)
