@@ -357,6 +357,7 @@ def test_gemini_lines_are_rewound_and_replaced_by_later_ones() -> None:
     transcript = parse(jsonl(*GEMINI_LINES))
     assert shape(transcript) == shape(parse(json.dumps(GEMINI)))
     assert transcript.meta["summary"] == "A fix"
+    assert transcript.meta["abandoned_lines"] == [3, 5]
 
 
 def test_gemini_checkpoint_pairs_results_in_order() -> None:

@@ -95,7 +95,9 @@ def _parted(message: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _as_list(content: object) -> list[Any]:
-    return content if isinstance(content, list) else [content]
+    if isinstance(content, list):
+        return content
+    return [] if content is None else [content]
 
 
 def _with_text_calls(groups: Iterable[tuple[Turn, ...]]) -> tuple[Turn, ...]:

@@ -71,8 +71,12 @@ def live_entries(document: Document) -> tuple[tuple[Entry, ...], dict[str, Any]]
         return entries(document), {key: held for key, held in value.items() if key not in ("messages", "history")}
     meta: dict[str, Any] = {}
     live: dict[str, Entry] = {}
+    said: list[int] = []
+    broken = tuple(entry for entry in document.lines if not isinstance(entry.value, dict))
     for entry in document.lines:
-        value = entry.value if isinstance(entry.value, dict) else {}
+        value = entry.value
+        if not isinstance(value, dict):
+            continue
         if isinstance(value.get("$rewindTo"), str):
             live = _rewound(live, value["$rewindTo"])
         elif isinstance(value.get("$set"), dict):
@@ -80,9 +84,11 @@ def live_entries(document: Document) -> tuple[tuple[Entry, ...], dict[str, Any]]
         elif _is_head(value):
             meta |= value
         else:
+            said.append(entry.number)
             live[text_or_empty(value.get("id")) or f"line {entry.number}"] = entry
-    meta.pop("messages", None)
-    return tuple(live.values()), meta
+    gone = sorted(set(said) - {entry.number for entry in live.values()})
+    # A broken line is refused or named even where a rewind would have taken it back.
+    return (*broken, *live.values()), {**meta, **({"abandoned_lines": gone} if gone else {})}
 
 
 def _rewound(live: dict[str, Entry], id_: str) -> dict[str, Entry]:
