@@ -43,8 +43,8 @@ class Retrieve:
         ranked = sorted(scores, key=lambda at: (-scores[at], at))
         best = set(ranked[: self.k] if self.k else ranked)
         worst_first = sorted(spans, key=lambda span: max(scores[at] for at in range(*span)))
+        kept = [span for span in worst_first if best.intersection(range(*span))]
         others = [span for span in worst_first if not best.intersection(range(*span))]
-        kept = [span for span in worst_first if span not in others]
         return without(held, {*others, *until_it_fits(held, room, [*others, *kept])})
 
     def _scores(self, held: Draft, spans: list[Span]) -> dict[int, float]:

@@ -25,18 +25,16 @@ class Tiered:
     name: ClassVar[str] = "tiered"
 
     def __post_init__(self) -> None:
-        names = self.steps.split("+")
-        if self.name in names:
+        if self.name in self.steps.split("+"):
             raise BadOption("tiered: steps cannot hold tiered itself")
-        self.methods  # noqa: B018 - an unknown step is an error now, not at the first compaction
-
-    @property
-    def methods(self) -> tuple[TextMethod, ...]:
-        return tuple(build_text(name) for name in self.steps.split("+"))
+        self._methods()  # an unknown step is an error now, not at the first compaction
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
-        for method in self.methods:
+        for method in self._methods():
             if room.fits(held):
                 break
             held = method.rewrite(held, room)
         return held
+
+    def _methods(self) -> tuple[TextMethod, ...]:
+        return tuple(build_text(name) for name in self.steps.split("+"))
