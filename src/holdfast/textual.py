@@ -14,6 +14,7 @@ from holdfast.engine.chat import Chat, Metered, Reply
 from holdfast.errors import BadOption, BadTranscript, Failed
 from holdfast.gate.ledger import Ledger, ledger
 from holdfast.gate.text import TextReport, check, reserve, without_section
+from holdfast.gate.unfold import unfolded
 from holdfast.methods.registry import TEXT, build_text
 from holdfast.methods.text.base import Room
 from holdfast.transcript.cuts import check_legal
@@ -134,7 +135,7 @@ def rewrite_again(held: Draft, plan: TextPlan, chat: Chat | None = None) -> Rewr
     if room.fits(held):
         return Rewritten(held, before, before, budget, time.perf_counter() - began)
     known = ledger(held.raw) if plan.gate else None
-    made, method, notes = _attempt(held, plan, room, known)
+    made, method, notes = _attempt(unfolded(held), plan, room, known)
     report = None
     if known is not None:
         made, report = check(made, known, room, allow_over=plan.allow_over)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from importlib import import_module
 
 import pytest
 from hypothesis import given, settings
@@ -344,6 +345,11 @@ def test_any_answer_makes_a_legal_session_or_fails_by_name(text):
     assert made.size(count) < held.size(count)
 
 
+def stub_of(bad):
+    """A fresh stub of a kind of trouble."""
+    return Stub(**{name: getattr(BAD[bad], name) for name in ("text", "status", "stopped", "body")})
+
+
 BAD = {
     "empty": Stub(""),
     "blank": Stub(" \n\n"),
@@ -364,12 +370,24 @@ BAD = {
 @pytest.mark.parametrize("bad", BAD)
 def test_an_endpoint_that_misbehaves_leaves_the_session_as_it_was(bad, wire):
     held = draft(session())
-    stub = Stub(**{name: getattr(BAD[bad], name) for name in ("text", "status", "stopped", "body")})
+    import_module(wire.sdk)  # seconds at the first time, which are not the endpoint's
     began = time.perf_counter()
-    with serving(stub), pytest.raises(Failed):
+    with serving(stub_of(bad)) as stub, pytest.raises(Failed):
         summarized(wire("stub", stub.url + ("/v1" if wire is OpenAIChat else ""), retries=1), held)
     assert time.perf_counter() - began < 10
     assert held == draft(session())
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_compaction_whose_endpoint_misbehaves_takes_the_deterministic_way(bad):
+    with serving(stub_of(bad)) as stub:
+        chat = OpenAIChat("stub", stub.url + "/v1", retries=0)
+        made = rewrite(session(), TextPlan("summarize", budget=6000), chat)
+    assert made.method == "tiered"
+    assert made.notes[0].startswith("summarize gave way: ")
+    assert made.tokens <= 6000
+    assert RULE in "\n".join(turn.text for turn in made.draft.turns)
+    check_legal(made.draft.turns)
 
 
 def test_a_slow_endpoint_is_left_in_time():

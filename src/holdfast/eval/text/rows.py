@@ -34,6 +34,8 @@ class TextRow(BaseModel):
     """As spelled; `full` for the session as it was."""
     ratio: Annotated[FiniteFloat, Field(ge=1)]
     """How many times fewer tokens were asked for."""
+    used: str = ""
+    """The method whose result it is: another one where the method failed, none where nothing was rewritten."""
     tokens_full: Count
     tokens: Count
     """Of the session after compaction."""

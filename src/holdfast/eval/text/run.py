@@ -41,6 +41,8 @@ class TextRun:
     probes: int = 1
     """Of each category and session."""
     keep_recent: int = 3
+    gate: bool = True
+    """Put back what would be lost."""
     seed: int = 0
     limit: int = TRAJECTORIES
     workers: int = 4
@@ -63,7 +65,7 @@ class TextRun:
     def config(self) -> dict[str, object]:
         chats = {"writer": self.writer, "answerer": self.answerer, "judge": self.judge}
         names = {what: chat.name if chat else "" for what, chat in chats.items()}
-        return {**names, "keep_recent": self.keep_recent, "seed": self.seed}
+        return {**names, "keep_recent": self.keep_recent, "gate": self.gate, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _probes(run: TextRun, transcript: Transcript, name: str, digest: str, out: P
 
 def _context(run: TextRun, transcript: Transcript, digest: str, spec: tuple[str, float], note: Note) -> Context | None:
     method, ratio = spec
-    plan = TextPlan("none" if method == FULL else method, ratio=ratio, keep_recent=run.keep_recent)
+    plan = TextPlan("none" if method == FULL else method, ratio=ratio, keep_recent=run.keep_recent, gate=run.gate)
     try:
         return Context(transcript, digest, method, ratio, rewrite(transcript, plan, run.compactor))
     except Failed as error:
@@ -186,7 +188,8 @@ def _row(run: TextRun, context: Context, probe: TextProbe) -> TextRow:
         "seconds_compact": made.seconds,
         "compactor_tokens_in": sum(reply.tokens_in for reply in made.replies),
         "compactor_tokens_out": sum(reply.tokens_out for reply in made.replies),
-        "notes": made.draft.notes,
+        "used": made.method,
+        "notes": made.notes,
     }
     now = datetime.now(UTC).isoformat(timespec="seconds")
     said = _answer(run, context, probe)

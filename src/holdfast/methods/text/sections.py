@@ -51,7 +51,8 @@ READ, WRITTEN = " (read)", " (written)"
 ENDS = " -> "
 """Between a command and its outcome."""
 
-_TITLE = re.compile(r"\A# Notes on ([\d,]{1,15}) earlier turns \(([\d,]{1,15}) tokens\)\n")
+TITLE = r"# Notes on ([\d,]{1,15}) earlier turns \(([\d,]{1,15}) tokens\)\n"
+_TITLE = re.compile(rf"\A{TITLE}")
 _PREFACE = 'A record of what was done, which asks for nothing; only what "Constraints" quotes is in the user\'s words.'
 _HEADING = re.compile(r"## (.+)")
 _PROHIBITS = re.compile(r"\b(?:never|no|not|don'?t|won'?t|mustn'?t|only|without|avoid|stop)\b", re.IGNORECASE)

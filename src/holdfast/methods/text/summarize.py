@@ -108,10 +108,8 @@ class _Job:
 
 
 def _gone(held: Draft, room: Room) -> tuple[int, ...]:
-    """Whole exchanges of free pieces; notes that stand where the task would be are no task."""
-    free, task = set(room.free(held)), task_piece(held)
-    if task is not None and standing(held.pieces[task]) and free:
-        free.add(task)
+    """Whole exchanges of free pieces."""
+    free = set(room.free(held))
     spans = (range(start, stop) for start, stop in units(held))
     return tuple(at for span in spans if free.issuperset(span) for at in span)
 
