@@ -88,7 +88,9 @@ def test_a_call_leaves_the_cache_that_it_was_made_with_as_it_was(rules, calls):
         cache = again[0]
 
 
-@given(st.sampled_from([EXPLICIT, replace(EXPLICIT, life="1h")]), st.lists(st.integers(100, 900), min_size=2, max_size=12))
+@given(
+    st.sampled_from([EXPLICIT, replace(EXPLICIT, life="1h")]), st.lists(st.integers(100, 900), min_size=2, max_size=12)
+)
 def test_a_session_that_only_grows_reads_all_of_its_last_prompt(rules, sizes):
     calls = [(sent(*sizes[:n]), n * (SECONDS[rules.life] - 1)) for n in range(1, len(sizes) + 1)]
     for usage, (before, _), size in zip(played(rules, calls)[1:], calls, sizes[1:], strict=False):

@@ -98,7 +98,9 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
             prices("m", path)
 
 
-@pytest.mark.parametrize(("model", "hint"), [("claude-sonet-4-5", "claude-sonnet-4-5"), ("", "price-file"), ("x/y", "y")])
+@pytest.mark.parametrize(
+    ("model", "hint"), [("claude-sonet-4-5", "claude-sonnet-4-5"), ("", "price-file"), ("x/y", "y")]
+)
 def test_an_unknown_model_is_refused_with_what_to_do(model, hint):
     with pytest.raises(BadOption, match=hint):
         prices(model)

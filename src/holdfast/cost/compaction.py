@@ -48,6 +48,8 @@ class Terms:
         for name in ("answer", "reread", "risk"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadOption(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
+        if self.keep_recent < 0:
+            raise BadOption(f"keep_recent must be at least 0, got {self.keep_recent}")
         if self.remaining is not None and self.remaining < 1:
             raise BadOption(f"the calls that remain must be at least 1, got {self.remaining}")
 
