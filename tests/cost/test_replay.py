@@ -14,7 +14,7 @@ from holdfast.cost.compaction import Terms
 from holdfast.cost.prices import Prices, Rates
 from holdfast.cost.replay import replay
 from holdfast.cost.strategy import Strategy, strategies
-from holdfast.errors import BadOption
+from holdfast.errors import BadOption, Failed
 from holdfast.methods.registry import TEXT, Entry
 from holdfast.methods.text.base import Room
 from holdfast.transcript.cuts import check_legal
@@ -53,8 +53,21 @@ class Useless:
         return held
 
 
+@dataclass(frozen=True)
+class Failing:
+    """Asks, and cannot use the answer."""
+
+    name: ClassVar[str] = "failing"
+
+    def rewrite(self, held: Draft, room: Room) -> Draft:
+        assert room.chat is not None
+        room.chat("sum it up", held.pieces[-1].turn.text, 50, 10)
+        raise Failed("no notes")
+
+
 @pytest.fixture
 def asking(monkeypatch):
+    monkeypatch.setitem(TEXT, "failing", Entry("test_replay:Failing", "for this test"))
     monkeypatch.setitem(TEXT, "asking", Entry("test_replay:Asking", "for this test"))
     monkeypatch.setitem(TEXT, "useless", Entry("test_replay:Useless", "for this test"))
 
@@ -126,6 +139,13 @@ def test_a_compaction_that_frees_nothing_is_still_paid_and_does_not_loop(asking)
     assert len(run.compactions) < 10  # of 17 calls above the trigger
     assert run.money == pytest.approx(cache.money + run.compactor_money)
     assert run.compactor_money > 0
+
+
+def test_a_compactor_that_fails_is_paid_and_tiered_takes_its_place(asking):
+    failing, tiered = runs("cache+failing,cache+tiered")
+    assert [step.usage for step in failing.steps] == [step.usage for step in tiered.steps]
+    assert failing.money - failing.compactor_money == pytest.approx(tiered.money)
+    assert failing.compactor_money > 0
 
 
 def test_reading_again_is_one_more_call_with_what_was_taken_out():
