@@ -10,13 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sessions import recorded_sessions, session_of
 
-from holdfast.cost.cache import Rules
+from holdfast.cost.cache import Block, Cache, Rules, prompt
 from holdfast.cost.calls import session
-from holdfast.cost.compaction import Terms
+from holdfast.cost.compaction import Compacted, Terms
+from holdfast.cost.planner import Now, Option, Past, dominates
 from holdfast.cost.prices import Prices, Rates, prices
 from holdfast.cost.replay import Run, replay
 from holdfast.cost.strategy import Strategy, strategies
 from holdfast.errors import BadTranscript
+from holdfast.transcript.draft import Draft
 from holdfast.transcript.read import read
 from holdfast.transcript.turn import Transcript
 
@@ -53,7 +55,7 @@ def both(transcript: Transcript, terms: Terms, method: str = "truncate", trigger
     return advised, replay(held, Strategy("cache", cached=True), terms)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     recorded_sessions(),
     PRICES,
@@ -147,3 +149,26 @@ def test_hindsight_is_at_most_what_the_advice_and_the_trigger_cost(caching):
     never, fixed, advised, best = (replay(held, one, terms).money for one in found)
     assert best <= min(never, advised)
     assert best <= fixed * 1.001
+
+
+def now_of(uncompacted: int) -> Now:
+    sent = prompt([Block(b"all", uncompacted)])
+    return Now(sent, Cache(), sent, Cache(), Past((), (), ()))
+
+
+def left_with(tokens: int) -> Option:
+    held = Draft(Transcript(()), ())
+    return Option(Compacted(held, 0, 1), prompt([Block(b"rest", tokens)]))
+
+
+def test_what_would_be_too_short_to_be_cached_is_never_advised():
+    for caching in ("explicit", "automatic"):
+        terms = Terms(SONNET, rules=Rules(caching, minimum=1024))
+        assert dominates(now_of(50_000), left_with(1024), terms)
+        assert not dominates(now_of(50_000), left_with(1023), terms)
+
+
+def test_a_saving_that_a_step_of_rounding_could_eat_is_never_advised():
+    terms = Terms(SONNET, rules=Rules("automatic"))  # 127 tokens at 3 - 0.3 are worth 1,143 at 0.3
+    assert dominates(now_of(10_000), left_with(10_000 - 1144), terms)
+    assert not dominates(now_of(10_000), left_with(10_000 - 1142), terms)

@@ -16,6 +16,7 @@ from typing import Any
 
 from holdfast.cost.cache import Block, Prompt, prompt
 from holdfast.cost.usage import Usage, recorded
+from holdfast.errors import BadOption
 from holdfast.transcript.draft import turn_size
 from holdfast.transcript.size import count
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -72,7 +73,9 @@ class Session:
 
 
 def session(transcript: Transcript, seconds_per_turn: float = SECONDS_PER_TURN) -> Session:
-    """The calls of a recorded session."""
+    """The calls of a recorded session. Raises BadOption for a time that is none."""
+    if not 0 <= seconds_per_turn < float("inf"):
+        raise BadOption(f"seconds per turn must be a number of at least 0, got {seconds_per_turn}")
     turns = transcript.turns
     made = [at for at, turn in enumerate(turns) if turn.role is Role.ASSISTANT]
     usages = [recorded(turns[at]) for at in made]

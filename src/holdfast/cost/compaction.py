@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 
 from holdfast.cost.cache import Rules
 from holdfast.cost.calls import Session
@@ -16,13 +15,16 @@ from holdfast.cost.prices import Prices
 from holdfast.cost.strategy import Strategy
 from holdfast.cost.usage import Usage
 from holdfast.engine.chat import Reply
-from holdfast.errors import BadOption
+from holdfast.errors import BadOption, Failed
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
 from holdfast.transcript.draft import Draft, turn_size, units
 
 ANSWER = 0.1
 """Of what a compactor reads, how much it writes."""
+ANSWER_HEAD = "## State and next step\n"
+FALLBACK = "tiered"
+"""What compacts where a model's answer cannot be used, or there is no room for one."""
 MINIMUM_GAIN = 0.1
 """A compaction that frees less of the session is not made: it would come again at every call."""
 
@@ -48,6 +50,8 @@ class Terms:
         for name in ("answer", "reread", "risk"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadOption(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
+        if self.keep_recent < 0:
+            raise BadOption(f"keep_recent must be at least 0, got {self.keep_recent}")
         if self.remaining is not None and self.remaining < 1:
             raise BadOption(f"the calls that remain must be at least 1, got {self.remaining}")
 
@@ -70,7 +74,7 @@ class Compacted:
 
 @dataclass
 class _Assumed:
-    """Answers with the first words of what it is given, as many as the terms say; counts both."""
+    """Answers with notes that say nothing, as long as the terms say; counts what it is given and what it writes."""
 
     session: Session
     share: float
@@ -80,8 +84,7 @@ class _Assumed:
     def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
         read = self.session.count(system) + self.session.count(prompt)
         room = max(1, min(max_tokens, round(read * self.share)))
-        sizes = accumulate(self.session.count(word) + 1 for word in prompt.split())
-        text = " ".join(word for word, size in zip(prompt.split(), sizes, strict=True) if size <= room)
+        text = ANSWER_HEAD + "\n".join(f"- {' '.join(['note'] * 15)}" for _ in range(max(1, round(room / 16))))
         self.spent += Usage(input=read, output=room)
         return Reply(text, read, room)
 
@@ -101,7 +104,7 @@ def compact(held: Draft, strategy: Strategy, session: Session, terms: Terms, sta
     chat = _Assumed(session, terms.answer)
     room = Room(max(1, strategy.budget - frozen), session.count, terms.keep_recent, chat)
     part = replace(held, pieces=held.pieces[start:])
-    made = part if room.fits(part) else build_text(strategy.method).rewrite(part, room)
+    made = part if room.fits(part) else _rewritten(part, strategy.method, room)
     pieces = (*held.pieces[:start], *made.pieces)
     after = replace(held, pieces=pieces)
     freed = before - size(after, session)
@@ -110,6 +113,13 @@ def compact(held: Draft, strategy: Strategy, session: Session, terms: Terms, sta
     same = next((i for i, (a, b) in enumerate(zip(held.pieces, pieces, strict=False)) if a.turn != b.turn), len(pieces))
     changed = [at for piece in held.pieces[same:] for at in piece.turns]
     return Compacted(after, min(changed, default=0), freed, chat.spent)
+
+
+def _rewritten(part: Draft, method: str, room: Room) -> Draft:
+    try:
+        return build_text(method).rewrite(part, room)
+    except Failed:
+        return build_text(FALLBACK).rewrite(part, room)
 
 
 def starts(held: Draft, session: Session, terms: Terms, parts: int = 4) -> Iterator[int]:

@@ -92,13 +92,13 @@ def _with(world: World, turns: Sequence[tuple[int, Turn]]) -> World:
 
 
 def _read_again(held: Draft, made: Compacted, session: Session, terms: Terms) -> list[tuple[int, Turn]]:
-    """The newest results that the compaction took out, up to the share of the terms, as results of the harness."""
+    """The newest results that the compaction took out, until the share of the terms is reached; answers to no call."""
     kept = {id(piece.turn) for piece in made.draft.pieces}
     back: list[tuple[int, Turn]] = []
     room = terms.reread * made.freed
     for piece in reversed(held.pieces):
         tokens = turn_size(piece.turn, session.count)
-        if piece.at is not None and piece.turn.role is Role.TOOL and id(piece.turn) not in kept and tokens <= room:
+        if room > 0 and piece.at is not None and piece.turn.role is Role.TOOL and id(piece.turn) not in kept:
             back.insert(0, (piece.at, replace(piece.turn, call_id="")))
             room -= tokens
     return back
