@@ -62,8 +62,13 @@ INVARIANTS: tuple[Callable[[Sequence[Turn]], set[int]], ...] = (
 def check_legal(turns: Sequence[Turn]) -> None:
     """Raise BadTranscript where a result has no call, or a call no result. The last assistant turn may have
     calls without results: the agent stopped there."""
-    for at, reason in (*_orphan_results(turns), *_orphan_calls(turns)):
+    for at, reason in orphans(turns):
         raise BadTranscript(f"turn {at + 1} {reason}; read the file with --lenient to drop it")
+
+
+def orphans(turns: Sequence[Turn]) -> tuple[tuple[int, str], ...]:
+    """Every result without a call, then every call without a result: the index of its turn, and what is wrong."""
+    return (*_orphan_results(turns), *_orphan_calls(turns))
 
 
 def without_orphans(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[tuple[int, str], ...]]:
