@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.cli import console
 from holdfast.cli.console import AsJson, Device, Dtype, Model
+
+if TYPE_CHECKING:
+    from holdfast.session import Plan
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_METHOD = "informed"
@@ -28,17 +31,20 @@ def compact(
     file: Annotated[Path, typer.Argument(help="The session.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the context goes, e.g. out.holdfast.")],
     latent: Annotated[
-        str, typer.Option(help="Method: NAME or NAME:key=value,… (see `holdfast methods`).")
-    ] = DEFAULT_METHOD,
+        str | None, typer.Option(help="NAME or NAME:key=value,… (see `holdfast methods`).", show_default=DEFAULT_METHOD)
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Instead: rewrite the session as text by this method.")] = None,
     ratio: Annotated[
         float | None, typer.Option(help="Tokens per slot of what is compacted.", show_default=f"{DEFAULT_RATIO:g}")
     ] = None,
-    keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 1,
+    keep_recent: Annotated[
+        int | None, typer.Option(help="Newest exchanges that stay verbatim.", show_default="1, with --text 3")
+    ] = None,
     window: Annotated[int | None, typer.Option(help="Use only the newest so many tokens of the session.")] = None,
     pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
     by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
     budget: Annotated[
-        int | None, typer.Option(help="Total slots of the context, what stays verbatim included; instead of --ratio.")
+        int | None, typer.Option(help="Slots of the context (tokens with --text), all included; instead of --ratio.")
     ] = None,
     gate: Annotated[bool, typer.Option("--gate/--no-gate", help="Measure what was lost, and repair it.")] = True,
     allow_over: Annotated[str, typer.Option(help="Room for repair beyond the budget, e.g. 10%.")] = "0%",
@@ -49,28 +55,54 @@ def compact(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Compact a session into a .holdfast file."""
-    from holdfast.context.store import check_target
+    """Compact a session into a .holdfast file, or with --text into a session file of its own format."""
     from holdfast.errors import BadOption
-    from holdfast.gate.gate import Gate
-    from holdfast.methods.registry import build
-    from holdfast.session import Plan, Policy, save
-    from holdfast.session import compact as compact_session
-    from holdfast.transcript.read import read as read_transcript
 
-    build(latent)
-    console.output_file(output, file)
-    check_target(output)
-    policy = Policy(console.kinds(pin), keep_recent=keep_recent, window=window)
-    checks = Gate(allow_over=console.share(allow_over), strict=strict)
-    if not gate and checks != Gate():
-        raise BadOption("--strict and --allow-over are of the gate; leave out --no-gate")
     if ratio is not None and budget is not None:
         raise BadOption("give either --ratio or --budget")
+    over = console.share(allow_over)
+    if not gate and (strict or over):
+        raise BadOption("--strict and --allow-over are of the gate; leave out --no-gate")
+    if text is not None:
+        from holdfast.cli.texting import Job, compact_text, plan_of
+
+        _refuse_latent_options(latent=latent, window=window, by_turn=by_turn, pin=None if pin == DEFAULT_PINS else pin)
+        plan = plan_of(text, budget, ratio, keep_recent, (gate, strict, over))
+        compact_text(Job(file, output, plan, lenient, as_json))
+        return
+    from holdfast.gate.gate import Gate
+    from holdfast.session import Plan, Policy
+
     asked = console.checked_ratio(DEFAULT_RATIO if ratio is None else ratio)
-    plan = Plan(latent, asked, by_turn, policy, checks if gate else None, budget)
+    policy = Policy(console.kinds(pin), keep_recent=1 if keep_recent is None else keep_recent, window=window)
+    checks = Gate(allow_over=over, strict=strict) if gate else None
+    into = Plan(latent or DEFAULT_METHOD, asked, by_turn, policy, checks, budget)
+    _compact_latent(file, output, into, (model, dtype, device), lenient, as_json)
+
+
+def _refuse_latent_options(**given: object) -> None:
+    """Raise BadOption for an option that a text method has no use for."""
+    from holdfast.errors import BadOption
+
+    for name, value in given.items():
+        if value is not None:
+            raise BadOption(f"--{name.replace('_', '-')} is not for --text; leave one of them out")
+
+
+def _compact_latent(
+    file: Path, output: Path, plan: Plan, model: tuple[str, str, str], lenient: bool, as_json: bool
+) -> None:
+    from holdfast.context.store import check_target
+    from holdfast.methods.registry import build
+    from holdfast.session import compact as compact_session
+    from holdfast.session import save
+    from holdfast.transcript.read import read as read_transcript
+
+    build(plan.latent)
+    console.output_file(output, file)
+    check_target(output)
     transcript = read_transcript(file, lenient=lenient)
-    engine = console.engine(model, dtype, device)
+    engine = console.engine(*model)
     with console.progress() as report:
         context = compact_session(transcript, engine, plan, report)
     save(context, output, engine)

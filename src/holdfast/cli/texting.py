@@ -1,0 +1,119 @@
+"""`holdfast compact --text`: a session rewritten as text, in the format that it came from. Loads no model library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.cli import console
+from holdfast.engine.chat import Chat
+from holdfast.errors import BadOption
+from holdfast.gate.ledger import Fact
+from holdfast.gate.text import TextReport
+from holdfast.methods.registry import build_text
+from holdfast.methods.text.sections import MADE as SUMMARY
+from holdfast.textual import Rewritten, TextPlan, rewrite
+from holdfast.transcript.read import parse, read
+from holdfast.transcript.write import write
+
+SHOWN = 8  # facts or sentences that are told without being asked for
+DEFAULT_KEEP_RECENT = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of the command."""
+
+    file: Path
+    output: Path
+    plan: TextPlan
+    lenient: bool = False
+    as_json: bool = False
+
+
+def plan_of(
+    method: str, budget: int | None, ratio: float | None, keep_recent: int | None, gate: tuple[bool, bool, float]
+) -> TextPlan:
+    """The plan of the command's options; `gate` is whether it is on, strict, and how far it may go over."""
+    if budget is None and ratio is None:
+        raise BadOption("--text needs --budget in tokens or --ratio, e.g. --ratio 5")
+    recent = DEFAULT_KEEP_RECENT if keep_recent is None else keep_recent
+    return TextPlan(method, budget, ratio, recent, *gate)
+
+
+def compact_text(job: Job) -> None:
+    """Rewrite a session file into another, and say what became of its facts."""
+    build_text(job.plan.method)
+    console.output_file(job.output, job.file)
+    transcript = read(job.file, lenient=job.lenient)
+    text = job.file.read_text("utf-8-sig")
+    done = rewrite(transcript, job.plan, _chat(job.plan.method))
+    written = write(text, done.draft, path=str(job.file), lenient=job.lenient)
+    parse(written, path=str(job.output), lenient=job.lenient)  # what cannot be read back is not written
+    job.output.write_text(written, "utf-8")
+    if job.as_json:
+        console.emit({"output": str(job.output), **evidence(done)})
+    else:
+        _print(job.output, done)
+
+
+def _chat(method: str) -> Chat | None:
+    """The model of holdfast.toml, where the method asks one."""
+    if method.partition(":")[0] != SUMMARY:
+        return None
+    from holdfast.engine.routing import Task, chat_for
+
+    return chat_for(Task.COMPACTOR)
+
+
+def evidence(done: Rewritten) -> dict[str, Any]:
+    """What a rewrite did, for scripts."""
+    return {
+        "method": done.method,
+        "tokens_before": done.tokens_before,
+        "tokens": done.tokens,
+        "budget": done.budget,
+        "seconds": round(done.seconds, 3),
+        "turns_before": len(done.draft.raw.turns),
+        "turns": len(done.draft.pieces),
+        "tokens_of_compactor": sum(reply.tokens_in + reply.tokens_out for reply in done.replies),
+        "notes": list(done.notes),
+        **({"gate": done.report.as_evidence()} if done.report else {}),
+    }
+
+
+def _print(output: Path, done: Rewritten) -> None:
+    console.line(
+        f"  {done.tokens_before:,} tokens -> {done.tokens:,} of {done.budget:,} "
+        f"({done.tokens_before / max(done.tokens, 1):.1f}x smaller, {len(done.draft.raw.turns)} turns -> "
+        f"{len(done.draft.pieces)}); {done.method or 'left as it is'}, {done.seconds:.1f} s"
+    )
+    if done.report:
+        _print_report(done.report)
+    for note in done.notes:
+        console.line(f"  note      {note}")
+    console.line(f"{output} written")
+
+
+def _print_report(report: TextReport) -> None:
+    told = {what: report.total(what) for what in ("live", "kept", "restored", "lost", "superseded")}
+    console.line(
+        f"  gate      {told['live']} facts in what was compacted: {told['kept']} kept, {told['restored']} put back "
+        f"({report.section:,} tokens), {told['lost']} lost; {told['superseded']} superseded; "
+        f"{len(report.struck)} sentences struck"
+    )
+    for struck in report.struck[:SHOWN]:
+        console.line(f"    struck  {_short(struck.sentence)!r}: {struck.reason}")
+    for fact in report.lost[:SHOWN]:
+        console.line(f"    lost    {_fact(fact)}")
+    if len(report.lost) > SHOWN:
+        console.line(f"    … and {len(report.lost) - SHOWN} more: --json lists them")
+
+
+def _fact(fact: Fact) -> str:
+    return f"{fact.kind.value:<11} {_short(fact.text)!r} of turn {fact.turn} ({fact.speaker.value})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "…"
