@@ -12,6 +12,8 @@ from holdfast.transcript.formats import (
     openai_chat,
     openai_write,
     openhands,
+    openhands_v1,
+    openhands_v1_write,
     openhands_write,
 )
 from holdfast.transcript.formats.base import Format
@@ -22,5 +24,6 @@ FORMATS: tuple[Format, ...] = (
     Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, mini_swe_agent.write, dialect=True),
     Format("claude_code", claude_code.sniff, claude_code.read, claude_write.write),
     Format("openhands", openhands.sniff, openhands.read, openhands_write.write),
+    Format("openhands_v1", openhands_v1.sniff, openhands_v1.read, openhands_v1_write.write),
     Format("aider", aider.sniff, aider.read, aider.write),
 )
