@@ -1,1 +1,232 @@
-"""Looks a session over."""
+"""Looks a session over: what is in it, what it wastes, what compactions took from it, and who would take it.
+
+Reads leniently and loads no model. Turns are named from 1, as everywhere that a person reads them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from posixpath import normpath
+
+from holdfast.cost.prices import prices
+from holdfast.cost.session import SessionCost, session_cost
+from holdfast.errors import BadOption
+from holdfast.gate.claims import Struck, strike
+from holdfast.gate.ledger import RULES, Fact, ledger
+from holdfast.gate.presence import Words, shown
+from holdfast.history import Event, lineage
+from holdfast.methods.text.sections import MADE
+from holdfast.textual import TextPlan, rewrite
+from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, Piece, turn_size
+from holdfast.transcript.legality import PROVIDERS, Problem, problems
+from holdfast.transcript.observed import observed
+from holdfast.transcript.read import read
+from holdfast.transcript.size import count
+from holdfast.transcript.turn import Role, Transcript, Turn
+
+STRATEGIES = ("dedup_reads", "clamp", "mask_observations", "drop_observations")
+"""Text methods without a model, whose utmost is shown. Those that drop whole turns can always save nearly all."""
+BIGGEST = 5
+
+
+@dataclass(frozen=True)
+class Big:
+    """A turn by its size."""
+
+    turn: int
+    what: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Reread:
+    """A file, or the same part of one, that was read more than once."""
+
+    path: str
+    times: int
+    unchanged: int
+    """How often nothing had been written to it since it was last read."""
+    tokens: int
+    """Of all reads but the first."""
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compaction that the session records took and made up."""
+
+    turns: int
+    tokens_before: int
+    tokens: int
+    """Of the summary."""
+    held: Counter[str]
+    """Live facts per kind that the summary, or a turn that was kept, still holds word for word."""
+    live: Counter[str]
+    lost: tuple[Fact, ...]
+    """The user's rules first, then the newest."""
+    invented: tuple[Struck, ...]
+    """Sentences that no turn bears out."""
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """A session looked over."""
+
+    format: str
+    turns: int
+    tokens: int
+    kinds: dict[str, int]
+    """Tokens by kind, the largest first."""
+    biggest: tuple[Big, ...]
+    rereads: tuple[Reread, ...]
+    compactions: tuple[Compacted, ...]
+    problems: dict[str, tuple[Problem, ...]]
+    """By provider; empty where it would take the session."""
+    savings: dict[str, int]
+    """Tokens that each text strategy would leave at its utmost."""
+    cost: SessionCost | None
+    """None where the model, or its price, is not known."""
+    logged: tuple[Event, ...]
+    """What Holdfast changed in it so far."""
+    skipped: tuple[str, ...]
+
+
+def checkup(path: Path, model: str = "") -> Checkup:
+    """Look a session file over; `model` is whose prices are taken, by default the one that the file names most.
+
+    Raises BadTranscript for a file that is no session, BadOption for a model that was asked for and has no price.
+    """
+    transcript = read(path, lenient=True)
+    turns = transcript.turns
+    kinds = tokens_by_kind(turns)
+    sized = sorted(
+        ((turn_size(turn, count), at) for at, turn in enumerate(turns)), key=lambda pair: (-pair[0], pair[1])
+    )
+    names = _tool_names(turns)
+    return Checkup(
+        format=transcript.format,
+        turns=len(turns),
+        tokens=sum(size for size, _ in sized),
+        kinds=dict(sorted(kinds.items(), key=lambda pair: -pair[1])),
+        biggest=tuple(Big(at + 1, _what(turns[at], names), size) for size, at in sized[:BIGGEST]),
+        rereads=rereads(turns),
+        compactions=compactions(transcript),
+        problems={name: problems(turns, name) for name in PROVIDERS},
+        savings=savings(transcript),
+        cost=_cost(transcript, model),
+        logged=tuple(event for event, _ in lineage(path).steps),
+        skipped=transcript.skipped,
+    )
+
+
+def tokens_by_kind(turns: Sequence[Turn]) -> Counter[str]:
+    """Tokens by who says what: what a message itself takes is with its text."""
+    names = _tool_names(turns)
+    task = next((at for at, turn in enumerate(turns) if turn.role is Role.USER), None)
+    found: Counter[str] = Counter()
+    for at, turn in enumerate(turns):
+        kind = "task" if at == task else _kind(turn, names)
+        found[kind] += MESSAGE_TOKENS + (count(turn.text) if turn.text else 0)
+        if turn.reasoning:
+            found["reasoning"] += count(turn.reasoning)
+        for call in turn.calls:
+            found[f"calls of {call.name}"] += count(call.name) + (count(call.arguments) if call.arguments else 0)
+    return found
+
+
+def rereads(turns: Sequence[Turn]) -> tuple[Reread, ...]:
+    """Files that were read again, those that cost most first."""
+    seen = observed(turns)
+    writes = defaultdict(list)
+    for access in seen.writes:
+        writes[normpath(access.path)].append(access.turn)
+    groups = defaultdict(list)
+    for access in seen.reads:
+        if access.result_turn is not None and access.alone:
+            groups[normpath(access.path), access.part].append(access)
+    found = []
+    for (path, part), reads in groups.items():
+        results = list(dict.fromkeys(access.result_turn for access in reads if access.result_turn is not None))
+        if len(results) < 2:
+            continue
+        pairs = pairwise(reads)
+        unchanged = sum(not any(a.turn < at < b.turn for at in writes[path]) for a, b in pairs)
+        tokens = sum(turn_size(turns[at], count) for at in results[1:])
+        found.append(Reread(f"{reads[0].path} ({part})" if part else reads[0].path, len(results), unchanged, tokens))
+    return tuple(sorted(found, key=lambda reread: -reread.tokens))
+
+
+def compactions(transcript: Transcript) -> tuple[Compacted, ...]:
+    """What each compaction that the session records lost and made up, the oldest first."""
+    records = transcript.meta.get("compactions") or ()
+    segments = [tuple(record["turns"]) for record in records] + [transcript.turns]
+    said: tuple[Turn, ...] = ()
+    found = []
+    for before, after in pairwise(segments):
+        told = tuple(replace(turn, role=Role.ASSISTANT) if is_summary(turn) else turn for turn in before)
+        said += tuple(turn for turn in before if not is_summary(turn))
+        found.append(_compacted(told, said, after))
+    return tuple(found)
+
+
+def is_summary(turn: Turn) -> bool:
+    """Whether an agent wrote the turn in place of earlier ones, in the user's role."""
+    return turn.extra.get("isCompactSummary") is True
+
+
+def savings(transcript: Transcript) -> dict[str, int]:
+    """Tokens that each strategy would leave at its utmost, the gate off."""
+    plans = {name: TextPlan(name, budget=1, gate=False) for name in STRATEGIES}
+    return {name: rewrite(transcript, plan).tokens for name, plan in plans.items()}
+
+
+def _compacted(before: tuple[Turn, ...], said: tuple[Turn, ...], after: tuple[Turn, ...]) -> Compacted:
+    """`before` with the words of earlier summaries as the assistant's; `said` is all that was said until then."""
+    summaries = tuple(turn for turn in after if is_summary(turn))
+    originals = {(turn.role, turn.text) for turn in before}
+    kept = [turn for turn in after if (turn.role, turn.text) in originals]
+    standing = Words("\n".join(shown(turn) for turn in (*summaries, *kept)))
+    live = ledger(Transcript(before)).live
+    lost = [fact for fact in live if not standing.holds(fact.text, fact.kind)]
+    whole = tuple(range(len(said)))
+    held = Draft(Transcript(said), tuple(Piece(turn, whole, MADE) for turn in summaries))
+    return Compacted(
+        turns=len(before),
+        tokens_before=sum(turn_size(turn, count) for turn in before),
+        tokens=sum(turn_size(turn, count) for turn in summaries),
+        held=Counter(fact.kind.value for fact in live) - Counter(fact.kind.value for fact in lost),
+        live=Counter(fact.kind.value for fact in live),
+        lost=tuple(sorted(lost, key=lambda fact: (fact.kind not in RULES, -fact.turn))),
+        invented=strike(held, observed(said))[1],
+    )
+
+
+def _cost(transcript: Transcript, model: str) -> SessionCost | None:
+    named = Counter(str(turn.extra["model"]) for turn in transcript.turns if turn.extra.get("model"))
+    if not model and not named:
+        return None
+    try:
+        return session_cost(transcript, prices(model or named.most_common(1)[0][0]))
+    except BadOption:
+        if model:
+            raise
+        return None
+
+
+def _tool_names(turns: Sequence[Turn]) -> dict[str, str]:
+    return {call.id: call.name for turn in turns for call in turn.calls}
+
+
+def _kind(turn: Turn, names: dict[str, str]) -> str:
+    if turn.role is Role.TOOL:
+        return f"results of {names[turn.call_id]}" if turn.call_id in names else "results"
+    return "summary" if is_summary(turn) else turn.role.value
+
+
+def _what(turn: Turn, names: dict[str, str]) -> str:
+    first = next((line.strip() for line in turn.text.split("\n") if line.strip()), "")
+    calls = ", ".join(f"{call.name} {call.arguments}" for call in turn.calls)
+    return f"{_kind(turn, names)}: {first or calls}"

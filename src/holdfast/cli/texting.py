@@ -11,11 +11,10 @@ from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
 from holdfast.gate.ledger import Fact
 from holdfast.gate.text import TextReport
+from holdfast.history import compact_file
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.sections import MADE as SUMMARY
-from holdfast.textual import Rewritten, TextPlan, rewrite
-from holdfast.transcript.read import parse, read
-from holdfast.transcript.write import write
+from holdfast.textual import Rewritten, TextPlan
 
 SHOWN = 8  # facts or sentences that are told without being asked for
 DEFAULT_KEEP_RECENT = 3
@@ -43,15 +42,13 @@ def plan_of(
 
 
 def compact_text(job: Job) -> None:
-    """Rewrite a session file into another, and say what became of its facts."""
+    """Rewrite a session file, into another or in place, and say what became of its facts. `undo` takes it back."""
     build_text(job.plan.method)
-    console.output_file(job.output, job.file)
-    transcript = read(job.file, lenient=job.lenient)
-    text = job.file.read_text("utf-8-sig")
-    done = rewrite(transcript, job.plan, _chat(job.plan.method))
-    written = write(text, done.draft, path=str(job.file), lenient=job.lenient)
-    parse(written, path=str(job.output), lenient=job.lenient)  # what cannot be read back is not written
-    job.output.write_text(written, "utf-8")
+    same = job.output.exists() and job.output.samefile(job.file)
+    if not same:
+        console.output_file(job.output, job.file)
+    made = compact_file(job.file, job.plan, None if same else job.output, _chat(job.plan.method), lenient=job.lenient)
+    done = made.rewritten
     if job.as_json:
         console.emit({"output": str(job.output), **evidence(done)})
     else:

@@ -71,7 +71,9 @@ def compact_file(
     data = bytes_of(path)
     text = text_of(data, path)
     made = rewrite(parse(text, path=str(path), lenient=lenient), plan, chat)
-    after = _bytes(write(text, made.draft, path=str(path), lenient=lenient), data)
+    written = write(text, made.draft, path=str(path), lenient=lenient)
+    parse(written, path=str(path), lenient=lenient)  # what cannot be read back is not written
+    after = _bytes(written, data)
     if after == data:
         if output is not None:
             replace_file(output, data, path)
