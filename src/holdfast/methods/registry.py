@@ -97,6 +97,7 @@ TEXT: dict[str, Entry] = {
     "clamp": Entry(f"{_TEXT}.clamp:Clamp", "keep head, tail and error lines of long observations"),
     "retrieve": Entry(f"{_TEXT}.retrieve:Retrieve", "keep the turns most like the task, drop the rest"),
     "prune_tokens": Entry(f"{_TEXT}.prune_tokens:PruneTokens", "drop the tokens of observations that a model expects"),
+    "user_words": Entry(f"{_TEXT}.user_words:UserWords", "drop what the agent said before what the user said"),
     "tiered": Entry(f"{_TEXT}.tiered:Tiered", "cheap steps first, stop when it fits; no model"),
     "summarize": Entry(f"{_TEXT}.summarize:Summarize", "a model writes notes on the older turns, under fixed headings"),
 }

@@ -1,0 +1,50 @@
+"""The snippets of docs/adapters.md run as they stand there."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text("utf-8")
+SECTIONS = {
+    section.partition("\n")[0]: re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    for section in PAGE.split("\n## ")[1:]
+}
+NEEDS = {
+    "Chat messages, without a framework": ("", "sent as"),
+    "LangChain": ("langchain", "Done."),
+    "pydantic-ai": ("pydantic_ai", "success"),
+    "mini-swe-agent": ("minisweagent", "Submitted"),
+    "OpenHands": ("openhands", "finished"),
+}
+
+
+def test_every_section_has_one_snippet():
+    assert {name: len(found) for name, found in SECTIONS.items()} == dict.fromkeys(NEEDS, 1)
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_the_snippet_runs(name, capsys, tmp_path, monkeypatch):
+    library, said = NEEDS[name]
+    if library and find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(SECTIONS[name][0], f"docs/adapters.md: {name}", "exec"), {"__name__": "__main__"})
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["langchain", "pydantic_ai", "openhands"])
+def test_a_library_that_is_not_there_is_named_with_what_to_install(module, monkeypatch):
+    import importlib
+    import sys
+
+    blocked = {"langchain": "langchain.agents", "pydantic_ai": "pydantic_ai.messages", "openhands": "openhands.sdk"}[
+        module
+    ]
+    monkeypatch.setitem(sys.modules, f"{blocked}.middleware" if module == "langchain" else blocked, None)
+    monkeypatch.delitem(sys.modules, f"holdfast.adapters.{module}", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'holdfast\["):
+        importlib.import_module(f"holdfast.adapters.{module}")
