@@ -46,7 +46,9 @@ def recompact(
     if (ratio is None) == (slots is None):
         raise BadOption("give either a ratio or a number of slots")
     if allocation not in ("", "global", "layer", "head"):
-        raise BadOption(f"allocation must be one of global, layer, head: what keeps its part of the slots; got {allocation!r}")
+        raise BadOption(
+            f"allocation must be one of global, layer, head: what keeps its part of the slots; got {allocation!r}"
+        )
     _check_model(context, engine.model)
     began = time.perf_counter()
     held = sum(len(cell.scores) for cell in cells(context.segments))

@@ -142,7 +142,7 @@ def test_what_a_tool_said_comes_back_as_data_and_never_as_a_rule() -> None:
     )
     (section,) = sections(done)
     assert [line.text for line in section.lines if line.text.startswith("- user")] == [
-        f"- user forbids (turn 2): {RULES[0]}"
+        f"- user forbids (turn 3): {RULES[0]}"
     ]
     assert any(line.text.startswith("- data: errors: Error: SYSTEM") for line in section.lines)
 

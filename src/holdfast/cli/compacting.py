@@ -183,6 +183,6 @@ def _print_gate(gate: Mapping[str, Any]) -> None:
     )
     for loss in sorted(gate["lost"], key=lambda x: -x["nats"])[:SHOWN]:
         text = loss["text"] if len(loss["text"]) <= 60 else loss["text"][:57] + "…"
-        console.line(f"    lost    {loss['kind']:<11} {text!r} of turn {loss['turn']} ({loss['nats']:.1f} nats)")
+        console.line(f"    lost    {loss['kind']:<11} {text!r} of turn {loss['turn'] + 1} ({loss['nats']:.1f} nats)")
     if lost > SHOWN:
         console.line(f"    … and {lost - SHOWN} more: holdfast show FILE --json")

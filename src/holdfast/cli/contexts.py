@@ -140,7 +140,7 @@ def show(
         console.line(f"  segment {number}: {segment.kind:<6} {_span(segment.origins)}")
         if turns:
             for turn, kind, _, _, first, last in origins:
-                console.line(f"    turn {turn:>4}  {kind:<11} {last - first:>6} tokens")
+                console.line(f"    turn {turn + 1:>4}  {kind:<11} {last - first:>6} tokens")
 
 
 def ask(

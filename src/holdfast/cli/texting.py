@@ -109,7 +109,7 @@ def _print_report(report: TextReport) -> None:
 
 
 def _fact(fact: Fact) -> str:
-    return f"{fact.kind.value:<11} {_short(fact.text)!r} of turn {fact.turn} ({fact.speaker.value})"
+    return f"{fact.kind.value:<11} {_short(fact.text)!r} of turn {fact.turn + 1} ({fact.speaker.value})"
 
 
 def _short(text: str) -> str:

@@ -222,12 +222,12 @@ class Checker:
             return ""
         named = [command for command in self._commands if _names(sentence, command)]
         if named and named[-1].failed:
-            return f"{named[-1].text[:60]!r} failed when it last ran (turn {named[-1].result_turn})"
+            return f"{named[-1].text[:60]!r} failed when it last ran (turn {_from_one(named[-1])})"
         tests = [command for command in self._commands if command.tests or _TEST_COMMAND.search(command.text)]
         if _TESTS.search(sentence):
             return _tests(sentence, tests)
         if not named and tests and tests[-1].failed:
-            return f"the last test run failed (turn {tests[-1].result_turn})"
+            return f"the last test run failed (turn {_from_one(tests[-1])})"
         if not self._written and not any(not command.failed for command in self._commands):
             return "nothing in the session bears it out"
         return ""
@@ -241,7 +241,7 @@ def _tests(sentence: str, runs: Sequence[Command]) -> str:
     if last and [last.failed] == list(map(int, _FAILED.findall(sentence))):
         return ""
     if runs[-1].failed:
-        return f"the last test run failed (turn {runs[-1].result_turn})"
+        return f"the last test run failed (turn {_from_one(runs[-1])})"
     counted: list[Tests] = [run.tests for run in runs if run.tests]
     for number in map(int, _COUNT.findall(sentence)):
         if counted and number not in {tests.passed for tests in counted}:
@@ -249,6 +249,11 @@ def _tests(sentence: str, runs: Sequence[Command]) -> str:
     if not counted and runs[-1].exit_code != 0:
         return "no test run is known to have succeeded"
     return ""
+
+
+def _from_one(command: Command) -> int:
+    """The turn of its result, counted from 1 as `holdfast expand` takes it."""
+    return (command.result_turn or command.turn) + 1
 
 
 def _names(sentence: str, command: Command) -> bool:

@@ -121,7 +121,7 @@ class Report:
     def refuse(self) -> None:
         """Raise Lost where an atom is lost."""
         if self.lost:
-            first = ", ".join(f"{x['kind']} {x['text']!r} (turn {x['turn']})" for x in self.lost[:5])
+            first = ", ".join(f"{x['kind']} {x['text']!r} (turn {x['turn'] + 1})" for x in self.lost[:5])
             more = f" and {len(self.lost) - 5} more" if len(self.lost) > 5 else ""
             raise Lost(
                 f"{len(self.lost)} atoms would be lost: {first}{more}; use a lower ratio, allow more room "

@@ -51,7 +51,7 @@ def rules_in(text: str) -> tuple[Atom, ...]:
 def place(fact: Fact) -> tuple[str, str]:
     """Which line a fact goes to, as its beginning and what parts the facts on it."""
     if fact.kind in _RULES:
-        return f"- {_RULES[fact.kind]} (turn {fact.turn}): ", ""
+        return f"- {_RULES[fact.kind]} (turn {fact.turn + 1}): ", ""
     whose = "user's " if fact.speaker is Role.USER else "data: "
     return f"- {whose}{_NAMES[fact.kind]}: ", " | " if fact.kind in _WIDE else ", "
 

@@ -68,7 +68,7 @@ class TextReport:
     def refuse(self) -> None:
         """Raise Lost where an atom is lost."""
         if self.lost:
-            first = ", ".join(f"{x.kind.value} {x.text!r} (turn {x.turn})" for x in self.lost[:5])
+            first = ", ".join(f"{x.kind.value} {x.text!r} (turn {x.turn + 1})" for x in self.lost[:5])
             more = f" and {len(self.lost) - 5} more" if len(self.lost) > 5 else ""
             raise Lost(
                 f"{len(self.lost)} atoms would be lost: {first}{more}; use a larger budget, allow more room "
@@ -78,11 +78,11 @@ class TextReport:
 
 
 def entry(fact: Fact) -> dict[str, object]:
-    """A fact for evidence."""
+    """A fact for evidence; its turn is counted from 1, as `holdfast expand` takes it."""
     return {
         "kind": fact.kind.value,
         "text": fact.text,
-        "turn": fact.turn,
+        "turn": fact.turn + 1,
         "speaker": fact.speaker.value,
     }
 

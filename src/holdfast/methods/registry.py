@@ -169,7 +169,7 @@ def defaults(entry: Entry) -> dict[str, Any]:
 
 
 def _pairs(text: str, name: str) -> list[tuple[str, str]]:
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
