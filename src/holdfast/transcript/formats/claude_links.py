@@ -15,10 +15,10 @@ from holdfast.transcript.wire import text_or_empty
 _ENDS = ("headUuid", "anchorUuid", "tailUuid")
 
 
-def linked(items: Sequence[Item], chains: Chains, said: set[int]) -> list[Item]:
-    """The items with their parents set. `said` are the lines of the session's turns; a new item stands before the
-    line that follows it in the session, or at its end."""
-    items = _without_loose_ends(items, chains, said)
+def linked(items: Sequence[Item], chains: Chains, said: Sequence[int]) -> list[Item]:
+    """The items with their parents set. `said` are the lines of the session's turns, in its order; a new item stands
+    before the line that follows it in the session, or at its end."""
+    items = _without_loose_ends(_with_end_last(items, said), chains, set(said))
     runs = {
         at: next((later.value["uuid"] for later in items[at:] if later.number in said), "")
         for at, item in enumerate(items)
@@ -37,6 +37,17 @@ def linked(items: Sequence[Item], chains: Chains, said: set[int]) -> list[Item]:
 
 def _run_end(items: Sequence[Item], start: int) -> int:
     return next((at for at in range(start, len(items)) if items[at].number), len(items))
+
+
+def _with_end_last(items: Sequence[Item], said: Sequence[int]) -> Sequence[Item]:
+    """The session's last line behind all others of it: a segment that a compaction preserved stands above the summary,
+    and where all that followed it went, the summary would pass for the end."""
+    places = {item.number: at for at, item in enumerate(items) if item.number}
+    last = next((places[number] for number in reversed(said) if number in places), None)
+    end = max((at for at, item in enumerate(items) if not item.number or item.number in set(said)), default=-1)
+    if last is None or last == end or not items[end].number:
+        return items
+    return [*items[:last], *items[last + 1 : end + 1], items[last], *items[end + 1 :]]
 
 
 def _without_loose_ends(items: Sequence[Item], chains: Chains, said: set[int]) -> list[Item]:
