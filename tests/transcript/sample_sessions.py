@@ -169,6 +169,72 @@ OPENHANDS: dict[str, Any] = {
     ],
 }
 
+
+def sdk_action(id_: str, call_id: str, response: str, thought: str) -> dict[str, Any]:
+    return {
+        "kind": "ActionEvent",
+        "id": id_,
+        "timestamp": "2026-01-01T00:00:00",
+        "source": "agent",
+        "thought": [{"type": "text", "text": thought}] if thought else [],
+        "reasoning_content": "I should list." if thought else None,
+        "thinking_blocks": [],
+        "action": {"kind": "TerminalAction", "command": "ls"},
+        "tool_name": "terminal",
+        "tool_call_id": call_id,
+        "tool_call": {"id": call_id, "name": "terminal", "arguments": '{"command": "ls"}', "origin": "completion"},
+        "llm_response_id": response,
+    }
+
+
+def sdk_observation(id_: str, call_id: str, action: str, text: str = "a.py") -> dict[str, Any]:
+    return {
+        "kind": "ObservationEvent",
+        "id": id_,
+        "source": "environment",
+        "tool_name": "terminal",
+        "tool_call_id": call_id,
+        "action_id": action,
+        "observation": {"kind": "TerminalObservation", "content": [{"type": "text", "text": text}], "exit_code": 0},
+    }
+
+
+def sdk_message(id_: str, source: str, role: str, text: str) -> dict[str, Any]:
+    message = {"role": role, "content": [{"type": "text", "text": text}]}
+    return {"kind": "MessageEvent", "id": id_, "source": source, "llm_message": message}
+
+
+OPENHANDS_V1: list[dict[str, Any]] = [
+    {
+        "kind": "SystemPromptEvent",
+        "id": "e0",
+        "source": "agent",
+        "system_prompt": {"type": "text", "text": "Be brief."},
+        "tools": [],
+        "dynamic_context": {"type": "text", "text": "Today is Monday."},
+    },
+    sdk_message("e1", "user", "user", "Fix it"),
+    {"kind": "ConversationStateUpdateEvent", "id": "s1", "source": "environment", "key": "k", "value": 1},
+    sdk_action("e2", "k0", "r0", "Forget me."),
+    sdk_observation("e3", "k0", "e2", "forgotten"),
+    {
+        "kind": "Condensation",
+        "id": "e4",
+        "source": "environment",
+        "forgotten_event_ids": ["e2", "e3"],
+        "summary": "So far: nothing.",
+        "summary_offset": 2,
+        "llm_response_id": "r1",
+    },
+    sdk_action("e5", "k1", "r2", "Looking."),
+    sdk_action("e6", "k2", "r2", ""),
+    sdk_observation("e7", "k1", "e5"),
+    sdk_observation("e8", "k2", "e6"),
+    sdk_action("e9", "k3", "r3", ""),
+    {"kind": "AgentErrorEvent", "id": "e10", "source": "agent", "tool_name": "x", "tool_call_id": "k3", "error": "bad"},
+    sdk_message("e11", "agent", "assistant", "Done."),
+]
+
 AIDER = """
 # aider chat started at 2024-01-01 10:00:00
 
@@ -199,6 +265,7 @@ BY_FORMAT = {
     "claude_code": lines(*CLAUDE_CODE),
     "mini_swe_agent": json.dumps(MINI),
     "openhands": json.dumps(OPENHANDS),
+    "openhands_v1": json.dumps(OPENHANDS_V1),
     "aider": AIDER,
     **AGENTS,
 }

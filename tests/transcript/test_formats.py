@@ -13,6 +13,7 @@ from sample_sessions import (
     MINI,
     OPENAI,
     OPENHANDS,
+    OPENHANDS_V1,
     claude_line,
     lines,
     openai_call,
@@ -43,7 +44,7 @@ def test_format_is_known_by_its_content_and_reads_legal(name: str) -> None:
     check_legal(transcript.turns)
 
 
-@pytest.mark.parametrize("name", ["openai_chat", "anthropic", "mini_swe_agent", "openhands"])
+@pytest.mark.parametrize("name", ["openai_chat", "anthropic", "mini_swe_agent", "openhands", "openhands_v1"])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_layout_of_the_json_does_not_matter(name: str, indent: int | None) -> None:
     text = json.dumps(json.loads(BY_FORMAT[name]), indent=indent)
@@ -334,3 +335,37 @@ def test_aider_speakers_are_told_apart_and_code_is_not_the_user() -> None:
     assert transcript.turns[2].text.endswith("Done.")
     assert transcript.turns[5].text == "Removed: abc1234"
     assert transcript.meta == {"sessions": ["2024-01-01 10:00:00"]}
+
+
+# --- openhands_v1
+
+
+def test_sdk_events_read_as_the_model_saw_them_with_the_condensation_applied() -> None:
+    transcript = parse(BY_FORMAT["openhands_v1"])
+    assert shape(transcript) == [
+        ("system", "Be brief.\nToday is Monday."),
+        ("user", "Fix it"),
+        ("user", "So far: nothing."),
+        ("assistant", "Looking."),
+        ("tool", "a.py"),
+        ("tool", "a.py"),
+        ("assistant", ""),
+        ("tool", "bad"),
+        ("assistant", "Done."),
+    ]
+    assert [call.id for call in transcript.turns[3].calls] == ["k1", "k2"]
+    assert transcript.turns[3].reasoning == "I should list."
+    assert transcript.turns[7].is_error
+    assert transcript.meta["other_events"] == {"ConversationStateUpdateEvent": 1}
+    assert transcript.meta["forgotten_events"] == {"ActionEvent": 1, "ObservationEvent": 1}
+
+
+def test_sdk_events_one_per_line_read_alike() -> None:
+    assert parse(lines(*OPENHANDS_V1)).turns == parse(BY_FORMAT["openhands_v1"]).turns
+
+
+def test_summary_that_a_later_condensation_forgot_is_gone() -> None:
+    later = {**OPENHANDS_V1[5], "id": "e12", "forgotten_event_ids": ["e4-summary"], "summary": "Again."}
+    texts = [turn.text for turn in parse(json.dumps([*OPENHANDS_V1, later])).turns]
+    assert texts[2] == "Again."
+    assert "So far: nothing." not in texts

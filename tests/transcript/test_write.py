@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rewriting import changed, said
-from sample_sessions import BY_FORMAT, FIXED
+from sample_sessions import BY_FORMAT, FIXED, lines
 
+from holdfast.errors import BadTranscript
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.document import decode
 from holdfast.transcript.draft import Draft, draft
@@ -71,3 +75,37 @@ def test_any_change_of_a_sample_reads_back_as_the_draft(name: str, data: st.Data
 def test_any_change_of_a_real_session_reads_back_as_the_draft(name: str, data: st.DataObject) -> None:
     text = (DATA / name).read_text(encoding="utf-8")
     holds(text, data.draw(changed(parse(text))))
+
+
+MUTANTS = st.sampled_from([None, 7, "", "x", [], {}, [None], {"type": "tool_result"}, -1])
+
+
+@FIXED
+@given(st.sampled_from([name for name in sorted(BY_FORMAT) if name != "aider"]), st.data())
+def test_lenient_reading_of_a_damaged_file_is_written_as_a_sound_one(name: str, data: st.DataObject) -> None:
+    rows = rows_of(BY_FORMAT[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        container, key = data.draw(st.sampled_from([pair for row in rows for pair in paths_in(row)]))
+        container[key] = copy.deepcopy(data.draw(MUTANTS))
+    text = lines(*rows) if name == "claude_code" else json.dumps(rows[0])
+    try:
+        found = parse(text, lenient=True)
+    except BadTranscript:
+        return
+    repaired = parse(write(text, draft(found)))
+    merged = found.format in MERGES
+    assert said(repaired.turns, merged) == said(found.turns, merged)
+    assert repaired.skipped == ()
+
+
+def rows_of(text: str) -> list[Any]:
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        return [json.loads(row) for row in text.splitlines()]
+
+
+def paths_in(value: Any) -> list[tuple[Any, Any]]:
+    """Every container of a JSON value with each of its keys."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    return [(value, key) for key in keys] + [pair for key in keys for pair in paths_in(value[key])]

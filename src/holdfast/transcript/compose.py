@@ -93,9 +93,9 @@ def alternating(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Two Anthropic messages of one role as one; other fields are the first's, or the second's where it has none."""
     blocks = [*_blocks(first.get("content")), *_blocks(second.get("content"))]
-    results = [block for block in blocks if _type(block) == "tool_result"]
-    rest = [block for block in blocks if _type(block) != "tool_result"]
-    return {**second, **first, "content": [*results, *rest]}
+    if first["role"] == "user":
+        blocks.sort(key=lambda block: _type(block) != "tool_result")
+    return {**second, **first, "content": blocks}
 
 
 def with_unique_ids(turns: Iterable[Turn]) -> tuple[Turn, ...]:

@@ -73,17 +73,21 @@ def orphans(turns: Sequence[Turn]) -> tuple[tuple[int, str], ...]:
 
 def without_orphans(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[tuple[int, str], ...]]:
     """The turns without orphaned results and calls, and for each one dropped its `source` and the reason."""
+    dropped = tuple((turns[at].source, reason) for at, reason in sorted(orphans(turns)))
+    return tuple(turn for _, turn in sound(turns)), dropped
+
+
+def sound(turns: Sequence[Turn]) -> tuple[tuple[int, Turn], ...]:
+    """What is left without orphans, each turn with its index: results without a call go, calls without a result too."""
     results, calls = dict(_orphan_results(turns)), dict(_orphan_calls(turns))
     unanswered = _unanswered(turns)
-    kept = [
-        replace(turn, calls=tuple(call for call in turn.calls if call.id not in unanswered[at]))
+    return tuple(
+        (at, replace(turn, calls=tuple(call for call in turn.calls if call.id not in unanswered[at])))
         if at in calls
-        else turn
+        else (at, turn)
         for at, turn in enumerate(turns)
         if at not in results
-    ]
-    dropped = tuple((turns[at].source, reason) for at, reason in sorted({**results, **calls}.items()))
-    return tuple(kept), dropped
+    )
 
 
 def _callers(turns: Sequence[Turn]) -> dict[int, int]:

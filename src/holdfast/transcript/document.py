@@ -46,6 +46,8 @@ class Document:
     lenient: bool = False
     value: Any = None
     lines: tuple[Entry, ...] = ()
+    left_out: frozenset[int] = frozenset()
+    """Entries that a lenient reading skipped: whoever writes the document leaves them out."""
 
     @property
     def unit(self) -> str:

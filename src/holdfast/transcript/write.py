@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from holdfast.errors import BadInput
-from holdfast.transcript.document import decode
+from holdfast.transcript.cuts import sound
+from holdfast.transcript.document import Document, decode
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import FORMATS
+from holdfast.transcript.formats.base import Format
 
 
 def write(text: str, held: Draft, *, path: str = "", lenient: bool = False) -> str:
     """The file of which `held.raw` was read, `text`, with the changes of `held`.
 
-    A draft without changes gives `text` itself. Raises BadInput where the format cannot be written.
+    A draft without changes gives `text` itself, unless the reading was lenient and left something out: then the file
+    is repaired, without the entries that could not be read and without orphans. Raises BadInput where the format
+    cannot be written.
     """
-    if all(not piece.made for piece in held.pieces) and not held.dropped:
+    if all(not piece.made for piece in held.pieces) and not held.dropped and not held.raw.skipped:
         return text
     form = next((known for known in FORMATS if known.name == held.raw.format), None)
     if form is None or form.write is None:
         names = ", ".join(known.name for known in FORMATS if known.write)
         raise BadInput(f"cannot write a session as {held.raw.format or 'no format'}; can write: {names}")
-    return form.write(decode(text, path, lenient), held)
+    document = decode(text, path, lenient or bool(held.raw.skipped))
+    return form.write(*(_unrepaired(form, document, held) if held.raw.skipped else (document, held)))
+
+
+def _unrepaired(form: Format, document: Document, held: Draft) -> tuple[Document, Draft]:
+    """The draft over all turns that could be read, orphans included, and the document with what could not named."""
+    raw = form.read(document)
+    at = [index for index, _ in sound(raw.turns)]
+    pieces = tuple(replace(piece, turns=tuple(at[turn] for turn in piece.turns)) for piece in held.pieces)
+    numbers = (re.match(rf"{document.unit} (\d+):", reason) for reason in raw.skipped)
+    left_out = frozenset(int(found[1]) for found in numbers if found)
+    return replace(document, left_out=left_out), Draft(raw, pieces)

@@ -17,6 +17,8 @@ from holdfast.transcript.formats import (
     openai_write,
     opencode,
     openhands,
+    openhands_v1,
+    openhands_v1_write,
     openhands_write,
     pi,
     swe_agent,
@@ -36,5 +38,6 @@ FORMATS: tuple[Format, ...] = (
     Format("swe_agent", swe_agent.sniff, swe_agent.read, swe_agent.write),
     Format("cline", cline.sniff, cline.read, cline.write, dialect=True),
     Format("gemini_cli", gemini_cli.sniff, gemini_cli.read, gemini_cli.write, dialect=True),
+    Format("openhands_v1", openhands_v1.sniff, openhands_v1.read, openhands_v1_write.write),
     Format("aider", aider.sniff, aider.read, aider.write),
 )

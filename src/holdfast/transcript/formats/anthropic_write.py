@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -16,8 +16,15 @@ from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, Turn
 
 
+@dataclass(frozen=True)
+class Split:
+    """Messages that one became, because something of the other role now stands in it."""
+
+    messages: tuple[dict[str, Any], ...]
+
+
 def write(document: Document, held: Draft) -> str:
-    items = rebuild(document.entries, held, edit, new)
+    items = [item for item in rebuild(document.entries, held, edit, new) if item.number not in document.left_out]
     return render(_with_system(document, held), _alternating(items))
 
 
@@ -26,7 +33,7 @@ def new(turn: Turn, _near: Any) -> dict[str, Any]:
 
 
 def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
-    """One message. What is new inside it and of the other role cannot stay in it: then a list of messages."""
+    """One message; a Split where something new inside it is of the other role."""
     message = values[0]
     blocks = message.get("content")
     results = iter([block for block in blocks if anthropic.is_result(block)] if isinstance(blocks, list) else [])
@@ -38,7 +45,7 @@ def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
             made.append(_edited(message["role"], part, change.raw, change.new))
     messages = [_whole(role, [part for _, part in run]) for role, run in groupby(made, key=lambda pair: pair[0])]
     first = {**message, **messages[0]}
-    return [first if len(messages) == 1 else [first, *messages[1:]]]
+    return [first if len(messages) == 1 else Split((first, *messages[1:]))]
 
 
 def _said(message: dict[str, Any]) -> Any:
@@ -90,7 +97,9 @@ def _whole(role: str, contents: Sequence[Any]) -> dict[str, Any]:
 def _alternating(items: Sequence[Item]) -> list[Item]:
     """Neighbours of one role become one message, but for those that were neighbours in the file already."""
     made: list[Item] = []
-    flat = [item if item.value is value else Item(value) for item in items for value in _messages(item.value)]
+    flat: list[Item] = []
+    for item in items:
+        flat += map(Item, item.value.messages) if isinstance(item.value, Split) else [item]
     for item in flat:
         last = made[-1] if made else None
         if last is None or (item.number and item.number == last.number + 1) or not _same_role(last, item):
@@ -98,10 +107,6 @@ def _alternating(items: Sequence[Item]) -> list[Item]:
         else:
             made[-1] = replace(item, value=joined(last.value, item.value))
     return made
-
-
-def _messages(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _same_role(one: Item, two: Item) -> bool:

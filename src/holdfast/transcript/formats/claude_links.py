@@ -10,6 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from holdfast.transcript.formats.claude_chain import Chains
 from holdfast.transcript.formats.rebuild import Item
+from holdfast.transcript.wire import text_or_empty
 
 _ENDS = ("headUuid", "anchorUuid", "tailUuid")
 
@@ -46,8 +47,9 @@ class _Links:
 
     def __init__(self, items: Sequence[Item], chains: Chains) -> None:
         self._chains = chains
-        self._known = {line.uuid for line in chains.lines}
-        self._held = {item.value.get("uuid") for item in items if item.number and isinstance(item.value, dict)}
+        self._lines = {line.uuid: line for line in chains.lines}
+        values = [item.value for item in items if item.number and isinstance(item.value, dict)]
+        self._held = {text_or_empty(value.get("uuid")) for value in values}
         self._moved: dict[str, str] = {}
         segments = [_segment(line.fields) for line in chains.boundaries]
         # A preserved segment binds its head and tail by name; when one went, every parent is written out instead.
@@ -70,8 +72,8 @@ class _Links:
         return made
 
     def relinked(self, value: Any) -> Any:
-        uuid = value.get("uuid") if isinstance(value, dict) else None
-        if uuid not in self._known:
+        uuid = text_or_empty(value.get("uuid")) if isinstance(value, dict) else ""
+        if uuid not in self._lines:
             return value
         parent = self._moved.get(uuid, self._alive(self._chains.parent(uuid)))
         if uuid in self._moved or self._broken or parent != self._chains.parent(uuid):
@@ -84,10 +86,17 @@ class _Links:
     def _alive(self, uuid: str) -> str:
         """The line itself, or the nearest before it that is left; empty where none is."""
         seen: set[str] = set()
-        while uuid in self._known and uuid not in self._held and uuid not in seen:
+        while uuid in self._lines and uuid not in self._held and uuid not in seen:
             seen.add(uuid)
-            uuid = self._chains.parent(uuid)
-        return uuid if uuid in self._held or uuid not in self._known else ""
+            uuid = self._earlier_piece(uuid) or self._chains.parent(uuid)
+        return uuid if uuid in self._held or uuid not in self._lines else ""
+
+    def _earlier_piece(self, uuid: str) -> str:
+        """A line that is left of the same streamed message."""
+        gone = self._lines[uuid]
+        lines = self._lines.values() if gone.message_id else ()
+        same = (line for line in lines if line.message_id == gone.message_id and line.number < gone.number)
+        return next((line.uuid for line in same if line.uuid in self._held), "")
 
 
 def _segment(fields: dict[str, Any]) -> set[Any]:

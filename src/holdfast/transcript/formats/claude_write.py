@@ -128,7 +128,7 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
     else:
         message = {**value["message"], "role": value["type"]}
     (made,) = anthropic_write.edit([message], changes)
-    if isinstance(made, list):
+    if isinstance(made, anthropic_write.Split):
         raise BadInput("an assistant turn cannot stand between the words of one user line; put it before or after them")
     if value["type"] == "attachment":
         return [{**value, "attachment": {**attachment, "prompt": made["content"]}}]

@@ -12,7 +12,7 @@ from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.openhands import events, first_message, spoken
 from holdfast.transcript.formats.rebuild import Change, kept_calls, rebuild, render
 from holdfast.transcript.turn import Role, ToolCall, Turn
-from holdfast.transcript.wire import json_text
+from holdfast.transcript.wire import json_text, text_or_empty
 
 
 def write(document: Document, held: Draft) -> str:
@@ -52,8 +52,10 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
         return [_said(values[0], turn.text)]
     kept, fresh = kept_calls(raw.calls, turn.calls)
     if fresh or not any(kept):
-        return [_message(turn, values[0]) | {"id": values[0]["id"]}, *[None] * (len(values) - 1)]
-    return [None if call is None else _action(value, raw, turn, call) for value, call in zip(values, kept, strict=True)]
+        return [{"id": values[0].get("id"), **_message(turn, values[0])}, *[None] * (len(values) - 1)]
+    left = [_action(value, raw, turn, call) for value, call in zip(values, kept, strict=True) if call]
+    # What is left moves up: the turn stands where its first action stood, before the results.
+    return [*left, *[None] * (len(values) - len(left))]
 
 
 def _observation(event: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
@@ -105,19 +107,23 @@ def _sent(message: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
         message["content"] = turn.text
     if raw.reasoning != turn.reasoning:
         message["reasoning_content"] = turn.reasoning
-    gone = {call.id for call in raw.calls} - {call.id for call in turn.calls}
     now = {call.id: call.arguments for call in turn.calls}
+    gone = {call.id for call in raw.calls} - now.keys()
     if isinstance(message.get("tool_calls"), list):
-        calls = [call for call in message["tool_calls"] if not (isinstance(call, dict) and call.get("id") in gone)]
+        calls = [call for call in message["tool_calls"] if _id(call) not in gone]
         message["tool_calls"] = [_put_arguments(call, now) for call in calls]
     return message
+
+
+def _id(call: Any) -> str:
+    return text_or_empty(call.get("id")) if isinstance(call, dict) else ""
 
 
 def _put_arguments(call: Any, now: dict[str, str]) -> Any:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         return call
-    arguments = now.get(call.get("id"))
+    arguments = now.get(_id(call))
     if arguments is None or json_text(function.get("arguments")) == arguments:
         return call
     return {**call, "function": {**function, "arguments": arguments}}

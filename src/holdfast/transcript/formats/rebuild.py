@@ -230,8 +230,9 @@ def render(document: Document, items: Sequence[Item], key: str = "messages") -> 
     """The file's text with these entries: JSON lines, a JSON list, or the object with its list under `key`.
 
     A line whose value is the very one that was decoded is written as it stood, byte for byte. Indentation, key
-    order and the end of the file stay as they were.
+    order and the end of the file stay as they were. What the reading skipped is left out.
     """
+    items = [item for item in items if item.number not in document.left_out]
     text = document.text
     tail = text[len(text.rstrip()) :]
     if not document.lines:

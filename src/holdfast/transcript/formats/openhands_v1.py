@@ -1,0 +1,152 @@
+"""OpenHands V1 conversations (software-agent-sdk): the events in order, as a JSON list or one per line.
+
+Reads what the model saw: a condensation is applied, so that its summary is a user turn and the events that it forgot
+are only counted in `meta`. Actions of one model response are one turn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from holdfast.transcript.document import Document, Entry
+from holdfast.transcript.parts import fold
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text, text_or_empty
+
+REJECTED = "Action rejected: "
+_ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
+_KINDS = (
+    "SystemPromptEvent",
+    "MessageEvent",
+    "ActionEvent",
+    "ObservationEvent",
+    "AgentErrorEvent",
+    "UserRejectObservation",
+)
+
+
+def sniff(document: Document) -> bool:
+    values = [entry.value for entry in document.entries if isinstance(entry.value, dict)]
+    return any(kind(value) in _KINDS and "source" in value and "id" in value for value in values)
+
+
+def kind(event: Any) -> str:
+    return text_or_empty(event.get("kind")) if isinstance(event, dict) else ""
+
+
+def read(document: Document) -> Transcript:
+    log, skipped = seen(document)
+    here = {entry.number for entry, _ in log}
+    silent = [entry.value for entry, turn in log if turn is None and not entry.problem]
+    gone = [entry.value for entry in document.entries if entry.number not in here]
+    meta = {
+        "other_events": dict(Counter(map(kind, silent))),
+        "forgotten_events": dict(Counter(map(kind, gone))),
+    }
+    turns = tuple(turn for turn, _ in one_per_response(log))
+    return Transcript(turns, "openhands_v1", {key: value for key, value in meta.items() if value}, skipped)
+
+
+def seen(document: Document) -> tuple[list[tuple[Entry, Turn | None]], tuple[str, ...]]:
+    """The events as they stand after every condensation, a summary as the message that the model gets, and what was
+    skipped. A skipped event stays, without a turn."""
+    spoken, skipped = document.read_each(document.entries, lambda entry: (entry, _turn(entry)))
+    turns = {entry.number: turn for entry, turn in spoken}
+    log: list[tuple[Entry, Turn | None]] = []
+    for entry in document.entries:
+        if kind(entry.value) == "Condensation" and entry.number in turns:
+            _condense(log, entry)
+        else:
+            log.append((entry, turns.get(entry.number)))
+    return log, skipped
+
+
+def _condense(log: list[tuple[Entry, Turn | None]], entry: Entry) -> None:
+    ids = entry.value.get("forgotten_event_ids")
+    gone = {id_ for id_ in ids if isinstance(id_, str)} if isinstance(ids, list) else set()
+    log[:] = [(old, turn) for old, turn in log if turn is None or _id(old.value) not in gone]
+    summary, offset = text_or_empty(entry.value.get("summary")), entry.value.get("summary_offset")
+    if not summary or not isinstance(offset, int):
+        return
+    places = [at for at, (_, turn) in enumerate(log) if turn is not None][max(0, offset) :]
+    message = Entry(entry.number, message_event(f"{_id(entry.value)}-summary", "environment", "user", summary))
+    log.insert(places[0] if places else len(log), (message, _turn(message)))
+
+
+def message_event(id_: str, source: str, role: str, text: str) -> dict[str, Any]:
+    """A message as the agent stores it."""
+    message = {"role": role, "content": [{"type": "text", "text": text}]}
+    return {"kind": "MessageEvent", "id": id_, "source": source, "llm_message": message}
+
+
+def _id(event: Any) -> str:
+    return text_or_empty(event.get("id")) if isinstance(event, dict) else ""
+
+
+def _turn(entry: Entry) -> Turn | None:
+    """The turn of one event; None where the model gets none."""
+    event = obj(entry.value, "an event")
+    type_ = need_text(event, "kind", "an event")
+    if type_ not in _KINDS:
+        return None
+    turn = {"SystemPromptEvent": _system, "MessageEvent": _message, "ActionEvent": _action}.get(type_, _result)(event)
+    return replace(turn, source=entry.number, extra={**event, "kind": type_, **turn.extra})
+
+
+def _system(event: dict[str, Any]) -> Turn:
+    parts = [event.pop(key, None) for key in ("system_prompt", "dynamic_context")]
+    return Turn(Role.SYSTEM, fold([part for part in parts if part]).text)
+
+
+def _message(event: dict[str, Any]) -> Turn:
+    message = obj(event.pop("llm_message", None), '"llm_message"')
+    role = _ROLES.get(need_text(message, "role", '"llm_message"'), Role.USER)
+    parts = message.pop("content", None)
+    content = fold([*parts, *take_list(event, "extended_content")] if isinstance(parts, list) else parts)
+    reasoning = take_text(message, "reasoning_content") or content.reasoning
+    return Turn(role, content.text, reasoning, extra={"llm_message": message, **content.extra})
+
+
+def _action(event: dict[str, Any]) -> Turn:
+    thought = fold(event.pop("thought", None))
+    reasoning = take_text(event, "reasoning_content")
+    record = obj(event.pop("tool_call", {}), '"tool_call"')
+    name = text_or_empty(record.get("name")) or need_text(event, "tool_name", "an ActionEvent")
+    call = ToolCall(need_text(event, "tool_call_id", "an ActionEvent"), name, json_text(record.get("arguments")))
+    return Turn(Role.ASSISTANT, thought.text, reasoning, (call,), extra=thought.extra)
+
+
+def _result(event: dict[str, Any]) -> Turn:
+    call_id = need_text(event, "tool_call_id", "the answer to a call")
+    if "observation" in event:
+        made = obj(event.pop("observation"), '"observation"')
+        content = fold(made.pop("content", made.pop("output", None)))
+        extra = fold(take_list(event, "extended_content")).text
+        text = "\n".join(filter(None, (content.text, extra)))
+        error = made.get("is_error") is True
+        return Turn(Role.TOOL, text, call_id=call_id, is_error=error, extra={"observation": made, **content.extra})
+    if "error" in event:
+        return Turn(Role.TOOL, take_text(event, "error"), call_id=call_id, is_error=True)
+    return Turn(Role.TOOL, REJECTED + take_text(event, "rejection_reason"), call_id=call_id, is_error=True)
+
+
+def one_per_response(log: list[tuple[Entry, Turn | None]]) -> list[tuple[Turn, tuple[int, ...]]]:
+    """Every turn with the numbers of its events: parallel calls are one turn of the model."""
+    merged: list[tuple[Turn, tuple[int, ...]]] = []
+    first: dict[str, int] = {}
+    for entry, turn in log:
+        if turn is None:
+            continue
+        response = text_or_empty(turn.extra.get("llm_response_id")) if turn.calls else ""
+        if response in first:
+            at = first[response]
+            whole, numbers = merged[at]
+            text = "\n".join(filter(None, (whole.text, turn.text)))
+            merged[at] = (replace(whole, text=text, calls=whole.calls + turn.calls), (*numbers, entry.number))
+            continue
+        if response:
+            first[response] = len(merged)
+        merged.append((turn, (entry.number,)))
+    return merged
