@@ -192,7 +192,7 @@ def write(document: Document, held: Draft) -> str:
     """The rollout with a `compacted` line that gives the whole new history, as the agent itself compacts: no line
     before it changes. A flat rollout, which knows no such line, is rewritten in place."""
     if held.turns == held.raw.turns:
-        return document.text
+        return appended(document, [])
     lines, _ = document.read_each(document.lines, read_line)
     found = placed(said_of(history(lines).items), held.raw.turns)
     if is_legacy(document):
@@ -201,11 +201,17 @@ def write(document: Document, held: Draft) -> str:
     message = "\n\n".join(piece.turn.text for piece in held.pieces if piece.at is None)
     payload = {"message": message, "replacement_history": drafted(held, found)}
     row = {"timestamp": stamps[-1] if stamps else "", "type": "compacted", "payload": payload}
-    return appended(document.text, [row])
+    return appended(document, [row])
 
 
-def appended(text: str, rows: list[Any]) -> str:
-    """JSON lines with more lines at the end."""
+def appended(document: Document, rows: list[Any]) -> str:
+    """JSON lines with more lines at the end, and without those that a lenient reading skipped."""
+    text = document.text
+    if document.left_out:
+        lines = text.split("\n")
+        text = "\n".join(line for number, line in enumerate(lines, 1) if number not in document.left_out)
+    if not rows:
+        return text
     end = "\r\n" if "\r\n" in text else "\n"
     added = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
     return text + ("" if text.endswith("\n") else end) + "".join(line + end for line in added)

@@ -198,7 +198,7 @@ def _thought(value: object) -> str:
 
 def write(document: Document, held: Draft) -> str:
     """The session with its changes in place. What a log had taken back or replaced does not come back."""
-    if held.turns == held.raw.turns:
+    if held.turns == held.raw.turns and not document.left_out:
         return document.text
     live, _ = live_entries(document)
     heads = [entry for entry in document.lines if _is_beside(entry.value)]

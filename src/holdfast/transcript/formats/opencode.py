@@ -169,7 +169,7 @@ def _tool(part: dict[str, Any]) -> tuple[ToolCall, Turn]:
 
 def write(document: Document, held: Draft) -> str:
     """The export in the order in which the model saw it; what a compaction had replaced does not come back."""
-    if held.turns == held.raw.turns:
+    if held.turns == held.raw.turns and not document.left_out:
         return document.text
     messages, _ = document.read_each(document.entries, read_message)
     live, _ = context(messages)
@@ -183,6 +183,7 @@ def write(document: Document, held: Draft) -> str:
     if asks and items[0].number != 1:
         # As a compaction the summary would hide what now stands before it.
         items = [item for item in items if item.number != 1]
+    items = [replace(item, number=live[item.number - 1].number if item.number else 0) for item in items]
     return render(document, _with_ids(items))
 
 

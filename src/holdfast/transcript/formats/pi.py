@@ -215,7 +215,7 @@ def write(document: Document, held: Draft) -> str:
     A head folded into one summary is a `compaction`; anything else is a new branch of copies from the root.
     """
     if held.turns == held.raw.turns:
-        return document.text
+        return appended(document, [])
     nodes, _ = document.read_each(document.lines, _node)
     path = branch([node for node in nodes if node.type != "session"])
     by_number = {node.number: node for node in path}
@@ -225,8 +225,8 @@ def write(document: Document, held: Draft) -> str:
     whole = tuple(range(len(held.raw.turns) - len(tail), len(held.raw.turns)))
     untouched = tail == whole and all(not piece.made for piece in held.pieces[1:])
     if head.at is None and head.turn.role is Role.USER and not head.turn.calls and kept and untouched:
-        return appended(document.text, [_folded(head.turn, path, kept[0])])
-    return appended(document.text, _branched(held, path, by_number))
+        return appended(document, [_folded(head.turn, path, kept[0])])
+    return appended(document, _branched(held, path, by_number))
 
 
 def _folded(summary: Turn, path: list[Node], first: Node) -> dict[str, Any]:
