@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +120,8 @@ def test_the_embedded_model_answers_in_its_time():
         chat("", "x", 100, 1e-6)
     with pytest.raises(Failed, match="reads and writes at most"):
         chat("", "word " * 9000, 100, 60)
+
+
+def test_the_example_can_be_read():
+    routes = read_routes(Path(__file__).parents[2] / "examples" / "holdfast.toml")
+    assert set(routes) == {Task.COMPACTOR, Task.PLANNER, Task.VALIDATOR}

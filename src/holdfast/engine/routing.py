@@ -2,7 +2,7 @@
 
 [routes.compactor]
 kind = "openai"                       # the wire: openai, anthropic, or local (a model of this process)
-model = "mercury-2"
+model = "a-fast-model"
 base_url = "https://api.example.com/v1"
 key_env = "EXAMPLE_API_KEY"           # the environment variable that holds the key; never the key itself
 price_in = 0.25                       # dollars per million tokens; without it the price library is asked
