@@ -71,11 +71,10 @@ def cost(
     if plot:
         console.output_file(plot, file)
     listed = price_list(prices, price_file)
-    rules = Rules(_choice(caching, listed.caching), _life(ttl))
     terms = Terms(
         listed,
         compactor=price_list(compactor, price_file) if compactor else None,
-        rules=rules,
+        rules=Rules(_choice(caching, listed.caching), _life(ttl)),
         keep_recent=keep_recent,
         answer=console.share(answer, "--answer"),
         reread=console.share(reread, "--reread"),
@@ -86,16 +85,19 @@ def cost(
     held = session(read(file, lenient=lenient), seconds_per_turn)
     runs = [replay(held, one, terms) for one in chosen]
     if plot:
-        from holdfast.eval.report.curves import curves
-
-        prompts = {run.strategy.spec: [step.usage.prompt for step in run.steps] for run in runs}
-        plot.write_bytes(curves(f"{file.name}: what each call sends", prompts).png)
+        _draw(plot, file, runs)
     if as_json:
         console.emit(as_rows(file, held, terms, runs))
-        return
-    print_table(file, held, terms, runs)
-    if plot:
-        console.line(f"{plot} written")
+    else:
+        print_table(file, held, terms, runs)
+
+
+def _draw(plot: Path, file: Path, runs: Sequence[Run]) -> None:
+    from holdfast.eval.report.curves import curves
+
+    prompts = {run.strategy.spec: [step.usage.prompt for step in run.steps] for run in runs}
+    plot.write_bytes(curves(f"{file.name}: what each call sends", prompts).png)
+    console.say(f"{plot} written")
 
 
 def _choice(caching: str, own: Caching) -> Caching:
