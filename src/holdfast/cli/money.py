@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.cost.planner import Advice
     from holdfast.cost.prices import Caching, Prices
     from holdfast.cost.replay import Run
+    from holdfast.cost.strategy import Strategy
 
 DEFAULT_STRATEGIES = "none,cache,truncate,cache+truncate,plan+truncate"
 
@@ -60,42 +61,50 @@ def cost(
     as_json: AsJson = False,
 ) -> None:
     """What a recorded session costs behind an API, under caching and compaction."""
-    from holdfast.cost import strategy
     from holdfast.cost.cache import Rules
-    from holdfast.cost.calls import session
     from holdfast.cost.compaction import Terms
     from holdfast.cost.prices import prices as price_list
-    from holdfast.cost.replay import replay
-    from holdfast.transcript.read import read
+    from holdfast.cost.strategy import strategies as rows_of
 
     if plot:
         console.output_file(plot, file)
     listed = price_list(prices, price_file)
-    rules = Rules(_choice(caching, listed.caching), _life(ttl))
     terms = Terms(
         listed,
         compactor=price_list(compactor, price_file) if compactor else None,
-        rules=rules,
+        rules=Rules(_choice(caching, listed.caching), _life(ttl)),
         keep_recent=keep_recent,
         answer=console.share(answer, "--answer"),
         reread=console.share(reread, "--reread"),
         risk=console.share(risk, "--risk"),
         remaining=remaining,
     )
-    chosen = strategy.strategies(strategies, trigger, budget)
-    held = session(read(file, lenient=lenient), seconds_per_turn)
-    runs = [replay(held, one, terms) for one in chosen]
+    held, runs = _replayed(file, rows_of(strategies, trigger, budget), terms, seconds_per_turn, lenient)
     if plot:
-        from holdfast.eval.report.curves import curves
-
-        prompts = {run.strategy.spec: [step.usage.prompt for step in run.steps] for run in runs}
-        plot.write_bytes(curves(f"{file.name}: what each call sends", prompts).png)
+        _draw(plot, file, runs)
     if as_json:
         console.emit(as_rows(file, held, terms, runs))
-        return
-    print_table(file, held, terms, runs)
-    if plot:
-        console.line(f"{plot} written")
+    else:
+        print_table(file, held, terms, runs)
+
+
+def _replayed(
+    file: Path, rows: Sequence[Strategy], terms: Terms, seconds_per_turn: float, lenient: bool
+) -> tuple[Session, list[Run]]:
+    from holdfast.cost.calls import session
+    from holdfast.cost.replay import replay
+    from holdfast.transcript.read import read
+
+    held = session(read(file, lenient=lenient), seconds_per_turn)
+    return held, [replay(held, row, terms) for row in rows]
+
+
+def _draw(plot: Path, file: Path, runs: Sequence[Run]) -> None:
+    from holdfast.eval.report.curves import curves
+
+    prompts = {run.strategy.spec: [step.usage.prompt for step in run.steps] for run in runs}
+    plot.write_bytes(curves(f"{file.name}: what each call sends", prompts).png)
+    console.say(f"{plot} written")
 
 
 def _choice(caching: str, own: Caching) -> Caching:
