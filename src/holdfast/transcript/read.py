@@ -29,10 +29,10 @@ def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
         transcript = _format(document).read(document)
     except RecursionError:
         raise document.refuse("the content is nested too deeply to be a session") from None
+    if lenient:
+        transcript = _repaired(transcript, document.unit)
     if not transcript.turns:
         raise document.refuse(f"read as {transcript.format}, but it holds no turn; give a session that has begun")
-    if lenient:
-        return _repaired(transcript, document.unit)
     check_legal(transcript.turns)
     return transcript
 

@@ -19,15 +19,19 @@ def linked(items: Sequence[Item], chains: Chains, said: set[int]) -> list[Item]:
     """The items with their parents set. `said` are the lines of the session's turns; a new item stands before the
     line that follows it in the session, or at its end."""
     items = _without_loose_ends(items, chains, said)
-    links = _Links(items, chains)
+    runs = {
+        at: next((later.value["uuid"] for later in items[at:] if later.number in said), "")
+        for at, item in enumerate(items)
+        if not item.number and (at == 0 or items[at - 1].number)
+    }
+    links = _Links(items, chains, set(runs.values()))
     made: list[Item] = []
     for at, item in enumerate(items):
         if item.number:
             made.append(replace(item, value=links.relinked(item.value)))
-        elif at == 0 or items[at - 1].number:
+        elif at in runs:
             run = [new.value for new in items[at : _run_end(items, at)]]
-            follows = next((later.value["uuid"] for later in items[at:] if later.number in said), "")
-            made += map(Item, links.chained(run, follows))
+            made += map(Item, links.chained(run, runs[at]))
     return made
 
 
@@ -45,15 +49,16 @@ def _without_loose_ends(items: Sequence[Item], chains: Chains, said: set[int]) -
 class _Links:
     """Parents of what is left."""
 
-    def __init__(self, items: Sequence[Item], chains: Chains) -> None:
+    def __init__(self, items: Sequence[Item], chains: Chains, led: set[str]) -> None:
+        """`led` are the lines that new lines will stand before."""
         self._chains = chains
         self._lines = {line.uuid: line for line in chains.lines}
         values = [item.value for item in items if item.number and isinstance(item.value, dict)]
         self._held = {text_or_empty(value.get("uuid")) for value in values}
         self._moved: dict[str, str] = {}
         segments = [_segment(line.fields) for line in chains.boundaries]
-        # A preserved segment binds its head and tail by name; when one went, every parent is written out instead.
-        self._broken = any(not ids <= self._held for ids in segments)
+        # A preserved segment binds its ends by name; where one went or is led, every parent is written out instead.
+        self._broken = any(not ids <= self._held - led for ids in segments)
 
     def chained(self, run: Sequence[dict[str, Any]], follows: str) -> list[dict[str, Any]]:
         """New lines one behind the other; the line that follows them will hang on the last."""

@@ -65,7 +65,7 @@ def _observation(event: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]
     shell = extras.get("metadata") if isinstance(extras, dict) else None
     if not isinstance(extras, dict) or not isinstance(shell, dict):
         return {**event, "content": turn.text}
-    before, after = shell.get("prefix") or "", shell.get("suffix") or ""
+    before, after = (f"{shell.get(key) or ''}" for key in ("prefix", "suffix"))
     text = turn.text
     if text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after):
         return {**event, "content": text[len(before) : len(text) - len(after)]}
