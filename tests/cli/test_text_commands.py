@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.cli.main import main
+from holdfast.history import undo_file
 from holdfast.methods.registry import TEXT
 from holdfast.transcript.read import read
 
@@ -97,10 +98,14 @@ def test_bad_options_are_one_line_and_exit_with_two(run: Run, tmp_path: Path, op
     assert err.count("\n") == 1
 
 
-def test_the_input_is_never_overwritten(run: Run) -> None:
+def test_a_session_is_rewritten_in_place_only_where_it_can_be_undone(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "session.json"
     before = Path(EXAMPLE).read_bytes()
-    assert run(EXAMPLE, "--text", "truncate", "--ratio", 4, "-o", EXAMPLE)[0] == 2
-    assert Path(EXAMPLE).read_bytes() == before
+    path.write_bytes(before)
+    assert run(path, "--text", "truncate", "--ratio", 4, "-o", path)[0] == 0
+    assert path.read_bytes() != before
+    undo_file(path)
+    assert path.read_bytes() == before
 
 
 def test_no_model_library_is_loaded(tmp_path: Path) -> None:

@@ -37,8 +37,9 @@ class Fold:
             return held
         lines = [Line("Summary:", ())]
         for at in whole:
-            kept = [text for text in held.pieces[at].turn.text.split("\n") if text.startswith("- ")]
-            lines += [Line(text, (at,)) for text in kept or [f"- {held.pieces[at].turn.text[:6]}"]]
+            piece = held.pieces[at]
+            kept = [line for line in piece.lines if line.text.startswith("- ")]
+            lines += kept or [Line(f"- {piece.turn.text[:6]}", piece.turns)]
         return held.fold(whole[0], whole[-1] + 1, made_of(lines, self.name))
 
 

@@ -13,6 +13,7 @@ from chat_files import exchange, grow, load, opening, save, user
 
 from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.history import compact_file, expand_file, lineage, log_path, read_log, undo_file
+from holdfast.history.changes import raw_turn
 from holdfast.history.graft import continues, graft
 from holdfast.history.words import fates, shown
 from holdfast.textual import TextPlan
@@ -137,6 +138,26 @@ def test_every_line_of_a_summary_names_its_raw_turns_also_through_the_next_summa
     assert found["- result"] == (past.now.origins[2].turns[-1],)
     texts = [line for line in lines if line.text.startswith("- step")]
     assert [past.sources(line) for line in texts] == [(2,), (4,), (6,), (8,), (10,)]
+
+
+def test_what_a_placeholder_names_is_the_turn_that_expand_gives_also_after_a_second_compaction(path):
+    compact_file(path, FOLD)
+    grow(path, [m for n in (5, 6, 7) for m in exchange(n, f"result {n} " + "word " * 50)])
+    compact_file(path, TextPlan("mask_observations", ratio=5, keep_recent=1, gate=False))
+    text = next(message["content"] for message in load(path) if "holdfast expand" in message["content"])
+    number = int(text.partition("holdfast expand ")[2].rstrip("]"))
+    assert raw_turn(lineage(path), number, path).text.startswith("result 4 ")
+    assert number == 10
+
+
+def test_a_rule_of_a_turn_that_went_two_compactions_ago_is_put_back(path):
+    grow(path, [user("Never push to main."), *exchange(5, "word " * 50), *exchange(6, "word " * 50)])
+    compact_file(path, TextPlan("truncate", ratio=3, keep_recent=1, gate=False))
+    assert "Never push to main." not in path.read_text()
+    grow(path, exchange(7, "word " * 200))
+    grow(path, exchange(8, "word " * 20))
+    compact_file(path, TextPlan("mask_observations", ratio=1.5, keep_recent=1))
+    assert "Never push to main." in path.read_text()
 
 
 def test_each_turn_is_told_verbatim_rewritten_or_dropped(path):

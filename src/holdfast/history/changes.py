@@ -27,13 +27,14 @@ from holdfast.history.log import (
     replace_file,
     writing,
 )
+from holdfast.history.standing import in_file, standing
 from holdfast.history.words import label, said
-from holdfast.textual import Rewritten, TextPlan, rewrite
-from holdfast.transcript.cuts import legal_cuts
+from holdfast.textual import Rewritten, TextPlan, rewrite_again
+from holdfast.transcript.cuts import check_legal, legal_cuts
 from holdfast.transcript.draft import Draft, Line, Piece, draft
 from holdfast.transcript.read import bytes_of, parse, text_of
 from holdfast.transcript.size import count
-from holdfast.transcript.turn import Role, Transcript, Turn
+from holdfast.transcript.turn import Role, Turn
 from holdfast.transcript.write import write
 
 Clock = Callable[[], datetime]
@@ -70,8 +71,11 @@ def compact_file(
     """
     data = bytes_of(path)
     text = text_of(data, path)
-    made = rewrite(parse(text, path=str(path), lenient=lenient), plan, chat)
-    written = write(text, made.draft, path=str(path), lenient=lenient)
+    check_legal(parse(text, path=str(path), lenient=lenient).turns)
+    past = lineage(path, data)
+    start = standing(past)
+    made = rewrite_again(start, plan, chat)
+    written = write(text, in_file(made.draft, start, past), path=str(path), lenient=True)
     parse(written, path=str(path), lenient=lenient)  # what cannot be read back is not written
     after = _bytes(written, data)
     if after == data:
@@ -143,11 +147,13 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc) -> Event | None:
     """
     began = time.perf_counter()
     data = bytes_of(path)
-    past = lineage(path)
-    held = _expanded(past, number, raw_turn(past, number, path))
+    past = lineage(path, data)
+    start = standing(past)
+    held = _expanded(start, number, raw_turn(past, number, path))
     if held is None:
         return None
-    after = _bytes(write(text_of(data, path), held, path=str(path), lenient=True), data)
+    own = in_file(held, start, past)
+    after = _bytes(write(text_of(data, path), own, path=str(path), lenient=True), data)
     event = Event(
         number=0,
         kind=EXPAND,
@@ -155,7 +161,7 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc) -> Event | None:
         before=data,
         after=after,
         plan={"turn": number},
-        tokens_before=draft(held.raw).size(count),
+        tokens_before=start.size(count),
         tokens=held.size(count),
         seconds=round(time.perf_counter() - began, 3),
         origins=_origins(held, after, path),
@@ -163,28 +169,26 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc) -> Event | None:
     return _save(path, event)
 
 
-def _expanded(past: Lineage, number: int, turn: Turn) -> Draft | None:
-    transcript, origins = past.now.transcript, past.now.origins
-    held = draft(transcript)
-    own = [at for at, origin in enumerate(origins) if origin.turns == (number - 1,)]
-    if any(origins[at].made in ("", EXPAND) for at in own):
+def _expanded(start: Draft, number: int, turn: Turn) -> Draft | None:
+    own = [at for at, piece in enumerate(start.pieces) if piece.turns == (number - 1,)]
+    if any(start.pieces[at].made in ("", EXPAND) for at in own):
         return None
     for at in own:
-        standing = transcript.turns[at]
-        if standing.role is turn.role and standing.call_id == turn.call_id:
-            whole = replace(standing, text=turn.text, reasoning=turn.reasoning, calls=turn.calls)
-            return held.fold(at, at + 1, Piece(whole, (at,), EXPAND))
+        old = start.pieces[at].turn
+        if old.role is turn.role and old.call_id == turn.call_id:
+            whole = replace(old, text=turn.text, reasoning=turn.reasoning, calls=turn.calls)
+            return start.fold(at, at + 1, Piece(whole, (number - 1,), EXPAND))
     note = f"[holdfast: {label(number, turn)} of this session, put back in full]\n" + "\n".join(
-        text for text, _ in said(turn)
+        t for t, _ in said(turn)
     )
-    at = _place(transcript, origins, number - 1)
-    return held.fold(at, at, Piece(Turn(Role.USER, note), (), EXPAND))
+    at = _place(start, number - 1)
+    return start.fold(at, at, Piece(Turn(Role.USER, note), (number - 1,), EXPAND))
 
 
-def _place(transcript: Transcript, origins: tuple[Origin, ...], raw: int) -> int:
+def _place(start: Draft, raw: int) -> int:
     """The first legal place behind everything that was said before the raw turn, or holds it."""
-    behind = 1 + max((at for at, o in enumerate(origins) if o.turns and min(o.turns) <= raw), default=-1)
-    return next(cut for cut in legal_cuts(transcript) if cut >= behind)
+    behind = 1 + max((at for at, p in enumerate(start.pieces) if p.turns and min(p.turns) <= raw), default=-1)
+    return next(cut for cut in legal_cuts(start.transcript) if cut >= behind)
 
 
 def _origins(held: Draft, after: bytes, path: Path) -> tuple[Origin, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from holdfast.errors import BadInput
 from holdfast.history.graft import continues
-from holdfast.history.log import EXPAND, UNDO, Event, Origin, log_path, read_log
+from holdfast.history.log import UNDO, Event, Origin, log_path, read_log
 from holdfast.history.words import Shown
 from holdfast.transcript.read import bytes_of, parse, text_of
 from holdfast.transcript.turn import Transcript, Turn
@@ -46,9 +46,12 @@ class Lineage:
         return origin.lines[line.line or 0] if own else origin.turns
 
 
-def lineage(path: Path) -> Lineage:
-    """The past of a session file. Raises BadTranscript for a file that is no session, BadInput for a damaged log."""
-    data = bytes_of(path)
+def lineage(path: Path, data: bytes | None = None) -> Lineage:
+    """The past of a session file, or of `data` as its content.
+
+    Raises BadTranscript for a file that is no session, BadInput for a damaged log.
+    """
+    data = bytes_of(path) if data is None else data
     events = applied(read_log(path), data, path)
     raw: list[Turn] = []
     turns: tuple[Turn, ...] = ()
@@ -57,7 +60,7 @@ def lineage(path: Path) -> Lineage:
     for event in events:
         state = _state(event.before, path, turns, origins, raw)
         steps.append((event, state))
-        turns, origins = _after(event, state, path)
+        turns, origins = _after(event, len(raw), path), event.origins
     now = _state(data, path, turns, origins, raw)
     return Lineage(tuple(raw), now, tuple(steps), not events or continues(events[-1].after, data))
 
@@ -138,33 +141,10 @@ def _state(data: bytes, path: Path, turns: tuple[Turn, ...], origins: tuple[Orig
     return State(transcript, tuple(found))
 
 
-def _after(event: Event, state: State, path: Path) -> tuple[tuple[Turn, ...], tuple[Origin, ...]]:
-    """The turns of the file after an event, and their origins in raw turns."""
+def _after(event: Event, raw: int, path: Path) -> tuple[Turn, ...]:
+    """The turns of the file after an event, of whose origins each is one of so many raw turns."""
     turns = session(event.after, path).turns
     named = {at for origin in event.origins for at in (*origin.turns, *(at for line in origin.lines for at in line))}
-    if len(turns) != len(event.origins) or not named <= set(range(len(state.origins))):
+    if len(turns) != len(event.origins) or not named <= set(range(raw)):
         raise BadInput(f"{log_path(path)}: event {event.number} does not fit its own session; restore the log")
-    return turns, tuple(_through(o, turn, state, event) for o, turn in zip(event.origins, turns, strict=True))
-
-
-def _through(origin: Origin, turn: Turn, state: State, event: Event) -> Origin:
-    """An origin in turns of the file before, as one in raw turns."""
-    if origin.made == EXPAND:
-        return Origin((int(event.plan["turn"]) - 1,), EXPAND)
-    if not origin.made and len(origin.turns) == 1:
-        return state.origins[origin.turns[0]]
-    lines: tuple[tuple[int, ...], ...] = ()
-    if origin.lines:
-        texts = turn.text.split("\n")
-        lines = tuple(_raw(at, state, text) for at, text in zip(origin.lines, texts, strict=False))
-    return Origin(_raw(origin.turns, state), origin.made, lines)
-
-
-def _raw(turns: Sequence[int], state: State, text: str = "") -> tuple[int, ...]:
-    """The raw turns of these turns. A line that stood in one of them keeps its own sources."""
-    found: set[int] = set()
-    for at in turns:
-        origin = state.origins[at]
-        lines = dict(zip(state.transcript.turns[at].text.split("\n"), origin.lines, strict=False))
-        found.update(lines.get(text) or origin.turns)
-    return tuple(sorted(found))
+    return turns

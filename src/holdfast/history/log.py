@@ -42,11 +42,11 @@ class Origin:
     """Where a turn came from."""
 
     turns: tuple[int, ...]
-    """0-based turns: in an event those of the file before, in a lineage raw ones."""
+    """0-based raw turns: counted from the first that was ever said in the session."""
     made: str = ""
     """What made it, e.g. `mask_observations`; empty where it stands as it was said."""
     lines: tuple[tuple[int, ...], ...] = ()
-    """The turns of each of its lines, where they have sources of their own."""
+    """The raw turns of each of its lines, where they have sources of their own."""
 
 
 @dataclass(frozen=True)

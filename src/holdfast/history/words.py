@@ -77,16 +77,14 @@ def numbers(turns: Sequence[int]) -> str:
 
 def fates(event: Event, before: Sequence[Turn], origins: Sequence[Origin], after: Sequence[Turn]) -> list[Fate]:
     """What an event made of each turn of the file before it; `origins` are of those turns."""
-    places: dict[int, int] = {}
-    for at, origin in enumerate(event.origins):
-        for old in origin.turns:
-            places.setdefault(old, at)
     told: set[int] = set()
     found = []
-    for at, (turn, origin) in enumerate(zip(before, origins, strict=True)):
-        place = places.get(at)
-        by = event.origins[place].made if place is not None else ""
-        fate = "dropped" if place is None else "rewritten" if by else "verbatim"
+    for turn, origin in zip(before, origins, strict=True):
+        holds = [at for at, new in enumerate(event.origins) if new.turns and set(new.turns).issuperset(origin.turns)]
+        same = next((at for at in holds if list(said(after[at])) == list(said(turn))), None)
+        place = same if same is not None else next(iter(holds), None)
+        fate = "dropped" if place is None else "rewritten" if same is None else "verbatim"
+        by = event.origins[place].made if place is not None and same is None else ""
         size = 0 if place is None or place in told else turn_size(after[place], count)
         told.update(() if place is None else (place,))
         found.append(Fate(origin.turns, turn.role.value, fate, by, turn_size(turn, count), size))
