@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.size import count
 from holdfast.transcript.turn import Turn
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network when imported
 
 TRIGGER = 3_000
 TASK = "Find why `tests/test_pay.py` fails. Never edit src/legacy/pay.py. Do not push to the main branch."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_loop_stays_small_legal_and_byte_stable(method):
     def run(step: int) -> str:
         return observation(step)
 
-    assert agent.run_sync(TASK).output == "done"
+    assert asyncio.run(agent.run(TASK)).output == "done"
     assert failures == []
     check_requests([turns(request) for request in seen], [shown(request) for request in seen], len(done))
     assert done[-1].draft.raw.turns[3].text == observation(0)
@@ -83,8 +84,8 @@ def test_the_library_itself_takes_a_compacted_history():
     def run(step: int) -> str:
         return observation(step)
 
-    first = agent.run_sync(TASK)
-    assert agent.run_sync("Go on.", message_history=first.all_messages()).output
+    first = asyncio.run(agent.run(TASK))
+    assert asyncio.run(agent.run("Go on.", message_history=first.all_messages())).output
 
 
 def test_a_part_that_only_the_library_understands_goes_through_and_is_reported():

@@ -28,7 +28,7 @@ except ImportError as error:
     raise missing("openhands-sdk 1.x (Python 3.12 or newer)", "openhands") from error
 
 
-class HoldfastCondenser(CondenserBase):
+class HoldfastCondenser(CondenserBase):  # type: ignore[misc]
     """Its fields are stored with the conversation; give `with_compactor` what cannot be."""
 
     method: str = "tiered"
@@ -69,7 +69,7 @@ def event_of(turn: Turn, original: LLMConvertibleEvent | None) -> LLMConvertible
     """A rewritten turn as an event: an action stays one, anything else is a message in the same place."""
     text = [TextContent(text=turn.text)]
     if isinstance(original, ActionEvent) and [call.id for call in turn.calls] == [original.tool_call_id]:
-        thoughts = {} if turn.reasoning else {"reasoning_content": None, "thinking_blocks": []}
+        thoughts: dict[str, Any] = {} if turn.reasoning else {"reasoning_content": None, "thinking_blocks": []}
         return original.model_copy(update={"thought": text if turn.text else [], **thoughts})
     message = Message(role=_role(turn), content=text)
     if original is not None and turn.role is Role.TOOL:
