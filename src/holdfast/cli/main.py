@@ -26,7 +26,7 @@ app = typer.Typer(
 def start(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
-    """Compact a coding agent's context inside an open-weight model, and measure every loss."""
+    """Compact a coding agent's context, inside an open-weight model or as text, and measure every loss."""
     if version:
         typer.echo(f"holdfast {__version__}")
     elif context.invoked_subcommand is None:
