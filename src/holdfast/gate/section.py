@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from holdfast.gate.ledger import Fact
 
 MADE = "gate"
-HEADER = "[facts of earlier turns, word for word; turns count from 0]"
+HEADER = "[facts of earlier turns, word for word; turns count from 1]"
 _RULES = {AtomKind.PROHIBITION: "user forbids", AtomKind.INSTRUCTION: "user asks"}
 _RULE = re.compile(r"^- user (?P<verb>forbids|asks) \(turn (?P<turn>\d+)\): (?P<rule>[^\n]+)$", re.MULTILINE)
 _NAMES = {
