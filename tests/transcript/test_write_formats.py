@@ -235,6 +235,7 @@ def test_claude_chain_closes_over_lines_that_went() -> None:
     made = [json.loads(row) for row in write(text, held.keep([0, 4, 5, 6, 7])).splitlines()]
     assert {row["uuid"]: row["parentUuid"] for row in made} == {
         "u1": None,
+        "x1": "u1",
         "q1": "u1",
         "a4": "q1",
         "u2": "a4",
