@@ -230,3 +230,14 @@ def test_any_openai_session_reads_back_with_the_same_texts_and_calls(
             (call["id"], call["function"]["name"], call["function"]["arguments"]) for call in wire
         ]
         assert turn.call_id == message.get("tool_call_id", "")
+
+
+def test_error_that_quotes_several_lines_is_told_in_one() -> None:
+    with pytest.raises(BadTranscript) as caught:
+        parse(json.dumps([{"role": "user", "content": "a"}, {"role": "wiz\nard", "content": "b"}]))
+    assert "\n" not in str(caught.value)
+
+
+def test_anthropic_session_without_any_tool_is_known_by_its_system_prompt() -> None:
+    session = {"system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}]}
+    assert parse(json.dumps(session)).format == "anthropic"

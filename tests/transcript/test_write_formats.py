@@ -235,6 +235,7 @@ def test_claude_chain_closes_over_lines_that_went() -> None:
     made = [json.loads(row) for row in write(text, held.keep([0, 4, 5, 6, 7])).splitlines()]
     assert {row["uuid"]: row["parentUuid"] for row in made} == {
         "u1": None,
+        "x1": "u1",
         "q1": "u1",
         "a4": "q1",
         "u2": "a4",
@@ -284,3 +285,17 @@ def test_aider_text_of_the_model_cannot_pass_for_the_user_or_leave_a_fence_open(
     back = parse(write(text, held.put(at, "#### not the user\n```\ncut", "clamp")))
     assert [turn.role for turn in back.turns] == [turn.role for turn in held.turns]
     assert back.turns[at].text == " #### not the user\n```\ncut\n```".strip()
+
+
+def test_claude_message_that_a_compaction_cut_in_two_is_not_put_together_again() -> None:
+    rows = [
+        claude_line("user", "u1", None, "Fix it"),
+        claude_line("assistant", "a1", "u1", tool_use("c1"), message_id="m1"),
+        claude_line("user", "r1", "a1", tool_result("c1")),
+        claude_line("assistant", "a2", "r1", tool_use("c2"), message_id="m1"),
+        claude_line("user", "r2", "a2", tool_result("c2")),
+    ]
+    text = lines(*rows)
+    made = parse(write(text, draft(parse(text)).fold(0, 3, SUMMARY)))
+    assert [turn.text for turn in made.turns] == ["Summary", "", "ok"]
+    assert [call.id for call in made.turns[1].calls] == ["c2"]

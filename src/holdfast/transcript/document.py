@@ -63,7 +63,8 @@ class Document:
         return numbered(items)
 
     def refuse(self, reason: str, number: int = 0) -> BadTranscript:
-        """The error for this file, or for one entry of it."""
+        """The error for this file, or for one entry of it, in one line whatever it quotes."""
+        reason = " ".join(reason.split())
         if not number:
             return BadTranscript(reason, path=self.path)
         if self.unit == "line":
@@ -82,7 +83,7 @@ class Document:
             except Malformed as error:
                 if not self.lenient:
                     raise self.refuse(str(error), entry.number) from None
-                skipped.append(f"{self.unit} {entry.number}: {error}")
+                skipped.append(f"{self.unit} {entry.number}: {' '.join(str(error).split())}")
         return tuple(good), tuple(skipped)
 
 

@@ -59,7 +59,9 @@ def turns_of(message: object, source: int) -> tuple[Turn, ...]:
     name = need_text(fields, "role", "a message")
     if name not in ROLES:
         raise Malformed(f'expected "role" to be one of {", ".join(ROLES)}, got "{name[:40]}"')
-    content = fields.pop("content", None)
+    if "content" not in fields:
+        raise Malformed('expected a message to have "content"')
+    content = fields.pop("content")
     results: list[Turn] = []
     parts = list(enumerate(content)) if isinstance(content, list) else []
     if name == "user":

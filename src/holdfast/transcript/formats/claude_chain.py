@@ -96,7 +96,7 @@ class Chains:
             seen.add(uuid)
             path.append(self._by_uuid[uuid])
             uuid = self._parents[uuid]
-        return self._with_forks([line for line in reversed(path) if line.turns])
+        return self._with_forks([line for line in reversed(path) if line.turns], seen)
 
     def _parents_by_uuid(self) -> dict[str, str]:
         parents: dict[str, str] = {}
@@ -123,7 +123,16 @@ class Chains:
                 self._parents[uuid] = tail
         self._parents[head] = anchor
 
-    def _with_forks(self, path: list[Line]) -> list[Line]:
+    def _branches_off(self, line: Line, passed: set[str]) -> bool:
+        """Whether its parents lead to the path: what a compaction left behind may be of the same message."""
+        seen: set[str] = set()
+        uuid = self._parents[line.uuid]
+        while uuid in self._by_uuid and uuid not in passed and uuid not in seen:
+            seen.add(uuid)
+            uuid = self._parents[uuid]
+        return uuid in passed
+
+    def _with_forks(self, path: list[Line], passed: set[str]) -> list[Line]:
         """Put back what parallel calls forked off: other pieces of a message on the path, and results."""
         on_path = {line.number for line in path}
         answered = {call for line in path for call in line.answers}
@@ -133,7 +142,7 @@ class Chains:
         # Sort key: place on the path; there the line itself, then pieces, then results; then file order.
         keyed = [((at, 0, line.number), line) for at, line in enumerate(path)]
         for line in self._lines:
-            if line.number not in on_path and line.message_id in last_piece:
+            if line.number not in on_path and line.message_id in last_piece and self._branches_off(line, passed):
                 at = last_piece[line.message_id]
                 called_at.update(dict.fromkeys(line.calls - called_at.keys(), at))
                 keyed.append(((at, 1, line.number), line))

@@ -15,16 +15,17 @@ from holdfast.transcript.wire import text_or_empty
 _ENDS = ("headUuid", "anchorUuid", "tailUuid")
 
 
-def linked(items: Sequence[Item], chains: Chains, said: Sequence[int]) -> list[Item]:
-    """The items with their parents set. `said` are the lines of the session's turns, in its order; a new item stands
+def linked(items: Sequence[Item], chains: Chains, where: Sequence[tuple[int, ...]]) -> list[Item]:
+    """The items with their parents set. `where` are the lines of each turn, in the session's order; a new item stands
     before the line that follows it in the session, or at its end."""
+    said = [number for numbers in where for number in numbers]
     items = _without_loose_ends(_with_end_last(items, said), chains, set(said))
     runs = {
         at: next((later.value["uuid"] for later in items[at:] if later.number in said), "")
         for at, item in enumerate(items)
         if not item.number and (at == 0 or items[at - 1].number)
     }
-    links = _Links(items, chains, set(runs.values()))
+    links = _Links(items, chains, where, set(runs.values()))
     made: list[Item] = []
     for at, item in enumerate(items):
         if item.number:
@@ -47,7 +48,10 @@ def _with_end_last(items: Sequence[Item], said: Sequence[int]) -> Sequence[Item]
     end = max((at for at, item in enumerate(items) if not item.number or item.number in set(said)), default=-1)
     if last is None or last == end or not items[end].number:
         return items
-    return [*items[:last], *items[last + 1 : end + 1], items[last], *items[end + 1 :]]
+    start = last
+    while start and not items[start - 1].number:  # new lines go with the line that they stand before
+        start -= 1
+    return [*items[:start], *items[last + 1 : end + 1], *items[start : last + 1], *items[end + 1 :]]
 
 
 def _without_loose_ends(items: Sequence[Item], chains: Chains, said: set[int]) -> list[Item]:
@@ -60,13 +64,15 @@ def _without_loose_ends(items: Sequence[Item], chains: Chains, said: set[int]) -
 class _Links:
     """Parents of what is left."""
 
-    def __init__(self, items: Sequence[Item], chains: Chains, led: set[str]) -> None:
+    def __init__(self, items: Sequence[Item], chains: Chains, where: Sequence[tuple[int, ...]], led: set[str]) -> None:
         """`led` are the lines that new lines will stand before."""
         self._chains = chains
         self._lines = {line.uuid: line for line in chains.lines}
         values = [item.value for item in items if item.number and isinstance(item.value, dict)]
         self._held = {text_or_empty(value.get("uuid")) for value in values}
         self._moved: dict[str, str] = {}
+        self._pieces = {number: numbers for numbers in where for number in numbers}
+        self._uuids = {line.number: line.uuid for line in chains.lines}
         segments = [_segment(line.fields) for line in chains.boundaries]
         # A preserved segment binds its ends by name; where one went or is led, every parent is written out instead.
         self._broken = any(not ids <= self._held - led for ids in segments)
@@ -108,11 +114,10 @@ class _Links:
         return uuid if uuid in self._held or uuid not in self._lines else ""
 
     def _earlier_piece(self, uuid: str) -> str:
-        """A line that is left of the same streamed message."""
-        gone = self._lines[uuid]
-        lines = self._lines.values() if gone.message_id else ()
-        same = (line for line in lines if line.message_id == gone.message_id and line.number < gone.number)
-        return next((line.uuid for line in same if line.uuid in self._held), "")
+        """A line that is left of the same streamed message: it may have hung beside the chain."""
+        gone = self._lines[uuid].number
+        earlier = [self._uuids[number] for number in self._pieces.get(gone, ()) if number < gone]
+        return next((piece for piece in reversed(earlier) if piece in self._held), "")
 
 
 def _segment(fields: dict[str, Any]) -> set[Any]:

@@ -36,7 +36,7 @@ def write(document: Document, held: Draft) -> str:
     items = rebuild(document.lines, kept, _edit, _new, where)
     if head:
         items = _with_compaction(items, held, head, where)
-    return render(document, linked(items, chains, [number for numbers in where for number in numbers]))
+    return render(document, linked(items, chains, where))
 
 
 def _where(chains: Chains) -> list[tuple[int, ...]]:
