@@ -44,8 +44,8 @@ class Fold:
 
 
 METHODS = {
-    "test_mask": Entry("chat_files:Mask", "for tests"),
-    "test_fold": Entry("chat_files:Fold", "for tests"),
+    "test_mask": Entry("history.chat_files:Mask", "for tests"),
+    "test_fold": Entry("history.chat_files:Fold", "for tests"),
 }
 
 

@@ -1,6 +1,6 @@
 import pytest
-from chat_files import METHODS
 
+from history.chat_files import METHODS
 from holdfast.methods import registry
 
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from unittest.mock import patch
 
 import pytest
-from chat_files import exchange, grow, load, opening, save, user
 
+from history.chat_files import exchange, grow, load, opening, save, user
 from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.history import compact_file, expand_file, lineage, log_path, read_log, undo_file
 from holdfast.history.changes import raw_turn

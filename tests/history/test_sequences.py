@@ -9,11 +9,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from chat_files import exchange, grow, load, opening, save, user
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from history.chat_files import exchange, grow, load, opening, save, user
 from holdfast.errors import BadInput
 from holdfast.history import compact_file, expand_file, lineage, log_path, read_log, undo_file
 from holdfast.textual import TextPlan

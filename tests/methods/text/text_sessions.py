@@ -88,9 +88,9 @@ def invented_surprisals(texts: list[str], _model: str, _window: int) -> list[lis
 
 
 class BriefChat:
-    """Answers everything with one sentence."""
+    """Answers everything with one line of notes."""
 
     name = "brief"
 
     def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
-        return Reply("The agent read a.py.", 10, 6)
+        return Reply("## State and next step\n- The agent read a.py. [2]", 10, 6)
