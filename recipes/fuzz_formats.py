@@ -137,6 +137,8 @@ def _unaccounted(text: str, whole: Transcript, found: Transcript) -> Iterator[st
             continue
         shown = json.dumps(turn.text, ensure_ascii=False)
         for entry in document.entries:
+            if isinstance(entry.value, dict) and entry.value.get("type") == "event_msg":
+                continue  # Codex's copy for the screen
             here = shown in json.dumps(entry.value, ensure_ascii=False)
             if here and shown[1:-1] not in kept and f"{document.unit} {entry.number}:" not in skipped:
                 yield turn.text
