@@ -216,3 +216,10 @@ def test_the_input_is_never_changed() -> None:
     before = repr(transcript)
     rewrite(transcript, TextPlan("tiered", ratio=5))
     assert repr(transcript) == before
+
+
+def test_a_rule_comes_back_with_the_sentence_that_says_what_it_is_about() -> None:
+    rule = "Budget cap is $500. Never exceed without explicit approval."
+    transcript = session(user("Fix the parser."), user(rule), *[tool(long(), command=f"cat {n}") for n in range(9)])
+    made = rewrite(transcript, TextPlan("truncate", budget=700))
+    assert any(is_section(turn) and rule in turn.text for turn in made.draft.turns)
