@@ -151,12 +151,22 @@ def rewrite_again(held: Draft, plan: TextPlan, chat: Chat | None = None) -> Rewr
         notes = (*notes, "nothing was gained, so the session stays as it was")
         report = TextReport() if known is not None else None
     if tokens > budget:
-        notes = (*notes, f"{tokens - budget} tokens over the budget: the rest may not be dropped")
+        notes = (*notes, _over(tokens - budget, report))
     if plan.strict and report:
         report.refuse()
     replies = tuple(metered.replies) if metered else ()
     seconds = time.perf_counter() - began
     return Rewritten(made, before, tokens, budget, seconds, report, method, notes, replies)
+
+
+def _over(tokens: int, report: TextReport | None) -> str:
+    """Why a result is so many tokens over its budget."""
+    if report and report.rules and tokens <= report.section:
+        return (
+            f"{tokens:,} tokens over the budget: {report.rules} rules of the user come back whatever it is, and take "
+            f"{report.section:,} tokens"
+        )
+    return f"{tokens:,} tokens over the budget: the rest may not be dropped"
 
 
 FALLBACKS = ("tiered", "truncate")

@@ -56,6 +56,11 @@ class TextReport:
     def total(self, what: str) -> int:
         return sum(counts[what] for counts in self.atoms.values())
 
+    @property
+    def rules(self) -> int:
+        """Rules of the user that were put back: they are, whatever the budget."""
+        return sum(fact.kind in RULES for fact in self.restored)
+
     def as_evidence(self) -> dict[str, Any]:
         return {
             "atoms": {kind: dict(counts) for kind, counts in self.atoms.items()},
@@ -63,6 +68,7 @@ class TextReport:
             "lost": [entry(fact) for fact in self.lost],
             "struck": [{"sentence": struck.sentence, "reason": struck.reason} for struck in self.struck],
             "tokens_over": self.over,
+            "rules_restored": self.rules,
             "tokens_of_facts": self.section,
             "seconds": round(self.seconds, 3),
         }
