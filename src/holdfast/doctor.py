@@ -6,11 +6,12 @@ Reads leniently and loads no model. Turns are named from 1, as everywhere that a
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from posixpath import normpath
+from typing import Any
 
 from holdfast.cost.prices import prices
 from holdfast.cost.session import SessionCost, session_cost
@@ -31,6 +32,7 @@ from holdfast.transcript.turn import Role, Transcript, Turn
 STRATEGIES = ("dedup_reads", "clamp", "mask_observations", "drop_observations")
 """Text methods without a model, whose utmost is shown. Those that drop whole turns can always save nearly all."""
 BIGGEST = 5
+_SUMMARY = "isCompactSummary"
 
 
 @dataclass(frozen=True)
@@ -162,19 +164,27 @@ def rereads(turns: Sequence[Turn]) -> tuple[Reread, ...]:
 def compactions(transcript: Transcript) -> tuple[Compacted, ...]:
     """What each compaction that the session records lost and made up, the oldest first."""
     records = transcript.meta.get("compactions") or ()
-    segments = [tuple(record["turns"]) for record in records] + [transcript.turns]
+    segments = [_marked(tuple(turns), records) for turns in (*(one["turns"] for one in records), transcript.turns)]
     said: tuple[Turn, ...] = ()
     found = []
-    for before, after in pairwise(segments):
+    for record, (before, next_) in zip(records, pairwise(segments), strict=True):
+        after = _marked(tuple(record["after"]), records) if "after" in record else next_
         told = tuple(replace(turn, role=Role.ASSISTANT) if is_summary(turn) else turn for turn in before)
         said += tuple(turn for turn in before if not is_summary(turn))
         found.append(_compacted(told, said, after))
     return tuple(found)
 
 
+def _marked(turns: tuple[Turn, ...], records: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
+    """The turns, those that the records name as summaries known to `is_summary`."""
+    named = {(turn.role, turn.text) for record in records for turn in record.get("summaries") or ()}
+    marks = ({_SUMMARY: True} if (turn.role, turn.text) in named else {} for turn in turns)
+    return tuple(replace(turn, extra={**turn.extra, **mark}) for turn, mark in zip(turns, marks, strict=True))
+
+
 def is_summary(turn: Turn) -> bool:
     """Whether an agent wrote the turn in place of earlier ones, in the user's role."""
-    return turn.extra.get("isCompactSummary") is True
+    return turn.extra.get(_SUMMARY) is True
 
 
 def savings(transcript: Transcript) -> dict[str, int]:

@@ -85,34 +85,40 @@ class Breaker:
     least_gain: float = 0.1
     """Share of the tokens that a compaction must save; one that saves less has failed."""
     most_failures: int = 3
-    """Failures in a row after which there is none until `closed`."""
+    """Failures in a row after which there is none until the session has grown."""
+    growth: float = 1.5
+    """Times the tokens at the last attempt, above which there may be one whatever came before: one failure more, and it
+    must grow as much again."""
     failures: int = 0
     last: int | None = None
     """Turns of the session at the last attempt."""
+    tokens: int = 0
+    """Of the session at the last attempt."""
 
     def __post_init__(self) -> None:
-        if self.cool_down < 0 or self.most_failures < 1 or not 0 <= self.least_gain < 1:
+        if self.cool_down < 0 or self.most_failures < 1 or not 0 <= self.least_gain < 1 or not self.growth > 1:
             raise BadOption(
-                "a breaker needs cool_down of at least 0, most_failures of at least 1 and least_gain from 0 to below "
-                f"1, got {self.cool_down}, {self.most_failures} and {self.least_gain}"
+                "a breaker needs cool_down of at least 0, most_failures of at least 1, least_gain from 0 to below 1 "
+                f"and growth over 1, got {self.cool_down}, {self.most_failures}, {self.least_gain} and {self.growth}"
             )
 
-    def refuses(self, turns: int) -> str:
-        """Why a session of so many turns must not be compacted now; empty where it may."""
+    def refuses(self, turns: int, tokens: int) -> str:
+        """Why a session of so many turns and tokens must not be compacted now; empty where it may."""
+        if tokens > self.growth * self.tokens:
+            return ""
         if self.failures >= self.most_failures:
-            return f"{self.failures} compactions in a row failed or saved less than {self.least_gain:.0%}"
+            return (
+                f"{self.failures} compactions in a row failed or saved less than {self.least_gain:.0%}; the next may "
+                f"be above {int(self.growth * self.tokens):,} tokens"
+            )
         if self.last is not None and turns - self.last < self.cool_down:
             return f"the last compaction was {turns - self.last} turns ago; the next may be after {self.cool_down}"
         return ""
 
-    def after(self, turns: int, done: Rewritten | None) -> Breaker:
-        """The breaker after an attempt at a session of so many turns; None where it raised."""
+    def after(self, turns: int, tokens: int, done: Rewritten | None) -> Breaker:
+        """The breaker after an attempt at a session of so many turns and tokens; `done` is None where it raised."""
         gained = done is not None and done.tokens <= done.tokens_before * (1 - self.least_gain)
-        return replace(self, failures=0 if gained else self.failures + 1, last=turns)
-
-    def closed(self) -> Breaker:
-        """The breaker as it was before any failure."""
-        return replace(self, failures=0, last=None)
+        return replace(self, failures=0 if gained else self.failures + 1, last=turns, tokens=tokens)
 
 
 def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) -> Rewritten:
@@ -145,12 +151,22 @@ def rewrite_again(held: Draft, plan: TextPlan, chat: Chat | None = None) -> Rewr
         notes = (*notes, "nothing was gained, so the session stays as it was")
         report = TextReport() if known is not None else None
     if tokens > budget:
-        notes = (*notes, f"{tokens - budget} tokens over the budget: the rest may not be dropped")
+        notes = (*notes, _over(tokens - budget, report))
     if plan.strict and report:
         report.refuse()
     replies = tuple(metered.replies) if metered else ()
     seconds = time.perf_counter() - began
     return Rewritten(made, before, tokens, budget, seconds, report, method, notes, replies)
+
+
+def _over(tokens: int, report: TextReport | None) -> str:
+    """Why a result is so many tokens over its budget."""
+    if report and report.rules and tokens <= report.section:
+        return (
+            f"{tokens:,} tokens over the budget: {report.rules} rules of the user come back whatever it is, and take "
+            f"{report.section:,} tokens"
+        )
+    return f"{tokens:,} tokens over the budget: the rest may not be dropped"
 
 
 FALLBACKS = ("tiered", "truncate")

@@ -57,6 +57,21 @@ def test_json_lists_every_lost_and_restored_fact(run: Run, tmp_path: Path) -> No
     assert told["tokens"] <= told["budget"] == 4000
 
 
+def test_where_rules_alone_overrun_the_budget_one_line_says_so(run: Run, tmp_path: Path) -> None:
+    rules = "\n".join(f"Never touch the generated module {n} in any way." for n in range(60))
+    said = [("user", "Fix it."), ("assistant", "ok"), ("user", rules), *[("assistant", "and so on " * 300)] * 6]
+    path = tmp_path / "session.json"
+    path.write_text(json.dumps([{"role": role, "content": text} for role, text in said]))
+    options = [path, "--text", "truncate", "--budget", 500, "--keep-recent", 0, "-o"]
+    told = json.loads(run(*options, tmp_path / "a.json", "--json")[1])
+    over = told["tokens"] - 500
+    assert told["gate"]["tokens_over"] == over > 0
+    assert told["gate"]["rules_restored"] == 60
+    (line,) = [line for line in run(*options, tmp_path / "b.json")[1].split("\n") if "over the budget" in line]
+    assert f"{over:,} tokens over the budget: 60 rules" in line
+    assert line.strip().endswith(told["notes"][-1])
+
+
 def test_a_session_that_fits_is_copied_byte_for_byte(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert run(EXAMPLE, "--text", "tiered", "--ratio", 1, "-o", out)[0] == 0

@@ -137,6 +137,53 @@ def test_another_count_or_a_command_that_failed_is_struck(sentence: str) -> None
     assert summary(PASSING, sentence)[0] == ""
 
 
+READING = session(
+    user("Read the code."),
+    tool("text", "read_file", path="src/auth.py"),
+    tool("text", "read_file", path="src/db.py"),
+    tool("1 failed, 11 passed in 0.5s\n[exit code 1]", command="pytest -q"),
+    says("On it."),
+)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The parser is being fixed.",
+        "The parser was being actively fixed.",
+        "Working on the parser.",
+        "The parser rewrite is in progress, working directory is /app.",
+        "Getting all tests green is in progress.",
+        "In progress: getting the parser fixed.",
+        "Reads of src/auth.py were done.",
+        "The reads of `src/auth.py` and db.py were completed.",
+        "Runs of `pytest -q` were done.",
+    ],
+)
+def test_what_is_under_way_or_merely_took_place_is_no_claim_of_success(sentence: str) -> None:
+    assert summary(READING, sentence) == (sentence, ())
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The parser, being old, is now fixed.",
+        "All tests pass; the docs are in progress.",
+        "All tests pass and the docs are in progress.",
+        "Reads of src/other.py were done.",
+        "Reads of src/auth.py and src/other.py were done.",
+        "Edits of src/auth.py were done.",
+        "Reads of src/auth.py were done and the bug is fixed.",
+        "Runs of `pytest -q` were done successfully.",
+        "Runs of `pytest -x` were done.",
+        "The reads of src/auth.py were done, working as asked.",
+        "The parser works.",
+    ],
+)
+def test_what_stands_beside_work_under_way_is_still_judged(sentence: str) -> None:
+    assert len(summary(READING, sentence)[1]) == 1
+
+
 def test_nothing_is_done_in_a_session_without_results() -> None:
     transcript = session(user("Deploy it."), says("I will."), says("Soon."))
     assert summary(transcript, "The site was deployed.")[0] == ""

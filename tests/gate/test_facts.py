@@ -115,6 +115,82 @@ def test_only_a_user_gives_instructions():
     assert {kind for kind, _ in found(text, Role.TOOL)} == {"path"}
 
 
+def rules(text):
+    return [text for kind, text in found(text, Role.USER) if kind in ("prohibition", "instruction")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Budget cap is $500. Never exceed without explicit approval.",
+        "The API key is in .env. Do not commit.",
+        "These files are generated. Please don't edit them, ever.",
+        "The staging database is shared. Always keep it. Thanks.",
+    ],
+)
+def test_a_rule_that_does_not_say_what_it_is_about_takes_the_sentence_before_it_along(text):
+    assert rules(f"It rains today. {text}") == [text.removesuffix(" Thanks.")]
+
+
+def test_on_another_line_the_sentence_before_is_a_rule_of_its_own():
+    assert rules("Facts of today:\n\n- Budget cap is $500.\n- Never exceed.") == [
+        "Budget cap is $500.",
+        "Never exceed.",
+    ]
+    long = f"Budget {'and ' * 293} cap is $500."
+    assert rules(f"{long} Never exceed.") == [long, "Never exceed."]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("The budget is $500. Never exceed the cap.", "Never exceed the cap."),
+        ("The key is in .env.\n\nNever commit it.", "Never commit it."),
+        ("Thanks! Never commit it.", "Never commit it."),
+        ("```\nx is a key\n```\nNever commit it.", "Never commit it."),
+        ("The code is old. Always ask before a merge.", "Always ask before a merge."),
+    ],
+)
+def test_a_rule_with_an_object_or_without_a_sentence_beside_it_stands_alone(text, rule):
+    assert rules(text) == [rule]
+
+
+def test_a_rule_before_it_is_not_taken_along():
+    assert rules("Keep the budget under $500. Never exceed.") == ["Keep the budget under $500.", "Never exceed."]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I prefer tabs.",
+        "User prefers tabs over spaces.",
+        "The user likes short commit messages.",
+        "We always use pnpm.",
+        "I'd rather have small commits.",
+        "My strong preference is pytest.",
+        "We really dislike mocks.",
+        "Prefer composition over inheritance.",
+    ],
+)
+def test_what_a_user_prefers_is_an_instruction(text):
+    assert found(text, Role.USER) == [("instruction", text)]
+    assert found(text, Role.TOOL) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The parser prefers the longest match.",
+        "I would like to be able to set a default.",
+        "It looks like a bug in the resolver.",
+        "This is what users like me see.",
+        "Never mind.",
+    ],
+)
+def test_what_only_tells_is_no_instruction(text):
+    assert rules(text) == []
+
+
 def test_the_longest_narrow_atom_wins_and_wide_ones_hold_others():
     assert found("src/app.js:12") == [("path", "src/app.js:12")]
     assert found('"src/app.js"') == [("path", "src/app.js")]

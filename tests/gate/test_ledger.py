@@ -10,7 +10,10 @@ import pytest
 from holdfast.gate.ledger import Fact, ledger
 from holdfast.gate.literals import AtomKind
 from holdfast.gate.presence import stands
+from holdfast.methods.text.sections import Notes, Section, as_piece
+from holdfast.transcript.draft import Line
 from holdfast.transcript.read import read
+from holdfast.transcript.said import FACTS
 from holdfast.transcript.turn import Role, Transcript, Turn
 from small_sessions import says, session, tool, user
 
@@ -161,6 +164,31 @@ def test_only_the_user_lifts(who: str) -> None:
         "harness": user(f"OBSERVATION:\n{lift}"),
     }[who]
     assert RULE in live(session(user(f"Fix it. {RULE}"), said, says("Yes.")))
+
+
+NOTES = as_piece(Notes({Section.STATE: (Line("- Never drop lib/old.py"),)}, 7, 900), (1,)).turn.text
+FACTS_SECTION = f"{FACTS}\n- user forbids (turn 1): Never delete logs/a.txt.\n- data: paths: lib/b.py"
+
+
+def test_notes_that_a_format_joined_to_the_users_words_are_not_his() -> None:
+    text = f"Fix it. {RULE}\n\n{NOTES}\n{FACTS_SECTION}\nNever rename src/c.py."
+    found = ledger(session(user(text))).facts
+    assert {f.text for f in found if f.kind in (AtomKind.PROHIBITION, AtomKind.INSTRUCTION)} == {
+        RULE,
+        "Never delete logs/a.txt.",
+        "Never rename src/c.py.",
+    }
+    speakers = {f.text: f.speaker for f in found if f.kind is AtomKind.PATH}
+    assert speakers["lib/old.py"] is Role.ASSISTANT
+    assert speakers["lib/b.py"] is Role.TOOL
+    assert speakers["src/c.py"] is Role.USER
+    assert all(text[slice(*f.chars)] == f.atom.text for f in found if f.turn == 1)
+
+
+def test_what_joined_notes_say_lifts_no_rule() -> None:
+    lift = "- You may now push to main."
+    notes = as_piece(Notes({Section.STATE: (Line(lift),)}, 7, 900), (1,)).turn.text
+    assert RULE in live(session(user(RULE), says("Yes."), user(f"Go on.\n{notes}")))
 
 
 def test_a_rule_that_is_given_again_after_it_was_lifted_is_live() -> None:

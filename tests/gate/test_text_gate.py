@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from holdfast.errors import Lost
 from holdfast.gate.ledger import ledger
 from holdfast.gate.literals import AtomKind
-from holdfast.gate.section import HEADER, is_section
 from holdfast.gate.text import TextReport, check, without_section
 from holdfast.methods.registry import TEXT
 from holdfast.methods.text.base import Room
 from holdfast.textual import Rewritten, TextPlan, rewrite, rewrite_again
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import Draft, Piece, draft, turn_size
+from holdfast.transcript.said import FACTS as HEADER
+from holdfast.transcript.said import is_section
 from holdfast.transcript.size import count
 from holdfast.transcript.turn import Role, Transcript, Turn
 from small_sessions import long, says, session, tool, user
@@ -211,8 +212,24 @@ def test_a_rule_that_only_a_tool_repeats_is_not_kept() -> None:
     assert any(is_section(turn) for turn in made.turns)
 
 
+def test_a_rule_that_only_a_result_in_a_user_message_repeats_is_not_kept() -> None:
+    transcript = session(user("Go."), user(RULES[0]), user(f"OBSERVATION:\n{RULES[0]}"), *[says(long())] * 9)
+    held = draft(transcript)
+    known = ledger(transcript)
+    made, report = check(held.keep(at for at in range(len(held.pieces)) if at != 2), known, Room(9000))
+    assert [fact.text for fact in report.restored] == [RULES[0]]
+    assert any(is_section(turn) for turn in made.turns)
+
+
 def test_the_input_is_never_changed() -> None:
     transcript = session(user("Fix it."), user(RULES[0]), *[tool(long(), command=f"cat {k}") for k in range(9)])
     before = repr(transcript)
     rewrite(transcript, TextPlan("tiered", ratio=5))
     assert repr(transcript) == before
+
+
+def test_a_rule_comes_back_with_the_sentence_that_says_what_it_is_about() -> None:
+    rule = "Budget cap is $500. Never exceed without explicit approval."
+    transcript = session(user("Fix the parser."), user(rule), *[tool(long(), command=f"cat {n}") for n in range(9)])
+    made = rewrite(transcript, TextPlan("truncate", budget=700))
+    assert any(is_section(turn) and rule in turn.text for turn in made.draft.turns)

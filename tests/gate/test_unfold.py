@@ -5,12 +5,13 @@ import json
 import pytest
 
 from holdfast.engine.chat import Reply
-from holdfast.gate.section import HEADER
 from holdfast.gate.unfold import unfolded
-from holdfast.methods.text.sections import Notes, Section, as_piece, is_notes
+from holdfast.methods.text.sections import Notes, Section, as_piece
 from holdfast.textual import TextPlan, rewrite
 from holdfast.transcript.draft import Line, draft
 from holdfast.transcript.read import parse
+from holdfast.transcript.said import FACTS as HEADER
+from holdfast.transcript.said import is_notes
 from holdfast.transcript.turn import Role, Transcript, Turn
 from holdfast.transcript.write import write
 

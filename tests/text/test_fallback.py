@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -87,30 +88,53 @@ def gained(share: float) -> Rewritten:
 
 
 def test_a_breaker_waits_after_a_compaction() -> None:
-    breaker = Breaker(cool_down=3).after(10, gained(0.5))
-    assert [bool(breaker.refuses(turns)) for turns in (10, 12, 13)] == [True, True, False]
+    breaker = Breaker(cool_down=3).after(10, 1000, gained(0.5))
+    assert [bool(breaker.refuses(turns, 1000)) for turns in (10, 12, 13)] == [True, True, False]
+
+
+def opened(tokens: int) -> Breaker:
+    """A breaker after as many failures as it takes, at so many tokens."""
+    breaker = Breaker(cool_down=0)
+    for turns in range(breaker.most_failures):
+        assert not breaker.refuses(turns, tokens)
+        breaker = breaker.after(turns, tokens, None)
+    return breaker
 
 
 def test_a_breaker_opens_after_failures_in_a_row_and_says_why() -> None:
-    breaker = Breaker(cool_down=0)
-    for turns in (1, 2):
-        breaker = breaker.after(turns, None)
-        assert not breaker.refuses(turns)
-    assert "3 compactions in a row" in breaker.after(3, gained(0.05)).refuses(99)
-    assert not breaker.after(3, gained(0.5)).after(4, None).refuses(99)
-    assert not breaker.after(3, None).closed().refuses(3)
+    assert "3 compactions in a row" in opened(1000).refuses(99, 1500)
+    assert not Breaker(cool_down=0).after(3, 1000, gained(0.5)).after(4, 1000, None).refuses(99, 1000)
+    assert "saved less" in opened(1000).after(3, 1000, gained(0.05)).refuses(99, 1000)
+
+
+def test_a_breaker_allows_one_attempt_once_the_session_has_grown_by_half() -> None:
+    assert not opened(1000).refuses(4, 1501)
+    again = opened(1000).after(4, 1501, None)
+    assert again.refuses(99, 2251)
+    assert not again.refuses(99, 2252)
+    assert not opened(1000).after(4, 1501, gained(0.5)).after(5, 1501, None).refuses(6, 1501)
 
 
 @given(gains=st.lists(st.floats(0, 0.09), min_size=1, max_size=60))
 def test_a_session_without_gain_is_never_compacted_in_a_loop(gains: list[float]) -> None:
     breaker, tried = Breaker(), 0
     for turn, gain in enumerate(gains):
-        if not breaker.refuses(turn):
-            breaker, tried = breaker.after(turn, gained(gain)), tried + 1
+        if not breaker.refuses(turn, 1000):
+            breaker, tried = breaker.after(turn, 1000, gained(gain)), tried + 1
     assert tried <= Breaker().most_failures
 
 
-@pytest.mark.parametrize("options", [{"cool_down": -1}, {"most_failures": 0}, {"least_gain": 1.0}])
+@given(grown=st.lists(st.integers(0, 200), min_size=1, max_size=100))
+def test_a_growing_session_without_gain_is_tried_ever_less_often(grown: list[int]) -> None:
+    breaker, tokens, tried = Breaker(), 1000, 0
+    for turn, more in enumerate(grown):
+        tokens += more
+        if not breaker.refuses(turn, tokens):
+            breaker, tried = breaker.after(turn, tokens, None), tried + 1
+    assert tried <= breaker.most_failures + math.log(tokens / 1000, breaker.growth)
+
+
+@pytest.mark.parametrize("options", [{"cool_down": -1}, {"most_failures": 0}, {"least_gain": 1.0}, {"growth": 1.0}])
 def test_a_breaker_that_makes_no_sense_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(BadOption):
         Breaker(**options)  # type: ignore[arg-type]

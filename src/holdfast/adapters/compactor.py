@@ -29,7 +29,6 @@ TRIGGER = 12_000
 WINDOW_SHARE = 0.2
 """Of the model's window, below which nothing is compacted."""
 _HISTORIES = 16  # remembered at once: forks, threads and sub-agents that share one compactor
-_GROWN = 1.5  # times the tokens at which compaction was given up, after which it is tried again
 
 
 class CompactionWarning(UserWarning):
@@ -42,8 +41,6 @@ class Standing:
 
     held: Draft
     breaker: Breaker
-    tried: int = 0
-    """Tokens at the last attempt."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +122,7 @@ class Compactor:
         with self._lock:
             standing, places = self._find(history)
         size = standing.held.size(count)
-        if size > _GROWN * standing.tried > 0:
-            standing = replace(standing, breaker=standing.breaker.closed())
-        due = force or (size > self.trigger and not standing.breaker.refuses(len(standing.held.raw.turns)))
+        due = force or (size > self.trigger and not standing.breaker.refuses(len(standing.held.raw.turns), size))
         return View((self._compact(standing, size) if due else standing.held).pieces, places)
 
     def failed(self, error: Exception | str) -> None:
@@ -147,13 +142,13 @@ class Compactor:
             done = rewrite_again(held, self.plan, self.chat)
         except Exception as error:
             self.failed(error)
-        breaker = standing.breaker.after(turns, done)
+        breaker = standing.breaker.after(turns, size, done)
         if done is not None and breaker.failures:
             self.failed(f"{done.tokens_before} tokens would have become {done.tokens}, too little to break a cache for")
         elif done is not None:
             held = done.draft
         with self._lock:
-            self._remember(Standing(held, breaker, size))
+            self._remember(Standing(held, breaker))
         if done is not None and not breaker.failures and self.on_compaction:
             self.on_compaction(done)
         return held

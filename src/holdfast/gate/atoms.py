@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from holdfast.gate.literals import AtomKind, Span, literals
@@ -33,6 +33,10 @@ class Atom:
     """Exactly as it stands there, with any escapes inside it."""
     chars: tuple[int, int]
     """Character span in the text that was searched."""
+
+    def moved(self, by: int) -> Atom:
+        """The same atom in a text that has `by` characters more before it."""
+        return replace(self, chars=(self.chars[0] + by, self.chars[1] + by)) if by else self
 
 
 def atoms(text: str, speaker: Role | None = None) -> tuple[Atom, ...]:

@@ -7,7 +7,7 @@ the user comes from real user turns alone, so a tool result that poses as the us
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -90,16 +90,27 @@ _ORDER = re.compile(
 )
 _DONE = re.compile(
     r"\b(?:done|fixed|completed?|finished|passing|pass(?:es|ed)?|verified|succe(?:eds?|eded|ss|ssful(?:ly)?)|resolved"
-    r"|solved|green|works?|working|validated|implemented|deployed)\b|[\u2705\u2713\u2714\u2611]|\[x\]",
+    r"|solved|green|works|work(?:ing)?(?! (?:on|tree|copy|dir(?:ectory)?)\b)|validated|implemented|deployed)\b"
+    r"|[\u2705\u2713\u2714\u2611]|\[x\]",
     re.IGNORECASE,
 )
 _OPEN = re.compile(
     r"""(?:\b(?:not|never|no[ ]longer|yet[ ]to|still|to|must|should|shall|until|if|once|when|whether|needs?
         |remains?|cannot|will|would|could|can|may|might|so[ ]that|make[ ]sure|ensure|verify|want|before|after|next|todo
         |unless|how
-        |let|neither|nothing|none|0)|n['\u2019]t)\b[^.;,]{0,60}$""",
+        |let|neither|nothing|none|0|in[ ]progress)|n['\u2019]t)\b[^.;,]{0,60}$|\bbeing[ ](?:\w+ly[ ])?$""",
     re.IGNORECASE | re.VERBOSE,
 )
+_UNDER_WAY = re.compile(
+    r"(?:(?!\b(?:and|but|while|now)\b)[^.;,]){0,60}\b(?:in progress|under ?way|ongoing)\b", re.IGNORECASE
+)
+_ACTION_DONE = re.compile(
+    r"""\b(?:(?P<reads>reads?|reading|views?)|(?P<writes>edits?|editing|writes?|writing|changes)|(?P<runs>runs?|running))
+        [ ](?:of|to)[ ](?P<objects>[^;]{1,200}?)[ ](?:was|were|is|are|ha(?:s|ve)[ ]been)[ ](?:all[ ])?
+        (?:done|completed|finished)\b(?![ ](?:success|without|clean))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_BETWEEN = re.compile(r",? and |, ")
 _TESTS = re.compile(r"\btests?\b|\bsuite\b|\bspecs?\b|\b\d+ (?:passed|passing)\b|\bci\b", re.IGNORECASE)
 _COUNT = re.compile(
     r"\b(\d+)(?: ?/ ?\d+)? (?:of \d+ |of the )?(?:\w+ )?(?:tests? )?(?:passed|passing|pass)\b", re.IGNORECASE
@@ -166,6 +177,11 @@ class Checker:
         self._passages = [passage for text in said for passage in _passages(text)]
         self._commands = [command for command in seen.commands if command.result_turn is not None]
         self._written = bool(seen.writes)
+        self._did = {
+            "reads": {access.path for access in seen.reads},
+            "writes": {access.path for access in seen.writes},
+            "runs": {command.text for command in self._commands},
+        }
 
     def written_by_code(self, turns: Sequence[int]) -> frozenset[str]:
         """Lines of notes on these turns that no model wrote."""
@@ -216,10 +232,21 @@ class Checker:
                 return True
         return False
 
+    def _did_all(self, match: re.Match[str]) -> bool:
+        """Whether the session holds every action that a match of `_ACTION_DONE` tells: no claim that it succeeded."""
+        told = self._did[next(kind for kind in self._did if match[kind])]
+        names = [name.strip("`'\" ") for name in _BETWEEN.split(match["objects"])]
+        return all(any(f"/{did}".endswith(f"/{name}") for did in told) for name in names)
+
     def _done(self, sentence: str) -> str:
-        done = next((m for m in _DONE.finditer(sentence) if not _OPEN.search(sentence[: m.start()])), None)
-        if not done or sentence.rstrip().endswith("?"):
+        """Why what a sentence calls done is not."""
+        rest = _ACTION_DONE.sub(lambda match: "" if self._did_all(match) else match[0], sentence)
+        if rest.rstrip().endswith("?") or not any(map(_is_success(rest), _DONE.finditer(rest))):
             return ""
+        return self._unproved(rest)
+
+    def _unproved(self, sentence: str) -> str:
+        """Why a sentence that tells a success is not borne out."""
         named = [command for command in self._commands if _names(sentence, command)]
         if named and named[-1].failed:
             return f"{named[-1].text[:60]!r} failed when it last ran (turn {_from_one(named[-1])})"
@@ -231,6 +258,11 @@ class Checker:
         if not self._written and not any(not command.failed for command in self._commands):
             return "nothing in the session bears it out"
         return ""
+
+
+def _is_success(sentence: str) -> Callable[[re.Match[str]], bool]:
+    """Whether a word for success in this sentence says that it is there, and not that it is yet to come."""
+    return lambda word: not (_OPEN.search(sentence[: word.start()]) or _UNDER_WAY.match(sentence, word.end()))
 
 
 def _tests(sentence: str, runs: Sequence[Command]) -> str:

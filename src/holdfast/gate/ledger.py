@@ -15,8 +15,9 @@ from functools import lru_cache
 
 from holdfast.gate.atoms import Atom, AtomKind, atoms
 from holdfast.gate.lifting import Lift, lifts
-from holdfast.gate.said import carried, speaker
+from holdfast.gate.said import carried
 from holdfast.gate.states import Superseded, superseded
+from holdfast.transcript.said import own_words, voices
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 RULES = (AtomKind.PROHIBITION, AtomKind.INSTRUCTION)
@@ -98,36 +99,31 @@ def ledger(transcript: Transcript) -> Ledger:
     """The facts of a session. Linear in its length."""
     turns = transcript.turns
     states = superseded(turns)
-    lifted = lifts([(at, turn.text) for at, turn in enumerate(turns) if speaker(turn) is Role.USER])
+    lifted = lifts([(at, said) for at, turn in enumerate(turns) if (said := own_words(turn))])
     found: dict[tuple[AtomKind, str], list[Place]] = {}
     for at, turn in enumerate(turns):
-        for part, atom in _of_turn(turn, [lift for lift in lifted if lift.turn == at]):
+        for part, who, atom in _of_turn(turn, [lift for lift in lifted if lift.turn == at]):
             shown = _shown(atom.text) if part else atom.text
             by = _lifted_by(atom, at, lifted) if atom.kind in RULES else _superseded_by(states, at, part, atom)
-            who = Role.USER if atom.kind in RULES else speaker(turn)
             found.setdefault((atom.kind, shown), []).append(Place(at, part, atom, who, by))
     facts = tuple(Fact(kind, text, tuple(places)) for (kind, text), places in found.items())
     return Ledger(facts, states.written)
 
 
-def parts(turn: Turn) -> Iterator[tuple[int, str]]:
-    """What a turn says: its text as 0, then the arguments of each call."""
-    yield 0, turn.text
-    yield from enumerate((call.arguments for call in turn.calls), 1)
-
-
-def _of_turn(turn: Turn, lifted: Sequence[Lift]) -> Iterator[tuple[int, Atom]]:
-    """The atoms of a turn, each with its part. A sentence that lifts a rule is a rule itself: it must survive too."""
-    who = speaker(turn)
-    yield from ((0, atom) for atom in carried(turn))
-    for part, text in parts(turn):
-        known = set()
-        for atom in _atoms(text, who):
+def _of_turn(turn: Turn, lifted: Sequence[Lift]) -> Iterator[tuple[int, Role, Atom]]:
+    """The atoms of a turn, each with its part and speaker. A sentence that lifts a rule is a rule itself: it must
+    survive too."""
+    yield from ((0, Role.USER, atom) for atom in carried(turn))
+    known = set()
+    for voice in voices(turn):
+        for found in _atoms(voice.text, voice.speaker):
+            atom = found.moved(voice.start)
             known.add(atom.chars)
-            yield part, atom
-        if not part:
-            rest = [lift.chars for lift in lifted if lift.chars not in known]
-            yield from ((0, Atom(AtomKind.INSTRUCTION, text[slice(*chars)], chars)) for chars in rest)
+            yield 0, voice.speaker, atom
+    rest = [lift.chars for lift in lifted if lift.chars not in known]
+    yield from ((0, Role.USER, Atom(AtomKind.INSTRUCTION, turn.text[slice(*chars)], chars)) for chars in rest)
+    for part, call in enumerate(turn.calls, 1):
+        yield from ((part, turn.role, atom) for atom in _atoms(call.arguments, turn.role))
 
 
 @lru_cache(maxsize=1 << 13)

@@ -152,6 +152,25 @@ _ASKS = re.compile(
     r"|instead|call it|keep|use|pin|mandatory|exactly)\b",
     re.IGNORECASE,
 )
+_PREFERS = re.compile(
+    r"""\b(?:I|we|my[ ]team|(?:the[ ])?(?:user|team|client|customer))(?:['\u2019]d)?
+        (?:[ ](?:would|do|really|also|still|much|generally|usually|strongly))*
+        [ ](?:prefers?|rather|hates?|dislikes?|likes?(?![ ]to[ ]be[ ]able)|wants?[ ]you)\b
+        |\bmy[ ](?:\w+[ ])?preference\b|^(?:user[ ])?preferences?:
+        |\b(?:the[ ])?user[ ](?:wants|needs|expects|insists)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_REFERS = re.compile(
+    r"""(?:\b(?:never|(?:do|ca|wo|must|should|may|shall)(?:[ ]not|n['\u2019]?t)|can ?not|avoid|stop)
+            [ ](?:ever[ ]|even[ ])?[a-z]+(?:[ ](?:it|that|this|them|those|these))?
+          |^(?:(?:please|also|always|then|just|so),?[ ])*[a-z]+[ ](?:it|that|this|them|those|these))
+        (?:[ ](?:again|anymore|yet|either|too|ever|directly|at[ ]all))*
+        (?=\W*$|[ ]?[,;(]
+            |[ ](?:without|unless|until|before|after|if|except|when|while|and|or|but|because|since|as)\b)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A rule that does not say what it is about, as in `Never exceed without approval`."""
+_SHORT = re.compile(r"(?:never(?! ?mind)|don['\u2019]?t|avoid) [a-z]+\W*$", re.IGNORECASE)
 _REQUEST = re.compile(r"(?:can|could|would|will) (?:you|we)\b|please\b", re.IGNORECASE)
 _OPENING = re.compile(
     r"(?:(?:and|also|then|now|first|so|just|ok(?:ay)?|on [A-Z]\w+),? )?(\w+)\b(?! ?[=(.\[])", re.IGNORECASE
@@ -160,22 +179,47 @@ _CODE = re.compile(r"[}{\])@/<|+]|(?:import|from|def|class|const|let|var|return|
 
 
 def instructions(text: str) -> Iterator[Span]:
-    """Sentences of a user that ask or forbid, outside fenced code. A question asks only where it is a request."""
-    fenced = False
+    """Sentences of a user that ask, forbid or prefer, outside fenced code. A question asks only where it is a request.
+
+    One that does not say what it is about takes the sentence before it along: on another line, as a rule of its own.
+    """
+    fenced, before = False, (0, 0)
     for match in _SENTENCE.finditer(text):
         if "```" in match[0]:
-            fenced = fenced != bool(match[0].count("```") % 2)
+            fenced, before = fenced != bool(match[0].count("```") % 2), (0, 0)
             continue
         start, end = _cut(*match.span(), text, LONGEST_SENTENCE)
         start += len(text[start:end]) - len(text[start:end].lstrip("-*#>\u20220123456789.) \t"))
         sentence = text[start:end]
-        idle = sentence.endswith("?") and not _REQUEST.search(sentence)
-        if fenced or idle or sentence.count(" ") < 2 or _CODE.match(sentence):
-            continue
-        if _FORBIDS.search(sentence):
-            yield Span(start, end, AtomKind.PROHIBITION)
-        elif _ASKS.search(sentence) or _imperative(sentence):
-            yield Span(start, end, AtomKind.INSTRUCTION)
+        if fenced or _CODE.match(sentence):
+            before = (0, 0)
+        elif kind := _rule(sentence):
+            if _REFERS.search(sentence) and _beside(text, before, start):
+                if end - before[0] <= LONGEST_SENTENCE and "\n" not in text[before[1] : start]:
+                    start = before[0]
+                else:
+                    yield Span(*before, kind)
+            yield Span(start, end, kind)
+            before = (0, 0)
+        elif sentence:
+            before = start, end
+
+
+def _rule(sentence: str) -> AtomKind | None:
+    """What a sentence is to the agent; None where it asks for nothing."""
+    idle = sentence.endswith("?") and not _REQUEST.search(sentence)
+    if idle or (sentence.count(" ") < 2 and not _SHORT.match(sentence)):
+        return None
+    if _FORBIDS.search(sentence):
+        return AtomKind.PROHIBITION
+    if _ASKS.search(sentence) or _PREFERS.search(sentence) or _imperative(sentence):
+        return AtomKind.INSTRUCTION
+    return None
+
+
+def _beside(text: str, before: tuple[int, int], start: int) -> bool:
+    """Whether a sentence stands right before this place, and says something."""
+    return text.count(" ", *before) > 1 and text.count("\n", before[1], start) < 2
 
 
 def _imperative(sentence: str) -> bool:

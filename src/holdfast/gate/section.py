@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from holdfast.gate.atoms import Atom
 from holdfast.gate.literals import AtomKind
 from holdfast.transcript.draft import Count, Line, Piece, made_of
-from holdfast.transcript.turn import Role, Turn
+from holdfast.transcript.said import FACTS
+from holdfast.transcript.turn import Role
 
 if TYPE_CHECKING:
     from holdfast.gate.ledger import Fact
 
 MADE = "gate"
-HEADER = "[facts of earlier turns, word for word; turns count from 1]"
 _RULES = {AtomKind.PROHIBITION: "user forbids", AtomKind.INSTRUCTION: "user asks"}
 _RULE = re.compile(r"^- user (?P<verb>forbids|asks) \(turn (?P<turn>\d+)\): (?P<rule>[^\n]+)$", re.MULTILINE)
 _NAMES = {
@@ -35,11 +35,6 @@ _NAMES = {
     AtomKind.QUOTED: "quoted",
 }
 _WIDE = (AtomKind.ERROR, AtomKind.COMMAND, AtomKind.QUOTED)
-
-
-def is_section(turn: Turn) -> bool:
-    """Whether a message is a facts section, of this run or read back from a file."""
-    return turn.role is Role.USER and turn.text.startswith(HEADER)
 
 
 def rules_in(text: str) -> tuple[Atom, ...]:
@@ -77,7 +72,7 @@ def section(facts: Sequence[Fact]) -> Piece:
         Line(begins + joins[begins].join(texts), tuple(sorted(set(turns))))
         for (begins, _), (texts, turns) in lines.items()
     )
-    return made_of((Line(HEADER), *body), MADE)
+    return made_of((Line(FACTS), *body), MADE)
 
 
 def _order(fact: Fact) -> tuple[int, int, int, int]:

@@ -17,11 +17,13 @@ from holdfast.gate.claims import Struck, strike
 from holdfast.gate.ledger import RULES, Fact, Ledger
 from holdfast.gate.literals import AtomKind
 from holdfast.gate.presence import Words, shown, stands
-from holdfast.gate.section import cost, is_section, place, section
+from holdfast.gate.section import cost, place, section
 from holdfast.methods.text.base import Room
 from holdfast.transcript.draft import Count, Draft, Piece, task_piece, turn_size
 from holdfast.transcript.observed import Observed, observed
-from holdfast.transcript.turn import Role
+from holdfast.transcript.said import is_section
+from holdfast.transcript.tools import answers_text_call
+from holdfast.transcript.turn import Role, Turn
 
 SHARE = 0.2
 """Of the budget, that is kept free of the method's result for facts to come back."""
@@ -54,6 +56,11 @@ class TextReport:
     def total(self, what: str) -> int:
         return sum(counts[what] for counts in self.atoms.values())
 
+    @property
+    def rules(self) -> int:
+        """Rules of the user that were put back: they are, whatever the budget."""
+        return sum(fact.kind in RULES for fact in self.restored)
+
     def as_evidence(self) -> dict[str, Any]:
         return {
             "atoms": {kind: dict(counts) for kind, counts in self.atoms.items()},
@@ -61,6 +68,7 @@ class TextReport:
             "lost": [entry(fact) for fact in self.lost],
             "struck": [{"sentence": struck.sentence, "reason": struck.reason} for struck in self.struck],
             "tokens_over": self.over,
+            "rules_restored": self.rules,
             "tokens_of_facts": self.section,
             "seconds": round(self.seconds, 3),
         }
@@ -144,13 +152,17 @@ def _missing(held: Draft, live: Sequence[Fact]) -> list[Fact]:
     """Those that the result does not hold. A rule must be said by someone whose word counts, so not by a tool."""
     verbatim = _verbatim(held)
     said = Words("\n".join(shown(piece.turn) for piece in held.pieces))
-    ruled = Words("\n".join(shown(p.turn) for p in held.pieces if p.turn.role in (Role.USER, Role.SYSTEM)))
+    ruled = Words("\n".join(shown(turn) for turn in held.turns if _may_rule(turn)))
     return [
         fact
         for fact in live
         if not any(place.turn in verbatim for place in fact.live)
         and not (ruled if fact.kind in RULES else said).holds(fact.text, fact.kind)
     ]
+
+
+def _may_rule(turn: Turn) -> bool:
+    return turn.role in (Role.USER, Role.SYSTEM) and not answers_text_call(turn)
 
 
 def _chosen(missing: Sequence[Fact], limit: int, count: Count, written: frozenset[str]) -> list[Fact]:

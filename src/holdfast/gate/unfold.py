@@ -1,25 +1,17 @@
-"""Messages of an earlier compaction that a file format joined to the user's own, told apart again.
-
-Where roles must alternate, a writer puts the notes and the facts section into the user message beside them. Read back,
-they would pass for the user's words, stay for ever, and pile up.
-"""
+"""Messages of an earlier compaction that a file format joined to the user's own, told apart again."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from holdfast.gate.section import HEADER
 from holdfast.gate.section import MADE as SECTION
 from holdfast.methods.text.sections import MADE as NOTES
-from holdfast.methods.text.sections import TITLE
 from holdfast.transcript.draft import Draft, Line, Piece
+from holdfast.transcript.said import voices
 from holdfast.transcript.turn import Role
 
 MADE = "unfold"
-_ITEMS = r"(?:\n(?:- |## )[^\n]*)*"
-_STANDING = re.compile(rf"^(?:(?P<notes>{TITLE}[^\n]*{_ITEMS})|{re.escape(HEADER)}{_ITEMS})$", re.MULTILINE)
 
 
 def unfolded(held: Draft) -> Draft:
@@ -30,13 +22,16 @@ def unfolded(held: Draft) -> Draft:
 
 def _parts(piece: Piece) -> Iterator[Piece]:
     turn = piece.turn
-    found = list(_STANDING.finditer(turn.text)) if turn.role is Role.USER and not piece.made else []
-    said = _STANDING.sub("", turn.text).strip()
-    if not found or not said:
+    found = () if piece.made else voices(turn)
+    if len(found) < 2:
         yield piece
         return
-    yield replace(piece, turn=replace(turn, text=said), made=MADE)
-    for match in found:
-        lines = tuple(Line(text, piece.turns) for text in match[0].split("\n"))
-        made = replace(piece.turn, text=match[0], source=0, extra={})
-        yield Piece(made, piece.turns, NOTES if match["notes"] else SECTION, lines)
+    said, standing = turn.text, [voice for voice in found if voice.speaker is not Role.USER]
+    for voice in reversed(standing):
+        said = said[: voice.start] + said[voice.start + len(voice.text) :]
+    if said.strip():
+        yield replace(piece, turn=replace(turn, text=said.strip()), made=MADE)
+    for voice in standing:
+        lines = tuple(Line(text, piece.turns) for text in voice.text.split("\n"))
+        made = NOTES if voice.speaker is Role.ASSISTANT else SECTION
+        yield Piece(replace(turn, text=voice.text, source=0, extra={}), piece.turns, made, lines)

@@ -47,9 +47,9 @@ EDITOR = words_of("view create str_replace insert undo_edit")
 """What an editing tool has as its `command`."""
 
 IMPERATIVES = words_of(
-    "add answer apply ask build call change check commit convert copy create delete deploy do drop ensure explain find "
-    "fix follow give go implement install keep leave let list mail make mark measure merge move name open pin print "
-    "push put read refactor reject remove rename replace report return revert run save send set show sort split start "
-    "stop store switch take tell test treat try turn update use verify wait write"
+    "add answer apply ask build call change check commit convert copy create delete deploy do drop ensure explain "
+    "find fix follow give go implement install keep leave let list mail make mark measure merge move name open pin "
+    "prefer print push put read refactor reject remove rename replace report return revert run save send set show "
+    "sort split start stop store switch take tell test treat try turn update use verify wait write"
 )
 """A user's sentence that begins with one of these asks for something."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from holdfast.errors import Failed
 from holdfast.methods.text.sections import Notes, Section
 from holdfast.transcript.draft import Count, Line
+from holdfast.transcript.said import speaker
 from holdfast.transcript.turn import Role, Turn
 
 SYSTEM = """\
@@ -120,10 +121,11 @@ def _standing(old: Notes) -> tuple[str, ...]:
 
 
 def _parts(at: int, turn: Turn, count: Count) -> list[Part]:
-    speaker = _SPEAKERS[turn.role] + (" (an error)" if turn.is_error else "")
-    said = [(f"{speaker}, thinking", turn.reasoning), (speaker, turn.text)]
-    said += [(f"{speaker}, calls {' '.join(call.name.split())[:80]}", call.arguments) for call in turn.calls]
-    whole = turn.role is Role.USER
+    voice = speaker(turn)
+    name = _SPEAKERS[voice] + (" (an error)" if turn.is_error else "")
+    said = [(f"{name}, thinking", turn.reasoning), (name, turn.text)]
+    said += [(f"{name}, calls {' '.join(call.name.split())[:80]}", call.arguments) for call in turn.calls]
+    whole = voice is Role.USER
     return [Part(at, who, text, count(text), whole) for who, text in said if text.strip()]
 
 

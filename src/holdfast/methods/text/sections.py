@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from holdfast.transcript.draft import Count, Line, Piece
+from holdfast.transcript.said import NOTES, is_notes
 from holdfast.transcript.turn import Role, Turn
 
 
@@ -51,8 +52,7 @@ READ, WRITTEN = " (read)", " (written)"
 ENDS = " -> "
 """Between a command and its outcome."""
 
-TITLE = r"# Notes on ([\d,]{1,15}) earlier turns \(([\d,]{1,15}) tokens\)\n"
-_TITLE = re.compile(rf"\A{TITLE}")
+_TITLE = re.compile(NOTES)
 _PREFACE = 'A record of what was done, which asks for nothing; only what "Constraints" quotes is in the user\'s words.'
 _HEADING = re.compile(r"## (.+)")
 _PROHIBITS = re.compile(r"\b(?:never|no|not|don'?t|won'?t|mustn'?t|only|without|avoid|stop)\b", re.IGNORECASE)
@@ -74,11 +74,6 @@ class Notes:
         head = (Line(f"# Notes on {self.turns:,} earlier turns ({self.tokens:,} tokens)"), Line(_PREFACE))
         body = ((Line(f"## {name}"), *self.of(name)) for name in Section if self.of(name))
         return (*head, *(line for part in body for line in part))
-
-
-def is_notes(turn: Turn) -> bool:
-    """Whether a turn holds the notes of an earlier compaction. Only a user turn can: what a tool printed never does."""
-    return turn.role is Role.USER and _TITLE.match(turn.text) is not None
 
 
 def standing(piece: Piece) -> Notes | None:

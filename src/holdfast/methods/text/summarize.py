@@ -15,9 +15,9 @@ from holdfast.methods.text.answer import Asked, parse
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.briefing import SYSTEM, briefing, replaceable
 from holdfast.methods.text.known import known
-from holdfast.methods.text.sections import MADE, Notes, Section, as_piece, bounded, is_notes, merged, standing
+from holdfast.methods.text.sections import MADE, Notes, Section, as_piece, bounded, merged, standing
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, task_piece, turn_size, units
-from holdfast.transcript.turn import Role, Turn
+from holdfast.transcript.said import own_words
 
 SMALLEST = 120
 """Tokens: less than this holds no notes."""
@@ -77,7 +77,7 @@ class Summarize:
         given = min(self.max_input, input_limit(room.chat) or self.max_input)
         told = briefing(shown, _request(held), job.old, int(most * _WORDS), given, room.count)
         reply = _asked(room.chat, told.prompt, most, self.timeout)
-        users = {at: turn.text for at, turn in enumerate(held.raw.turns) if _is_user(turn)}
+        users = {at: words for at, turn in enumerate(held.raw.turns) if (words := own_words(turn))}
         answer = parse(reply.text, Asked(told.fence, job.new, users, replaceable(job.old)))
         new = _added(known(held.raw.turns, job.new), answer.notes)
         new = replace(new, turns=len(job.new), tokens=job.tokens - job.old.tokens)
@@ -142,12 +142,8 @@ def _asked(chat: Chat, prompt: str, most: int, timeout: float) -> Reply:
 
 def _request(held: Draft) -> str:
     """The newest words of the user."""
-    said = [piece.turn.text for piece in held.pieces if _is_user(piece.turn)]
-    return next((text for text in reversed(said) if text.strip()), "(none)")
-
-
-def _is_user(turn: Turn) -> bool:
-    return turn.role is Role.USER and not is_notes(turn)
+    said = (own_words(piece.turn).strip() for piece in reversed(held.pieces))
+    return next(filter(None, said), "(none)")
 
 
 def _placed(held: Draft, job: _Job, notes: Notes) -> Draft:

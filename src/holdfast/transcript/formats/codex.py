@@ -26,7 +26,7 @@ from holdfast.transcript.formats.openai_responses import (
     said_of,
     write_items,
 )
-from holdfast.transcript.turn import Role, Transcript
+from holdfast.transcript.turn import Role, Transcript, Turn
 from holdfast.transcript.wire import obj, take_list, text_or_empty
 
 _LINE_TYPES = ("session_meta", "response_item", "event_msg", "turn_context", "compacted")
@@ -128,8 +128,8 @@ def history(lines: tuple[Line, ...]) -> History:
     for line in lines:
         if line.restarts:
             before = said_of(_once(held.items, mirrors))
-            held.compactions.append(_compaction(line, before))
             held.items = list(line.items) if "replacement_history" in _set(line.fields) else _rebuilt(before, line)
+            held.compactions.append({**_compaction(line, before), "summaries": _summaries(held.items, line)})
         else:
             held.items.extend(line.items)
     held.items = _once(held.items, mirrors)
@@ -162,6 +162,18 @@ def _compaction(line: Line, before: tuple[Said, ...]) -> dict[str, Any]:
     metadata = {key: value for key, value in line.fields.items() if key != "replacement_history"}
     turns = tuple(said.turn for said in before)
     return {"line": line.number, "lines": numbers, "turns": turns, "metadata": metadata}
+
+
+def _summaries(items: list[Item], line: Line) -> tuple[Turn, ...]:
+    """The messages of a new history that stand for what went: those that the line names as its message."""
+    message = text_or_empty(line.fields.get("message"))
+    said = (item.turn for item in items if item.turn.role is Role.USER and item.turn.text and message)
+    return tuple(turn for turn in said if turn.extra.get("compacted") or _is_part(turn.text, message))
+
+
+def _is_part(text: str, message: str) -> bool:
+    """Whether a text holds the message, or is one paragraph or more of it."""
+    return message in text or f"\n\n{text}\n\n" in f"\n\n{message}\n\n"
 
 
 def _rebuilt(before: tuple[Said, ...], line: Line) -> list[Item]:

@@ -90,7 +90,8 @@ def _compaction(summary: Message, before: list[Message], part: dict[str, Any]) -
     spoken = [message for message in before if message.turns]
     turns = tuple(chain.from_iterable(message.turns for message in spoken))
     numbers = [message.number for message in spoken]
-    return {"message": summary.number, "messages": numbers, "turns": turns, "metadata": dict(part)}
+    made = {"turns": turns, "summaries": summary.turns}
+    return {"message": summary.number, "messages": numbers, **made, "metadata": dict(part)}
 
 
 def read_message(entry: Entry) -> Message:

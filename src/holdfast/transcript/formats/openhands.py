@@ -2,7 +2,8 @@
 
 An agent's action is an assistant turn with a call, its observation the tool turn that answers it. Actions
 that came from one model response are one turn. Events that no model message is made of (recall, state
-changes, condensation) are counted in `meta`; a condensation is not applied.
+changes, condensation) are counted in `meta`; a condensation is not applied: what the model saw before and after it is
+kept in `meta["compactions"]`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def read(document: Document) -> Transcript:
     left_out = Counter(_kind(entry.value) for entry in entries if _is_silent(entry.value))
     if left_out:
         meta["other_events"] = dict(left_out)
+    if compactions := _compactions(entries, groups):
+        meta["compactions"] = compactions
     return Transcript(tuple(turn for turn, _ in groups), "openhands", meta, skipped)
 
 
@@ -50,6 +53,47 @@ def spoken(document: Document) -> tuple[list[tuple[Turn, tuple[int, ...]]], tupl
     """Every turn with the numbers of its events; and what was skipped."""
     turns, skipped = document.read_each(events(document), _turn)
     return _one_per_response(_paired([turn for turn in turns if turn is not None])), skipped
+
+
+def _compactions(entries: tuple[Entry, ...], groups: list[tuple[Turn, tuple[int, ...]]]) -> list[dict[str, Any]]:
+    """What the model saw before and after each condensation."""
+    ids = {entry.number: entry.value.get("id") for entry in entries if isinstance(entry.value, dict)}
+    gone: set[int] = set()
+    summaries: tuple[tuple[int, Turn], ...] = ()
+    found = []
+    for entry in entries:
+        if not isinstance(entry.value, dict) or entry.value.get("action") != "condensation":
+            continue
+        given = entry.value.get("args")
+        args: dict[str, Any] = given if isinstance(given, dict) else {}
+        said = [(turn, numbers) for turn, numbers in groups if numbers[0] < entry.number]
+        before = _visible(said, gone, summaries)
+        gone |= {number for number in ids if number < entry.number and _forgets(args, ids[number])}
+        text, offset = text_or_empty(args.get("summary")), args.get("summary_offset")
+        if text:
+            at = max(0, offset) if isinstance(offset, int) else 0
+            summaries = ((at, Turn(Role.USER, text, source=entry.number)),)
+        after = _visible(said, gone, summaries)
+        made = {"turns": before, "after": after, "summaries": tuple(turn for _, turn in summaries if text)}
+        found.append({"event": entry.number, **made, "metadata": {k: v for k, v in args.items() if k != "summary"}})
+    return found
+
+
+def _forgets(args: dict[str, Any], id_: object) -> bool:
+    """Whether a condensation drops the event with this id: it names them, or the first and the last."""
+    named, first, last = (args.get(f"forgotten_{key}") for key in ("event_ids", "events_start_id", "events_end_id"))
+    if isinstance(first, int) and isinstance(last, int):
+        return isinstance(id_, int) and first <= id_ <= last
+    return isinstance(named, list) and id_ in named
+
+
+def _visible(
+    said: list[tuple[Turn, tuple[int, ...]]], gone: set[int], summaries: tuple[tuple[int, Turn], ...]
+) -> tuple[Turn, ...]:
+    turns = [turn for turn, numbers in said if gone.isdisjoint(numbers)]
+    for at, summary in summaries:
+        turns.insert(min(at, len(turns)), summary)
+    return tuple(turns)
 
 
 def _top_level(document: Document) -> dict[str, Any]:

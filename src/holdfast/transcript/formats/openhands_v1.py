@@ -1,12 +1,13 @@
 """OpenHands V1 conversations (software-agent-sdk): the events in order, as a JSON list or one per line.
 
-Reads what the model saw: a condensation is applied, so that its summary is a user turn and the events that it forgot
-are only counted in `meta`. Actions of one model response are one turn.
+Reads what the model saw: a condensation is applied, so that its summary is a user turn; the events that it forgot are
+counted in `meta`, and the turns before it kept in `meta["compactions"]`. Actions of one model response are one turn.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -37,42 +38,63 @@ def kind(event: Any) -> str:
 
 
 def read(document: Document) -> Transcript:
-    log, skipped = seen(document)
+    compactions: list[dict[str, Any]] = []
+    log, skipped = seen(document, compactions.append)
     here = {entry.number for entry, _ in log}
     silent = [entry.value for entry, turn in log if turn is None and not entry.problem]
     gone = [entry.value for entry in document.entries if entry.number not in here]
     meta = {
         "other_events": dict(Counter(map(kind, silent))),
         "forgotten_events": dict(Counter(map(kind, gone))),
+        "compactions": compactions,
     }
     turns = tuple(turn for turn, _ in one_per_response(log))
     return Transcript(turns, "openhands_v1", {key: value for key, value in meta.items() if value}, skipped)
 
 
-def seen(document: Document) -> tuple[list[tuple[Entry, Turn | None]], tuple[str, ...]]:
+def seen(
+    document: Document, told: Callable[[dict[str, Any]], None] = lambda compaction: None
+) -> tuple[list[tuple[Entry, Turn | None]], tuple[str, ...]]:
     """The events as they stand after every condensation, a summary as the message that the model gets, and what was
-    skipped. A skipped event stays, without a turn."""
+    skipped. A skipped event stays, without a turn. `told` is given what stood before each condensation."""
     spoken, skipped = document.read_each(document.entries, lambda entry: (entry, _turn(entry)))
     turns = {entry.number: turn for entry, turn in spoken}
     log: list[tuple[Entry, Turn | None]] = []
     for entry in document.entries:
         if kind(entry.value) == "Condensation" and entry.number in turns:
-            _condense(log, entry)
+            before = one_per_response(log)
+            told(_compaction(entry, before, _condense(log, entry)))
         else:
             log.append((entry, turns.get(entry.number)))
     return log, skipped
 
 
-def _condense(log: list[tuple[Entry, Turn | None]], entry: Entry) -> None:
+def _compaction(
+    entry: Entry, before: list[tuple[Turn, tuple[int, ...]]], summaries: tuple[Turn, ...]
+) -> dict[str, Any]:
+    """Its event, the events of the turns that the model saw until then, and those turns."""
+    return {
+        "event": entry.number,
+        "events": [number for _, numbers in before for number in numbers],
+        "turns": tuple(turn for turn, _ in before),
+        "summaries": summaries,
+        "metadata": {key: value for key, value in entry.value.items() if key != "summary"},
+    }
+
+
+def _condense(log: list[tuple[Entry, Turn | None]], entry: Entry) -> tuple[Turn, ...]:
+    """Apply a condensation to the events; gives the summary that now stands among them."""
     ids = entry.value.get("forgotten_event_ids")
     gone = {id_ for id_ in ids if isinstance(id_, str)} if isinstance(ids, list) else set()
     log[:] = [(old, turn) for old, turn in log if turn is None or _id(old.value) not in gone]
     summary, offset = text_or_empty(entry.value.get("summary")), entry.value.get("summary_offset")
     if not summary or not isinstance(offset, int):
-        return
+        return ()
     places = [at for at, (_, turn) in enumerate(log) if turn is not None][max(0, offset) :]
     message = Entry(entry.number, message_event(f"{_id(entry.value)}-summary", "environment", "user", summary))
-    log.insert(places[0] if places else len(log), (message, _turn(message)))
+    turn = _turn(message)
+    log.insert(places[0] if places else len(log), (message, turn))
+    return (turn,) if turn else ()
 
 
 def message_event(id_: str, source: str, role: str, text: str) -> dict[str, Any]:

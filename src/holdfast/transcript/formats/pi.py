@@ -196,7 +196,9 @@ def _compaction(node: Node, before: list[Node]) -> dict[str, Any]:
     spoken = [kept for kept in before if kept.turn]
     metadata = {key: value for key, value in node.fields.items() if key not in (*_ENVELOPE, "summary")}
     turns = tuple(kept.turn for kept in spoken)
-    return {"line": node.number, "lines": [kept.number for kept in spoken], "turns": turns, "metadata": metadata}
+    summaries = (node.turn,) if node.turn else ()
+    lines = [kept.number for kept in spoken]
+    return {"line": node.number, "lines": lines, "turns": turns, "summaries": summaries, "metadata": metadata}
 
 
 def _left_out(tree: list[Node], path: list[Node]) -> dict[str, Any]:
