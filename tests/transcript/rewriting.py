@@ -49,8 +49,8 @@ def said(turns: tuple[Turn, ...], merged: bool = False) -> list[Said]:
 
 @st.composite
 def changed(drawn: st.DrawFn, transcript: Transcript) -> Draft:
-    """A draft with some units dropped, some folded into a summary, some texts and arguments of calls rewritten, and maybe
-    a facts section."""
+    """A draft with some units dropped or folded into a summary, some texts and arguments rewritten, and maybe a facts
+    section."""
     held = draft(transcript)
     for _ in range(drawn(st.integers(0, 4))):
         spans = units(held)

@@ -119,7 +119,9 @@ def _strings(arguments: str) -> Iterator[tuple[str, str, re.Match[str]]]:
 def _masked(turn: Turn, long: _Long, room: Room) -> Turn:
     """The turn with one long value masked, in its text as well where the call stands there."""
     mask = _mask(long, room)
-    calls = tuple(replace(c, arguments=_put(c.arguments, long, mask)) if c.id == long.call.id else c for c in turn.calls)
+    calls = tuple(
+        replace(c, arguments=_put(c.arguments, long, mask)) if c.id == long.call.id else c for c in turn.calls
+    )
     if turn.calls:
         return replace(turn, calls=calls, text=turn.text.replace(long.text, mask))
     return replace(turn, text=XML_ARGUMENT.sub(lambda m: m[0].replace(long.text, mask), turn.text))
