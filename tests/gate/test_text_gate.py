@@ -216,3 +216,15 @@ def test_the_input_is_never_changed() -> None:
     before = repr(transcript)
     rewrite(transcript, TextPlan("tiered", ratio=5))
     assert repr(transcript) == before
+
+
+def test_facts_in_a_masked_argument_come_back_and_are_from_that_turn() -> None:
+    code = "# the answer is in lib/answer_42.py\n" + "x = compute(y)\n" * 200
+    transcript = session(user("Go."), tool("ok", "Write", path="a.py", content=f"import os\n{code}"), says("Done."))
+    done = rewrite(transcript, TextPlan("mask_calls", ratio=3, keep_recent=1))
+    assert done.report is not None
+    (fact,) = [fact for fact in done.report.restored if fact.text == "lib/answer_42.py"]
+    assert transcript.turns[fact.turn].calls
+    assert fact.text in text_of(done)
+    assert done.tokens <= done.budget
+    assert not done.report.lost

@@ -45,7 +45,7 @@ def message_of(turn: Turn, original: Message | None) -> Message:
     gone = _REASONING if not turn.reasoning else ()
     kept = {key: value for key, value in original.items() if key not in gone}
     if "tool_calls" in original:
-        kept["tool_calls"] = _calls(original["tool_calls"], turn.calls)
+        kept["tool_calls"] = _calls(original, turn.calls)
         if not kept["tool_calls"]:
             del kept["tool_calls"]
     if turn.calls and isinstance(kept.get("function_call"), dict):
@@ -94,7 +94,14 @@ def _same_shape(original: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
     )
 
 
-def _calls(original: Sequence[Message], calls: Sequence[ToolCall]) -> list[Message]:
-    """The calls of a rewritten message, with every field that they had."""
-    wire = {old.get("id"): old for old in original}
-    return [put_call(old, call) if (old := wire.get(call.id)) else openai_call(call) for call in calls]
+def _calls(original: Message, calls: Sequence[ToolCall]) -> list[Message]:
+    """The calls of a rewritten message, with every field that they had; those that stand in its content are there."""
+    wire = {old.get("id"): old for old in original["tool_calls"]}
+    content = original.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    inside = {part.get("id") for part in parts if part.get("type") == "tool_use"}
+    return [
+        put_call(old, call) if (old := wire.get(call.id)) else openai_call(call)
+        for call in calls
+        if call.id in wire or call.id not in inside
+    ]
