@@ -236,6 +236,29 @@ def test_threads_may_share_one():
     assert all(made[number][1]["content"].startswith(str(number)) for number in made)
 
 
+def test_masked_arguments_are_sent_in_the_kind_of_their_call():
+    code = "x = 1\n" * 200
+    part = {"type": "tool_use", "id": "p", "name": "Write", "input": {"path": "a.py", "content": code}}
+    calls = [
+        {"id": "f", "type": "function", "index": 0, "function": {"name": "w", "arguments": json.dumps({"t": code})}},
+        {"id": "c", "type": "custom", "custom": {"name": "apply_patch", "input": code}},
+    ]
+    messages = [
+        {"role": "user", "content": "Fix it"},
+        {"role": "assistant", "content": [part], "tool_calls": calls},
+        *({"role": "tool", "tool_call_id": id_, "content": "ok"} for id_ in "fcp"),
+        {"role": "assistant", "content": "Done."},
+    ]
+    compactor = Compactor(TextPlan("mask_calls", budget=1, keep_recent=1, gate=False), trigger=50)
+    sent = compact_messages(compactor, messages)[1]
+    (told,) = [block for block in sent["content"] if block["type"] == "tool_use"]
+    function, custom = sent["tool_calls"]
+    assert told == {**part, "input": {"path": "a.py", "content": told["input"]["content"]}}
+    assert (function["index"], custom["type"], list(custom)) == (0, "custom", list(calls[1]))
+    masked = [told["input"]["content"], json.loads(function["function"]["arguments"])["t"], custom["custom"]["input"]]
+    assert all(text.startswith("[holdfast: 201 lines") for text in masked)
+
+
 def test_fenced_commands_and_their_results_stay_messages_of_their_kinds():
     messages: list[dict[str, Any]] = [{"role": "user", "content": TASK}]
     for number in range(STEPS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,6 +106,10 @@ def test_a_rewritten_message_keeps_what_it_carries():
     made = message_of(Turn(Role.ASSISTANT, "new", "hm", turn.calls), original)
     assert made.content == [thought, {"type": "text", "text": "new"}, used]
     assert made.id == "m1"
+    (call,) = turn.calls
+    other = message_of(replace(turn, calls=(replace(call, arguments='{"step": "masked"}'),)), original)
+    assert other.tool_calls == [{**original.tool_calls[0], "args": {"step": "masked"}}]
+    assert other.content[2] == {**used, "input": {"step": "masked"}}
     bare = message_of(Turn(Role.ASSISTANT, "new"), original)
     assert bare.content == [{"type": "text", "text": "new"}]
     assert bare.tool_calls == []

@@ -141,4 +141,7 @@ def test_a_rewritten_action_is_still_the_call():
     made = event_of(replace(turn, text="short", reasoning=""), action)
     assert isinstance(made, ActionEvent)
     assert (made.thought[0].text, made.reasoning_content, made.tool_call_id) == ("short", None, "c1")
+    (told,) = turn.calls
+    other = event_of(replace(turn, calls=(replace(told, arguments='{"step": "masked"}'),)), action)
+    assert other.to_llm_message().tool_calls[0].arguments == '{"step": "masked"}'
     assert isinstance(LLM, type)

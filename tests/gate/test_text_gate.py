@@ -233,3 +233,15 @@ def test_a_rule_comes_back_with_the_sentence_that_says_what_it_is_about() -> Non
     transcript = session(user("Fix the parser."), user(rule), *[tool(long(), command=f"cat {n}") for n in range(9)])
     made = rewrite(transcript, TextPlan("truncate", budget=700))
     assert any(is_section(turn) and rule in turn.text for turn in made.draft.turns)
+
+
+def test_facts_in_a_masked_argument_come_back_and_are_from_that_turn() -> None:
+    code = "# the answer is in lib/answer_42.py\n" + "x = compute(y)\n" * 200
+    transcript = session(user("Go."), tool("ok", "Write", path="a.py", content=f"import os\n{code}"), says("Done."))
+    done = rewrite(transcript, TextPlan("mask_calls", ratio=3, keep_recent=1))
+    assert done.report is not None
+    (fact,) = [fact for fact in done.report.restored if fact.text == "lib/answer_42.py"]
+    assert transcript.turns[fact.turn].calls
+    assert fact.text in text_of(done)
+    assert done.tokens <= done.budget
+    assert not done.report.lost

@@ -111,6 +111,31 @@ def test_expand_in_place_puts_a_masked_result_where_it_was(path):
     assert load(path)[3]["content"] != said[3]["content"]
 
 
+def test_masked_arguments_are_told_by_diff_and_come_back_by_expand_and_undo(path):
+    call = {
+        "id": "w",
+        "type": "function",
+        "function": {"name": "Write", "arguments": json.dumps({"text": "word " * 300})},
+    }
+    answer = {"role": "tool", "tool_call_id": "w", "content": "ok"}
+    save(path, [*opening(), {"role": "assistant", "content": None, "tool_calls": [call]}, answer, user("Go on")])
+    before, number = path.read_bytes(), len(opening()) + 1
+    event = compact_file(path, TextPlan("mask_calls", budget=1, keep_recent=1, gate=False)).event
+    past = lineage(path)
+    assert "[holdfast: 1 lines" in load(path)[number - 1]["tool_calls"][0]["function"]["arguments"]
+    (step,) = past.steps
+    found = fates(event, step[1].transcript.turns, step[1].origins, past.now.transcript.turns)
+    assert [(fate.turns, fate.by) for fate in found if fate.fate == "rewritten"] == [((number - 1,), "mask_calls")]
+    (line,) = [line for line in shown(past.now.transcript.turns, past.now.origins) if "[holdfast: " in line.text]
+    assert past.sources(line) == (number - 1,)
+    assert past.raw[number - 1].calls[0].arguments == call["function"]["arguments"]
+    expand_file(path, number)
+    assert load(path)[number - 1]["tool_calls"] == [call]
+    undo_file(path)
+    undo_file(path)
+    assert path.read_bytes() == before
+
+
 def test_expand_in_place_puts_a_folded_turn_behind_its_summary(path):
     said = load(path)
     compact_file(path, FOLD)

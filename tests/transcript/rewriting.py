@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
 from holdfast.transcript.draft import Draft, Line, Piece, draft, made_of, units
-from holdfast.transcript.turn import Role, Transcript, Turn
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 TEXTS = st.sampled_from(
     ["short", "two\nlines", "[image]", "é \u2028 '\"{}", "# head\n\n- item", "cut …\n```bash\nls\n```"]
@@ -48,7 +49,8 @@ def said(turns: tuple[Turn, ...], merged: bool = False) -> list[Said]:
 
 @st.composite
 def changed(drawn: st.DrawFn, transcript: Transcript) -> Draft:
-    """A draft with some units dropped, some folded into a summary, some texts rewritten, and maybe a facts section."""
+    """A draft with some units dropped or folded into a summary, some texts and arguments rewritten, and maybe a facts
+    section."""
     held = draft(transcript)
     for _ in range(drawn(st.integers(0, 4))):
         spans = units(held)
@@ -58,7 +60,7 @@ def changed(drawn: st.DrawFn, transcript: Transcript) -> Draft:
         rest = (*held.pieces[:start], *held.pieces[stop:])
         if all(piece.turn.role is Role.SYSTEM for piece in rest):
             continue
-        what = drawn(st.sampled_from(["drop", "fold", "put", "put", "add"]))
+        what = drawn(st.sampled_from(["drop", "fold", "put", "put", "calls", "calls", "add"]))
         text = drawn(TEXTS)
         if what == "drop":
             held = held.keep(at for at in range(len(held.pieces)) if not start <= at < stop)
@@ -67,6 +69,8 @@ def changed(drawn: st.DrawFn, transcript: Transcript) -> Draft:
             held = held.fold(start, stop, made_of([Line(line, turns) for line in text.split("\n")], "summarize"))
         elif what == "put":
             held = held.put(drawn(st.integers(start, stop - 1)), text, "clamp")
+        elif what == "calls":
+            held = with_arguments(held, drawn(st.integers(start, stop - 1)), text)
         elif not closed(held, start):
             held = held.fold(start, start, Piece(Turn(Role.USER, text), (), "facts", (Line(text),)))
     return held
@@ -75,3 +79,19 @@ def changed(drawn: st.DrawFn, transcript: Transcript) -> Draft:
 def closed(held: Draft, at: int) -> bool:
     """Whether nobody else may speak there: the turn before waits for its results, or the system prompt follows."""
     return held.pieces[at].turn.role is Role.SYSTEM or (at > 0 and bool(held.pieces[at - 1].turn.calls))
+
+
+def with_arguments(held: Draft, at: int, text: str) -> Draft:
+    """The draft with `text` in every string among the arguments of a piece's calls."""
+    calls = tuple(replace(call, arguments=arguments(call, text)) for call in held.pieces[at].turn.calls)
+    return held.put_calls(at, calls, "mask_calls") if calls else held
+
+
+def arguments(call: ToolCall, text: str) -> str:
+    try:
+        value = json.loads(call.arguments)
+    except ValueError:
+        return text if call.arguments else ""
+    if not isinstance(value, dict):
+        return call.arguments
+    return json.dumps({k: text if isinstance(v, str) else v for k, v in value.items()}, ensure_ascii=False)

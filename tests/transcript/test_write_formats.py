@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -299,3 +300,50 @@ def test_claude_message_that_a_compaction_cut_in_two_is_not_put_together_again()
     made = parse(write(text, draft(parse(text)).fold(0, 3, SUMMARY)))
     assert [turn.text for turn in made.turns] == ["Summary", "", "ok"]
     assert [call.id for call in made.turns[1].calls] == ["c2"]
+
+
+# --- arguments of calls
+
+
+PATCH, LESS = "*** Begin Patch\n+x", "[holdfast: 2 lines]"
+TEXT_INPUTS = {
+    "anthropic": {"type": "tool_use", "id": "t1", "name": "Read", "input": {"path": "a.py"}},
+    "claude_code": {"input": {"command": "c1"}},
+    "opencode": {"input": {"filePath": "a.py"}},
+    "pi": {"arguments": {"command": "ls"}},
+    "gemini_cli": {"args": {"path": "."}},
+}
+
+
+@pytest.mark.parametrize("name", TEXT_INPUTS)
+def test_arguments_that_are_a_text_where_an_object_is_usual_stay_a_text(name: str) -> None:
+    (key, value) = list(TEXT_INPUTS[name].items())[-1]
+    old = json.dumps(value)
+    text = BY_FORMAT[name].replace(f'"{key}": {old}', f'"{key}": {json.dumps(PATCH)}', 1)
+    held = draft(parse(text))
+    at, call = next((at, c) for at, turn in enumerate(held.turns) for c in turn.calls if c.arguments == PATCH)
+    calls = tuple(replace(c, arguments=LESS) if c == call else c for c in held.turns[at].calls)
+    made = held.put_calls(at, calls, "mask_calls")
+    assert LESS in [c.arguments for turn in parse(write(text, made)).turns for c in turn.calls]
+    holds(text, made)
+
+
+def test_gemini_signature_beside_a_call_stays_when_its_arguments_change() -> None:
+    part = {"functionCall": {"name": "w", "args": {"text": "long"}}, "thoughtSignature": "s"}
+    answer = {"functionResponse": {"name": "w", "response": {"output": "ok"}}}
+    rows = [{"role": "user", "parts": [{"text": "Go"}]}, {"role": "model", "parts": [part]}]
+    text = json.dumps([*rows, {"role": "user", "parts": [answer]}])
+    held = draft(parse(text))
+    (call,) = held.turns[1].calls
+    made = json.loads(write(text, held.put_calls(1, (replace(call, arguments='{"text": "-"}'),), "mask_calls")))
+    assert made[1]["parts"] == [{**part, "functionCall": {"name": "w", "args": {"text": "-"}}}]
+
+
+def test_swe_agent_action_in_the_text_takes_the_new_command_and_keeps_its_result() -> None:
+    text = BY_FORMAT["swe_agent"]
+    held = draft(parse(text))
+    at = next(at for at, turn in enumerate(held.turns) if turn.calls)
+    (call,) = held.turns[at].calls
+    made = held.put_calls(at, (replace(call, arguments='{"command": "ls -a"}'),), "mask_calls")
+    assert "ls -a" in [message.get("action") for message in json.loads(write(text, made))["history"]]
+    holds(text, made)

@@ -12,7 +12,7 @@ from typing import Any
 
 from holdfast.adapters.compactor import Compactor
 from holdfast.adapters.extras import missing
-from holdfast.adapters.messages import content_of
+from holdfast.adapters.messages import as_object, content_of
 from holdfast.transcript.document import Malformed
 from holdfast.transcript.parts import fold
 from holdfast.transcript.turn import Role, ToolCall, Turn
@@ -66,13 +66,13 @@ def message_of(turn: Turn, original: BaseMessage | None) -> BaseMessage:
     content = content_of(original.content, turn)
     if not isinstance(original, AIMessage):
         return original.model_copy(update={"content": content})
-    ids = {call.id for call in turn.calls}
+    calls = {call.id: call for call in turn.calls}
     gone = ("tool_calls",) if turn.reasoning else ("tool_calls", "reasoning_content")
     return original.model_copy(
         update={
             "content": content or "",
-            "tool_calls": [call for call in original.tool_calls if call["id"] in ids],
-            "invalid_tool_calls": [call for call in original.invalid_tool_calls if call["id"] in ids],
+            "tool_calls": [_put(old, calls[old["id"] or ""]) for old in original.tool_calls if old["id"] in calls],
+            "invalid_tool_calls": [call for call in original.invalid_tool_calls if call["id"] in calls],
             "additional_kwargs": {key: value for key, value in original.additional_kwargs.items() if key not in gone},
         }
     )
@@ -104,6 +104,12 @@ def _calls(message: AIMessage) -> tuple[ToolCall, ...]:
     parsed = [ToolCall(call["id"] or "", call["name"], json.dumps(call["args"])) for call in message.tool_calls]
     broken = [ToolCall(c["id"] or "", c["name"] or "", c["args"] or "") for c in message.invalid_tool_calls]
     return (*parsed, *broken)
+
+
+def _put(old: Any, call: ToolCall) -> Any:
+    """A call of the library with the arguments that it has now."""
+    args = as_object(call.arguments)
+    return old if args == old["args"] or not isinstance(args, dict) else {**old, "args": args}
 
 
 def _new(turn: Turn) -> BaseMessage:

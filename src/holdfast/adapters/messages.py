@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from holdfast.adapters.compactor import Compactor
-from holdfast.transcript.compose import openai_message
+from holdfast.transcript.compose import openai_call, openai_message
 from holdfast.transcript.document import Document, Malformed
 from holdfast.transcript.formats import mini_swe_agent, openai_chat
+from holdfast.transcript.formats.openai_write import put_call
+from holdfast.transcript.formats.rebuild import input_like
 from holdfast.transcript.refill import refill
-from holdfast.transcript.turn import Turn
+from holdfast.transcript.turn import ToolCall, Turn
 
 Message = dict[str, Any]
 
@@ -42,18 +45,37 @@ def message_of(turn: Turn, original: Message | None) -> Message:
     gone = _REASONING if not turn.reasoning else ()
     kept = {key: value for key, value in original.items() if key not in gone}
     if "tool_calls" in original:
-        kept["tool_calls"] = _calls(original["tool_calls"], made.get("tool_calls", []))
+        kept["tool_calls"] = _calls(original, turn.calls)
         if not kept["tool_calls"]:
             del kept["tool_calls"]
+    if turn.calls and isinstance(kept.get("function_call"), dict):
+        kept["function_call"] = {**kept["function_call"], "arguments": turn.calls[0].arguments}
     return kept | {"content": content_of(original.get("content"), turn)}
 
 
 def content_of(content: Any, turn: Turn) -> Any:
     """Message content, a string or a list of parts, that says what the turn says; calls that it dropped go."""
-    ids = {call.id for call in turn.calls}
+    calls = {call.id: call for call in turn.calls}
     if content is None and not turn.text:
         return None
-    return refill(content, turn.text, lambda part: _stays(part, bool(turn.reasoning), ids))
+    filled = refill(content, turn.text, lambda part: _stays(part, bool(turn.reasoning), calls))
+    return [_part(part, calls) for part in filled] if isinstance(filled, list) else filled
+
+
+def _part(part: Any, calls: Mapping[str, ToolCall]) -> Any:
+    """A part, a call among them with the arguments that it has now."""
+    call = calls.get(part.get("id", "")) if isinstance(part, dict) and part.get("type") == "tool_use" else None
+    if call is None or as_object(call.arguments) == part.get("input"):
+        return part
+    return {**part, "input": input_like(part.get("input"), call)}
+
+
+def as_object(arguments: str) -> Any:
+    """Arguments as JSON; None where they are none."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _stays(part: Mapping[str, Any], reasoning: bool, ids: Collection[str]) -> bool:
@@ -72,12 +94,14 @@ def _same_shape(original: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
     )
 
 
-def _calls(original: Sequence[Message], made: Sequence[Message]) -> list[Message]:
-    """The calls of a rewritten message; an unchanged one with every field that it had."""
-    wire = {call.get("id"): call for call in original}
-    return [old if (old := wire.get(call["id"])) and _says(old) == _says(call) else call for call in made]
-
-
-def _says(call: Mapping[str, Any]) -> Any:
-    function = call.get("function") or {}
-    return function.get("name"), function.get("arguments")
+def _calls(original: Message, calls: Sequence[ToolCall]) -> list[Message]:
+    """The calls of a rewritten message, with every field that they had; those that stand in its content are there."""
+    wire = {old.get("id"): old for old in original["tool_calls"]}
+    content = original.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    inside = {part.get("id") for part in parts if part.get("type") == "tool_use"}
+    return [
+        put_call(old, call) if (old := wire.get(call.id)) else openai_call(call)
+        for call in calls
+        if call.id in wire or call.id not in inside
+    ]

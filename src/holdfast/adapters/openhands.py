@@ -70,7 +70,8 @@ def event_of(turn: Turn, original: LLMConvertibleEvent | None) -> LLMConvertible
     text = [TextContent(text=turn.text)]
     if isinstance(original, ActionEvent) and [call.id for call in turn.calls] == [original.tool_call_id]:
         thoughts: dict[str, Any] = {} if turn.reasoning else {"reasoning_content": None, "thinking_blocks": []}
-        return original.model_copy(update={"thought": text if turn.text else [], **thoughts})
+        call = original.tool_call.model_copy(update={"arguments": turn.calls[0].arguments})
+        return original.model_copy(update={"thought": text if turn.text else [], "tool_call": call, **thoughts})
     message = Message(role=_role(turn), content=text)
     if original is not None and turn.role is Role.TOOL:
         told = original.to_llm_message()

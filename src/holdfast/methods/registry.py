@@ -93,6 +93,9 @@ TEXT: dict[str, Entry] = {
     "mask_observations": Entry(
         f"{_TEXT}.mask_observations:MaskObservations", "one line for an observation: what it was, how to get it back"
     ),
+    "mask_calls": Entry(
+        f"{_TEXT}.mask_calls:MaskCalls", "one line for a long argument of a call: what it was, how to get it back"
+    ),
     "dedup_reads": Entry(f"{_TEXT}.dedup_reads:DedupReads", "drop reads of files that were read or written since"),
     "clamp": Entry(f"{_TEXT}.clamp:Clamp", "keep head, tail and error lines of long observations"),
     "retrieve": Entry(f"{_TEXT}.retrieve:Retrieve", "keep the turns most like the task, drop the rest"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from holdfast.transcript.cuts import exchanges
-from holdfast.transcript.turn import Role, Transcript, Turn
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 Count = Callable[[str], int]
 """Tokens of a text."""
@@ -82,6 +82,12 @@ class Draft:
         """The draft with another text in one piece."""
         old = self.pieces[index]
         new = replace(old, turn=replace(old.turn, text=text), made=made, lines=())
+        return replace(self, pieces=(*self.pieces[:index], new, *self.pieces[index + 1 :]))
+
+    def put_calls(self, index: int, calls: tuple[ToolCall, ...], made: str) -> Draft:
+        """The draft with other arguments in the calls of one piece."""
+        old = self.pieces[index]
+        new = replace(old, turn=replace(old.turn, calls=calls), made=made)
         return replace(self, pieces=(*self.pieces[:index], new, *self.pieces[index + 1 :]))
 
     def fold(self, start: int, stop: int, piece: Piece) -> Draft:

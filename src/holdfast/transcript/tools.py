@@ -43,10 +43,10 @@ _RANGES = (
     *("offset", "limit", "start_line", "end_line", "view_range", "line_number", "start", "end", "ranges"),
     *("start_line_one_indexed", "end_line_one_indexed_inclusive", "startLine", "endLine"),
 )
-_COMMANDS = ("command", "cmd", "commands", "script", "code_edit_command")
+COMMAND_KEYS = ("command", "cmd", "commands", "script", "code_edit_command")
 _FOLDERS = ("workdir", "cwd", "working_directory")
 _XML_CALL = re.compile(r"<function=([\w.-]+)>(.*?)</function>", re.DOTALL)
-_XML_ARGUMENT = re.compile(r"<parameter=([\w.-]+)>(.*?)</parameter>", re.DOTALL)
+XML_ARGUMENT = re.compile(r"<parameter=([\w.-]+)>(.*?)</parameter>", re.DOTALL)
 _XML_RESULT = re.compile(
     r"\s*(?:OBSERVATION:|EXECUTION RESULT of \[|<returncode>|<tool_response>|<function_results?>|"
     r"Your (?:last )?command ran successfully and did not produce any output)"
@@ -91,7 +91,7 @@ def calls_of(turn: Turn) -> tuple[ToolCall, ...]:
     if turn.calls or turn.role is not Role.ASSISTANT or "<function=" not in turn.text:
         return turn.calls
     return tuple(
-        ToolCall("", name, json.dumps(dict(_XML_ARGUMENT.findall(body)))) for name, body in _XML_CALL.findall(turn.text)
+        ToolCall("", name, json.dumps(dict(XML_ARGUMENT.findall(body)))) for name, body in _XML_CALL.findall(turn.text)
     )
 
 
@@ -129,7 +129,7 @@ def _ranged(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _commands(arguments: Mapping[str, Any]) -> list[str]:
     """Command lines; `["bash", "-lc", "…"]` is its last word."""
-    for key in _COMMANDS:
+    for key in COMMAND_KEYS:
         value = arguments.get(key)
         if isinstance(value, str):
             return [value]

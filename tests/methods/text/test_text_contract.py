@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def check(method, transcript, ratio, keep_recent):
         assert transcript == before
         return
     assert transcript == before
+    check_arguments(held, made)
     if room.fits(held):
         assert made is held
     check_legal(made.turns)
@@ -85,8 +87,28 @@ def check_pieces(held, made, room):
         if not piece.made:
             assert piece.turn is held.pieces[piece.at].turn
         else:
-            assert piece.turn.text
+            assert piece.turn.text or piece.turn.calls
             assert all(line.turns for line in piece.lines)
+
+
+def check_arguments(held, made):
+    """Every call keeps its name and its keys, each with a value of its kind; text that is no object stays text."""
+    calls = {call.id: call for piece in held.pieces for call in piece.turn.calls}
+    for call in (call for piece in made.pieces for call in piece.turn.calls):
+        assert call.name == calls[call.id].name
+        assert shape(call.arguments) == shape(calls[call.id].arguments)
+
+
+def shape(arguments):
+    def kinds(value):
+        if isinstance(value, dict):
+            return {key: kinds(item) for key, item in value.items()}
+        return [kinds(item) for item in value] if isinstance(value, list) else type(value)
+
+    try:
+        return kinds(json.loads(arguments))
+    except ValueError:
+        return "text"
 
 
 def splits_an_exchange(held, room):

@@ -29,6 +29,10 @@ CALLS = (
     ("Bash", {"command": "cat b.py"}),
     ("bash", {"command": "pytest -q 2>&1 | tail -20"}),
     ("Write", {"file_path": "b.py", "content": "x = 1\n"}),
+    ("Write", {"file_path": "b.py", "content": 'y = "é"\n' * 60, "mode": 420}),
+    ("bash", {"command": "cat > c.py <<'EOF'\n" + "z = 2\n" * 60 + "EOF\npytest"}),
+    ("MultiEdit", {"path": "c.py", "edits": [{"old": "z", "new": "w = 3\n" * 60}, {"old": "w", "new": "v"}]}),
+    ("apply_patch", "*** Begin Patch\n*** Update File: b.py\n" + "+x\n" * 99),
     ("shell", {"command": ["bash", "-lc", "sed -n '1,20p' a.py"]}),
     ("search", {"query": "port"}),
 )
@@ -48,7 +52,10 @@ def _exchange(draw, number):
     if kind == "harness":
         return [Turn(Role.TOOL, draw(observation))]
     made = draw(st.lists(st.sampled_from(CALLS), min_size=1, max_size=3))
-    calls = tuple(ToolCall(f"c{number}_{at}", name, json.dumps(args)) for at, (name, args) in enumerate(made))
+    calls = tuple(
+        ToolCall(f"c{number}_{at}", name, args if isinstance(args, str) else json.dumps(args))
+        for at, (name, args) in enumerate(made)
+    )
     results = [Turn(Role.TOOL, draw(observation), call_id=call.id, is_error=draw(st.booleans())) for call in calls]
     return [Turn(Role.ASSISTANT, "next", calls=calls), *draw(st.permutations(results))]
 

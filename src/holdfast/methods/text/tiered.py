@@ -1,7 +1,7 @@
 """Cheap first, and stop when it fits: what is lost least comes first, what is lost for good comes last.
 
 Superseded reads, then the middle of long observations, then observations behind a line that says what was there, then
-observations altogether, then whole exchanges. No model is asked.
+observations altogether, then long arguments of calls, then whole exchanges. No model is asked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from holdfast.transcript.draft import Draft
 class Tiered:
     """Each step gets what the one before it could not make fit."""
 
-    steps: str = "dedup_reads+clamp+mask_observations+drop_observations+truncate"
+    steps: str = "dedup_reads+clamp+mask_observations+drop_observations+mask_calls+truncate"
     """Text methods with their defaults, joined by `+`."""
 
     name: ClassVar[str] = "tiered"

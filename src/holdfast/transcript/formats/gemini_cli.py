@@ -16,7 +16,7 @@ from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry, Malformed, numbered
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.openai_chat import pair_by_order
-from holdfast.transcript.formats.rebuild import Change, rebuild, render, several, unpacked
+from holdfast.transcript.formats.rebuild import Change, input_like, rebuild, render, several, unpacked
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text, text_or_empty
 
@@ -250,7 +250,7 @@ def _edited_record(value: dict[str, Any], changes: tuple[Change, ...]) -> Any:
 def _edited_call(old: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
     fields = {**old, "id": call.id, "name": call.name}
     if json_text(old.get("args", {})) != call.arguments:
-        fields["args"] = call_input(call)
+        fields["args"] = input_like(old.get("args"), call)
     if result and result.new and result.new != result.raw:
         fields["result"] = [_response_part(result.new, call.name)]
         fields.pop("resultDisplay", None)
@@ -296,8 +296,18 @@ def _said_parts(parts: Sequence[dict[str, Any]], raw: Turn, new: Turn) -> list[A
     if new.reasoning != raw.reasoning:
         thoughts = [{"text": new.reasoning, "thought": True}] if new.reasoning else []
     olds = {call.id: part for call, part in zip(raw.calls, calls, strict=True)}
-    kept = {call.id for call in raw.calls if call in new.calls}
-    return [*thoughts, *words, *(olds[c.id] if c.id in kept else _call_part(c) for c in new.calls)]
+    same = {call.id for call in raw.calls if call in new.calls}
+    now = [
+        olds[c.id] if c.id in same else _edited_call_part(olds[c.id], c) if c.id in olds else _call_part(c)
+        for c in new.calls
+    ]
+    return [*thoughts, *words, *now]
+
+
+def _edited_call_part(part: dict[str, Any], call: ToolCall) -> dict[str, Any]:
+    """The part with other arguments; a signature stands beside the call, and without it the call is refused."""
+    old = part["functionCall"]
+    return {**part, "functionCall": {**old, "args": input_like(old.get("args"), call)}}
 
 
 def _call_part(call: ToolCall) -> dict[str, Any]:

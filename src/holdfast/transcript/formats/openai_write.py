@@ -61,7 +61,7 @@ def _put_calls(message: dict[str, Any], raw: Sequence[ToolCall], calls: Sequence
     """Calls that stay keep their fields; what is new is appended."""
     kept, fresh = kept_calls(raw, calls)
     wire = message.get("tool_calls") or []
-    made = [_put_call(old, call) for old, call in zip(wire, kept, strict=False) if call]
+    made = [put_call(old, call) for old, call in zip(wire, kept, strict=False) if call]
     rest = kept[len(wire) :]
     if message.get("function_call") is not None:
         legacy = rest.pop(0)
@@ -77,9 +77,11 @@ def _put_calls(message: dict[str, Any], raw: Sequence[ToolCall], calls: Sequence
         message.pop("tool_calls", None)
 
 
-def _put_call(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
+def put_call(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
+    """A call on the wire with other arguments, of either kind."""
     key, field = ("custom", "input") if old.get("type") == "custom" else ("function", "arguments")
-    return {**old, key: _put_body(old[key], field, call)}
+    body = _put_body(old[key], field, call)
+    return old if body is old[key] else {**old, key: body}
 
 
 def _put_body(body: dict[str, Any], field: str, call: ToolCall) -> dict[str, Any]:

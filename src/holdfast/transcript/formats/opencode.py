@@ -15,7 +15,7 @@ from typing import Any
 from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry, Malformed
 from holdfast.transcript.draft import Draft
-from holdfast.transcript.formats.rebuild import Change, Item, rebuild, render, several, unpacked
+from holdfast.transcript.formats.rebuild import Change, Item, input_like, rebuild, render, several, unpacked
 from holdfast.transcript.parts import fold_parts
 from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -273,7 +273,7 @@ def _edited_tool(part: dict[str, Any], call: ToolCall, result: Change | None) ->
     """A call with its result. One that never ended has only an error to hold it."""
     state = part["state"] if isinstance(part.get("state"), dict) else {}
     if json_text(state.get("input", {})) != call.arguments:
-        state = {**state, "input": call_input(call)}
+        state = {**state, "input": input_like(state.get("input"), call)}
     if result and result.new and result.new != result.raw:
         times = state.get("time")
         if isinstance(times, dict):

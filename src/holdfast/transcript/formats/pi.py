@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry, Malformed
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.codex import appended
+from holdfast.transcript.formats.rebuild import input_like
 from holdfast.transcript.parts import fold
 from holdfast.transcript.refill import refill
 from holdfast.transcript.size import count
@@ -318,4 +318,10 @@ def _answer(content: Any, raw: Turn, new: Turn) -> list[Any]:
 
 
 def _call_part(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
-    return {**old, "type": "toolCall", "id": call.id, "name": call.name, "arguments": call_input(call)}
+    return {
+        **old,
+        "type": "toolCall",
+        "id": call.id,
+        "name": call.name,
+        "arguments": input_like(old.get("arguments"), call),
+    }

@@ -223,7 +223,12 @@ def put_blocks(
 
 def _put_use(part: dict[str, Any], call: ToolCall) -> dict[str, Any]:
     same = json_text(part.get("input", {})) == call.arguments and part["name"] == call.name
-    return part if same else {**part, "name": call.name, "input": call_input(call)}
+    return part if same else {**part, "name": call.name, "input": input_like(part.get("input"), call)}
+
+
+def input_like(old: Any, call: ToolCall) -> Any:
+    """A call's arguments in the kind in which they stood: as a text, or as an object."""
+    return call.arguments if isinstance(old, str) else call_input(call)
 
 
 def render(document: Document, items: Sequence[Item], key: str = "messages") -> str:

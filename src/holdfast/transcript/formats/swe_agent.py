@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
-from holdfast.transcript.compose import openai_call
+from holdfast.transcript.compose import call_input, openai_call
 from holdfast.transcript.document import Document, Entry, numbered
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import openai_chat
@@ -109,13 +109,21 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
 
 
 def _with_calls(fields: dict[str, Any], raw: Sequence[ToolCall], new: Sequence[ToolCall]) -> dict[str, Any]:
-    """The message with these calls. An action in the text is none of them once they differ."""
+    """The message with these calls. An action in the text takes another command; of other calls it is none."""
     wire = fields.get("tool_calls")
+    if not wire and [call.id for call in raw] == [call.id for call in new] and (command := _command(new[0])):
+        return {**fields, "action": command}
     olds = {call.id: old for call, old in zip(raw, wire, strict=False)} if isinstance(wire, list) else {}
     same = {call.id for call in raw if call in new}
     calls = [olds[call.id] if call.id in olds and call.id in same else openai_call(call) for call in new]
     kept = {key: value for key, value in fields.items() if key not in ("tool_calls", "action")}
     return {**kept, **({"tool_calls": calls} if calls else {})}
+
+
+def _command(call: ToolCall) -> str:
+    """The command line of a call that has nothing else, as an action can say it; else empty."""
+    given = call_input(call)
+    return text_or_empty(given.get("command")).strip() if given.keys() == {"command"} else ""
 
 
 def _new(turn: Turn, near: Any) -> Any:
