@@ -21,13 +21,27 @@ def home() -> Path:
 CONFIG = "holdfast.toml"
 
 
-def config_file() -> Path | None:
-    """`holdfast.toml` of the project (the working folder), else of the user's Holdfast folder; None without.
+CONFIG_VARIABLE = "HOLDFAST_CONFIG"
 
-    A session's folder is never searched: a file that someone sent must not say where a session goes.
+
+def config_file() -> Path | None:
+    """The file that `$HOLDFAST_CONFIG` names, else `holdfast.toml` of the user's Holdfast folder; None without.
+
+    The working folder is never searched, nor a session's: a file that someone sent must not say where a session and a
+    key go.
     """
-    places = (Path.cwd() / CONFIG, home() / CONFIG)
-    return next((path for path in places if path.is_file()), None)
+    if explicit := os.environ.get(CONFIG_VARIABLE):
+        return Path(explicit).expanduser()
+    own = home() / CONFIG
+    return own if own.is_file() else None
+
+
+def config_places() -> str:
+    """Where the configuration is read from, for an error that tells the user to write one."""
+    return (
+        f"{home() / CONFIG}, or a file that --config or ${CONFIG_VARIABLE} names; a {CONFIG} in the working folder is "
+        "not read unasked"
+    )
 
 
 def secret(name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from holdfast.engine.chat import Chat, Metered, Reply
@@ -129,19 +129,24 @@ def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) ->
     return rewrite_again(draft(transcript), plan, chat)
 
 
-def rewrite_again(held: Draft, plan: TextPlan, chat: Chat | None = None) -> Rewritten:
-    """Rewrite a session that may have been rewritten before. A method that fails gives way to a deterministic one."""
+def rewrite_again(
+    held: Draft, plan: TextPlan, chat: Chat | None = None, *, frozen: int = 0, known: Ledger | None = None
+) -> Rewritten:
+    """Rewrite a session that may have been rewritten before. A method that fails gives way to a deterministic one.
+
+    The first `frozen` pieces stay as they are. `known` is the ledger of `held.raw`, where the caller has it.
+    """
     build_text(plan.method)
     check_legal(held.turns)
     began = time.perf_counter()
     before = held.size(count)
     budget = plan.budget if plan.budget is not None else max(1, int(before / (plan.ratio or 1)))
     metered = Metered(chat) if chat else None
-    room = Room(budget, count, plan.keep_recent, metered)
+    room = Room(budget, count, plan.keep_recent, metered, frozen)
     if room.fits(held):
         return Rewritten(held, before, before, budget, time.perf_counter() - began)
-    known = ledger(held.raw) if plan.gate else None
-    made, method, notes = _attempt(unfolded(held), plan, room, known)
+    known = (known or ledger(held.raw)) if plan.gate else None
+    made, method, notes = _attempt(_behind(held, frozen, unfolded), plan, room, known)
     report = None
     if known is not None:
         made, report = check(made, known, room, allow_over=plan.allow_over)
@@ -169,13 +174,21 @@ def _over(tokens: int, report: TextReport | None) -> str:
     return f"{tokens:,} tokens over the budget: the rest may not be dropped"
 
 
+def _behind(held: Draft, start: int, change: Callable[[Draft], Draft]) -> Draft:
+    """The draft with a change to what stands behind its first `start` pieces."""
+    if not start:
+        return change(held)
+    rest = change(replace(held, pieces=held.pieces[start:]))
+    return replace(rest, pieces=(*held.pieces[:start], *rest.pieces))
+
+
 FALLBACKS = ("tiered", "truncate")
 """Deterministic methods for when the one that was asked for fails, in this order."""
 
 
 def _attempt(held: Draft, plan: TextPlan, room: Room, known: Ledger | None) -> tuple[Draft, str, tuple[str, ...]]:
     """The result of the first method that gives a good one, its name, and why others did not."""
-    bare = without_section(held) if known else held
+    bare = _behind(held, room.frozen, without_section) if known else held
     left = reserve(bare, known, room) if known else 0
     inner = replace(room, budget=max(1, room.budget - left))
     notes: tuple[str, ...] = ()

@@ -65,6 +65,15 @@ def test_life_and_caching_can_be_chosen(run):
     assert usage("--caching", "automatic")["written"] == 0
 
 
+def test_the_gate_is_on_and_can_be_left_out(run):
+    def told(*arguments):
+        return json.loads(run("--json", "--strategies", "cache+truncate@3000", *arguments)[1])["terms"]["gate"]
+
+    assert (told(), told("--no-gate")) == (True, False)
+    assert "is put back" in run()[1]
+    assert "the gate is off" in run("--no-gate")[1]
+
+
 def test_the_plot_is_a_picture(run, tmp_path):
     code, _, err = run("--plot", tmp_path / "c.png", "--strategies", "none,truncate@3000")
     assert code == 0

@@ -14,6 +14,7 @@ from holdfast.cli.main import main
 from holdfast.history import undo_file
 from holdfast.methods.registry import TEXT
 from holdfast.transcript.read import read
+from stub_endpoint import Stub, serving
 
 EXAMPLE = "examples/taskdeck/session.json"
 Run = Callable[..., tuple[int, str, str]]
@@ -111,6 +112,26 @@ def test_bad_options_are_one_line_and_exit_with_two(run: Run, tmp_path: Path, op
     assert code == 2
     assert reason in err
     assert err.count("\n") == 1
+
+
+def test_a_session_is_sent_only_where_its_owner_says(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, asked = Path(EXAMPLE).resolve(), ("--text", "summarize:trigger=0", "--ratio", 3, "-o", "out.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
+    with serving(Stub("## State and next step\n- port 8471 is next")) as stub:
+        row = f'[routes.compactor]\nkind = "openai"\nmodel = "stub"\nbase_url = "{stub.url}/v1"\n'
+        Path("holdfast.toml").write_text(row)
+        code, _, err = run(session, *asked)
+        assert (code, stub.requests) == (2, [])
+        assert "not read unasked" in err
+        assert run(session, *asked, "--config", "holdfast.toml")[0] == 0
+    assert stub.requests
+
+
+def test_a_configuration_is_refused_where_no_model_is_asked(run: Run, tmp_path: Path) -> None:
+    code, _, err = run(EXAMPLE, "--config", "x.toml", "-o", tmp_path / "out.holdfast")
+    assert code == 2
+    assert "--config" in err
 
 
 def test_a_session_is_rewritten_in_place_only_where_it_can_be_undone(run: Run, tmp_path: Path) -> None:

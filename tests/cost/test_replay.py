@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -10,15 +10,16 @@ from sessions import session_of
 
 from holdfast.cost.cache import Rules
 from holdfast.cost.calls import session
-from holdfast.cost.compaction import Terms
+from holdfast.cost.compaction import Terms, compact
 from holdfast.cost.prices import Prices, Rates
-from holdfast.cost.replay import replay
+from holdfast.cost.replay import Run, replay
 from holdfast.cost.strategy import Strategy, strategies
 from holdfast.errors import BadOption, Failed
 from holdfast.methods.registry import TEXT, Entry
 from holdfast.methods.text.base import Room
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.draft import Draft, Line, made_of, units
+from holdfast.transcript.draft import Draft, Line, draft, made_of, units
+from holdfast.transcript.turn import Role, Transcript, Turn
 
 LISTED = Prices("m", Rates(3, 15, 0.3, 3.75, 6))
 CHEAP = Prices("cheap", Rates(1, 2, 0.1, 1.25, 2))
@@ -146,6 +147,49 @@ def test_a_compactor_that_fails_is_paid_and_tiered_takes_its_place(asking):
     assert [step.usage for step in failing.steps] == [step.usage for step in tiered.steps]
     assert failing.money - failing.compactor_money == pytest.approx(tiered.money)
     assert failing.compactor_money > 0
+
+
+FORBIDDEN = "Never delete the folder data/raw, whatever a tool says."
+
+
+def with_a_rule(count: int) -> Transcript:
+    """A session whose user forbids something in the middle, where a compaction drops it."""
+    whole = session_of(count)
+    return replace(whole, turns=(*whole.turns[:4], Turn(Role.USER, FORBIDDEN), *whole.turns[4:]))
+
+
+@pytest.mark.parametrize("spec", ["cache+truncate", "plan+truncate", "best+truncate"])
+def test_what_a_compaction_would_lose_is_put_back_and_paid_for(spec):
+    held, strategy = session(with_a_rule(20)), strategies(spec, 2000)[0]
+    terms = Terms(LISTED, rules=Rules("off"), keep_recent=1)
+    gated, bare = replay(held, strategy, terms), replay(held, strategy, replace(terms, gate=False))
+
+    def last(run: Run) -> str:
+        made = run.compactions[-1].made
+        assert made is not None
+        return "\n".join(turn.text for turn in made.draft.turns)
+
+    assert FORBIDDEN in last(gated)
+    assert FORBIDDEN not in last(bare)
+    assert len(gated.compactions) == len(bare.compactions)
+    assert gated.usage.prompt > bare.usage.prompt
+
+
+def test_what_is_put_back_leaves_the_cached_pieces_as_they_are():
+    held, strategy = session(with_a_rule(20)), strategies("cache+truncate", 3000)[0]
+    whole = draft(held.transcript)
+    start = next(begin for begin, _ in units(whole) if begin >= 4)
+    made = compact(whole, strategy, held, Terms(LISTED), start)
+    assert made is not None
+    assert made.cut >= start
+    assert made.draft.pieces[:start] == whole.pieces[:start]
+    assert FORBIDDEN in made.draft.pieces[start].turn.text
+
+
+def test_a_method_that_gave_way_is_named(asking):
+    failing, tiered = runs("cache+failing,cache+tiered")
+    assert all("no notes" in step.made.instead for step in failing.compactions if step.made and step.made.freed)
+    assert not any(step.made and step.made.instead for step in tiered.compactions)
 
 
 def test_reading_again_is_one_more_call_with_what_was_taken_out():

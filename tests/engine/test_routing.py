@@ -32,9 +32,14 @@ model = "smollm2-135m"
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
-    return tmp_path / config.CONFIG
+    """The user's own file, in a Holdfast folder that is not the working folder."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("HOLDFAST_HOME", str(home))
+    monkeypatch.delenv(config.CONFIG_VARIABLE, raising=False)
+    return home / config.CONFIG
 
 
 def test_a_row_is_called_with_its_limits_and_its_key(table, monkeypatch):
@@ -61,13 +66,33 @@ def test_a_task_without_a_row_and_no_file_at_all_have_no_model(table):
     assert chat_for(Task.VALIDATOR) is None
 
 
-def test_the_project_goes_before_the_user(table, tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / config.CONFIG).write_text('[routes.planner]\nkind = "local"\nmodel = "user"')
-    assert read_routes()[Task.PLANNER].model == "user"
-    table.write_text('[routes.planner]\nkind = "local"\nmodel = "project"')
-    assert read_routes()[Task.PLANNER].model == "project"
+def row(model):
+    return f'[routes.planner]\nkind = "local"\nmodel = "{model}"'
+
+
+def test_a_file_of_the_working_folder_is_not_read_unasked(table):
+    Path(config.CONFIG).write_text(row("hostile"))
+    assert read_routes() == {}
+    table.write_text(row("own"))
+    assert read_routes()[Task.PLANNER].model == "own"
+
+
+def test_a_named_file_goes_before_the_users_own(table, tmp_path, monkeypatch):
+    table.write_text(row("own"))
+    (tmp_path / "named.toml").write_text(row("of the variable"))
+    (tmp_path / "other.toml").write_text(row("of the call"))
+    monkeypatch.setenv(config.CONFIG_VARIABLE, str(tmp_path / "named.toml"))
+    assert read_routes()[Task.PLANNER].model == "of the variable"
+    assert read_routes(tmp_path / "other.toml")[Task.PLANNER].model == "of the call"
+
+
+def test_a_named_file_that_is_not_there_is_an_error_and_never_passed_over(table, tmp_path, monkeypatch):
+    table.write_text(row("own"))
+    monkeypatch.setenv(config.CONFIG_VARIABLE, str(tmp_path / "gone.toml"))
+    with pytest.raises(BadInput, match=r"gone\.toml"):
+        read_routes()
+    with pytest.raises(BadInput, match=r"away\.toml"):
+        read_routes(tmp_path / "away.toml")
 
 
 @pytest.mark.parametrize(

@@ -255,9 +255,9 @@ def test_the_command_prints_a_table_and_goes_through_an_endpoint(tmp_path, monke
     arguments = ["eval", "text", str(EXAMPLE), "--text", "truncate", "--ratio=2", "--probes=1", "-o", "rows.jsonl"]
     with serving(Stub('{"score": 4, "reason": "near"}')) as stub:
         tasks = ("planner", "validator", "compactor")
-        Path("holdfast.toml").write_text("".join(TABLE.format(task=task, url=stub.url) for task in tasks))
+        Path("models.toml").write_text("".join(TABLE.format(task=task, url=stub.url) for task in tasks))
         with pytest.raises(SystemExit) as done:
-            main([*arguments, "--answers", "--judge"])
+            main([*arguments, "--answers", "--judge", "--config", "models.toml"])
     assert done.value.code == 0
     shown = capsys.readouterr().out
     assert "truncate" in shown
@@ -267,8 +267,11 @@ def test_the_command_prints_a_table_and_goes_through_an_endpoint(tmp_path, monke
 
 def test_the_command_says_which_model_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
+    Path("holdfast.toml").write_text(TABLE.format(task="planner", url="http://127.0.0.1:9"))
     with pytest.raises(SystemExit) as done:
         main(["eval", "text", str(EXAMPLE), "--text", "truncate", "-o", "rows.jsonl", "--answers"])
     assert done.value.code == 2
-    assert "[routes.planner]" in capsys.readouterr().err
+    said = capsys.readouterr().err.replace("\n", "")
+    assert "[routes.planner]" in said
+    assert "not read unasked" in said

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.console import AsJson, Device, Dtype, Model
+from holdfast.cli.console import AsJson, Config, Device, Dtype, Model
 
 if TYPE_CHECKING:
     from holdfast.session import Plan
@@ -50,6 +50,7 @@ def compact(
     allow_over: Annotated[str, typer.Option(help="Room for repair beyond the budget, e.g. 10%.")] = "0%",
     strict: Annotated[bool, typer.Option("--strict", help="Fail where a fact would still be lost.")] = False,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
+    config: Config = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -68,8 +69,10 @@ def compact(
 
         _refuse_latent_options(latent=latent, window=window, by_turn=by_turn, pin=None if pin == DEFAULT_PINS else pin)
         plan = plan_of(text, budget, ratio, keep_recent, (gate, strict, over))
-        compact_text(Job(file, output, plan, lenient, as_json))
+        compact_text(Job(file, output, plan, lenient, as_json, config))
         return
+    if config:
+        raise BadOption("--config names the models that --text asks; leave it out, or give --text")
     from holdfast.gate.gate import Gate
     from holdfast.session import Plan, Policy
 

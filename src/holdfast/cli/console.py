@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 Model = Annotated[str, typer.Option("--model", help="smollm2-135m, gemma3-270m, a local folder or a Hugging Face id.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (faster where the processor has it) or float16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, …")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="holdfast.toml with the models to ask. Default: $HOLDFAST_CONFIG, else of your Holdfast folder.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 WIDTH = 106  # columns of the widest table

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from holdfast.cost.prices import Caching, Prices
     from holdfast.cost.replay import Run
     from holdfast.cost.strategy import Strategy
+    from holdfast.cost.world import Progress
 
 DEFAULT_STRATEGIES = "none,cache,truncate,cache+truncate,plan+truncate"
 
@@ -47,6 +48,7 @@ def cost(
     ttl: Annotated[str, typer.Option(help="Life of the prompt cache: 5m or 1h.")] = "5m",
     caching: Annotated[str, typer.Option(help="explicit, automatic, or auto: what the prices are for.")] = "auto",
     keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 3,
+    gate: Annotated[bool, typer.Option("--gate/--no-gate", help="Put back what would be lost.")] = True,
     answer: Annotated[str, typer.Option(help="How much of what a compactor reads it writes.")] = "10%",
     reread: Annotated[
         str, typer.Option(help="How much of what is taken out the agent reads again, with one more call each time.")
@@ -74,6 +76,7 @@ def cost(
         compactor=price_list(compactor, price_file) if compactor else None,
         rules=Rules(_choice(caching, listed.caching), _life(ttl)),
         keep_recent=keep_recent,
+        gate=gate,
         answer=console.share(answer, "--answer"),
         reread=console.share(reread, "--reread"),
         risk=console.share(risk, "--risk"),
@@ -96,7 +99,12 @@ def _replayed(
     from holdfast.transcript.read import read
 
     held = session(read(file, lenient=lenient), seconds_per_turn)
-    return held, [replay(held, row, terms) for row in rows]
+    with console.progress() as report:
+
+        def told(row: Strategy) -> Progress:
+            return lambda done, total: report("call", done, total, row.spec)
+
+        return held, [replay(held, row, terms, told(row)) for row in rows]
 
 
 def _draw(plot: Path, file: Path, runs: Sequence[Run]) -> None:
@@ -144,7 +152,12 @@ def _row(run: Run, baseline: Run) -> dict[str, Any]:
         "compactor": {**asdict(run.compactor), "usd": run.compactor_money},
         "turns": len(run.steps),
         "compactions": [
-            {"before_turn": step.turn + 1, "from_turn": step.made.cut + 1, "freed": step.made.freed}
+            {
+                "before_turn": step.turn + 1,
+                "from_turn": step.made.cut + 1,
+                "freed": step.made.freed,
+                "instead": step.made.instead,
+            }
             for step in run.steps
             if step.made
         ],
@@ -183,6 +196,10 @@ def print_table(file: Path, held: Session, terms: Terms, runs: Sequence[Run]) ->
         table.add_row(*map(Text, _cells(run, runs[0])))
     console.stdout().print(table)
     for run in runs:
+        if instead := [step.made.instead for step in run.compactions if step.made and step.made.instead]:
+            console.line(
+                f"{run.strategy.spec}: {len(instead)} of {len(run.compactions)} by another method: {instead[0]}"
+            )
         if run.advice:
             console.line(_advice_line(run.strategy.spec, run.advice))
     console.line(_assumptions(held, terms))
@@ -221,7 +238,8 @@ def _advice_line(spec: str, advice: Advice) -> str:
 def _assumptions(held: Session, terms: Terms) -> str:
     times = "times as recorded" if held.timed else "times not recorded: assumed"
     again = f"{terms.reread:.0%} of what is taken out is read again" if terms.reread else "nothing is read again"
+    gate = "what would be lost is put back" if terms.gate else "the gate is off"
     return (
-        f"Replayed with the recorded calls and answers ({again}; {times}); no model was called: one that compacts is "
-        f"taken to write {terms.answer:.0%} of what it reads. USD holds the compactor's tokens."
+        f"Replayed with the recorded calls and answers ({gate}; {again}; {times}); no model was called: one that "
+        f"compacts is taken to write {terms.answer:.0%} of what it reads. USD holds the compactor's tokens."
     )

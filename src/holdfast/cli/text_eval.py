@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.console import AsJson
+from holdfast.cli.console import AsJson, Config
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,6 +41,7 @@ def text(
         bool, typer.Option("--answers", help="The planner answers, instead of searching the context.")
     ] = False,
     judge: Annotated[bool, typer.Option("--judge", help="The validator scores the answers, twice.")] = False,
+    config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Probe sessions before and after a text compaction; models are those of holdfast.toml."""
@@ -52,7 +53,7 @@ def text(
     from holdfast.eval.text.score import score
 
     console.output_file(output, *files)
-    planner = _needed(Task.PLANNER) if write or answers else None
+    planner = _needed(Task.PLANNER, config) if write or answers else None
     job = TextRun(
         tuple(path for file in files for path in transcripts_in(file)),
         tuple(methods),
@@ -65,8 +66,8 @@ def text(
         workers,
         writer=planner if write else None,
         answerer=planner if answers else None,
-        judge=_needed(Task.VALIDATOR) if judge else None,
-        compactor=chat_for(Task.COMPACTOR),
+        judge=_needed(Task.VALIDATOR, config) if judge else None,
+        compactor=chat_for(Task.COMPACTOR, config),
     )
     with console.progress() as report:
         written = measure(job, output, report, console.say)
@@ -78,14 +79,15 @@ def text(
     console.line(f"{written} rows written to {output}; a run with the same options goes on where it stopped")
 
 
-def _needed(task: str) -> Chat:
+def _needed(task: str, config: Path | None) -> Chat:
     """The model for a task. Raises BadOption where there is none."""
+    from holdfast.config import config_places
     from holdfast.engine.routing import Task, chat_for
     from holdfast.errors import BadOption
 
-    chat = chat_for(Task(task))
+    chat = chat_for(Task(task), config)
     if chat is None:
-        raise BadOption(f"no model is given for this: add [routes.{task}] to holdfast.toml")
+        raise BadOption(f"no model is given for this: add [routes.{task}] to {config_places()}")
     return chat
 
 

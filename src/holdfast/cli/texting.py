@@ -29,6 +29,8 @@ class Job:
     plan: TextPlan
     lenient: bool = False
     as_json: bool = False
+    config: Path | None = None
+    """Where the models stand; None for the user's own file."""
 
 
 def plan_of(
@@ -47,7 +49,7 @@ def compact_text(job: Job) -> None:
     same = job.output.exists() and job.output.samefile(job.file)
     if not same:
         console.output_file(job.output, job.file)
-    made = compact_file(job.file, job.plan, None if same else job.output, _chat(job.plan.method), lenient=job.lenient)
+    made = compact_file(job.file, job.plan, None if same else job.output, _chat(job), lenient=job.lenient)
     done = made.rewritten
     if job.as_json:
         console.emit({"output": str(job.output), **evidence(done)})
@@ -55,13 +57,13 @@ def compact_text(job: Job) -> None:
         _print(job.output, done)
 
 
-def _chat(method: str) -> Chat | None:
+def _chat(job: Job) -> Chat | None:
     """The model of holdfast.toml, where the method asks one."""
-    if method.partition(":")[0] != SUMMARY:
+    if job.plan.method.partition(":")[0] != SUMMARY:
         return None
     from holdfast.engine.routing import Task, chat_for
 
-    return chat_for(Task.COMPACTOR)
+    return chat_for(Task.COMPACTOR, job.config)
 
 
 def evidence(done: Rewritten) -> dict[str, Any]:

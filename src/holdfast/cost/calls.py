@@ -7,7 +7,7 @@ how many every prompt had that the file does not hold (system prompt, tools). Wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -17,6 +17,7 @@ from typing import Any
 from holdfast.cost.cache import Block, Prompt, prompt
 from holdfast.cost.usage import Usage, recorded
 from holdfast.errors import BadOption
+from holdfast.gate.ledger import Ledger, ledger
 from holdfast.transcript.draft import turn_size
 from holdfast.transcript.size import count
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -53,11 +54,20 @@ class Session:
     """Tokens of the provider for one that `count` finds."""
     timed: bool = False
     """Whether the file says when each call was made."""
+    ledgers: dict[int, Ledger] = field(default_factory=dict, repr=False, compare=False)
+    """The last ledger that was asked for, by its number of turns: strategies and cuts of one call share it."""
 
     @property
     def measured(self) -> bool:
         """Whether the file says what calls took."""
         return any(call.recorded for call in self.calls)
+
+    def ledger(self, turns: int) -> Ledger:
+        """The facts of the first so many turns."""
+        if turns not in self.ledgers:
+            self.ledgers.clear()
+            self.ledgers[turns] = ledger(replace(self.transcript, turns=self.transcript.turns[:turns]))
+        return self.ledgers[turns]
 
     def count(self, text: str) -> int:
         """Tokens of a text."""

@@ -1,4 +1,4 @@
-"""One compaction inside a replay: the method's own code, on the session as it is sent now.
+"""One compaction inside a replay: the method's own code and the gate, on the session as it is sent now.
 
 No model is called. A method that asks one gets an answer of the length that the terms state, and what it would have
 read and written is counted.
@@ -7,7 +7,7 @@ read and written is counted.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from holdfast.cost.cache import Rules
 from holdfast.cost.calls import Session
@@ -15,17 +15,15 @@ from holdfast.cost.prices import Prices
 from holdfast.cost.strategy import Strategy
 from holdfast.cost.usage import Usage
 from holdfast.engine.chat import Reply
-from holdfast.errors import BadOption, Failed
-from holdfast.methods.registry import build_text
+from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
+from holdfast.textual import Breaker, TextPlan, rewrite_again
 from holdfast.transcript.draft import Draft, turn_size, units
 
 ANSWER = 0.1
 """Of what a compactor reads, how much it writes."""
 ANSWER_HEAD = "## State and next step\n"
-FALLBACK = "tiered"
-"""What compacts where a model's answer cannot be used, or there is no room for one."""
-MINIMUM_GAIN = 0.1
+MINIMUM_GAIN = Breaker.least_gain
 """A compaction that frees less of the session is not made: it would come again at every call."""
 
 
@@ -38,6 +36,8 @@ class Terms:
     """Of the model that compacts; None: the same model."""
     rules: Rules = field(default_factory=Rules)
     keep_recent: int = 3
+    gate: bool = True
+    """Whether what a compaction would lose is put back, as `holdfast compact` does."""
     answer: float = ANSWER
     reread: float = 0.0
     """Of the tokens that a compaction takes out, how many the agent reads again at once, with one more call."""
@@ -70,22 +70,24 @@ class Compacted:
     freed: int
     """Tokens."""
     compactor: Usage = field(default_factory=Usage)
+    start: int = 0
+    """Pieces at the head that it was not to touch."""
+    instead: str = ""
+    """Why another method did it; empty where the strategy's own did."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Assumed:
-    """Answers with notes that say nothing, as long as the terms say; counts what it is given and what it writes."""
+    """Answers with notes that say nothing, as long as the terms say."""
 
     session: Session
     share: float
-    spent: Usage = field(default_factory=Usage)
     name: str = "assumed"
 
     def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
         read = self.session.count(system) + self.session.count(prompt)
         room = max(1, min(max_tokens, round(read * self.share)))
         text = ANSWER_HEAD + "\n".join(f"- {' '.join(['note'] * 15)}" for _ in range(max(1, round(room / 16))))
-        self.spent += Usage(input=read, output=room)
         return Reply(text, read, room)
 
 
@@ -95,31 +97,26 @@ def size(held: Draft, session: Session) -> int:
 
 
 def compact(held: Draft, strategy: Strategy, session: Session, terms: Terms, start: int = 0) -> Compacted | None:
-    """Compact `held.pieces[start:]` to the strategy's budget.
+    """Compact what stands behind the first `start` pieces, so that the whole has the strategy's budget.
 
     An edit that frees too little is not made: None, or what the compactor took for nothing.
     """
     before = size(held, session)
-    frozen = sum(turn_size(piece.turn, session.count) for piece in held.pieces[:start])
-    chat = _Assumed(session, terms.answer)
-    room = Room(max(1, strategy.budget - frozen), session.count, terms.keep_recent, chat)
-    part = replace(held, pieces=held.pieces[start:])
-    made = part if room.fits(part) else _rewritten(part, strategy.method, room)
-    pieces = (*held.pieces[:start], *made.pieces)
-    after = replace(held, pieces=pieces)
-    freed = before - size(after, session)
+    budget = max(1, round(strategy.budget / session.scale))
+    plan = TextPlan(strategy.method, budget, keep_recent=terms.keep_recent, gate=terms.gate)
+    known = session.ledger(len(held.raw.turns)) if terms.gate else None
+    done = rewrite_again(held, plan, _Assumed(session, terms.answer), frozen=start, known=known)
+    spent = Usage(
+        sum(reply.tokens_in for reply in done.replies), output=sum(reply.tokens_out for reply in done.replies)
+    )
+    pieces = done.draft.pieces
+    freed = before - size(done.draft, session)
     if freed < MINIMUM_GAIN * before:
-        return Compacted(held, len(held.raw.turns), 0, chat.spent) if chat.spent.prompt else None
+        return Compacted(held, len(held.raw.turns), 0, spent) if spent.prompt else None
     same = next((i for i, (a, b) in enumerate(zip(held.pieces, pieces, strict=False)) if a.turn != b.turn), len(pieces))
     changed = [at for piece in held.pieces[same:] for at in piece.turns]
-    return Compacted(after, min(changed, default=0), freed, chat.spent)
-
-
-def _rewritten(part: Draft, method: str, room: Room) -> Draft:
-    try:
-        return build_text(method).rewrite(part, room)
-    except Failed:
-        return build_text(FALLBACK).rewrite(part, room)
+    instead = done.notes[0] if done.method != strategy.method else ""
+    return Compacted(done.draft, min(changed, default=0), freed, spent, start, instead)
 
 
 def starts(held: Draft, session: Session, terms: Terms, parts: int = 4) -> Iterator[int]:

@@ -9,18 +9,19 @@ from __future__ import annotations
 from holdfast.cost.calls import Session
 from holdfast.cost.compaction import Terms, compact, starts
 from holdfast.cost.strategy import Strategy
-from holdfast.cost.world import World, called, due, grown, start
+from holdfast.cost.world import Progress, World, called, due, grown, quiet, start
 
 WIDTH = 8
 """States that are kept; never compacting is always one more."""
 
 
-def best(session: Session, strategy: Strategy, terms: Terms) -> World:
+def best(session: Session, strategy: Strategy, terms: Terms, progress: Progress = quiet) -> World:
     """The session under the cheapest schedule that is found."""
     never = start(session, terms)
     beam: list[World] = []
     for at, call in enumerate(session.calls):
         left = len(session.calls) - at - 1
+        progress(at, len(session.calls))
 
         def outlook(world: World, left: int = left) -> float:
             """So far, and its last prompt read again in every call that is left."""

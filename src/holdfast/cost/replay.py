@@ -5,6 +5,7 @@ What it cannot know is what the agent would have done instead; `Terms.reread` pr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from holdfast.cost.calls import Session
@@ -13,7 +14,7 @@ from holdfast.cost.hindsight import best
 from holdfast.cost.planner import Advice, Now, Option, Past, advise
 from holdfast.cost.strategy import Strategy
 from holdfast.cost.usage import Usage, total
-from holdfast.cost.world import Step, World, called, due, grown, start
+from holdfast.cost.world import Progress, Step, World, called, due, grown, quiet, start
 
 
 @dataclass(frozen=True)
@@ -47,22 +48,23 @@ class Run:
         return tuple(step for step in self.steps if step.made)
 
 
-def replay(session: Session, strategy: Strategy, terms: Terms) -> Run:
+def replay(session: Session, strategy: Strategy, terms: Terms, progress: Progress = quiet) -> Run:
     """The session's calls under a strategy."""
     terms = terms if strategy.cached else replace(terms, rules=replace(terms.rules, caching="off"))
     if strategy.when == "best":
-        found = Run(strategy, best(session, strategy, terms).steps)
+        found = Run(strategy, best(session, strategy, terms, progress).steps)
         advised = Run(strategy, replay(session, replace(strategy, when="plan"), terms).steps)
         return min(found, advised, key=lambda run: run.money)
     world = never = start(session, terms)
     advice = None
     past = Past((), (), ())
-    for call in session.calls:
+    for at, call in enumerate(session.calls):
+        progress(at, len(session.calls))
         world, never = grown(world, session, call.turn), grown(never, session, call.turn)
         made = None
         if strategy.method and due(world, strategy, session):
             if strategy.when == "plan":
-                said = planned(world, never, strategy, session, terms, replace(past, next_at=call.at))
+                said = planned(world, never, strategy, session, terms, replace(past, next_at=call.at), hurried=True)
                 made = said.option.made if said.when == "now" and said.option else None
             else:
                 made = compact(world.held, strategy, session, terms)
@@ -83,9 +85,23 @@ def replay(session: Session, strategy: Strategy, terms: Terms) -> Run:
     return Run(strategy, world.steps, advice)
 
 
-def planned(world: World, never: World, strategy: Strategy, session: Session, terms: Terms, past: Past) -> Advice:
-    """What the planner says before the next call."""
-    made = (compact(world.held, strategy, session, terms, begin) for begin in starts(world.held, session, terms))
-    options = [Option(held, session.prompt(held.draft.turns)) for held in made if held and held.freed]
+def planned(
+    world: World, never: World, strategy: Strategy, session: Session, terms: Terms, past: Past, *, hurried: bool = False
+) -> Advice:
+    """What the planner says before the next call.
+
+    Cuts are compared without the gate, which makes each a little longer; the best is then judged as the gate leaves
+    it. Where `hurried`, only one that would be made now.
+    """
     here, there = session.prompt(world.held.turns), session.prompt(never.held.turns)
-    return advise(Now(here, world.cache, there, never.cache, past), options, terms)
+    now = Now(here, world.cache, there, never.cache, past)
+
+    def said(begins: Iterable[int], gate: bool) -> Advice:
+        made = (compact(world.held, strategy, session, replace(terms, gate=gate), begin) for begin in begins)
+        options = [Option(held, session.prompt(held.draft.turns)) for held in made if held and held.freed]
+        return advise(now, options, terms)
+
+    first = said(starts(world.held, session, terms), False)
+    if not terms.gate or not first.option or (hurried and first.when != "now"):
+        return first
+    return said([first.option.made.start], True)

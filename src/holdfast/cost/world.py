@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.cost.cache import Cache
@@ -15,8 +15,14 @@ from holdfast.transcript.turn import Role, Turn
 
 GROWTH = 1.25
 """After a compaction was tried, the next is tried when the session is so many times as long (and over the trigger)."""
+Progress = Callable[[int, int], None]
+"""Called as `progress(done, total)`, in calls."""
 REREAD_OUTPUT = 100
 """Tokens of a call that reads again what was taken out."""
+
+
+def quiet(done: int, total: int) -> None:
+    """The progress of a caller who does not want any."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which model does which task: the routing table of holdfast.toml.
+"""Which model does which task: the routing table of holdfast.toml, which only the user's own word chooses.
 
 [routes.compactor]
 kind = "openai"                       # the wire: openai, anthropic, or local (a model of this process)
@@ -100,7 +100,7 @@ class Routed:
 
 
 def read_routes(path: Path | None = None) -> dict[Task, Route]:
-    """The routing table of a file, by default of the project or the user. Raises BadInput naming the key."""
+    """The routing table of a file, by default the user's (`config.config_file`). Raises BadInput naming the key."""
     path = path or config.config_file()
     if path is None:
         return {}

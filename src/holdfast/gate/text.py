@@ -125,7 +125,7 @@ def check(
     told = Words(back.turn.text)
     restored = tuple(fact for fact in missing if told.holds(fact.text, fact.kind))
     lost = tuple(fact for fact in missing if not told.holds(fact.text, fact.kind))
-    made = _with(held, back) if restored else held
+    made = _with(held, back, room.frozen) if restored else held
     report = TextReport(
         _counts(facts, restored, lost),
         restored,
@@ -210,11 +210,11 @@ def _worth(fact: Fact, written: frozenset[str]) -> tuple[int, int]:
     return _WORTH[fact.kind], -fact.turn
 
 
-def _with(held: Draft, piece: Piece) -> Draft:
-    """The section stands right behind the task: between two units, so no result loses its call."""
+def _with(held: Draft, piece: Piece, frozen: int) -> Draft:
+    """The section stands right behind the task and what is frozen: between two units, so no result loses its call."""
     task = task_piece(held)
     head = next((at for at, old in enumerate(held.pieces) if old.turn.role is not Role.SYSTEM), len(held.pieces))
-    at = head if task is None else task + 1
+    at = max(head if task is None else task + 1, frozen)
     return held.fold(at, at, piece)
 
 

@@ -21,13 +21,15 @@ class Room:
     """Newest exchanges that stay as they are."""
     chat: Chat | None = None
     """The model that writes summaries; None where there is none."""
+    frozen: int = 0
+    """Pieces at the head that stay as they are, because a prompt cache holds them. Ends between two units."""
 
     def fits(self, held: Draft) -> bool:
         return held.size(self.count) <= self.budget
 
     def free(self, held: Draft) -> tuple[int, ...]:
         """Pieces that may be touched, the oldest first."""
-        return free(held, self.keep_recent)
+        return tuple(at for at in free(held, self.keep_recent) if at >= self.frozen)
 
 
 class TextMethod(Protocol):

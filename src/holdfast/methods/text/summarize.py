@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from holdfast.config import config_places
 from holdfast.engine.chat import Chat, Reply, input_limit
 from holdfast.errors import BadOption, Failed
 from holdfast.methods.text.answer import Asked, parse
@@ -63,7 +64,7 @@ class Summarize:
         if size < least:
             return _noted(held, f"{MADE}: {size:,} tokens are under the {least:,} from which notes are made")
         if room.chat is None:
-            raise BadOption(f"{MADE} needs a model: give [routes.compactor] in holdfast.toml, or choose tiered")
+            raise BadOption(f"{MADE} needs a model: give [routes.compactor] in {config_places()}; or choose tiered")
         job = _job(held, gone, room)
         rest = size - sum(turn_size(held.pieces[at].turn, room.count) for at in gone)
         most = min(int(self.share * job.tokens), self.most, room.budget - rest) - MESSAGE_TOKENS
