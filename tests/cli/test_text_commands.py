@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.cli.main import main
-from holdfast.history import undo_file
+from holdfast.errors import BadOption
+from holdfast.history import log_path, undo_file
 from holdfast.methods.registry import TEXT
 from holdfast.transcript.read import read
 from stub_endpoint import Stub, serving
@@ -142,6 +143,30 @@ def test_a_session_is_rewritten_in_place_only_where_it_can_be_undone(run: Run, t
     assert path.read_bytes() != before
     undo_file(path)
     assert path.read_bytes() == before
+
+
+def test_a_log_is_no_output(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "session.json"
+    path.write_bytes(Path(EXAMPLE).read_bytes())
+    run(path, "--text", "truncate", "--ratio", 4, "-o", path)
+    log = log_path(path)
+    before = log.read_bytes()
+    code, _, err = run(EXAMPLE, "--text", "truncate", "--ratio", 4, "-o", log)
+    assert code == 2
+    assert "the name of a log" in err
+    with pytest.raises(BadOption):
+        undo_file(path, log)
+    assert log.read_bytes() == before
+
+
+def test_another_name_of_the_input_is_no_output(run: Run, tmp_path: Path) -> None:
+    path, name = tmp_path / "session.json", tmp_path / "name.json"
+    path.write_bytes(Path(EXAMPLE).read_bytes())
+    name.hardlink_to(path)
+    code, _, err = run(path, "--text", "truncate", "--ratio", 4, "-o", name)
+    assert code == 2
+    assert "is the input" in err
+    assert path.read_bytes() == name.read_bytes() == Path(EXAMPLE).read_bytes()
 
 
 def test_no_model_library_is_loaded(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def plan_of(
 def compact_text(job: Job) -> None:
     """Rewrite a session file, into another or in place, and say what became of its facts. `undo` takes it back."""
     build_text(job.plan.method)
-    same = job.output.exists() and job.output.samefile(job.file)
+    same = job.output.resolve() == job.file.resolve()  # another name of the file would not be written
     if not same:
         console.output_file(job.output, job.file)
     made = compact_file(job.file, job.plan, None if same else job.output, _chat(job), lenient=job.lenient)

@@ -22,6 +22,7 @@ from holdfast.history.log import (
     Event,
     Origin,
     append,
+    check_output,
     log_path,
     read_log,
     replace_file,
@@ -69,6 +70,7 @@ def compact_file(
     Raises BadTranscript and BadOption as `read` and `rewrite` do, BadInput for a format that cannot be written, and
     Failed where the file changed meanwhile.
     """
+    check_output(output or path)
     data = bytes_of(path)
     text = text_of(data, path)
     check_legal(parse(text, path=str(path), lenient=lenient).turns)
@@ -104,6 +106,7 @@ def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc) -> 
     `output` gets the file as it was instead, without what came later. Returns the event that was taken back. Raises
     BadInput where there is nothing to undo, and where the file was changed since by more than appending.
     """
+    check_output(output or path)
     data = bytes_of(path)
     events = applied(read_log(path), data, path)
     if not events:

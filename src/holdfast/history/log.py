@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from holdfast.errors import BadInput, Failed
+from holdfast.errors import BadInput, BadOption, Failed
 
 if sys.platform == "win32":
     import msvcrt
@@ -33,6 +33,7 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_SUFFIX = ".holdfast.jsonl"
 COMPACT, EXPAND, UNDO = "compact", "expand", "undo"
 _LOCKED_BYTE = 1 << 30  # where locks forbid reading, one byte far behind the end hinders nobody
 
@@ -75,7 +76,13 @@ class Event:
 def log_path(session: Path) -> Path:
     """The log beside a session; a link's log is beside the file that it leads to."""
     real = session.resolve()
-    return real.with_name(f"{real.name}.holdfast.jsonl")
+    return real.with_name(real.name + _SUFFIX)
+
+
+def check_output(path: Path) -> None:
+    """Raise BadOption where a session that is written to `path` would take the place of some session's log."""
+    if path.resolve().name.endswith(_SUFFIX):
+        raise BadOption(f"{path}: the name of a log, which holds the past of a session; give another name")
 
 
 def read_log(session: Path) -> tuple[Event, ...]:
