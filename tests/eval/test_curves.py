@@ -1,5 +1,7 @@
 """The labels of the curves: none on another, none in the title."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ from holdfast.eval.report.curves import spread
 def test_labels_stand_apart_in_their_order_under_the_top(ends):
     placed = spread(ends, 5, 108)
     order = sorted(range(len(ends)), key=lambda i: ends[i])
-    assert all(placed[b] - placed[a] >= 5 - 1e-6 for a, b in zip(order, order[1:], strict=False))
+    assert all(placed[b] - placed[a] >= 5 - 1e-6 for a, b in pairwise(order))
     assert all(0 <= height <= 108 for height in placed)
 
 
