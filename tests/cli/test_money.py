@@ -87,7 +87,9 @@ def test_the_plot_is_a_picture(run, tmp_path):
         (("--prices", "nobody-knows"), "knows no model"),
         (("--strategies", "magic"), "magic"),
         (("--strategies", "best+"), "no text method"),
-        (("--trigger", "0"), "trigger"),
+        (("--trigger", "0"), "the trigger must be at least 1 token, got 0"),
+        (("--trigger", "-5"), "the trigger must be at least 1 token, got -5"),
+        (("--budget", "0"), "the budget must be from 1"),
         (("--trigger", "100", "--budget", "200"), "budget"),
         (("--ttl", "1d"), "--ttl"),
         (("--caching", "never"), "--caching"),
@@ -106,3 +108,18 @@ def test_what_cannot_be_done_is_one_line(run, arguments, says):
     assert (code, out) == (2, "")
     assert says in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("turns", [[{"role": "user", "content": "task"}], [{"role": "user", "content": "task"}] * 3])
+def test_a_session_that_called_no_model_has_nothing_to_price(run, tmp_path, turns):
+    (tmp_path / "s.json").write_text(json.dumps(turns))
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert "no turn of an assistant" in err
+
+
+def test_a_typo_in_a_price_file_is_named(run, tmp_path):
+    (tmp_path / "p.toml").write_text('[models."m"]\ninptu = 3\noutput = 15\n')
+    code, _, err = run()
+    assert code == 2
+    assert "models.m.inptu" in err

@@ -121,11 +121,14 @@ def test_a_session_is_sent_only_where_its_owner_says(run: Run, tmp_path: Path, m
     monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
     with serving(Stub("## State and next step\n- port 8471 is next")) as stub:
         row = f'[routes.compactor]\nkind = "openai"\nmodel = "stub"\nbase_url = "{stub.url}/v1"\n'
+        row += "price_in = 1000000\nprice_out = 0\n"
         Path("holdfast.toml").write_text(row)
         code, _, err = run(session, *asked)
         assert (code, stub.requests) == (2, [])
         assert "not read unasked" in err
-        assert run(session, *asked, "--config", "holdfast.toml")[0] == 0
+        code, out, _ = run(session, *asked, "--config", "holdfast.toml", "--json")
+        assert code == 0
+        assert json.loads(out)["usd_of_compactor"] > 0
     assert stub.requests
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cost.prices import Prices, Rates, prices
+from holdfast.cost.prices import Prices, Rates, of_route, prices
 from holdfast.cost.usage import Usage
+from holdfast.engine.routing import Route
 from holdfast.errors import BadOption
 
 MTOK = 1_000_000
@@ -136,3 +137,12 @@ def test_without_the_library_the_extra_is_named():
         "    raise SystemExit('no error')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_row_of_the_routing_table_has_its_own_prices_else_its_models():
+    own = of_route(Route(kind="openai", model="claude-sonnet-4-5", price_in=0.25, price_out=1.0))
+    assert own.money(Usage(input=1_000_000, output=500_000)) == pytest.approx(0.75)
+    assert of_route(Route(kind="anthropic", model="claude-sonnet-4-5")) == prices("claude-sonnet-4-5")
+    assert of_route(Route(kind="local", model="smollm2-135m")).money(Usage(input=10**6, output=10**6)) == 0
+    with pytest.raises(BadOption, match="knows no model"):
+        of_route(Route(kind="openai", model="nobody-knows"))

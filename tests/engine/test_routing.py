@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from holdfast import config
-from holdfast.engine.chat import Reply
 from holdfast.engine.routing import Route, Task, chat_for, chat_of, read_routes
 from holdfast.errors import BadInput, BadOption
 from stub_endpoint import Stub, serving
@@ -115,13 +114,6 @@ def test_a_bad_file_names_the_key(table, text, key):
     table.write_text(text)
     with pytest.raises(BadInput, match=key.replace(".", r"\.")):
         read_routes()
-
-
-def test_what_a_reply_costs():
-    row = Route(kind="openai", model="x", price_in=0.25, price_out=1.0)
-    assert row.cost(Reply("", 1_000_000, 500_000)) == pytest.approx(0.75)
-    assert Route(kind="openai", model="x").cost(Reply("", 10, 10)) is None
-    assert Route(kind="local", model="x").cost(Reply("", 10, 10)) == 0
 
 
 def test_reading_the_table_loads_no_sdk_and_no_model_library():

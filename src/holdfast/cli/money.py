@@ -11,7 +11,7 @@ import typer
 
 from holdfast.cli import console
 from holdfast.cli.console import AsJson
-from holdfast.errors import BadOption
+from holdfast.errors import BadOption, BadTranscript
 
 if TYPE_CHECKING:
     from holdfast.cost.cache import Life
@@ -99,6 +99,10 @@ def _replayed(
     from holdfast.transcript.read import read
 
     held = session(read(file, lenient=lenient), seconds_per_turn)
+    if not held.calls:
+        raise BadTranscript(
+            "no turn of an assistant: no model was called, so there is nothing to price", path=str(file)
+        )
     with console.progress() as report:
 
         def told(row: Strategy) -> Progress:

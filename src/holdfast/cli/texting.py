@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.cli import console
-from holdfast.engine.chat import Chat
-from holdfast.errors import BadOption
+from holdfast.errors import BadOption, Failed
 from holdfast.gate.ledger import Fact
 from holdfast.gate.text import TextReport
 from holdfast.history import compact_file
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.sections import MADE as SUMMARY
 from holdfast.textual import Rewritten, TextPlan
+
+if TYPE_CHECKING:
+    from holdfast.engine.routing import Routed
 
 SHOWN = 8  # facts or sentences that are told without being asked for
 DEFAULT_KEEP_RECENT = 3
@@ -49,15 +51,30 @@ def compact_text(job: Job) -> None:
     same = job.output.resolve() == job.file.resolve()  # another name of the file would not be written
     if not same:
         console.output_file(job.output, job.file)
-    made = compact_file(job.file, job.plan, None if same else job.output, _chat(job), lenient=job.lenient)
+    chat = _chat(job)
+    made = compact_file(job.file, job.plan, None if same else job.output, chat, lenient=job.lenient)
     done = made.rewritten
     if job.as_json:
-        console.emit({"output": str(job.output), **evidence(done)})
+        console.emit({"output": str(job.output), **evidence(done), "usd_of_compactor": _money(chat, done)})
     else:
         _print(job.output, done)
 
 
-def _chat(job: Job) -> Chat | None:
+def _money(chat: Routed | None, done: Rewritten) -> float | None:
+    """USD of what the compactor was asked; None where its prices are not known."""
+    if not chat or not done.replies:
+        return 0.0
+    from holdfast.cost.prices import of_route
+    from holdfast.cost.usage import Usage
+
+    try:
+        prices = of_route(chat.route)
+    except (BadOption, Failed):  # an own endpoint's model, or no price library: the tokens are told all the same
+        return None
+    return sum(prices.money(Usage(input=reply.tokens_in, output=reply.tokens_out)) for reply in done.replies)
+
+
+def _chat(job: Job) -> Routed | None:
     """The model of holdfast.toml, where the method asks one."""
     if job.plan.method.partition(":")[0] != SUMMARY:
         return None

@@ -9,7 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from holdfast import config
 from holdfast.cost.usage import Usage
+from holdfast.engine.routing import Route
 from holdfast.errors import BadOption, Failed
 
 READ_SHARE, WRITE_SHARE, WRITE_1H_SHARE = 0.1, 1.25, 2.0
@@ -77,6 +79,18 @@ def prices(model: str, file: Path | None = None) -> Prices:
     return own[model] if model in own else _bundled(model)
 
 
+def of_route(route: Route) -> Prices:
+    """The prices of a row of the routing table: none of a model of this process, its own, else those of its model.
+
+    Raises as `prices` does.
+    """
+    if route.kind == "local":
+        return Prices(route.model, Rates(0, 0, 0, 0, 0), source="a model of this process")
+    if route.price_in is None or route.price_out is None:
+        return prices(route.model)
+    return _filled(route.model, _Given(route.price_in, route.price_out), config.CONFIG)
+
+
 def price_file(path: Path) -> Mapping[str, Prices]:
     """A TOML or JSON file: `[models."NAME"]` with input, output and, where known, cache_read, cache_write,
     cache_write_1h (USD per million tokens) and caching. Raises BadOption naming the key that is wrong."""
@@ -98,9 +112,8 @@ def price_file(path: Path) -> Mapping[str, Prices]:
     try:
         read = File.model_validate(_load(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise BadOption(f"{path}: {where}: {first['msg']}; prices are USD per million tokens") from None
+        faults = (f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()[:3])
+        raise BadOption(f"{path}: {'; '.join(faults)}; prices are USD per million tokens") from None
     return {name: _filled(name, _Given(**model.model_dump()), str(path)) for name, model in read.models.items()}
 
 

@@ -60,10 +60,10 @@ def _strategy(spec: str, trigger: int, budget: int | None) -> Strategy:
     build_text(method)
     own = _tokens(spec, kept[0]) if at else trigger
     aim = _tokens(spec, kept[2]) if kept[1] else (own // BUDGET_SHARE if at or budget is None else budget)
-    if own < 1 or not 1 <= aim <= own:
-        raise BadOption(
-            f"{spec}: a trigger of {own} tokens and a budget of {aim}: both at least 1, the budget no larger"
-        )
+    if own < 1:
+        raise BadOption(f"{spec}: the trigger must be at least 1 token, got {own}; 12000 is the default")
+    if not 1 <= aim <= own:
+        raise BadOption(f"{spec}: the budget must be from 1 to the trigger of {own} tokens, got {aim}")
     return Strategy(spec, method, bool(how), _WHEN.get(how, "trigger"), own, aim)
 
 

@@ -64,14 +64,6 @@ class Route(BaseModel):
             raise ValueError("give both price_in and price_out, or neither")
         return self
 
-    def cost(self, reply: Reply) -> float | None:
-        """Dollars that a reply took; None without prices. A model of this process costs none."""
-        if self.kind == "local":
-            return 0.0
-        if self.price_in is None or self.price_out is None:
-            return None
-        return (reply.tokens_in * self.price_in + reply.tokens_out * self.price_out) / 1e6
-
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="ignore")
@@ -117,7 +109,7 @@ def _key(where: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in where if part != "[key]")
 
 
-def chat_of(route: Route, key: str = "") -> Chat:
+def chat_of(route: Route, key: str = "") -> Routed:
     """A row's model, ready to be called. Raises BadOption where the variable that should hold its key is not set."""
     if route.kind == "local":
         from holdfast.engine.local_chat import LocalChat
@@ -132,7 +124,7 @@ def chat_of(route: Route, key: str = "") -> Chat:
     return Routed(route, remote)
 
 
-def chat_for(task: Task, path: Path | None = None) -> Chat | None:
+def chat_for(task: Task, path: Path | None = None) -> Routed | None:
     """The model for a task, or None where the table has no row for it."""
     route = read_routes(path).get(task)
     return chat_of(route) if route else None

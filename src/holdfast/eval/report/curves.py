@@ -11,6 +11,7 @@ _WIDTH, _HEIGHT = 7.2, 3.9
 """Inches."""
 _APART = 0.055
 """Share of the axis that a label is high."""
+_HEADROOM = 1.08
 
 
 def curves(title: str, prompts: Mapping[str, Sequence[int]]) -> Drawn:
@@ -25,7 +26,8 @@ def curves(title: str, prompts: Mapping[str, Sequence[int]]) -> Drawn:
         looks = lines([", ".join(group) for group in names.values()])
         top = max((max(tokens, default=0) for tokens in names), default=0)
         last = max((len(tokens) for tokens in names), default=1)
-        ends = _spread([tokens[-1] if tokens else 0 for tokens in names], _APART * max(1, top))
+        height = _HEADROOM * max(1, top)
+        ends = spread([tokens[-1] if tokens else 0 for tokens in names], _APART * height, height)
         for (label, look), tokens, y in zip(looks.items(), names, ends, strict=True):
             axes.plot(range(1, len(tokens) + 1), tokens, color=look.color, linestyle=look.dash)
             axes.annotate(
@@ -33,7 +35,7 @@ def curves(title: str, prompts: Mapping[str, Sequence[int]]) -> Drawn:
                 fontsize=8.5, annotation_clip=False,
             )  # fmt: skip
         axes.set_xlim(1, max(2, last))
-        axes.set_ylim(0, 1.08 * max(1, top))
+        axes.set_ylim(0, height)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_ylabel("tokens of the prompt")
         axes.set_xlabel("call")
@@ -41,10 +43,14 @@ def curves(title: str, prompts: Mapping[str, Sequence[int]]) -> Drawn:
     return draw("curves", _WIDTH, _HEIGHT, paint)
 
 
-def _spread(ends: Sequence[float], apart: float) -> list[float]:
-    """The same heights, moved up where two would stand on each other."""
-    placed: dict[int, float] = {}
-    floor = float("-inf")
-    for at in sorted(range(len(ends)), key=lambda i: ends[i]):
+def spread(ends: Sequence[float], apart: float, top: float) -> list[float]:
+    """The same heights, moved up where two would stand on each other, and down again where they would pass the top."""
+    order = sorted(range(len(ends)), key=lambda i: ends[i])
+    placed = [0.0] * len(ends)
+    floor, ceiling = float("-inf"), top
+    for at in order:
         placed[at] = floor = max(ends[at], floor + apart)
-    return [placed[at] for at in range(len(ends))]
+    for at in reversed(order):
+        placed[at] = min(placed[at], ceiling)
+        ceiling = placed[at] - apart
+    return placed
