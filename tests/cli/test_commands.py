@@ -1,6 +1,9 @@
 """Every command, in this process, with a tiny model in a folder."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,6 +193,29 @@ def test_what_a_session_says_is_shown_and_never_interpreted(run, tmp_path):
     assert "a[red]b.json" in out.replace("\n", "")
     assert "[/bold]" in out
     assert "\x1b" not in out
+
+
+SAID = ":rocket:\tgo\u00a0on \u3000 [b] \u26a0 \U0001f600"
+
+
+def test_a_turn_is_printed_as_it_was_said(run, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"role": "user", "content": SAID}, {"role": "assistant", "content": "x"}]))
+    assert SAID in run("expand", path, "1")[1].split("\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_output_that_has_not_all_characters_is_written_all_the_same(tmp_path, encoding, options):
+    path = tmp_path / os.fsdecode(b"a\xff.json")
+    path.write_text(json.dumps([{"role": "user", "content": SAID}, {"role": "assistant", "content": "x"}]))
+    command = [sys.executable, "-c", "from holdfast.cli.main import main; main()", "show", path, *options]
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    out = subprocess.run(command, check=True, capture_output=True, env=environment).stdout.decode(encoding)
+    if options:
+        assert SAID in [line["text"] for line in json.loads(out)["lines"]]
+    else:
+        assert ":rocket:\tgo" in out
 
 
 @pytest.mark.parametrize("options", [["--temperature", "nan"], ["--temperature", "-1"], ["--limit", "0"]])

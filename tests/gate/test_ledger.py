@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.gate.ledger import Fact, ledger
+from holdfast.gate.lifting import Lift
 from holdfast.gate.literals import AtomKind
 from holdfast.gate.presence import stands
 from holdfast.methods.text.sections import Notes, Section, as_piece
@@ -231,3 +232,12 @@ def test_a_long_session_takes_seconds() -> None:
     found = ledger(Transcript(tuple(many)))
     assert found.facts
     assert time.perf_counter() - began < 20  # about a second on an idle core
+
+
+def test_a_rule_is_not_held_to_every_lift(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, lifts = [], Lift.lifts
+    monkeypatch.setattr(Lift, "lifts", lambda *given: held.append(given) or lifts(*given))
+    said = [(f"Never touch file{n}.py.", f"You may now touch file{n}.py.") for n in range(200)]
+    found = ledger(session(*(user(text) for two in said for text in two)))
+    assert sum(fact.superseded_by is not None for fact in found.facts) == 200
+    assert len(held) < 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from datetime import UTC, datetime
@@ -280,6 +281,41 @@ def test_a_line_that_is_no_event_is_refused(path, line):
     log_path(path).write_text(line + "\n")
     with pytest.raises(BadInput, match="not an event"):
         lineage(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"event": math.inf},
+        {"tokens": -math.inf},
+        {"gate": {"lost": 5}},
+        {"kind": "undo", "plan": {}},
+        {"kind": "undo", "plan": {"of": None}},
+        {"kind": "undo", "plan": {"of": [1]}},
+    ],
+)
+def test_an_event_that_was_edited_by_hand_is_refused(path, wrong):
+    compact_file(path, FOLD)
+    event = json.loads(log_path(path).read_text())
+    log_path(path).write_text(json.dumps({**event, **wrong}) + "\n")
+    with pytest.raises(BadInput, match=":1: not an event"):
+        lineage(path)
+
+
+def test_a_line_that_is_nested_without_end_is_passed_over(path):
+    compact_file(path, FOLD)
+    with log_path(path).open("a") as file:
+        file.write("[" * 100_000 + "\n")
+    assert len(read_log(path)) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_refused_at_once(path, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for change in (lambda: compact_file(pipe, FOLD, path), lambda: undo_file(pipe), lambda: expand_file(pipe, 1)):
+        with pytest.raises(BadInput, match="a pipe or a device"):
+            change()
 
 
 def test_an_event_of_another_session_is_refused(path):

@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from unicodedata import category
 
 import typer
 from rich.console import Console
@@ -47,19 +49,30 @@ def stdout() -> Console:
 
 def line(text: str) -> None:
     """A line of results. What comes from a session or a file is shown as it is, without its control characters."""
-    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-    stdout().print(shown, markup=False, highlight=False, soft_wrap=True)
+    sys.stdout.write("".join(c if _shows(c) else "\ufffd" for c in text) + "\n")
+
+
+def _shows(character: str) -> bool:
+    """Blanks of any script, and what joins letters or emoji, change nothing but what is said."""
+    return character.isprintable() or character in "\n\t\u200c\u200d" or category(character) == "Zs"
+
+
+def forgiving() -> None:
+    """What the output's encoding does not have is written as an escape, from now on."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def emit(value: Any) -> None:
     """One JSON value on stdout."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
+    unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=not unicode, default=str)
     sys.stdout.write("\n")
 
 
 def say(text: str) -> None:
     """A note for the person at the terminal."""
-    stderr.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+    stderr.print(text, style="dim", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def engine(model: str, dtype: str, device: str) -> LocalEngine:

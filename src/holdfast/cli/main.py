@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from holdfast import __version__
-from holdfast.cli import compacting, contexts, demo, doctor, evaluate, history, money, rounds
+from holdfast.cli import compacting, console, contexts, demo, doctor, evaluate, history, money, rounds
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit; every expected error is one line on stderr."""
     if hasattr(signal, "SIGPIPE"):  # `| head` ends us quietly, as it ends any other program
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    console.forgiving()
     try:
         code = app(arguments, prog_name="holdfast", standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer turns Ctrl-C into this

@@ -9,12 +9,14 @@ result and no assistant can. Knows no model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 from holdfast.gate.atoms import Atom, AtomKind, atoms
-from holdfast.gate.lifting import Lift, lifts
+from holdfast.gate.lifting import Lift, lifts, words
 from holdfast.gate.said import carried
 from holdfast.gate.states import Superseded, superseded
 from holdfast.transcript.said import own_words, voices
@@ -100,11 +102,13 @@ def ledger(transcript: Transcript) -> Ledger:
     turns = transcript.turns
     states = superseded(turns)
     lifted = lifts([(at, said) for at, turn in enumerate(turns) if (said := own_words(turn))])
+    of_turn = {at: list(group) for at, group in groupby(lifted, key=lambda lift: lift.turn)}
+    by_word = _by_rarest_word(lifted)
     found: dict[tuple[AtomKind, str], list[Place]] = {}
     for at, turn in enumerate(turns):
-        for part, who, atom in _of_turn(turn, [lift for lift in lifted if lift.turn == at]):
+        for part, who, atom in _of_turn(turn, of_turn.get(at, ())):
             shown = _shown(atom.text) if part else atom.text
-            by = _lifted_by(atom, at, lifted) if atom.kind in RULES else _superseded_by(states, at, part, atom)
+            by = _lifted_by(atom, at, by_word) if atom.kind in RULES else _superseded_by(states, at, part, atom)
             found.setdefault((atom.kind, shown), []).append(Place(at, part, atom, who, by))
     facts = tuple(Fact(kind, text, tuple(places)) for (kind, text), places in found.items())
     return Ledger(facts, states.written)
@@ -143,11 +147,21 @@ def _shown(text: str) -> str:
     return plain if isinstance(plain, str) and plain.isprintable() else text
 
 
-def _lifted_by(atom: Atom, turn: int, lifted: Sequence[Lift]) -> int | None:
+def _by_rarest_word(lifted: Sequence[Lift]) -> dict[str, list[Lift]]:
+    """The lifts that a rule with this word may meet; each under one of its words, so that no rule is held to all."""
+    often = Counter(word for lift in lifted for word in lift.about)
+    found: dict[str, list[Lift]] = {}
+    for lift in lifted:
+        if lift.about:
+            found.setdefault(min(lift.about, key=lambda word: (often[word], word)), []).append(lift)
+    return found
+
+
+def _lifted_by(atom: Atom, turn: int, lifted: Mapping[str, Sequence[Lift]]) -> int | None:
     here = (turn, atom.chars[0])
-    return next(
-        (lift.turn for lift in lifted if (lift.turn, lift.chars[0]) > here and lift.lifts(atom.text, turn)), None
-    )
+    met = (lift for word in words(atom.text) for lift in lifted.get(word, ()))
+    found = (lift.turn for lift in met if (lift.turn, lift.chars[0]) > here and lift.lifts(atom.text, turn))
+    return min(found, default=None)
 
 
 def _superseded_by(states: Superseded, turn: int, part: int, atom: Atom) -> int | None:

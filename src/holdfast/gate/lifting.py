@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from holdfast.gate.literals import AtomKind
 from holdfast.gate.passages import instructions
@@ -88,6 +89,7 @@ def lifts(said: Sequence[tuple[int, str]]) -> tuple[Lift, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=1 << 14)
 def words(text: str) -> frozenset[str]:
     """What a sentence is about: its words without the idle ones, alike where they mean the same here."""
     found = (match[0].lower() for match in _WORD.finditer(text))

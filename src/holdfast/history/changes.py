@@ -71,7 +71,7 @@ def compact_file(
     Failed where the file changed meanwhile.
     """
     check_output(output or path)
-    data = bytes_of(path)
+    data = _content(path)
     text = text_of(data, path)
     check_legal(parse(text, path=str(path), lenient=lenient).turns)
     past = lineage(path, data)
@@ -107,7 +107,7 @@ def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc) -> 
     BadInput where there is nothing to undo, and where the file was changed since by more than appending.
     """
     check_output(output or path)
-    data = bytes_of(path)
+    data = _content(path)
     events = applied(read_log(path), data, path)
     if not events:
         raise BadInput(f"{path}: nothing to undo; {log_path(path).name} holds no change that this file came from")
@@ -149,7 +149,7 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc) -> Event | None:
     None where it stands there as it was said. Raises BadOption for a turn that there is not.
     """
     began = time.perf_counter()
-    data = bytes_of(path)
+    data = _content(path)
     past = lineage(path, data)
     start = standing(past)
     held = _expanded(start, number, raw_turn(past, number, path))
@@ -220,6 +220,13 @@ def _origin(pieces: list[Piece], turn: Turn) -> Origin:
 def _lines(piece: Piece) -> list[Line]:
     whole = piece.lines or (Line(piece.turn.text, piece.turns),)
     return [Line(text, line.turns) for line in whole for text in line.text.split("\n")]
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file that will be read again and has a place for a log. Raises BadInput for a pipe or a device."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BadInput(f"{path}: a pipe or a device has no past; write the session to a file first")
+    return bytes_of(path)
 
 
 def _bytes(text: str, like: bytes) -> bytes:

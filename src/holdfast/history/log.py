@@ -98,11 +98,11 @@ def read_log(session: Path) -> tuple[Event, ...]:
     for number, line in enumerate(data.split(b"\n"), 1):
         try:
             fields = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         try:
             events.append(_event(fields))
-        except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error) as error:
             raise BadInput(
                 f"{path}:{number}: not an event of holdfast, or damaged; restore the log from a copy, or move it away"
             ) from error
@@ -168,17 +168,20 @@ def _fields(event: Event) -> dict[str, Any]:
 
 
 def _event(fields: dict[str, Any]) -> Event:
+    plan, gate, kind = dict(fields["plan"]), dict(fields["gate"]), str(fields["kind"])
+    if not isinstance(gate.get("lost", []), list) or (kind == UNDO and not isinstance(plan["of"], int)):
+        raise TypeError("what was lost is a list, and an undo names an event by its number")
     return Event(
         number=int(fields["event"]),
-        kind=str(fields["kind"]),
+        kind=kind,
         time=str(fields["time"]),
         before=_unpacked(fields["before"]),
         after=_unpacked(fields["after"]),
-        plan=dict(fields["plan"]),
+        plan=plan,
         tokens_before=int(fields["tokens_before"]),
         tokens=int(fields["tokens"]),
         seconds=float(fields["seconds"]),
-        gate=dict(fields["gate"]),
+        gate=gate,
         origins=tuple(
             Origin(_numbers(turns), str(made), tuple(_numbers(line) for line in lines))
             for turns, made, lines in fields["origins"]
