@@ -144,7 +144,7 @@ def test_methods_are_listed_with_their_options(run):
         ),
         (["compact", TASKDECK, "-o", "x", "--dtype", "float16"], 2, "float16"),
         (["compact", TASKDECK, "-o", "x", "--model", "/nonexistent"], 1, "cannot load model"),
-        (["show", TASKDECK], 2, "not a whole .holdfast file"),
+        (["ask", TASKDECK, "Which ticket?"], 2, "not a whole .holdfast file"),
         (["show", "/nonexistent.holdfast"], 2, "no such file"),
         (["compact", TASKDECK, "-o", TASKDECK], 2, "is the input"),
         (["compact", TASKDECK, "-o", "."], 2, "give a file in a folder"),
