@@ -36,7 +36,9 @@ def is_content(value: dict[str, Any]) -> bool:
 
 
 def _is_record(value: dict[str, Any]) -> bool:
-    return (value.get("type") == "gemini" and "id" in value) or _is_head(value)
+    type_ = value.get("type")
+    spoken = type_ == "gemini" or (type_ == "user" and "content" in value)
+    return (spoken and "id" in value) or _is_head(value)
 
 
 def _is_head(value: object) -> bool:

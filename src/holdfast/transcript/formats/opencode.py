@@ -98,6 +98,8 @@ def read_message(entry: Entry) -> Message:
     fields = obj(entry.value, "a message")
     info = obj(fields.pop("info", None), '"info"')
     role = need_text(dict(info), "role", '"info"')
+    if "parts" not in fields:
+        raise Malformed('expected a message to have "parts"')
     parts = tuple(obj(part, "a part") for part in take_list(fields, "parts"))
     if role == "user":
         turns = _user(parts)
