@@ -362,6 +362,14 @@ def test_gemini_record_holds_calls_with_their_results() -> None:
     assert transcript.meta["other_messages"] == {"info": 1}
 
 
+def test_gemini_fields_of_a_recorded_result_that_no_reader_knows_are_kept() -> None:
+    document = copy.deepcopy(GEMINI)
+    response = document["messages"][2]["toolCalls"][0]["result"][0]["functionResponse"]
+    response["reply"] = response.pop("response")
+    result = parse(json.dumps(document)).turns[2]
+    assert (result.text, result.extra["responses"]) == ("", [{"reply": {"output": "a.py"}}])
+
+
 def test_gemini_session_of_the_user_alone_is_recognised_without_its_head() -> None:
     assert shape(parse(json.dumps({"sessionId": "s", "messages": GEMINI["messages"][:1]}))) == [("user", "Fix it")]
 
