@@ -191,13 +191,6 @@ def test_gemini_log_does_not_bring_back_what_was_taken_back_or_replaced() -> Non
     assert made.split("\n")[0] == text.split("\n")[0]
 
 
-def test_codex_item_of_an_unknown_type_that_is_rewritten_becomes_a_message() -> None:
-    row = rollout("response_item", {**message("developer", "Be brief."), "type": "memo"})
-    text = jsonl(CODEX[0], row, *CODEX[3:])
-    made = parse(write(text, draft(parse(text)).put(0, "Other words.", "clamp")))
-    assert made.turns[0].text == "Other words."
-
-
 def test_responses_instructions_are_rewritten_where_they_stand() -> None:
     text = AGENTS["openai_responses"]
     made = json.loads(holds(text, draft(parse(text)).put(0, "Be a good agent.", "clamp")))
