@@ -165,3 +165,10 @@ def test_aider_fence_that_was_left_open_ends_with_its_turn() -> None:
     text = "# aider chat started at now\n\n#### fix it  \n\n```py\nx = 1\n\n> Applied  \n\n#### go on  \n> Cut off}\n"
     assert texts(text) == ["fix it", "```py\nx = 1", "Applied", "go on", "Cut off}"]
     assert texts(write(text, draft(parse(text)).put(1, "Done.", "clamp")))[2:] == ["Applied", "go on", "Cut off}"]
+
+
+def test_stray_separator_at_the_end_of_a_log_does_not_spoil_the_line_before_it() -> None:
+    text = BY_FORMAT["claude_code"].rstrip("\n") + "\u2028"
+    read = parse(text, lenient=True)
+    made = write(text, draft(read).put(0, "Other words.", "clamp"))
+    assert [turn.text for turn in read.turns[1:]] == texts(made)[1:]
