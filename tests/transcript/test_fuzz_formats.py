@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import random
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from agent_samples import CODEX, GEMINI, OPENCODE, jsonl, message, rollout
 from sample_sessions import (
     BY_FORMAT,
     claude_line,
@@ -25,6 +27,7 @@ from sample_sessions import (
     tool_use,
 )
 
+from holdfast.errors import BadTranscript
 from holdfast.transcript import read
 from holdfast.transcript.draft import draft
 from holdfast.transcript.read import parse
@@ -111,3 +114,61 @@ def test_reading_and_writing_take_work_in_proportion_to_the_file(make: Callable[
         return calls_during(lambda: write(text, draft(parse(text)).put(2, "rewritten", "clamp")))
 
     assert work(160) < 5 * work(40)
+
+
+# --- damage that once lost something
+
+
+def texts(text: str) -> list[str]:
+    return [turn.text for turn in parse(text).turns]
+
+
+def test_opencode_message_without_parts_is_refused_and_named() -> None:
+    document = copy.deepcopy(OPENCODE)
+    document["messages"][1]["p"] = document["messages"][1].pop("parts")
+    text = json.dumps(document)
+    with pytest.raises(BadTranscript, match='message 2: expected a message to have "parts"'):
+        parse(text)
+    assert parse(text, lenient=True).skipped == ('message 2: expected a message to have "parts"',)
+
+
+def test_opencode_fields_of_a_part_that_no_reader_knows_are_kept() -> None:
+    document = copy.deepcopy(OPENCODE)
+    parts = document["messages"][1]["parts"]
+    parts[1]["words"] = parts[1].pop("text")
+    parts[3]["states"] = parts[3].pop("state")
+    said, result = parse(json.dumps(document)).turns[1:3]
+    assert said.extra["parts"]["1"] == {"type": "reasoning", "words": "Read first."}
+    assert result.extra["states"]["output"] == "x = 1"
+
+
+def test_gemini_fields_of_a_recorded_result_that_no_reader_knows_are_kept() -> None:
+    document = copy.deepcopy(GEMINI)
+    response = document["messages"][2]["toolCalls"][0]["result"][0]["functionResponse"]
+    response["reply"] = response.pop("response")
+    result = parse(json.dumps(document)).turns[2]
+    assert (result.text, result.extra["responses"]) == ("", [{"reply": {"output": "a.py"}}])
+
+
+def test_gemini_session_of_the_user_alone_is_recognised_without_its_head() -> None:
+    assert texts(json.dumps({"sessionId": "s", "messages": GEMINI["messages"][:1]})) == ["Fix it"]
+
+
+def test_codex_item_of_an_unknown_type_that_is_rewritten_becomes_a_message() -> None:
+    row = rollout("response_item", {**message("developer", "Be brief."), "type": "memo"})
+    text = jsonl(CODEX[0], row, *CODEX[3:])
+    made = parse(write(text, draft(parse(text)).put(0, "Other words.", "clamp")))
+    assert made.turns[0].text == "Other words."
+
+
+def test_aider_fence_that_was_left_open_ends_with_its_turn() -> None:
+    text = "# aider chat started at now\n\n#### fix it  \n\n```py\nx = 1\n\n> Applied  \n\n#### go on  \n> Cut off}\n"
+    assert texts(text) == ["fix it", "```py\nx = 1", "Applied", "go on", "Cut off}"]
+    assert texts(write(text, draft(parse(text)).put(1, "Done.", "clamp")))[2:] == ["Applied", "go on", "Cut off}"]
+
+
+def test_stray_separator_at_the_end_of_a_log_does_not_spoil_the_line_before_it() -> None:
+    text = BY_FORMAT["claude_code"].rstrip("\n") + "\u2028"
+    read = parse(text, lenient=True)
+    made = write(text, draft(read).put(0, "Other words.", "clamp"))
+    assert [turn.text for turn in read.turns[1:]] == texts(made)[1:]

@@ -49,6 +49,8 @@ def _pieces(text: str) -> list[_Piece]:
     for number, line in enumerate(text.split("\n"), 1):
         fenced ^= line.startswith("```")
         role, said = _spoken(line, fenced)
+        # A fence that the model left open ends with its turn, so that no turn hangs on the text of another.
+        fenced &= role in (None, Role.ASSISTANT) and not START.match(line)
         if role is None and not START.match(line):
             role = speaker if speaker is Role.ASSISTANT else None
         pieces.append(_Piece(number, role, said))

@@ -36,7 +36,9 @@ def is_content(value: dict[str, Any]) -> bool:
 
 
 def _is_record(value: dict[str, Any]) -> bool:
-    return (value.get("type") == "gemini" and "id" in value) or _is_head(value)
+    type_ = value.get("type")
+    spoken = type_ == "gemini" or (type_ == "user" and "content" in value)
+    return (spoken and "id" in value) or _is_head(value)
 
 
 def _is_head(value: object) -> bool:
@@ -184,9 +186,15 @@ def _record_call(value: object) -> tuple[ToolCall, Turn]:
     call_id, name = need_text(fields, "id", "a tool call"), need_text(fields, "name", "a tool call")
     call = ToolCall(call_id, name, json_text(fields.pop("args", {})))
     folded = fold_parts(fields.pop("result", None))
-    texts = [*(turn.text for turn in folded.results), *folded.texts]
+    if folded.calls:
+        raise Malformed("expected the result of a tool call to hold no functionCall")
+    texts = [*(turn.text for turn in folded.results), *folded.texts, *folded.thoughts]
+    beside = [
+        {key: held for key, held in turn.extra.items() if (key, held) != ("name", name)} for turn in folded.results
+    ]
     bad = fields.get("status") in _BAD or any(turn.is_error for turn in folded.results)
     extra = {**fields, **({"parts": folded.rest} if folded.rest else {})}
+    extra |= {"responses": beside} if any(beside) else {}
     return call, Turn(Role.TOOL, "\n".join(filter(None, texts)), call_id=call_id, is_error=bad, extra=extra)
 
 

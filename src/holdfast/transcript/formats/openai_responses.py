@@ -287,7 +287,7 @@ def edited(values: Sequence[Any], raw: Turn, new: Turn) -> list[Any]:
     if raw.role is Role.TOOL:
         return [{**values[0], "output": refill(values[0].get("output"), new.text)}]
     if raw.role is not Role.ASSISTANT:
-        return [_message_item(values[0], values[0]["role"], new.text)] if "role" in values[0] else items_of(new)
+        return [_message_item(values[0], values[0]["role"], new.text)] if _is_message(values[0]) else items_of(new)
     return list(_edited_answer(values, raw, new))
 
 
@@ -306,12 +306,17 @@ def _edited_answer(values: Sequence[Any], raw: Turn, new: Turn) -> Iterator[Any]
         else:
             # The new text stands where the old one began, or before the calls.
             if text and (not call_id or not spoken):
-                yield _message_item(value if "role" in value else {}, "assistant", text.pop())
+                yield _message_item(value if _is_message(value) else {}, "assistant", text.pop())
             call = calls.pop(call_id, None)
             if call:
                 yield value if call in raw.calls else _call_item(value, call)
     yield from (_message_item({}, "assistant", words) for words in text)
     yield from (_call_item({}, call) for call in calls.values())
+
+
+def _is_message(value: dict[str, Any]) -> bool:
+    """Whether it is read as a message: a role alone does not make it one."""
+    return (value.get("type") or "message") == "message"
 
 
 def _call_id(value: dict[str, Any]) -> str:

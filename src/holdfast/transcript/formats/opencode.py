@@ -99,6 +99,8 @@ def read_message(entry: Entry) -> Message:
     fields = obj(entry.value, "a message")
     info = obj(fields.pop("info", None), '"info"')
     role = need_text(dict(info), "role", '"info"')
+    if "parts" not in fields:
+        raise Malformed('expected a message to have "parts"')
     parts = tuple(obj(part, "a part") for part in take_list(fields, "parts"))
     if role == "user":
         turns = _user(parts)
@@ -135,9 +137,14 @@ def _is_unsent(part: dict[str, Any]) -> bool:
 
 
 def _shown(position: int, part: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """A part as the shared reader of parts takes it: the ids that tie it to the export say nothing."""
-    hidden = ("id", "sessionID", "messageID")
-    return position, {key: value for key, value in part.items() if key not in hidden}
+    """A part as the shared reader of parts takes it."""
+    return position, _beside(part)
+
+
+def _beside(part: dict[str, Any], *read: str) -> dict[str, Any]:
+    """What a part has beside the fields that were read; the ids that tie it to the export say nothing."""
+    hidden = ("id", "sessionID", "messageID", *read)
+    return {key: value for key, value in part.items() if key not in hidden}
 
 
 def _step(parts: list[tuple[int, dict[str, Any]]]) -> tuple[Turn, ...]:
@@ -148,6 +155,10 @@ def _step(parts: list[tuple[int, dict[str, Any]]]) -> tuple[Turn, ...]:
     made = [_tool(part) for _, part in parts if part.get("type") == "tool"]
     if not said and not made:
         return ()
+    for at, part in said:
+        read = ("text",) if isinstance(part.get("text"), str) else ()
+        if part.get("type") == "reasoning" and (rest := _beside(part, *read)).keys() > {"type"}:
+            folded.rest[str(at)] = rest
     calls = tuple(call for call, _ in made)
     reasoning = "\n".join(filter(None, thoughts))
     answer = Turn(Role.ASSISTANT, folded.text, reasoning, calls, extra=folded.extra)
@@ -157,15 +168,16 @@ def _step(parts: list[tuple[int, dict[str, Any]]]) -> tuple[Turn, ...]:
 def _tool(part: dict[str, Any]) -> tuple[ToolCall, Turn]:
     call_id, name = need_text(dict(part), "callID", "a tool part"), need_text(dict(part), "tool", "a tool part")
     state = obj(part.get("state", {}), '"state"')
+    extra = {"state": state, **_beside(part, "type", "callID", "tool", "state")}
     call = ToolCall(call_id, name, json_text(state.pop("input", {})))
     status = text_or_empty(state.get("status"))
     if status in ("pending", "running"):
-        return call, Turn(Role.TOOL, INTERRUPTED, call_id=call_id, is_error=True, extra={"state": state})
+        return call, Turn(Role.TOOL, INTERRUPTED, call_id=call_id, is_error=True, extra=extra)
     times = state.get("time")
     pruned = isinstance(times, dict) and bool(times.get("compacted"))
     key = "error" if status == "error" else "output"
-    text = CLEARED if pruned else text_or_empty(state.pop(key, None))
-    return call, Turn(Role.TOOL, text, call_id=call_id, is_error=status == "error", extra={"state": state})
+    text = CLEARED if pruned else state.pop(key) if isinstance(state.get(key), str) else ""
+    return call, Turn(Role.TOOL, text, call_id=call_id, is_error=status == "error", extra=extra)
 
 
 def write(document: Document, held: Draft) -> str:

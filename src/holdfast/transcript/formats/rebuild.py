@@ -239,7 +239,8 @@ def render(document: Document, items: Sequence[Item], key: str = "messages") -> 
     """
     items = [item for item in items if item.number not in document.left_out]
     text = document.text
-    tail = text[len(text.rstrip()) :]
+    # JSON's own white space: any other, such as U+2028, would make the last line unreadable.
+    tail = text[len(text.rstrip(" \t\r\n")) :]
     if not document.lines:
         values = [item.value for item in items]
         value = {**document.value, key: values} if isinstance(document.value, dict) else values
