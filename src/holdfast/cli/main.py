@@ -19,6 +19,7 @@ from holdfast.errors import HoldfastError
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # half of the time that --help takes would be rich
 )
 
 
