@@ -12,7 +12,7 @@ setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Holdfast needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.11")'
-	@echo 'setting up .venv: about a minute, most of it torch'
+	@echo 'setting up .venv: a few minutes, most of it torch and the libraries that are tested against'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
