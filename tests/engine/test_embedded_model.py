@@ -85,5 +85,6 @@ def test_kvzip_at_four_times_keeps_what_the_model_cannot_know(engine, span):
     assert (gain_kvzip > 0.5 * gain_full).all()
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bfloat16 arithmetic here")
 def test_a_bfloat16_copy_is_the_same_model(engine):
     assert load(dtype="bfloat16").digest == engine.model.digest
