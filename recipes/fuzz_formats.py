@@ -84,14 +84,8 @@ def _scratched(text: str, chance: random.Random) -> str:
 
 
 def _decoded(text: str) -> list[Any]:
-    try:
-        return [json.loads(text)]
-    except ValueError:
-        pass
-    try:
-        return [json.loads(row) for row in text.splitlines()]
-    except ValueError:
-        return []
+    document = decode(text)
+    return [document.value] if document.value is not None else [entry.value for entry in document.lines]
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:

@@ -101,6 +101,12 @@ def test_a_session_is_looked_over_whole(tmp_path):
     assert len(found.skipped) == 1
 
 
+def test_a_session_that_ended_well_is_legal_for_its_provider(tmp_path):
+    path = tmp_path / "session.json"
+    path.write_text(json.dumps([{"role": "user", "content": "Fix it."}, {"role": "assistant", "content": "Done."}]))
+    assert not checkup(path).problems["anthropic"]
+
+
 def test_the_log_of_the_session_is_told(tmp_path):
     path = tmp_path / "session.json"
     path.write_text(json.dumps([{"role": "user", "content": f"{n} " + "word " * 50} for n in range(8)]))

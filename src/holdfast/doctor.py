@@ -116,12 +116,17 @@ def checkup(path: Path, model: str = "") -> Checkup:
         biggest=tuple(Big(at + 1, _what(turns[at], names), size) for size, at in sized[:BIGGEST]),
         rereads=rereads(turns),
         compactions=compactions(transcript),
-        problems={name: problems(turns, name) for name in PROVIDERS},
+        problems={name: _problems(turns, name) for name in PROVIDERS},
         savings=savings(transcript),
         cost=_cost(transcript, model),
         logged=tuple(event for event, _ in lineage(path).steps),
         skipped=transcript.skipped,
     )
+
+
+def _problems(turns: Sequence[Turn], provider: str) -> tuple[Problem, ...]:
+    """What a provider would refuse once the user has answered: a session that ended well ends with the assistant."""
+    return tuple(found for found in problems(turns, provider) if found.rule != "user_last")
 
 
 def tokens_by_kind(turns: Sequence[Turn]) -> Counter[str]:

@@ -156,7 +156,7 @@ def rewrite_again(
         notes = (*notes, "nothing was gained, so the session stays as it was")
         report = TextReport() if known is not None else None
     if tokens > budget:
-        notes = (*notes, _over(tokens - budget, report))
+        notes = (*notes, _over(tokens - budget, report, plan.allow_over))
     if plan.strict and report:
         report.refuse()
     replies = tuple(metered.replies) if metered else ()
@@ -164,13 +164,15 @@ def rewrite_again(
     return Rewritten(made, before, tokens, budget, seconds, report, method, notes, replies)
 
 
-def _over(tokens: int, report: TextReport | None) -> str:
+def _over(tokens: int, report: TextReport | None, allowed: float) -> str:
     """Why a result is so many tokens over its budget."""
     if report and report.rules and tokens <= report.section:
         return (
             f"{tokens:,} tokens over the budget: {report.rules} rules of the user come back whatever it is, and take "
             f"{report.section:,} tokens"
         )
+    if allowed and report and tokens <= report.section:
+        return f"{tokens:,} tokens over the budget for facts that were put back; {allowed:.0%} of it was allowed"
     return f"{tokens:,} tokens over the budget: the rest may not be dropped"
 
 

@@ -106,6 +106,8 @@ def test_without_the_gate_nothing_is_said_of_facts(run: Run, tmp_path: Path) -> 
         (["--text", "truncate", "--ratio", "2", "--no-gate", "--strict"], "leave out --no-gate"),
         (["--text", "truncate", "--ratio", "2", "--window", "9"], "--window is not for --text"),
         (["--text", "truncate", "--ratio", "2", "--latent", "kvzip"], "--latent is not for --text"),
+        (["--text", "truncate", "--ratio", "2", "--model", "gemma3-270m"], "--model is not for --text"),
+        (["--text", "truncate", "--ratio", "2", "--dtype", "bfloat16"], "--dtype is not for --text"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_with_two(run: Run, tmp_path: Path, options: list[str], reason: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from unittest.mock import patch
@@ -338,6 +339,16 @@ def test_the_event_is_on_the_disk_before_the_session_is_touched(path):
     with patch("os.fsync", fsync):
         compact_file(path, FOLD)
     assert order == [1, 1]  # the log's line, then the spare file
+
+
+def test_a_full_disk_is_told_with_the_file_that_found_no_room(path):
+    whole = path.read_bytes()
+    with (
+        patch("os.fsync", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(OSError, match=re.escape(str(log_path(path)))),
+    ):
+        compact_file(path, FOLD)
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

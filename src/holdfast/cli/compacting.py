@@ -67,7 +67,10 @@ def compact(
     if text is not None:
         from holdfast.cli.texting import Job, compact_text, plan_of
 
-        _refuse_latent_options(latent=latent, window=window, by_turn=by_turn, pin=None if pin == DEFAULT_PINS else pin)
+        defaults = {"pin": DEFAULT_PINS, "model": DEFAULT_MODEL, "dtype": "float32", "device": "cpu"}
+        given = {"pin": pin, "model": model, "dtype": dtype, "device": device}
+        changed = {name: value for name, value in given.items() if value != defaults[name]}
+        _refuse_latent_options(latent=latent, window=window, by_turn=by_turn, **changed)
         plan = plan_of(text, budget, ratio, keep_recent, (gate, strict, over))
         compact_text(Job(file, output, plan, lenient, as_json, config))
         return

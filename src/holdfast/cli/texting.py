@@ -57,7 +57,9 @@ def compact_text(job: Job) -> None:
     if job.as_json:
         console.emit({"output": str(job.output), **evidence(done), "usd_of_compactor": _money(chat, done)})
     else:
-        _print(job.output, done)
+        _print(done)
+        unchanged = same and made.event is None
+        console.line(f"{job.output} {'stays as it is' if unchanged else 'written'}")
 
 
 def _money(chat: Routed | None, done: Rewritten) -> float | None:
@@ -99,7 +101,7 @@ def evidence(done: Rewritten) -> dict[str, Any]:
     }
 
 
-def _print(output: Path, done: Rewritten) -> None:
+def _print(done: Rewritten) -> None:
     console.line(
         f"  {done.tokens_before:,} tokens -> {done.tokens:,} of {done.budget:,} "
         f"({done.tokens_before / max(done.tokens, 1):.1f}x smaller, {len(done.draft.raw.turns)} turns -> "
@@ -109,7 +111,6 @@ def _print(output: Path, done: Rewritten) -> None:
         _print_report(done.report)
     for note in done.notes:
         console.line(f"  note      {note}")
-    console.line(f"{output} written")
 
 
 def _print_report(report: TextReport) -> None:

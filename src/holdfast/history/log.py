@@ -131,9 +131,12 @@ def append(file: BinaryIO, event: Event) -> None:
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - 1))
     torn = end and file.read(1) != b"\n"
-    file.write((b"\n" if torn else b"") + json.dumps(_fields(event)).encode() + b"\n")
-    file.flush()
-    os.fsync(file.fileno())
+    try:
+        file.write((b"\n" if torn else b"") + json.dumps(_fields(event)).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:  # a write knows no name; the user needs one to make room
+        raise OSError(error.errno, error.strerror, file.name) from error
 
 
 def replace_file(path: Path, data: bytes, like: Path) -> None:

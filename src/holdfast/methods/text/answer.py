@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from holdfast.errors import Failed
 from holdfast.methods.text.sections import Notes, Section
+from holdfast.transcript.claimed import CLAIM
 from holdfast.transcript.draft import Line
 
 UNSOURCED = " (source not given)"
@@ -31,13 +32,6 @@ _SOURCE = re.compile(rf"\s*\[(?:turns?\s+)?({_NUMBERS}(?:\s*,\s*{_NUMBERS})*)\][
 _NOTHING = {"", "none", "nothing", "n/a", "(none)", "none.", "-"}
 _ROLE_PLAY = re.compile(r"<tool_call|<function_call|<\|im_start\|>|<invoke|\"tool_calls\"", re.IGNORECASE)
 _QUOTED = re.compile(r'"([^"\n]+)"|\u201c([^\u201d\n]+)\u201d')
-_CLAIM = re.compile(
-    r"\busers?\b.{0,60}?\b(?:said|says|ask|want|approv|confirm|allow|agree|request|told|tells|instruct|permit|authori|"
-    r"accept|grant|order|insist|demand|prefer|requir|consent|okay|ok'd)|\b(?:approved|requested|asked|permitted|allowed"
-    r"|ordered|demanded|authori[sz]ed|confirmed|instructed|consent)\b.{0,40}?\b(?:by|of|from)\b.{0,12}?\busers?\b|"
-    r"\b(?:per|with)\b.{0,20}?\busers?(?:'s)?\b.{0,20}?\b(?:request|approval|permission|wish|consent|instruction|order)",
-    re.IGNORECASE,
-)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 
 
@@ -124,7 +118,7 @@ def _checked(section: Section, body: str, asked: Asked) -> tuple[Line | None, st
     if section is Section.CONSTRAINTS:
         said = _said_by_user(fact, asked.users)
         return (said, "") if said else (None, "the user did not say this")
-    if _CLAIM.search(fact) and not _said_by_user(fact, asked.users):
+    if CLAIM.search(fact) and not _said_by_user(fact, asked.users):
         return None, "it claims what the user said without quoting it"
     return Line(f"- {fact}" if sources else f"- {fact}{UNSOURCED}", sources or tuple(asked.turns)), ""
 

@@ -7,7 +7,6 @@ synthesised, and the observation becomes its result.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import openai_chat, openai_write
 from holdfast.transcript.formats.rebuild import Change, rebuild, render
+from holdfast.transcript.formats.text_calls import with_text_calls
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 FENCE = re.compile(r"```(?:bash|mswea_bash_command)\s*\n(.*?)\n```", re.DOTALL)
@@ -51,7 +51,7 @@ def read(document: Document) -> Transcript:
     meta = openai_chat.top_level(document)
     if exits:
         meta["exit"] = exits
-    turns = _with_fence_calls(openai_chat.pair_by_order(turns))
+    turns = with_text_calls(openai_chat.pair_by_order(turns), _action, lambda turn, _: f"call_{turn.source}_0")
     return Transcript(tuple(map(_without_actions, turns)), "mini_swe_agent", meta, skipped)
 
 
@@ -91,22 +91,9 @@ def _is_exit(entry: Entry) -> bool:
     return isinstance(entry.value, dict) and entry.value.get("role") == "exit"
 
 
-def _with_fence_calls(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Where an assistant turn acts through a fence, it gets a call, and the user turn after it answers it."""
-    done: list[Turn] = []
-    waiting = ""
-    for turn in turns:
-        if waiting and turn.role is Role.USER:
-            turn = replace(turn, role=Role.TOOL, call_id=waiting)  # noqa: PLW2901
-        waiting = ""
-        commands = _commands(turn)
-        if commands:
-            waiting = f"call_{turn.source}_0"
-            # One call however many commands: such a message gets a single observation.
-            call = ToolCall(waiting, "bash", json.dumps({"command": "\n".join(commands)}, ensure_ascii=False))
-            turn = replace(turn, calls=(call,))  # noqa: PLW2901
-        done.append(turn)
-    return tuple(done)
+def _action(turn: Turn) -> str:
+    """All commands of a message as one: it gets a single observation."""
+    return "\n".join(_commands(turn))
 
 
 def _commands(turn: Turn) -> list[str]:

@@ -7,7 +7,6 @@ write their action into the text and get the observation as a user message: ther
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from holdfast.transcript.document import Document, Entry, numbered
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import openai_chat
 from holdfast.transcript.formats.rebuild import Change, rebuild, render
+from holdfast.transcript.formats.text_calls import with_text_calls
 from holdfast.transcript.parts import fold
 from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -40,7 +40,7 @@ def read(document: Document) -> Transcript:
     steps = document.value.get("trajectory")
     if isinstance(steps, list):
         meta["steps"] = len(steps)
-    return Transcript(_with_text_calls(openai_chat.pair_by_order(turns)), "swe_agent", meta, skipped)
+    return Transcript(with_text_calls(openai_chat.pair_by_order(turns), _action, _call_id), "swe_agent", meta, skipped)
 
 
 def entries(document: Document) -> tuple[Entry, ...]:
@@ -59,22 +59,9 @@ def _turn(entry: Entry) -> Turn:
     return replace(turn, reasoning=reasoning, call_id=call_id, extra={**turn.extra, **blocks})
 
 
-def _with_text_calls(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Where an assistant turn acts through its text it gets a call, and the user turn after it answers it."""
-    done: list[Turn] = []
-    waiting = ""
-    for turn in turns:
-        if waiting and turn.role is Role.USER:
-            turn = replace(turn, role=Role.TOOL, call_id=waiting)  # noqa: PLW2901
-        waiting = ""
-        action = _action(turn)
-        if action:
-            # Of the action and not of its place, which changes when turns before it go.
-            waiting = f"call_{crc32(action.encode()):08x}"
-            call = ToolCall(waiting, "bash", json.dumps({"command": action}, ensure_ascii=False))
-            turn = replace(turn, calls=(call,))  # noqa: PLW2901
-        done.append(turn)
-    return tuple(done)
+def _call_id(_turn: Turn, action: str) -> str:
+    """Of the action and not of its place, which changes when turns before it go."""
+    return f"call_{crc32(action.encode()):08x}"
 
 
 def _action(turn: Turn) -> str:

@@ -1,0 +1,27 @@
+"""Agents that act through their text: the action becomes a call, and the user turn after it answers it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+from holdfast.transcript.turn import Role, ToolCall, Turn
+
+
+def with_text_calls(
+    turns: tuple[Turn, ...], command: Callable[[Turn], str], name: Callable[[Turn, str], str]
+) -> tuple[Turn, ...]:
+    """The turns with a `bash` call wherever `command` finds one; `name` gives the call's id."""
+    done: list[Turn] = []
+    waiting = ""
+    for turn in turns:
+        if waiting and turn.role is Role.USER:
+            turn = replace(turn, role=Role.TOOL, call_id=waiting)  # noqa: PLW2901
+        waiting = ""
+        if found := command(turn):
+            waiting = name(turn, found)
+            call = ToolCall(waiting, "bash", json.dumps({"command": found}, ensure_ascii=False))
+            turn = replace(turn, calls=(call,))  # noqa: PLW2901
+        done.append(turn)
+    return tuple(done)
