@@ -14,7 +14,7 @@ from holdfast.context.segments import CompactContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.probes import Probe, read_probes
 from holdfast.eval.windows import Window, locate, turn_windows
-from holdfast.session import Plan, Policy, compact_parts
+from holdfast.latent import Plan, Policy, compact_parts
 
 FOLDER = Path(__file__).parents[1] / "examples" / "taskdeck"
 TURN = 31

@@ -18,8 +18,8 @@ from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.probes import read_probes
 from holdfast.eval.run import transcripts_in
 from holdfast.eval.windows import Window, locate, windows
+from holdfast.latent import Part, Plan, Policy, Shared, compact_live
 from holdfast.model.slots import FORMS
-from holdfast.session import Part, Plan, Policy, Shared, compact_live
 
 TASKDECK = Path(__file__).parents[1] / "examples" / "taskdeck"
 POLICY = Policy(pin=(), keep_recent=0)

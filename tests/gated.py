@@ -11,9 +11,9 @@ from holdfast.context.budget import from_ratio
 from holdfast.context.segments import StateSegment
 from holdfast.engine.live import Live
 from holdfast.gate.gate import Report, Work, checked
+from holdfast.latent import Policy, parts, spans
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
-from holdfast.session import Policy, parts, spans
 
 TEXT = (
     "cat src/app.py\nPORT = 8123\nerror: no such file /var/log/x.log\nv2.13.7 of https://a.example/b?c=1 at 10.0.0.9\n"

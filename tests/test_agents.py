@@ -14,7 +14,7 @@ from holdfast.context import store
 from holdfast.context.compose import part_of
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
 from holdfast.errors import BadInput, BadOption
-from holdfast.session import Plan, Policy, compact
+from holdfast.latent import Plan, Policy, compact
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 PROBE = [20, 30, 40, 50, 60]

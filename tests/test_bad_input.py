@@ -20,10 +20,10 @@ from holdfast.engine.live import Live, opened
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
 from holdfast.gate.gate import Gate
+from holdfast.latent import Part, Plan, Policy, Shared, compact, compact_live, parts, ratio_for, spans
 from holdfast.methods.base import Span
 from holdfast.methods.registry import LATENT, build
 from holdfast.model.load import adopt
-from holdfast.session import Part, Plan, Policy, Shared, compact, compact_live, parts, ratio_for, spans
 
 PROBE = [20, 30, 40]
 FEW = {"virtual_tokens_attention": "question=Which port?,steps=2", "virtual_tokens_distilled": "distil=1,steps=2"}

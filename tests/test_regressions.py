@@ -14,8 +14,8 @@ from holdfast.cli.main import main
 from holdfast.context import store
 from holdfast.context.segments import StateSegment
 from holdfast.errors import BadInput, BadOption
+from holdfast.latent import Plan, Policy, ask, compact
 from holdfast.rounds import join, recompact
-from holdfast.session import Plan, Policy, ask, compact
 from holdfast.transcript.turn import Role, Turn
 
 NOTHING = Policy(pin=(Kind.SYSTEM,), keep_recent=0)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.gate.gate import Gate
     from holdfast.history.changes import compact_file
+    from holdfast.latent import Plan, Policy, ask, compact, load, restore, save
     from holdfast.rounds import join, recompact
-    from holdfast.session import Plan, Policy, ask, compact, load, restore, save
     from holdfast.textual import TextPlan, rewrite
     from holdfast.transcript.read import read
 
@@ -35,7 +35,7 @@ __all__ = [
     "save",
 ]
 
-_HOMES = {name: "holdfast.session" for name in ("Plan", "Policy", "ask", "compact", "load", "restore", "save")}
+_HOMES = {name: "holdfast.latent" for name in ("Plan", "Policy", "ask", "compact", "load", "restore", "save")}
 _HOMES |= {"read": "holdfast.transcript.read", "Gate": "holdfast.gate.gate"}
 _HOMES |= {"TextPlan": "holdfast.textual", "rewrite": "holdfast.textual", "compact_file": "holdfast.history.changes"}
 _HOMES |= {"join": "holdfast.rounds", "recompact": "holdfast.rounds"}

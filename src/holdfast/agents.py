@@ -30,10 +30,10 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
 from holdfast.gate.facts import marked
+from holdfast.latent import LATER, Plan, Policy, runs, spans
 from holdfast.methods.base import Progress, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.rounds import measured, sizes
-from holdfast.session import LATER, Plan, Policy, runs, spans
 from holdfast.transcript.turn import Transcript, Turn
 
 How = Literal["compact", "verbatim", "none"]

@@ -18,9 +18,9 @@ from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
 from holdfast.gate.facts import marked
+from holdfast.latent import ROOM
 from holdfast.methods.base import Progress, Scored, Span, quiet
 from holdfast.methods.registry import build
-from holdfast.session import ROOM
 from holdfast.transcript.turn import Transcript
 
 RATIOS = (4.0, 8.0, 16.0, 32.0)

@@ -4,9 +4,13 @@ HoldfastError
 ├── BadInput            the caller gave something that cannot be used   (exit code 2)
 │   ├── BadTranscript       a file or line that is not a session we can read
 │   ├── BadOption           an unknown or ill-typed method option, name or ratio
-│   └── BadContext          a .holdfast file that is damaged, foreign or hostile
+│   ├── BadContext          a .holdfast file that is damaged, foreign or hostile
+│   ├── TooLarge            more than the model or the memory can ever hold
+│   └── Missing             a session, a turn or a file of the store that there is not
 ├── UnsupportedModel    the model has a layer that a method cannot serve (exit code 2)
 ├── Failed              the work itself failed: no model, no memory      (exit code 1)
+│   ├── Busy                no room now; the same request may succeed later
+│   └── Conflict            somebody else wrote first; read again and decide anew
 └── Lost                a strict gate found facts that would be lost     (exit code 3)
 
 A message says the rule, the value that broke it, and what to do next.
@@ -44,6 +48,14 @@ class BadContext(BadInput):
     """A stored context that is damaged, made for another model, or hostile."""
 
 
+class TooLarge(BadInput):
+    """More than the model reads, or than memory will ever hold."""
+
+
+class Missing(BadInput):
+    """A session, a turn or an object of the store that does not exist, or not for this caller."""
+
+
 class UnsupportedModel(HoldfastError):
     """A model that cannot be served; the message names the layer and the reason."""
 
@@ -52,6 +64,14 @@ class UnsupportedModel(HoldfastError):
 
 class Failed(HoldfastError):
     """The work failed for a reason outside the input."""
+
+
+class Busy(Failed):
+    """There is no room or no turn free now; the same request may succeed later."""
+
+
+class Conflict(Failed):
+    """Another writer was first; what was to be written would have overwritten it."""
 
 
 class Lost(HoldfastError):

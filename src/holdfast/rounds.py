@@ -14,9 +14,9 @@ from holdfast.context.segments import CompactContext, StateSegment, TokenSegment
 from holdfast.engine.live import placed
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, BadOption
+from holdfast.latent import ROOM, full_bytes
 from holdfast.methods.registry import build
 from holdfast.model.load import Model
-from holdfast.session import ROOM, full_bytes
 
 STILL_TRUE = (
     *("tokens", "tokens_compacted", "tokens_left_out", "bytes_full"),

@@ -20,8 +20,8 @@ from holdfast.context import store
 from holdfast.engine.local import LocalEngine
 from holdfast.eval.report.session_page import Fate, fates, session_page
 from holdfast.eval.rows import read_rows
+from holdfast.latent import ask, restore
 from holdfast.model.load import load
-from holdfast.session import ask, restore
 from holdfast.transcript.read import read
 
 HOSTILE = "<script>alert('x')</script> & \"q\" $title ${facts}\x1b[31m\x00\u202e /etc/evil.sh port 6666"

@@ -7,7 +7,7 @@ import torch
 from holdfast.context.cache import HeldLayer
 from holdfast.context.packing import pack
 from holdfast.context.segments import CompactContext
-from holdfast.session import full_bytes
+from holdfast.latent import full_bytes
 
 G, D = 2, 4
 

@@ -15,8 +15,8 @@ from holdfast.context.segments import CompactContext, SoftSegment, StateSegment,
 from holdfast.context.surgery import keep
 from holdfast.engine.live import Live
 from holdfast.errors import BadContext, BadInput
+from holdfast.latent import Plan, Policy, compact
 from holdfast.rounds import join
-from holdfast.session import Plan, Policy, compact
 
 PROBE = [20, 30, 40, 50, 60]
 SYSTEM, ASKED = Origin(0, Kind.SYSTEM, (0, 9), (0, 4)), Origin(1, Kind.TASK, (9, 30), (4, 10))

@@ -16,10 +16,10 @@ from holdfast.context.recompact import cells, tighten
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
 from holdfast.engine.live import Live
 from holdfast.errors import BadContext, BadInput, BadOption
+from holdfast.latent import Plan, Policy, compact
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
 from holdfast.rounds import join, recompact
-from holdfast.session import Plan, Policy, compact
 
 PROBE = [20, 30, 40, 50, 60]
 

@@ -16,9 +16,9 @@ from holdfast.context.surgery import coded, keep, moved
 from holdfast.engine.live import Live
 from holdfast.engine.local import Continuation
 from holdfast.errors import BadOption
+from holdfast.latent import Plan, Policy, compact
 from holdfast.methods.registry import build
 from holdfast.model.slots import CODES, FORMS, encode
-from holdfast.session import Plan, Policy, compact
 
 ERROR = {"bfloat16": 0.004, "int8": 0.01, "int4": 0.12}
 D = 64

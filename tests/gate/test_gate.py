@@ -21,8 +21,8 @@ from holdfast.errors import BadOption, Lost
 from holdfast.gate.facts import Atom, AtomKind, Located, in_blocks, marked
 from holdfast.gate.gate import NOTED, Gate, Report, checked, split
 from holdfast.gate.survival import Survival
+from holdfast.latent import Plan, Policy, Shared, compact, compact_live, parts
 from holdfast.methods.registry import LATENT, Entry, build
-from holdfast.session import Plan, Policy, Shared, compact, compact_live, parts
 
 PROBE = [20, 30, 40, 50, 60]
 WITHOUT_SCORES = (

@@ -19,9 +19,9 @@ from holdfast.context.surgery import keep
 from holdfast.gate.facts import Atom, AtomKind, Located, in_blocks
 from holdfast.gate.gate import Gate, Work
 from holdfast.gate.survival import UNREADABLE, Survival, fallen, ranges
+from holdfast.latent import Plan, Policy, compact
 from holdfast.methods.registry import build
 from holdfast.methods.repeat import CHUNK, prompt_ids, said_again
-from holdfast.session import Plan, Policy, compact
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 TINY = 1e-3

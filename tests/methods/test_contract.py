@@ -17,9 +17,9 @@ from holdfast.engine.live import Live, opened
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
 from holdfast.gate.facts import marked
+from holdfast.latent import Plan, Policy, compact, compact_live, compact_parts, parts, spans
 from holdfast.methods.registry import LATENT, build
 from holdfast.model.load import adopt
-from holdfast.session import Plan, Policy, compact, compact_live, compact_parts, parts, spans
 from holdfast.transcript.cuts import check_legal, legal_cuts
 
 RATIO = 2.5

@@ -12,7 +12,7 @@ from holdfast.cli import console
 from holdfast.cli.console import AsJson, Config, Device, Dtype, Model
 
 if TYPE_CHECKING:
-    from holdfast.session import Plan
+    from holdfast.latent import Plan
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_METHOD = "informed"
@@ -77,7 +77,7 @@ def compact(
     if config:
         raise BadOption("--config names the models that --text asks; leave it out, or give --text")
     from holdfast.gate.gate import Gate
-    from holdfast.session import Plan, Policy
+    from holdfast.latent import Plan, Policy
 
     asked = console.checked_ratio(DEFAULT_RATIO if ratio is None else ratio)
     policy = Policy(console.kinds(pin), keep_recent=1 if keep_recent is None else keep_recent, window=window)
@@ -99,9 +99,9 @@ def _compact_latent(
     file: Path, output: Path, plan: Plan, model: tuple[str, str, str], lenient: bool, as_json: bool
 ) -> None:
     from holdfast.context.store import check_target
+    from holdfast.latent import compact as compact_session
+    from holdfast.latent import save
     from holdfast.methods.registry import build
-    from holdfast.session import compact as compact_session
-    from holdfast.session import save
     from holdfast.transcript.read import read as read_transcript
 
     build(plan.latent)

@@ -82,8 +82,8 @@ def engine(model: str, dtype: str, device: str) -> LocalEngine:
     with stderr.status(f"loading {escape(model)}"):
         from transformers.utils import logging
 
+        from holdfast.latent import load
         from holdfast.model import bundled
-        from holdfast.session import load
 
         logging.disable_progress_bar()
         if model in bundled.BUNDLES:

@@ -157,8 +157,8 @@ def ask(
     """Answer a question over a stored context."""
     from holdfast.context.store import read_manifest
     from holdfast.engine.sampling import Sampling
-    from holdfast.session import ask as ask_context
-    from holdfast.session import restore
+    from holdfast.latent import ask as ask_context
+    from holdfast.latent import restore
 
     manifest = read_manifest(file)
     engine = console.engine(_trusted(file, manifest, model), dtype or manifest.dtype, device)
@@ -193,8 +193,8 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
     from holdfast.blocks.render import render
     from holdfast.errors import BadContext, BadInput
     from holdfast.eval.report.session_page import fates, session_page
+    from holdfast.latent import session_digest
     from holdfast.model.load import tokenizer
-    from holdfast.session import session_digest
     from holdfast.transcript.read import read as read_transcript
 
     if session is None:

@@ -79,8 +79,8 @@ def _opened(
     """The files' contexts and the engine that made them. Raises before any work where `output` cannot be written."""
     from holdfast.context.store import check_target, read_manifest
     from holdfast.errors import BadOption
+    from holdfast.latent import restore
     from holdfast.model.bundled import BUNDLES
-    from holdfast.session import restore
 
     console.output_file(output, *files)
     check_target(output)
@@ -92,7 +92,7 @@ def _opened(
 
 
 def _written(context: CompactContext, output: Path, engine: LocalEngine, as_json: bool) -> None:
-    from holdfast.session import save
+    from holdfast.latent import save
 
     save(context, output, engine)
     held = context.evidence

@@ -25,8 +25,8 @@ from holdfast.eval.probes import Probe, known_without
 from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
 from holdfast.gate.gate import split
+from holdfast.latent import Part, Plan, Policy, Shared, compact_live, full_bytes
 from holdfast.methods.base import Progress
-from holdfast.session import Part, Plan, Policy, Shared, compact_live, full_bytes
 
 LEAKED = 8  # tokens of an answer without the span, in which a fair probe's keyword does not stand
 Note = Callable[[str], None]

@@ -22,9 +22,9 @@ from holdfast.eval.rows import FULL, NONE, append_row, read_rows
 from holdfast.eval.score import SAME
 from holdfast.eval.windows import NEXT_TOKENS, locate, turn_windows, windows
 from holdfast.gate.gate import split
+from holdfast.latent import ROOM, session_digest
 from holdfast.methods.base import Progress, quiet
 from holdfast.methods.registry import build
-from holdfast.session import ROOM, session_digest
 from holdfast.transcript.read import read
 
 ANSWER_TOKENS = 24

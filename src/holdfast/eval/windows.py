@@ -14,7 +14,7 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import Rendered
 from holdfast.errors import BadOption
 from holdfast.eval.probes import Probe, broken_rule
-from holdfast.session import Part
+from holdfast.latent import Part
 from holdfast.transcript.turn import Role, Transcript
 
 NEXT_TOKENS = 256  # of the real session after the window, over which fidelity is measured
