@@ -1,1 +1,1 @@
-"""The live object: turns are appended, answers generated, the past compacted in place, and nothing is lost on the way."""
+"""The live object: turns are appended, answers generated, the past compacted in place."""

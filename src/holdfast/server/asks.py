@@ -121,7 +121,8 @@ class Host(Protocol):
     def complete(self, ask: Ask) -> Iterator[Event]:
         """Started, pieces, Finished. Closing the iterator early ends the answer; the history stays read.
 
-        Raises BadInput for a history that cannot be served, TooLarge for one that never fits, Busy where there is no room now.
+        Raises BadInput for a history that cannot be served, TooLarge for one that never fits, Busy where there is no
+        room now.
         """
         ...
 
