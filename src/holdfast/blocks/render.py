@@ -92,7 +92,9 @@ def appended(transcript: Transcript, start: int, tokenizer: Any, at: int = 0) ->
     if not marks:
         return ()
     made = _blocks(marks, len(rendered.text), tuple(alone["input_ids"]), offsets, first)
-    return tuple(Block(b.ids, replace(b.origin, tokens=(b.origin.tokens[0] + at, b.origin.tokens[1] + at))) for b in made)
+    return tuple(
+        Block(b.ids, replace(b.origin, tokens=(b.origin.tokens[0] + at, b.origin.tokens[1] + at))) for b in made
+    )
 
 
 def answer_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
