@@ -18,6 +18,7 @@ from holdfast.errors import HoldfastError
 from holdfast.server import problems
 from holdfast.server.asks import Host
 from holdfast.server.guard import Guard
+from holdfast.server.routes import page, sessions
 from holdfast.server.settings import Settings
 
 ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `holdfast` beside the usage says how."
@@ -35,6 +36,8 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
     app.state.pool = ThreadPoolExecutor(settings.concurrency, "answer")
     for kind in (HoldfastError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refuse)
+    for route in (page, sessions):
+        app.include_router(route.router)
     app.add_middleware(Guard, settings=settings)
     return app
 

@@ -39,7 +39,7 @@ export function renew(card, row) {
   card.row = row;
   card.part("h2").textContent = row.title || "(no task yet)";
   const where = row.busy ? "at work" : row.resident ? "in memory" : "on disk";
-  const when = new Date(row.updated * 1000).toLocaleTimeString();
+  const when = new Date(row.updated * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
   card.part(".hint").textContent = `${row.id} · turn ${number.format(row.turns)} · ${where} · changed ${when}`;
   card.part('[data-do="undo"]').disabled = row.compactions === 0 || card.working;
   captions(card);
@@ -75,7 +75,7 @@ function captions(card) {
     ["Memory", `${bytes(row.bytes)} of ${bytes(row.bytes_full)}`],
     ["Ratio", row.bytes ? `${(row.bytes_full / row.bytes).toFixed(1)}×` : "–"],
     ["Compactions", number.format(row.compactions)],
-    ["Prefilled, of all that was sent", prefilled(card.detail?.rounds ?? [])],
+    ["Prefilled", prefilled(card.detail?.rounds ?? [])],
   ];
   card.part(".numbers").replaceChildren(
     ...pairs.map(([name, value]) => {
@@ -93,7 +93,7 @@ function label(place, name, value) {
 function prefilled(rounds) {
   const sent = rounds.reduce((sum, round) => sum + round.prompt_tokens, 0);
   const read = rounds.reduce((sum, round) => sum + round.prefilled, 0);
-  return sent ? `${((100 * read) / sent).toFixed(read / sent < 0.1 ? 1 : 0)} %` : "–";
+  return sent ? `${((100 * read) / sent).toFixed(read / sent < 0.1 ? 1 : 0)} % of what was sent` : "–";
 }
 
 function bars(card) {
