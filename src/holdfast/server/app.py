@@ -37,6 +37,7 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="Holdfast", version=__version__, description=ABOUT, lifespan=_lifespan, responses=errors)
     app.state.host, app.state.settings = host, settings
     app.state.metrics, app.state.slots, app.state.started = Metrics(host), Slots(settings.concurrency), int(time.time())
+    app.state.stopping = False  # set when the server is told to end: streams without an end then end
     app.state.pool = ThreadPoolExecutor(settings.concurrency, "answer")
     for kind in (HoldfastError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refuse)
