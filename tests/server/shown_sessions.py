@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -215,26 +216,16 @@ def worked(name: str = "s-1", exchanges: int = 14, key: str = "") -> Shown:
 
 
 @contextmanager
-def serving(host: ShownHost, settings: Settings | None = None) -> Iterator[str]:
+def serving(host: ShownHost, settings: Settings | None = None, port: int = 0) -> Iterator[str]:
     """A real server on a free port of loopback; gives its address."""
-    config = uvicorn.Config(
-        create_app(host, settings), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=0
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    ready = threading.Event()
-    startup = server.startup
-
-    async def started(sockets: Any = None) -> None:
-        await startup(sockets)
-        ready.set()
-
-    server.startup = started  # type: ignore[method-assign]
-    thread.start()
-    assert ready.wait(20)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
+    app = create_app(host, settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+    with socket.create_server(("127.0.0.1", port)) as taken:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+        finally:
+            app.state.stopping = server.should_exit = True
+            thread.join(10)
+            assert not thread.is_alive()

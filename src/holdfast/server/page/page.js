@@ -67,6 +67,7 @@ async function listen() {
 function askForKey(told) {
   find("key-told").textContent = told;
   find("key").hidden = false;
+  find("other-key").hidden = true;
   find("key-text").value = "";
   find("key-text").focus();
 }
@@ -75,6 +76,7 @@ function takeKey(event) {
   event.preventDefault();
   sessionStorage.setItem(KEY, find("key-text").value.trim());
   find("key").hidden = true;
+  find("other-key").hidden = false;
   update([]);
   find("empty").hidden = true;
   state("waiting", "Connecting…");

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
 
 from holdfast.server.asks import Detail, Host, RawTurn, Row
 from holdfast.server.sse import Stream
@@ -90,12 +91,12 @@ def sessions(by: By) -> Response:
 @router.get("/events", response_class=Response, responses={200: {"content": EVENTS}})
 async def events(request: Request, by: By) -> Response:
     """Server-sent events: the list of sessions at once and whenever it has changed, at most twice a second."""
-    return Stream(request, _changes(by))
+    return Stream(request, _changes(request.app.state, by))
 
 
-async def _changes(by: Caller) -> AsyncGenerator[bytes]:
+async def _changes(state: State, by: Caller) -> AsyncGenerator[bytes]:
     told, quiet = b"", 0.0
-    while True:
+    while not state.stopping:
         rows = dumped(await run_in_threadpool(by.host.sessions, by.key))
         quiet += PAUSE
         if rows != told:
