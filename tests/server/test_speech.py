@@ -69,7 +69,8 @@ def test_a_call_is_found_in_each_form_and_its_text_is_not_said(written: str) -> 
 @pytest.mark.parametrize("written", [HERMES, QWEN, BARE])
 def test_calls_in_a_row_have_ids_of_their_own_that_the_same_text_gives_again(written: str) -> None:
     ids = [call.id for call in turn(written + "\n" + written).calls]
-    assert len(set(ids)) == 2 and all(i.startswith("call_") for i in ids)
+    assert len(set(ids)) == 2
+    assert all(i.startswith("call_") for i in ids)
     assert ids == [call.id for call in turn(*(written + "\n" + written)).calls]
     assert ids != [call.id for call in turn(written + "\n" + written, place="7").calls]
 
@@ -130,7 +131,8 @@ def test_what_is_no_whole_call_comes_out_as_text(text: str) -> None:
 def test_a_whole_call_after_a_broken_one_is_found() -> None:
     broken = '<tool_call>{"name": "f", "arguments": {"x": "}</tool_call>'
     got = turn(*(broken + "\n" + HERMES))
-    assert got.text == broken and [call.name for call in got.calls] == ["bash"]
+    assert got.text == broken
+    assert [call.name for call in got.calls] == ["bash"]
 
 
 def test_closing_markers_within_a_string_close_nothing() -> None:
@@ -171,7 +173,8 @@ def test_a_definition_that_says_nothing_of_types_is_no_error(tool: dict[str, Any
 
 def test_text_around_a_call_keeps_its_place() -> None:
     got = turn(*f"Before.\n{HERMES}\nAfter.")
-    assert got.text == "Before.\n\nAfter." and len(got.calls) == 1
+    assert got.text == "Before.\n\nAfter."
+    assert len(got.calls) == 1
 
 
 def test_text_that_can_be_no_marker_goes_out_at_once() -> None:
@@ -206,13 +209,12 @@ def test_without_whole_calls_or_thoughts_every_character_is_said(text: str) -> N
 )
 def test_beside_calls_only_white_space_is_lost(texts: list[str]) -> None:
     got = turn(*HERMES.join(texts))
-    assert squeezed(got.text) == squeezed("".join(texts)) and len(got.calls) == len(texts) - 1
+    assert squeezed(got.text) == squeezed("".join(texts))
+    assert len(got.calls) == len(texts) - 1
 
 
 PLAIN = st.text(alphabet=st.characters(exclude_characters="<", exclude_categories=["Cs"]))
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | PLAIN, lambda inner: st.lists(inner), max_leaves=4
-)
+VALUES = st.recursive(st.none() | st.booleans() | st.integers(-(10**6), 10**6) | PLAIN, st.lists, max_leaves=4)
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), VALUES, max_size=4))
@@ -231,4 +233,5 @@ def test_a_long_call_token_by_token_takes_no_time() -> None:
     written = f"<tool_call>{long}</tool_call>"
     begun = time.process_time()
     got = turn(*(written[i : i + 4] for i in range(0, len(written), 4)))
-    assert len(got.calls) == 1 and time.process_time() - begun < 2
+    assert len(got.calls) == 1
+    assert time.process_time() - begun < 2
