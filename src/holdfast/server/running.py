@@ -7,22 +7,45 @@ A reader that goes away ends the answer at its next token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
+from contextlib import aclosing
 from threading import Event as Flag
 
+from starlette.requests import Request
+
 from holdfast.server.asks import Ask, Event, Host
+from holdfast.server.problems import TimedOut
 
 
-async def answer(host: Host, ask: Ask, pool: Executor) -> AsyncIterator[Event]:
-    """The events of `host.complete`, made on `pool`. Raises what the host raises."""
+async def begin(request: Request, ask: Ask) -> AsyncGenerator[Event]:
+    """The events of an answer within the server's limits, once the first is there: what fails before it is raised here
+    and can still be an ordinary response."""
+    state = request.app.state
+    events = answer(state.host, ask, state.pool, state.settings.seconds)
+    first = await anext(events)
+    return _from(first, events)
+
+
+async def _from(first: Event, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    async with aclosing(events):
+        yield first
+        async for event in events:
+            yield event
+
+
+async def answer(host: Host, ask: Ask, pool: Executor, seconds: float | None = None) -> AsyncGenerator[Event]:
+    """The events of `host.complete`, made on `pool`. Raises what the host raises, and TimedOut after `seconds`."""
     loop, gone = asyncio.get_running_loop(), Flag()
     waiting: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
+    deadline = None if seconds is None else loop.time() + seconds
 
     def tell(item: Event | BaseException | None) -> None:
         loop.call_soon_threadsafe(waiting.put_nowait, item)
 
     def work() -> None:
+        if gone.is_set():
+            return
         events = host.complete(ask)
         try:
             for event in events:
@@ -37,10 +60,20 @@ async def answer(host: Host, ask: Ask, pool: Executor) -> AsyncIterator[Event]:
 
     running = loop.run_in_executor(pool, work)
     try:
-        while (item := await waiting.get()) is not None:
+        while (item := await _next(waiting, deadline, seconds)) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
         await running
     finally:
         gone.set()
+
+
+async def _next(
+    waiting: asyncio.Queue[Event | BaseException | None], deadline: float | None, seconds: float | None
+) -> Event | BaseException | None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await waiting.get()
+    except TimeoutError:
+        raise TimedOut(f"the answer took longer than the {seconds:g} seconds that this server allows") from None

@@ -99,7 +99,7 @@ def decode(text: str, path: str = "", lenient: bool = False) -> Document:
     text = _without_surrogates(text)
     problem = ""
     try:
-        value = _json(text)
+        value = strict_json(text)
     except Malformed as error:
         problem = str(error)
     else:
@@ -130,13 +130,13 @@ def _json_lines(text: str) -> tuple[Entry, ...]:
 
 def _json_line(number: int, line: str) -> Entry:
     try:
-        return Entry(number, _json(line))
+        return Entry(number, strict_json(line))
     except Malformed as error:
         return Entry(number, problem=f"expected one JSON object per line, got {error}")
 
 
-def _json(text: str) -> Any:
-    """Decode, or raise Malformed with a one-line reason."""
+def strict_json(text: str) -> Any:
+    """Decode, or raise Malformed with a one-line reason. Lone surrogates become U+FFFD, NaN and Infinity null."""
     try:
         return _clean(json.loads(text, parse_constant=_no_constant), MAX_DEPTH)
     except json.JSONDecodeError as error:

@@ -1,0 +1,50 @@
+"""The application: routes, limits and error shapes around a host. Knows no wire and no model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from holdfast import __version__
+from holdfast.errors import HoldfastError
+from holdfast.server import problems
+from holdfast.server.asks import Host
+from holdfast.server.guard import Guard
+from holdfast.server.settings import Settings
+
+ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `holdfast` beside the usage says how."
+
+
+def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
+    """The whole server. Closes the host when it is shut down."""
+    settings = settings or Settings()
+    errors: dict[int | str, dict[str, Any]] = {
+        "4XX": {"model": problems.OpenAIError, "description": "The request cannot be served."},
+        "5XX": {"model": problems.OpenAIError, "description": "The server failed, or is busy."},
+    }
+    app = FastAPI(title="Holdfast", version=__version__, description=ABOUT, lifespan=_lifespan, responses=errors)
+    app.state.host, app.state.settings = host, settings
+    app.state.pool = ThreadPoolExecutor(settings.concurrency, "answer")
+    for kind in (HoldfastError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _refuse)
+    app.add_middleware(Guard, settings=settings)
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    return problems.response(error, request.url.path)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    await asyncio.to_thread(app.state.host.close)
+    app.state.pool.shutdown(wait=False, cancel_futures=True)

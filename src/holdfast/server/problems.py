@@ -1,0 +1,138 @@
+"""Errors as each provider's clients know them: one place for statuses and for both shapes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from holdfast.errors import BadInput, Busy, Conflict, Failed, HoldfastError, Lost, Missing, TooLarge, UnsupportedModel
+
+ANTHROPIC_PATHS = re.compile(r"/v1/messages(/|$)")
+_OPENAI = {401: "authentication_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
+_ANTHROPIC = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_STATUS: tuple[tuple[type[HoldfastError], int], ...] = (  # the first that fits
+    (TooLarge, 413),
+    (Missing, 404),
+    (BadInput, 400),
+    (Busy, 503),
+    (Conflict, 409),
+    (Lost, 422),
+    (UnsupportedModel, 400),
+    (Failed, 500),
+)
+_CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded", 503: "overloaded", 504: "timeout"}
+RETRY_SECONDS = 1
+UNEXPECTED = "the server failed in a way that it did not expect; its log says how"
+
+
+class Refused(BadInput):
+    """A request that is turned down at the door, with its HTTP status and, for OpenAI, the field and a code."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+        self.status, self.param, self.code = status, param, code
+        super().__init__(message)
+
+
+class TimedOut(Failed):
+    """An answer that took longer than the server allows."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error on its way to a client, in no provider's shape yet."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        named = {"Retry-After": str(RETRY_SECONDS)} if self.status in (429, 503) else {}
+        return named | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+class OpenAIDetail(BaseModel):
+    """What went wrong, as OpenAI says it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class OpenAIError(BaseModel):
+    """The body of every error, but under /v1/messages."""
+
+    error: OpenAIDetail
+
+
+class AnthropicDetail(BaseModel):
+    """What went wrong, as Anthropic says it."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(BaseModel):
+    """The body of every error under /v1/messages."""
+
+    type: str = "error"
+    error: AnthropicDetail
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What a client is told of an error. Of an unexpected one nothing but that it happened."""
+    if isinstance(error, Refused):
+        return Problem(error.status, str(error), error.param, error.code or _CODES.get(error.status))
+    if isinstance(error, TimedOut):
+        return Problem(504, str(error), code=_CODES[504])
+    if isinstance(error, HoldfastError):
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+        code = "context_length_exceeded" if isinstance(error, TooLarge) else _CODES.get(status)
+        return Problem(status, str(error), code=code)
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, str(error.detail), code=_CODES.get(error.status_code))
+    return Problem(500, UNEXPECTED)
+
+
+def _invalid(error: RequestValidationError) -> Problem:
+    """The first of what pydantic found; what was sent is not repeated, for it may be long or secret."""
+    first = error.errors()[0]
+    where, *path = first["loc"]
+    param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")[:200]
+    return Problem(400, f"{param or where}: {first['msg']}", param or None)
+
+
+def shaped(problem: Problem, path: str) -> dict[str, Any]:
+    """The body that clients of `path` expect."""
+    if ANTHROPIC_PATHS.match(path):
+        kind = _ANTHROPIC.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": problem.message}}
+    kind = _OPENAI.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
+    detail = {"message": problem.message, "type": kind, "param": problem.param, "code": problem.code}
+    return {"error": detail}
+
+
+def response(error: BaseException, path: str) -> JSONResponse:
+    """The whole response; a prompt that is too long is a plain bad request to OpenAI's clients."""
+    problem = problem_of(error)
+    context = problem.code == "context_length_exceeded" and not ANTHROPIC_PATHS.match(path)
+    extra = dict(getattr(error, "headers", None) or {})  # e.g. Allow, beside a 405
+    return JSONResponse(shaped(problem, path), 400 if context else problem.status, problem.headers | extra)
