@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,9 +18,12 @@ from holdfast import __version__
 from holdfast.errors import HoldfastError
 from holdfast.server import problems
 from holdfast.server.asks import Host
-from holdfast.server.guard import Guard
+from holdfast.server.guard import Guard, Slots
+from holdfast.server.metrics import Metrics
+from holdfast.server.routes import chat, completions, health, models
 from holdfast.server.settings import Settings
 
+ROUTERS = (chat.router, completions.router, models.router, health.router)
 ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `holdfast` beside the usage says how."
 
 
@@ -32,10 +36,13 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
     }
     app = FastAPI(title="Holdfast", version=__version__, description=ABOUT, lifespan=_lifespan, responses=errors)
     app.state.host, app.state.settings = host, settings
+    app.state.metrics, app.state.slots, app.state.started = Metrics(host), Slots(settings.concurrency), int(time.time())
     app.state.pool = ThreadPoolExecutor(settings.concurrency, "answer")
     for kind in (HoldfastError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refuse)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, metrics=app.state.metrics, slots=app.state.slots)
+    for router in ROUTERS:
+        app.include_router(router)
     return app
 
 

@@ -35,15 +35,22 @@ _STATUS: tuple[tuple[type[HoldfastError], int], ...] = (  # the first that fits
     (Failed, 500),
 )
 _CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded", 503: "overloaded", 504: "timeout"}
-RETRY_SECONDS = 1
 UNEXPECTED = "the server failed in a way that it did not expect; its log says how"
 
 
 class Refused(BadInput):
     """A request that is turned down at the door, with its HTTP status and, for OpenAI, the field and a code."""
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
-        self.status, self.param, self.code = status, param, code
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        *,
+        status: int = 400,
+        code: str | None = None,
+        retry_after: int = 1,
+    ) -> None:
+        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
         super().__init__(message)
 
 
@@ -59,10 +66,12 @@ class Problem:
     message: str
     param: str | None = None
     code: str | None = None
+    retry_after: int = 1
+    """Seconds, beside 429 and 503."""
 
     @property
     def headers(self) -> dict[str, str]:
-        named = {"Retry-After": str(RETRY_SECONDS)} if self.status in (429, 503) else {}
+        named = {"Retry-After": str(self.retry_after)} if self.status in (429, 503) else {}
         return named | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
 
@@ -98,7 +107,7 @@ class AnthropicError(BaseModel):
 def problem_of(error: BaseException) -> Problem:
     """What a client is told of an error. Of an unexpected one nothing but that it happened."""
     if isinstance(error, Refused):
-        return Problem(error.status, str(error), error.param, error.code or _CODES.get(error.status))
+        return Problem(error.status, str(error), error.param, error.code or _CODES.get(error.status), error.retry_after)
     if isinstance(error, TimedOut):
         return Problem(504, str(error), code=_CODES[504])
     if isinstance(error, HoldfastError):

@@ -7,9 +7,10 @@ A reader that goes away ends the answer at its next token.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from threading import Event as Flag
 
 from starlette.requests import Request
@@ -21,17 +22,21 @@ from holdfast.server.problems import TimedOut
 async def begin(request: Request, ask: Ask) -> AsyncGenerator[Event]:
     """The events of an answer within the server's limits, once the first is there: what fails before it is raised here
     and can still be an ordinary response."""
-    state = request.app.state
+    state, began = request.app.state, time.perf_counter()
     events = answer(state.host, ask, state.pool, state.settings.seconds)
     first = await anext(events)
-    return _from(first, events)
 
+    async def go_on() -> AsyncGenerator[Event]:
+        async with aclosing(events):
+            yield first
+            silent = True
+            async for event in events:
+                if silent:
+                    state.metrics.first_token.observe(time.perf_counter() - began)
+                    silent = False
+                yield event
 
-async def _from(first: Event, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    async with aclosing(events):
-        yield first
-        async for event in events:
-            yield event
+    return go_on()
 
 
 async def answer(host: Host, ask: Ask, pool: Executor, seconds: float | None = None) -> AsyncGenerator[Event]:
@@ -41,7 +46,8 @@ async def answer(host: Host, ask: Ask, pool: Executor, seconds: float | None = N
     deadline = None if seconds is None else loop.time() + seconds
 
     def tell(item: Event | BaseException | None) -> None:
-        loop.call_soon_threadsafe(waiting.put_nowait, item)
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            loop.call_soon_threadsafe(waiting.put_nowait, item)
 
     def work() -> None:
         if gone.is_set():

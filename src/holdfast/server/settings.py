@@ -22,6 +22,10 @@ class Settings:
     """What else than localhost a request on loopback may call this server in its Host header."""
     body_bytes: int = 32 * 2**20
     """Of one request."""
+    body_seconds: float = 30.0
+    """For a request to arrive whole."""
+    stalled_seconds: float = 60.0
+    """For a reader to take the next piece of its answer."""
     concurrency: int = 32
     """Requests under way at once; one more is asked to come again."""
     per_minute: int | None = None
@@ -40,7 +44,7 @@ class Settings:
                 "FILE with a key on each line, or set HOLDFAST_API_KEYS to keys with commas between, or listen on "
                 "127.0.0.1"
             )
-        for name in ("body_bytes", "concurrency", "seconds", "max_tokens"):
+        for name in ("body_bytes", "body_seconds", "stalled_seconds", "concurrency", "seconds", "max_tokens"):
             if getattr(self, name) <= 0:
                 raise BadOption(f"{name.replace('_', ' ')} must be more than 0, got {getattr(self, name)}")
         if self.per_minute is not None and self.per_minute < 1:

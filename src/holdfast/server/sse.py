@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from holdfast.server import problems
 
 log = logging.getLogger("holdfast.server")
+TYPE = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
 
 
@@ -30,7 +31,7 @@ class Stream(StreamingResponse):
     def __init__(self, request: Request, events: AsyncGenerator[bytes]) -> None:
         self.events = events
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy in between must not collect
-        super().__init__(told(events, request.url.path), media_type="text/event-stream", headers=headers)
+        super().__init__(told(events, request.url.path), media_type=TYPE, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.events):
