@@ -7,6 +7,7 @@ the model writes after a call stands before it on the wire, in one block, as it 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from pydantic import BaseModel, Field
 
 from holdfast.server import problems, sse
 from holdfast.server.asks import Ask, Called, Event, Finished, Said, Started, Thought
+from holdfast.server.openai_wire import SMALLEST_SHARE, at_most
 from holdfast.server.problems import Refused
 from holdfast.server.running import begin
 from holdfast.transcript.compose import anthropic_call, call_input
@@ -53,10 +55,11 @@ class Prompt(BaseModel):
 class Create(Prompt):
     """A request for an answer. What only shapes billing or thinking on the provider's side is accepted and unused."""
 
-    max_tokens: Annotated[int, Field(ge=1)]
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)]
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Default 0: the likeliest token each time."""
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     stream: bool | None = None
     top_k: int | None = None
     container: Any = None
@@ -92,13 +95,15 @@ def ask_of(body: Create, request: Request) -> Ask:
         raise Refused("output_config.format is not supported: nothing here holds an answer to a schema; leave it out")
     if body.messages[-1].get("role") == "assistant":
         raise Refused("the last message is the assistant's, and answers are not continued here; end with the user's")
+    temperature = body.temperature or 0.0
     return Ask(
         turns_read(body),
         tools_read(body),
         request.state.key,
-        limit=min(body.max_tokens, request.app.state.settings.max_tokens),
-        temperature=body.temperature or 0.0,
-        top_p=body.top_p or 1.0,
+        limit=at_most(body.max_tokens, request),
+        temperature=temperature,
+        top_p=1.0 if body.top_p is None else max(body.top_p, SMALLEST_SHARE),
+        seed=secrets.randbits(31) if temperature else 0,
         stop=tuple(body.stop_sequences or ()),
     )
 
