@@ -20,10 +20,13 @@ from holdfast.server import problems
 from holdfast.server.asks import Host
 from holdfast.server.guard import Guard, Slots
 from holdfast.server.metrics import Metrics
-from holdfast.server.routes import chat, completions, health, models, page, sessions
+from holdfast.server.routes import chat, completions, health, messages, models, page, sessions
 from holdfast.server.settings import Settings
 
-ROUTERS = (chat.router, completions.router, models.router, health.router, sessions.router, page.router)
+ROUTERS = (
+    *(chat.router, completions.router, messages.router, models.router, health.router),
+    *(sessions.router, page.router),
+)
 ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `holdfast` beside the usage says how."
 
 
