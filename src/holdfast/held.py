@@ -247,9 +247,11 @@ def closed(held: Held, most: int) -> Held:
 def _told(before: Held, after: Held, made: CompactContext | None, seconds: float) -> dict[str, Any]:
     gate = made.evidence.get("gate") if made else None
     return {
-        "tokens": made.evidence["tokens_compacted"] if made else 0,
-        "slots": [round(before.slots, 1), round(after.slots, 1)],
-        "bytes": [before.nbytes, after.nbytes],
+        "tokens": after.tokens,
+        "compacted": made.evidence["tokens_compacted"] if made else 0,
+        "before": {"slots": round(before.slots, 1), "bytes": before.nbytes},
+        "slots": round(after.slots, 1),
+        "bytes": after.nbytes,
         "seconds": round(seconds, 3),
         "recipe": dict(made.recipe) if made else {},
         **({"gate": gate} if gate else {}),

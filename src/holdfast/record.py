@@ -52,10 +52,10 @@ class Log:
         self.length += 1
 
 
-def opening(model: Model, tools: Sequence[Mapping[str, Any]], parent: str = "") -> Event:
+def opening(model: Model, tools: Sequence[Mapping[str, Any]]) -> Event:
     """The first event of a session."""
     digests = {"model": model.digest, "tokenizer": model.tokenizer_digest, "template": model.template_digest}
-    return {"kind": "opened", "format": FORMAT, "name": model.name, **digests, "tools": list(tools), "parent": parent}
+    return {"kind": "opened", "format": FORMAT, "name": model.name, **digests, "tools": list(tools)}
 
 
 def check_opening(event: Event, model: Model, name: str) -> None:

@@ -14,6 +14,7 @@ it was, and what was acknowledged is in the log. Not for several threads at once
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -68,10 +69,12 @@ class Session:
         tools: Sequence[Mapping[str, Any]] = (),
         store: Store | None = None,
         name: str = "",
+        about: Mapping[str, Any] | None = None,
     ) -> None:
-        """With a `store` every change is durable when its call returns, and `resume` finds it by `name`."""
+        """With a `store` every change is durable when its call returns, and `resume` finds it by `name`. `about` is
+        what else its first event says."""
         self._start(engine, plan, tools, name or uuid4().hex, store)
-        self._write(opening(engine.model, self.tools))
+        self._write({**opening(engine.model, self.tools), **(about or {})})
 
     def _start(
         self,
@@ -106,8 +109,7 @@ class Session:
         count = sum(map(len, blocks))
         self.check_room(count)
         after = self.held.read(blocks, reading(progress))
-        self._write(appended_event(turns, blocks))
-        self.held, self.turns = after, (*self.turns, *turns)
+        self._grow(after, turns, blocks, {})
         return count
 
     def rendered(self, turns: Sequence[Turn]) -> tuple[Block, ...]:
@@ -131,22 +133,24 @@ class Session:
         self.check_room(len(opens) + limit + len(closes))
         return Answer(self.engine, self.held.live, opens, limit, sampling)
 
-    def commit(self, answer: Answer, turn: Turn | None = None, *, cut: bool = False) -> None:
+    def commit(
+        self, answer: Answer, turn: Turn | None = None, *, cut: bool = False, told: Mapping[str, Any] | None = None
+    ) -> None:
         """Make what was answered so far the session's next turn; `turn` is what its caller was told.
 
         What was generated stays in memory as it is, token for token. A turn that says less, because it was `cut`, is
-        read as the template writes it.
+        read as the template writes it. `told` goes into the event.
         """
         tokenizer = self.engine.model.tokenizer
         turn = turn or Turn(Role.ASSISTANT, tokenizer.decode(answer.ids))
         if cut or not answer.ids:
-            self.append((turn,))
+            blocks = self.rendered((turn,))
+            self._grow(self.held.read(blocks), (turn,), blocks, told or {})
             return
         ids, live, hidden = answer.closed(answer_ids(tokenizer)[1])
         at = self.held.tokens
         block = Block(ids, Origin(len(self.turns), Kind.ACTION, (0, 0), (at, at + len(ids))))
-        self._write(appended_event((turn,), (block,)))
-        self.held, self.turns = self.held.grown(live, (block,), hidden), (*self.turns, turn)
+        self._grow(self.held.grown(live, (block,), hidden), (turn,), (block,), told or {})
 
     def ask(self, question: str, limit: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
         """Answer a question on a fork: the session does not notice. Raises TooLarge where it has no room."""
@@ -190,11 +194,10 @@ class Session:
             after = closed(after, int(DRAWN * most))
             told["next_position"] = [self.held.live.next_position, after.live.next_position]
         checkpoint = self._stored(after, self.compactions + 1)
-        event = checkpoint_event("compacted", checkpoint, {**told, "restart": restart, "why": why})
-        self._write(event)
+        self._write(checkpoint_event("compacted", checkpoint, {**told, "restart": restart, "why": why}))
         self._checkpoints.append(checkpoint)
         self.held = after
-        return event
+        return self.events[-1]
 
     @property
     def compactions(self) -> int:
@@ -208,7 +211,7 @@ class Session:
             raise BadInput("nothing is compacted in this session, so that there is nothing to undo")
         earlier = [c for c in self._checkpoints if c.compactions < standing]
         after = self._rebuilt(earlier, len(self.held.blocks), progress)
-        self._write({"kind": "undone", "checkpoints": len(earlier)})
+        self._write({"kind": "undone", "checkpoints": len(earlier), "told": _sizes(after)})
         self._checkpoints, self.held = earlier, after
 
     def pin(self, turn: int, pinned: bool = True) -> None:
@@ -245,11 +248,11 @@ class Session:
         store = self._log.store if self._log else None
         twin._start(self.engine, self.plan, self.tools, name or uuid4().hex, store)
         twin._kept, twin._checkpoints = dict(self._kept), list(self._checkpoints)
-        twin._write(opening(self.engine.model, self.tools, self.name))
+        twin._write({**self.events[0], "parent": self.name})
         if self.turns:
-            twin._write(appended_event(self.turns, self.held.blocks))
+            twin._write({**appended_event(self.turns, self.held.blocks), "told": _sizes(self.held)})
         for checkpoint in self._checkpoints:
-            twin._write(checkpoint_event("saved", checkpoint, {}))
+            twin._write(checkpoint_event("saved", checkpoint, _sizes(self.held)))
         for turn in sorted(self.pinned):
             twin._write({"kind": "pinned", "turn": turn, "pinned": True})
         twin.turns, twin.held, twin.pinned = self.turns, self.held, self.pinned
@@ -260,7 +263,7 @@ class Session:
     def save(self) -> None:
         """Store the whole memory, so that resuming reads nothing again. Turns and compactions are stored anyway."""
         checkpoint = self._stored(self.held, self.compactions)
-        self._write(checkpoint_event("saved", checkpoint, {}))
+        self._write(checkpoint_event("saved", checkpoint, _sizes(self.held)))
         self._checkpoints.append(checkpoint)
 
     @classmethod
@@ -288,7 +291,12 @@ class Session:
         evidence = {"compactions": [event["told"] for event in self.events if event["kind"] == "compacted"]}
         return replace(self.held.context(), recipe=recipe, evidence=evidence)
 
+    def _grow(self, after: Held, turns: Sequence[Turn], blocks: Sequence[Block], told: Mapping[str, Any]) -> None:
+        self._write({**appended_event(turns, blocks), "told": {**told, **_sizes(after)}})
+        self.held, self.turns = after, (*self.turns, *turns)
+
     def _write(self, event: Event) -> None:
+        event = {**event, "at": round(time.time(), 3)}
         if self._log:
             self._log.write(event)
         self.events.append(event)
@@ -324,6 +332,10 @@ class Session:
         store, model = self._log.store, self.engine.model
         context = contexts.from_bytes(store.get(checkpoint.context), model, name=f"session {self.name}")
         return context, hidden_of(store.get(checkpoint.hidden)).to(model.device, model.dtype)
+
+
+def _sizes(held: Held) -> dict[str, Any]:
+    return {"tokens": held.tokens, "slots": round(held.slots, 1), "bytes": held.nbytes}
 
 
 def _replay(session: Session, event: Event, blocks: list[Block]) -> None:
