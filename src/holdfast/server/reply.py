@@ -132,4 +132,3 @@ class StopAt:
 def _begun(text: str, stop: str) -> int:
     """How many characters at the end of a text may begin a stop text."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if stop.startswith(text[-n:])), 0)
-
