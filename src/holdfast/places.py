@@ -17,6 +17,7 @@ from uuid import uuid4
 from holdfast.errors import BadOption, Conflict, Failed, HoldfastError
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+SHELF = re.compile(r"[0-9a-f]{2}")  # the folder of the objects that begin so
 EXCLUSIVE = {"memory", "s3", "gs", "gcs", "abfs", "az"}
 """Protocols whose backends can refuse to overwrite in one step; to look and then to write would lose events."""
 _MEMORY = Lock()  # fsspec's memory looks and then writes
@@ -135,7 +136,7 @@ class Folder:
 
     def collect(self, keep: set[str], before: float) -> int:
         freed = 0
-        for folder in self.names("objects"):
+        for folder in filter(SHELF.fullmatch, self.names("objects")):
             for name in self.names(f"objects/{folder}"):
                 if DIGEST.fullmatch(name) and name not in keep:
                     freed += self._discard(self.root / "objects" / folder / name, before)

@@ -165,5 +165,8 @@ def _decoded(data: bytes, seq: int) -> dict[str, Any] | None:
     body, end = body[:-1], body[-1:]
     if end != b"\n" or head != hashlib.sha256(body).hexdigest().encode():
         return None
-    whole = json.loads(body)
-    return dict(whole["event"]) if whole["seq"] == seq else None
+    try:
+        whole = json.loads(body)
+        return dict(whole["event"]) if whole["seq"] == seq else None
+    except (ValueError, TypeError, KeyError, RecursionError):  # sealed, but not by `_encoded`
+        return None
