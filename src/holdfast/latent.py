@@ -92,8 +92,8 @@ def load(name: str = DEFAULT, *, dtype: str = "float32", device: str = "cpu") ->
     return LocalEngine(load_model(name, dtype=dtype, device=device))
 
 
-def save(context: CompactContext, path: str | Path, engine: LocalEngine) -> Path:
-    """Write a context to one file."""
+def save(context: CompactContext, path: str | Path, engine: LocalEngine) -> Path | str:
+    """Write a context to one file, or to any URL of fsspec."""
     return store.save(context, path, engine.model)
 
 
