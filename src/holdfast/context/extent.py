@@ -46,6 +46,8 @@ def stretches(segments: Sequence[Segment], end: float) -> list[Stretch]:
             groups[-1].append(at)
         else:
             groups.append([at])
+    if not groups:
+        return []
     starts = [0.0 if n == 0 else _start(segments, groups, n) for n in range(len(groups))]
     return [
         Stretch(tuple(g), is_compacted(segments[g[0]]), (a, b), _tokens([segments[at] for at in g]))

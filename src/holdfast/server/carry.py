@@ -21,6 +21,7 @@ from holdfast.record import check_opening, checkpoint_of, hidden_of, turn_of
 from holdfast.store import Store
 
 EVENTS = "events.json"
+_ODD = (zipfile.BadZipFile, LookupError, ValueError, TypeError, AttributeError, RecursionError, NotImplementedError)
 
 
 def packed(store: Store, name: str) -> bytes:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Event as Flag
 from threading import Lock, Thread
 from typing import Any
@@ -45,8 +45,8 @@ LOOK = 1.0  # seconds between looks at who rests
 class HostPolicy:
     """How a host runs its sessions."""
 
-    trigger: Trigger = Trigger()
-    breaker: Breaker = Breaker()
+    trigger: Trigger = field(default_factory=Trigger)
+    breaker: Breaker = field(default_factory=Breaker)
     memory: int = 8 << 30
     """Bytes of KV memory for all sessions together."""
     restart: bool = False
@@ -300,12 +300,12 @@ class SessionHost:
         places = self.places.all()
         held = [place.session.held for place in places if place.session]
         with self._counting:
-            counts = {
-                name: value if name == "compaction_seconds" else int(value) for name, value in self._counts.items()
-            }
+            counts = dict(self._counts)
+        seconds = counts.pop("compaction_seconds", 0.0)
         nbytes = sum(one.nbytes for one in held)
         slots = round(nbytes / full_bytes(self.engine.model, 1))
-        return Stats(len(places), len(held), nbytes, slots, **counts)  # type: ignore[arg-type]
+        whole = {name: int(value) for name, value in counts.items()}
+        return Stats(len(places), len(held), nbytes, slots, compaction_seconds=seconds, **whole)
 
     def close(self) -> None:
         """As `Host.close`."""

@@ -15,9 +15,9 @@ from typing import Any
 from uuid import uuid4
 
 from holdfast.engine.local import LocalEngine
-from holdfast.errors import BadContext, BadInput, Busy, Missing
+from holdfast.errors import BadContext, BadInput, Busy, Missing, TooLarge
 from holdfast.latent import Plan, full_bytes
-from holdfast.memory import Memory
+from holdfast.memory import Budgeted
 from holdfast.record import turn_of
 from holdfast.server.asks import Ask
 from holdfast.server.turnstile import Turnstile
@@ -65,7 +65,7 @@ class Places:
     def __init__(self, engine: LocalEngine, plan: Plan, store: Store, budget: int, breaker: Breaker) -> None:
         """`budget`: bytes of KV memory for all sessions together."""
         self.engine, self.plan, self.store, self.breaker = engine, plan, store, breaker
-        self.memory, self.index, self.model = Memory(budget), Index(), Turnstile()
+        self.memory, self.index, self.model = Budgeted(budget), Index(), Turnstile()
         self.unreadable: dict[str, str] = {}
         """Sessions of the store that could not be taken up, and why."""
         self._lock = Lock()
@@ -237,8 +237,8 @@ class Places:
         try:
             if place.session:
                 self._spill(self.memory.grow(place.name, max(1, place.session.held.nbytes)))
-        except Busy:
-            place.used = time.time()  # it stays a little over what it took; the next request of anyone spills more
+        except (Busy, TooLarge):
+            place.used = time.time()  # it takes more than it asked for: the next request of anyone spills more
         finally:
             self.memory.release(place.name)
 

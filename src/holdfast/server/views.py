@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from holdfast.context.extent import slots_of_tokens
 from holdfast.latent import full_bytes
@@ -16,6 +16,7 @@ from holdfast.transcript.turn import Role, Turn
 
 TITLE = 120
 TEXT = 2000
+UNTOLD = ("turns", "blocks", "tools", "key")  # of an event: they are told otherwise, or are nobody's business
 
 
 def row(place: Place, model: Model) -> Row:
@@ -131,8 +132,9 @@ def _pieces(session: Session, facts: list[Verdict]) -> list[Piece]:
     end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
     first = held.blocks[held.tail].origin.tokens[0] if held.tail < len(held.blocks) else held.tokens
     slots = slots_of_tokens(held.segments, end, first).tolist()
-    fates = {fact["turn"]: fact["fate"] for fact in facts if fact["fate"] == "repaired"}
-    fates |= {fact["turn"]: fact["fate"] for fact in facts if fact["fate"] == "lost"}
+    fates: dict[int, Literal["lost", "repaired"]] = {}
+    for fact in sorted(facts, key=lambda fact: fact["fate"], reverse=True):  # lost outweighs repaired
+        fates[fact["turn"]] = fact["fate"]
     out: list[Piece] = []
     for at, block in enumerate(held.blocks):
         a, b = block.origin.tokens
