@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -24,3 +25,11 @@ def listening(app: FastAPI) -> Iterator[str]:
         finally:
             server.should_exit = True
             running.join(10)
+
+
+def until(happened: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait for something that another thread does; fail where it never does."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.005)
