@@ -8,8 +8,8 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,11 +47,12 @@ class Guard:
             await self._serve(scope, receive, reply)
         except Gone:
             reply.status = HUNG_UP
+        except asyncio.CancelledError:  # the time for running answers is over
+            await refuse(Busy("the server is stopping; send the request again later"), scope, receive, reply)
         except Exception as error:
             if problems.problem_of(error).status == 500:
                 log.exception("%s %s", scope["method"], scope["path"])
-            if not reply.status:
-                await problems.response(error, scope["path"])(scope, receive, reply.send)
+            await refuse(error, scope, receive, reply)
         finally:
             self._count(scope, reply.status or HUNG_UP, time.perf_counter() - began)
 
@@ -63,7 +64,10 @@ class Guard:
             await self.app(scope, receive, reply.send)
             return
         self.rate.take(key, time.monotonic())
-        with self.slots.one(), self.metrics.under_way.track_inprogress():
+        with ExitStack() as held:
+            held.enter_context(self.slots.one())
+            held.enter_context(self.metrics.under_way.track_inprogress())
+            reply.ending = held.close  # whoever has the whole answer may ask again at once
             body = await checked(await self._body(headers, receive), headers)
             await attended(self.app, scope, body, receive, reply)
 
@@ -97,17 +101,27 @@ class Guard:
             self.metrics.seconds.observe(seconds)
 
 
+async def refuse(error: Exception, scope: Scope, receive: Receive, reply: Reply) -> None:
+    """Tell the client, unless it has been told something else already."""
+    if not reply.status:
+        await problems.response(error, scope["path"])(scope, receive, reply.send)
+
+
 class Reply:
     """What is sent to the client, and the status that went with it; 0 before anything is sent."""
 
     def __init__(self, send: Send, patience: float) -> None:
         self._send, self.patience = send, patience
         self.status, self.whole = 0, False
+        self.ending: Callable[[], None] = lambda: None
+        """Called before the last piece is sent."""
 
     async def send(self, message: Message) -> None:
         """Raises Gone where the reader takes nothing for so many seconds."""
         self.status = message.get("status", self.status)
         self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if self.whole:
+            self.ending()
         try:
             async with asyncio.timeout(self.patience):
                 await self._send(message)
