@@ -9,14 +9,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loopback import listening, until
+from live_server import live, until
 from scripted import Reply, ScriptedHost
 
 from holdfast.errors import Busy, Failed, TooLarge
-from holdfast.server.app import create_app
 from holdfast.server.auth import digest
 from holdfast.server.kept import Memory
 from holdfast.server.settings import Settings
@@ -31,14 +29,16 @@ OUTPUT: Any = {"type": "function_call_output", "call_id": "call_1", "output": "a
 
 
 @pytest.fixture(scope="module")
-def app() -> FastAPI:
-    return create_app(ScriptedHost())
+def served() -> Iterator[tuple[ScriptedHost, str]]:
+    """One server for all tests of this file."""
+    one = ScriptedHost()
+    with live(one) as address:
+        yield one, address
 
 
 @pytest.fixture(scope="module")
-def url(app: FastAPI) -> Iterator[str]:
-    with listening(app) as address:
-        yield address
+def url(served: tuple[ScriptedHost, str]) -> str:
+    return served[1]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,11 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def host(app: FastAPI) -> ScriptedHost:
-    """A new host behind the server that is there."""
-    app.state.host = ScriptedHost()
-    return app.state.host
+def host(served: tuple[ScriptedHost, str]) -> ScriptedHost:
+    """The host of the server as if it were new."""
+    one = served[0]
+    one.asks, one.held, one.replies, one.said = [], [], [Reply()], 0
+    return one
 
 
 def refused(reply: httpx.Response) -> tuple[int, str, str | None]:
@@ -259,12 +260,12 @@ def test_an_error_within_a_stream_fails_the_response(client: openai.OpenAI, host
         client.responses.create(model="any", input="b", previous_response_id=last.response.id)
 
 
-def test_a_reader_that_leaves_ends_the_answer(app: FastAPI, client: openai.OpenAI, host: ScriptedHost) -> None:
+def test_a_reader_that_leaves_ends_the_answer(http: httpx.Client, client: openai.OpenAI, host: ScriptedHost) -> None:
     go = threading.Event()
     host.replies = [Reply(pieces=("word ",) * 1000, go=go)]
     with client.responses.create(model="any", input="Go", stream=True) as stream:
         next(iter(stream))
-    until(lambda: not app.state.slots.taken)
+    until(lambda: '"499"' in http.get("/metrics").text)
     go.set()
     assert host.idle.wait(5)
     assert host.said < 3

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -69,6 +69,36 @@ class Create(Input):
     top_logprobs: int | None = Field(None, description="Not supported.")
 
 
+class Answered(BaseModel):
+    """A response, beside what it repeats of its request."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete"]
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any]
+    holdfast: dict[str, Any] = Field(description="The session: slots, bytes, compactions, evidence.")
+
+
+class Compacted(BaseModel):
+    """A compaction."""
+
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    output: list[dict[str, Any]] = Field(description="One item, which stands for the whole history.")
+    usage: dict[str, Any]
+    holdfast: dict[str, Any] = Field(description="The session as it is now.")
+
+
+_SPOKEN: dict[int | str, dict[str, Any]] = {
+    200: {"model": Answered, "description": "A response; with `stream`, events.", "content": {sse.TYPE: {}}}
+}
+_COMPACTED: dict[int | str, dict[str, Any]] = {200: {"model": Compacted}}
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request, read: the history that was kept, with its tools, and what the request adds to it."""
@@ -85,7 +115,7 @@ class Asked:
         return (*head, *self.before, *self.added)
 
 
-@router.post("/v1/responses", response_model=None)
+@router.post("/v1/responses", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
     """One answer to a history."""
     asked = replace(_asked(body, request), tools=_tools(body))
@@ -101,7 +131,7 @@ async def create(request: Request, body: Create) -> Response:
     return JSONResponse(answer.response)
 
 
-@router.post("/v1/responses/compact", response_model=None)
+@router.post("/v1/responses/compact", responses=_COMPACTED)
 async def compact(request: Request, body: Input) -> Response:
     """Compact the session of a history now. The item that comes back stands for all of it."""
     state, key = request.app.state, request.state.key
