@@ -10,14 +10,12 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loopback import listening
+from live_server import live, until
 from scripted import Reply, ScriptedHost
 
 from holdfast.errors import Busy, Failed, TooLarge
-from holdfast.server.app import create_app
 from holdfast.server.auth import digest
 from holdfast.server.settings import Settings
 from holdfast.transcript.turn import Role, ToolCall, Turn
@@ -32,14 +30,16 @@ HELLO: Any = [{"role": "user", "content": "Say hello"}]
 
 
 @pytest.fixture(scope="module")
-def app() -> FastAPI:
-    return create_app(ScriptedHost())
+def served() -> Iterator[tuple[ScriptedHost, str]]:
+    """One server for all tests of this file."""
+    one = ScriptedHost()
+    with live(one) as address:
+        yield one, address
 
 
 @pytest.fixture(scope="module")
-def url(app: FastAPI) -> Iterator[str]:
-    with listening(app) as address:
-        yield address
+def url(served: tuple[ScriptedHost, str]) -> str:
+    return served[1]
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,11 @@ def client(url: str) -> Iterator[anthropic.Anthropic]:
 
 
 @pytest.fixture
-def host(app: FastAPI) -> ScriptedHost:
-    """A new host behind the server that is there."""
-    app.state.host = ScriptedHost()
-    return app.state.host
+def host(served: tuple[ScriptedHost, str]) -> ScriptedHost:
+    """The host of the server as if it were new."""
+    one = served[0]
+    one.asks, one.held, one.replies, one.said = [], [], [Reply()], 0
+    return one
 
 
 def ask(client: anthropic.Anthropic, **fields: Any) -> Any:
@@ -204,7 +205,7 @@ def test_tool_choice_none_hides_the_tools(client: anthropic.Anthropic, host: Scr
 def test_more_tokens_than_the_server_gives_are_cut_to_its_limit(
     client: anthropic.Anthropic, host: ScriptedHost
 ) -> None:
-    ask(client, max_tokens=10**6)
+    ask(client, max_tokens=10_000)
     assert host.asks[0].limit == Settings().max_tokens
 
 
@@ -248,14 +249,17 @@ def test_an_error_within_a_stream_is_an_event(client: anthropic.Anthropic, host:
     assert host.running == 0
 
 
-def test_a_reader_that_leaves_ends_the_answer(client: anthropic.Anthropic, host: ScriptedHost) -> None:
+def test_a_reader_that_leaves_ends_the_answer(
+    http: httpx.Client, client: anthropic.Anthropic, host: ScriptedHost
+) -> None:
     go = threading.Event()
     host.replies = [Reply(pieces=("word ",) * 1000, go=go)]
     with client.messages.stream(model="any", max_tokens=5000, messages=HELLO) as stream:
         next(iter(stream.text_stream))
+    until(lambda: '"499"' in http.get("/metrics").text)
     go.set()
     assert host.idle.wait(5)
-    assert host.said < 1000
+    assert host.said < 3
 
 
 RESULT = {"type": "tool_result", "tool_use_id": "x", "content": "y"}

@@ -19,12 +19,13 @@ from holdfast.errors import HoldfastError
 from holdfast.server import problems
 from holdfast.server.asks import Host
 from holdfast.server.guard import Guard, Slots
+from holdfast.server.kept import Memory
 from holdfast.server.metrics import Metrics
-from holdfast.server.routes import chat, completions, health, messages, models, page, sessions
+from holdfast.server.routes import chat, completions, health, messages, models, page, responses, sessions
 from holdfast.server.settings import Settings
 
 ROUTERS = (
-    *(chat.router, completions.router, messages.router, models.router, health.router),
+    *(chat.router, completions.router, messages.router, responses.router, models.router, health.router),
     *(sessions.router, page.router),
 )
 ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `holdfast` beside the usage says how."
@@ -38,7 +39,7 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
         "5XX": {"model": problems.OpenAIError, "description": "The server failed, or is busy."},
     }
     app = FastAPI(title="Holdfast", version=__version__, description=ABOUT, lifespan=_lifespan, responses=errors)
-    app.state.host, app.state.settings = host, settings
+    app.state.host, app.state.settings, app.state.responses = host, settings, Memory()
     app.state.metrics, app.state.slots, app.state.started = Metrics(host), Slots(settings.concurrency), int(time.time())
     app.state.stopping = False  # set when the server is told to end: streams without an end then end
     app.state.pool = ThreadPoolExecutor(settings.concurrency, "answer")

@@ -30,7 +30,9 @@ from holdfast.transcript.formats.anthropic import turns_of
 from holdfast.transcript.parts import fold
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
-router = APIRouter(responses={"4XX": {"model": problems.AnthropicError}, "5XX": {"model": problems.AnthropicError}})
+router = APIRouter(
+    tags=["Anthropic"], responses={"4XX": {"model": problems.AnthropicError}, "5XX": {"model": problems.AnthropicError}}
+)
 
 _BLOCKS = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking")
 _WHY = {
@@ -67,7 +69,35 @@ class Create(Prompt):
     output_config: dict[str, Any] | None = None
 
 
-@router.post("/v1/messages", response_model=None)
+class Usage(BaseModel):
+    """The tokens of one request. The whole prompt is `input_tokens` and `cache_read_input_tokens`."""
+
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int = Field(description="Those that the session already held.")
+    output_tokens: int
+
+
+class Message(BaseModel):
+    """An answer."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+    stop_sequence: str | None
+    usage: Usage
+    holdfast: dict[str, Any] = Field(description="The session: slots, bytes, compactions, evidence.")
+
+
+_SPOKEN: dict[int | str, dict[str, Any]] = {
+    200: {"model": Message, "description": "An answer; with `stream`, events.", "content": {sse.TYPE: {}}}
+}
+
+
+@router.post("/v1/messages", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
     """One answer to a history."""
     events = await begin(request, ask_of(body, request))
