@@ -8,8 +8,8 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,11 +47,12 @@ class Guard:
             await self._serve(scope, receive, reply)
         except Gone:
             reply.status = HUNG_UP
+        except asyncio.CancelledError:  # the time for running answers is over
+            await refuse(Busy("the server is stopping; send the request again later"), scope, receive, reply)
         except Exception as error:
             if problems.problem_of(error).status == 500:
                 log.exception("%s %s", scope["method"], scope["path"])
-            if not reply.status:
-                await problems.response(error, scope["path"])(scope, receive, reply.send)
+            await refuse(error, scope, receive, reply)
         finally:
             self._count(scope, reply.status or HUNG_UP, time.perf_counter() - began)
 
@@ -63,8 +64,11 @@ class Guard:
             await self.app(scope, receive, reply.send)
             return
         self.rate.take(key, time.monotonic())
-        with self.slots.one(), self.metrics.under_way.track_inprogress():
-            body = await checked(await self._body(headers, receive), headers)
+        with ExitStack() as held:
+            held.enter_context(self.slots.one())
+            held.enter_context(self.metrics.under_way.track_inprogress())
+            reply.ending = held.close  # whoever has the whole answer may ask again at once
+            body = await checked(await self._body(headers, receive), headers, path)
             await attended(self.app, scope, body, receive, reply)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
@@ -97,17 +101,27 @@ class Guard:
             self.metrics.seconds.observe(seconds)
 
 
+async def refuse(error: Exception, scope: Scope, receive: Receive, reply: Reply) -> None:
+    """Tell the client, unless it has been told something else already."""
+    if not reply.status:
+        await problems.response(error, scope["path"])(scope, receive, reply.send)
+
+
 class Reply:
     """What is sent to the client, and the status that went with it; 0 before anything is sent."""
 
     def __init__(self, send: Send, patience: float) -> None:
         self._send, self.patience = send, patience
         self.status, self.whole = 0, False
+        self.ending: Callable[[], None] = lambda: None
+        """Called before the last piece is sent."""
 
     async def send(self, message: Message) -> None:
         """Raises Gone where the reader takes nothing for so many seconds."""
         self.status = message.get("status", self.status)
         self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if self.whole:
+            self.ending()
         try:
             async with asyncio.timeout(self.patience):
                 await self._send(message)
@@ -155,13 +169,17 @@ class Rate:
         self._buckets[key] = (left - 1, now)
 
 
-async def checked(body: bytes, headers: Headers) -> bytes:
+async def checked(body: bytes, headers: Headers, path: str) -> bytes:
     """A JSON body as every route can read it: not nested without end, without half characters and NaN.
 
-    Raises Refused for what is no JSON, and for a body of another kind where only JSON is read.
+    Raises Refused for what is no JSON, and for a body of another kind under /v1, where only JSON is read.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not body or not (kind == "application/json" or kind.endswith("+json")):
+    if not body:
+        return body
+    if not (kind == "application/json" or kind.endswith("+json")):
+        if path.startswith("/v1/"):
+            raise Refused(f"send Content-Type: application/json, not {kind[:80] or 'none'}", status=415)
         return body
     return await asyncio.to_thread(_clean, body) if len(body) > LONG else _clean(body)
 

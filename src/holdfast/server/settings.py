@@ -47,6 +47,8 @@ class Settings:
         for name in ("body_bytes", "body_seconds", "stalled_seconds", "concurrency", "seconds", "max_tokens"):
             if getattr(self, name) <= 0:
                 raise BadOption(f"{name.replace('_', ' ')} must be more than 0, got {getattr(self, name)}")
+        if self.drain_seconds < 0:
+            raise BadOption(f"drain seconds must be at least 0, got {self.drain_seconds}")
         if self.per_minute is not None and self.per_minute < 1:
             raise BadOption(f"requests per minute must be at least 1, got {self.per_minute}")
 

@@ -1,0 +1,136 @@
+"""The command that serves sessions over HTTP."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from holdfast.cli import console
+from holdfast.cli.compacting import DEFAULT_METHOD, DEFAULT_MODEL, DEFAULT_RATIO
+from holdfast.cli.console import Device, Dtype, Model
+from holdfast.errors import Failed
+
+if TYPE_CHECKING:
+    from holdfast.engine.local import LocalEngine
+    from holdfast.server.asks import Host
+    from holdfast.server.settings import Settings
+
+KeyFile = Annotated[
+    Path | None, typer.Option("--api-key-file", help="Keys that are let in, one on each line. Also $HOLDFAST_API_KEYS.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command of this file."""
+    app.command()(serve)
+
+
+def serve(
+    model: Model = DEFAULT_MODEL,
+    host: Annotated[str, typer.Option(help="Address. Any but this machine's own needs API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    store: Annotated[
+        str, typer.Option("--store", "--dir", help="Folder or fsspec URL where sessions are kept.", show_default="ours")
+    ] = "",
+    latent: Annotated[str, typer.Option(help="How to compact (see `holdfast methods`).")] = DEFAULT_METHOD,
+    ratio: Annotated[float, typer.Option(help="Tokens per slot of what is compacted.")] = DEFAULT_RATIO,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    api_key_file: KeyFile = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Another name of this machine that requests may use on loopback.")
+    ] = None,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = 32 * 2**20,
+    max_requests: Annotated[int, typer.Option(help="Requests under way at once.")] = 32,
+    max_per_minute: Annotated[int | None, typer.Option(help="Requests of a key.", show_default="no limit")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 8192,
+    max_seconds: Annotated[float, typer.Option(help="Seconds of an answer.")] = 600.0,
+    drain: Annotated[float, typer.Option(help="Seconds that running answers get when the server stops.")] = 30.0,
+) -> None:
+    """Serve sessions to any OpenAI or Anthropic client; what they send again is not read again, and is kept small."""
+    try:
+        from holdfast.server import auth
+        from holdfast.server.settings import Settings
+    except ImportError as error:
+        raise Failed(f"the server needs {error.name}; pip install 'holdfast[server]'") from error
+    console.checked_ratio(ratio)
+    settings = Settings(
+        address=host,
+        keys=auth.configured(api_key_file),
+        names=frozenset(name.lower() for name in allow_host or ()),
+        body_bytes=max_body,
+        concurrency=max_requests,
+        per_minute=max_per_minute,
+        seconds=max_seconds,
+        max_tokens=max_tokens,
+        drain_seconds=drain,
+    )
+    with listening(host, port) as taken:  # a port that is not free is known before the model is loaded
+        run(opened(console.engine(model, dtype, device), latent, ratio, store, max_tokens), settings, taken)
+
+
+def opened(engine: LocalEngine, latent: str, ratio: float, store: str, max_tokens: int) -> Host:
+    """The one place where the host is made."""
+    from holdfast.latent import Plan
+    from holdfast.server.host import open_host  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    host: Host = open_host(engine, Plan(latent=latent, ratio=ratio), store=store, max_tokens=max_tokens)
+    return host
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that has the address but does not listen yet, so that nobody waits for a model that is being loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise Failed(f"{host} port {port} cannot be taken: {error.strerror}; choose another with --port") from error
+    return made
+
+
+def run(host: Host, settings: Settings, taken: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; then answers that are under way get their time and every session is kept."""
+    import uvicorn
+
+    from holdfast.server.app import create_app
+
+    app = create_app(host, settings)
+    config = uvicorn.Config(
+        app,
+        timeout_graceful_shutdown=round(settings.drain_seconds),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    told(host.model, settings, taken.getsockname()[1])
+    signal.signal(signal.SIGTERM, _stopped)  # uvicorn raises the signal again when it has ended
+    try:
+        uvicorn.Server(config).run(sockets=[taken])
+    except KeyboardInterrupt:
+        console.say("stopped")
+
+
+def _stopped(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def told(model: str, settings: Settings, port: int) -> None:
+    """Say where the server is and how an agent gets there."""
+    name = "127.0.0.1" if settings.address in ("0.0.0.0", "::") else settings.address
+    url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    key = "one of the keys" if settings.keys else "anything"
+    console.say(f"{model} on {url}")
+    console.say(f"  OpenAI clients     OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key!r}")
+    console.say(f"  Anthropic clients  ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={key!r}")
+    console.say(f"  sessions {url}/  API {url}/docs  metrics {url}/metrics")

@@ -1,0 +1,43 @@
+"""The server on a free port of this machine, for as long as a block runs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from holdfast.server.app import create_app
+from holdfast.server.asks import Host
+from holdfast.server.settings import Settings
+
+
+@contextmanager
+def live(host: Host, *, drain: int = 5, send_buffer: int | None = None, **settings: Any) -> Iterator[str]:
+    """Its address, without a path."""
+    app = create_app(host, Settings(**settings))
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=drain)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        if send_buffer:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        thread.start()
+        until(lambda: server.started)
+        try:
+            yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def until(happened: Any, seconds: float = 5) -> None:
+    """Wait until something is so; fail where it never is."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.005)
