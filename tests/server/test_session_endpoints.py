@@ -6,9 +6,16 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from hypothesis import given, settings
+import schemathesis
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from shown_sessions import Shown, ShownHost, serving, worked
 from starlette.testclient import TestClient
 
@@ -238,6 +245,20 @@ def test_every_answer_and_every_body_is_in_the_openapi_page(client):
     for path, method in (("/holdfast/events", "get"), ("/holdfast/sessions/{session}/export", "get")):
         assert "application/json" not in paths[path][method]["responses"]["200"]["content"]
     assert "/page/{name}" not in paths
+
+
+WORLD = ShownHost()
+APP = create_app(WORLD, Settings(names=frozenset({"testserver"})))
+
+
+@schemathesis.openapi.from_asgi("/openapi.json", APP).include(path_regex="^/holdfast/sessions").parametrize()
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+def test_every_response_is_as_the_page_of_the_api_declares(case):
+    WORLD.shown = {"s-1": worked("s-1")}
+    if "session" in (case.path_parameters or {}):
+        case.path_parameters["session"] = "s-1"
+    checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+    case.call_and_validate(checks=checks)
 
 
 def test_events_tell_the_list_at_once_and_again_when_it_has_changed(host):
