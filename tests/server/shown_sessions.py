@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from scripted import ScriptedHost
 
+from holdfast.cli.serving import server
 from holdfast.errors import BadContext, BadInput, Missing
 from holdfast.server.app import create_app
 from holdfast.server.asks import Detail, Piece, RawTurn, Round, Row, Verdict
@@ -218,14 +218,14 @@ def worked(name: str = "s-1", exchanges: int = 14, key: str = "") -> Shown:
 @contextmanager
 def serving(host: ShownHost, settings: Settings | None = None, port: int = 0) -> Iterator[str]:
     """A real server on a free port of loopback; gives its address."""
-    app = create_app(host, settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+    settings = settings or Settings()
+    running = server(create_app(host, settings), settings)
     with socket.create_server(("127.0.0.1", port)) as taken:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]})
         thread.start()
         try:
             yield f"http://127.0.0.1:{taken.getsockname()[1]}"
         finally:
-            app.state.stopping = server.should_exit = True
+            running.should_exit = True
             thread.join(10)
             assert not thread.is_alive()

@@ -100,6 +100,7 @@ function bars(card) {
   const { blocks, tokens, slots } = card.detail;
   const raw = card.part(".raw");
   raw.setAttribute("aria-label", `Blocks of the session ${card.row.title}; arrow keys go from block to block`);
+  raw.style.setProperty("--blocks", blocks.length);
   raw.replaceChildren(...blocks.map((block, i) => option(card, block, i)));
   const held = card.part(".held");
   held.replaceChildren(...blocks.map((block) => piece(block, block.slots)));

@@ -22,7 +22,7 @@ export function sawtooth(figure, rounds) {
   drawing.append(
     ...axes(x, y, last, step, top),
     shape("polygon", { class: "held-area", points: [...held, `${x(rounds.at(-1).turn)},${y(0)}`].join(" ") }),
-    shape("polyline", { class: "said", points: line("tokens").join(" ") }),
+    shape("polyline", { class: "said-line", points: line("tokens").join(" ") }),
     shape("polyline", { class: "held-line", points: held.join(" ") }),
     ...rounds
       .filter((round) => round.compacted)

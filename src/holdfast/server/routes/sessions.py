@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
@@ -26,10 +26,8 @@ FILE: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string"
 EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
-class Json(Response):
+class Json(JSONResponse):
     """ASCII, so that a lone surrogate in a session is told as it is and breaks nothing."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return dumped(content)
