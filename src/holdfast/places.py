@@ -147,9 +147,9 @@ class Folder:
     def _discard(self, path: Path, before: float) -> int:
         """Set an object aside before it goes: a writer that finds it meanwhile renews it, or finds nothing."""
         self.make("tmp")
-        aside = self._aside()
         with _told("drop", path), suppress(FileNotFoundError):  # another one collects, too
             if path.stat().st_mtime < before:
+                aside = self._aside()
                 path.rename(aside)
                 if aside.stat().st_mtime >= before:
                     aside.replace(path)
