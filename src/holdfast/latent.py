@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -23,7 +23,7 @@ from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, Segment, TokenSegment, tokens
 from holdfast.context.surgery import keep
 from holdfast.engine.live import Live
-from holdfast.engine.local import LocalEngine
+from holdfast.engine.local import LocalEngine, spoken
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, BadOption
 from holdfast.gate.facts import marked
@@ -150,20 +150,6 @@ def ask(
             f"do not fit the {most} that {engine.model.name} reads"
         )
     yield from spoken(engine.generate(engine.open(context), prompt, limit, sampling), engine.model.tokenizer)
-
-
-def spoken(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:
-    """Token ids as text, piece by piece and never half a character."""
-    said: list[int] = []
-    shown = ""
-    for token in tokens:
-        said.append(token)
-        text = tokenizer.decode(said)
-        if not text.endswith("\ufffd"):  # half a character: wait for the rest
-            yield text[len(shown) :]
-            shown = text
-    if rest := tokenizer.decode(said)[len(shown) :]:
-        yield rest
 
 
 def parts(transcript: Transcript, rendered: Rendered, policy: Policy) -> list[Part]:

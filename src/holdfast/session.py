@@ -28,11 +28,11 @@ from holdfast.blocks.render import answer_ids, appended, question_ids
 from holdfast.context import store as contexts
 from holdfast.context.segments import CompactContext
 from holdfast.engine.answering import Answer
-from holdfast.engine.local import LocalEngine
+from holdfast.engine.local import LocalEngine, spoken
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext, BadInput, Missing, TooLarge
 from holdfast.held import Held, closed, compacted, opened
-from holdfast.latent import Plan, spoken
+from holdfast.latent import Plan
 from holdfast.methods.base import Progress, quiet, reading
 from holdfast.record import (
     Checkpoint,

@@ -5,23 +5,37 @@ from __future__ import annotations
 import signal
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.compacting import DEFAULT_METHOD, DEFAULT_MODEL, DEFAULT_RATIO
+from holdfast.cli.compacting import DEFAULT_METHOD, DEFAULT_MODEL, DEFAULT_PINS, DEFAULT_RATIO
 from holdfast.cli.console import Device, Dtype, Model
-from holdfast.errors import Failed
+from holdfast.errors import BadOption, Failed
 
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
     from holdfast.engine.local import LocalEngine
+    from holdfast.latent import Plan
     from holdfast.server.asks import Host
+    from holdfast.server.host import HostPolicy
     from holdfast.server.settings import Settings
 
+Store = Annotated[
+    str, typer.Option("--store", "--dir", help="Folder or fsspec URL where sessions are kept.", show_default="ours")
+]
+TriggerAt = Annotated[
+    str, typer.Option(help="Compact above so many slots, or above a share of the window, as 6000 or 75%.")
+]
+Idle = Annotated[
+    float | None, typer.Option(help="Compact in the background after so many seconds of rest.", show_default="never")
+]
+Names = Annotated[
+    list[str] | None, typer.Option(help="Another name of this machine that requests may use on loopback.")
+]
 KeyFile = Annotated[
     Path | None, typer.Option("--api-key-file", help="Keys that are let in, one on each line. Also $HOLDFAST_API_KEYS.")
 ]
@@ -36,17 +50,23 @@ def serve(
     model: Model = DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help="Address. Any but this machine's own needs API keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    store: Annotated[
-        str, typer.Option("--store", "--dir", help="Folder or fsspec URL where sessions are kept.", show_default="ours")
-    ] = "",
+    store: Store = "",
     latent: Annotated[str, typer.Option(help="How to compact (see `holdfast methods`).")] = DEFAULT_METHOD,
     ratio: Annotated[float, typer.Option(help="Tokens per slot of what is compacted.")] = DEFAULT_RATIO,
+    slots: Annotated[int | None, typer.Option(help="Most slots of a session, whatever the ratio.")] = None,
+    keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 1,
+    pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
+    trigger: TriggerAt = "75%",
+    low: Annotated[float, typer.Option(help="Share of the trigger to compact to.")] = 0.5,
+    idle: Idle = None,
+    cool_down: Annotated[int, typer.Option(help="Turns after a compaction in which there is none.")] = 3,
+    gate: Annotated[bool, typer.Option("--gate/--no-gate", help="Measure what each compaction loses.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Read again what stays, in place of its states.")] = False,
+    memory: Annotated[float, typer.Option(help="GiB of KV memory for all sessions; others wait on disk.")] = 8.0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     api_key_file: KeyFile = None,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="Another name of this machine that requests may use on loopback.")
-    ] = None,
+    allow_host: Names = None,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = 32 * 2**20,
     max_requests: Annotated[int, typer.Option(help="Requests under way at once.")] = 32,
     max_per_minute: Annotated[int | None, typer.Option(help="Requests of a key.", show_default="no limit")] = None,
@@ -72,17 +92,75 @@ def serve(
         max_tokens=max_tokens,
         drain_seconds=drain,
     )
+    how = Compacting(latent, ratio, slots, keep_recent, pin, gate)
+    when = When(trigger, low, idle, cool_down, memory, restart)
     with listening(host, port) as taken:  # a port that is not free is known before the model is loaded
-        run(opened(console.engine(model, dtype, device), latent, ratio, store, max_tokens), settings, taken)
+        plan, policy = how.plan(), when.policy()
+        run(opened(console.engine(model, dtype, device), plan, policy, store), settings, taken)
 
 
-def opened(engine: LocalEngine, latent: str, ratio: float, store: str, max_tokens: int) -> Host:
+def opened(engine: LocalEngine, plan: Plan, policy: HostPolicy, store: str) -> Host:
     """The one place where the host is made."""
-    from holdfast.latent import Plan
-    from holdfast.server.host import open_host  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from holdfast.server.host import open_host
 
-    host: Host = open_host(engine, Plan(latent=latent, ratio=ratio), store=store, max_tokens=max_tokens)
+    host = open_host(engine, plan, store=store, policy=policy)
+    for name, reason in host.places.unreadable.items():
+        console.say(f"session {name} is left alone: {reason}")
     return host
+
+
+class Compacting(NamedTuple):
+    """How sessions are compacted, as options."""
+
+    latent: str
+    ratio: float
+    slots: int | None
+    keep_recent: int
+    pin: str
+    gate: bool
+
+    def plan(self) -> Plan:
+        from holdfast.gate.gate import Gate
+        from holdfast.latent import Plan, Policy
+        from holdfast.methods.registry import build
+
+        build(self.latent)
+        policy = Policy(console.kinds(self.pin), keep_recent=self.keep_recent)
+        return Plan(self.latent, self.ratio, policy=policy, gate=Gate() if self.gate else None, slots=self.slots)
+
+
+class When(NamedTuple):
+    """When sessions are compacted, and where they are held, as options."""
+
+    trigger: str
+    low: float
+    idle: float | None
+    cool_down: int
+    memory: float
+    restart: bool
+
+    def policy(self) -> HostPolicy:
+        from holdfast.server.host import HostPolicy
+        from holdfast.textual import Breaker
+        from holdfast.triggers import Trigger
+
+        if not 0 < self.memory < 1 << 20:
+            raise BadOption(f"--memory must be more than 0 GiB, got {self.memory:g}")
+        tokens, window = _trigger(self.trigger)
+        early = max(0.75, (1 + self.low) / 2)
+        trigger = Trigger(tokens=tokens, window=window, low=self.low, early=early, idle=self.idle)
+        breaker = Breaker(cool_down=self.cool_down)
+        return HostPolicy(trigger, breaker, memory=int(self.memory * 2**30), restart=self.restart)
+
+
+def _trigger(given: str) -> tuple[int | None, float | None]:
+    """Slots, or a share of the window. Raises BadOption for anything else."""
+    try:
+        return (None, float(given[:-1]) / 100) if given.endswith("%") else (int(given), None)
+    except ValueError:
+        raise BadOption(
+            f"--trigger is a number of slots or a share of the window, as 6000 or 75%; got {given!r}"
+        ) from None
 
 
 def listening(host: str, port: int) -> socket.socket:

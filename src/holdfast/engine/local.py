@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,3 +139,17 @@ class LocalEngine:
 
     def _ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(ids, dtype=torch.int64, device=self.model.device)
+
+
+def spoken(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:
+    """Token ids as text, piece by piece and never half a character."""
+    said: list[int] = []
+    shown = ""
+    for token in tokens:
+        said.append(token)
+        text = tokenizer.decode(said)
+        if not text.endswith("\ufffd"):  # half a character: wait for the rest
+            yield text[len(shown) :]
+            shown = text
+    if rest := tokenizer.decode(said)[len(shown) :]:
+        yield rest
