@@ -90,6 +90,8 @@ def test_a_user_reads_why_and_the_session_how_far() -> None:
     )
     assert why.target == 3072
     assert due(seen(980), Trigger(tokens=600)).target == 300  # type: ignore[union-attr]
+    assert due(seen(980), Trigger(tokens=2000)).target == 375  # type: ignore[union-attr]
+    assert due(seen(980), Trigger(tokens=2000, window=None)).target == 475  # type: ignore[union-attr]
 
 
 def test_without_a_window_only_tokens_and_marks_count() -> None:

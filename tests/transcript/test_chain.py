@@ -267,6 +267,14 @@ def test_a_link_is_found_again_from_the_turns_as_the_client_sends_them() -> None
         assert [index.links([other], SEED) for other in turns] == [links([other], SEED) for other in turns]
 
 
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_turn_that_differs_in_one_field_is_not_taken_for_the_known_one(change: Callable[[Turn], Turn]) -> None:
+    known = called('{"a": 1}')
+    index = Index()
+    index.add("one", SEED, links([known], SEED), [known])
+    assert index.links([change(known)], SEED) == links([change(known)], SEED) != links([known], SEED)
+
+
 LETTERS = st.text("ab", max_size=4)
 
 
