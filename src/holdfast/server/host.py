@@ -86,7 +86,7 @@ class SessionHost:
             session, cached = place.held, place.held.held.tokens if known else 0
             self._read(place, ask.turns[known:])
             limit = self._limit(session, ask)
-            answer = session.answer(limit, _sampling(ask))
+            answer = session.answer(limit, self.sampling(ask))
             prompt = session.held.tokens + len(answer.opening)
             yield Started(place.name, prompt, cached)
             reply = Reply(answer, ask, self.places.model, f"{place.name}{len(session.turns)}")
@@ -104,6 +104,10 @@ class SessionHost:
             if self._due(place):
                 self._later.submit(self._compact_later, place.name, place.key)
 
+    def sampling(self, ask: Ask) -> Sampling:
+        """How the tokens of an answer are chosen; a subclass may steer a model that is too small for its task."""
+        return Sampling(ask.temperature, ask.top_p, ask.seed)
+
     def _plain(self, ask: Ask) -> Iterator[Event]:
         """A text to continue: no template, no session."""
         model = self.engine.model
@@ -112,7 +116,7 @@ class SessionHost:
         if len(ids) + limit > model.max_tokens:
             raise TooLarge(f"a prompt of {len(ids)} tokens and an answer of {limit} exceed {model.max_tokens}")
         yield Started("", len(ids), 0)
-        answer = Answer(self.engine, Held.empty(model).live, ids, limit, _sampling(ask))
+        answer = Answer(self.engine, Held.empty(model).live, ids, limit, self.sampling(ask))
         reply = Reply(answer, replace(ask, tools=()), self.places.model, "")
         yield from reply.pieces()
         self._count(prompt_tokens=len(ids), completion_tokens=len(answer.ids))
@@ -271,6 +275,7 @@ class SessionHost:
                 with self.places.model:
                     place.held.rewind(max(0, len(place.held.turns) - 1))
                 self.places.note_turns(place, place.held.turns)
+                place.breaker = self.policy.breaker  # it counts turns, which are fewer now
             elif mark == "boundary":
                 place.marked, place.used = True, time.time()
             else:
@@ -328,10 +333,6 @@ def _units(before: Sequence[Turn], turns: Sequence[Turn]) -> list[tuple[Turn, ..
     """New turns in pieces that end where a session may be cut."""
     whole, start = Transcript((*before, *turns)), len(before)
     return [whole.turns[max(a, start) : b] for a, b in exchanges(whole) if b > start]
-
-
-def _sampling(ask: Ask) -> Sampling:
-    return Sampling(ask.temperature, ask.top_p, ask.seed)
 
 
 def _asked(plan: Plan, options: Mapping[str, Any]) -> Plan:
