@@ -153,7 +153,14 @@ def test_a_name_that_was_made_to_point_here_is_turned_away(name):
 
 
 @pytest.mark.parametrize(
-    ("origin", "status"), [("http://localhost:3000", 200), ("https://evil.example", 403), ("null", 403)]
+    ("origin", "status"),
+    [
+        ("http://localhost:3000", 200),
+        ("https://localhost.evil.example", 403),
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+    ],
 )
 def test_a_page_of_another_site_may_not_post_here(origin, status):
     assert asked(client(), headers={"origin": origin}).status_code == status
