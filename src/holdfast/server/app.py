@@ -19,11 +19,15 @@ from holdfast.errors import HoldfastError
 from holdfast.server import problems
 from holdfast.server.asks import Host
 from holdfast.server.guard import Guard, Slots
+from holdfast.server.kept import Memory
 from holdfast.server.metrics import Metrics
-from holdfast.server.routes import chat, completions, health, models
+from holdfast.server.routes import chat, completions, health, messages, models, page, responses, sessions
 from holdfast.server.settings import Settings
 
-ROUTERS = (chat.router, completions.router, models.router, health.router)
+ROUTERS = (
+    *(chat.router, completions.router, messages.router, responses.router, models.router, health.router),
+    *(sessions.router, page.router),
+)
 ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `holdfast` beside the usage says how."
 
 
@@ -43,8 +47,9 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.host, app.state.settings = host, settings
+    app.state.host, app.state.settings, app.state.responses = host, settings, Memory()
     app.state.metrics, app.state.slots, app.state.started = Metrics(host), Slots(settings.concurrency), int(time.time())
+    app.state.stopping = False  # set when the server is told to end: streams without an end then end
     app.state.pool = ThreadPoolExecutor(settings.concurrency, "answer")
     for kind in (HoldfastError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refuse)
