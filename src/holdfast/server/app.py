@@ -38,7 +38,15 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
         "4XX": {"model": problems.OpenAIError, "description": "The request cannot be served."},
         "5XX": {"model": problems.OpenAIError, "description": "The server failed, or is busy."},
     }
-    app = FastAPI(title="Holdfast", version=__version__, description=ABOUT, lifespan=_lifespan, responses=errors)
+    app = FastAPI(
+        title="Holdfast",
+        version=__version__,
+        description=ABOUT,
+        lifespan=_lifespan,
+        responses=errors,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
     app.state.host, app.state.settings, app.state.responses = host, settings, Memory()
     app.state.metrics, app.state.slots, app.state.started = Metrics(host), Slots(settings.concurrency), int(time.time())
     app.state.stopping = False  # set when the server is told to end: streams without an end then end
