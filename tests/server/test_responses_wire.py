@@ -16,7 +16,7 @@ from scripted import Reply, ScriptedHost
 
 from holdfast.errors import Busy, Failed, TooLarge
 from holdfast.server.auth import digest
-from holdfast.server.kept import Memory
+from holdfast.server.kept import Around, Memory
 from holdfast.server.settings import Settings
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
@@ -205,7 +205,7 @@ def test_more_tokens_than_the_server_gives_are_cut_to_its_limit(client: openai.O
 def test_a_compaction_stands_for_the_history_before_it(
     client: openai.OpenAI, host: ScriptedHost, stored: bool, by_name: bool
 ) -> None:
-    first = client.responses.create(model="any", input="Go on", tools=[TOOL], store=stored)
+    first = client.responses.create(model="any", input="Go on", tools=[TOOL], store=stored, instructions="Be brief")
     history: Any = [{"role": "user", "content": "Go on"}, *(item.to_dict() for item in first.output)]
     given: Any = {"previous_response_id": first.id} if by_name else {"input": history}
     small: Any = client.responses.compact(model="any", **given)
@@ -215,11 +215,11 @@ def test_a_compaction_stands_for_the_history_before_it(
     assert small.holdfast["compactions"] == 1
     before = {"role": "user", "content": "is in the compaction"}
     later: Any = [before, *(item.to_dict() for item in small.output), {"role": "user", "content": "And now?"}]
-    last = client.responses.create(model="any", input=later, tools=[TOOL])
-    assert [turn.text for turn in host.asks[-1].turns] == ["Go on", "Hello world", "And now?"]
+    last = client.responses.create(model="any", input=later, tools=[TOOL], instructions="Be brief")
+    assert [turn.text for turn in host.asks[-1].turns] == ["Be brief", "Go on", "Hello world", "And now?"]
     assert [one.tools for one in host.asks] == [(HEARD,)] * 3
     assert last.usage
-    assert last.usage.input_tokens_details.cached_tokens == 6
+    assert last.usage.input_tokens_details.cached_tokens == 9
     assert len(host.held) == 1
 
 
@@ -367,21 +367,21 @@ def test_the_memory_forgets_the_oldest_when_it_is_full() -> None:
     memory = Memory(characters=25_000)
     turn = Turn(Role.USER, "x" * 8000)
     for name in ("a", "b", "c"):
-        memory.keep("key", name, (), (turn,), ())
+        memory.keep("key", name, (), (turn,))
     assert memory.find("key", "a") is None
     assert memory.find("key", "c")
-    memory.keep("key", "d", (turn, turn), (), ())
+    memory.keep("key", "d", (turn, turn), ())
     kept = memory.find("key", "d")
     assert kept
     assert memory.find("key", "b")
-    assert len(kept.turns) == 2
+    assert len(kept) == 2
 
 
 def test_a_history_is_known_by_what_was_said_in_it() -> None:
-    memory = Memory()
+    memory, around = Memory(), Around((HEARD,), "Be brief")
     turns = (Turn(Role.USER, "a"), Turn(Role.ASSISTANT, "b", calls=(CALL,)))
-    memory.note("key", turns, (HEARD,))
+    memory.note("key", turns, around)
     again = (Turn(Role.USER, "a", source=9), Turn(Role.ASSISTANT, "b", reasoning="x", calls=(CALL,)), Turn(Role.USER))
-    assert memory.tools_of("key", again) == (HEARD,)
-    assert memory.tools_of("other", again) == ()
-    assert memory.tools_of("key", turns[:1]) == ()
+    assert memory.around("key", again) == around
+    assert memory.around("other", again) == Around()
+    assert memory.around("key", turns[:1]) == Around()
