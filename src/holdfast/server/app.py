@@ -55,4 +55,3 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await asyncio.to_thread(app.state.host.close)
-    app.state.pool.shutdown(wait=False, cancel_futures=True)

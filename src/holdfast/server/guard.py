@@ -68,7 +68,7 @@ class Guard:
             held.enter_context(self.slots.one())
             held.enter_context(self.metrics.under_way.track_inprogress())
             reply.ending = held.close  # whoever has the whole answer may ask again at once
-            body = await checked(await self._body(headers, receive), headers)
+            body = await checked(await self._body(headers, receive), headers, path)
             await attended(self.app, scope, body, receive, reply)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
@@ -169,13 +169,17 @@ class Rate:
         self._buckets[key] = (left - 1, now)
 
 
-async def checked(body: bytes, headers: Headers) -> bytes:
+async def checked(body: bytes, headers: Headers, path: str) -> bytes:
     """A JSON body as every route can read it: not nested without end, without half characters and NaN.
 
-    Raises Refused for what is no JSON, and for a body of another kind where only JSON is read.
+    Raises Refused for what is no JSON, and for a body of another kind under /v1, where only JSON is read.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not body or not (kind == "application/json" or kind.endswith("+json")):
+    if not body:
+        return body
+    if not (kind == "application/json" or kind.endswith("+json")):
+        if path.startswith("/v1/"):
+            raise Refused(f"send Content-Type: application/json, not {kind[:80] or 'none'}", status=415)
         return body
     return await asyncio.to_thread(_clean, body) if len(body) > LONG else _clean(body)
 
