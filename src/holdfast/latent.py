@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -21,6 +21,7 @@ from holdfast.blocks.render import Rendered, question_ids, render
 from holdfast.context import store
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, Segment, TokenSegment, tokens
+from holdfast.context.surgery import keep
 from holdfast.engine.live import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
@@ -91,8 +92,8 @@ def load(name: str = DEFAULT, *, dtype: str = "float32", device: str = "cpu") ->
     return LocalEngine(load_model(name, dtype=dtype, device=device))
 
 
-def save(context: CompactContext, path: str | Path, engine: LocalEngine) -> Path:
-    """Write a context to one file."""
+def save(context: CompactContext, path: str | Path, engine: LocalEngine) -> Path | str:
+    """Write a context to one file, or to any URL of fsspec."""
     return store.save(context, path, engine.model)
 
 
@@ -148,16 +149,20 @@ def ask(
             f"{context.next_position} positions, a question of {len(prompt)} tokens and an answer of up to {limit} "
             f"do not fit the {most} that {engine.model.name} reads"
         )
-    live = engine.open(context)
+    yield from spoken(engine.generate(engine.open(context), prompt, limit, sampling), engine.model.tokenizer)
+
+
+def spoken(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:
+    """Token ids as text, piece by piece and never half a character."""
     said: list[int] = []
     shown = ""
-    for token in engine.generate(live, prompt, limit, sampling):
+    for token in tokens:
         said.append(token)
-        text = engine.model.tokenizer.decode(said)
+        text = tokenizer.decode(said)
         if not text.endswith("\ufffd"):  # half a character: wait for the rest
             yield text[len(shown) :]
             shown = text
-    if rest := engine.model.tokenizer.decode(said)[len(shown) :]:
+    if rest := tokenizer.decode(said)[len(shown) :]:
         yield rest
 
 
@@ -231,8 +236,24 @@ def compact_parts(
     return compact_live(cut, engine, plan, progress, shared)[0]
 
 
+@dataclass(frozen=True)
+class Begin:
+    """What stands before the parts that are compacted."""
+
+    live: Live
+    segments: tuple[Segment, ...] = ()
+    """What `live` is made of."""
+    retain: bool = False
+    """Hold the states of what stays verbatim as the engine has them, in place of its tokens."""
+
+
 def compact_live(
-    cut: list[Part], engine: LocalEngine, plan: Plan, progress: Progress = quiet, shared: Shared | None = None
+    cut: list[Part],
+    engine: LocalEngine,
+    plan: Plan,
+    progress: Progress = quiet,
+    shared: Shared | None = None,
+    begin: Begin | None = None,
 ) -> tuple[CompactContext, Live]:
     """`compact_parts`, with the memory that the walk ends in: the same as opening the context."""
     method, shared = build(plan.latent), shared or Shared()
@@ -243,19 +264,19 @@ def compact_live(
     report = Report(plan.gate.threshold) if plan.gate else None
     work = _Work(method, engine, plan.ratio, progress, plan.gate, report)
     first = next((part.start for part in cut if part.compact), -1)
-    segments: list[Segment] = []
-    live, began = Live(engine.model), time.perf_counter()
+    begin = begin or Begin(Live(engine.model))
+    segments, live, began = list(begin.segments), begin.live, time.perf_counter()
     ids = torch.tensor([i for part in cut for i in _ids(part.blocks)])
+    base = cut[0].start if cut else live.next_position
     for part in cut:
         for span in spans(part, by_turn):
-            told = replace(span, later=ids[span.start + len(span) :][:LATER])
+            told = replace(span, later=ids[span.start - base + len(span) :][:LATER])
             made = work.compress(told, live, shared if span.start == first else None)
             segments.extend(made)
             live = _extended(live, made, span.start + len(span))
         if not part.compact:
-            kept = tokens(_ids(part.blocks), part.start, tuple(b.origin for b in part.blocks))
+            kept, live = _kept(part, live, engine, begin.retain)
             segments.append(kept)
-            live = _extended(live, (kept,), part.start + len(part))
     recipe = {"latent": plan.latent, "ratio": plan.ratio, "by_turn": by_turn, "policy": asdict(plan.policy)}
     if plan.slots is not None:  # the ratio is then the one that was worked out
         recipe["slots"] = plan.slots
@@ -267,7 +288,20 @@ def compact_live(
         evidence["gate"] = report.as_evidence()
         if plan.gate.strict:
             report.refuse()
-    return CompactContext(tuple(segments), sum(map(len, cut)), recipe, evidence, engine.model.digest), live
+    end = base + sum(map(len, cut))
+    return CompactContext(tuple(segments), end, recipe, evidence, engine.model.digest), live
+
+
+def _kept(part: Part, live: Live, engine: LocalEngine, retain: bool) -> tuple[Segment, Live]:
+    """A verbatim part and the memory after it: read from its tokens, or its states as the engine has them."""
+    origins, end = tuple(b.origin for b in part.blocks), part.start + len(part)
+    if not retain:
+        segment = tokens(_ids(part.blocks), part.start, origins)
+        return segment, _extended(live, (segment,), end)
+    span = Span(part.blocks, part.start)
+    after, states = engine.capture(live, span.ids, span.positions)
+    after.settle(end)
+    return keep(states, [None] * len(states.keys), origins), after
 
 
 def spans(part: Part, by_turn: bool) -> Iterator[Span]:

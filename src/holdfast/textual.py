@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from holdfast.engine.chat import Chat, Metered, Reply
 from holdfast.errors import BadOption, BadTranscript, Failed
@@ -76,6 +77,15 @@ class Rewritten:
     """What the compactor was asked, with its own tokens and seconds; also where its answer was of no use."""
 
 
+class Sized(Protocol):
+    """What a breaker needs to know of a compaction, be it of a text or of a cache."""
+
+    @property
+    def tokens_before(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Breaker:
     """Keeps a session's owner from compacting again and again for nothing. Asked before, told after; never changes."""
@@ -115,7 +125,7 @@ class Breaker:
             return f"the last compaction was {turns - self.last} turns ago; the next may be after {self.cool_down}"
         return ""
 
-    def after(self, turns: int, tokens: int, done: Rewritten | None) -> Breaker:
+    def after(self, turns: int, tokens: int, done: Sized | None) -> Breaker:
         """The breaker after an attempt at a session of so many turns and tokens; `done` is None where it raised."""
         gained = done is not None and done.tokens <= done.tokens_before * (1 - self.least_gain)
         return replace(self, failures=0 if gained else self.failures + 1, last=turns, tokens=tokens)

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from holdfast.context import store
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
 from holdfast.context.surgery import coded, keep, moved
 from holdfast.engine.live import Live
-from holdfast.errors import BadContext, BadInput
+from holdfast.errors import BadContext, BadInput, BadOption
+from holdfast.places import fetch, send
 
 ORIGIN = Origin(3, Kind.OBSERVATION, (10, 30), (4, 9))
 
@@ -95,6 +97,74 @@ def test_the_same_context_saved_twice_is_the_same_bytes(stored, tmp_path):
     assert path.read_bytes() == again.read_bytes() == loaded.read_bytes()
 
 
+@pytest.mark.parametrize("form", ["model", "bfloat16", "int8", "int4"])
+def test_the_bytes_of_a_context_are_the_files(two, tmp_path, form):
+    path = tmp_path / "a.holdfast"
+    if form == "model":
+        store.save(sample(two), path, two.model)
+    else:
+        in_form(two, form, path)
+    loaded = store.from_bytes(path.read_bytes(), two.model)
+    assert torch.equal(probe(two, loaded), probe(two, store.load(path, two.model)))
+    assert store.to_bytes(loaded, two.model) == path.read_bytes()
+
+
+def test_an_empty_context_is_bytes_too(tiny):
+    model = tiny("llama").model
+    data = store.to_bytes(CompactContext((), 0), model)
+    assert store.from_bytes(data, model) == CompactContext((), 0, model_digest=model.digest)
+
+
+def test_bytes_hold_finite_numbers_of_their_own_model_only(tiny):
+    model = tiny("llama").model
+    with pytest.raises(BadContext, match="another model"):
+        store.to_bytes(CompactContext((), 0, model_digest=tiny("llama", 1).model.digest), model)
+    soft = SoftSegment(torch.full((1, 64), torch.nan), torch.zeros(1), (ORIGIN,))
+    with pytest.raises(BadInput, match=r"the context is not written: 0\.embeds"):
+        store.to_bytes(CompactContext((soft,), 1), model)
+
+
+@pytest.fixture
+def url(tmp_path):
+    """A place of fsspec's memory that nothing else uses."""
+    return f"memory://{tmp_path.name}-{uuid4().hex}/a.holdfast"
+
+
+def test_a_context_goes_to_a_url_and_back(stored, url):
+    pair, context, path = stored
+    assert store.save(context, url, pair.model) == url
+    assert torch.equal(probe(pair, store.load(url, pair.model)), probe(pair, context))
+    assert store.read_manifest(url) == store.read_manifest(path)
+    assert fetch(url) == path.read_bytes()
+    store.save(CompactContext((), 3), url, pair.model)
+    assert store.load(url, pair.model).next_position == 3
+
+
+def test_a_url_of_this_machine_is_a_path(tiny, tmp_path):
+    model = tiny("llama").model
+    assert store.save(CompactContext((), 7), f"file://{tmp_path}/a.holdfast", model) == tmp_path / "a.holdfast"
+    assert store.load(f"file://{tmp_path}/a.holdfast", model).next_position == 7
+
+
+def test_what_is_no_context_at_a_url_is_refused_and_not_written_over(tiny, url):
+    model = tiny("llama").model
+    for act in (store.read_manifest, lambda at: store.load(at, model)):
+        with pytest.raises(BadContext, match="no such file"):
+            act(url)
+    send(url, b"[]")
+    for act in (store.read_manifest, lambda at: store.load(at, model)):
+        with pytest.raises(BadContext, match=f"^{url}: not a whole"):
+            act(url)
+    with pytest.raises(BadInput, match=r"is no \.holdfast file"):
+        store.save(CompactContext((), 0), url, model)
+    assert fetch(url) == b"[]"
+
+
+def test_a_url_that_nothing_can_open_is_a_bad_option(tiny):
+    with pytest.raises(BadOption, match="nowhere://a/b cannot be opened"):
+        store.save(CompactContext((), 0), "nowhere://a/b", tiny("llama").model)
+
+
 def test_saving_leaves_nothing_beside_the_file(stored, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.holdfast"]
 
@@ -147,12 +217,16 @@ def test_another_models_context_is_neither_saved_nor_opened(tiny, tmp_path):
 
 
 def refused(path, model, match=None):
-    """Loading fails as BadContext in one line that names the file."""
-    with pytest.raises(BadContext, match=match) as caught:
-        store.load(path, model)
-    assert caught.value.exit_code == 2
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    """Loading the file, and its bytes, fails as BadContext in one line that names the file."""
+    ways = [store.load]
+    if path.is_file():
+        ways.append(lambda path, model: store.from_bytes(path.read_bytes(), model, str(path)))
+    for load in ways:
+        with pytest.raises(BadContext, match=match) as caught:
+            load(path, model)
+        assert caught.value.exit_code == 2
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("what", ["model", "tokenizer", "template"])
@@ -202,7 +276,11 @@ def test_flipped_bytes_are_refused_or_change_nothing(stored):
         try:
             loaded = store.load(path, pair.model)
         except BadContext:
+            refused(path, pair.model)
             continue
+        assert store.to_bytes(store.from_bytes(bytes(flipped), pair.model), pair.model) == store.to_bytes(
+            loaded, pair.model
+        )
         pair.engine.open(loaded)
 
 

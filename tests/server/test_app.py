@@ -101,6 +101,12 @@ def test_health_and_the_page_of_the_api_need_no_key():
     ] * 4
 
 
+def test_a_server_that_stops_is_alive_but_not_ready():
+    one = client()
+    one.app.state.stopping = True
+    assert [one.get(path).status_code for path in ("/health", "/health/ready", "/health/live")] == [503, 503, 200]
+
+
 def test_on_loopback_any_key_is_let_in_and_none_is_the_empty_one():
     host = ScriptedHost()
     for headers in ({}, {"x-api-key": "a"}, {"authorization": "Bearer b"}):
@@ -153,7 +159,14 @@ def test_a_name_that_was_made_to_point_here_is_turned_away(name):
 
 
 @pytest.mark.parametrize(
-    ("origin", "status"), [("http://localhost:3000", 200), ("https://evil.example", 403), ("null", 403)]
+    ("origin", "status"),
+    [
+        ("http://localhost:3000", 200),
+        ("https://localhost.evil.example", 403),
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+    ],
 )
 def test_a_page_of_another_site_may_not_post_here(origin, status):
     assert asked(client(), headers={"origin": origin}).status_code == status
@@ -391,10 +404,10 @@ def test_the_command_serves_until_it_is_told_to_stop(how):
     ) as server:
         first = server.stderr.readline()
         url = first.rsplit(" ", 1)[1].strip()
-        until(lambda: _ready(url), 20)
+        until(lambda: _ready(url), 60)
         assert httpx.post(f"{url}/v1/chat/completions", json=CHAT).json()["choices"]
         server.send_signal(how)
-        out, err = server.communicate(timeout=20)
+        out, err = server.communicate(timeout=60)
     assert first.startswith("scripted on http://127.0.0.1:")
     assert f"OPENAI_BASE_URL={url}/v1" in err
     assert "Traceback" not in err

@@ -17,7 +17,8 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.messages import Abilities, Message, Messages, Piece, abilities, applier, chat_messages
 from holdfast.blocks.places import Place, common_prefix, places, quick_places
 from holdfast.errors import BadInput
-from holdfast.transcript.turn import Transcript
+from holdfast.transcript.cuts import exchanges
+from holdfast.transcript.turn import Role, Transcript
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,50 @@ def _rendered(transcript: Transcript, tokenizer: Any, can: Abilities) -> tuple[s
     return text, list(_marks(messages, text, where))
 
 
+def appended(transcript: Transcript, start: int, tokenizer: Any, at: int = 0) -> tuple[Block, ...]:
+    """The blocks of the turns from `start` on, as a template writes them behind those before; their tokens count from
+    `at`.
+
+    They are rendered behind the head and the exchange that they follow, so the work grows with what is new. Joined to
+    what was rendered before they are `render` of the whole, where the template only appends. Raises BadInput as
+    `render` does.
+    """
+    units = exchanges(transcript)
+    head = next((stop for (first, stop) in units if transcript.turns[first].role is Role.USER), start)
+    near = max((first for first, _ in units if first < start), default=0)
+    skipped = near - head if 0 < head < near else 0
+    turns = (*transcript.turns[: near - skipped], *transcript.turns[near:])
+    rendered = render(replace(transcript, turns=turns), tokenizer)
+    first = next((b.origin.chars[0] for b in rendered.blocks if b.origin.turn >= start - skipped), len(rendered.text))
+    alone = tokenizer(rendered.text[first:], add_special_tokens=False, return_offsets_mapping=True)
+    offsets = tuple(begin + first for begin, _ in alone["offset_mapping"])
+    marks = [
+        _Mark(b.origin.chars[0], Piece(b.origin.turn + skipped, b.kind, ""))
+        for b in rendered.blocks
+        if b.origin.turn >= start - skipped
+    ]
+    if not marks:
+        return ()
+    made = _blocks(marks, len(rendered.text), tuple(alone["input_ids"]), offsets, first)
+    return tuple(
+        Block(b.ids, replace(b.origin, tokens=(b.origin.tokens[0] + at, b.origin.tokens[1] + at))) for b in made
+    )
+
+
+def answer_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Token ids with which the template opens an answer, and those with which it closes one."""
+    apply = applier(tokenizer, None)
+    asked: Messages = [{"role": "user", "content": "."}]
+    said: Messages = [*asked, {"role": "assistant", "content": "\x1a"}]
+    before, prompted, closed = apply(asked), apply(asked, add_generation_prompt=True), apply(said)
+    followed = apply([*said, *asked])
+    tail, more = (text[text.index("\x1a") + 1 :] for text in (closed, followed))
+    # some templates write the last assistant turn differently from an earlier one: what counts is how it is closed
+    closing = more[: common_prefix(tail, more)]
+    opening = prompted[common_prefix(before, prompted) :]
+    return tuple(list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (opening, closing))  # type: ignore[return-value]
+
+
 def question_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of one more user turn with `text`, up to where the assistant's answer begins."""
     before: Messages = [{"role": "user", "content": "."}, {"role": "assistant", "content": "\x1a"}]
@@ -100,8 +145,10 @@ def _marks(messages: list[Message], text: str, where: list[Place]) -> Iterator[_
             at = found + len(piece.text.strip()) if found >= 0 else at
 
 
-def _blocks(marks: list[_Mark], length: int, ids: tuple[int, ...], offsets: tuple[int, ...]) -> Iterator[Block]:
-    edges = [0, *(m.char for m in marks[1:]), length]
+def _blocks(
+    marks: list[_Mark], length: int, ids: tuple[int, ...], offsets: tuple[int, ...], begin: int = 0
+) -> Iterator[Block]:
+    edges = [begin, *(m.char for m in marks[1:]), length]
     for mark, (start, stop) in zip(marks, pairwise(edges), strict=True):
         first, last = bisect_left(offsets, start), bisect_left(offsets, stop) if stop < length else len(ids)
         if last > first:

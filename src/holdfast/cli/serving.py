@@ -15,6 +15,9 @@ from holdfast.cli.console import Device, Dtype, Model
 from holdfast.errors import Failed
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from holdfast.engine.local import LocalEngine
     from holdfast.server.asks import Host
     from holdfast.server.settings import Settings
@@ -100,11 +103,26 @@ def listening(host: str, port: int) -> socket.socket:
 
 def run(host: Host, settings: Settings, taken: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM; then answers that are under way get their time and every session is kept."""
-    import uvicorn
-
     from holdfast.server.app import create_app
 
-    app = create_app(host, settings)
+    serving = server(create_app(host, settings), settings)
+    told(host.model, settings, taken.getsockname()[1])
+    signal.signal(signal.SIGTERM, _stopped)  # uvicorn raises the signal again when it has ended
+    try:
+        serving.run(sockets=[taken])
+    except KeyboardInterrupt:
+        console.say("stopped")
+
+
+def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+    """What serves an app, and tells it when it is to stop."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.stopping = True  # who follows the sessions would keep the server up to the end of its patience
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
         app,
         timeout_graceful_shutdown=round(settings.drain_seconds),
@@ -113,12 +131,7 @@ def run(host: Host, settings: Settings, taken: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
     )
-    told(host.model, settings, taken.getsockname()[1])
-    signal.signal(signal.SIGTERM, _stopped)  # uvicorn raises the signal again when it has ended
-    try:
-        uvicorn.Server(config).run(sockets=[taken])
-    except KeyboardInterrupt:
-        console.say("stopped")
+    return Server(config)
 
 
 def _stopped(_signal: int, _frame: object) -> NoReturn:

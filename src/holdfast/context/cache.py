@@ -59,14 +59,25 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
             self.coded = (*others, join([*same, slots]))
             return
         if self.slots is None and slots.dense:
-            G, n = len(slots.lengths), slots.lengths[0]
-            dims = slots.keys.shape[-1], slots.values.shape[-1]
-            self.update(slots.keys.view(1, G, n, dims[0]), slots.values.view(1, G, n, dims[1]))
-            # heads share one row of tail positions; only sliding layers read it, and theirs are equal
-            self.positions = torch.cat((self.positions, slots.positions[:n][None]), dim=1)
+            self.extend(slots)
             return
         self.freeze()
         self.slots = slots if self.slots is None else join((self.slots, slots))
+
+    def extend(self, slots: Slots) -> None:
+        """Put already rotated slots, as many for each head and without bias, behind the tail: they are its newest
+        tokens."""
+        G, n = len(slots.lengths), slots.lengths[0]
+        dims = slots.keys.shape[-1], slots.values.shape[-1]
+        self.update(slots.keys.view(1, G, n, dims[0]), slots.values.view(1, G, n, dims[1]))
+        # heads share one row of tail positions; only sliding layers read it, and theirs are equal
+        self.positions = torch.cat((self.positions, slots.positions[:n][None]), dim=1)
+
+    def take(self, other: HeldLayer, part: slice) -> None:
+        """Put the tokens `part` of another layer's tail (both of batch 1) behind this one, to the last bit."""
+        if other.keys is not None and other.values is not None:
+            self.update(other.keys[:, :, part], other.values[:, :, part])
+        self.positions = torch.cat((self.positions, other.positions[:, part]), dim=1)
 
     def forget(self, before: float) -> None:
         """Drop everything at positions up to `before`, which a sliding layer can no longer see."""

@@ -16,6 +16,8 @@ from typing import Any, Literal, NoReturn
 import torch
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as deserialized
+from safetensors.torch import save as serialized
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +26,7 @@ from holdfast.context.segments import CompactContext, Segment, SoftSegment, Stat
 from holdfast.errors import BadContext, BadInput
 from holdfast.model.load import Model
 from holdfast.model.slots import CODES, MODEL, AnySlots, Coded, CodedSlots, Form, Slots, group
+from holdfast.places import fetch, local, send
 
 FORMATS = (1, 2)
 """1: all slots as a model computes them; 2: some segment holds coded slots."""
@@ -71,21 +74,102 @@ class Manifest(_Strict):
     """sha256 of this manifest as it is written with an empty seal."""
 
 
-def save(context: CompactContext, path: str | Path, model: Model) -> Path:
-    """Write `context`, made with `model`, to `path`; the file appears whole or not at all.
+def save(context: CompactContext, path: str | Path, model: Model) -> Path | str:
+    """Write `context`, made with `model`, to `path` or to any URL of fsspec; the file appears whole or not at all.
 
     Raises BadInput where it cannot be written, could not be read again (numbers that are not finite), or where a file
-    stands that is no context; BadContext for a context of another model.
+    stands that is no context; BadContext for a context of another model; Failed where a URL cannot be written.
     """
-    path = Path(path)
+    _check_made_with(context, model)
+    check_target(path)
+    tensors, metadata = _parts(context, model, path)
+    file = local(path)
+    if file is None:
+        send(str(path), serialized(tensors, metadata))
+        return str(path)
+    scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, scratch, metadata=metadata)
+        scratch.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"cannot write {file}: {error}") from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+    return file
+
+
+def to_bytes(context: CompactContext, model: Model) -> bytes:
+    """The bytes of the file that `save` would write. Raises BadInput and BadContext as it does."""
+    _check_made_with(context, model)
+    data: bytes = serialized(*_parts(context, model, "the context"))
+    return data
+
+
+def check_target(path: str | Path) -> None:
+    """Raise BadInput where a context cannot be written without harm; worth asking before any work is done."""
+    file = local(path)
+    if file is None:
+        taken = fetch(str(path)) is not None
+    elif not file.name or file.is_dir() or not file.parent.is_dir():
+        raise BadInput(f"{path}: give a file in a folder that exists, e.g. out.holdfast")
+    else:
+        taken = file.exists()
+    if taken:
+        try:
+            read_manifest(path)
+        except BadContext as error:
+            raise BadInput(f"{path} exists and is no .holdfast file; give another name") from error
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest alone; of a file, without loading tensors. Raises BadContext when it is not a sound context file."""
+    file = local(path)
+    if file is None:
+        return _manifest(path, _unpacked(path, _fetched(str(path)))[1])
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return _manifest(path, opened.metadata())
+    except (SafetensorError, OSError) as error:
+        _unreadable(file, error)
+
+
+def load(path: str | Path, model: Model) -> CompactContext:
+    """Read a context for `model` from a file or from any URL of fsspec.
+
+    Raises BadContext when it is damaged or was made with another model, tokenizer or chat template; Failed where a URL
+    cannot be read.
+    """
+    file = local(path)
+    if file is None:
+        return from_bytes(_fetched(str(path)), model, str(path))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            manifest = _manifest(file, opened.metadata())
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError) as error:
+        _unreadable(file, error)
+    return _context(file, manifest, tensors, model)
+
+
+def from_bytes(data: bytes, model: Model, name: str = "the stored context") -> CompactContext:
+    """Read what `to_bytes` gave, or the bytes of a file; `name` stands in errors. Raises BadContext as `load` does."""
+    tensors, metadata = _unpacked(name, data)
+    return _context(name, _manifest(name, metadata), tensors, model)
+
+
+def _check_made_with(context: CompactContext, model: Model) -> None:
     if context.model_digest not in ("", model.digest):
         raise BadContext(f"this context was made with another model than {model.name}; save it with that one")
-    check_target(path)
+
+
+def _parts(context: CompactContext, model: Model, name: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a context, and the manifest as metadata."""
     segments = [_entry(segment) for segment in context.segments]
-    tensors = {name: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, t in _tensors(context)}
-    if odd := [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
+    tensors = {key: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for key, t in _tensors(context)}
+    if odd := [key for key, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
         raise BadInput(
-            f"{path} is not written: {odd[0]} of the context is not finite, so that it could not be read again; use "
+            f"{name} is not written: {odd[0]} of the context is not finite, so that it could not be read again; use "
             "float32, or options of the method that are nearer to its defaults"
         )
     manifest = Manifest(
@@ -102,53 +186,30 @@ def save(context: CompactContext, path: str | Path, model: Model) -> Path:
         sha256=_digest(tensors),
     )
     manifest = manifest.model_copy(update={"seal": _seal(manifest)})
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return tensors, {KEY: manifest.model_dump_json()}
+
+
+def _unpacked(name: str | Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """The tensors and the metadata of a safetensors file, whose header starts with its length in eight bytes."""
     try:
-        save_file(tensors, scratch, metadata={KEY: manifest.model_dump_json()})
-        scratch.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"cannot write {path}: {error}") from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
-    return path
+        tensors = deserialized(data)
+        return tensors, json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__")
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        _not_whole(name, error)
 
 
-def check_target(path: Path) -> None:
-    """Raise BadInput where a context cannot be written without harm; worth asking before any work is done."""
-    if not path.name or path.is_dir() or not path.parent.is_dir():
-        raise BadInput(f"{path}: give a file in a folder that exists, e.g. out.holdfast")
-    if path.exists():
-        try:
-            read_manifest(path)
-        except BadContext as error:
-            raise BadInput(f"{path} exists and is no .holdfast file; give another name") from error
+def _fetched(url: str) -> bytes:
+    data = fetch(url)
+    if data is None:
+        raise BadContext(f"{url}: no such file")
+    return data
 
 
-def read_manifest(path: str | Path) -> Manifest:
-    """The manifest alone, without loading tensors. Raises BadContext when it is not a sound context file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _manifest(Path(path), file.metadata())
-    except (SafetensorError, OSError) as error:
-        _unreadable(Path(path), error)
-
-
-def load(path: str | Path, model: Model) -> CompactContext:
-    """Read a context for `model`.
-
-    Raises BadContext when the file is damaged or was made with another model, tokenizer or chat template.
-    """
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            manifest = _manifest(path, file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except (SafetensorError, OSError) as error:
-        _unreadable(path, error)
-    _check_model(path, manifest, model)
+def _context(name: str | Path, manifest: Manifest, tensors: Mapping[str, Tensor], model: Model) -> CompactContext:
+    """What the manifest and the tensors say together, of this model and whole."""
+    _check_model(name, manifest, model)
     if _digest(tensors) != manifest.sha256:
-        raise BadContext(f"{path}: its tensors are not the ones that were saved; make it again with `holdfast compact`")
+        raise BadContext(f"{name}: its tensors are not the ones that were saved; make it again with `holdfast compact`")
     try:
         segments = tuple(_segment(i, entry, tensors, model) for i, entry in enumerate(manifest.segments))
         context = CompactContext(
@@ -160,7 +221,7 @@ def load(path: str | Path, model: Model) -> CompactContext:
             raise ValueError(f"next_position {manifest.next_position} is beyond {LAST_POSITION}")
         return context
     except (KeyError, ValueError, RuntimeError) as error:
-        raise BadContext(f"{path}: the manifest does not fit the tensors ({error})") from error
+        raise BadContext(f"{name}: the manifest does not fit the tensors ({error})") from error
 
 
 def _tensors(context: CompactContext) -> list[tuple[str, Tensor]]:
@@ -264,7 +325,7 @@ def _shaped(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = 
     return tensor
 
 
-def _manifest(path: Path, metadata: Mapping[str, str] | None) -> Manifest:
+def _manifest(path: str | Path, metadata: Mapping[str, str] | None) -> Manifest:
     text = (metadata or {}).get(KEY)
     if text is None:
         raise BadContext(f"{path}: a safetensors file, but not a Holdfast context")
@@ -283,7 +344,7 @@ def _manifest(path: Path, metadata: Mapping[str, str] | None) -> Manifest:
     return manifest
 
 
-def _check_model(path: Path, manifest: Manifest, model: Model) -> None:
+def _check_model(path: str | Path, manifest: Manifest, model: Model) -> None:
     pairs = (
         ("model", manifest.model_digest, model.digest),
         ("tokenizer", manifest.tokenizer_digest, model.tokenizer_digest),
@@ -313,4 +374,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 def _unreadable(path: Path, error: Exception) -> NoReturn:
     if not path.exists():
         raise BadContext(f"{path}: no such file") from error
-    raise BadContext(f"{path}: not a whole .holdfast file ({error}); make it again with `holdfast compact`") from error
+    _not_whole(path, error)
+
+
+def _not_whole(name: str | Path, error: Exception) -> NoReturn:
+    raise BadContext(f"{name}: not a whole .holdfast file ({error}); make it again with `holdfast compact`") from error

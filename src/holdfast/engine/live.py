@@ -16,7 +16,7 @@ from torch import Tensor
 from holdfast.context.cache import SlotCache
 from holdfast.context.segments import CompactContext, Segment, SoftSegment, StateSegment
 from holdfast.context.surgery import rotate
-from holdfast.errors import BadInput
+from holdfast.errors import BadInput, UnsupportedModel
 from holdfast.model.attention import Observer
 from holdfast.model.forward import hidden_states
 from holdfast.model.load import Model
@@ -98,6 +98,30 @@ class Live:
         else:
             self.feed(segment.ids, positions=segment.positions)
 
+    def take(self, source: Live, part: slice, hidden: Tensor | None = None) -> None:
+        """Take the tokens `part` of another memory's tail as they were read there; `hidden [d]` is the last one's.
+
+        They may have seen what this memory does not hold. Raises UnsupportedModel for layers that forget by themselves.
+        """
+        check_retains(self.model)
+        cache, positions = self.cache.fork(), source.cache.layers[0].positions[0, part]
+        for layer, other in zip(cache.layers, source.cache.layers, strict=True):
+            layer.take(other, part)
+        self._grown(cache, positions, hidden)
+
+    def retain(self, segment: StateSegment, hidden: Tensor | None = None) -> None:
+        """Take stored states of verbatim tokens as the newest ones, which a rewind can forget again."""
+        check_retains(self.model)
+        cache, slots = self.cache.fork(), rotate(placed(segment, self.model), self.model.family)
+        for layer, held in zip(cache.layers, slots, strict=True):
+            layer.extend(held)
+        self._grown(cache, slots[0].positions[: slots[0].lengths[0]], hidden)
+
+    def _grown(self, cache: SlotCache, positions: Tensor, hidden: Tensor | None) -> None:
+        self._rewindable.extend(self._steps(positions))
+        self.cache, self.last_hidden = cache, hidden
+        self.next_position = max(self.next_position, int(positions[-1].ceil()) + 1)
+
     def rewind(self, count: int) -> None:
         """Forget the newest `count` tokens. Raises BadInput beyond what was fed since the last splice."""
         if not 0 <= count <= len(self._rewindable):
@@ -116,6 +140,15 @@ class Live:
         cache = self.cache.fork()
         cache.settle(self.model.family, next_position)
         self.cache, self.next_position, self._rewindable = cache, next_position, []
+
+    def held(self, part: slice, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
+        """The states of the tokens `part` of the tail, `ids [n]` and their `hidden [n, d]`, as they were read."""
+        check_retains(self.model)
+        positions = self.cache.layers[0].positions[0, part]
+        pairs = zip(self.model.family.layers, self.cache.layers, strict=True)
+        keys = tuple(layer.rope.unrotate(held.keys[0, :, part], positions) for layer, held in pairs)
+        values = tuple(held.values[0, :, part] for held in self.cache.layers)
+        return States(keys, values, positions, partial(surprisal, self.model, ids, hidden, before), hidden)
 
     def states(self, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
         """The states of the `n` tokens just fed; `before` is the hidden state that predicted the first of them."""
@@ -168,6 +201,16 @@ def opened(model: Model, context: CompactContext) -> Live:
         live.append(segment)
     live.settle(context.next_position)
     return live
+
+
+def check_retains(model: Model) -> None:
+    """Raise UnsupportedModel where a layer forgets by itself, so that states cannot be kept while text goes."""
+    sliding = [at for at, layer in enumerate(model.family.layers) if layer.window is not None]
+    if sliding:
+        raise UnsupportedModel(
+            f"layer {sliding[0]} of {model.name} attends to its last {model.family.layers[sliding[0]].window} tokens "
+            "only, so that states cannot outlive their text; compact with restart (--restart)"
+        )
 
 
 def placed(segment: StateSegment, model: Model) -> StateSegment:

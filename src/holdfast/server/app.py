@@ -21,10 +21,13 @@ from holdfast.server.asks import Host
 from holdfast.server.guard import Guard, Slots
 from holdfast.server.kept import Memory
 from holdfast.server.metrics import Metrics
-from holdfast.server.routes import chat, completions, health, messages, models, responses
+from holdfast.server.routes import chat, completions, health, messages, models, page, responses, sessions
 from holdfast.server.settings import Settings
 
-ROUTERS = (chat.router, completions.router, messages.router, responses.router, models.router, health.router)
+ROUTERS = (
+    *(chat.router, completions.router, messages.router, responses.router, models.router, health.router),
+    *(sessions.router, page.router),
+)
 ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `holdfast` beside the usage says how."
 
 
@@ -35,9 +38,18 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
         "4XX": {"model": problems.OpenAIError, "description": "The request cannot be served."},
         "5XX": {"model": problems.OpenAIError, "description": "The server failed, or is busy."},
     }
-    app = FastAPI(title="Holdfast", version=__version__, description=ABOUT, lifespan=_lifespan, responses=errors)
+    app = FastAPI(
+        title="Holdfast",
+        version=__version__,
+        description=ABOUT,
+        lifespan=_lifespan,
+        responses=errors,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
     app.state.host, app.state.settings, app.state.responses = host, settings, Memory()
     app.state.metrics, app.state.slots, app.state.started = Metrics(host), Slots(settings.concurrency), int(time.time())
+    app.state.stopping = False  # set when the server is told to end: streams without an end then end
     app.state.pool = ThreadPoolExecutor(settings.concurrency, "answer")
     for kind in (HoldfastError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refuse)

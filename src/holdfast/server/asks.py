@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from typing_extensions import TypedDict
+
 from holdfast.transcript.turn import ToolCall, Turn
 
 Reason = Literal["stop", "length", "tool_calls"]
@@ -110,6 +112,104 @@ class Stats:
     """Compactions that failed and left their session as it was."""
 
 
+class Row(TypedDict):
+    """A session as a list shows it."""
+
+    id: str
+    title: str
+    """The first 120 characters of the task."""
+    turns: int
+    tokens: int
+    """Of the whole history, as it would be without Holdfast."""
+    slots: int
+    """Held for them: KV pairs a head, on average over the heads, rounded up."""
+    bytes: int
+    bytes_full: int
+    """KV bytes of the whole history."""
+    compactions: int
+    """That stand: an undo takes one back."""
+    resident: bool
+    """In memory, and not only on disk."""
+    busy: bool
+    updated: float
+    """Seconds since the epoch; every change of the session moves it."""
+
+
+class Piece(TypedDict):
+    """One block of a session: what it was, and what became of it."""
+
+    turn: int
+    """Counted from 1."""
+    kind: Literal["system", "task", "user", "reasoning", "action", "observation"]
+    tokens: int
+    slots: int
+    fate: Literal["verbatim", "compacted", "lost", "repaired"]
+    """`lost` where a fact of it is lost, else `repaired` where one was brought back."""
+    pinned: bool
+    """By `pin`; kinds that policy always keeps do not count."""
+    text: str
+    """The first 2,000 characters."""
+
+
+class Round(TypedDict):
+    """What a session holds after an answer, a compaction or an undo: a point of its curve, in order of time."""
+
+    turn: int
+    """The newest, counted from 1."""
+    tokens: int
+    slots: int
+    bytes: int
+    compacted: bool
+    """This point is a compaction. Only answers read a prompt: for others the next three are 0, 0 and None."""
+    prompt_tokens: int
+    prefilled: int
+    """Of the prompt, those that the model had to read."""
+    seconds_to_first_token: float | None
+
+
+class Verdict(TypedDict):
+    """A fact that the gate found lost, or lost and repaired."""
+
+    turn: int
+    """Counted from 1."""
+    kind: str
+    text: str
+    fate: Literal["lost", "repaired"]
+
+
+class Detail(Row):
+    """A session with its blocks and its past."""
+
+    blocks: list[Piece]
+    rounds: list[Round]
+    events: list[dict[str, Any]]
+    """Each has `kind` and `at` (seconds since the epoch), and what its kind has to say."""
+    facts: list[Verdict]
+    evidence: dict[str, Any]
+    """Of the newest compaction, as a context's manifest has it: turns inside are counted from 0."""
+
+
+class RawCall(TypedDict):
+    """A tool call as the client sent it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class RawTurn(TypedDict):
+    """A turn as it was given."""
+
+    turn: int
+    """Counted from 1."""
+    role: Literal["system", "user", "assistant", "tool"]
+    text: str
+    reasoning: str
+    calls: list[RawCall]
+    call_id: str
+    is_error: bool
+
+
 class Host(Protocol):
     """Holds sessions and answers over them. Every method may be called from any thread and may block.
 
@@ -130,36 +230,36 @@ class Host(Protocol):
         """Tokens of the prompt, without reading it."""
         ...
 
-    def sessions(self, key: str) -> Sequence[Mapping[str, Any]]:
-        """A row for each session: id, turns, tokens, slots, bytes, bytes_full, compactions, resident, busy, updated."""
+    def sessions(self, key: str) -> Sequence[Row]:
+        """A row for each session."""
         ...
 
-    def session(self, session: str, key: str) -> Mapping[str, Any]:
-        """The row, and `blocks` (turn, kind, tokens, slots, fate, text), `rounds` (tokens and slots after each turn),
-        `events`, `evidence`."""
+    def session(self, session: str, key: str) -> Detail: ...
+
+    def compact(self, session: str, key: str, options: Mapping[str, Any]) -> Row:
+        """Compact now. `options` has any of latent, ratio, slots, by_turn, keep_recent, gate and restart."""
         ...
 
-    def compact(self, session: str, key: str, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
-
-    def undo(self, session: str, key: str) -> Mapping[str, Any]:
+    def undo(self, session: str, key: str) -> Row:
         """Take back the newest compaction."""
         ...
 
-    def expand(self, session: str, key: str, turn: int) -> Mapping[str, Any]:
+    def expand(self, session: str, key: str, turn: int) -> RawTurn:
         """The raw turn (counted from 1) as it was given."""
         ...
 
-    def pin(self, session: str, key: str, turn: int, pinned: bool) -> Mapping[str, Any]: ...
+    def pin(self, session: str, key: str, turn: int, pinned: bool) -> Row: ...
 
-    def mark(self, session: str, key: str, mark: str, turn: int | None) -> Mapping[str, Any]:
-        """`fork`, `discard` (the newest turn), or `boundary` (a good place to compact)."""
+    def mark(self, session: str, key: str, mark: str, turn: int | None) -> Row:
+        """`fork` (at `turn` or the newest; the row is the new session's), `discard` (the newest turn), or `boundary`
+        (a good place to compact)."""
         ...
 
     def export(self, session: str, key: str) -> bytes:
         """The whole session as one file, for `take`."""
         ...
 
-    def take(self, data: bytes, key: str) -> Mapping[str, Any]:
+    def take(self, data: bytes, key: str) -> Row:
         """Import what `export` gave. Raises BadContext for anything else."""
         ...
 

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
@@ -64,7 +63,7 @@ def admit(path: str, headers: Headers, settings: Settings) -> str:
 
 def is_open(path: str) -> bool:
     """It needs no key and counts towards no limit."""
-    return path in OPEN or path.startswith("/health/")
+    return path in OPEN or path.startswith(("/health/", "/page/"))
 
 
 def presented(headers: Headers) -> list[str]:
@@ -81,7 +80,7 @@ def _same_machine(headers: Headers, settings: Settings) -> None:
     if host not in names:
         raise Refused(f"this server does not go by the name {host[:80]!r}; start it with --allow-host", status=403)
     origin = headers.get("origin")
-    if origin is not None and _name(urlsplit(origin).netloc) not in names:
+    if origin is not None and _name(origin.partition("://")[2]) not in names:
         raise Refused(f"a page of {origin[:80]!r} may not ask this server; start it with --allow-host", status=403)
 
 

@@ -34,6 +34,8 @@ async def live(request: Request) -> Health:
 @router.get("/health")
 async def ready(request: Request) -> Health:
     """One more request would be taken."""
+    if request.app.state.stopping:
+        raise Busy("the server is stopping")
     slots = request.app.state.slots
     if slots.taken >= slots.most:
         raise Busy(f"all {slots.most} slots for requests are taken")

@@ -1,0 +1,104 @@
+"""A session as one file, to be carried to another machine: its events and every object that they name.
+
+A zip archive that stores without compression, so that a file is never larger in memory than it is on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from holdfast.blocks.block import Kind
+from holdfast.context import store as contexts
+from holdfast.errors import BadContext
+from holdfast.model.load import Model
+from holdfast.record import check_opening, checkpoint_of, hidden_of, turn_of
+from holdfast.store import Store
+
+EVENTS = "events.json"
+_ODD = (zipfile.BadZipFile, LookupError, ValueError, TypeError, AttributeError, RecursionError, NotImplementedError)
+
+
+def packed(store: Store, name: str) -> bytes:
+    """A session of a store as one file; the caller's key stays behind."""
+    events = [{k: v for k, v in event.items() if k != "key"} for event in store.events(name)]
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as file:
+        file.writestr(EVENTS, json.dumps(events))
+        for digest in sorted(_named(events)):
+            file.writestr(f"objects/{digest}", store.get(digest))
+    return out.getvalue()
+
+
+def unpacked(store: Store, data: bytes, key: str, model: Model) -> str:
+    """Write what `packed` made into a store, under a new name, which is returned.
+
+    Raises BadContext for anything else, for another model's session, and for objects that are not what they are called.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            if any(info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data) for info in file.infolist()):
+                raise BadContext("an exported session is stored without compression; export it again")
+            events = json.loads(file.read(EVENTS))
+            _check(events, model)
+            objects = {digest: file.read(f"objects/{digest}") for digest in sorted(_named(events))}
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        NotImplementedError,
+    ) as error:
+        raise BadContext(f"this is no exported session ({error}); export it again with GET …/export") from error
+    for digest, content in objects.items():
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise BadContext(f"object {digest[:12]} of the exported session is damaged; export it again")
+    _check_objects(events, objects, model)
+    name = uuid4().hex
+    for content in objects.values():
+        store.put(content)
+    for at, event in enumerate(events):
+        store.append(name, at, {**event, "key": key} if at == 0 else event)
+    return name
+
+
+def _check(events: Sequence[Mapping[str, Any]], model: Model) -> None:
+    """Raise BadContext, or one of the errors of a wrong type, where a resumed session would."""
+    check_opening(events[0], model, "in the file")
+    vocabulary, turns = model.hf.config.vocab_size, 0
+    for event in events[1:]:
+        if event["kind"] == "turns":
+            turns += len([turn_of(row) for row in event["turns"]])
+            for turn, kind, ids in event["blocks"]:
+                Kind(kind)
+                if not (0 <= turn < turns and ids and all(type(i) is int and 0 <= i < vocabulary for i in ids)):
+                    raise BadContext("the exported session holds tokens or turns that there are not")
+        elif event["kind"] == "rewound":
+            turns = min(turns, int(event["turns"]))
+        elif event["kind"] in ("compacted", "saved"):
+            checkpoint_of(event)
+        elif event["kind"] not in ("undone", "pinned"):
+            raise BadContext(f"the exported session has an event {event['kind']!r} that this version does not know")
+
+
+def _check_objects(events: Sequence[Mapping[str, Any]], objects: Mapping[str, bytes], model: Model) -> None:
+    for event in events:
+        if event["kind"] in ("compacted", "saved"):
+            contexts.from_bytes(objects[event["context"]], model, name="the exported session")
+            hidden_of(objects[event["hidden"]])
+
+
+def _named(events: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {
+        str(event[field])
+        for event in events
+        if event["kind"] in ("compacted", "saved")
+        for field in ("context", "hidden")
+    }

@@ -1,0 +1,346 @@
+"""The host: answers over live sessions, reads only what is new, and compacts while nobody waits.
+
+    request -> which session holds these turns? -> read the others -> answer -> does the trigger say compact?
+
+One model serves all sessions, step by step in turn. Everything that was acknowledged is in the store before the answer
+ends; what is in memory can be lost without loss.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import Any
+
+from holdfast.blocks.render import render
+from holdfast.config import home
+from holdfast.engine.answering import Answer
+from holdfast.engine.local import LocalEngine
+from holdfast.engine.sampling import Sampling
+from holdfast.errors import BadInput, BadOption, Busy, HoldfastError, TooLarge
+from holdfast.gate.gate import Gate
+from holdfast.held import Held
+from holdfast.latent import Plan, full_bytes
+from holdfast.server import carry, views
+from holdfast.server.asks import Ask, Detail, Event, Finished, RawTurn, Row, Started, Stats
+from holdfast.server.places import Place, Places
+from holdfast.server.reply import Reply
+from holdfast.session import Session
+from holdfast.store import Store
+from holdfast.textual import Breaker
+from holdfast.transcript.cuts import exchanges
+from holdfast.transcript.turn import Role, Transcript, Turn
+from holdfast.triggers import Saved, Seen, Trigger, Why, due
+
+LIMIT = 1024  # tokens of an answer whose caller says nothing
+LOOK = 1.0  # seconds between looks at who rests
+
+
+@dataclass(frozen=True)
+class HostPolicy:
+    """How a host runs its sessions."""
+
+    trigger: Trigger = field(default_factory=Trigger)
+    breaker: Breaker = field(default_factory=Breaker)
+    memory: int = 8 << 30
+    """Bytes of KV memory for all sessions together."""
+    restart: bool = False
+    """Read what stays again after a compaction, in place of keeping its states."""
+    max_tokens: int = LIMIT
+    """Tokens of an answer whose caller says nothing."""
+
+
+class SessionHost:
+    """`server.asks.Host` over a local model."""
+
+    def __init__(self, engine: LocalEngine, plan: Plan, store: Store, policy: HostPolicy | None = None) -> None:
+        """Takes note of every session of the store."""
+        self.engine, self.plan, self.policy = engine, plan, policy or HostPolicy()
+        self.model = engine.model.name
+        self.places = Places(engine, plan, store, self.policy.memory, self.policy.breaker)
+        self.places.find()
+        self._counts: dict[str, float] = {}
+        self._counting, self._closing = Lock(), Flag()
+        self._later = ThreadPoolExecutor(1, "compact")
+        if self.policy.trigger.idle is not None:
+            Thread(target=self._watch, name="idle", daemon=True).start()
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def complete(self, ask: Ask) -> Iterator[Event]:
+        """As `Host.complete`."""
+        if self._closing.is_set():
+            raise Busy("the server is shutting down; send the request again in a moment")
+        yield from self._plain(ask) if ask.prompt is not None else self._answered(ask)
+
+    def _answered(self, ask: Ask) -> Iterator[Event]:
+        if not ask.turns:
+            raise BadInput("a request needs at least one message")
+        began = time.perf_counter()
+        with self.places.continuing(ask) as (place, known):
+            session, cached = place.held, place.held.held.tokens if known else 0
+            self._read(place, ask.turns[known:])
+            limit = self._limit(session, ask)
+            answer = session.answer(limit, _sampling(ask))
+            prompt = session.held.tokens + len(answer.opening)
+            yield Started(place.name, prompt, cached)
+            reply = Reply(answer, ask, self.places.model, f"{place.name}{len(session.turns)}")
+            first: float | None = None
+            for piece in reply.pieces():
+                first = first or time.perf_counter() - began
+                yield piece
+            told = {"prompt": prompt, "prefilled": prompt - cached, "first": round(first, 3) if first else None}
+            with self.places.model:
+                session.commit(answer, reply.turn, cut=bool(reply.stopped_by), told=told)
+            self.places.note_turns(place, session.turns)
+            self._count(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=len(answer.ids))
+            used = prompt, cached, len(answer.ids)
+            yield Finished(reply.turn, reply.reason, *used, views.extension(place), reply.stopped_by)
+            if self._due(place):
+                self._later.submit(self._compact_later, place.name, place.key)
+
+    def _plain(self, ask: Ask) -> Iterator[Event]:
+        """A text to continue: no template, no session."""
+        model = self.engine.model
+        ids = model.tokenizer(ask.prompt, add_special_tokens=False)["input_ids"] or [model.tokenizer.eos_token_id]
+        limit = ask.limit or self.policy.max_tokens
+        if len(ids) + limit > model.max_tokens:
+            raise TooLarge(f"a prompt of {len(ids)} tokens and an answer of {limit} exceed {model.max_tokens}")
+        yield Started("", len(ids), 0)
+        answer = Answer(self.engine, Held.empty(model).live, ids, limit, _sampling(ask))
+        reply = Reply(answer, replace(ask, tools=()), self.places.model, "")
+        yield from reply.pieces()
+        self._count(prompt_tokens=len(ids), completion_tokens=len(answer.ids))
+        yield Finished(reply.turn, reply.reason, len(ids), 0, len(answer.ids), {}, reply.stopped_by)
+
+    def _read(self, place: Place, turns: Sequence[Turn]) -> None:
+        """Read new turns, all at once where they fit, else exchange by exchange with compactions between them."""
+        if not turns:
+            return
+        session, window = place.held, self.engine.model.max_tokens
+        new = sum(map(len, session.rendered(turns)))
+        self.places.room(place, min(new, window))
+        fits = session.held.live.next_position + new <= self.policy.trigger.force * window
+        done = len(session.turns)
+        for unit in [tuple(turns)] if fits else _units(session.turns, turns):
+            if not fits:
+                self._make_room(place, unit)
+            with self.places.model:
+                session.append(unit)
+            done += len(unit)
+            self.places.note_turns(place, session.turns)
+
+    def _make_room(self, place: Place, unit: Sequence[Turn]) -> None:
+        """Compact before turns that would go beyond what the model reads. Where that is not enough, reading says so."""
+        session, window = place.held, self.engine.model.max_tokens
+        new = sum(map(len, session.rendered(unit)))
+        if session.held.live.next_position + new + self.policy.max_tokens > self.policy.trigger.force * window:
+            with suppress(BadInput):  # nothing may be compacted yet
+                self._compact(place, Why("force", "the next turns would not fit the window", None))
+
+    def _limit(self, session: Session, ask: Ask) -> int:
+        """Tokens of the answer: what was asked for, as far as the model reads."""
+        left = self.engine.model.max_tokens - session.held.live.next_position - 16  # what opens and closes an answer
+        if left < 1:
+            raise TooLarge(
+                f"the history takes all {self.engine.model.max_tokens} positions that {self.model} reads; compact the "
+                "session, or send less"
+            )
+        return min(ask.limit or self.policy.max_tokens, left)
+
+    def count(self, ask: Ask) -> int:
+        """As `Host.count`."""
+        tokenizer = self.engine.model.tokenizer
+        if ask.prompt is not None:
+            return len(tokenizer(ask.prompt, add_special_tokens=False)["input_ids"])
+        return len(render(Transcript(ask.turns, meta={"tools": list(ask.tools)}), tokenizer).ids)
+
+    # -- compacting ------------------------------------------------------------------------------------------------
+
+    def _due(self, place: Place, idle: float = 0.0) -> Why | None:
+        session = place.held
+        answered = {turn.call_id for turn in session.turns if turn.role is Role.TOOL}
+        last = session.turns[-1] if session.turns else None
+        seen = Seen(
+            turns=len(session.turns),
+            held=round(session.held.slots),
+            compactable=session.compactable,
+            verbatim=sum(map(len, session.held.blocks[session.held.tail :])),
+            window=self.engine.model.max_tokens,
+            idle_seconds=idle,
+            open_calls=sum(call.id not in answered for call in last.calls) if last else 0,
+            marked=place.marked,
+            breaker=place.breaker,
+        )
+        return due(seen, self.policy.trigger)
+
+    def _compact_later(self, name: str, key: str, idle: float = 0.0) -> None:
+        """In the background, where it is still due. A session that failed to compact is as it was, and counted."""
+        with suppress(HoldfastError), self.places.entered(name, key) as place:
+            why = self._due(place, idle)
+            if why and not self._closing.is_set():
+                self._compact(place, why)
+
+    def _compact(self, place: Place, why: Why) -> None:
+        """Raises what the compaction raises; the breaker and the counters know of it either way."""
+        session, began = place.held, time.perf_counter()
+        before, done = round(session.held.slots), None
+        try:
+            with self.places.model:
+                self._compacted(session, why)
+            done = Saved(before, round(session.held.slots))
+            place.marked = False
+            self._count(compactions=1, compaction_seconds=time.perf_counter() - began)
+        except Exception:
+            self._count(failures=1)
+            raise
+        finally:
+            place.breaker, place.used = place.breaker.after(len(session.turns), before, done), time.time()
+
+    def _compacted(self, session: Session, why: Why) -> None:
+        """By the plan, then to the trigger's target where so much may go."""
+        plan, restart = session.plan, self.policy.restart
+        if why.target is not None:
+            target = min(why.target, plan.slots or why.target)
+            with suppress(BadOption):
+                session.compact(replace(plan, slots=target), restart=restart, why=why.text)
+                return
+        session.compact(plan, restart=restart, why=why.text)
+
+    def _watch(self) -> None:
+        while not self._closing.wait(LOOK):
+            for place in self.places.all():
+                idle = time.time() - place.used
+                if place.session and not place.busy and idle >= (self.policy.trigger.idle or 0):
+                    self._compact_later(place.name, place.key, idle)
+
+    # -- what the owner of a session may do ------------------------------------------------------------------------
+
+    def sessions(self, key: str) -> list[Row]:
+        """As `Host.sessions`."""
+        return [views.row(place, self.engine.model) for place in self.places.all(key)]
+
+    def session(self, session: str, key: str) -> Detail:
+        """As `Host.session`."""
+        with self.places.entered(session, key) as place:
+            return views.detail(place, self.engine.model)
+
+    def compact(self, session: str, key: str, options: Mapping[str, Any]) -> Row:
+        """As `Host.compact`."""
+        with self.places.entered(session, key) as place:
+            policy = self.policy
+            plan = _asked(place.held.plan, options)
+            began = time.perf_counter()
+            with self.places.model:
+                place.held.compact(plan, restart=bool(options.get("restart", policy.restart)), why="asked")
+            self._count(compactions=1, compaction_seconds=time.perf_counter() - began)
+            place.used = time.time()
+            return views.row(place, self.engine.model)
+
+    def undo(self, session: str, key: str) -> Row:
+        """As `Host.undo`."""
+        with self.places.entered(session, key) as place, self.places.model:
+            self.places.room(place, place.held.held.tokens)
+            place.held.undo()
+            place.used = time.time()
+            return views.row(place, self.engine.model)
+
+    def expand(self, session: str, key: str, turn: int) -> RawTurn:
+        """As `Host.expand`."""
+        with self.places.entered(session, key) as place:
+            return views.raw(place.held.turn(turn - 1), turn)
+
+    def pin(self, session: str, key: str, turn: int, pinned: bool) -> Row:
+        """As `Host.pin`."""
+        with self.places.entered(session, key) as place:
+            place.held.pin(turn - 1, pinned)
+            place.used = time.time()
+            return views.row(place, self.engine.model)
+
+    def mark(self, session: str, key: str, mark: str, turn: int | None) -> Row:
+        """As `Host.mark`."""
+        with self.places.entered(session, key) as place:
+            if mark == "fork":
+                return views.row(self.places.fork(place, turn), self.engine.model)
+            if mark == "discard":
+                with self.places.model:
+                    place.held.rewind(max(0, len(place.held.turns) - 1))
+                self.places.note_turns(place, place.held.turns)
+            elif mark == "boundary":
+                place.marked, place.used = True, time.time()
+            else:
+                raise BadOption(f"a mark is one of fork, discard and boundary, got {mark!r}")
+            row = views.row(place, self.engine.model)
+        if mark == "boundary":
+            self._later.submit(self._compact_later, session, key)
+        return row
+
+    def export(self, session: str, key: str) -> bytes:
+        """As `Host.export`."""
+        with self.places.entered(session, key):
+            return carry.packed(self.places.store, session)
+
+    def take(self, data: bytes, key: str) -> Row:
+        """As `Host.take`."""
+        return views.row(
+            self.places.adopt(carry.unpacked(self.places.store, data, key, self.engine.model)), self.engine.model
+        )
+
+    def drop(self, session: str, key: str) -> None:
+        """As `Host.drop`."""
+        self.places.drop(session, key)
+
+    def stats(self) -> Stats:
+        """As `Host.stats`."""
+        places = self.places.all()
+        held = [place.session.held for place in places if place.session]
+        with self._counting:
+            counts = dict(self._counts)
+        seconds = counts.pop("compaction_seconds", 0.0)
+        nbytes = sum(one.nbytes for one in held)
+        slots = round(nbytes / full_bytes(self.engine.model, 1))
+        whole = {name: int(value) for name, value in counts.items()}
+        return Stats(len(places), len(held), nbytes, slots, compaction_seconds=seconds, **whole)
+
+    def close(self) -> None:
+        """As `Host.close`."""
+        self._closing.set()
+        self._later.shutdown(wait=True, cancel_futures=True)
+        self.places.save()
+
+    def _count(self, **more: float) -> None:
+        with self._counting:
+            for name, value in more.items():
+                self._counts[name] = self._counts.get(name, 0) + value
+
+
+def open_host(engine: LocalEngine, plan: Plan, *, store: str = "", policy: HostPolicy | None = None) -> SessionHost:
+    """A host with its sessions under `store`, a folder or an fsspec URL; in the user's Holdfast folder where empty."""
+    return SessionHost(engine, plan, Store(store or str(home() / "sessions")), policy)
+
+
+def _units(before: Sequence[Turn], turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
+    """New turns in pieces that end where a session may be cut."""
+    whole, start = Transcript((*before, *turns)), len(before)
+    return [whole.turns[max(a, start) : b] for a, b in exchanges(whole) if b > start]
+
+
+def _sampling(ask: Ask) -> Sampling:
+    return Sampling(ask.temperature, ask.top_p, ask.seed)
+
+
+def _asked(plan: Plan, options: Mapping[str, Any]) -> Plan:
+    """The session's plan with what one compaction asks for."""
+    changes: dict[str, Any] = {
+        name: options[name] for name in ("latent", "ratio", "slots", "by_turn") if name in options
+    }
+    if "keep_recent" in options:
+        changes["policy"] = replace(plan.policy, keep_recent=int(options["keep_recent"]))
+    if "gate" in options:
+        changes["gate"] = (plan.gate or Gate()) if options["gate"] else None
+    return replace(plan, **changes)

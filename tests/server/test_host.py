@@ -1,0 +1,412 @@
+"""Sessions behind a stateless wire: what is read again, who shares what, what is compacted when, what is durable."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import build_pair, small_session
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, Missing, TooLarge
+from holdfast.latent import Plan, Policy, full_bytes
+from holdfast.server.asks import Ask, Finished, Said, Started
+from holdfast.server.host import HostPolicy, SessionHost
+from holdfast.store import Store
+from holdfast.textual import Breaker
+from holdfast.transcript.turn import Role, Turn
+from holdfast.triggers import Trigger
+
+TURNS = small_session().turns
+PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
+NEVER = HostPolicy(trigger=Trigger(tokens=10**9, window=None))
+EAGER = HostPolicy(trigger=Trigger(tokens=300, window=None), breaker=Breaker(cool_down=0))
+
+
+def engine() -> LocalEngine:
+    return build_pair("llama").engine
+
+
+def host(store: Store | str | Path = "", policy: HostPolicy = NEVER, plan: Plan = PLAN) -> SessionHost:
+    store = store if isinstance(store, Store) else Store(store or f"memory://host{time.monotonic_ns()}")
+    return SessionHost(engine(), plan, store, policy)
+
+
+def ask(turns: tuple[Turn, ...] = TURNS[:2], **options: Any) -> Ask:
+    return Ask(turns, **({"limit": 4, "key": "k"} | options))
+
+
+def run(held: SessionHost, asked: Ask) -> tuple[Started, str, Finished]:
+    events = list(held.complete(asked))
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Finished)
+    return events[0], "".join(e.text for e in events if isinstance(e, Said)), events[-1]
+
+
+def user(text: str) -> Turn:
+    return Turn(Role.USER, text)
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each pass of the model read."""
+    from holdfast.engine.live import Live
+
+    counts: list[int] = []
+    real = Live.feed_inputs
+
+    def feed(live: Live, inputs: Any, *args: Any, **options: Any) -> Any:
+        counts.append(len(inputs))
+        return real(live, inputs, *args, **options)
+
+    monkeypatch.setattr(Live, "feed_inputs", feed)
+    return counts
+
+
+def test_a_second_request_reads_only_what_is_new(fed: list[int]) -> None:
+    held = host()
+    first, _, done = run(held, ask())
+    fed.clear()
+    more = (*TURNS[:2], done.turn, user("And the host?"))
+    second, _, last = run(held, ask(more))
+    assert second.session == first.session
+    assert second.cached_tokens > first.prompt_tokens
+    new = second.prompt_tokens - second.cached_tokens
+    assert new <= sum(fed) <= new + last.completion_tokens + 2  # and what closes the answer
+    assert (last.prompt_tokens, last.cached_tokens) == (second.prompt_tokens, second.cached_tokens)
+
+
+def test_a_session_answers_as_the_whole_history_read_anew_does() -> None:
+    held = host()
+    for turns in (TURNS[:2], TURNS[:7], TURNS[:8]):
+        answered = run(held, ask(turns))[1]
+    assert answered == run(host(), ask(turns))[1]
+
+
+def test_an_edited_history_forks_and_leaves_the_first_session_alone() -> None:
+    held = host()
+    first, _, done = run(held, ask())
+    other, _, _ = run(held, ask((*TURNS[:2], replace(done.turn, text="Something else."), user("Why?"))))
+    again, _, _ = run(held, ask((*TURNS[:2], done.turn, user("Why?"))))
+    assert other.session != first.session == again.session
+    assert 0 < other.cached_tokens < again.cached_tokens
+
+
+def test_a_request_that_is_sent_again_reads_nothing_and_gets_the_same_answer(fed: list[int]) -> None:
+    held = host()
+    one = run(held, ask())
+    fed.clear()
+    two = run(held, ask())
+    assert one[1] == two[1]
+    assert two[0].cached_tokens == one[0].prompt_tokens - max(fed)  # all but what opens the answer
+
+
+def test_keys_never_share_a_session() -> None:
+    held = host()
+    mine, _, _ = run(held, ask())
+    theirs, _, _ = run(held, ask(key="other"))
+    assert theirs.cached_tokens == 0
+    assert theirs.session != mine.session
+    assert [row["id"] for row in held.sessions("other")] == [theirs.session]
+    for act in (
+        lambda: held.session(mine.session, "other"),
+        lambda: held.compact(mine.session, "other", {}),
+        lambda: held.export(mine.session, "other"),
+        lambda: held.drop(mine.session, "other"),
+    ):
+        with pytest.raises(Missing, match="no session"):
+            act()
+
+
+def test_tools_are_part_of_what_a_session_is() -> None:
+    held, tool = host(), {"type": "function", "function": {"name": "f", "parameters": {}}}
+    run(held, ask())
+    assert run(held, ask(tools=(tool,)))[0].cached_tokens == 0
+
+
+def test_a_stop_text_ends_the_answer_and_stands_in_neither_answer_nor_session() -> None:
+    held = host()
+    whole = run(held, ask(limit=24))[1]
+    stop = whole[6:8]
+    asked = ask(limit=24, stop=(stop,), key="two")
+    _, text, done = run(held, asked)
+    assert text == whole[: whole.index(stop)]
+    assert (done.reason, done.stopped_by) == ("stop", stop)
+    assert run(held, ask((*asked.turns, done.turn, user("Go on.")), key="two"))[0].cached_tokens > 0
+
+
+def test_log_probabilities_are_those_of_the_model_and_cover_every_token() -> None:
+    events = [e for e in host().complete(ask(limit=6, logprobs=3)) if isinstance(e, Said)]
+    rows = [row for event in events for row in event.logprobs]
+    assert 1 <= len(rows) <= 6
+    assert all(row.logprob <= 0 and len(row.top) == 3 for row in rows)
+    assert all(row.logprob == pytest.approx(max(p for _, p in row.top)) for row in rows)  # greedy
+
+
+def test_a_plain_prompt_has_no_template_and_no_session() -> None:
+    held = host()
+    started, _, done = run(held, Ask(prompt="import os", limit=5))
+    assert started.session == ""
+    assert done.completion_tokens == 5 or done.reason == "stop"
+    assert not held.sessions("")
+
+
+def test_an_answer_that_is_broken_off_leaves_the_history_read_and_nothing_else() -> None:
+    held = host()
+    events = held.complete(ask(limit=50))
+    started = next(events)
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert isinstance(started, Started)
+    assert held.session(started.session, "k")["turns"] == 2
+    again, _, _ = run(held, ask())
+    assert again.session == started.session
+    assert again.cached_tokens > 0
+
+
+def test_a_session_that_passes_the_trigger_is_compacted_after_its_answer() -> None:
+    held = host(policy=EAGER)
+    started, _, _ = run(held, ask(TURNS))
+    settled(held, started.session)
+    row = held.session(started.session, "k")
+    assert row["compactions"] == 1
+    assert row["slots"] < 0.7 * row["tokens"]
+    assert row["bytes"] < 0.7 * row["bytes_full"]
+    assert {piece["fate"] for piece in row["blocks"]} == {"verbatim", "compacted"}
+    assert any(point["compacted"] for point in row["rounds"])
+    assert held.stats().compactions == 1
+
+
+def test_compacted_sessions_are_continued_without_reading_them_again(fed: list[int]) -> None:
+    held = host(policy=EAGER)
+    started, _, done = run(held, ask(TURNS))
+    settled(held, started.session)
+    fed.clear()
+    started, _, last = run(held, ask((*TURNS, done.turn, user("And now?"))))
+    assert started.cached_tokens > 0.8 * started.prompt_tokens
+    assert sum(fed) < 0.2 * started.prompt_tokens
+    assert last.extension["compactions"] == 1
+    assert last.extension["bytes"] < last.extension["bytes_full"]
+
+
+def test_a_failing_compaction_harms_nobody_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = host(policy=EAGER)
+    monkeypatch.setattr("holdfast.held.compact_live", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room")))
+    started, _, done = run(held, ask(TURNS))
+    deadline = time.monotonic() + 10
+    while not held.stats().failures and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert held.stats().failures == 1
+    assert run(held, ask((*TURNS, done.turn, user("Go on."))))[0].session == started.session
+
+
+def settled(held: SessionHost, name: str, compactions: int = 1) -> None:
+    """Wait for the compaction in the background."""
+    deadline = time.monotonic() + 20
+    while held.places.get(name, "k").held.compactions < compactions:
+        assert time.monotonic() < deadline, "it was never compacted"
+        time.sleep(0.02)
+
+
+def test_a_pause_of_the_user_is_used() -> None:
+    policy = HostPolicy(trigger=Trigger(tokens=600, window=None, idle=0.0, early=0.6), breaker=Breaker(cool_down=0))
+    held = host(policy=policy)
+    started, _, _ = run(held, ask(TURNS))
+    assert held.stats().compactions == 0
+    settled(held, started.session)
+    held.close()
+
+
+def test_a_history_longer_than_the_window_is_read_in_pieces_and_compacted_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = host(policy=HostPolicy(trigger=Trigger(), max_tokens=8))
+    monkeypatch.setattr(held.engine.model.hf.config, "max_position_embeddings", 600)
+    turns = tuple(replace(turn) for _ in range(3) for turn in TURNS[2:7])
+    started, _, done = run(held, ask((*TURNS[:2], *turns, user("And?"))))
+    assert started.prompt_tokens > 600
+    assert done.extension["compactions"] >= 1
+
+
+def test_one_turn_longer_than_the_window_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = host()
+    monkeypatch.setattr(held.engine.model.hf.config, "max_position_embeddings", 300)
+    with pytest.raises(TooLarge):
+        list(held.complete(ask((user("word " * 400),))))
+    run(held, ask((user("short"),)))
+
+
+def test_two_requests_on_one_session_fork_and_never_mix() -> None:
+    held = host()
+    _, _, done = run(held, ask())
+    history, found = (*TURNS[:2], done.turn), {}
+
+    def go(question: str) -> None:
+        found[question] = run(held, ask((*history, user(question)), limit=8))
+
+    threads = [threading.Thread(target=go, args=(q,)) for q in ("Why?", "Where?", "Who?")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len({started.session for started, _, _ in found.values()}) == 3
+    for question, (_, text, _) in found.items():
+        assert text == run(host(), ask((*history, user(question)), limit=8))[1]
+
+
+def test_more_sessions_than_memory_go_to_disk_and_come_back(tmp_path: Path) -> None:
+    room = 2 * full_bytes(engine().model, 600)
+    held = host(tmp_path, policy=replace(NEVER, memory=room))
+    names = {}
+    for n in range(6):
+        names[n] = run(held, ask((user(f"Session {n}: " + "words " * 40),)))
+    stats = held.stats()
+    assert stats.sessions == 6
+    assert stats.resident < 6
+    assert stats.bytes_held <= room
+    again, _, _ = run(held, ask((user("Session 0: " + "words " * 40), names[0][2].turn, user("More?"))))
+    assert again.session == names[0][0].session
+    assert again.cached_tokens > 0
+
+
+def test_a_session_larger_than_memory_is_refused_before_it_is_read(fed: list[int]) -> None:
+    held = host(policy=replace(NEVER, memory=full_bytes(engine().model, 300)))
+    with pytest.raises(TooLarge):
+        list(held.complete(ask((user("words " * 300),))))
+    assert not fed
+    run(held, ask((user("short"),)))
+
+
+def test_a_restart_finds_every_session_and_reads_nothing_that_was_saved(tmp_path: Path, fed: list[int]) -> None:
+    held = host(tmp_path, policy=EAGER)
+    started, _, done = run(held, ask(TURNS))
+    settled(held, started.session)
+    held.close()
+    fed.clear()
+    next_host = host(tmp_path, policy=EAGER)
+    assert [row["id"] for row in next_host.sessions("k")] == [started.session]
+    assert not next_host.sessions("k")[0]["resident"]
+    again, _, _ = run(next_host, ask((*TURNS, done.turn, user("Go on."))))
+    assert again.session == started.session
+    assert sum(fed) < 60
+    with pytest.raises(Busy):
+        list(held.complete(ask()))
+
+
+def test_a_damaged_log_does_not_keep_the_others_from_being_served(tmp_path: Path) -> None:
+    held = host(tmp_path)
+    good, bad = (run(held, ask((user(text),)))[0].session for text in ("good", "bad"))
+    next((tmp_path / "logs" / bad).iterdir()).write_text("nonsense")
+    held = host(tmp_path)
+    assert [row["id"] for row in held.sessions("k")] == [good]
+    assert list(held.places.unreadable) == [bad]
+
+
+def test_the_owner_compacts_undoes_pins_expands_and_marks() -> None:
+    held = host()
+    started, _, _ = run(held, ask(TURNS))
+    name = started.session
+    before = held.session(name, "k")
+    pinned = held.pin(name, "k", 4, True)
+    assert pinned["compactions"] == 0
+    row = held.compact(name, "k", {"ratio": 8, "keep_recent": 2})
+    assert row["compactions"] == 1
+    assert row["slots"] < before["slots"]
+    pieces = [piece for piece in held.session(name, "k")["blocks"] if piece["turn"] == 4]
+    assert all(piece["pinned"] and piece["fate"] == "verbatim" for piece in pieces)
+    assert held.expand(name, "k", 4)["text"] == TURNS[3].text
+    assert held.undo(name, "k")["slots"] == before["slots"]
+    twin = held.mark(name, "k", "fork", 5)
+    assert (twin["turns"], twin["id"] != name) == (5, True)
+    assert held.mark(name, "k", "discard", None)["turns"] == before["turns"] - 1
+    with pytest.raises(BadOption, match="a mark is one of"):
+        held.mark(name, "k", "nonsense", None)
+    with pytest.raises(Missing):
+        held.expand(name, "k", 99)
+    held.drop(name, "k")
+    with pytest.raises(Missing):
+        held.session(name, "k")
+
+
+@pytest.mark.parametrize("options", [{"ratio": 0.5}, {"latent": "nonsense"}, {"slots": 1}, {"keep_recent": -1}])
+def test_senseless_options_change_nothing(options: Mapping[str, Any]) -> None:
+    held = host()
+    name = run(held, ask(TURNS))[0].session
+    before = held.session(name, "k")["slots"]
+    with pytest.raises(BadOption):
+        held.compact(name, "k", options)
+    assert held.session(name, "k")["slots"] == before
+
+
+def test_a_boundary_is_a_place_to_compact() -> None:
+    policy = HostPolicy(trigger=Trigger(tokens=600, window=None), breaker=Breaker(cool_down=0))
+    held = host(policy=policy)
+    name = run(held, ask(TURNS))[0].session
+    held.mark(name, "k", "boundary", None)
+    settled(held, name)
+
+
+def test_slots_of_blocks_add_up_to_what_is_held() -> None:
+    held = host()
+    name = run(held, ask(TURNS))[0].session
+    row = held.compact(name, "k", {"ratio": 3})
+    pieces = held.session(name, "k")["blocks"]
+    assert abs(sum(piece["slots"] for piece in pieces) - row["slots"]) <= len(pieces)
+    assert sum(piece["tokens"] for piece in pieces) == row["tokens"]
+
+
+def test_a_session_is_carried_to_another_machine(tmp_path: Path) -> None:
+    held = host(tmp_path / "a", policy=EAGER)
+    started, _, done = run(held, ask(TURNS))
+    settled(held, started.session)
+    data = held.export(started.session, "k")
+    assert b'"key"' not in data
+    other = host(tmp_path / "b")
+    row = other.take(data, "mine")
+    assert (row["turns"], row["compactions"]) == (len(TURNS) + 1, 1)
+    again, _, _ = run(other, ask((*TURNS, done.turn, user("Go on.")), key="mine"))
+    assert again.session == row["id"]
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"PK\x05\x06" + b"\0" * 18])
+def test_what_is_no_session_is_not_taken(data: bytes) -> None:
+    held = host()
+    with pytest.raises(BadContext):
+        held.take(data, "k")
+    assert not held.sessions("k")
+
+
+def test_a_damaged_export_is_refused_whole(tmp_path: Path) -> None:
+    held = host(tmp_path)
+    name = run(held, ask(TURNS))[0].session
+    held.compact(name, "k", {})
+    data = held.export(name, "k")
+    for at in range(0, len(data), max(1, len(data) // 25)):
+        bad = bytearray(data)
+        bad[at] ^= 0xFF
+        try:
+            held.take(bytes(bad), "z")
+        except HoldfastError as error:
+            assert isinstance(error, BadContext)  # noqa: PT017  (a flip that nothing reads may be taken)
+
+
+def test_a_request_without_messages_is_refused() -> None:
+    with pytest.raises(BadInput, match="at least one message"):
+        list(host().complete(ask(())))
+
+
+def test_counting_is_what_answering_reads() -> None:
+    held = host()
+    opening = held.engine.model.tokenizer("<|im_start|>assistant\n")["input_ids"]
+    assert run(held, ask())[0].prompt_tokens == held.count(ask()) + len(opening)
+
+
+@pytest.fixture(autouse=True)
+def _window_back() -> Iterator[None]:
+    yield
+    assert engine().model.max_tokens == 8192
