@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 from live_server import live, until
 from scripted import Reply, ScriptedHost
 
+from conftest import build_pair
 from holdfast.errors import Busy, Failed, TooLarge
+from holdfast.latent import Plan, Policy
 from holdfast.server.auth import digest
+from holdfast.server.host import HostPolicy, SessionHost
 from holdfast.server.kept import Around, Memory
 from holdfast.server.settings import Settings
+from holdfast.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
+from holdfast.triggers import Trigger
 
 CALL = ToolCall("call_1", "bash", '{"command":"ls"}')
 OTHER = ToolCall("call_2", "bash", "{}")
@@ -385,3 +390,25 @@ def test_a_history_is_known_by_what_was_said_in_it() -> None:
     assert memory.around("key", again) == around
     assert memory.around("other", again) == Around()
     assert memory.around("key", turns[:1]) == Around()
+
+
+def test_a_real_session_is_compacted_and_goes_on_behind_the_compaction() -> None:
+    engine = build_pair("llama").engine
+    plan = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
+    host = SessionHost(engine, plan, Store("memory://responses-wire"), HostPolicy(Trigger(tokens=10**9, window=None)))
+    said = " ".join(f"value {n} is kept in /srv/data/{n};" for n in range(12))
+    with (
+        live(host) as url,
+        openai.OpenAI(base_url=url + "/v1", api_key="mine", max_retries=0) as client,
+    ):
+        asked: Any = {"model": "any", "max_output_tokens": 4, "instructions": "Be brief"}
+        first = client.responses.create(**asked, input=said)
+        again = client.responses.create(**asked, input="And?", previous_response_id=first.id)
+        small: Any = client.responses.compact(model="any", previous_response_id=again.id)
+        assert small.holdfast["compactions"] == 1
+        assert small.holdfast["slots"] < small.holdfast["tokens"]
+        items: Any = [*(item.to_dict() for item in small.output), {"role": "user", "content": "What now?"}]
+        last: Any = client.responses.create(**asked, input=items)
+    assert last.usage.input_tokens_details.cached_tokens > again.usage.input_tokens
+    assert last.holdfast["session"] == small.holdfast["id"]
+    assert last.holdfast["compactions"] == 1
