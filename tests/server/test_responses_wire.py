@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 from live_server import live, until
 from scripted import Reply, ScriptedHost
 
+from conftest import build_pair
 from holdfast.errors import Busy, Failed, TooLarge
+from holdfast.latent import Plan, Policy
 from holdfast.server.auth import digest
-from holdfast.server.kept import Memory
+from holdfast.server.host import HostPolicy, SessionHost
+from holdfast.server.kept import Around, Memory
 from holdfast.server.settings import Settings
+from holdfast.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
+from holdfast.triggers import Trigger
 
 CALL = ToolCall("call_1", "bash", '{"command":"ls"}')
 OTHER = ToolCall("call_2", "bash", "{}")
@@ -205,7 +210,7 @@ def test_more_tokens_than_the_server_gives_are_cut_to_its_limit(client: openai.O
 def test_a_compaction_stands_for_the_history_before_it(
     client: openai.OpenAI, host: ScriptedHost, stored: bool, by_name: bool
 ) -> None:
-    first = client.responses.create(model="any", input="Go on", tools=[TOOL], store=stored)
+    first = client.responses.create(model="any", input="Go on", tools=[TOOL], store=stored, instructions="Be brief")
     history: Any = [{"role": "user", "content": "Go on"}, *(item.to_dict() for item in first.output)]
     given: Any = {"previous_response_id": first.id} if by_name else {"input": history}
     small: Any = client.responses.compact(model="any", **given)
@@ -215,11 +220,11 @@ def test_a_compaction_stands_for_the_history_before_it(
     assert small.holdfast["compactions"] == 1
     before = {"role": "user", "content": "is in the compaction"}
     later: Any = [before, *(item.to_dict() for item in small.output), {"role": "user", "content": "And now?"}]
-    last = client.responses.create(model="any", input=later, tools=[TOOL])
-    assert [turn.text for turn in host.asks[-1].turns] == ["Go on", "Hello world", "And now?"]
+    last = client.responses.create(model="any", input=later, tools=[TOOL], instructions="Be brief")
+    assert [turn.text for turn in host.asks[-1].turns] == ["Be brief", "Go on", "Hello world", "And now?"]
     assert [one.tools for one in host.asks] == [(HEARD,)] * 3
     assert last.usage
-    assert last.usage.input_tokens_details.cached_tokens == 6
+    assert last.usage.input_tokens_details.cached_tokens == 9
     assert len(host.held) == 1
 
 
@@ -367,21 +372,43 @@ def test_the_memory_forgets_the_oldest_when_it_is_full() -> None:
     memory = Memory(characters=25_000)
     turn = Turn(Role.USER, "x" * 8000)
     for name in ("a", "b", "c"):
-        memory.keep("key", name, (), (turn,), ())
+        memory.keep("key", name, (), (turn,))
     assert memory.find("key", "a") is None
     assert memory.find("key", "c")
-    memory.keep("key", "d", (turn, turn), (), ())
+    memory.keep("key", "d", (turn, turn), ())
     kept = memory.find("key", "d")
     assert kept
     assert memory.find("key", "b")
-    assert len(kept.turns) == 2
+    assert len(kept) == 2
 
 
 def test_a_history_is_known_by_what_was_said_in_it() -> None:
-    memory = Memory()
+    memory, around = Memory(), Around((HEARD,), "Be brief")
     turns = (Turn(Role.USER, "a"), Turn(Role.ASSISTANT, "b", calls=(CALL,)))
-    memory.note("key", turns, (HEARD,))
+    memory.note("key", turns, around)
     again = (Turn(Role.USER, "a", source=9), Turn(Role.ASSISTANT, "b", reasoning="x", calls=(CALL,)), Turn(Role.USER))
-    assert memory.tools_of("key", again) == (HEARD,)
-    assert memory.tools_of("other", again) == ()
-    assert memory.tools_of("key", turns[:1]) == ()
+    assert memory.around("key", again) == around
+    assert memory.around("other", again) == Around()
+    assert memory.around("key", turns[:1]) == Around()
+
+
+def test_a_real_session_is_compacted_and_goes_on_behind_the_compaction() -> None:
+    engine = build_pair("llama").engine
+    plan = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
+    host = SessionHost(engine, plan, Store("memory://responses-wire"), HostPolicy(Trigger(tokens=10**9, window=None)))
+    said = " ".join(f"value {n} is kept in /srv/data/{n};" for n in range(12))
+    with (
+        live(host) as url,
+        openai.OpenAI(base_url=url + "/v1", api_key="mine", max_retries=0) as client,
+    ):
+        asked: Any = {"model": "any", "max_output_tokens": 4, "instructions": "Be brief"}
+        first = client.responses.create(**asked, input=said)
+        again = client.responses.create(**asked, input="And?", previous_response_id=first.id)
+        small: Any = client.responses.compact(model="any", previous_response_id=again.id)
+        assert small.holdfast["compactions"] == 1
+        assert small.holdfast["slots"] < small.holdfast["tokens"]
+        items: Any = [*(item.to_dict() for item in small.output), {"role": "user", "content": "What now?"}]
+        last: Any = client.responses.create(**asked, input=items)
+    assert last.usage.input_tokens_details.cached_tokens > again.usage.input_tokens
+    assert last.holdfast["session"] == small.holdfast["id"]
+    assert last.holdfast["compactions"] == 1

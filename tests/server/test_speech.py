@@ -113,6 +113,9 @@ def test_a_marker_of_reasoning_within_an_answer_is_text() -> None:
         '<tool_call>{"name": "f", "arguments": ' + '{"a":' * 5000 + "1" + "}" * 5000 + "}</tool_call>",
         '<tool_call>{"name": "f", "arguments": {"x": ' + "9" * 5000 + "}}</tool_call>",
         "<tool_call></tool_call>",
+        "<tool_call>[",
+        "<tool_call> [ { ",
+        '<tool_call>[{"name": "f", "arguments": {}}</tool_call>',
         "<tool_call>ls</tool_call>",
         "<tool_call>",
         "The tag <tool_call> opens a call, <function=name> names one.",
@@ -145,6 +148,15 @@ def test_line_breaks_within_a_string_and_arguments_as_text_are_understood() -> N
     assert called('<tool_call>{"name": "f", "arguments": {"x": "a\nb"}}</tool_call>') == [("f", {"x": "a\nb"})]
     assert called('<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>') == [("f", {"x": 1})]
     assert called('<tool_call>{"name": "f"}</tool_call>') == [("f", {})]
+
+
+def test_a_list_of_calls_is_each_of_them_or_none() -> None:
+    calls = '[\n{"name": "f", "arguments": {"x": 1}},\n{"name": "g", "arguments": {}}\n]'
+    got = turn(*f"<tool_call>{calls}</tool_call>")
+    assert [(call.name, call.arguments) for call in got.calls] == [("f", '{"x": 1}'), ("g", "{}")]
+    assert len({call.id for call in got.calls}) == 2
+    wrong = '<tool_call>[{"name": "f", "arguments": {}}, 3]</tool_call>'
+    assert turn(*wrong) == Turn(Role.ASSISTANT, wrong)
 
 
 def test_half_of_a_pair_is_replaced_so_that_the_call_can_be_sent() -> None:
@@ -185,6 +197,7 @@ def test_text_that_can_be_no_marker_goes_out_at_once() -> None:
     assert speech.feed("e>") == [Said(" <toe>")]
     assert turn_of(speech.feed("<function=f> is")).text == "<function=f> is"
     assert turn_of(speech.feed("<tool_call>{}")).text == "<tool_call>{}"
+    assert turn_of(speech.feed("<tool_call>[]")).text == "<tool_call>[]"
     assert Speech(False).feed("<tool_call>\n") == [Said("<tool_call>\n")]
 
 

@@ -18,15 +18,13 @@ CHARACTERS = 64 * 2**20
 ENTRY = 1000
 """What an entry and a turn cost beside their text, in characters."""
 
-Tools = tuple[Mapping[str, Any], ...]
-
 
 @dataclass(frozen=True)
-class Kept:
-    """A history, and the tools with which its session was read."""
+class Around:
+    """What a history was read with, and no item of it says."""
 
-    turns: tuple[Turn, ...] = ()
-    tools: Tools = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    instructions: str | None = None
 
 
 class Memory:
@@ -34,32 +32,33 @@ class Memory:
 
     def __init__(self, characters: int = CHARACTERS) -> None:
         self.characters = characters
-        self._held: OrderedDict[tuple[str, str | bytes], tuple[Kept, int]] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str | bytes], tuple[Any, int]] = OrderedDict()
         self._size = 0
 
-    def keep(self, key: str, name: str, before: Sequence[Turn], added: Sequence[Turn], tools: Tools) -> None:
-        """Remember `before` and `added` under a name; `before` is already paid for by whoever kept it."""
-        size = ENTRY + sum(_size(turn) for turn in added)
-        self._put((key, name), Kept((*before, *added), tools), size)
+    def keep(self, key: str, name: str, before: Sequence[Turn], added: Sequence[Turn]) -> None:
+        """Remember a history under a name; its head `before` is paid for by whoever kept it."""
+        self._put((key, name), (*before, *added), sum(map(_size, added)))
 
-    def find(self, key: str, name: str | bytes) -> Kept | None:
-        """What was kept under a name, where it is still there."""
-        held = self._held.get((key, name))
-        return held[0] if held else None
+    def find(self, key: str, name: str) -> tuple[Turn, ...] | None:
+        """The history of that name, where it is still there."""
+        turns: tuple[Turn, ...] | None
+        turns, _ = self._held.get((key, name), (None, 0))
+        return turns
 
-    def note(self, key: str, turns: Iterable[Turn], tools: Tools) -> None:
-        """Remember the tools of a history without its text."""
+    def note(self, key: str, turns: Iterable[Turn], around: Around) -> None:
+        """Remember what a history was read with, and nothing of its text."""
         *_, last = _digests(turns)
-        self._put((key, last), Kept(tools=tools), ENTRY)
+        self._put((key, last), around, len(around.instructions or ""))
 
-    def tools_of(self, key: str, turns: Iterable[Turn]) -> Tools:
-        """The tools of the longest head of a history that was noted; none where nothing was."""
-        noted = [held for digest in _digests(turns) if (held := self.find(key, digest))]
-        return noted[-1].tools if noted else ()
+    def around(self, key: str, turns: Iterable[Turn]) -> Around:
+        """What the longest head of a history that was noted was read with."""
+        noted = [self._held[key, head][0] for head in _digests(turns) if (key, head) in self._held]
+        return noted[-1] if noted else Around()
 
-    def _put(self, place: tuple[str, str | bytes], kept: Kept, size: int) -> None:
+    def _put(self, place: tuple[str, str | bytes], value: object, size: int) -> None:
+        size += ENTRY
         _, old = self._held.pop(place, (None, 0))
-        self._held[place] = kept, size
+        self._held[place] = value, size
         self._size += size - old
         while self._size > self.characters and len(self._held) > 1:
             _, (_, freed) = self._held.popitem(last=False)

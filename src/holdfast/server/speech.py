@@ -2,7 +2,7 @@
 
 Two written forms of a call are known:
 
-    <tool_call>{"name": "f", "arguments": {...}}</tool_call>          Hermes, Qwen, SmolLM
+    <tool_call>{"name": "f", "arguments": {...}}</tool_call>          Hermes, Qwen, SmolLM; or a list of such objects
     <function=f><parameter=k>text</parameter></function>              Qwen3-Coder, with or without <tool_call> around it
 
 A marker that no call follows is text. White space beside a marker belongs to it: what a client sends back and a
@@ -31,9 +31,9 @@ def _partly(literal: str) -> str:
 
 _THINK, _THOUGHT = "<think>", "</think>"
 _OPENING = re.compile("<tool_call>|<function=")
-_HEAD = re.compile(r'(?:<tool_call>\s*)?(?:(?=\{\s*")|<function=([^<>\n]+)>\s*(?=<parameter=|</function>))')
+_HEAD = re.compile(r'(?:<tool_call>\s*)?(?:(?=(?:\[\s*)?\{\s*")|<function=([^<>\n]+)>\s*(?=<parameter=|</function>))')
 _HEAD_SO_FAR = re.compile(
-    rf"(?:<tool_call>\s*)?(?:\{{\s*|{_partly('<function=')}|<function=[^<>\n]+"
+    rf"(?:<tool_call>\s*)?(?:(?:\[\s*)?(?:\{{\s*)?|{_partly('<function=')}|<function=[^<>\n]+"
     rf"(?:>\s*(?:{_partly('<parameter=')}|{_partly('</function>')}))?)"
 )
 # Possessive, so that an object that does not close costs one pass. A closing marker inside a string closes nothing.
@@ -115,7 +115,7 @@ class Speech:
                 return
             yield from self._say(opening.start())
             try:
-                yield self._called(last)
+                yield from self._called(last)
             except _NotACall:
                 yield from self._say(1)
             except _Unfinished:
@@ -131,10 +131,10 @@ class Speech:
             self._buffer = rest[len(_CLOSE) :]
         return False
 
-    def _called(self, last: bool) -> Called:
-        """The call at the start of the buffer, taken from it."""
+    def _called(self, last: bool) -> list[Called]:
+        """The calls at the start of the buffer, taken from it."""
         try:
-            name, arguments, size = self._written()
+            calls, size = self._written()
         except _Unfinished:
             if last:
                 raise _NotACall from None
@@ -142,12 +142,15 @@ class Speech:
         self._closing = self._buffer.startswith(_END, size - len(_END))
         self._take(size)
         self._beside = True
+        return [Called(ToolCall(self._id(name, arguments), name, arguments)) for name, arguments in calls]
+
+    def _id(self, name: str, arguments: str) -> str:
         seed = "\0".join((self._place, str(self._calls), name, arguments)).encode(errors="replace")
         self._calls += 1
-        return Called(ToolCall(f"call_{hashlib.sha256(seed).hexdigest()[:24]}", name, arguments))
+        return f"call_{hashlib.sha256(seed).hexdigest()[:24]}"
 
-    def _written(self) -> tuple[str, str, int]:
-        """Name, arguments and length of the call at the start of the buffer."""
+    def _written(self) -> tuple[list[tuple[str, str]], int]:
+        """The calls at the start of the buffer, each by name and arguments, and how much of it they are."""
         head = _HEAD.match(self._buffer)
         if not head:
             raise _Unfinished if _HEAD_SO_FAR.fullmatch(self._buffer) else _NotACall
@@ -157,11 +160,11 @@ class Speech:
             raise _Unfinished
         if head[1]:
             values, size = _values(self._buffer, head.end(), self._texts.get(head[1], frozenset()))
-            return head[1], _canonical(values), size
+            return [(head[1], _canonical(values))], size
         held = _OBJECT.match(self._buffer, head.end())
         if not held:
             raise _Unfinished
-        return *_object(held[1]), held.end()
+        return _objects(held[1]), held.end()
 
     def _say(self, size: int) -> Iterator[Said | Thought]:
         """Take that much of the buffer and say it, but for the white space that a marker may follow."""
@@ -200,17 +203,22 @@ def _begun(text: str, marker: str) -> int:
     return next((n for n in range(min(len(marker) - 1, len(text)), 0, -1) if marker.startswith(text[-n:])), 0)
 
 
-def _object(text: str) -> tuple[str, str]:
-    """Name and arguments of a call that is written as an object."""
+def _objects(text: str) -> list[tuple[str, str]]:
+    """Names and arguments of calls that are written as an object, or as a list of them."""
     try:
-        call = _json(text)
-        name, arguments = call.get("name"), call.get("arguments", {})
-        if isinstance(arguments, str):
-            arguments = _json(arguments)
+        value = _json(text)
+        return [_object(call) for call in (value if isinstance(value, list) else [value])]
     except ValueError:
         raise _NotACall from None
+
+
+def _object(call: Any) -> tuple[str, str]:
+    """Raises ValueError for what is no call."""
+    name, arguments = _mapping(call).get("name"), _mapping(call).get("arguments", {})
+    if isinstance(arguments, str):
+        arguments = _json(arguments)
     if not (isinstance(name, str) and name and isinstance(arguments, dict)):
-        raise _NotACall
+        raise ValueError("no call")
     return _whole(name), _canonical(arguments)
 
 

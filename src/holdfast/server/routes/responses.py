@@ -11,7 +11,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 
 from holdfast.server import problems, sse
 from holdfast.server.asks import Ask, Event, Finished, Host, Started
-from holdfast.server.kept import Kept, Memory, Tools
+from holdfast.server.kept import Around, Memory
 from holdfast.server.openai_wire import SMALLEST_SHARE, at_most
 from holdfast.server.problems import Refused, TimedOut
 from holdfast.server.response_items import Answer, made, usage
@@ -100,29 +100,36 @@ _COMPACTED: dict[int | str, dict[str, Any]] = {200: {"model": Compacted}}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, read: the history that was kept, with its tools, and what the request adds to it."""
+class History:
+    """What a request is about: the turns that were kept, and those that it adds."""
 
     before: tuple[Turn, ...]
     added: tuple[Turn, ...]
-    instructions: str | None
-    tools: Tools = ()
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """All that the model is to read. Instructions are those of this request alone."""
-        head = (Turn(Role.SYSTEM, self.instructions),) if self.instructions else ()
-        return (*head, *self.before, *self.added)
+        return (*self.before, *self.added)
+
+    def ask(self, key: str, around: Around, **how: Any) -> Ask:
+        """To go on from here."""
+        head = (Turn(Role.SYSTEM, around.instructions),) if around.instructions else ()
+        return Ask((*head, *self.turns), around.tools, key, **how)
 
 
 @router.post("/v1/responses", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
     """One answer to a history."""
-    asked = replace(_asked(body, request), tools=_tools(body))
-    ask = Ask(asked.turns, asked.tools, request.state.key, **_sampling(body, request))
-    events = await begin(request, ask)
+    history, around = _history(body, request), Around(_tools(body), body.instructions)
+    events = await begin(request, history.ask(request.state.key, around, **_sampling(body, request)))
     answer = Answer(_head(body, request.app.state.host.model))
-    told = _told(request, body, asked, answer, events)
+
+    def remember(turn: Turn) -> None:
+        memory, key = request.app.state.responses, request.state.key
+        memory.note(key, (*history.turns, turn), around)
+        if body.store is not False:
+            memory.keep(key, answer.response["id"], history.before, (*history.added, turn))
+
+    told = _told(events, answer, remember)
     if body.stream:
         return sse.Stream(request, _streamed(told, answer))
     async with aclosing(told):
@@ -136,20 +143,20 @@ async def compact(request: Request, body: Input) -> Response:
     """Compact the session of a history now. The item that comes back stands for all of it."""
     state, key = request.app.state, request.state.key
     memory: Memory = state.responses
-    asked = _asked(body, request)
-    tools = asked.tools or memory.tools_of(key, asked.turns)
-    work = asyncio.get_running_loop().run_in_executor(
-        state.pool, _compacted, state.host, Ask(asked.turns, tools, key, limit=1)
-    )
+    history = _history(body, request)
+    noted = memory.around(key, history.turns)
+    around = noted if body.instructions is None else replace(noted, instructions=body.instructions)
+    ask = history.ask(key, around, limit=1)
+    work = asyncio.get_running_loop().run_in_executor(state.pool, _compacted, state.host, ask)
     try:
         async with asyncio.timeout(state.settings.seconds):
             started, row = await work
     except TimeoutError:
         raise TimedOut(f"the compaction took longer than {state.settings.seconds:g} seconds") from None
-    token = f"holdfast.{started.session}.{len(asked.before) + len(asked.added)}.{secrets.token_urlsafe(12)}"
+    token = f"holdfast.{started.session}.{len(history.turns)}.{secrets.token_urlsafe(12)}"
     response_id = made("resp")
     for name in (token, response_id):
-        memory.keep(key, name, asked.before, asked.added, tools)
+        memory.keep(key, name, history.before, history.added)
     item = {"type": _COMPACTION, "id": made("cmp"), "encrypted_content": token}
     return JSONResponse(
         {
@@ -174,17 +181,13 @@ def _compacted(host: Host, ask: Ask) -> tuple[Started, Mapping[str, Any]]:
 
 
 async def _told(
-    request: Request, body: Create, asked: Asked, answer: Answer, events: AsyncGenerator[Event]
+    events: AsyncGenerator[Event], answer: Answer, remember: Callable[[Turn], None]
 ) -> AsyncGenerator[dict[str, Any]]:
     """The events of this wire. What was answered is remembered before the client knows of its end."""
-    memory, key = request.app.state.responses, request.state.key
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Finished):
-                memory.note(key, (*asked.turns, event.turn), asked.tools)
-                if body.store is not False:
-                    added = (*asked.added, event.turn)
-                    memory.keep(key, answer.response["id"], asked.before, added, asked.tools)
+                remember(event.turn)
             for one in answer.told(event):
                 yield one
 
@@ -251,7 +254,7 @@ def _sampling(body: Create, request: Request) -> dict[str, Any]:
     }
 
 
-def _tools(body: Create) -> Tools:
+def _tools(body: Create) -> tuple[Mapping[str, Any], ...]:
     """The tools as chat completions have them, none where the caller wants no call. Raises Refused."""
     functions = tuple(_function(tool, f"tools[{number}]") for number, tool in enumerate(body.tools or ()))
     return () if body.tool_choice == "none" else functions
@@ -273,36 +276,35 @@ def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {"type": "function", "function": {k: v for k, v in given.items() if v is not None}}
 
 
-def _asked(body: Input, request: Request) -> Asked:
+def _history(body: Input, request: Request) -> History:
     """The history of a request. Raises Refused."""
     memory, key = request.app.state.responses, request.state.key
-    kept = Kept()
+    before: tuple[Turn, ...] = ()
     if body.previous_response_id is not None:
-        kept = _kept(memory, key, body.previous_response_id, "previous_response_id")
+        before = _kept(memory, key, body.previous_response_id, "previous_response_id")
     sent = body.input or []
     if isinstance(sent, str):
         added: tuple[Turn, ...] = (Turn(Role.USER, sent),)
     else:
-        marks = [at for at, item in enumerate(sent) if item.get("type") == _COMPACTION]
-        if marks:
-            token, where = sent[marks[-1]].get("encrypted_content"), f"input[{marks[-1]}]"
-            kept = _kept(memory, key, token, where)
-        added = _turns(sent, marks[-1] + 1 if marks else 0)
-    if not (kept.turns or added):
+        start = next((at + 1 for at in reversed(range(len(sent))) if sent[at].get("type") == _COMPACTION), 0)
+        if start:
+            before = _kept(memory, key, sent[start - 1].get("encrypted_content"), f"input[{start - 1}]")
+        added = _turns(sent, start)
+    history = History(before, added)
+    if not history.turns:
         raise Refused("input is empty; send a text or a list of items", "input")
-    history = (*kept.turns, *added)
-    for at, reason in orphans(history)[:1]:
-        where = f"input[{history[at].source - 1}]" if at >= len(kept.turns) else "the history before input"
+    for at, reason in orphans(history.turns)[:1]:
+        where = f"input[{history.turns[at].source - 1}]" if at >= len(before) else "the history before input"
         raise Refused(f"{where} {reason}", "input")
-    return Asked(kept.turns, added, body.instructions, kept.tools)
+    return history
 
 
-def _kept(memory: Memory, key: str, name: object, where: str) -> Kept:
-    kept = memory.find(key, name) if isinstance(name, str) else None
-    if kept is None:
+def _kept(memory: Memory, key: str, name: object, where: str) -> tuple[Turn, ...]:
+    turns = memory.find(key, name) if isinstance(name, str) else None
+    if turns is None:
         told = f"{where} {str(name)[:80]!r} names nothing that is kept here (any more); send the history itself"
         raise Refused(told, where, status=404, code="previous_response_not_found")
-    return kept
+    return turns
 
 
 def _turns(sent: Sequence[Mapping[str, Any]], start: int) -> tuple[Turn, ...]:
