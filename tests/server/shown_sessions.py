@@ -35,6 +35,7 @@ class Shown:
     """For each compaction, how many turns it reached."""
     pinned: set[int] = field(default_factory=set)
     updated: float = 1_700_000_000.0
+    resident: bool = True
 
     def say(self, kind: str, text: str) -> None:
         self.turns.append((kind, text))
@@ -94,7 +95,7 @@ class Shown:
             bytes=46_080 * slots,
             bytes_full=46_080 * tokens,
             compactions=len(self.cuts),
-            resident=True,
+            resident=self.resident,
             busy=False,
             updated=self.updated,
         )
@@ -121,6 +122,7 @@ class ShownHost(ScriptedHost):
 
     def session(self, session: str, key: str) -> Detail:
         found = self._shown(session, key)
+        found.resident = True
         gate = {"gate": {"lost": [f for f in found.facts if f["fate"] == "lost"]}} if found.cuts else {}
         events = [{"kind": "compact", "at": found.updated, "turns": cut} for cut in found.cuts]
         return Detail(

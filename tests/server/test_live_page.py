@@ -232,6 +232,17 @@ def test_many_sessions_are_shown_a_page_at_a_time(tab, expect):
         expect(tab.locator("#more")).to_be_hidden()
 
 
+def test_a_session_on_disk_stays_there_until_its_blocks_are_asked_for(tab, url, host, expect):
+    host.shown["s-1"].resident = False
+    tab.goto(url)
+    expect(card(tab, "s-2").locator("svg")).to_be_visible()
+    expect(card(tab, "s-1").locator(".said")).to_have_text("Said 2,568 tokens")
+    assert not host.shown["s-1"].resident
+    card(tab, "s-1").get_by_role("button", name="On disk").click()
+    expect(card(tab, "s-1").locator(".raw > div")).to_have_count(30)
+    expect(card(tab, "s-1").get_by_role("button", name="On disk")).to_be_hidden()
+
+
 def test_text_of_a_session_is_text_whatever_it_says(tab, expect):
     made = Shown("id-<img src=x onerror=window.owned=1>")
     made.say("task", ATTACK)

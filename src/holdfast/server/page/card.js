@@ -43,7 +43,9 @@ export function renew(card, row) {
   card.part(".hint").textContent = `${row.id} · turn ${number.format(row.turns)} · ${where} · changed ${when}`;
   card.part('[data-do="undo"]').disabled = row.compactions === 0 || card.working;
   captions(card);
-  if (moved) load(card);
+  // to read a session that is on disk takes memory from those at work: only its user asks for that
+  card.part('[data-do="wake"]').hidden = row.resident || card.detail !== null;
+  if (row.resident && (moved || !card.detail)) load(card);
 }
 
 async function load(card) {
@@ -55,6 +57,7 @@ async function load(card) {
       card.stale = false;
       const answer = await call(at(card.id, "?texts=false"));
       card.detail = await answer.json();
+      card.part('[data-do="wake"]').hidden = true;
       bars(card);
       captions(card);
       sawtooth(card.part("figure"), card.detail.rounds);
@@ -221,6 +224,7 @@ async function changed(card, answer, message) {
 }
 
 const DO = {
+  wake: (card) => load(card),
   compact: (card) =>
     act(card, "Compacting…", at(card.id, "/compact"), { method: "POST" }, (answer) =>
       changed(card, answer, (row) => `Compacted: ${number.format(row.tokens)} tokens in ${number.format(row.slots)} slots.`),
