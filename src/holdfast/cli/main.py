@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from holdfast import __version__
-from holdfast.cli import compacting, console, contexts, demo, doctor, evaluate, history, money, rounds
+from holdfast.cli import compacting, console, contexts, demo, doctor, evaluate, history, money, proxying, rounds
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ rounds.add_to(app)
 history.add_to(app)
 doctor.add_to(app)
 money.add_to(app)
+proxying.add_to(app)
 app.add_typer(evaluate.app, name="eval")
 app.command()(demo.demo)
 
