@@ -65,67 +65,76 @@ class Up:
     url: str = ""
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers every method as its server's `up` says."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("do_"):
+            raise AttributeError(name)
+        return self._answer
+
+    @property
+    def up(self) -> Up:
+        return self.server.up  # type: ignore[attr-defined,no-any-return]
+
+    def _answer(self) -> None:
+        seen = Seen(self.command, self.path, list(self.headers.items()), self._body())
+        self.up.seen.append(seen)
+        self._say(self.up.reply(seen))
+
+    def _body(self) -> bytes:
+        if "chunked" not in self.headers.get("transfer-encoding", ""):
+            return self.rfile.read(int(self.headers.get("content-length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _say(self, reply: Reply) -> None:
+        self.send_response_only(reply.status)
+        for name, value in reply.headers:
+            self.send_header(name, value)
+        whole = reply.pieces if isinstance(reply.pieces, bytes) else None
+        self.send_header(*("transfer-encoding", "chunked") if whole is None else ("content-length", str(len(whole))))
+        self.end_headers()
+        try:
+            if whole is None:
+                self._chunks(reply)
+            elif self.command != "HEAD":
+                self.wfile.write(whole)
+        except OSError:
+            self.up.hung_up.set()
+            self.close_connection = True
+
+    def _chunks(self, reply: Reply) -> None:
+        for piece in reply.pieces:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))  # type: ignore[str-bytes-safe]
+        if reply.broken:
+            self.close_connection = True
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+class Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+    up: Up
+
+    def handle_error(self, *_: Any) -> None:
+        """A caller that hangs up is part of the tests."""
+
+
 @contextmanager
 def upstream(reply: Callable[[Seen], Reply] | None = None) -> Iterator[Up]:
-    up = Up(reply) if reply else Up()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def answer(self) -> None:
-            seen = Seen(self.command, self.path, list(self.headers.items()), self._body())
-            up.seen.append(seen)
-            self._say(up.reply(seen))
-
-        do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = answer
-
-        def _body(self) -> bytes:
-            if "chunked" not in self.headers.get("transfer-encoding", ""):
-                return self.rfile.read(int(self.headers.get("content-length", 0)))
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-
-        def _say(self, reply: Reply) -> None:
-            self.send_response_only(reply.status)
-            for name, value in reply.headers:
-                self.send_header(name, value)
-            whole = reply.pieces if isinstance(reply.pieces, bytes) else None
-            self.send_header(
-                *("transfer-encoding", "chunked") if whole is None else ("content-length", str(len(whole)))
-            )
-            self.end_headers()
-            try:
-                if whole is None:
-                    self._chunks(reply)
-                elif self.command != "HEAD":
-                    self.wfile.write(whole)
-            except OSError:
-                up.hung_up.set()
-                self.close_connection = True
-
-        def _chunks(self, reply: Reply) -> None:
-            for piece in reply.pieces:
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))  # type: ignore[str-bytes-safe]
-            if reply.broken:
-                self.close_connection = True
-            else:
-                self.wfile.write(b"0\r\n\r\n")
-
-        def log_message(self, *_: Any) -> None:
-            """Says nothing."""
-
-    class Quiet(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: Any) -> None:
-            """A caller that hangs up is part of the tests."""
-
     server = Quiet(("127.0.0.1", 0), Handler)
+    server.up = up = Up(reply) if reply else Up()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     up.url = f"http://127.0.0.1:{server.server_port}"

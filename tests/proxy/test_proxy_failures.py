@@ -220,12 +220,16 @@ def test_an_upstream_that_is_not_there_is_told_in_the_client_s_own_shape():
     with upstream() as up:
         address = up.url
     with proxy(address) as url:
-        with openai.OpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0) as client:
-            with pytest.raises(openai.APIStatusError) as one:
-                client.models.list()
-        with anthropic.Anthropic(api_key="k", base_url=url, max_retries=0) as asking:
-            with pytest.raises(anthropic.APIStatusError) as other:
-                asking.messages.create(model="m", max_tokens=1, messages=anthropic_history(1))  # type: ignore[arg-type]
+        with (
+            openai.OpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0) as client,
+            pytest.raises(openai.APIStatusError) as one,
+        ):
+            client.models.list()
+        with (
+            anthropic.Anthropic(api_key="k", base_url=url, max_retries=0) as asking,
+            pytest.raises(anthropic.APIStatusError) as other,
+        ):
+            asking.messages.create(model="m", max_tokens=1, messages=anthropic_history(1))  # type: ignore[arg-type]
     assert (one.value.status_code, other.value.status_code) == (502, 502)
     assert "cannot be reached" in one.value.body["message"]  # type: ignore[index]
     assert other.value.body["error"]["type"] == "api_error"  # type: ignore[index]

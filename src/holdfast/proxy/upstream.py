@@ -26,6 +26,7 @@ _HOP = {
     b"upgrade",
 }
 _OURS = {b"host", b"expect"}  # the server in front of us has answered what a client expects
+_BEARER = b"bearer"
 _KEYS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 
 
@@ -97,14 +98,15 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 def caller_key(scope: Scope) -> bytes:
-    """The key that a request carries, whatever the header; empty where it carries none."""
+    """The key that a request carries, bare, whatever the header; empty where it carries none."""
     found = (value.strip() for name, value in scope["headers"] if name.lower() in _KEYS)
-    return b"\n".join(value for value in found if value.lower() not in (b"", b"bearer"))
+    bare = (value[len(_BEARER) :].strip() if value.lower().startswith(_BEARER) else value for value in found)
+    return b"\n".join(value for value in bare if value)
 
 
 def digest(key: bytes) -> str:
-    """What stands for a key wherever keys are told apart."""
-    return sha256(key).hexdigest()
+    """What stands for a key wherever keys are told apart; `none` for no key."""
+    return sha256(key).hexdigest() if key else "none"
 
 
 def like_anthropic(scope: Scope) -> bool:
