@@ -118,12 +118,15 @@ class Compactor:
     def view(self, turns: Sequence[Turn], force: bool = False) -> View:
         """How a history is to be sent now. Where compacting fails, it is what stood before. `force` compacts below the
         trigger too."""
-        history = tuple(turns)
-        with self._lock:
-            standing, places = self._find(history)
+        standing, places = self._standing(turns)
         size = standing.held.size(count)
         due = force or (size > self.trigger and not standing.breaker.refuses(len(standing.held.raw.turns), size))
         return View((self._compact(standing, size) if due else standing.held).pieces, places)
+
+    def standing(self, turns: Sequence[Turn]) -> View:
+        """A history as it was last compacted, with what came since; nothing is compacted now."""
+        standing, places = self._standing(turns)
+        return View(standing.held.pieces, places)
 
     def failed(self, error: Exception | str) -> None:
         """Report that a history goes out as it was."""
@@ -152,6 +155,10 @@ class Compactor:
         if done is not None and not breaker.failures and self.on_compaction:
             self.on_compaction(done)
         return held
+
+    def _standing(self, turns: Sequence[Turn]) -> tuple[Standing, dict[int, int]]:
+        with self._lock:
+            return self._find(tuple(turns))
 
     def _find(self, history: tuple[Turn, ...]) -> tuple[Standing, dict[int, int]]:
         """What stands for this history, brought up to its end, and where its raw turns stand in it.

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from holdfast import __version__
-from holdfast.cli import compacting, console, contexts, demo, doctor, evaluate, history, money, rounds, serving
+from holdfast.cli import compacting, console, contexts, demo, doctor, evaluate, history, money, proxying, rounds, serving
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ history.add_to(app)
 doctor.add_to(app)
 money.add_to(app)
 serving.add_to(app)
+proxying.add_to(app)
 app.add_typer(evaluate.app, name="eval")
 app.command()(demo.demo)
 

@@ -24,8 +24,13 @@ class Split:
 
 
 def write(document: Document, held: Draft) -> str:
-    items = [item for item in rebuild(document.entries, held, edit, new) if item.number not in document.left_out]
-    return render(_with_system(document, held), _alternating(items))
+    return render(_with_system(document, held), items(document, held))
+
+
+def items(document: Document, held: Draft) -> list[Item]:
+    """The messages of the new file; one that nothing touched is the very value that was decoded."""
+    made = rebuild(document.entries, held, edit, new)
+    return _alternating([item for item in made if item.number not in document.left_out])
 
 
 def new(turn: Turn, _near: Any) -> dict[str, Any]:

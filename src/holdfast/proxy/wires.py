@@ -1,0 +1,133 @@
+"""The wires whose requests carry a history: where it stands in a body, read as turns and written back.
+
+The system prompt at the head is no part of what is read: it goes through as it stands, and one that changes from
+request to request (a date, a build number) does not make another history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any
+
+from holdfast.adapters.compactor import View
+from holdfast.adapters.messages import message_of, turns_of
+from holdfast.transcript.document import Document
+from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats import anthropic, anthropic_write, openai_responses
+from holdfast.transcript.turn import Role, Transcript, Turn
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a request carries of the session."""
+
+    turns: tuple[Turn, ...]
+    """Without the system prompt at the head."""
+    write: Callable[[View], list[Any]]
+    """The whole list of the wire with the turns of a view; what nothing touched is the very object that was read."""
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One kind of request."""
+
+    name: str
+    path: str
+    """How the paths of its requests end."""
+    field: str
+    """Where the history stands in the body."""
+    read: Callable[[Body], History | None]
+    """None where the request does not carry its history. Raises Malformed or BadTranscript for one that is none."""
+
+
+def _chat(body: Body) -> History | None:
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return None
+    turns = turns_of(messages)
+    head = _head(turns)
+    rest = messages[head:]
+    return History(turns[head:], lambda view: [*messages[:head], *view.build(rest, message_of)])
+
+
+def _messages(body: Body) -> History | None:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or any(map(_holds_compaction, messages)):
+        return None
+    document = Document("", value=messages)
+    turns = anthropic.read(document).turns
+    raw = Transcript(turns[_head(turns) :], "anthropic")
+
+    def write(view: View) -> list[Any]:
+        return [item.value for item in anthropic_write.items(document, _drawn(view, raw))]
+
+    return History(raw.turns, write)
+
+
+def _responses(body: Body) -> History | None:
+    items = body.get("input")
+    if not isinstance(items, list) or body.get("previous_response_id") or body.get("conversation"):
+        return None
+    if any(map(_is_held_elsewhere, items)):
+        return None
+    document = Document("", value=items)
+    read, _ = document.read_each(document.entries, openai_responses.read_item)
+    said = openai_responses.said_of(read)
+    head = _head([one.turn for one in said])
+    first = [item.value for one in said[:head] for item in one.items]
+    raw = Transcript(tuple(one.turn for one in said[head:]), "openai_responses")
+
+    def write(view: View) -> list[Any]:
+        return [*first, *openai_responses.drafted(_drawn(view, raw), said[head:])]
+
+    return History(raw.turns, write)
+
+
+def _head(turns: Iterable[Turn]) -> int:
+    return sum(1 for _ in takewhile(lambda turn: turn.role is Role.SYSTEM, turns))
+
+
+def _drawn(view: View, raw: Transcript) -> Draft:
+    """The view as a draft of the history as it was handed over."""
+
+    def places(turns: Sequence[int]) -> tuple[int, ...]:
+        return tuple(view.places[at] for at in turns if at in view.places)
+
+    return Draft(raw, tuple(replace(piece, turns=places(piece.turns)) for piece in view.pieces))
+
+
+def _holds_compaction(message: Any) -> bool:
+    """Whether a message holds the provider's own compaction, which only the provider can read."""
+    content = message.get("content") if isinstance(message, dict) else None
+    blocks = content if isinstance(content, list) else []
+    return any(isinstance(block, dict) and str(block.get("type")).startswith("compaction") for block in blocks)
+
+
+def _is_held_elsewhere(item: Any) -> bool:
+    """Whether an item stands for a history that only the provider can read."""
+    kind = str(item.get("type")) if isinstance(item, dict) else ""
+    return kind == "item_reference" or kind.startswith(("compaction", "context_compaction"))
+
+
+WIRES = (
+    Wire("openai_chat", "/chat/completions", "messages", _chat),
+    Wire("anthropic", "/messages", "messages", _messages),
+    Wire("openai_responses", "/responses", "input", _responses),
+)
+
+
+def wire_of(method: str, path: str) -> Wire | None:
+    """The wire of a request that may carry a history."""
+    return next((wire for wire in WIRES if method == "POST" and path.endswith(wire.path)), None)
+
+
+def error_body(status: int, message: str, like_anthropic: bool) -> Body:
+    """An error of the proxy's own, in the shape that the provider's clients know."""
+    kind = {413: "request_too_large", 504: "timeout_error"}.get(status, "api_error")
+    if like_anthropic:
+        return {"type": "error", "error": {"type": kind, "message": message}}
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
