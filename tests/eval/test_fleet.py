@@ -26,7 +26,7 @@ from holdfast.latent import load
 
 EXAMPLE = Path("examples/taskdeck/session.json").absolute()
 SOURCES = Path(fleets.__file__).parents[2]
-SECONDS = 150  # of everything on the cluster
+SECONDS = 240  # of everything on the cluster, on a machine that is busy
 TIMINGS = {"created", "seconds_prefill", "seconds_compact"}
 
 
@@ -244,7 +244,7 @@ def test_a_node_killed_in_the_middle_loses_and_doubles_no_row(cluster, sessions,
         if what == "session" and at == 2 and nodes:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
 
-    text.measure(job, tmp_path / "fleet.jsonl", kill, told.append, Fleet(seconds=60))
+    text.measure(job, tmp_path / "fleet.jsonl", kill, told.append, Fleet(seconds=120))
     assert nodes == []
     assert told == []
     ours, theirs = (read_lines(tmp_path / name, TextRow, "", quiet) for name in ("fleet.jsonl", "local.jsonl"))
@@ -262,7 +262,7 @@ def test_the_rows_of_a_model_are_the_same_on_a_fleet(cluster, tmp_path):
     probes = tuple(crates(n) for n in (3, 4))
     job = latent.Run(latent.transcripts_in(folder), probes, ("truncate", "kvzip"), (2.0, 8.0), window=400)
     engine = load(str(model))
-    for name, where in (("local.jsonl", None), ("fleet.jsonl", Fleet(seconds=60))):
+    for name, where in (("local.jsonl", None), ("fleet.jsonl", Fleet(seconds=120))):
         latent.measure(job, engine, tmp_path / name, note=quiet, fleet=where)
     ours, theirs = (without_timings(read_rows(tmp_path / name)) for name in ("fleet.jsonl", "local.jsonl"))
     assert ours == theirs
