@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import secrets
 import signal
 from collections import deque
@@ -15,6 +16,7 @@ from conftest import byte_tokenizer, plain_model
 from counted_crates import crates, long_session
 from holdfast.cli.main import main
 from holdfast.cli.many import LOG, Compacted
+from holdfast.engine.routing import Route, chat_of
 from holdfast.errors import BadOption, Failed
 from holdfast.eval import fleet as fleets
 from holdfast.eval import run as latent
@@ -192,6 +194,17 @@ def test_without_ray_every_command_says_what_to_install(monkeypatch, tmp_path, c
             main([*arguments, "--ray"])
         assert stop.value.code == 2
         assert "holdfast[ray]" in capsys.readouterr().err
+
+
+def test_a_model_behind_an_api_travels_without_its_key(monkeypatch):
+    route = Route(kind="openai", model="m", base_url="http://127.0.0.1:9/v1", key_env="A_KEY")
+    sent = pickle.dumps(chat_of(route, key="secret-1"))
+    assert b"secret-1" not in sent
+    with pytest.raises(BadOption, match="A_KEY"):
+        pickle.loads(sent)
+    monkeypatch.setenv("A_KEY", "secret-2")
+    there = pickle.loads(sent)
+    assert (there.route, there.chat.key) == (route, "secret-2")
 
 
 @pytest.fixture(scope="module")
