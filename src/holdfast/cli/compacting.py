@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import console
+from holdfast.cli import console, fleet
 from holdfast.cli.console import AsJson, Config, Device, Dtype, Model
 
 if TYPE_CHECKING:
+    from holdfast.cli.many import Sessions
     from holdfast.latent import Plan
+    from holdfast.textual import TextPlan
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_METHOD = "informed"
@@ -28,8 +30,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def compact(
-    file: Annotated[Path, typer.Argument(help="The session.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the context goes, e.g. out.holdfast.")],
+    files: Annotated[list[Path], typer.Argument(help="The session; or several, a folder or a pattern of them.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Where the context goes, e.g. out.holdfast; a folder for several.")
+    ],
     latent: Annotated[
         str | None, typer.Option(help="NAME or NAME:key=value,… (see `holdfast methods`).", show_default=DEFAULT_METHOD)
     ] = None,
@@ -54,28 +58,27 @@ def compact(
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    ray: fleet.Ray = False,
+    ray_address: fleet.Address = "",
+    task_timeout: fleet.Timeout = fleet.SECONDS,
     as_json: AsJson = False,
 ) -> None:
-    """Compact a session into a .holdfast file, or with --text into a session file of its own format."""
-    from holdfast.errors import BadOption
+    """Compact sessions into .holdfast files, or with --text into session files of their own format."""
+    from holdfast.cli.many import Sessions
 
-    if ratio is not None and budget is not None:
-        raise BadOption("give either --ratio or --budget")
-    over = console.share(allow_over)
-    if not gate and (strict or over):
-        raise BadOption("--strict and --allow-over are of the gate; leave out --no-gate")
+    over = _checked(ratio, budget, gate, strict, allow_over)
+    workers = fleet.of(ray, ray_address, task_timeout, "cpu" if text else device)
+    sessions = Sessions(tuple(files), output, lenient, as_json, workers)
     if text is not None:
-        from holdfast.cli.texting import Job, compact_text, plan_of
+        from holdfast.cli.texting import plan_of
 
         defaults = {"pin": DEFAULT_PINS, "model": DEFAULT_MODEL, "dtype": "float32", "device": "cpu"}
         given = {"pin": pin, "model": model, "dtype": dtype, "device": device}
         changed = {name: value for name, value in given.items() if value != defaults[name]}
         _refuse_latent_options(latent=latent, window=window, by_turn=by_turn, **changed)
-        plan = plan_of(text, budget, ratio, keep_recent, (gate, strict, over))
-        compact_text(Job(file, output, plan, lenient, as_json, config))
+        _compact_text(sessions, plan_of(text, budget, ratio, keep_recent, (gate, strict, over)), config)
         return
-    if config:
-        raise BadOption("--config names the models that --text asks; leave it out, or give --text")
+    _refuse_config(config)
     from holdfast.gate.gate import Gate
     from holdfast.latent import Plan, Policy
 
@@ -83,7 +86,26 @@ def compact(
     policy = Policy(console.kinds(pin), keep_recent=1 if keep_recent is None else keep_recent, window=window)
     checks = Gate(allow_over=over, strict=strict) if gate else None
     into = Plan(latent or DEFAULT_METHOD, asked, by_turn, policy, checks, budget)
-    _compact_latent(file, output, into, (model, dtype, device), lenient, as_json)
+    _compact_latent(sessions, into, (model, dtype, device))
+
+
+def _checked(ratio: float | None, budget: int | None, gate: bool, strict: bool, allow_over: str) -> float:
+    """How far the gate may go over the budget. Raises BadOption for options that exclude each other."""
+    from holdfast.errors import BadOption
+
+    if ratio is not None and budget is not None:
+        raise BadOption("give either --ratio or --budget")
+    over = console.share(allow_over)
+    if not gate and (strict or over):
+        raise BadOption("--strict and --allow-over are of the gate; leave out --no-gate")
+    return over
+
+
+def _refuse_config(config: Path | None) -> None:
+    from holdfast.errors import BadOption
+
+    if config:
+        raise BadOption("--config names the models that --text asks; leave it out, or give --text")
 
 
 def _refuse_latent_options(**given: object) -> None:
@@ -95,24 +117,37 @@ def _refuse_latent_options(**given: object) -> None:
             raise BadOption(f"--{name.replace('_', '-')} is not for --text; leave one of them out")
 
 
-def _compact_latent(
-    file: Path, output: Path, plan: Plan, model: tuple[str, str, str], lenient: bool, as_json: bool
-) -> None:
+def _compact_text(sessions: Sessions, plan: TextPlan, config: Path | None) -> None:
+    from holdfast.cli import many, texting
+
+    if sessions.many:
+        many.compact_text(sessions, plan, texting.chat_of(plan.method, config))
+        return
+    (file,) = sessions.given
+    texting.compact_text(texting.Job(file, sessions.output, plan, sessions.lenient, sessions.as_json, config))
+
+
+def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str]) -> None:
+    from holdfast.cli import many
     from holdfast.context.store import check_target
     from holdfast.latent import compact as compact_session
     from holdfast.latent import save
     from holdfast.methods.registry import build
     from holdfast.transcript.read import read as read_transcript
 
+    if sessions.many:
+        many.compact_latent(sessions, plan, model)
+        return
+    (file,), output = sessions.given, sessions.output
     build(plan.latent)
     console.output_file(output, file)
     check_target(output)
-    transcript = read_transcript(file, lenient=lenient)
+    transcript = read_transcript(file, lenient=sessions.lenient)
     engine = console.engine(*model)
     with console.progress() as report:
         context = compact_session(transcript, engine, plan, report)
     save(context, output, engine)
-    if as_json:
+    if sessions.as_json:
         console.emit({"output": str(output), **context.evidence, "recipe": context.recipe})
         return
     print_evidence(context.evidence)

@@ -110,7 +110,7 @@ def progress() -> Iterator[Report]:
             if done == 0:
                 bars.reset(tasks[what])
             bars.update(tasks[what], completed=done, total=total, note=escape(note))
-            if not stderr.is_terminal and what == "window" and done < total:
+            if not stderr.is_terminal and what in ("window", "session") and done < total:
                 say(f"{what} {done + 1}/{total} {note}")
 
         yield report

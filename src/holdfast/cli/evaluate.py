@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import console, text_eval
+from holdfast.cli import console, fleet, text_eval
 from holdfast.cli.console import AsJson, Device, Dtype, Model
 from holdfast.cli.contexts import DEFAULT_MODEL
 
@@ -31,6 +31,9 @@ def run(
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    ray: fleet.Ray = False,
+    ray_address: fleet.Address = "",
+    task_timeout: fleet.Timeout = fleet.SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Measure methods on sessions; one row per transcript, method, ratio and probe."""
@@ -54,9 +57,10 @@ def run(
         by_turn=by_turn,
         answer_tokens=ANSWER_TOKENS if answers else 0,
     )
+    workers = fleet.of(ray, ray_address, task_timeout, device)
     engine = console.engine(model, dtype, device)
     with console.progress() as report:
-        written = measure(job, engine, out, report, console.say)
+        written = measure(job, engine, out, report, console.say, workers)
     if as_json:
         console.emit({"out": str(out), "rows": written})
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli import console
+from holdfast.cli import console, fleet
 from holdfast.cli.console import AsJson, Config
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def text(
     ] = False,
     judge: Annotated[bool, typer.Option("--judge", help="The validator scores the answers, twice.")] = False,
     config: Config = None,
+    ray: fleet.Ray = False,
+    ray_address: fleet.Address = "",
+    task_timeout: fleet.Timeout = fleet.SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Probe sessions before and after a text compaction; models are those of holdfast.toml."""
@@ -70,7 +73,7 @@ def text(
         compactor=chat_for(Task.COMPACTOR, config),
     )
     with console.progress() as report:
-        written = measure(job, output, report, console.say)
+        written = measure(job, output, report, console.say, fleet.of(ray, ray_address, task_timeout))
     scores = score(read_lines(output, TextRow, "text -o", console.say))
     if as_json:
         console.emit({"out": str(output), "rows": written, "scores": [s.model_dump(mode="json") for s in scores]})

@@ -51,7 +51,7 @@ def compact_text(job: Job) -> None:
     same = job.output.resolve() == job.file.resolve()  # another name of the file would not be written
     if not same:
         console.output_file(job.output, job.file)
-    chat = _chat(job)
+    chat = chat_of(job.plan.method, job.config)
     made = compact_file(job.file, job.plan, None if same else job.output, chat, lenient=job.lenient)
     done = made.rewritten
     if job.as_json:
@@ -76,13 +76,13 @@ def _money(chat: Routed | None, done: Rewritten) -> float | None:
     return sum(prices.money(Usage(input=reply.tokens_in, output=reply.tokens_out)) for reply in done.replies)
 
 
-def _chat(job: Job) -> Routed | None:
+def chat_of(method: str, config: Path | None) -> Routed | None:
     """The model of holdfast.toml, where the method asks one."""
-    if job.plan.method.partition(":")[0] != SUMMARY:
+    if method.partition(":")[0] != SUMMARY:
         return None
     from holdfast.engine.routing import Task, chat_for
 
-    return chat_for(Task.COMPACTOR, job.config)
+    return chat_for(Task.COMPACTOR, config)
 
 
 def evidence(done: Rewritten) -> dict[str, Any]:

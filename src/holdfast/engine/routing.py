@@ -90,6 +90,10 @@ class Routed:
         """The row's time-out holds where it is the shorter one."""
         return self.chat(system, prompt, max_tokens, min(timeout, self.route.timeout))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """It travels to another machine as its row: the key is read from the environment there, and never sent."""
+        return chat_of, (self.route,)
+
 
 def read_routes(path: Path | None = None) -> dict[Task, Route]:
     """The routing table of a file, by default the user's (`config.config_file`). Raises BadInput naming the key."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -44,7 +44,7 @@ class Setting:
     config: dict[str, Any]
     seed: int
     answer_tokens: int
-    known: set[Key]
+    known: Set[Key]
     """Rows that are already measured."""
     progress: Progress
     note: Note
@@ -83,7 +83,7 @@ class Windowed:
 
     def rows(self) -> Iterator[Row]:
         """Measure what is missing; the baselines first."""
-        if not self._pending():
+        if not self.pending():
             return
         none, _ = self._opened(self._rest())
         blank = self._measured(none, max(self.setting.answer_tokens, LEAKED))  # who knows the answer is left out
@@ -93,7 +93,7 @@ class Windowed:
             probes=tuple(p for p, ok in zip(self.window.probes, fair, strict=True) if ok),
             literals=tuple(x for x, ok in zip(self.window.literals, fair, strict=True) if ok),
         )
-        pending = self._pending()
+        pending = self.pending()
         if not self.window.probes or not pending:
             return
         full, seconds = self._opened(CompactContext((tokens(self.window.ids(), 0),), self.window.tokens))
@@ -108,7 +108,8 @@ class Windowed:
                 continue
             yield from self._compacted(spec, ratio, shared.setdefault(split(spec)[0], Shared()), base)
 
-    def _pending(self) -> list[tuple[str, float | None]]:
+    def pending(self) -> list[tuple[str, float | None]]:
+        """Methods and ratios of which a row is missing."""
         return [(spec, ratio) for spec, ratio in self._plans() if self._missing(spec, ratio)]
 
     def _compacted(self, spec: str, ratio: float, shared: Shared, base: dict[str, Any]) -> Iterator[Row]:

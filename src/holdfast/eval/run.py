@@ -6,8 +6,10 @@ A run that was interrupted goes on where it stopped: rows that the file already 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence, Set
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,15 @@ import torch
 
 from holdfast.blocks.render import render
 from holdfast.engine.local import LocalEngine
-from holdfast.errors import BadInput, BadOption
+from holdfast.errors import BadInput, BadOption, Failed
+from holdfast.eval.fleet import Fleet, Work, spread
 from holdfast.eval.measure import Key, Note, Setting, Windowed, key
 from holdfast.eval.probes import Probe
-from holdfast.eval.rows import FULL, NONE, append_row, read_rows
+from holdfast.eval.rows import FULL, NONE, Row, append_row, read_rows
 from holdfast.eval.score import SAME
-from holdfast.eval.windows import NEXT_TOKENS, locate, turn_windows, windows
+from holdfast.eval.windows import NEXT_TOKENS, Window, locate, turn_windows, windows
 from holdfast.gate.gate import split
-from holdfast.latent import ROOM, session_digest
+from holdfast.latent import ROOM, load, session_digest
 from holdfast.methods.base import Progress, quiet
 from holdfast.methods.registry import build
 from holdfast.transcript.read import read
@@ -51,6 +54,15 @@ class Run:
     threads: int = field(default_factory=torch.get_num_threads)
 
 
+@dataclass(frozen=True)
+class Job:
+    """One window of one session, as it travels to where it is measured."""
+
+    name: str
+    session_digest: str
+    window: Window
+
+
 def transcripts_in(path: str | Path) -> tuple[Path, ...]:
     """A file, or the files of a folder in order of name. Raises BadInput where there is none."""
     path = Path(path)
@@ -60,32 +72,99 @@ def transcripts_in(path: str | Path) -> tuple[Path, ...]:
     return found
 
 
-def measure(run: Run, engine: LocalEngine, out: Path, progress: Progress = quiet, note: Note = print) -> int:
+def measure(
+    run: Run,
+    engine: LocalEngine,
+    out: Path,
+    progress: Progress = quiet,
+    note: Note = print,
+    fleet: Fleet | None = None,
+) -> int:
     """Append the missing rows to `out` and return how many were written; `note` gets what was left out and why.
 
-    Raises BadInput when there is nothing to measure, and BadOption for a method, a window or an `out` that does not
-    fit.
+    A fleet measures windows on many machines, each worker with a model of its own on one thread. Raises BadInput when
+    there is nothing to measure, and BadOption for a method, a window or an `out` that does not fit.
     """
+    run = replace(run, threads=1) if fleet else run
     for spec in run.latent:
         if spec not in (FULL, NONE):
             build(split(spec)[0])  # an unknown method fails before anything is measured
     check_size(run, engine)
-    config = _config(run, engine)
-    known = _known(engine, config, out, note)
-    setting = Setting(
-        engine, run.latent, run.ratios, run.by_turn, config, run.seed, run.answer_tokens, known, progress, note
-    )
-    jobs = list(_jobs(run, setting))
+    written = _known(engine, _config(run, engine), out, note)
+    before = len(written)
+    setting = _setting(run, engine, frozenset(written), progress)
+    jobs = list(_jobs(run, engine, note))
     if not jobs:
         raise BadInput("nothing to measure: no probe could be placed in a window of these transcripts")
-    written = 0
-    for number, windowed in enumerate(jobs):
-        progress("window", number, len(jobs), f"{windowed.name} {windowed.window.id}")
-        for row in windowed.rows():
-            append_row(out, row)
-            written += 1
+    jobs = [job for job in jobs if _windowed(setting, job).pending()]
+    opened = _elsewhere(run, engine, setting.known) if fleet else lambda: partial(_rows, setting)
+    with closing(spread(jobs, opened, fleet)) as everything:
+        for number, done in enumerate(everything):
+            name = f"{done.task.name} {done.task.window.id}"
+            progress("window", number, len(jobs), name)
+            if done.trouble:
+                note(f"{name}: left for the next run: {done.trouble}")
+            for row in done.results:
+                if isinstance(row, str):
+                    note(row)
+                elif key(row) not in written:
+                    append_row(out, row)
+                    written.add(key(row))
     progress("window", len(jobs), len(jobs), "")
-    return written
+    return len(written) - before
+
+
+def _rows(setting: Setting, job: Job) -> Iterator[Row | str]:
+    """The missing rows of a window, and between them what is to be told."""
+    told: list[str] = []
+    for row in _windowed(replace(setting, note=told.append), job).rows():
+        yield from told
+        yield row
+        told.clear()
+    yield from told
+
+
+def _windowed(setting: Setting, job: Job) -> Windowed:
+    return Windowed(setting, job.name, job.session_digest, job.window)
+
+
+def _setting(run: Run, engine: LocalEngine, known: Set[Key], progress: Progress) -> Setting:
+    config = _config(run, engine)
+    return Setting(
+        engine, run.latent, run.ratios, run.by_turn, config, run.seed, run.answer_tokens, known, progress, print
+    )
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What makes a worker ready, called there: the run without its sessions, and where its model is from."""
+
+    run: Run
+    known: Set[Key]
+    model: str
+    source: str
+    """The model's name, or the absolute path of its folder."""
+    digest: str
+    dtype: str
+    device: str
+
+    def __call__(self) -> Work[Job, Row | str]:
+        """Load the model. Raises Failed where it is another one than the driver's."""
+        model = load(self.source, dtype=self.dtype, device=self.device).model
+        if model.digest != self.digest:
+            raise Failed(
+                f"a worker found other weights for {self.model} ({model.digest}) than this process ({self.digest}); "
+                "give every node the same files"
+            )
+        engine = LocalEngine(replace(model, name=self.model))
+        return partial(_rows, _setting(self.run, engine, self.known, quiet))
+
+
+def _elsewhere(run: Run, engine: LocalEngine, known: Set[Key]) -> Elsewhere:
+    model, config = engine.model, _config(run, engine)
+    source = str(Path(model.name).absolute()) if Path(model.name).is_dir() else model.name
+    small = replace(run, transcripts=(), probes=())
+    return Elsewhere(small, known, model.name, source, model.digest, config["dtype"], config["device"])
 
 
 def check_size(run: Run, engine: LocalEngine) -> None:
@@ -121,29 +200,29 @@ def _config(run: Run, engine: LocalEngine) -> dict[str, Any]:
     }
 
 
-def _jobs(run: Run, setting: Setting) -> Iterator[Windowed]:
+def _jobs(run: Run, engine: LocalEngine, note: Note) -> Iterator[Job]:
     sampled = _sampled(run)
     wanted = {p.transcript for p in sampled}
     names = {path.name for path in run.transcripts}
     for missing in sorted(wanted - names):
-        setting.note(f"{missing}: its probes are left out, there is no such transcript here")
+        note(f"{missing}: its probes are left out, there is no such transcript here")
     for path in run.transcripts:
         mine = [p for p in sampled if p.transcript == path.name]
         try:
-            yield from _windowed(path, mine, run, setting) if mine else ()
+            yield from _cut(path, mine, run, engine, note) if mine else ()
         except BadInput as error:
-            setting.note(f"{path.name}: its {len(mine)} probes are left out: {error}")
+            note(f"{path.name}: its {len(mine)} probes are left out: {error}")
 
 
-def _windowed(path: Path, probes: Sequence[Probe], run: Run, setting: Setting) -> Iterator[Windowed]:
+def _cut(path: Path, probes: Sequence[Probe], run: Run, engine: LocalEngine, note: Note) -> Iterator[Job]:
     transcript = read(path)
-    rendered = render(transcript, setting.engine.model.tokenizer)
+    rendered = render(transcript, engine.model.tokenizer)
     located, missing_evidence = locate(probes, rendered)
     choose = turn_windows if run.span == "turn" else windows
     cut, dropped = choose(transcript, rendered, located, run.window)
     for probe, reason in (*missing_evidence, *dropped):
-        setting.note(f"{probe.id} is left out: {reason}")
-    yield from (Windowed(setting, path.name, session_digest(rendered), window) for window in cut)
+        note(f"{probe.id} is left out: {reason}")
+    yield from (Job(path.name, session_digest(rendered), window) for window in cut)
 
 
 def _sampled(run: Run) -> Sequence[Probe]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from holdfast import __version__
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption, Failed, HoldfastError
+from holdfast.eval.fleet import Fleet, Work, spread
 from holdfast.eval.metrics import exact_match, f1, keyword_hit
 from holdfast.eval.rows import FULL, append_row, read_lines
 from holdfast.eval.text.asking import answered, asked_probes, judged
-from holdfast.eval.text.probes import TextProbe, cloze, turn_text
+from holdfast.eval.text.probes import CATEGORIES, TextProbe, cloze, turn_text
 from holdfast.eval.text.rows import TextRow
 from holdfast.methods.registry import build_text
 from holdfast.textual import Rewritten, TextPlan, rewrite
@@ -29,6 +32,9 @@ TRAJECTORIES = 250
 """Sessions of the designed size."""
 Report = Callable[[str, int, int, str], None]
 Note = Callable[[str], object]
+Key = tuple[str, str, str, float]
+Written = TextRow | TextProbe | str
+"""A row, a probe that a model wrote and that is to be kept, or what is to be told."""
 
 
 @dataclass(frozen=True)
@@ -79,33 +85,63 @@ class Context:
     made: Rewritten
 
 
-def measure(run: TextRun, out: Path, report: Report, note: Note) -> int:
+def measure(run: TextRun, out: Path, report: Report, note: Note, fleet: Fleet | None = None) -> int:
     """Append a row for every probe and context that `out` does not hold yet; returns how many.
 
-    Sessions, compactions and calls that fail are told to `note` and left for the next run.
+    Sessions, compactions and calls that fail are told to `note` and left for the next run. A fleet measures sessions on
+    many machines, which find them at the same paths.
     """
-    done, written = _known(run, out, note), 0
-    paths = _sampled(run)
-    for at, path in enumerate(paths):
-        report("session", at, len(paths), path.name)
-        try:
-            transcript, digest = read(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-            probes = _probes(run, transcript, path.name, digest, out)
-        except HoldfastError as error:
-            note(f"{path.name}: left out: {error}")
-            continue
-        wanted = {spec: [p for p in probes if (digest, p.digest, *spec) not in done] for spec in _specs(run)}
-        for (method, ratio), missing in wanted.items():
-            if missing and (context := _context(run, transcript, digest, (method, ratio), note)):
-                for row in _rows(run, context, missing, note):
-                    append_row(out, row)
-                    written += 1
-                    report("probe", written, max(written, len(paths) * len(probes) * len(wanted)), method)
+    written, store = _known(run, out, note), _stored(out) if run.writer else []
+    before, owner = len(written), {probe.session: probe.transcript for probe in store}
+    paths = [path.absolute() for path in _sampled(run)]
+    expected = len(paths) * run.probes * len(CATEGORIES) * len(list(_specs(run)))
+    opened = partial(_opened, replace(run, transcripts=()), frozenset(written), tuple(store))
+    with closing(spread(paths, opened, fleet)) as everything:
+        for at, done in enumerate(everything):
+            report("session", at, len(paths), done.task.name)
+            if done.trouble:
+                note(f"{done.task.name}: left for the next run: {done.trouble}")
+            for made in done.results:
+                if isinstance(made, str):
+                    note(made)
+                elif isinstance(made, TextRow):
+                    if made.key not in written:
+                        append_row(out, made)
+                        written.add(made.key)
+                        report("probe", len(written), max(len(written), expected), made.method)
+                elif owner.setdefault(made.session, made.transcript) == made.transcript:
+                    append_row(_store(out), made)
     report("session", len(paths), len(paths), "")
-    return written
+    return len(written) - before
 
 
-def _known(run: TextRun, out: Path, note: Note) -> set[tuple[str, str, str, float]]:
+def _opened(run: TextRun, done: Set[Key], store: Sequence[TextProbe]) -> Work[Path, Written]:
+    return partial(_session, run, done, store)
+
+
+def _session(run: TextRun, done: Set[Key], store: Sequence[TextProbe], path: Path) -> Iterator[Written]:
+    """All that is missing of one session."""
+    told: list[str] = []
+    try:
+        transcript, digest = read(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        probes = [probe for probe in store if probe.session == digest]
+        if not probes:
+            probes = _probes(run, transcript, path.name, digest)
+            yield from probes if run.writer else ()
+    except HoldfastError as error:
+        yield f"{path.name}: left out: {error}"
+        return
+    for method, ratio in _specs(run):
+        missing = [probe for probe in probes if (digest, probe.digest, method, ratio) not in done]
+        if missing and (context := _context(run, transcript, digest, (method, ratio), told.append)):
+            for row in _rows(run, context, missing, told.append):
+                yield from told
+                yield row
+                told.clear()
+    yield from told
+
+
+def _known(run: TextRun, out: Path, note: Note) -> set[Key]:
     """What `out` holds. Raises BadOption where it was measured in another way."""
     if not out.exists() or b"\n" not in out.read_bytes():
         return set()
@@ -127,22 +163,24 @@ def _specs(run: TextRun) -> Iterator[tuple[str, float]]:
     yield from ((method, ratio) for method in run.methods for ratio in run.ratios)
 
 
-def _probes(run: TextRun, transcript: Transcript, name: str, digest: str, out: Path) -> list[TextProbe]:
+def _store(out: Path) -> Path:
     """What a model wrote is kept beside the rows, since it would not write the same again."""
+    return out.with_suffix(".probes.jsonl")
+
+
+def _stored(out: Path) -> list[TextProbe]:
+    store = _store(out)
+    return read_lines(store, TextProbe, "text -o", str) if store.exists() and store.stat().st_size else []
+
+
+def _probes(run: TextRun, transcript: Transcript, name: str, digest: str) -> list[TextProbe]:
     if run.writer is None:
         probes = cloze(transcript, name, run.probes, run.keep_recent, run.seed)
         if not probes:
             raise Failed("it has no line of which a fair probe can be made")
         return probes
-    store = out.with_suffix(".probes.jsonl")
-    stored = read_lines(store, TextProbe, "text -o", str) if store.exists() and store.stat().st_size else []
-    if mine := [probe for probe in stored if probe.session == digest]:
-        return mine
     asked = asked_probes(run.writer, transcript, name, run.probes, run.keep_recent)
-    probes = [probe.model_copy(update={"session": digest}) for probe in asked]
-    for probe in probes:
-        append_row(store, probe)
-    return probes
+    return [probe.model_copy(update={"session": digest}) for probe in asked]
 
 
 def _context(run: TextRun, transcript: Transcript, digest: str, spec: tuple[str, float], note: Note) -> Context | None:
