@@ -13,7 +13,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from holdfast import __version__
-from holdfast.cli import compacting, console, contexts, demo, doctor, evaluate, history, money, proxying, rounds, serving
+from holdfast.cli import (
+    compacting,
+    console,
+    contexts,
+    demo,
+    doctor,
+    evaluate,
+    history,
+    money,
+    proxying,
+    rounds,
+    serving,
+)
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
