@@ -145,6 +145,15 @@ def test_what_is_pinned_is_held_token_for_token() -> None:
     assert not session.pinned
 
 
+def test_what_a_tool_says_in_a_users_message_is_not_pinned_as_the_users() -> None:
+    acts = Turn(Role.ASSISTANT, "Look.\n```bash\ncat app.py\n```")
+    result = Turn(Role.USER, "<returncode>0</returncode>\n<output>\nPORT = 8123\n</output>")
+    session = grown((*TURNS[:2], acts, result, acts, result, Turn(Role.USER, "Never push.")))
+    session.compact()
+    whole = {o.turn for s in session.held.segments if not getattr(s, "scores", ()) for o in s.origins}
+    assert whole == {0, 1}
+
+
 def test_a_second_compaction_takes_up_what_came_since_and_leaves_the_first_alone() -> None:
     session = grown(TURNS[:7])
     session.compact()

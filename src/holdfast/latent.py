@@ -34,7 +34,8 @@ from holdfast.model.bundled import DEFAULT
 from holdfast.model.load import Model
 from holdfast.model.load import load as load_model
 from holdfast.transcript.cuts import exchanges
-from holdfast.transcript.turn import Transcript
+from holdfast.transcript.said import speaker
+from holdfast.transcript.turn import Role, Transcript, Turn
 
 LATER = 1024  # tokens of what the session said after a span that a method may ask with
 ROOM = 256  # tokens kept free behind a session for a question and its answer
@@ -158,7 +159,13 @@ def parts(transcript: Transcript, rendered: Rendered, policy: Policy) -> list[Pa
     newest = units[-min(policy.keep_recent, len(units)) :] if policy.keep_recent else ()
     recent = newest[0][0] if newest else len(transcript.turns)
     blocks = windowed(rendered.blocks, [start for start, _ in units], policy)
-    return list(runs(blocks, [b.kind in policy.pin or b.origin.turn >= recent for b in blocks]))
+    turns = transcript.turns
+    return list(runs(blocks, [stays(b, turns[b.origin.turn], policy) or b.origin.turn >= recent for b in blocks]))
+
+
+def stays(block: Block, turn: Turn, policy: Policy) -> bool:
+    """Whether the policy keeps a block of this turn verbatim. What a tool says in a user's message is the tool's."""
+    return block.kind in policy.pin and (block.kind is not Kind.USER or speaker(turn) is Role.USER)
 
 
 def ratio_for(cut: list[Part], slots: int, by_turn: bool = False) -> float:

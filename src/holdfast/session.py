@@ -32,7 +32,7 @@ from holdfast.engine.local import LocalEngine, spoken
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext, BadInput, Missing, TooLarge
 from holdfast.held import Held, closed, compacted, opened
-from holdfast.latent import Plan
+from holdfast.latent import Plan, stays
 from holdfast.methods.base import Progress, quiet, reading
 from holdfast.record import (
     Checkpoint,
@@ -170,7 +170,8 @@ class Session:
 
     def stays(self, block: Block) -> bool:
         """Whether a block is never compacted."""
-        return block.kind in self.plan.policy.pin or block.origin.turn in self.pinned
+        turn = block.origin.turn
+        return turn in self.pinned or stays(block, self.turns[turn], self.plan.policy)
 
     @property
     def compactable(self) -> int:

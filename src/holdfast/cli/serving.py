@@ -93,7 +93,7 @@ def serve(
         drain_seconds=drain,
     )
     how = Compacting(latent, ratio, slots, keep_recent, pin, gate)
-    when = When(trigger, low, idle, cool_down, memory, restart)
+    when = When(trigger, low, idle, cool_down, memory, restart, max_tokens)
     with listening(host, port) as taken:  # a port that is not free is known before the model is loaded
         plan, policy = how.plan(), when.policy()
         run(opened(console.engine(model, dtype, device), plan, policy, store), settings, taken)
@@ -138,9 +138,10 @@ class When(NamedTuple):
     cool_down: int
     memory: float
     restart: bool
+    max_tokens: int
 
     def policy(self) -> HostPolicy:
-        from holdfast.server.host import HostPolicy
+        from holdfast.server.host import LIMIT, HostPolicy
         from holdfast.textual import Breaker
         from holdfast.triggers import Trigger
 
@@ -150,7 +151,8 @@ class When(NamedTuple):
         early = max(0.75, (1 + self.low) / 2)
         trigger = Trigger(tokens=tokens, window=window, low=self.low, early=early, idle=self.idle)
         breaker = Breaker(cool_down=self.cool_down)
-        return HostPolicy(trigger, breaker, memory=int(self.memory * 2**30), restart=self.restart)
+        memory, most = int(self.memory * 2**30), min(LIMIT, self.max_tokens)
+        return HostPolicy(trigger, breaker, memory=memory, restart=self.restart, max_tokens=most)
 
 
 def _trigger(given: str) -> tuple[int | None, float | None]:
