@@ -282,6 +282,15 @@ def test_a_session_larger_than_memory_is_refused_before_it_is_read(fed: list[int
     run(held, ask((user("short"),)))
 
 
+def test_a_request_that_is_refused_leaves_no_session_behind(tmp_path: Path) -> None:
+    held = host(tmp_path, policy=replace(NEVER, memory=full_bytes(engine().model, 400)))
+    for _ in range(2):
+        with pytest.raises(TooLarge):
+            list(held.complete(ask((user("words " * 300),))))
+    assert not held.sessions("k")
+    assert not held.places.store.logs()
+
+
 def test_a_restart_finds_every_session_and_reads_nothing_that_was_saved(tmp_path: Path, fed: list[int]) -> None:
     held = host(tmp_path, policy=EAGER)
     started, _, done = run(held, ask(TURNS))
