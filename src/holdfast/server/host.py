@@ -20,6 +20,7 @@ from typing import Any
 from holdfast.blocks.render import render
 from holdfast.config import home
 from holdfast.engine.answering import Answer
+from holdfast.engine.live import check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, BadOption, Busy, HoldfastError, TooLarge
@@ -60,7 +61,9 @@ class SessionHost:
     """`server.asks.Host` over a local model."""
 
     def __init__(self, engine: LocalEngine, plan: Plan, store: Store, policy: HostPolicy | None = None) -> None:
-        """Takes note of every session of the store."""
+        """Takes note of every session of the store. Raises UnsupportedModel for a model that needs `restart`."""
+        if not (policy or HostPolicy()).restart:
+            check_retains(engine.model)
         self.engine, self.plan, self.policy = engine, plan, policy or HostPolicy()
         self.model = engine.model.name
         self.places = Places(engine, plan, store, self.policy.memory, self.policy.breaker)
