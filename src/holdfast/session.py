@@ -204,7 +204,8 @@ class Session:
     @property
     def compactions(self) -> int:
         """Compactions that stand."""
-        return self._checkpoints[-1].compactions if self._checkpoints else 0
+        standing = self._checkpoints  # another thread may look while one takes a compaction back
+        return standing[-1].compactions if standing else 0
 
     def undo(self, progress: Progress = quiet) -> None:
         """Take back the newest compaction: its text is read again. Raises BadInput where there is none."""

@@ -10,18 +10,20 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 from holdfast.blocks.block import Kind
 from holdfast.context import store as contexts
-from holdfast.errors import BadContext
+from holdfast.errors import BadContext, HoldfastError
 from holdfast.model.load import Model
 from holdfast.record import check_opening, checkpoint_of, hidden_of, turn_of
 from holdfast.store import Store
 
 EVENTS = "events.json"
 _ODD = (zipfile.BadZipFile, LookupError, ValueError, TypeError, AttributeError, RecursionError, NotImplementedError)
+"""What reading a file raises that is no exported session."""
 
 
 def packed(store: Store, name: str) -> bytes:
@@ -42,20 +44,13 @@ def unpacked(store: Store, data: bytes, key: str, model: Model) -> str:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
-            if any(info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data) for info in file.infolist()):
+            inside = file.infolist()
+            if any(info.compress_type != zipfile.ZIP_STORED for info in inside) or _size(inside) > len(data):
                 raise BadContext("an exported session is stored without compression; export it again")
             events = json.loads(file.read(EVENTS))
             _check(events, model)
             objects = {digest: file.read(f"objects/{digest}") for digest in sorted(_named(events))}
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        NotImplementedError,
-    ) as error:
+    except _ODD as error:
         raise BadContext(f"this is no exported session ({error}); export it again with GET …/export") from error
     for digest, content in objects.items():
         if hashlib.sha256(content).hexdigest() != digest:
@@ -64,9 +59,18 @@ def unpacked(store: Store, data: bytes, key: str, model: Model) -> str:
     name = uuid4().hex
     for content in objects.values():
         store.put(content)
-    for at, event in enumerate(events):
-        store.append(name, at, {**event, "key": key} if at == 0 else event)
+    try:
+        for at, event in enumerate(events):
+            store.append(name, at, {**event, "key": key} if at == 0 else event)
+    except Exception:
+        with suppress(HoldfastError):
+            store.drop(name)
+        raise
     return name
+
+
+def _size(inside: Sequence[zipfile.ZipInfo]) -> int:
+    return sum(info.file_size for info in inside)
 
 
 def _check(events: Sequence[Mapping[str, Any]], model: Model) -> None:
@@ -81,18 +85,33 @@ def _check(events: Sequence[Mapping[str, Any]], model: Model) -> None:
                 if not (0 <= turn < turns and ids and all(type(i) is int and 0 <= i < vocabulary for i in ids)):
                     raise BadContext("the exported session holds tokens or turns that there are not")
         elif event["kind"] == "rewound":
-            turns = min(turns, int(event["turns"]))
+            turns = min(turns, _counted(event["turns"]))
+        elif event["kind"] == "pinned":
+            _counted(event["turn"])
         elif event["kind"] in ("compacted", "saved"):
-            checkpoint_of(event)
-        elif event["kind"] not in ("undone", "pinned"):
+            checkpoint = checkpoint_of(event)
+            for count in (checkpoint.blocks, checkpoint.tail, checkpoint.compactions):
+                _counted(count)
+        elif event["kind"] == "undone":
+            _counted(event["checkpoints"])
+        else:
             raise BadContext(f"the exported session has an event {event['kind']!r} that this version does not know")
+
+
+def _counted(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{str(value)[:40]!r} counts nothing")
+    return value
 
 
 def _check_objects(events: Sequence[Mapping[str, Any]], objects: Mapping[str, bytes], model: Model) -> None:
     for event in events:
         if event["kind"] in ("compacted", "saved"):
-            contexts.from_bytes(objects[event["context"]], model, name="the exported session")
-            hidden_of(objects[event["hidden"]])
+            context = contexts.from_bytes(objects[event["context"]], model, name="the exported session")
+            hidden = hidden_of(objects[event["hidden"]])
+            if hidden.ndim != 2 or hidden.shape[1] != model.family.d_model or not hidden.isfinite().all():
+                raise BadContext("the exported session holds hidden states that are not this model's; export it again")
+            contexts.to_bytes(context, model)  # refuses what is not finite
 
 
 def _named(events: Sequence[Mapping[str, Any]]) -> set[str]:

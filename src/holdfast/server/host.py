@@ -8,8 +8,9 @@ ends; what is in memory can be lost without loss.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from holdfast.engine.answering import Answer
 from holdfast.engine.live import check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
-from holdfast.errors import BadInput, BadOption, Busy, HoldfastError, TooLarge
+from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, TooLarge
 from holdfast.gate.gate import Gate
 from holdfast.held import Held
 from holdfast.latent import Plan, full_bytes
@@ -38,6 +39,7 @@ from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, Transcript, Turn
 from holdfast.triggers import Saved, Seen, Trigger, Why, due
 
+log = logging.getLogger("holdfast.server")
 LIMIT = 1024  # tokens of an answer whose caller says nothing
 LOOK = 1.0  # seconds between looks at who rests
 TIDY = 500  # answers after which objects that no session needs are looked for
@@ -107,10 +109,10 @@ class SessionHost:
             used = prompt, cached, len(answer.ids)
             yield Finished(reply.turn, reply.reason, *used, views.extension(place), reply.stopped_by)
             if self._due(place):
-                self._later.submit(self._compact_later, place.name, place.key)
+                self._soon(self._compact_later, place.name, place.key)
         self._answers += 1
         if self._answers % TIDY == 0:
-            self._later.submit(self._tidy)
+            self._soon(self._tidy)
 
     def _tidy(self) -> None:
         with suppress(HoldfastError):  # a store that cannot be read now is tidied another time
@@ -160,12 +162,14 @@ class SessionHost:
                 self._compact(place, Why("force", "the next turns would not fit the window", None))
 
     def _limit(self, session: Session, ask: Ask) -> int:
-        """Tokens of the answer: what was asked for, as far as the model reads."""
-        left = self.engine.model.max_tokens - session.held.live.next_position - 16  # what opens and closes an answer
+        """Tokens of the answer: what was asked for, as far as the model reads and the memory reaches."""
+        model = self.engine.model
+        room = (self.policy.memory - session.held.nbytes) // full_bytes(model, 1)
+        left = min(model.max_tokens - session.held.live.next_position, room) - 16  # what opens and closes an answer
         if left < 1:
             raise TooLarge(
-                f"the history takes all {self.engine.model.max_tokens} positions that {self.model} reads; compact the "
-                "session, or send less"
+                f"the history takes all {model.max_tokens} positions that {self.model} reads, or all the memory for "
+                "sessions; compact the session, or send less"
             )
         return min(ask.limit or self.policy.max_tokens, left)
 
@@ -195,12 +199,22 @@ class SessionHost:
         )
         return due(seen, self.policy.trigger)
 
+    def _soon(self, work: Callable[..., None], *of: str) -> None:
+        """Do something in the background."""
+        with suppress(RuntimeError):  # the server is shutting down
+            self._later.submit(work, *of)
+
     def _compact_later(self, name: str, key: str, idle: float = 0.0) -> None:
         """In the background, where it is still due. A session that failed to compact is as it was, and counted."""
-        with suppress(HoldfastError), self.places.entered(name, key) as place:
-            why = self._due(place, idle)
-            if why and not self._closing.is_set():
-                self._compact(place, why)
+        try:
+            with self.places.entered(name, key) as place:
+                why = self._due(place, idle)
+                if why and not self._closing.is_set():
+                    self._compact(place, why)
+        except HoldfastError as error:
+            log.info("session %s is not compacted: %s", name, error)
+        except Exception:  # nobody waits for it, and the thread has others to look after
+            log.exception("session %s is not compacted", name)
 
     def _compact(self, place: Place, why: Why) -> None:
         """Raises what the compaction raises; the breaker and the counters know of it either way."""
@@ -260,9 +274,10 @@ class SessionHost:
 
     def undo(self, session: str, key: str) -> Row:
         """As `Host.undo`."""
-        with self.places.entered(session, key) as place, self.places.model:
-            self.places.room(place, place.held.held.tokens)
-            place.held.undo()
+        with self.places.entered(session, key) as place:
+            self.places.room(place, place.held.held.tokens)  # which may wait for one who waits for the model
+            with self.places.model:
+                place.held.undo()
             place.used = time.time()
             return views.row(place, self.engine.model)
 
@@ -294,7 +309,7 @@ class SessionHost:
                 raise BadOption(f"a mark is one of fork, discard and boundary, got {mark!r}")
             row = views.row(place, self.engine.model)
         if mark == "boundary":
-            self._later.submit(self._compact_later, session, key)
+            self._soon(self._compact_later, session, key)
         return row
 
     def export(self, session: str, key: str) -> bytes:
@@ -304,9 +319,17 @@ class SessionHost:
 
     def take(self, data: bytes, key: str) -> Row:
         """As `Host.take`."""
-        return views.row(
-            self.places.adopt(carry.unpacked(self.places.store, data, key, self.engine.model)), self.engine.model
-        )
+        name = carry.unpacked(self.places.store, data, key, self.engine.model)
+        try:
+            self.places.adopt(name)
+            with self.places.entered(name, key) as place:
+                views.detail(place, self.engine.model)  # whatever can be asked of it must work before it is kept
+                return views.row(place, self.engine.model)
+        except Exception as error:
+            self.places.reject(name)
+            if isinstance(error, HoldfastError | MemoryError):
+                raise
+            raise BadContext(f"this is no exported session ({error}); export it again with GET …/export") from error
 
     def drop(self, session: str, key: str) -> None:
         """As `Host.drop`."""
@@ -315,7 +338,7 @@ class SessionHost:
     def stats(self) -> Stats:
         """As `Host.stats`."""
         places = self.places.all()
-        held = [place.session.held for place in places if place.session]
+        held = [session.held for place in places if (session := place.session)]
         with self._counting:
             counts = dict(self._counts)
         seconds = counts.pop("compaction_seconds", 0.0)

@@ -6,16 +6,17 @@ request at a time works on a session; a second one waits, and then continues or 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Lock, RLock
 from typing import Any
 from uuid import uuid4
 
 from holdfast.engine.local import LocalEngine
-from holdfast.errors import BadContext, BadInput, Busy, Missing, TooLarge
+from holdfast.errors import BadContext, BadInput, Busy, HoldfastError, Missing, TooLarge
 from holdfast.latent import Plan, full_bytes
 from holdfast.memory import Budgeted
 from holdfast.record import named, turn_of
@@ -27,7 +28,11 @@ from holdfast.textual import Breaker
 from holdfast.transcript.chain import Index, seed
 from holdfast.transcript.turn import Turn
 
+log = logging.getLogger("holdfast.server")
 RESERVE = 256  # tokens of an answer for which memory is taken before it is known how long it gets
+WAIT = 0.05  # seconds between looks at a session that is to be spilled and that somebody else has
+ODD = (LookupError, ValueError, TypeError, AttributeError)
+"""What reading a log raises that is sound and yet not one that Holdfast writes."""
 
 
 @dataclass
@@ -41,7 +46,7 @@ class Place:
     breaker: Breaker
     session: Session | None = None
     events: list[Mapping[str, Any]] = field(default_factory=list)
-    """Of a session that is not in memory."""
+    """Of a session that is not in memory; while it is, they may be behind."""
     lock: RLock = field(default_factory=RLock)
     busy: int = 0
     """Requests that hold it or wait for it."""
@@ -53,10 +58,6 @@ class Place:
     def held(self) -> Session:
         assert self.session is not None, "a place is entered before its session is used"
         return self.session
-
-    @property
-    def past(self) -> Sequence[Mapping[str, Any]]:
-        return self.session.events if self.session else self.events
 
 
 class Places:
@@ -75,8 +76,9 @@ class Places:
         """Take note of every session of the store, without reading it into memory."""
         for name in self.store.logs():
             try:
-                self._note(name, self.store.events(name))
-            except BadInput as error:  # one damaged log must not keep the others from being served
+                if events := self.store.events(name):  # none where its first writer was killed
+                    self._note(name, events)
+            except (HoldfastError, *ODD) as error:  # one damaged log must not keep the others from being served
                 self.unreadable[name] = str(error)
         self.collect()
 
@@ -91,8 +93,6 @@ class Places:
         return self.store.collect(set().union(*needed))
 
     def _note(self, name: str, events: Sequence[Mapping[str, Any]]) -> Place:
-        if not events:
-            raise BadContext(f"session {name} has no events")
         first, turns = events[0], turns_in(events)
         start = seed(first.get("key", ""), first.get("model", ""), first.get("tools", ()))
         links = self.index.links(turns, start)
@@ -114,6 +114,8 @@ class Places:
         """Raises Missing where there is none, or it is another key's."""
         with self._lock:
             place = self._places.get(name)
+        if name in self.unreadable:
+            raise BadContext(f"session {name} cannot be read: {self.unreadable[name]}")
         if place is None or place.key != key or place.gone:
             raise Missing(f"there is no session {name!r}; GET /holdfast/sessions lists those that there are")
         return place
@@ -123,8 +125,6 @@ class Places:
         """A session in memory that nobody else works on. Raises Missing, TooLarge and Busy."""
         place = self.get(name, key)
         with self._working(place):
-            if place.gone:
-                raise Missing(f"session {name!r} was dropped meanwhile")
             yield place
 
     @contextmanager
@@ -134,26 +134,25 @@ class Places:
         start = seed(ask.key, self.engine.model.digest, ask.tools)
         links = self.index.links(ask.turns, start)
         while True:
-            found = self.index.longest(links)
-            if found is None:
-                with self._fresh(self._new(ask, start)) as place:
-                    yield place, 0
-                    return
-            name, turns = found
-            try:
-                place = self.get(name, ask.key)
-            except Missing:
-                self.index.remove(name)
-                continue
-            with self._working(place):
-                if place.gone or place.links[:turns] != links[:turns]:
-                    continue  # it went another way while we waited
-                if len(place.links) == turns:
+            name, turns = self.index.longest(links) or ("", 0)
+            with ExitStack() as held:
+                try:
+                    place = self.get(name, ask.key) if turns else self._new(ask, start)
+                    held.enter_context(self._working(place))
+                    if place.links[:turns] != links[:turns]:
+                        continue  # it went another way while we waited
+                    if len(place.links) > turns:
+                        self._forked(place, turns, ask.turns[:turns])
+                        continue  # the fork is found now, unless another one was faster
+                except (Missing, BadContext):  # dropped meanwhile, or damaged: the client has sent all that it held
+                    self.index.remove(name)
+                    continue
+                try:
                     yield place, turns
-                    return
-                twin = self._forked(place, turns, ask.turns[:turns])
-            with self._fresh(twin):
-                yield twin, turns
+                finally:
+                    if not place.links:  # nothing could be read
+                        with suppress(HoldfastError):
+                            self._drop(place)
                 return
 
     def note_turns(self, place: Place, turns: Sequence[Turn]) -> None:
@@ -178,22 +177,31 @@ class Places:
         """Forget a session and its log. Its objects go when the store collects."""
         place = self.get(name, key)
         with place.lock:
-            self.index.remove(name)
+            if place.gone:
+                raise Missing(f"session {name!r} was dropped meanwhile")
+            self._drop(place)
             self.memory.drop(name)
-            place.gone, place.session = True, None
-            with self._lock:
-                del self._places[name]
-            self.store.drop(name)
 
     def adopt(self, name: str) -> Place:
         """Take note of a session that has just been written to the store."""
         return self._note(name, self.store.events(name))
 
+    def reject(self, name: str) -> None:
+        """Drop what was adopted and does not open, in the store too."""
+        with suppress(HoldfastError):
+            self.store.drop(name)
+        with self._lock:
+            place = self._places.get(name)
+        if place is not None:
+            with place.lock:
+                self._forget(place)
+                self.memory.drop(name)
+
     def save(self) -> None:
         """Store the memory of every session, so that the next start reads nothing again."""
         for place in self.all():
             with place.lock:
-                self._save(place)
+                self._saved(place)
 
     def _new(self, ask: Ask, start: bytes) -> Place:
         name = uuid4().hex
@@ -205,42 +213,74 @@ class Places:
         return place
 
     def _forked(self, place: Place, turns: int, given: Sequence[Turn]) -> Place:
-        with self.model:
-            session = place.held.fork()
-            session.rewind(turns)
-        twin = Place(session.name, place.key, place.seed, place.links[:turns], self.breaker, session)
+        name = uuid4().hex
+        try:
+            with self.model:
+                session = place.held.fork(name)
+                session.rewind(turns)
+        except Exception:
+            with suppress(HoldfastError):
+                self.store.drop(name)
+            raise
+        twin = Place(name, place.key, place.seed, place.links[:turns], self.breaker, session)
         with self._lock:
-            self._places[twin.name] = twin
-        self.index.add(twin.name, twin.seed, twin.links, given)
+            self._places[name] = twin
+        try:
+            self._spill(self.memory.admit(name, self._size(twin)))
+            self.memory.release(name)
+        except (Busy, TooLarge):
+            self._put_away(twin)
+        self.index.add(name, twin.seed, twin.links, given)
         return twin
 
-    @contextmanager
-    def _fresh(self, place: Place) -> Iterator[Place]:
-        """Alone with a session that has just begun. It goes again where nothing was read: nobody would find it."""
-        turns = len(place.links)
-        try:
-            with self._working(place):
-                yield place
-        finally:
-            if len(place.links) == turns and not place.busy:
-                self.drop(place.name, place.key)
+    def _drop(self, place: Place) -> None:
+        """Forget a session that we hold, here and in the store."""
+        self.store.drop(place.name)
+        self._forget(place)
+
+    def _forget(self, place: Place) -> None:
+        self.index.remove(place.name)
+        place.gone, place.session = True, None
+        with self._lock:
+            self._places.pop(place.name, None)
 
     @contextmanager
     def _working(self, place: Place) -> Iterator[Place]:
-        """Alone with a session, which is in memory."""
+        """Alone with a session, which is in memory. Raises Missing where it was dropped, BadContext where it is
+        damaged."""
         with self._lock:
             place.busy += 1
         try:
             with place.lock:
+                if place.gone:
+                    raise Missing(f"session {place.name!r} was dropped meanwhile")
                 self._spill(self.memory.admit(place.name, self._size(place)))
                 try:
                     self._load(place)
                     yield place
+                except Exception as error:
+                    if not isinstance(error, BadInput | Busy):
+                        self._agree(place)
+                    raise
                 finally:
                     self._released(place)
         finally:
             with self._lock:
                 place.busy -= 1
+
+    def _agree(self, place: Place) -> None:
+        """After a failure: where the log is not what memory thinks, because a write came through that seemed to fail or
+        another server wrote, what the log says counts."""
+        session, events = place.session, None
+        if session is None:
+            return
+        with suppress(HoldfastError):
+            events = self.store.events(place.name)
+        if events == []:
+            self._forget(place)
+        elif events is None or len(events) != len(session.events):
+            place.events, place.session = list(events or session.events), None
+            self.note_turns(place, turns_in(place.events))
 
     def _size(self, place: Place) -> int:
         if place.session:
@@ -252,35 +292,52 @@ class Places:
         if place.session is None:
             with self.model:
                 place.session = Session.resume(place.name, self.engine, self.store, self.plan)
-            place.events = []
 
     def _released(self, place: Place) -> None:
-        """What is held is now known to the byte; the session may be spilled again."""
+        """What is held is now known to the byte; the session may be spilled again. One that took more than it asked
+        for, and has no room now, goes itself."""
+        fits = place.session is not None
         try:
-            if place.session:
-                self._spill(self.memory.grow(place.name, max(1, place.session.held.nbytes)))
+            if fits:
+                self._spill(self.memory.grow(place.name, self._size(place)))
         except (Busy, TooLarge):
-            place.used = time.time()  # it takes more than it asked for: the next request of anyone spills more
-        finally:
-            self.memory.release(place.name)
+            fits = False
+        self.memory.release(place.name)
+        if not fits:
+            self.memory.drop(place.name)
+            self._put_away(place)
 
     def _spill(self, names: Sequence[str]) -> None:
-        """Bring sessions to disk. Memory has them off its books already."""
+        """Bring sessions to disk. Memory has them off its books already; one that is on them again is in use."""
         for name in names:
             with self._lock:
                 place = self._places.get(name)
-            if place is None:
-                continue
-            with place.lock:
-                self._save(place)
-                if place.session and not place.busy:
-                    place.events, place.session = list(place.session.events), None
-                    self.index.let_go(name)
+            while place is not None and name not in self.memory.resident:
+                if place.lock.acquire(timeout=WAIT):  # who has it is about to be on the books, or to leave
+                    try:
+                        if name not in self.memory.resident:
+                            self._put_away(place)
+                    finally:
+                        place.lock.release()
+                    break
 
-    def _save(self, place: Place) -> None:
-        """Where anything was read since the last time."""
-        if place.session and place.session.turns and place.session.events[-1]["kind"] not in ("saved", "compacted"):
-            place.session.save()
+    def _put_away(self, place: Place) -> None:
+        """A session that we hold leaves memory. Where it cannot be saved, it is read again from its log."""
+        self._saved(place)
+        if place.session:
+            place.events, place.session = list(place.session.events), None
+            self.index.let_go(place.name)
+
+    def _saved(self, place: Place) -> None:
+        """Save where anything was read since the last time. What cannot be saved is in the log all the same."""
+        session = place.session
+        if session is None or not session.turns or session.events[-1]["kind"] in ("saved", "compacted"):
+            return
+        try:
+            session.save()
+        except Exception as error:
+            log.warning("session %s is not saved, and will be read again: %s", place.name, error)
+            self._agree(place)
 
 
 def turns_in(events: Sequence[Mapping[str, Any]]) -> list[Turn]:

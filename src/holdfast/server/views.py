@@ -21,9 +21,10 @@ UNTOLD = ("turns", "blocks", "tools", "key")  # of an event: they are told other
 
 def row(place: Place, model: Model) -> Row:
     """A session as a list shows it."""
-    told = _last(place)
+    session = place.session  # taken once: another thread may spill it meanwhile
+    told = _last(place, session)
     tokens = int(told.get("tokens", 0))
-    turns = place.session.turns if place.session else turns_in(place.events)
+    turns = session.turns if session else turns_in(place.events)
     title = next((turn.text for turn in turns if turn.role is Role.USER), "")
     return Row(
         id=place.name,
@@ -33,8 +34,8 @@ def row(place: Place, model: Model) -> Row:
         slots=math.ceil(told.get("slots", 0)),
         bytes=int(told.get("bytes", 0)),
         bytes_full=full_bytes(model, tokens),
-        compactions=_compactions(place),
-        resident=place.session is not None,
+        compactions=session.compactions if session else _compactions(place),
+        resident=session is not None,
         busy=place.busy > 0,
         updated=place.used,
     )
@@ -84,18 +85,16 @@ def raw(turn: Turn, number: int) -> RawTurn:
     )
 
 
-def _last(place: Place) -> Mapping[str, Any]:
-    """The newest sizes that an event told."""
-    if place.session:
-        held = place.session.held
+def _last(place: Place, session: Session | None) -> Mapping[str, Any]:
+    """The newest sizes that are known."""
+    if session:
+        held = session.held
         return {"tokens": held.tokens, "slots": held.slots, "bytes": held.nbytes}
-    return next((e["told"] for e in reversed(place.past) if "slots" in e.get("told", {})), {})
+    return next((e["told"] for e in reversed(place.events) if "slots" in e.get("told", {})), {})
 
 
 def _compactions(place: Place) -> int:
-    if place.session:
-        return place.session.compactions
-    return next((int(e["compactions"]) for e in reversed(place.past) if "compactions" in e), 0)
+    return next((int(e["compactions"]) for e in reversed(place.events) if "compactions" in e), 0)
 
 
 def _newest(session: Session) -> Mapping[str, Any]:
