@@ -17,9 +17,10 @@ from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError
 from holdfast.latent import Plan, Policy, full_bytes
 from holdfast.server.asks import Ask, Finished, Said, Started
 from holdfast.server.host import HostPolicy, SessionHost
+from holdfast.server.reply import Reply
 from holdfast.store import Store
 from holdfast.textual import Breaker
-from holdfast.transcript.turn import Role, Turn
+from holdfast.transcript.turn import Role, ToolCall, Turn
 from holdfast.triggers import Trigger
 
 TURNS = small_session().turns
@@ -358,6 +359,18 @@ def test_a_boundary_is_a_place_to_compact() -> None:
     name = run(held, ask(TURNS))[0].session
     held.mark(name, "k", "boundary", None)
     settled(held, name)
+
+
+@pytest.mark.parametrize(("keep_recent", "compactions"), [(1, 1), (0, 0)])
+def test_while_tools_run_is_a_time_to_compact_unless_their_call_would_go_too(
+    keep_recent: int, compactions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Turn(Role.ASSISTANT, "Once more.", calls=(ToolCall("c9", "read_file", "{}"),))
+    monkeypatch.setattr(Reply, "turn", property(lambda _: calls))
+    held = host(policy=EAGER, plan=replace(PLAN, policy=Policy(keep_recent=keep_recent)))
+    name = run(held, ask(TURNS))[0].session
+    held._later.submit(int).result(20)  # what is due in the background has run
+    assert held.places.get(name, "k").held.compactions == compactions
 
 
 def test_slots_of_blocks_add_up_to_what_is_held() -> None:

@@ -125,6 +125,8 @@ class Compacting(NamedTuple):
         from holdfast.methods.registry import build
 
         build(self.latent)
+        if self.slots is not None and self.slots < 1:
+            raise BadOption(f"--slots must be at least 1, got {self.slots}")
         policy = Policy(console.kinds(self.pin), keep_recent=self.keep_recent)
         return Plan(self.latent, self.ratio, policy=policy, gate=Gate() if self.gate else None, slots=self.slots)
 

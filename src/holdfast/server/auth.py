@@ -37,6 +37,8 @@ def _lines(file: Path) -> list[str]:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BadOption(f"{file} is not UTF-8 text; write an API key on each line") from error
+    except OSError as error:
+        raise BadOption(f"{file} cannot be read: {error.strerror}; write an API key on each line of a file") from error
     return [line for line in _stripped(text.splitlines()) if not line.startswith("#")]
 
 

@@ -186,6 +186,8 @@ class SessionHost:
         session = place.held
         answered = {turn.call_id for turn in session.turns if turn.role is Role.TOOL}
         last = session.turns[-1] if session.turns else None
+        # a call that is open is the newest exchange: where that stays verbatim, the time while tools run is the best
+        waiting = last.calls if last and not session.plan.policy.keep_recent else ()
         seen = Seen(
             turns=len(session.turns),
             held=round(session.held.slots),
@@ -193,7 +195,7 @@ class SessionHost:
             verbatim=sum(map(len, session.held.blocks[session.held.tail :])),
             window=self.engine.model.max_tokens,
             idle_seconds=idle,
-            open_calls=sum(call.id not in answered for call in last.calls) if last else 0,
+            open_calls=sum(call.id not in answered for call in waiting),
             marked=place.marked,
             breaker=place.breaker,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+from math import inf
 
 from holdfast.errors import BadOption
 
@@ -45,10 +46,10 @@ class Settings:
                 "127.0.0.1"
             )
         for name in ("body_bytes", "body_seconds", "stalled_seconds", "concurrency", "seconds", "max_tokens"):
-            if getattr(self, name) <= 0:
-                raise BadOption(f"{name.replace('_', ' ')} must be more than 0, got {getattr(self, name)}")
-        if self.drain_seconds < 0:
-            raise BadOption(f"drain seconds must be at least 0, got {self.drain_seconds}")
+            if not 0 < getattr(self, name) < inf:
+                raise BadOption(f"{name.replace('_', ' ')} must be a number above 0, got {getattr(self, name)}")
+        if not 0 <= self.drain_seconds < inf:
+            raise BadOption(f"drain seconds must be a number of at least 0, got {self.drain_seconds}")
         if self.per_minute is not None and self.per_minute < 1:
             raise BadOption(f"requests per minute must be at least 1, got {self.per_minute}")
 

@@ -1,0 +1,110 @@
+"""The real host with a script in place of the choice of tokens: sessions, KV and compactions are as ever."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from live_server import live
+from tokenizers import AddedToken
+
+from conftest import byte_tokenizer, plain_model
+from holdfast.engine.live import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.engine.sampling import Sampling
+from holdfast.latent import Plan, Policy
+from holdfast.model.load import adopt
+from holdfast.server.asks import Ask
+from holdfast.server.host import HostPolicy, SessionHost
+from holdfast.store import Store
+from holdfast.textual import Breaker
+from holdfast.triggers import Trigger
+
+PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
+NEVER = HostPolicy(trigger=Trigger(tokens=10**9, window=None))
+CLOSING = 2  # tokens with which the template closes an answer: <|im_end|> and a line break
+WORDS = (
+    '<tool_call>{"name": "bash", "arguments": {"command": "',
+    '", "seconds": 5}}</tool_call>',
+    "<think>",
+    "</think>",
+    "Run",
+    "echo",
+)
+Script = Callable[[Ask], str | None]
+
+
+@cache
+def engine() -> LocalEngine:
+    """A model whose answers take little time: two layers, and tokens for what a script often says."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in WORDS])
+    hf = plain_model("llama", num_hidden_layers=2, vocab_size=len(tokenizer))
+    return LocalEngine(adopt(copy.deepcopy(hf), tokenizer, name="steered"))
+
+
+def eager(tokens: int = 300, cool_down: int = 0) -> HostPolicy:
+    """Compacts often."""
+    return HostPolicy(trigger=Trigger(tokens=tokens, window=None), breaker=Breaker(cool_down=cool_down))
+
+
+class Along(Sampling):
+    """Chooses some tokens, whatever the model thinks."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        super().__init__()
+        object.__setattr__(self, "_rest", iter(ids))
+
+    def choose(self, _logits: Any, _generator: Any) -> int:
+        return int(next(self._rest))  # type: ignore[attr-defined]
+
+
+class SteeredHost(SessionHost):
+    """Answers are what `script` says of the request; where it says None, they are the model's own."""
+
+    def __init__(self, script: Script, policy: HostPolicy = NEVER) -> None:
+        store = Store(f"memory://steered{time.monotonic_ns()}")
+        super().__init__(engine(), PLAN, store, policy)
+        self.script = script
+
+    def sampling(self, ask: Ask) -> Sampling:
+        text = self.script(ask)
+        if text is None:
+            return super().sampling(ask)
+        ids = self.engine.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Along([*ids, min(self.engine.stop_ids)])
+
+    def rested(self) -> None:
+        """Wait for what is compacted in the background."""
+        self._later.submit(lambda: None).result(60)
+
+
+@contextmanager
+def steered(script: Script, policy: HostPolicy = NEVER, **settings: Any) -> Iterator[tuple[SteeredHost, str]]:
+    """Such a host behind the real server, and its address."""
+    host = SteeredHost(script, policy)
+    with live(host, **settings) as url:
+        yield host, url
+
+
+@contextmanager
+def read_by_answers() -> Iterator[list[int]]:
+    """Tokens of each pass of the model for answers: prompts that are read, and each token of what is said. Passes of
+    compactions, which run elsewhere, are not among them."""
+    counts, real = [], Live.feed_inputs
+
+    def feed(live: Live, inputs: Any, *args: Any, **options: Any) -> Any:
+        if threading.current_thread().name.startswith("answer"):
+            counts.append(len(inputs))
+        return real(live, inputs, *args, **options)
+
+    Live.feed_inputs = feed  # type: ignore[method-assign]
+    try:
+        yield counts
+    finally:
+        Live.feed_inputs = real  # type: ignore[method-assign]
