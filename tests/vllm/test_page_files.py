@@ -16,9 +16,7 @@ WORDS = st.integers(0, 70_000)
 
 def pages(slots=32, seed=0, dtype=torch.float32):
     random = torch.Generator().manual_seed(seed)
-    keys, values = (
-        tuple(torch.randn(slots, 2, 4, generator=random).to(dtype) for _ in range(3)) for _ in range(2)
-    )
+    keys, values = (tuple(torch.randn(slots, 2, 4, generator=random).to(dtype) for _ in range(3)) for _ in range(2))
     return Pages(Header("model", slots, 3, 2, 4, (5, 6), {"padded": 0, "decoded": ()}), keys, values)
 
 

@@ -57,19 +57,28 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._failed: set[int] = set()
 
     def on_new_request(self, request: Any) -> None:
-        """Log-probabilities of a prompt make vLLM compute all of it; of placeholders there are none to compute."""
-        if handle_of(request.prompt_token_ids or ()) is None or request.sampling_params is None:
+        """Log-probabilities of a prompt make vLLM compute all of it; of placeholders there are none to compute.
+
+        Placeholders that stand for nothing must not find a part of themselves in vLLM's prefix cache.
+        """
+        ids = request.prompt_token_ids or ()
+        handle = handle_of(ids)
+        if handle is None or request.sampling_params is None:
             return
         request.sampling_params.prompt_logprobs = None
-        request.skip_reading_prefix_cache = False
+        request.skip_reading_prefix_cache = self._slots(handle, ids) is None
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
-        """How many tokens of the prompt the pages replace beyond what vLLM's own prefix cache holds."""
+        """How many tokens of the prompt the pages replace beyond what vLLM's own prefix cache holds.
+
+        Where they stand for nothing, it is all whole blocks of the prompt: the load is tried, and fails the request.
+        """
         ids = request.prompt_token_ids or ()
         handle = handle_of(ids)
         if handle is None:
             return 0, False
-        return max(0, self._slots(handle, ids) - num_computed_tokens), False
+        request.skip_reading_prefix_cache = False  # which would take back what is answered here
+        return max(0, self._end(handle, ids) - num_computed_tokens), False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """Plan a load into the blocks that the request was given."""
@@ -79,7 +88,7 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         handle = handle_of(ids)
         if handle is None:
             return
-        n = self._slots(handle, ids)
+        n = self._end(handle, ids)
         first = n - num_external_tokens
         own = blocks.get_block_ids()[0]
         self._planned.append(Load(handle, first, tuple(own[first // self.block : n // self.block])))
@@ -95,7 +104,8 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         layers = attention_layers(forward_context) if loads else {}
         for load in loads:
             try:
-                pages = self._checked(read(self.folder, load.handle))
+                pages = read(self.folder, load.handle)
+                self._checked_header(pages.header)
                 place(pages, load, layers, self.block)
             except BadContext as error:
                 logger.error("a context cannot be served: %s", error)
@@ -115,23 +125,25 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def wait_for_save(self) -> None:
         """Nothing is stored from here."""
 
-    def _slots(self, handle: str, ids: Any) -> int:
-        """Slots that the prompt's placeholders stand for; where they stand for nothing, all whole blocks of the
-        prompt, so that the load is tried and fails."""
+    def _slots(self, handle: str, ids: Any) -> int | None:
+        """Slots that the prompt's placeholders stand for; None, and a line in the log, where it is nothing."""
         try:
-            header = self._checked_header(read_header(self.folder, handle))
-            n = header.slots
-            if n % self.block == 0 and n < len(ids) and tuple(ids[:n]) == placeholders(handle, n):
-                return n
-            reason = f"{n} slots do not fit blocks of {self.block} and a prompt of {len(ids)} ids"
+            n = self._checked_header(read_header(self.folder, handle)).slots
         except BadContext as error:
-            reason = str(error)
-        logger.error("a context cannot be served: pages %s: %s", handle, reason)
-        return (len(ids) - 1) // self.block * self.block
+            logger.error("a context cannot be served: %s", error)
+            return None
+        if n % self.block == 0 and n < len(ids) and tuple(ids[:n]) == placeholders(handle, n):
+            return n
+        logger.error(
+            "a context cannot be served: pages %s need %d placeholders in blocks of %d and a token behind them, the "
+            "prompt has %d ids", handle, n, self.block, len(ids)
+        )  # fmt: skip
+        return None
 
-    def _checked(self, pages: Pages) -> Pages:
-        self._checked_header(pages.header)
-        return pages
+    def _end(self, handle: str, ids: Any) -> int:
+        """Where the pages end in the prompt."""
+        n = self._slots(handle, ids)
+        return (len(ids) - 1) // self.block * self.block if n is None else n
 
     def _checked_header(self, header: Header) -> Header:
         if self.model_digest and header.model_digest != self.model_digest:
