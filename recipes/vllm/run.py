@@ -49,7 +49,7 @@ PLANS = (
 SOFT = "virtual_tokens:positions=consecutive,steps=2"
 FLAGS = ("--dtype", "float32", "--enforce-eager", "--block-size", str(BLOCK), "--max-model-len", "4096")
 # prompts of words and prompts of embeddings must not meet in the prefix cache
-FLAGS += ("--enable-prompt-embeds", "--no-enable-prefix-caching")
+EMBEDS = ("--enable-prompt-embeds", "--no-enable-prefix-caching")
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,15 @@ def main() -> None:
     probes = fair(engine, policy)[: options.probes]
     print(f"{torch.get_num_threads()} threads, {engine.model.name}, {len(probes)} probes, blocks of {BLOCK}\n")
     served = contexts(engine, policy)
+    print(f"{'context':<34}{'slots':>6}{'blocks':>7}{'cold':>8}{'first':>8}{'tok/s':>7}{'8 at once':>10}", end="")
+    print(f"{'answers':>10}{'top':>9}{'same top 5':>11}{'same text':>10}{'right':>6}{'log p':>8}", flush=True)
     with server(options.vllm, engine, options.log) as url:
         remote = RemoteEngine(url, engine.model.name, engine.model)
-        soft = [virtual(engine, remote, policy)]
-        print(f"{'context':<34}{'slots':>6}{'blocks':>8}{'first':>8}{'tok/s':>7}{'8 at once':>10}", end="")
-        print(f"{'answers':>10}{'top':>9}{'same top 5':>11}{'same text':>10}{'right':>6}{'log p':>8}")
-        for one in (*served, *soft):
+        for one in served:
             row(one, engine, remote, probes)
+    with server(options.vllm, engine, options.log, EMBEDS) as url:
+        remote = RemoteEngine(url, engine.model.name, engine.model)
+        row(virtual(engine, remote, policy), engine, remote, probes)
 
 
 def fair(engine: LocalEngine, policy: Policy) -> list[Probe]:
@@ -102,7 +104,9 @@ def contexts(engine: LocalEngine, policy: Policy) -> list[Served]:
     transcript = holdfast.read(SESSION / "session.json")
     cut = parts(transcript, render(transcript, engine.model.tokenizer), policy)
     whole = [i for part in cut for block in part.blocks for i in block.ids]
-    served = [Served("full", CompactContext((tokens(whole, 0),), len(whole)), Prefix(tuple(whole)))]
+    served = [
+        Served("full", CompactContext((tokens(whole, 0),), len(whole)), Prefix(tuple(whole), readable=False))
+    ]  # an echo would read it all again
     for spec, ratio in PLANS:
         path = OUT / f"{re.sub(r'[^a-z0-9]+', '-', spec)}-{ratio:g}x.holdfast"
         holdfast.save(compact(transcript, engine, Plan(spec, ratio, policy=policy)), path, engine)
@@ -145,7 +149,10 @@ def row(one: Served, engine: LocalEngine, remote: RemoteEngine, probes: list[Pro
     """One line of the table."""
     live = engine.open(one.context)
     answers, tops, order, same, right, given = [0.0], [0.0], 0, 0, 0, []
-    list(remote.generate(one.prefix, question_ids(engine.model.tokenizer, "Ready?"), 2))  # the first is slow
+    list(remote.generate(Prefix(), question_ids(engine.model.tokenizer, "Ready?"), 2))  # a server's first is slow
+    began = time.perf_counter()
+    list(remote.generate(one.prefix, question_ids(engine.model.tokenizer, "Ready?"), 1))
+    cold = time.perf_counter() - began
     for probe in probes:
         ids = question_ids(engine.model.tokenizer, probe.question)
         asked = Continuation(
@@ -162,7 +169,10 @@ def row(one: Served, engine: LocalEngine, remote: RemoteEngine, probes: list[Pro
         right += keyword_hit(text, probe.accept)
     blocks, first, alone, eight = speed(one.prefix, remote, question_ids(engine.model.tokenizer, probes[0].question))
     n = len(probes)
-    print(f"{one.name:<34}{len(one.prefix):>6}{blocks:>8.0f}{first:>7.2f}s{alone:>7.1f}{eight:>10.1f}", end="")
+    print(
+        f"{one.name:<34}{len(one.prefix):>6}{blocks:>7.0f}{cold:>7.2f}s{first:>7.2f}s{alone:>7.1f}{eight:>10.1f}",
+        end="",
+    )
     print(f"{max(answers):>10.1e}{max(tops):>9.1e}{order:>8}/{n}{same:>7}/{n}{right:>4}/{n}", end="")
     print(f"{sum(given) / max(1, n):>8.2f}", flush=True)
 
@@ -175,7 +185,7 @@ def speed(prefix: Prefix, remote: RemoteEngine, ids: list[int]) -> tuple[float, 
     list(pieces)
     rates = []
     for count in (1, 8):
-        body = remote._prompts(prefix, [ids] * count) | {"max_tokens": 1, "temperature": 0, "ignore_eos": True}
+        body = remote.prompts(prefix, [ids] * count) | {"max_tokens": 1, "temperature": 0, "ignore_eos": True}
         short = seconds(remote, body)
         rates.append(count * 32 / (seconds(remote, body | {"max_tokens": 33}) - short))
     return used, first, rates[0], rates[1]
@@ -195,7 +205,7 @@ def blocks_in_use(url: str) -> float:
 
 
 @contextmanager
-def server(environment: Path, engine: LocalEngine, log: Path) -> Iterator[str]:
+def server(environment: Path, engine: LocalEngine, log: Path, more: tuple[str, ...] = ()) -> Iterator[str]:
     """vLLM on a free port of this machine for as long as the block runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -208,10 +218,10 @@ def server(environment: Path, engine: LocalEngine, log: Path) -> Iterator[str]:
     }
     command = [str(environment / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--model", str(ensure(engine.model.name)), "--served-model-name"]
-    command += [engine.model.name, *FLAGS, "--kv-transfer-config", json.dumps(connector)]
+    command += [engine.model.name, *FLAGS, *more, "--kv-transfer-config", json.dumps(connector)]
     own = {"PYTHONPATH": str(ROOT / "src"), "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     own |= {"VLLM_CPU_OMP_THREADS_BIND": f"0-{torch.get_num_threads() - 1}"}
-    with log.open("w") as out:
+    with log.open("a") as out:
         running = subprocess.Popen(command, env=os.environ | own, stdout=out, stderr=out)
     try:
         wait(running, f"http://127.0.0.1:{port}/health", log)

@@ -165,12 +165,12 @@ def test_log_probabilities_of_placeholders_are_not_made_up(served, small, ids):
     assert apart(small, made, output.outputs[0]) < 1e-4
 
 
-def config(folder: str = "pages", *, tensor: int = 1, policy: str = "fail") -> Any:
+def config(folder: str = "pages", *, tensor: int = 1, policy: str = "fail", held: str = "auto") -> Any:
     transfer = connector(folder)
     transfer.kv_load_failure_policy = policy
     return SimpleNamespace(
         kv_transfer_config=transfer,
-        cache_config=SimpleNamespace(block_size=BLOCK),
+        cache_config=SimpleNamespace(block_size=BLOCK, cache_dtype=held),
         parallel_config=SimpleNamespace(tensor_parallel_size=tensor, pipeline_parallel_size=1),
     )
 
@@ -180,6 +180,7 @@ def config(folder: str = "pages", *, tensor: int = 1, policy: str = "fail") -> A
     [
         (config(""), 1, "folder"),
         (config(tensor=2), 1, "several workers"),
+        (config(held="fp8"), 1, "fp8"),
         (config(), 2, "2 groups"),
         (config(policy="recompute"), 1, "recompute"),
     ],

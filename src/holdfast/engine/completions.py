@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ class RemoteEngine:
         if limit < 1:
             raise BadOption(f"an answer needs a limit of at least 1 token, got {limit}")
         how = sampling or Sampling()
-        body = self._prompts(prefix, [prompt]) | {"max_tokens": limit, "stream": True}
+        body = self.prompts(prefix, [prompt]) | {"max_tokens": limit, "stream": True}
         body |= {"temperature": how.temperature, "top_p": how.top_p, "seed": how.seed}
         for chunk in self._stream(body):
             if chunk.choices and chunk.choices[0].finish_reason == "error":
@@ -128,13 +129,13 @@ class RemoteEngine:
 
     def top(self, prefix: Prefix, prompt: Sequence[int], count: int = 20) -> dict[int, float]:
         """Log-probabilities of the `count` likeliest next tokens by their ids; vLLM alone tells ids."""
-        body = self._prompts(prefix, [prompt]) | {"max_tokens": 1, "temperature": 0, "logprobs": count}
+        body = self.prompts(prefix, [prompt]) | {"max_tokens": 1, "temperature": 0, "logprobs": count}
         (row,) = self._tops(body | {"return_tokens_as_token_ids": True}, 1)
         return row
 
     def _echoed(self, prefix: Prefix, continuations: Sequence[Continuation]) -> list[Tensor]:
         rows = [(*c.prompt, *c.target) for c in continuations]
-        body = self._prompts(prefix, rows) | {"max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 0}
+        body = self.prompts(prefix, rows) | {"max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 0}
         scores = []
         for choice, row, c in zip(self._choices(body, len(rows)), rows, continuations, strict=True):
             told = choice.logprobs.token_logprobs if choice.logprobs else []
@@ -147,14 +148,15 @@ class RemoteEngine:
 
     def _asked_for(self, prefix: Prefix, one: Continuation) -> Tensor:
         rows = [(*one.prompt, *one.target[:i]) for i in range(len(one.target))]
-        body = self._prompts(prefix, rows) | {"max_tokens": 1, "temperature": 0, "logprobs": 1}
+        body = self.prompts(prefix, rows) | {"max_tokens": 1, "temperature": 0, "logprobs": 1}
         body |= {"logprob_token_ids": sorted(set(one.target)), "return_tokens_as_token_ids": True}
         tops = self._tops(body, len(rows))
         if any(token not in row for row, token in zip(tops, one.target, strict=True)):
             raise Failed(self._told("it told no log-probability of a token asked for", "use vLLM 0.32 or newer"))
         return torch.tensor([row[token] for row, token in zip(tops, one.target, strict=True)])
 
-    def _prompts(self, prefix: Prefix, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def prompts(self, prefix: Prefix, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """The part of a request's body that says what is read: `prefix` and then each of `rows`."""
         if prefix.embeds is None:
             return {"prompt": [[*prefix.ids, *row] for row in rows]}
         return {"prompt_embeds": [_encoded(torch.cat((prefix.embeds, self._embedded(row)))) for row in rows]}
@@ -199,8 +201,7 @@ class RemoteEngine:
     @contextmanager
     def _asked(self, body: dict[str, Any]) -> Iterator[Any]:
         """The server's answer to a request, once it said that there will be one."""
-        import httpx
-
+        httpx = _httpx()
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         url = f"{self.base_url.rstrip('/')}/completions"
         try:
@@ -224,6 +225,13 @@ class RemoteEngine:
     def _told(self, what: str, then: str) -> str:
         said = f"{self.model} at {self.base_url}: {what}; {then}"
         return said.replace(self.key, "***") if self.key else said
+
+
+def _httpx() -> Any:
+    try:
+        return import_module("httpx")
+    except ImportError as error:
+        raise Failed("the httpx library is not installed; pip install 'holdfast[server]'") from error
 
 
 def _next(status: int) -> str:

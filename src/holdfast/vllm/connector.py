@@ -21,6 +21,7 @@ from holdfast.errors import BadContext, BadOption
 from holdfast.vllm.files import Header, Pages, handle_of, placeholders, read, read_header
 
 logger = init_logger(__name__)
+PLAIN = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,8 @@ def _check(vllm_config: Any, kv_cache_config: Any) -> None:
             "pages hold all heads and layers, and this server splits them over several workers; run whole copies of "
             "the model (data parallel)"
         )
+    if (kind := vllm_config.cache_config.cache_dtype) not in PLAIN:
+        raise BadOption(f"the cache holds {kind}, and pages hold plain numbers; use --kv-cache-dtype auto")
     if (groups := len(kv_cache_config.kv_cache_groups)) > 1:
         raise BadOption(f"the model's layers live in {groups} groups of blocks; pages are for one group")
     if (policy := vllm_config.kv_transfer_config.kv_load_failure_policy) != "fail":
