@@ -105,15 +105,23 @@ def plotted(rows: Sequence[Row]) -> bytes:
     }
 
     def paint(figure: Any) -> None:
+        from matplotlib.ticker import StrMethodFormatter
+
         axes = figure.subplots(len(panels), 1, sharex=True)
         for axis, (name, title) in zip(axes, panels.items(), strict=True):
-            for series, found in by_series.items():
+            for width, (series, found) in zip(range(len(by_series), 0, -1), by_series.items(), strict=True):
                 look, every = looks[series], len(found) == found[-1].turn
                 style = {"color": look.color, "marker": look.marker, "linestyle": look.dash if every else "none"}
-                x, y = [row.turn for row in found], [getattr(row, name) for row in found]
-                axis.plot(x, y, label=series, markersize=3 if every else 5, linewidth=1.4, **style)
+                size = {
+                    "linewidth": 0.8 * width,
+                    "markersize": width + 1 if every else 6,
+                }  # what lies below another still shows
+                axis.plot(
+                    [row.turn for row in found], [getattr(row, name) for row in found], label=series, **style, **size
+                )
             axis.set_title(title)
             axis.set_yscale("linear" if name == "slots" else "log")
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes[-1].set_xlabel("turn")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(by_series))
 
