@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -141,6 +142,14 @@ def small_session() -> Transcript:
             Turn(Role.ASSISTANT, "The port is 8123 on db-7."),
         )
     )
+
+
+@pytest.fixture(autouse=True)
+def _hang_ups_are_errors() -> Iterator[None]:
+    """The command line, run in this process by a test, lets a broken pipe end the process; the next test is none."""
+    yield
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

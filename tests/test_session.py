@@ -17,6 +17,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext, BadInput, BadOption, Missing, TooLarge, UnsupportedModel
 from holdfast.latent import Plan, Policy
+from holdfast.record import named
 from holdfast.session import Session
 from holdfast.store import Store
 from holdfast.transcript.turn import Role, Transcript, Turn
@@ -323,6 +324,23 @@ def test_a_saved_memory_is_opened_without_a_pass(tmp_path: Any, monkeypatch: pyt
     again = Session.resume("work", engine(), Store(tmp_path), PLAN)
     monkeypatch.undo()
     assert far(says(session), says(again)) < 1e-3
+
+
+def test_only_the_newest_save_and_the_compactions_are_needed(tmp_path: Any) -> None:
+    store = Store(tmp_path, grace=0)
+    session = grown(store=store, name="work")
+    session.compact()
+    for text in ("And now?", "And then?"):
+        session.append((Turn(Role.USER, text),))
+        session.save()
+    needed = named(store.events("work"))
+    assert len(needed) == 4
+    assert store.collect(needed) > 0
+    again = Session.resume("work", engine(), Store(tmp_path), PLAN)
+    assert far(says(session), says(again)) < 1e-3
+    again.rewind(len(TURNS))
+    again.undo()
+    assert far(says(again), says(grown())) < 1e-3
 
 
 def test_a_resumed_session_can_be_compacted_undone_and_gone_back_in(tmp_path: Any) -> None:

@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from holdfast.history.changes import compact_file
     from holdfast.latent import Plan, Policy, ask, compact, load, restore, save
     from holdfast.rounds import join, recompact
+    from holdfast.session import Session
+    from holdfast.store import Store
     from holdfast.textual import TextPlan, rewrite
     from holdfast.transcript.read import read
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 __all__ = [
     "Gate",
     "Plan",
     "Policy",
+    "Session",
+    "Store",
     "TextPlan",
     "__version__",
     "ask",
@@ -38,6 +42,7 @@ __all__ = [
 _HOMES = {name: "holdfast.latent" for name in ("Plan", "Policy", "ask", "compact", "load", "restore", "save")}
 _HOMES |= {"read": "holdfast.transcript.read", "Gate": "holdfast.gate.gate"}
 _HOMES |= {"TextPlan": "holdfast.textual", "rewrite": "holdfast.textual", "compact_file": "holdfast.history.changes"}
+_HOMES |= {"Session": "holdfast.session", "Store": "holdfast.store"}
 _HOMES |= {"join": "holdfast.rounds", "recompact": "holdfast.rounds"}
 
 

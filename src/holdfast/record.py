@@ -36,6 +36,8 @@ class Checkpoint:
     """Digests of the context and of the tail's hidden states."""
     compactions: int
     """How many compactions made it."""
+    saved: bool = False
+    """Of the whole memory at some time, and not of a compaction: the next one takes its place."""
 
 
 @dataclass
@@ -92,7 +94,21 @@ def checkpoint_event(kind: str, checkpoint: Checkpoint, told: Mapping[str, Any])
 
 
 def checkpoint_of(event: Event) -> Checkpoint:
-    return Checkpoint(**{name: event[name] for name in Checkpoint.__dataclass_fields__})
+    return Checkpoint(**{name: event[name] for name in Checkpoint.__dataclass_fields__ if name in event})
+
+
+def followed(checkpoints: Sequence[Checkpoint], checkpoint: Checkpoint) -> list[Checkpoint]:
+    """The checkpoints that still count once another was stored: those of compactions, and the newest save."""
+    return [*(c for c in checkpoints if not c.saved), checkpoint]
+
+
+def named(events: Sequence[Event]) -> set[str]:
+    """The objects that a session with these events may still need."""
+    standing: list[Checkpoint] = []
+    for event in events:
+        if event["kind"] in ("compacted", "saved"):
+            standing = followed(standing, checkpoint_of(event))
+    return {digest for checkpoint in standing for digest in (checkpoint.context, checkpoint.hidden)}
 
 
 def hidden_bytes(hidden: Tensor) -> bytes:

@@ -43,6 +43,7 @@ from holdfast.record import (
     check_opening,
     checkpoint_event,
     checkpoint_of,
+    followed,
     hidden_bytes,
     hidden_of,
     opening,
@@ -196,7 +197,7 @@ class Session:
             told["next_position"] = [self.held.live.next_position, after.live.next_position]
         checkpoint = self._stored(after, self.compactions + 1)
         self._write(checkpoint_event("compacted", checkpoint, {**told, "restart": restart, "why": why}))
-        self._checkpoints.append(checkpoint)
+        self._checkpoints = followed(self._checkpoints, checkpoint)
         self.held = after
         return self.events[-1]
 
@@ -263,9 +264,9 @@ class Session:
 
     def save(self) -> None:
         """Store the whole memory, so that resuming reads nothing again. Turns and compactions are stored anyway."""
-        checkpoint = self._stored(self.held, self.compactions)
+        checkpoint = replace(self._stored(self.held, self.compactions), saved=True)
         self._write(checkpoint_event("saved", checkpoint, _sizes(self.held)))
-        self._checkpoints.append(checkpoint)
+        self._checkpoints = followed(self._checkpoints, checkpoint)
 
     @classmethod
     def resume(
@@ -346,7 +347,7 @@ def _replay(session: Session, event: Event, blocks: list[Block]) -> None:
         blocks += blocks_of(event, blocks[-1].origin.tokens[1] if blocks else 0)
         session.turns = (*session.turns, *map(turn_of, event["turns"]))
     elif kind in ("compacted", "saved"):
-        session._checkpoints.append(checkpoint_of(event))
+        session._checkpoints = followed(session._checkpoints, checkpoint_of(event))
     elif kind == "undone":
         del session._checkpoints[event["checkpoints"] :]
     elif kind == "rewound":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import httpx
 import pytest
@@ -38,8 +40,8 @@ def command(*arguments: str, **variables: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def running(*arguments: str, **variables: str) -> Iterator[tuple[str, list[str]]]:
-    """The address of the command while it runs, and what it said, once it has ended."""
+def running(*arguments: str, **variables: str) -> Iterator[tuple[str, list[str], int]]:
+    """The address of the command while it runs, what it said, once it has ended, and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -52,7 +54,7 @@ def running(*arguments: str, **variables: str) -> Iterator[tuple[str, list[str]]
                 break
             except httpx.TransportError:
                 time.sleep(0.1)
-        yield f"http://{address}", said
+        yield f"http://{address}", said, process.pid
     finally:
         process.terminate()
         said.append(process.communicate(timeout=30)[0])
@@ -62,7 +64,7 @@ def test_keys_are_in_no_log_and_on_no_terminal(tmp_path):
     log = tmp_path / "log.jsonl"
     with upstream() as up:
         arguments = ("--upstream", up.url, "--trigger", str(TRIGGER), "--log", str(log), "--api-key-env", "OWN_KEY")
-        with running(*arguments, OWN_KEY=OWN) as (url, said):
+        with running(*arguments, OWN_KEY=OWN) as (url, said, _):
             body = {"messages": chat_history(40, f"The password is {SECRET}.")}
             post(f"{url}/v1/chat/completions?key={KEY}", json=body, headers={"authorization": f"Bearer {KEY}"})
             post(f"{url}/v1/messages", json={"messages": 3}, headers={"x-api-key": KEY})
@@ -86,11 +88,15 @@ def test_a_client_that_hangs_up_does_not_end_the_command():
         while not up.hung_up.wait(0.001):
             yield b"data: more\n\n" * 1_000
 
-    with upstream(lambda _: Reply(endless())) as up, running("--upstream", up.url) as (url, _):
+    with upstream(lambda _: Reply(endless())) as up, running("--upstream", up.url) as (url, _, pid):
         with stream("POST", f"{url}/v1/chat/completions", content=b"{}") as answer:
             next(answer.iter_raw())
         assert up.hung_up.wait(10)
         assert get(f"{url}/health").status_code == 200
+        state = Path(f"/proc/{pid}/status")  # when it writes to a lost connection is a matter of chance
+        if state.exists():
+            ignored = next(line for line in state.read_text().splitlines() if line.startswith("SigIgn"))
+            assert int(ignored.split()[1], 16) & 1 << (signal.SIGPIPE - 1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import build_pair, small_session
 from holdfast.engine.local import LocalEngine
-from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, Missing, TooLarge
+from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, Missing, TooLarge, UnsupportedModel
 from holdfast.latent import Plan, Policy, full_bytes
 from holdfast.server.asks import Ask, Finished, Said, Started
 from holdfast.server.host import HostPolicy, SessionHost
@@ -282,6 +282,15 @@ def test_a_session_larger_than_memory_is_refused_before_it_is_read(fed: list[int
     run(held, ask((user("short"),)))
 
 
+def test_a_request_that_is_refused_leaves_no_session_behind(tmp_path: Path) -> None:
+    held = host(tmp_path, policy=replace(NEVER, memory=full_bytes(engine().model, 400)))
+    for _ in range(2):
+        with pytest.raises(TooLarge):
+            list(held.complete(ask((user("words " * 300),))))
+    assert not held.sessions("k")
+    assert not held.places.store.logs()
+
+
 def test_a_restart_finds_every_session_and_reads_nothing_that_was_saved(tmp_path: Path, fed: list[int]) -> None:
     held = host(tmp_path, policy=EAGER)
     started, _, done = run(held, ask(TURNS))
@@ -393,6 +402,15 @@ def test_a_damaged_export_is_refused_whole(tmp_path: Path) -> None:
             held.take(bytes(bad), "z")
         except HoldfastError as error:
             assert isinstance(error, BadContext)  # noqa: PT017  (a flip that nothing reads may be taken)
+
+
+def test_a_model_that_cannot_keep_states_is_served_with_restart_alone() -> None:
+    gemma, store = build_pair("gemma3_text").engine, Store("memory://gemma")
+    with pytest.raises(UnsupportedModel, match="--restart"):
+        SessionHost(gemma, PLAN, store, EAGER)
+    held = SessionHost(gemma, PLAN, store, replace(EAGER, restart=True))
+    started, _, _ = run(held, ask(TURNS))
+    settled(held, started.session)
 
 
 def test_a_request_without_messages_is_refused() -> None:

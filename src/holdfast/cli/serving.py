@@ -187,6 +187,8 @@ def run(host: Host, settings: Settings, taken: socket.socket) -> None:
 
     serving = server(create_app(host, settings), settings)
     told(host.model, settings, taken.getsockname()[1])
+    if hasattr(signal, "SIGPIPE"):  # a client that hangs up ends its request, not the server
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stopped)  # uvicorn raises the signal again when it has ended
     try:
         serving.run(sockets=[taken])

@@ -160,7 +160,8 @@ class Tenant:
         if self.options.dry_run or (self._failures and not rewritten):
             return Prepared(None, turns, before, after)
         items = history.write(view) if rewritten else body[self.wire.field]
-        return Prepared(self._written(body, put_back(items, marks), rewritten), turns, before, after)
+        back = put_back(items, marks) if marks else items
+        return Prepared(self._written(body, back, rewritten), turns, before, after)
 
     def _written(self, body: Body, items: list[Any], rewritten: bool) -> bytes | None:
         """The body with these messages and with breakpoints; None where it is what it was."""

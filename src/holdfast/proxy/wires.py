@@ -93,6 +93,8 @@ def _head(turns: Iterable[Turn]) -> int:
 
 def _drawn(view: View, raw: Transcript) -> Draft:
     """The view as a draft of the history as it was handed over."""
+    if all(at == place for at, place in view.places.items()):
+        return Draft(raw, view.pieces)
 
     def places(turns: Sequence[int]) -> tuple[int, ...]:
         return tuple(view.places[at] for at in turns if at in view.places)

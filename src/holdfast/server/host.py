@@ -20,6 +20,7 @@ from typing import Any
 from holdfast.blocks.render import render
 from holdfast.config import home
 from holdfast.engine.answering import Answer
+from holdfast.engine.live import check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, BadOption, Busy, HoldfastError, TooLarge
@@ -39,6 +40,7 @@ from holdfast.triggers import Saved, Seen, Trigger, Why, due
 
 LIMIT = 1024  # tokens of an answer whose caller says nothing
 LOOK = 1.0  # seconds between looks at who rests
+TIDY = 500  # answers after which objects that no session needs are looked for
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,15 @@ class SessionHost:
     """`server.asks.Host` over a local model."""
 
     def __init__(self, engine: LocalEngine, plan: Plan, store: Store, policy: HostPolicy | None = None) -> None:
-        """Takes note of every session of the store."""
+        """Takes note of every session of the store. Raises UnsupportedModel for a model that needs `restart`."""
+        if not (policy or HostPolicy()).restart:
+            check_retains(engine.model)
         self.engine, self.plan, self.policy = engine, plan, policy or HostPolicy()
         self.model = engine.model.name
         self.places = Places(engine, plan, store, self.policy.memory, self.policy.breaker)
         self.places.find()
         self._counts: dict[str, float] = {}
+        self._answers = 0
         self._counting, self._closing = Lock(), Flag()
         self._later = ThreadPoolExecutor(1, "compact")
         if self.policy.trigger.idle is not None:
@@ -103,6 +108,13 @@ class SessionHost:
             yield Finished(reply.turn, reply.reason, *used, views.extension(place), reply.stopped_by)
             if self._due(place):
                 self._later.submit(self._compact_later, place.name, place.key)
+        self._answers += 1
+        if self._answers % TIDY == 0:
+            self._later.submit(self._tidy)
+
+    def _tidy(self) -> None:
+        with suppress(HoldfastError):  # a store that cannot be read now is tidied another time
+            self.places.collect()
 
     def sampling(self, ask: Ask) -> Sampling:
         """How the tokens of an answer are chosen; a subclass may steer a model that is too small for its task."""

@@ -18,7 +18,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, Busy, Missing, TooLarge
 from holdfast.latent import Plan, full_bytes
 from holdfast.memory import Budgeted
-from holdfast.record import turn_of
+from holdfast.record import named, turn_of
 from holdfast.server.asks import Ask
 from holdfast.server.turnstile import Turnstile
 from holdfast.session import Session
@@ -78,6 +78,17 @@ class Places:
                 self._note(name, self.store.events(name))
             except BadInput as error:  # one damaged log must not keep the others from being served
                 self.unreadable[name] = str(error)
+        self.collect()
+
+    def collect(self) -> int:
+        """Drop the objects that no session needs any more; returns the bytes freed.
+
+        Other servers may share the store, so every log is read; where one cannot be, nothing is dropped.
+        """
+        if self.unreadable:
+            return 0
+        needed = [named(self.store.events(name)) for name in self.store.logs()]
+        return self.store.collect(set().union(*needed))
 
     def _note(self, name: str, events: Sequence[Mapping[str, Any]]) -> Place:
         if not events:
@@ -125,7 +136,7 @@ class Places:
         while True:
             found = self.index.longest(links)
             if found is None:
-                with self._working(self._new(ask, start)) as place:
+                with self._fresh(self._new(ask, start)) as place:
                     yield place, 0
                     return
             name, turns = found
@@ -141,7 +152,7 @@ class Places:
                     yield place, turns
                     return
                 twin = self._forked(place, turns, ask.turns[:turns])
-            with self._working(twin):
+            with self._fresh(twin):
                 yield twin, turns
                 return
 
@@ -202,6 +213,17 @@ class Places:
             self._places[twin.name] = twin
         self.index.add(twin.name, twin.seed, twin.links, given)
         return twin
+
+    @contextmanager
+    def _fresh(self, place: Place) -> Iterator[Place]:
+        """Alone with a session that has just begun. It goes again where nothing was read: nobody would find it."""
+        turns = len(place.links)
+        try:
+            with self._working(place):
+                yield place
+        finally:
+            if len(place.links) == turns and not place.busy:
+                self.drop(place.name, place.key)
 
     @contextmanager
     def _working(self, place: Place) -> Iterator[Place]:
