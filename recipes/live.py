@@ -4,7 +4,7 @@ The official `openai` client talks to the real server with a real model. Only th
 is made to call a shell each turn, and the client answers with the next piece of what the tools of a recorded session
 said. Three servers get the same history:
 
-    holdfast        one live session, compacted in the background
+    holdfast        one live session, compacted in the background as `holdfast serve --trigger` does
     prefix cache    one live session that is never compacted
     stateless       each request under an API key of its own, so that its whole prompt is read; every sixth turn only
 
@@ -36,7 +36,7 @@ from openai import OpenAI
 
 import holdfast
 from holdfast.blocks.render import render
-from holdfast.cli.serving import listening, server
+from holdfast.cli.serving import When, listening, server
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput
@@ -54,7 +54,7 @@ SESSION = Path(__file__).parents[1] / "examples" / "taskdeck" / "session.json"
 COMMANDS = ("npm test", "ls", "git diff", "git log", "cat README.md", "git status", "node seed.js", "cat notes.md")
 SHELL = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
 TOOLS = [{"type": "function", "function": {"name": "bash", "description": "Run a command.", "parameters": SHELL}}]
-NEVER = Trigger(tokens=10**9, window=None, force=1.0)
+NEVER = HostPolicy(Trigger(tokens=10**9, window=None, force=1.0))
 ROOM = 128  # tokens behind the session for a question and its answer
 
 
@@ -160,12 +160,12 @@ def _written(command: str) -> str:
 def measured(engine: LocalEngine, script: Script, given: argparse.Namespace) -> list[Row]:
     """Every server in turn. Prints a table as it goes."""
     plan = Plan(given.latent, given.ratio, policy=Policy(keep_recent=given.keep_recent))
-    small = Trigger(tokens=given.trigger, window=None, force=1.0, boundary=False)  # an agent always has a call open
+    small = When(str(given.trigger), low=0.5, idle=None, cool_down=3, memory=8, restart=False, max_tokens=1024).policy()
     probes = read_probes(given.probes) if given.probes.exists() else []
     rows: list[Row] = []
-    for name, trigger, seconds in [(CACHE, NEVER, 0.0), *((HOLDFAST, small, s) for s in given.tool_seconds)]:
+    for name, policy, seconds in [(CACHE, NEVER, 0.0), *((HOLDFAST, small, s) for s in given.tool_seconds)]:
         with (
-            serving(engine, plan, trigger, script) as (host, url),
+            serving(engine, plan, policy, script) as (host, url),
             reading(engine) as read,
             Client(host, url) as client,
         ):
@@ -183,10 +183,10 @@ def measured(engine: LocalEngine, script: Script, given: argparse.Namespace) -> 
 
 
 @contextmanager
-def serving(engine: LocalEngine, plan: Plan, trigger: Trigger, script: Script) -> Iterator[tuple[SteeredHost, str]]:
+def serving(engine: LocalEngine, plan: Plan, policy: HostPolicy, script: Script) -> Iterator[tuple[SteeredHost, str]]:
     """A server on a free port, with a store that goes when it ends."""
     with tempfile.TemporaryDirectory() as folder, listening("127.0.0.1", 0) as taken:
-        host = SteeredHost(engine, plan, Store(folder), HostPolicy(trigger))
+        host = SteeredHost(engine, plan, Store(folder), policy)
         host.script, settings = script, Settings()
         running = server(create_app(host, settings), settings)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]})

@@ -105,7 +105,7 @@ def test_a_session_reads_what_is_new_and_a_stateless_server_reads_all(rows):
     assert all(row.slots == row.tokens and not row.compacted for row in (*cached, *stateless))
 
 
-def test_a_compacted_session_reads_the_same_and_holds_less(rows):
+def test_an_agent_whose_call_is_always_open_is_compacted_reads_the_same_and_holds_less(rows):
     cached, held = of(rows, report.CACHE), of(rows, report.HOLDFAST)
     assert [row.prefilled for row in held] == [row.prefilled for row in cached]
     assert held[-1].compactions == sum(row.compacted > 0 for row in held[:-1]) >= 1
