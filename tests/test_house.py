@@ -10,7 +10,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "holdfast"
 FILES = sorted(SRC.rglob("*.py"))
-TOTAL_LINES = 27500  # raised only on purpose, in a commit of its own
+TOTAL_LINES = 37000  # raised only on purpose, in a commit of its own
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))

@@ -151,8 +151,7 @@ class When(NamedTuple):
             raise BadOption(f"--memory must be more than 0 GiB, got {self.memory:g}")
         tokens, window = _trigger(self.trigger)
         early = max(0.75, (1 + self.low) / 2)
-        # An agent's answer ends with an open call each time: to wait for a place without one would be to wait for ever.
-        trigger = Trigger(tokens=tokens, window=window, low=self.low, early=early, idle=self.idle, boundary=False)
+        trigger = Trigger(tokens=tokens, window=window, low=self.low, early=early, idle=self.idle)
         breaker = Breaker(cool_down=self.cool_down)
         memory, most = int(self.memory * 2**30), min(LIMIT, self.max_tokens)
         return HostPolicy(trigger, breaker, memory=memory, restart=self.restart, max_tokens=most)
