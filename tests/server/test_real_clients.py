@@ -172,8 +172,15 @@ def as_items(message: dict[str, Any]) -> list[dict[str, Any]]:
     return [*text, *calls]
 
 
-def test_a_conversation_goes_on_in_its_session_through_any_other_wire() -> None:
+def without_descriptions(tools: Any) -> Any:
+    return json.loads(json.dumps(tools).replace('"description": "Run it.", ', ""))
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_conversation_goes_on_in_its_session_through_any_other_wire(described: bool) -> None:
     with steered(by_turn) as (_, url), Chat(url) as chat, Messages(url) as messages, Responses(url) as responses:
+        for client in (chat, messages, responses):
+            client.tools = client.tools if described else without_descriptions(client.tools)
         heard = go_through(chat, 3)
         kept = [one if isinstance(one, dict) else one.model_dump(exclude_none=True) for one in chat.history]
         messages.history = [as_blocks(one) for one in kept]

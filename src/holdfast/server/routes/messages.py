@@ -184,7 +184,8 @@ def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     name, schema, description = tool.get("name"), tool.get("input_schema"), tool.get("description") or ""
     if not (isinstance(name, str) and name and isinstance(schema, dict) and isinstance(description, str)):
         raise Refused(f"{where}: expected a name (text), an input_schema (an object) and perhaps a description (text)")
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+    told = {"description": description} if description else {}  # as the other wires leave it out, to be the same tool
+    return {"type": "function", "function": {"name": name, **told, "parameters": schema}}
 
 
 def message(events: Iterable[Event], model: str, made: str) -> dict[str, Any]:
