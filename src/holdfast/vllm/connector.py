@@ -33,6 +33,8 @@ class Load:
     """The first slot that is missing in the cache."""
     blocks: tuple[int, ...]
     """Where the slots from `first` on go."""
+    sound: bool = True
+    """Whether the prompt's placeholders stand for pages; where not, the load fails."""
 
 
 @dataclass
@@ -90,9 +92,9 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         if handle is None:
             return
         n = self._end(handle, ids)
-        first = n - num_external_tokens
-        own = blocks.get_block_ids()[0]
-        self._planned.append(Load(handle, first, tuple(own[first // self.block : n // self.block])))
+        first, own = n - num_external_tokens, blocks.get_block_ids()[0]
+        where = tuple(own[first // self.block : n // self.block])
+        self._planned.append(Load(handle, first, where, self._slots(handle, ids) is not None))
 
     def build_connector_meta(self, scheduler_output: Any) -> Loads:
         """What was planned since the last step."""
@@ -104,6 +106,9 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         loads = self._get_connector_metadata().loads
         layers = attention_layers(forward_context) if loads else {}
         for load in loads:
+            if not load.sound:  # the scheduler's half said why
+                self._failed.update(load.blocks)
+                continue
             try:
                 pages = read(self.folder, load.handle)
                 self._checked_header(pages.header)
