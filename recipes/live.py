@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import tempfile
@@ -110,9 +109,11 @@ def main() -> None:
     engine = holdfast.load(given.model)
     script = scripted(holdfast.read(given.transcript), engine, given.turns, given.tokens)
     print(f"{given.model}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, {given.turns} turns")
-    rows = measured(engine, script, given)
-    if given.out:
-        given.out.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    rows: list[Row] = []
+    for new in measured(engine, script, given):
+        rows += new
+        if given.out:
+            given.out.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
     if given.plot:
         given.plot.write_bytes(plotted(rows))
 
@@ -157,12 +158,12 @@ def _written(command: str) -> str:
 # -- serving and asking ------------------------------------------------------------------------------------------------
 
 
-def measured(engine: LocalEngine, script: Script, given: argparse.Namespace) -> list[Row]:
-    """Every server in turn. Prints a table as it goes."""
+def measured(engine: LocalEngine, script: Script, given: argparse.Namespace) -> Iterator[list[Row]]:
+    """Every server in turn. Prints what each comes to."""
     plan = Plan(given.latent, given.ratio, policy=Policy(keep_recent=given.keep_recent))
     small = When(str(given.trigger), low=0.5, idle=None, cool_down=3, memory=8, restart=False, max_tokens=1024).policy()
     probes = read_probes(given.probes) if given.probes.exists() else []
-    rows: list[Row] = []
+    prompts = 0
     for name, policy, seconds in [(CACHE, NEVER, 0.0), *((HOLDFAST, small, s) for s in given.tool_seconds)]:
         with (
             serving(engine, plan, policy, script) as (host, url),
@@ -172,14 +173,14 @@ def measured(engine: LocalEngine, script: Script, given: argparse.Namespace) -> 
             new, messages = session(client, name, script, seconds)
             told(new, read)
             asked(client, probes, script, messages, new[-1].series)
-        rows += new
+        prompts = sum(row.prompt_tokens for row in new)
+        yield new
     with serving(engine, plan, NEVER, script) as (host, url), reading(engine) as read:
         turns = range(given.every, given.turns + 1, given.every)
         new = [stateless(host, url, turn, messages[: len(script.opening) + 2 * turn - 2]) for turn in turns]
         told(new, read)
-    prompts = sum(row.prompt_tokens for row in rows if row.server == CACHE)
     print(f"  on all turns       {prompts} tokens, {prompts / new[-1].tokens:.3f} of the session")
-    return [*rows, *new]
+    yield new
 
 
 @contextmanager
@@ -238,20 +239,20 @@ class Client:
         self, name: str, turn: int, messages: Sequence[dict[str, Any]], seconds: float = 0.0
     ) -> tuple[Row, dict[str, Any]]:
         """Send the history; what it took, and the answer as a message."""
-        began, first, text, calls, last = time.perf_counter(), math.nan, "", [], None
+        began, worked, first, text, calls, last = time.perf_counter(), time.process_time(), None, "", [], None
         limit = max(map(len, self.host.script.says))
         options = {"tools": TOOLS, "max_tokens": limit, "stream": True, "stream_options": {"include_usage": True}}
         for last in self.openai.chat.completions.create(model="", messages=messages, **options):
             delta = last.choices[0].delta if last.choices else None
             if delta and (delta.content or delta.tool_calls):
-                first = time.perf_counter() - began if math.isnan(first) else first
+                first = first or (time.perf_counter() - began, time.process_time() - worked)
                 text += delta.content or ""
                 calls += [call.model_dump(exclude={"index"}) for call in delta.tool_calls or ()]
         used, held = last.usage, last.model_extra["holdfast"]
         self.session = held["session"]
         sizes = (held[size] for size in ("tokens", "slots", "bytes", "compactions"))
         new = used.prompt_tokens - used.prompt_tokens_details.cached_tokens
-        row = Row(name, seconds, turn, used.prompt_tokens, new, first, *sizes, os.getloadavg()[0])
+        row = Row(name, seconds, turn, used.prompt_tokens, new, *first, *sizes, os.getloadavg()[0])
         return row, {"role": "assistant", "content": text, "tool_calls": calls}
 
     def logprob(self, messages: Sequence[dict[str, Any]], answer: str) -> float:

@@ -27,6 +27,8 @@ class Row:
     prefilled: int
     first_token: float
     """Seconds at the client, from sending the request."""
+    processor: float
+    """Of them, those that client and server kept a core busy: what is left where nobody shares the machine."""
     tokens: int
     """Of the session when the answer was complete, as those below."""
     slots: int
@@ -70,21 +72,21 @@ def told(rows: Sequence[Row], read: Counter[str]) -> None:
         took = [row.compaction_seconds for row in rows if row.compaction_seconds]
         print(f"  compactions        {len(took)}, seconds: {', '.join(f'{one:.1f}' for one in took)}")
     print(f"  read in all        {read['answer'] + read['compact']} tokens, what was generated among them")
-    early, late = ends(rows)
-    for name, share in (("p50", 0.5), ("p95", 0.95), ("most", 1.0)) if early and late else ():
-        one, two = quantile(early, share), quantile(late, share)
-        print(
-            f"  first token {name:<6} {one:.2f} s -> {two:.2f} s: {two / one:.2f} times (n {len(early)}, {len(late)})"
-        )
+    for clock in ("first_token", "processor"):
+        early, late = ends(rows, clock)
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("most", 1.0)) if early and late else ():
+            one, two = quantile(early, share), quantile(late, share)
+            n = f"n {len(early)}, {len(late)}"
+            print(f"  {clock:<12} {name:<5} {one:.2f} s -> {two:.2f} s: {two / one:.2f} times, {n}")
     print(f"  held at the end    {last.slots} slots, {last.bytes / 1e6:.1f} MB; most {max(r.slots for r in rows)}")
 
 
-def ends(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """Seconds to first token of the first turns, and of as many at the end."""
+def ends(rows: Sequence[Row], field: str = "first_token") -> tuple[list[float], list[float]]:
+    """A number of the first turns, and of as many at the end."""
     turns = rows[-1].turn
     size = min(COMPARED, turns // 2)
-    early = [row.first_token for row in rows if row.turn <= size]
-    return early, [row.first_token for row in rows if row.turn > turns - size]
+    early = [getattr(row, field) for row in rows if row.turn <= size]
+    return early, [getattr(row, field) for row in rows if row.turn > turns - size]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
