@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.block import Block
-from holdfast.context.extent import drawn_together
+from holdfast.context.extent import drawn_together, slack
 from holdfast.context.recompact import cells, tighten
 from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
 from holdfast.context.surgery import keep, moved
@@ -86,7 +86,7 @@ class Held:
             return self
         live, hidden = self.live.fork(), torch.cat(self.hidden)
         live.rewind(count)
-        hidden = hidden[: len(hidden) - count]
+        hidden = hidden[: len(hidden) - count].clone()
         live.last_hidden = hidden[-1] if len(hidden) else self.frontier.last_hidden
         return replace(self, live=live, blocks=self.blocks[:blocks], hidden=(hidden,))
 
@@ -188,7 +188,7 @@ def _with_tail(held: Held, frontier: Live, segments: tuple[Segment, ...], gone: 
     first = len(hidden) - sum(map(len, rest))
     frontier.last_hidden = hidden[first - 1]
     live.take(held.live, slice(first, len(hidden)), hidden[-1])
-    return after.grown(live, rest, (hidden[first:],))
+    return after.grown(live, rest, (hidden[first:].clone(),))  # a view would hold on to what has gone
 
 
 @torch.no_grad()
@@ -233,14 +233,14 @@ def reopened(held: Held, segments: tuple[Segment, ...], by: float = 0) -> Held:
 
 
 def closed(held: Held, most: int) -> Held:
-    """With the compacted past drawn together so that the next token stands at `most` or before it.
+    """With the compacted past drawn together so that the next token stands at `most`, or as near to it as can be.
 
-    A model reads only so many positions, however few slots stand at them. Raises TooLarge where that is not enough.
+    A model reads only so many positions, however few slots stand at them.
     """
-    over = held.live.next_position - most
+    end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
+    over = min(held.live.next_position - most, slack(held.segments, end))
     if over <= 0:
         return held
-    end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
     return reopened(held, drawn_together(held.segments, end, over), -over)
 
 
