@@ -450,3 +450,17 @@ def test_what_is_compacted_or_taken_back_holds_no_memory_of_what_has_gone() -> N
         tensors = [t for layer in held.live.cache.layers for t in (layer.keys, layer.values) if t is not None]
         assert tensors
         assert all(t.untyped_storage().nbytes() == t.nbytes for t in (*tensors, *held.hidden))
+
+
+def test_positions_are_made_where_nothing_more_may_be_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = grown()
+    session.compact(Plan(latent="kvzip", ratio=8, policy=Policy(pin=(), keep_recent=0)))
+    session.append((Turn(Role.USER, "Go on."),))
+    end, slots, tail = session.held.live.next_position, session.held.slots, session.held.live.cache.layers[0].values
+    monkeypatch.setattr(session.engine.model.hf.config, "max_position_embeddings", end + 20)
+    session.compact()
+    assert session.held.live.next_position <= (end + 20) / 2
+    assert session.held.slots == slots
+    assert torch.equal(tail, session.held.live.cache.layers[0].values)
+    session.append((Turn(Role.USER, "And now, with more words?"),))
+    assert torch.isfinite(says(session)).all()

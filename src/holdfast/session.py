@@ -31,7 +31,7 @@ from holdfast.engine.answering import Answer
 from holdfast.engine.local import LocalEngine, spoken
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext, BadInput, Missing, TooLarge
-from holdfast.held import Held, closed, compacted, opened
+from holdfast.held import Held, compacted, opened
 from holdfast.latent import Plan, Policy, stays
 from holdfast.methods.base import Progress, quiet, reading
 from holdfast.record import (
@@ -52,11 +52,6 @@ from holdfast.record import (
 from holdfast.store import Store
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, Transcript, Turn
-
-FULL = 0.75
-"""Of the positions that a model reads, from which on a compaction draws the past together."""
-DRAWN = 0.5
-"""Of them, to which it does."""
 
 
 class Session:
@@ -191,14 +186,11 @@ class Session:
         In place, what stays keeps the states that it has, which know the text that goes. With `restart` it is read
         again over the compact memory. Raises BadInput where there is nothing to compact; all is then as it was.
         """
-        plan, most = plan or self.plan, self.engine.model.max_tokens
+        plan = plan or self.plan
         policy, recent = plan.policy, self._recent(plan.policy)
         after, told = compacted(
             self.held, self.engine, plan, lambda b: self.stays(b, policy), recent, restart=restart, progress=progress
         )
-        if after.live.next_position > FULL * most:
-            after = closed(after, int(DRAWN * most))
-            told["next_position"] = [self.held.live.next_position, after.live.next_position]
         checkpoint = self._stored(after, self.compactions + 1)
         self._write(checkpoint_event("compacted", checkpoint, {**told, "restart": restart, "why": why}))
         self._checkpoints = followed(self._checkpoints, checkpoint)

@@ -98,7 +98,8 @@ def _compactions(place: Place) -> int:
 
 def _newest(session: Session) -> Mapping[str, Any]:
     """What the newest compaction that stands told."""
-    return _standing(session).get(session.compactions, {}).get("told", {})
+    event = _standing(session).get(session.compactions)
+    return dict(event["told"]) if event else {}
 
 
 def _standing(session: Session) -> dict[int, Mapping[str, Any]]:
