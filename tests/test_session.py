@@ -404,3 +404,63 @@ def test_whatever_happens_a_resumed_session_is_the_one_that_was_left(steps: list
     assert [b.ids for b in again.held.blocks] == [b.ids for b in session.held.blocks]
     assert again.held.live.next_position == session.held.live.next_position
     assert far(says(session), says(again)) < 2e-3
+
+
+def test_a_compaction_of_its_own_plan_heeds_the_policy_of_that_plan() -> None:
+    session = grown()
+    session.compact(Plan(latent="kvzip", ratio=4, policy=Policy(pin=(), keep_recent=0)))
+    assert session.held.tail == len(session.held.blocks)
+    assert session.held.tokens / 3 > session.held.slots
+
+
+def test_taking_back_more_than_the_model_reads_is_refused_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = grown()
+    monkeypatch.setattr(session.engine.model.hf.config, "max_position_embeddings", 600)
+    session.compact()
+    session.append((Turn(Role.USER, "x" * 200),))
+    before, events = says(session), len(session.events)
+    with pytest.raises(TooLarge, match="reads 600"):
+        session.undo()
+    assert (session.compactions, len(session.events)) == (1, events)
+    assert far(before, says(session)) == 0
+
+
+def test_where_too_little_can_be_drawn_together_a_compaction_draws_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = grown()
+    session.append((Turn(Role.USER, "y" * 300), Turn(Role.USER, "z" * 40)))
+    for turn in range(1, 6):
+        session.pin(turn)
+    length, slots = session.held.live.next_position, session.held.slots
+    monkeypatch.setattr(session.engine.model.hf.config, "max_position_embeddings", int(length / 0.8))
+    session.compact()
+    assert length / 2 < session.held.live.next_position < length
+    assert session.held.slots < slots
+    session.append((Turn(Role.USER, "And now?"),))
+    assert torch.isfinite(says(session)).all()
+
+
+def test_what_is_compacted_or_taken_back_holds_no_memory_of_what_has_gone() -> None:
+    session = grown()
+    session.compact()
+    twin = session.fork()
+    twin.rewind(len(TURNS) - 1)
+    whole = grown()
+    whole.rewind(4)
+    for held in (session.held, twin.held, whole.held):
+        tensors = [t for layer in held.live.cache.layers for t in (layer.keys, layer.values) if t is not None]
+        assert tensors
+        assert all(t.untyped_storage().nbytes() == t.nbytes for t in (*tensors, *held.hidden))
+
+
+def test_positions_are_made_where_nothing_more_may_be_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = grown()
+    session.compact(Plan(latent="kvzip", ratio=8, policy=Policy(pin=(), keep_recent=0)))
+    session.append((Turn(Role.USER, "Go on."),))
+    end, slots, tail = session.held.live.next_position, session.held.slots, session.held.live.cache.layers[0].values
+    monkeypatch.setattr(session.engine.model.hf.config, "max_position_embeddings", end + 20)
+    session.compact()
+    assert session.held.live.next_position <= (end + 20) / 2
+    assert session.held.slots == slots
+    assert torch.equal(tail, session.held.live.cache.layers[0].values)
+    session.append((Turn(Role.USER, "And now, with more words?"),))
+    assert torch.isfinite(says(session)).all()

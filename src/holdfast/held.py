@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.block import Block
-from holdfast.context.extent import drawn_together
+from holdfast.context.extent import drawn_together, slack
 from holdfast.context.recompact import cells, tighten
 from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
 from holdfast.context.surgery import keep, moved
@@ -26,6 +26,11 @@ from holdfast.errors import BadInput, BadOption
 from holdfast.latent import Begin, Plan, compact_live, full_bytes, runs
 from holdfast.methods.base import Progress, quiet
 from holdfast.model.load import Model
+
+FULL = 0.75
+"""Of the positions that a model reads, from which on a compaction draws the past together."""
+DRAWN = 0.5
+"""Of them, to which it does."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Held:
             return self
         live, hidden = self.live.fork(), torch.cat(self.hidden)
         live.rewind(count)
-        hidden = hidden[: len(hidden) - count]
+        hidden = hidden[: len(hidden) - count].clone()
         live.last_hidden = hidden[-1] if len(hidden) else self.frontier.last_hidden
         return replace(self, live=live, blocks=self.blocks[:blocks], hidden=(hidden,))
 
@@ -150,18 +155,38 @@ def compacted(
     """The tail's blocks of turns before `recent` compacted where they do not stay, and what that took.
 
     Everything that stays keeps its states, which know the text that goes; with `restart` it is read again over the
-    compact memory. Raises BadInput where there is nothing to compact, UnsupportedModel where states cannot be kept.
+    compact memory. Where positions run out, the compacted past is drawn together, be there anything new to compact or
+    not. Raises BadInput where there is nothing to do, UnsupportedModel where states cannot be kept.
     """
-    began = time.perf_counter()
+    began, most = time.perf_counter(), held.model.max_tokens
+    less, made = _let_go(held, engine, plan, stays, recent, restart, progress)
+    after = closed(less, int(DRAWN * most)) if less.live.next_position > FULL * most else less
+    if after is held:
+        raise BadInput("nothing may be compacted yet: what is not pinned is among the recent exchanges")
+    told = _told(held, after, made, time.perf_counter() - began)
+    if after is not less:
+        told["next_position"] = [held.live.next_position, after.live.next_position]
+    return after, told
+
+
+def _let_go(
+    held: Held,
+    engine: LocalEngine,
+    plan: Plan,
+    stays: Callable[[Block], bool],
+    recent: int,
+    restart: bool,
+    progress: Progress,
+) -> tuple[Held, CompactContext | None]:
+    """The same memory where nothing may go."""
     rest = held.blocks[held.tail :]
     old = tuple(block for block in rest if block.origin.turn < recent)
     start = held.live.next_position - sum(map(len, rest))
     cut = [replace(part, start=part.start + start) for part in runs(old, list(map(stays, old)))]
     if not any(part.compact for part in cut):
         if plan.slots is not None and held.slots > plan.slots:
-            after = tightened(held, plan.slots)
-            return after, _told(held, after, None, time.perf_counter() - began)
-        raise BadInput("nothing may be compacted yet: what is not pinned is among the recent exchanges")
+            return tightened(held, plan.slots), None
+        return held, None
     if not restart:
         check_retains(held.model)
         hidden = torch.cat(held.hidden)
@@ -174,7 +199,7 @@ def compacted(
     after = _with_tail(held, frontier, made.segments, len(old), restart)
     if plan.slots is not None:
         after = tightened(after, plan.slots)
-    return after, _told(held, after, made, time.perf_counter() - began)
+    return after, made
 
 
 @torch.no_grad()
@@ -188,7 +213,7 @@ def _with_tail(held: Held, frontier: Live, segments: tuple[Segment, ...], gone: 
     first = len(hidden) - sum(map(len, rest))
     frontier.last_hidden = hidden[first - 1]
     live.take(held.live, slice(first, len(hidden)), hidden[-1])
-    return after.grown(live, rest, (hidden[first:],))
+    return after.grown(live, rest, (hidden[first:].clone(),))  # a view would hold on to what has gone
 
 
 @torch.no_grad()
@@ -233,14 +258,14 @@ def reopened(held: Held, segments: tuple[Segment, ...], by: float = 0) -> Held:
 
 
 def closed(held: Held, most: int) -> Held:
-    """With the compacted past drawn together so that the next token stands at `most` or before it.
+    """With the compacted past drawn together so that the next token stands at `most`, or as near to it as can be.
 
-    A model reads only so many positions, however few slots stand at them. Raises TooLarge where that is not enough.
+    A model reads only so many positions, however few slots stand at them.
     """
-    over = held.live.next_position - most
+    end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
+    over = min(held.live.next_position - most, slack(held.segments, end))
     if over <= 0:
         return held
-    end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
     return reopened(held, drawn_together(held.segments, end, over), -over)
 
 

@@ -31,8 +31,8 @@ from holdfast.engine.answering import Answer
 from holdfast.engine.local import LocalEngine, spoken
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext, BadInput, Missing, TooLarge
-from holdfast.held import Held, closed, compacted, opened
-from holdfast.latent import Plan, stays
+from holdfast.held import Held, compacted, opened
+from holdfast.latent import Plan, Policy, stays
 from holdfast.methods.base import Progress, quiet, reading
 from holdfast.record import (
     Checkpoint,
@@ -52,11 +52,6 @@ from holdfast.record import (
 from holdfast.store import Store
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, Transcript, Turn
-
-FULL = 0.75
-"""Of the positions that a model reads, from which on a compaction draws the past together."""
-DRAWN = 0.5
-"""Of them, to which it does."""
 
 
 class Session:
@@ -164,15 +159,18 @@ class Session:
     @property
     def recent(self) -> int:
         """The first turn of the newest exchanges, which stay verbatim."""
-        units, keep = exchanges(Transcript(self.turns)), self.plan.policy.keep_recent
+        return self._recent(self.plan.policy)
+
+    def _recent(self, policy: Policy) -> int:
+        units, keep = exchanges(Transcript(self.turns)), policy.keep_recent
         if not keep or not units:
             return len(self.turns)
         return units[-min(keep, len(units))][0]
 
-    def stays(self, block: Block) -> bool:
+    def stays(self, block: Block, policy: Policy | None = None) -> bool:
         """Whether a block is never compacted."""
         turn = block.origin.turn
-        return turn in self.pinned or stays(block, self.turns[turn], self.plan.policy)
+        return turn in self.pinned or stays(block, self.turns[turn], policy or self.plan.policy)
 
     @property
     def compactable(self) -> int:
@@ -188,13 +186,11 @@ class Session:
         In place, what stays keeps the states that it has, which know the text that goes. With `restart` it is read
         again over the compact memory. Raises BadInput where there is nothing to compact; all is then as it was.
         """
-        plan, most = plan or self.plan, self.engine.model.max_tokens
+        plan = plan or self.plan
+        policy, recent = plan.policy, self._recent(plan.policy)
         after, told = compacted(
-            self.held, self.engine, plan, self.stays, self.recent, restart=restart, progress=progress
+            self.held, self.engine, plan, lambda b: self.stays(b, policy), recent, restart=restart, progress=progress
         )
-        if after.live.next_position > FULL * most:
-            after = closed(after, int(DRAWN * most))
-            told["next_position"] = [self.held.live.next_position, after.live.next_position]
         checkpoint = self._stored(after, self.compactions + 1)
         self._write(checkpoint_event("compacted", checkpoint, {**told, "restart": restart, "why": why}))
         self._checkpoints = followed(self._checkpoints, checkpoint)
@@ -208,12 +204,13 @@ class Session:
         return standing[-1].compactions if standing else 0
 
     def undo(self, progress: Progress = quiet) -> None:
-        """Take back the newest compaction: its text is read again. Raises BadInput where there is none."""
+        """Take back the newest compaction: its text is read again. Raises BadInput where there is none, TooLarge where
+        the model does not read that much."""
         standing = self.compactions
         if not standing:
             raise BadInput("nothing is compacted in this session, so that there is nothing to undo")
         earlier = [c for c in self._checkpoints if c.compactions < standing]
-        after = self._rebuilt(earlier, len(self.held.blocks), progress)
+        after = self._rebuilt(earlier, len(self.held.blocks), progress, self.engine.model.max_tokens)
         self._write({"kind": "undone", "checkpoints": len(earlier), "told": _sizes(after)})
         self._checkpoints, self.held = earlier, after
 
@@ -317,8 +314,11 @@ class Session:
             self._kept |= dict(zip(names, (context, hidden), strict=True))
         return Checkpoint(len(held.blocks), held.tail, names[0], names[1], compactions)
 
-    def _rebuilt(self, checkpoints: Sequence[Checkpoint], blocks: int, progress: Progress) -> Held:
-        """The memory of the first `blocks` blocks, from the newest checkpoint that serves."""
+    def _rebuilt(
+        self, checkpoints: Sequence[Checkpoint], blocks: int, progress: Progress, most: int | None = None
+    ) -> Held:
+        """The memory of the first `blocks` blocks, from the newest checkpoint that serves. Raises TooLarge beyond
+        position `most`."""
         whole, model = self.held.blocks, self.engine.model
         held = Held.empty(model)
         if checkpoints:
@@ -327,7 +327,14 @@ class Session:
             held = opened(context, whole[: last.blocks], last.tail, hidden, model)
         if len(held.blocks) > blocks:
             return held.cropped(blocks)
-        return held.read(whole[len(held.blocks) : blocks], reading(progress))
+        rest = whole[len(held.blocks) : blocks]
+        needed = held.live.next_position + sum(map(len, rest))
+        if most is not None and needed > most:
+            raise TooLarge(
+                f"without that compaction the session takes {needed} positions, and {model.name} reads {most}; "
+                "keep it, or fork the session at an earlier turn"
+            )
+        return held.read(rest, reading(progress))
 
     def _loaded(self, checkpoint: Checkpoint) -> tuple[CompactContext, Tensor]:
         if not self._log:

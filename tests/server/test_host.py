@@ -223,6 +223,46 @@ def test_a_pause_of_the_user_is_used() -> None:
     held.close()
 
 
+def test_to_look_who_rests_is_not_to_use_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.server.host.LOOK", 0.01)
+    held = host(policy=HostPolicy(trigger=Trigger(tokens=10**9, window=None, idle=0.0)))
+    names = [run(held, ask((user(text),)))[0].session for text in ("One?", "Two?", "Three?")]
+    looks, real = [0], held.places.all
+
+    def look(*of: Any) -> Any:
+        looks[0] += 1
+        return real(*of)
+
+    monkeypatch.setattr(held.places, "all", look)
+    deadline = time.monotonic() + 20
+    while looks[0] < 4:
+        assert time.monotonic() < deadline, "nobody looks"
+        time.sleep(0.01)
+    assert held.places.memory.resident == tuple(names)
+    held.close()
+
+
+def test_what_is_told_of_a_compaction_is_of_the_newest_that_stands() -> None:
+    held = host()
+    started, _, done = run(held, ask(TURNS[:7]))
+    held.compact(started.session, "k", {"ratio": 4})
+    _, _, done = run(held, ask((*TURNS[:7], done.turn, *TURNS[7:])))
+    assert done.extension["evidence"]["before"]
+    first = held.session(started.session, "k")["evidence"]
+    held.compact(started.session, "k", {"ratio": 8})
+    assert held.session(started.session, "k")["evidence"]["recipe"]["ratio"] == 8
+    held.undo(started.session, "k")
+    assert held.session(started.session, "k")["evidence"] == first
+
+
+def test_one_compaction_may_ask_for_fewer_recent_exchanges() -> None:
+    held = host()
+    name = run(held, ask(TURNS))[0].session
+    some = held.compact(name, "k", {})["slots"]
+    held.undo(name, "k")
+    assert held.compact(name, "k", {"keep_recent": 0})["slots"] < some
+
+
 def test_a_history_longer_than_the_window_is_read_in_pieces_and_compacted_between(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

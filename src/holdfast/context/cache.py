@@ -75,8 +75,8 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def take(self, other: HeldLayer, part: slice) -> None:
         """Put the tokens `part` of another layer's tail (both of batch 1) behind this one, to the last bit."""
-        if other.keys is not None and other.values is not None:
-            self.update(other.keys[:, :, part], other.values[:, :, part])
+        if other.keys is not None and other.values is not None:  # a view would hold on to all of the other's memory
+            self.update(other.keys[:, :, part].clone(), other.values[:, :, part].clone())
         self.positions = torch.cat((self.positions, other.positions[:, part]), dim=1)
 
     def forget(self, before: float) -> None:
@@ -98,11 +98,11 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
             self.keys, self.values = self.keys[:, :, index], self.values[:, :, index]
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest tokens of the tail."""
+        """Forget the newest tokens of the tail, and let their memory go."""
         keep = self.positions.shape[1] - tokens_to_remove
         self.positions = self.positions[:, :keep]
         if self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys[:, :, :keep], self.values[:, :, :keep]
+            self.keys, self.values = self.keys[:, :, :keep].clone(), self.values[:, :, :keep].clone()
 
     @property
     def nbytes(self) -> int:

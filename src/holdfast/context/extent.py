@@ -55,13 +55,18 @@ def stretches(segments: Sequence[Segment], end: float) -> list[Stretch]:
     ]
 
 
+def slack(segments: Sequence[Segment], end: float) -> int:
+    """By how many positions `drawn_together` can shorten them at most."""
+    return int(_room(stretches(segments, end)) * (1 - LEAST))
+
+
 def drawn_together(segments: Sequence[Segment], end: float, by: int) -> tuple[Segment, ...]:
     """The same segments with compacted stretches shorter by `by` positions in all, each in proportion to its length.
 
     Raises TooLarge where they would be shorter than `LEAST` of what they are.
     """
     found = stretches(segments, end)
-    room = sum(s.positions[1] - s.positions[0] for s in found if s.compacted)
+    room = _room(found)
     if by > room * (1 - LEAST):
         raise TooLarge(
             f"the session is {by} positions too long for the model, and what is compacted takes only {room:.0f}; "
@@ -94,6 +99,10 @@ def slots_of_tokens(segments: Sequence[Segment], end: float, length: int) -> Ten
             index = token.round().long().clamp(first, last - 1)
             out.index_add_(0, index, torch.full((len(index),), 1 / heads))
     return out
+
+
+def _room(found: Sequence[Stretch]) -> float:
+    return sum(s.positions[1] - s.positions[0] for s in found if s.compacted)
 
 
 def _start(segments: Sequence[Segment], groups: list[list[int]], n: int) -> float:

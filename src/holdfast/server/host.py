@@ -248,8 +248,17 @@ class SessionHost:
         while not self._closing.wait(LOOK):
             for place in self.places.all():
                 idle = time.time() - place.used
-                if place.session and not place.busy and idle >= (self.policy.trigger.idle or 0):
+                if idle >= (self.policy.trigger.idle or 0) and self._rests(place, idle):
                     self._compact_later(place.name, place.key, idle)
+
+    def _rests(self, place: Place, idle: float) -> bool:
+        """Whether nobody works on a session that is to be compacted. To look is not to use it."""
+        if not place.lock.acquire(blocking=False):
+            return False
+        try:
+            return place.session is not None and not place.busy and self._due(place, idle) is not None
+        finally:
+            place.lock.release()
 
     # -- what the owner of a session may do ------------------------------------------------------------------------
 

@@ -44,8 +44,7 @@ def row(place: Place, model: Model) -> Row:
 def extension(place: Place) -> dict[str, Any]:
     """What stands as `holdfast` beside the usage."""
     session = place.held
-    told = next((e["told"] for e in reversed(session.events) if e["kind"] == "compacted"), None)
-    held = session.held
+    told, held = _newest(session), session.held
     out = {
         "session": place.name,
         "tokens": held.tokens,
@@ -54,7 +53,7 @@ def extension(place: Place) -> dict[str, Any]:
         "bytes_full": full_bytes(held.model, held.tokens),
         "compactions": session.compactions,
     }
-    return {**out, "evidence": _brief(told)} if told and session.compactions else out
+    return {**out, "evidence": _brief(told)} if told else out
 
 
 def detail(place: Place, model: Model) -> Detail:
@@ -99,9 +98,14 @@ def _compactions(place: Place) -> int:
 
 def _newest(session: Session) -> Mapping[str, Any]:
     """What the newest compaction that stands told."""
-    if not session.compactions:
-        return {}
-    return next((e["told"] for e in reversed(session.events) if e["kind"] == "compacted"), {})
+    event = _standing(session).get(session.compactions)
+    return dict(event["told"]) if event else {}
+
+
+def _standing(session: Session) -> dict[int, Mapping[str, Any]]:
+    """The events of the compactions that stand, by number; one that was taken back gave its number to the next."""
+    made = {e["compactions"]: e for e in session.events if e["kind"] == "compacted"}
+    return {number: event for number, event in sorted(made.items()) if number <= session.compactions}
 
 
 def _brief(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,9 +117,9 @@ def _brief(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(session: Session) -> list[Verdict]:
-    """What the gate of every compaction found lost or repaired."""
+    """What the gate of every compaction that stands found lost or repaired."""
     out: list[Verdict] = []
-    for event in session.events if session.compactions else ():
+    for event in _standing(session).values():
         gate = event.get("told", {}).get("gate") or {}
         for fate in ("lost", "repaired"):
             out += [
