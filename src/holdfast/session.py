@@ -118,7 +118,7 @@ class Session:
         needed to know as longer than what the model reads."""
         self._check_turns(turns)
         meta = {"tools": list(self.tools)} if self.tools else {}
-        whole = Transcript((*self.turns, *turns), meta=meta)
+        whole = Transcript(tuple(map(_whole, (*self.turns, *turns))), meta=meta)
         return appended(whole, len(self.turns), self.engine.model.tokenizer, self.held.tokens)
 
     def _check_turns(self, turns: Sequence[Turn]) -> None:
@@ -347,6 +347,19 @@ class Session:
         store, model = self._log.store, self.engine.model
         context = contexts.from_bytes(store.get(checkpoint.context), model, name=f"session {self.name}")
         return context, hidden_of(store.get(checkpoint.hidden)).to(model.device, model.dtype)
+
+
+def _whole(turn: Turn) -> Turn:
+    """A turn as a tokenizer can read it: half a character (a lone surrogate) stands as U+FFFD."""
+    said = turn.text, turn.reasoning, *(call.arguments for call in turn.calls)
+    if "".join(said).isascii():
+        return turn
+    calls = tuple(replace(call, arguments=_characters(call.arguments)) for call in turn.calls)
+    return replace(turn, text=_characters(turn.text), reasoning=_characters(turn.reasoning), calls=calls)
+
+
+def _characters(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @cache

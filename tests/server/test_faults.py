@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from conftest import build_pair, small_session
-from holdfast.errors import BadContext, BadInput, Failed, HoldfastError, Missing, TooLarge
+from holdfast.errors import BadContext, Failed, HoldfastError, Missing, TooLarge
 from holdfast.latent import full_bytes
 from holdfast.record import hidden_bytes
 from holdfast.server.asks import Ask, Finished
@@ -80,7 +80,7 @@ def test_nothing_is_lost_and_all_goes_on_when(fault: str) -> None:
 def test_who_takes_a_compaction_back_waits_for_nobody_who_waits_for_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To make room it spills a session that another request has just come for, and which must be read with the model."""
+    """To make room it spills a session that another request has just come for, which needs the model to read it."""
     host = opened(tmp_path)
     first, second = ([*TURNS[:7], user(text)] for text in ("One?", "Two?"))
     one, two = (run(host, turns)[0].session for turns in (first, second))
@@ -123,13 +123,11 @@ def test_a_fork_that_another_request_took_first_is_forked_again(monkeypatch: pyt
     turns = (*TURNS[:2], done.turn, user("Third?"))
     started, text, _ = run(host, turns)
     assert text == run(opened(store()), turns)[1]
-    assert (
-        len(host.session(started.session, "k")["blocks"]) and host.expand(started.session, "k", 4)["text"] == "Third?"
-    )
+    assert host.expand(started.session, "k", 4)["text"] == "Third?"
 
 
 def test_a_session_that_cannot_be_saved_goes_all_the_same_and_is_read_again(tmp_path: Path) -> None:
-    room = int(1.5 * full_bytes(build_pair("llama").model, 700))
+    room = full_bytes(build_pair("llama").model, 700)
     host = opened(tmp_path, replace(faults.NEVER, memory=room))
     first, _, done = run(host, TURNS[:7])
     with pytest.MonkeyPatch.context() as broken:
@@ -198,30 +196,29 @@ def test_a_session_is_dropped_or_exported_after_the_answer_that_is_under_way(act
 
 
 def test_an_idle_watch_outlives_a_compaction_that_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = replace(faults.EAGER, trigger=Trigger(tokens=10**6, window=None, idle=0.0, early=1e-6))
+    policy = replace(faults.EAGER, trigger=Trigger(tokens=600, window=None, idle=0.0, early=0.6))
     monkeypatch.setattr("holdfast.server.host.LOOK", 0.02)
     monkeypatch.setattr("holdfast.held.compact_live", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room")))
     host = opened(store(), policy)
     try:
-        for text in ("One?", "Two?"):
-            run(host, (*TURNS, user(text)))
-            failures, end = host.stats().failures, time.monotonic() + 10
-            while host.stats().failures == failures and failures < 2:
-                assert time.monotonic() < end, "nobody looks any more"
-                time.sleep(0.02)
+        run(host, TURNS)
+        end = time.monotonic() + 10
+        while host.stats().failures < 2:
+            assert time.monotonic() < end, "nobody looks any more"
+            time.sleep(0.02)
     finally:
         host.close()
 
 
 def test_a_clock_that_goes_backwards_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    host, hour = opened(store(), faults.EAGER), 3600.0
+    host, hour = opened(store()), 3600.0
     done = run(host, TURNS[:7])[2]
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - 1000 * hour)
     started, _, _ = run(host, (*TURNS[:7], done.turn, user("More?")))
     assert started.cached_tokens > 0
-    faults.agrees(host)
     host.close()
+    faults.agrees(host)
 
 
 # what clients send
@@ -275,12 +272,7 @@ ODD_HISTORIES = {
 @pytest.mark.parametrize("turns", ODD_HISTORIES.values(), ids=ODD_HISTORIES)
 def test_odd_histories_are_answered_saved_and_continued(turns: tuple[Turn, ...], tmp_path: Path) -> None:
     host = opened(tmp_path)
-    try:
-        started, _, done = run(host, turns)
-    except BadInput as error:
-        assert str(error)
-        assert not host.sessions("k")
-        return
+    started, _, done = run(host, turns)
     host.close()
     again, _, _ = run(opened(tmp_path), (*turns, done.turn, user("Go on.")))
     assert again.session == started.session

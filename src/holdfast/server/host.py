@@ -24,7 +24,7 @@ from holdfast.config import home
 from holdfast.engine.answering import Answer
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
-from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, TooLarge
+from holdfast.errors import BadContext, BadInput, BadOption, Busy, Failed, HoldfastError, TooLarge
 from holdfast.gate.gate import Gate
 from holdfast.held import Held
 from holdfast.latent import Plan, full_bytes
@@ -317,7 +317,7 @@ class SessionHost:
                 return views.row(place, self.engine.model)
         except Exception as error:
             self.places.reject(name)
-            if isinstance(error, HoldfastError | MemoryError):
+            if isinstance(error, BadContext | TooLarge | Failed | MemoryError):
                 raise
             raise BadContext(f"this is no exported session ({error}); export it again with GET …/export") from error
 
