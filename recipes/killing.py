@@ -15,8 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 
@@ -29,8 +31,6 @@ from holdfast.textual import Breaker
 from holdfast.triggers import Trigger
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the tokenizer is used after a fork
-if (HERE := str(Path(__file__).parent)) not in sys.path:  # of the forkserver, too
-    sys.path.append(HERE)
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["killing"])
@@ -60,9 +60,12 @@ def serve(store: str, told: Any) -> None:
 @contextmanager
 def server(store: Path) -> Iterator[tuple[str, Any]]:
     """The address of a server process over a store, and the process; killed at the end."""
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):  # else it loads nothing before
+        forkserver.ensure_running()
     mine, theirs = FORKS.Pipe(duplex=False)
     process = FORKS.Process(target=serve, args=(str(store), theirs))
     process.start()
+    theirs.close()  # so that a server that dies is noticed
     try:
         assert mine.poll(120), "the server does not start"
         port, unreadable = mine.recv()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import sys
 import threading
 import time
 import zipfile
@@ -29,9 +30,8 @@ from holdfast.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
 from holdfast.triggers import Trigger
 
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(Path(__file__).parents[2] / "recipes"))
-    faults, killing = import_module("faults"), import_module("killing")
+sys.path.append(str(Path(__file__).parents[2] / "recipes"))  # and there it stays, for the processes that are started
+faults, killing = import_module("faults"), import_module("killing")
 
 TURNS = small_session().turns
 user, run, opened, store = faults.user, faults.run, faults.opened, faults.memory_store
