@@ -77,21 +77,25 @@ def _check(events: Sequence[Mapping[str, Any]], model: Model) -> None:
     """Raise BadContext, or one of the errors of a wrong type, where a resumed session would."""
     check_opening(events[0], model, "in the file")
     vocabulary, turns = model.hf.config.vocab_size, 0
+    blocks: list[int] = []  # the turn of each
     for event in events[1:]:
         if event["kind"] == "turns":
             turns += len([turn_of(row) for row in event["turns"]])
+            blocks += [row[0] for row in event["blocks"]]
             for turn, kind, ids in event["blocks"]:
                 Kind(kind)
                 if not (0 <= turn < turns and ids and all(type(i) is int and 0 <= i < vocabulary for i in ids)):
                     raise BadContext("the exported session holds tokens or turns that there are not")
         elif event["kind"] == "rewound":
             turns = min(turns, _counted(event["turns"]))
+            blocks = [turn for turn in blocks if turn < turns]
         elif event["kind"] == "pinned":
             _counted(event["turn"])
         elif event["kind"] in ("compacted", "saved"):
             checkpoint = checkpoint_of(event)
-            for count in (checkpoint.blocks, checkpoint.tail, checkpoint.compactions):
-                _counted(count)
+            tail, held = _counted(checkpoint.tail), _counted(checkpoint.blocks)
+            if not tail <= held <= len(blocks) or not _counted(checkpoint.compactions) < len(events):
+                raise BadContext("the exported session holds a memory of blocks that there are not")
         elif event["kind"] == "undone":
             _counted(event["checkpoints"])
         else:
