@@ -245,6 +245,45 @@ def test_asking_leaves_no_trace() -> None:
     assert len(session.turns) == len(TURNS)
 
 
+def test_a_fork_of_the_first_turns_knows_nothing_of_the_others(tmp_path: Any) -> None:
+    store = Store(tmp_path)
+    session = grown(store=store, name="work")
+    session.pin(3)
+    session.compact()
+    twin = session.fork("other", 5)
+    assert twin.turns == TURNS[:5]
+    assert TURNS[8].calls[0].arguments not in str(store.events("other"))
+    again = Session.resume("other", engine(), Store(tmp_path), PLAN)
+    assert (again.turns, again.pinned) == (TURNS[:5], {3})
+    assert far(says(twin), says(again)) < 1e-3
+    with pytest.raises(BadInput, match="can go back"):
+        session.fork("third", 99)
+
+
+def test_objects_of_compactions_that_were_taken_back_are_not_needed(tmp_path: Any) -> None:
+    store = Store(tmp_path)
+    session = grown(store=store, name="work")
+    session.compact()
+    session.undo()
+    assert named(store.events("work")) == set()
+    session.compact()
+    session.rewind(2)
+    assert named(store.events("work")) == set()
+    session.append(TURNS[2:])
+    session.compact()
+    assert len(named(store.events("work"))) == 2
+    assert Session.resume("work", engine(), Store(tmp_path), PLAN).compactions == 1
+
+
+def test_a_target_is_come_down_to_where_so_much_may_go() -> None:
+    reached, missed = (grown(plan=Plan(latent="kvzip", ratio=2, policy=PLAN.policy)) for _ in range(2))
+    reached.compact(target=430)
+    assert reached.held.slots <= 430
+    missed.compact(target=3)
+    assert missed.compactions == 1
+    assert reached.held.footprint > reached.held.nbytes
+
+
 def test_a_fork_and_its_origin_go_different_ways() -> None:
     session = grown()
     session.compact()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,7 +70,14 @@ class Held:
 
     @property
     def nbytes(self) -> int:
+        """KV bytes that the model reads."""
         return self.live.nbytes
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of memory: those, the un-rotated slots for stored contexts, and the tail's hidden states."""
+        slots = (layer.nbytes for s in self.segments if isinstance(s, StateSegment) for layer in s.layers)
+        return self.nbytes + sum(slots) + sum(part.nbytes for part in self.hidden)
 
     def grown(self, live: Live, blocks: Sequence[Block], hidden: Sequence[Tensor]) -> Held:
         """After `blocks` were read into `live`."""
@@ -142,24 +149,34 @@ def opened(context: CompactContext, blocks: Sequence[Block], tail: int, hidden: 
     return held.grown(live, rest, (hidden[:count],))
 
 
+class Keeps(NamedTuple):
+    """What a compaction leaves verbatim, and how."""
+
+    stays: Callable[[Block], bool]
+    recent: int
+    """The first of the newest turns, which all stay."""
+    restart: bool = False
+    """Read it again over the compact memory. Else it keeps its states, which know the text that goes."""
+
+
 def compacted(
     held: Held,
     engine: LocalEngine,
     plan: Plan,
-    stays: Callable[[Block], bool],
-    recent: int,
-    *,
-    restart: bool = False,
+    keeps: Keeps,
+    target: int | None = None,
     progress: Progress = quiet,
 ) -> tuple[Held, dict[str, Any]]:
-    """The tail's blocks of turns before `recent` compacted where they do not stay, and what that took.
+    """The tail's blocks compacted where they do not stay, and what that took.
 
-    Everything that stays keeps its states, which know the text that goes; with `restart` it is read again over the
-    compact memory. Where positions run out, the compacted past is drawn together, be there anything new to compact or
-    not. Raises BadInput where there is nothing to do, UnsupportedModel where states cannot be kept.
+    It comes down to `target` slots where so much may go. Where positions run out, the compacted past is drawn
+    together, be there anything new to compact or not. Raises BadInput where there is nothing to do, UnsupportedModel
+    where states cannot be kept.
     """
     began, most = time.perf_counter(), held.model.max_tokens
-    less, made = _let_go(held, engine, plan, stays, recent, restart, progress)
+    less, made = _let_go(held, engine, plan, keeps, progress)
+    if target is not None:
+        less = tightened(less, target, strict=False)
     after = closed(less, int(DRAWN * most)) if less.live.next_position > FULL * most else less
     if after is held:
         raise BadInput("nothing may be compacted yet: what is not pinned is among the recent exchanges")
@@ -170,33 +187,27 @@ def compacted(
 
 
 def _let_go(
-    held: Held,
-    engine: LocalEngine,
-    plan: Plan,
-    stays: Callable[[Block], bool],
-    recent: int,
-    restart: bool,
-    progress: Progress,
+    held: Held, engine: LocalEngine, plan: Plan, keeps: Keeps, progress: Progress
 ) -> tuple[Held, CompactContext | None]:
     """The same memory where nothing may go."""
     rest = held.blocks[held.tail :]
-    old = tuple(block for block in rest if block.origin.turn < recent)
+    old = tuple(block for block in rest if block.origin.turn < keeps.recent)
     start = held.live.next_position - sum(map(len, rest))
-    cut = [replace(part, start=part.start + start) for part in runs(old, list(map(stays, old)))]
+    cut = [replace(part, start=part.start + start) for part in runs(old, list(map(keeps.stays, old)))]
     if not any(part.compact for part in cut):
         if plan.slots is not None and held.slots > plan.slots:
             return tightened(held, plan.slots), None
         return held, None
-    if not restart:
+    if not keeps.restart:
         check_retains(held.model)
         hidden = torch.cat(held.hidden)
         engine = Remembering(held.model, held.live, start, hidden, held.frontier.last_hidden)
-    begin = Begin(held.frontier, held.segments, retain=not restart)
+    begin = Begin(held.frontier, held.segments, retain=not keeps.restart)
     ratio = replace(plan, slots=None)  # a session's slots are a bound on all that it holds, kept below
     made, frontier = compact_live(cut, engine, ratio, progress, begin=begin)
     frontier = frontier.fork(frozen=True)
     frontier.last_hidden = None
-    after = _with_tail(held, frontier, made.segments, len(old), restart)
+    after = _with_tail(held, frontier, made.segments, len(old), keeps.restart)
     if plan.slots is not None:
         after = tightened(after, plan.slots)
     return after, made
@@ -217,8 +228,9 @@ def _with_tail(held: Held, frontier: Live, segments: tuple[Segment, ...], gone: 
 
 
 @torch.no_grad()
-def tightened(held: Held, slots: int) -> Held:
-    """With at most `slots` held: the least useful of the compacted ones go. Raises BadOption where too few may go."""
+def tightened(held: Held, slots: int, *, strict: bool = True) -> Held:
+    """With at most `slots` held: the least useful of the compacted ones go. Raises BadOption where too few may go, or
+    leaves all as it is where not `strict`."""
     over = held.slots - slots
     if over <= 0:
         return held
@@ -226,6 +238,8 @@ def tightened(held: Held, slots: int) -> Held:
     heads = len(held.model.family.full) * held.model.family.kv_heads
     total = sum(len(c.scores) for c in cells([held.segments[at] for at in scored])) if scored else 0
     pairs = int(total - over * heads)
+    if (pairs < heads * len(scored) or not scored) and not strict:
+        return held
     if pairs < heads * len(scored) or not scored:
         raise BadOption(
             f"{held.slots:.0f} slots are held, {total / heads:.0f} of them compacted: a bound of {slots} leaves no "

@@ -7,7 +7,7 @@ be what its template would write.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -102,12 +102,57 @@ def followed(checkpoints: Sequence[Checkpoint], checkpoint: Checkpoint) -> list[
     return [*(c for c in checkpoints if not c.saved), checkpoint]
 
 
+@dataclass(frozen=True)
+class Past:
+    """What stands after all events of a log, but for its memory."""
+
+    turns: tuple[Turn, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    pinned: frozenset[int] = frozenset()
+
+    def after(self, event: Event, name: str) -> Past:
+        """With one more event. Raises BadContext for one of a kind that there is not."""
+        kind = event["kind"]
+        if kind == "turns":
+            at = self.blocks[-1].origin.tokens[1] if self.blocks else 0
+            turns = (*self.turns, *map(turn_of, event["turns"]))
+            return replace(self, turns=turns, blocks=(*self.blocks, *blocks_of(event, at)))
+        if kind in ("compacted", "saved"):
+            return replace(self, checkpoints=followed(self.checkpoints, checkpoint_of(event)))
+        if kind == "undone":
+            return replace(self, checkpoints=self.checkpoints[: event["checkpoints"]])
+        if kind == "rewound":
+            return self._rewound(event["turns"])
+        if kind == "pinned":
+            pinned = self.pinned | {event["turn"]} if event["pinned"] else self.pinned - {event["turn"]}
+            return replace(self, pinned=pinned)
+        if kind != "opened":
+            raise BadContext(f"session {name}: its log has an event {kind!r} that this version does not know")
+        return self
+
+    def _rewound(self, turns: int) -> Past:
+        blocks = tuple(block for block in self.blocks if block.origin.turn < turns)
+        pinned = frozenset(turn for turn in self.pinned if turn < turns)
+        return Past(self.turns[:turns], blocks, still(self.checkpoints, len(blocks)), pinned)
+
+
+def replayed(events: Sequence[Event], name: str) -> Past:
+    """What stands after all events. Raises BadContext where a log holds what this version does not know."""
+    past = Past()
+    for event in events:
+        past = past.after(event, name)
+    return past
+
+
+def still(checkpoints: Sequence[Checkpoint], blocks: int) -> list[Checkpoint]:
+    """The checkpoints that serve the first `blocks` blocks; what one holds beyond them does not count any more."""
+    return [replace(c, blocks=min(c.blocks, blocks)) for c in checkpoints if c.tail <= blocks]
+
+
 def named(events: Sequence[Event]) -> set[str]:
     """The objects that a session with these events may still need."""
-    standing: list[Checkpoint] = []
-    for event in events:
-        if event["kind"] in ("compacted", "saved"):
-            standing = followed(standing, checkpoint_of(event))
+    standing = replayed(events, "").checkpoints
     return {digest for checkpoint in standing for digest in (checkpoint.context, checkpoint.hidden)}
 
 

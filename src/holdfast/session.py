@@ -31,8 +31,8 @@ from holdfast.context.segments import CompactContext
 from holdfast.engine.answering import Answer
 from holdfast.engine.local import LocalEngine, spoken
 from holdfast.engine.sampling import Sampling
-from holdfast.errors import BadContext, BadInput, Missing, TooLarge
-from holdfast.held import Held, compacted, opened
+from holdfast.errors import BadInput, Missing, TooLarge
+from holdfast.held import Held, Keeps, compacted, opened
 from holdfast.latent import Plan, Policy, stays
 from holdfast.methods.base import Progress, quiet, reading
 from holdfast.record import (
@@ -40,15 +40,14 @@ from holdfast.record import (
     Event,
     Log,
     appended_event,
-    blocks_of,
     check_opening,
     checkpoint_event,
-    checkpoint_of,
     followed,
     hidden_bytes,
     hidden_of,
     opening,
-    turn_of,
+    replayed,
+    still,
 )
 from holdfast.store import Store
 from holdfast.transcript.cuts import exchanges
@@ -192,18 +191,24 @@ class Session:
         return sum(len(block) for block in rest if block.origin.turn < recent and not self.stays(block))
 
     def compact(
-        self, plan: Plan | None = None, *, restart: bool = False, why: str = "asked", progress: Progress = quiet
+        self,
+        plan: Plan | None = None,
+        *,
+        restart: bool = False,
+        why: str = "asked",
+        target: int | None = None,
+        progress: Progress = quiet,
     ) -> Event:
         """Compact what the policy lets go; returns the event: sizes, seconds, and what the gate found.
 
         In place, what stays keeps the states that it has, which know the text that goes. With `restart` it is read
-        again over the compact memory. Raises BadInput where there is nothing to compact; all is then as it was.
+        again over the compact memory. The plan's `slots` are a bound, `target` is where to come down to if that can be.
+        Raises BadInput where there is nothing to compact; all is then as it was.
         """
         plan = plan or self.plan
         policy, recent = plan.policy, self._recent(plan.policy)
-        after, told = compacted(
-            self.held, self.engine, plan, lambda b: self.stays(b, policy), recent, restart=restart, progress=progress
-        )
+        keeps = Keeps(lambda block: self.stays(block, policy), recent, restart)
+        after, told = compacted(self.held, self.engine, plan, keeps, target, progress)
         checkpoint = self._stored(after, self.compactions + 1)
         self._write(checkpoint_event("compacted", checkpoint, {**told, "restart": restart, "why": why}))
         self._checkpoints = followed(self._checkpoints, checkpoint)
@@ -244,32 +249,43 @@ class Session:
     def rewind(self, turns: int, progress: Progress = quiet) -> None:
         """Go back to the first `turns` turns. What is still verbatim costs nothing; other text is read again from the
         compaction before it. Raises BadInput for more turns than there are."""
-        if not 0 <= turns <= len(self.turns):
-            raise BadInput(f"can go back to 0 to {len(self.turns)} turns, got {turns}")
         if turns == len(self.turns):
             return
-        blocks = next((at for at, b in enumerate(self.held.blocks) if b.origin.turn >= turns), len(self.held.blocks))
-        earlier, near = _still(self._checkpoints, blocks), blocks >= self.held.tail
-        after = self.held.cropped(blocks) if near else self._rebuilt(earlier, blocks, progress)
+        after, earlier = self._back(turns, progress)
         self._write({"kind": "rewound", "turns": turns})
         self._checkpoints, self.held, self.turns = earlier, after, self.turns[:turns]
         self.pinned = frozenset(turn for turn in self.pinned if turn < turns)
 
-    def fork(self, name: str = "") -> Session:
-        """A second future of the same past. Memory is shared until it grows; the log is its own."""
-        twin = Session.__new__(Session)
-        store = self._log.store if self._log else None
+    def fork(self, name: str = "", turns: int | None = None) -> Session:
+        """A second future of the same past, or of its first `turns` turns.
+
+        Memory is shared until it grows; the log is its own. Raises BadInput for more turns than there are.
+        """
+        turns = len(self.turns) if turns is None else turns
+        held, checkpoints = self._back(turns, quiet)
+        twin, store = Session.__new__(Session), self._log.store if self._log else None
         twin._start(self.engine, self.plan, self.tools, name or uuid4().hex, store)
-        twin._kept, twin._checkpoints = dict(self._kept), list(self._checkpoints)
+        twin._kept = dict(self._kept)
         twin._write({**self.events[0], "parent": self.name})
-        if self.turns:
-            twin._write({**appended_event(self.turns, self.held.blocks), "told": _sizes(self.held)})
-        for checkpoint in self._checkpoints:
-            twin._write(checkpoint_event("saved", checkpoint, _sizes(self.held)))
+        if turns:
+            twin._write({**appended_event(self.turns[:turns], held.blocks), "told": _sizes(held)})
+        for checkpoint in checkpoints:
+            twin._write(checkpoint_event("saved", checkpoint, _sizes(held)))
+        twin.turns, twin.held, twin._checkpoints = self.turns[:turns], held, checkpoints
         for turn in sorted(self.pinned):
-            twin._write({"kind": "pinned", "turn": turn, "pinned": True})
-        twin.turns, twin.held, twin.pinned = self.turns, self.held, self.pinned
+            if turn < turns:
+                twin.pin(turn)
         return twin
+
+    def _back(self, turns: int, progress: Progress) -> tuple[Held, list[Checkpoint]]:
+        """The memory of the first `turns` turns, and the checkpoints that then stand."""
+        if not 0 <= turns <= len(self.turns):
+            raise BadInput(f"can go back to 0 to {len(self.turns)} turns, got {turns}")
+        blocks = next((at for at, b in enumerate(self.held.blocks) if b.origin.turn >= turns), len(self.held.blocks))
+        earlier = still(self._checkpoints, blocks)
+        if blocks >= self.held.tail:
+            return self.held.cropped(blocks), earlier
+        return self._rebuilt(earlier, blocks, progress), earlier
 
     # -- durable ---------------------------------------------------------------------------------------------------
 
@@ -290,12 +306,11 @@ class Session:
         check_opening(events[0], engine.model, name)
         session = cls.__new__(cls)
         session._start(engine, plan, events[0]["tools"], name, store, len(events))
-        blocks: list[Block] = []
-        for event in events:
-            _replay(session, event, blocks)
-        session.events = list(events)
-        session.held = replace(session.held, blocks=tuple(blocks))
-        session.held = session._rebuilt(session._checkpoints, len(blocks), progress)
+        past = replayed(events, name)
+        session.events, session.turns, session.pinned = list(events), past.turns, past.pinned
+        session._checkpoints = past.checkpoints
+        session.held = replace(session.held, blocks=past.blocks)
+        session.held = session._rebuilt(past.checkpoints, len(past.blocks), progress)
         return session
 
     def context(self) -> CompactContext:
@@ -378,29 +393,3 @@ def _longest(tokenizer: Any) -> int:
 
 def _sizes(held: Held) -> dict[str, Any]:
     return {"tokens": held.tokens, "slots": round(held.slots, 1), "bytes": held.nbytes}
-
-
-def _replay(session: Session, event: Event, blocks: list[Block]) -> None:
-    """One event of the log, without its memory."""
-    kind = event["kind"]
-    if kind == "turns":
-        blocks += blocks_of(event, blocks[-1].origin.tokens[1] if blocks else 0)
-        session.turns = (*session.turns, *map(turn_of, event["turns"]))
-    elif kind in ("compacted", "saved"):
-        session._checkpoints = followed(session._checkpoints, checkpoint_of(event))
-    elif kind == "undone":
-        del session._checkpoints[event["checkpoints"] :]
-    elif kind == "rewound":
-        session.turns = session.turns[: event["turns"]]
-        blocks[:] = [block for block in blocks if block.origin.turn < event["turns"]]
-        session._checkpoints = _still(session._checkpoints, len(blocks))
-        session.pinned = frozenset(turn for turn in session.pinned if turn < event["turns"])
-    elif kind == "pinned":
-        session.pinned = session.pinned | {event["turn"]} if event["pinned"] else session.pinned - {event["turn"]}
-    elif kind != "opened":
-        raise BadContext(f"session {session.name}: its log has an event {kind!r} that this version does not know")
-
-
-def _still(checkpoints: Sequence[Checkpoint], blocks: int) -> list[Checkpoint]:
-    """The checkpoints that serve the first `blocks` blocks; what one holds beyond them does not count any more."""
-    return [replace(c, blocks=min(c.blocks, blocks)) for c in checkpoints if c.tail <= blocks]

@@ -31,18 +31,18 @@ from holdfast.held import Held
 from holdfast.latent import Plan, full_bytes
 from holdfast.server import carry, views
 from holdfast.server.asks import Ask, Detail, Event, Finished, RawTurn, Row, Started, Stats
+from holdfast.server.pieces import pieces
 from holdfast.server.places import Place, Places
 from holdfast.server.reply import Reply
 from holdfast.session import Session
 from holdfast.store import Store
 from holdfast.textual import Breaker
-from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, Transcript, Turn
 from holdfast.triggers import Saved, Seen, Trigger, Why, due
 
 log = logging.getLogger("holdfast.server")
 LIMIT = 1024  # tokens of an answer whose caller says nothing
-PIECES = 8  # in which a window is filled by a history that is longer
+PIECES = 8  # in which a window is filled by a history that is longer; one of them is kept free for an answer
 LOOK = 1.0  # seconds between looks at who rests
 TIDY = 500  # answers after which objects that no session needs are looked for
 
@@ -147,19 +147,25 @@ class SessionHost:
         for block in session.rendered(turns):
             sizes[block.origin.turn] += len(block)
         self.places.room(place, min(sizes.total(), window))
-        fits = session.held.live.next_position + sizes.total() <= self.policy.trigger.force * window
+        end = session.held.live.next_position + sizes.total() + self._answer_room
+        fits = end <= self.policy.trigger.force * window
         whole = [(tuple(turns), sizes.total())]
-        for piece, tokens in whole if fits else _pieces(session.turns, turns, sizes, window // PIECES):
+        for piece, tokens in whole if fits else pieces(session.turns, turns, sizes, window // PIECES):
             if not fits:
                 self._make_room(place, tokens)
             with self.places.model:
                 session.append(piece)
             self.places.note_turns(place, session.turns)
 
+    @property
+    def _answer_room(self) -> int:
+        """Positions that are kept free for an answer."""
+        return min(self.policy.max_tokens, self.engine.model.max_tokens // PIECES)
+
     def _make_room(self, place: Place, tokens: int) -> None:
         """Compact before turns that would go beyond what the model reads. Where that is not enough, reading says so."""
         end, window = place.held.held.live.next_position, self.engine.model.max_tokens
-        if end + tokens + self.policy.max_tokens > self.policy.trigger.force * window:
+        if end + tokens + self._answer_room > self.policy.trigger.force * window:
             with suppress(BadInput):  # nothing may be compacted yet
                 self._compact(place, Why("force", "the next turns would not fit the window", None))
 
@@ -238,13 +244,7 @@ class SessionHost:
 
     def _compacted(self, session: Session, why: Why) -> None:
         """By the plan, then to the trigger's target where so much may go."""
-        plan, restart = session.plan, self.policy.restart
-        if why.target is not None:
-            target = min(why.target, plan.slots or why.target)
-            with suppress(BadOption):
-                session.compact(replace(plan, slots=target), restart=restart, why=why.text)
-                return
-        session.compact(plan, restart=restart, why=why.text)
+        session.compact(restart=self.policy.restart, why=why.text, target=why.target)
 
     def _watch(self) -> None:
         while not self._closing.wait(LOOK):
@@ -375,22 +375,6 @@ class SessionHost:
 def open_host(engine: LocalEngine, plan: Plan, *, store: str = "", policy: HostPolicy | None = None) -> SessionHost:
     """A host with its sessions under `store`, a folder or an fsspec URL; in the user's Holdfast folder where empty."""
     return SessionHost(engine, plan, Store(store or str(home() / "sessions")), policy)
-
-
-def _pieces(
-    before: Sequence[Turn], turns: Sequence[Turn], sizes: Mapping[int, int], most: int
-) -> list[tuple[tuple[Turn, ...], int]]:
-    """New turns in pieces that end where a session may be cut, with their tokens: `most`, or what cannot be cut."""
-    whole, start = Transcript((*before, *turns)), len(before)
-    made: list[tuple[int, int, int]] = []
-    for a, b in exchanges(whole):
-        if b > start:
-            first, size = max(a, start), sum(sizes.get(at, 0) for at in range(max(a, start), b))
-            if made and made[-1][2] + size <= most:
-                first, _, more = made.pop()
-                size += more
-            made.append((first, b, size))
-    return [(whole.turns[a:b], size) for a, b, size in made]
 
 
 def _asked(plan: Plan, options: Mapping[str, Any]) -> Plan:

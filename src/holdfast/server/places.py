@@ -89,14 +89,17 @@ class Places:
         """
         if self.unreadable:
             return 0
-        needed = [named(self.store.events(name)) for name in self.store.logs()]
-        return self.store.collect(set().union(*needed))
+        needed, seen = set[str](), set[str]()
+        while new := set(self.store.logs()) - seen:  # a fork may come while its origin is read, and outlive it
+            needed = needed.union(*(named(self.store.events(name)) for name in new))
+            seen |= new
+        return self.store.collect(needed)
 
     def _note(self, name: str, events: Sequence[Mapping[str, Any]]) -> Place:
         first, turns = events[0], turns_in(events)
         start = seed(first.get("key", ""), first.get("model", ""), first.get("tools", ()))
         links = self.index.links(turns, start)
-        place = Place(name, first.get("key", ""), start, links, self.breaker, events=list(events))
+        place = Place(name, first.get("key", ""), start, links, self.breaker, events=_light(events))
         place.used = float(events[-1].get("at", place.used))
         with self._lock:
             self._places[name] = place
@@ -163,7 +166,7 @@ class Places:
 
     def room(self, place: Place, tokens: int) -> None:
         """Take memory for so many more tokens of a session. Raises TooLarge and Busy."""
-        held = place.held.held.nbytes if place.session else 0
+        held = place.held.held.footprint if place.session else 0
         self._spill(self.memory.grow(place.name, held + full_bytes(self.engine.model, tokens + RESERVE)))
 
     def fork(self, place: Place, turns: int | None = None) -> Place:
@@ -216,8 +219,7 @@ class Places:
         name = uuid4().hex
         try:
             with self.model:
-                session = place.held.fork(name)
-                session.rewind(turns)
+                session = place.held.fork(name, turns)
         except Exception:
             with suppress(HoldfastError):
                 self.store.drop(name)
@@ -279,12 +281,12 @@ class Places:
         if events == []:
             self._forget(place)
         elif events is None or len(events) != len(session.events):
-            place.events, place.session = list(events or session.events), None
+            place.events, place.session = _light(events or session.events), None
             self.note_turns(place, turns_in(place.events))
 
     def _size(self, place: Place) -> int:
         if place.session:
-            return max(1, place.session.held.nbytes)
+            return max(1, place.session.held.footprint)
         told = [event["told"] for event in place.events if "bytes" in event.get("told", {})]
         return max(1, int(told[-1]["bytes"])) if told else 1
 
@@ -325,7 +327,7 @@ class Places:
         """A session that we hold leaves memory. Where it cannot be saved, it is read again from its log."""
         self._saved(place)
         if place.session:
-            place.events, place.session = list(place.session.events), None
+            place.events, place.session = _light(place.session.events), None
             self.index.let_go(place.name)
 
     def _saved(self, place: Place) -> None:
@@ -338,6 +340,11 @@ class Places:
         except Exception as error:
             log.warning("session %s is not saved, and will be read again: %s", place.name, error)
             self._agree(place)
+
+
+def _light(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Events without their token ids, which a session that is on disk does not need."""
+    return [{name: value for name, value in event.items() if name != "blocks"} for event in events]
 
 
 def turns_in(events: Sequence[Mapping[str, Any]]) -> list[Turn]:
