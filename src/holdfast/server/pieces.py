@@ -11,7 +11,7 @@ from holdfast.transcript.turn import Transcript, Turn
 def pieces(
     before: Sequence[Turn], turns: Sequence[Turn], sizes: Mapping[int, int], most: int
 ) -> list[tuple[tuple[Turn, ...], int]]:
-    """New turns in pieces that end where a session may be cut, with their tokens: at most `most`, or what cannot be cut.
+    """New turns in pieces that end where a session may be cut, with their tokens: `most`, or what cannot be cut.
 
     `sizes` are the tokens of each new turn, by its place in the whole.
     """
