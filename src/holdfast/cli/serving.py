@@ -60,7 +60,9 @@ def serve(
     low: Annotated[float, typer.Option(help="Share of the trigger to compact to.")] = 0.5,
     idle: Idle = None,
     cool_down: Annotated[int, typer.Option(help="Turns after a compaction in which there is none.")] = 3,
-    gate: Annotated[bool, typer.Option("--gate/--no-gate", help="Measure what each compaction loses.")] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate/--no-gate", help="Measure and repair what a compaction loses; slower.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Read again what stays, in place of its states.")] = False,
     memory: Annotated[float, typer.Option(help="GiB of KV memory for all sessions; others wait on disk.")] = 8.0,
     dtype: Dtype = "float32",
@@ -94,6 +96,8 @@ def serve(
     )
     how = Compacting(latent, ratio, slots, keep_recent, pin, gate)
     when = When(trigger, low, idle, cool_down, memory, restart, max_tokens)
+    how.check()
+    when.check()
     with listening(host, port) as taken:  # a port that is not free is known before the model is loaded
         plan, policy = how.plan(), when.policy()
         run(opened(console.engine(model, dtype, device), plan, policy, store), settings, taken)
@@ -119,14 +123,19 @@ class Compacting(NamedTuple):
     pin: str
     gate: bool
 
+    def check(self) -> None:
+        """Raises BadOption for what can be told before anything heavy is loaded."""
+        console.kinds(self.pin)
+        _at_least("--keep-recent", self.keep_recent, 0)
+        if self.slots is not None:
+            _at_least("--slots", self.slots, 1)
+
     def plan(self) -> Plan:
         from holdfast.gate.gate import Gate
         from holdfast.latent import Plan, Policy
         from holdfast.methods.registry import build
 
         build(self.latent)
-        if self.slots is not None and self.slots < 1:
-            raise BadOption(f"--slots must be at least 1, got {self.slots}")
         policy = Policy(console.kinds(self.pin), keep_recent=self.keep_recent)
         return Plan(self.latent, self.ratio, policy=policy, gate=Gate() if self.gate else None, slots=self.slots)
 
@@ -142,19 +151,38 @@ class When(NamedTuple):
     restart: bool
     max_tokens: int
 
+    def check(self) -> None:
+        """Raises BadOption for what can be told before anything heavy is loaded."""
+        from holdfast.triggers import Trigger
+
+        if not 0 < self.memory < 1 << 20:
+            raise BadOption(f"--memory must be more than 0 GiB, got {self.memory:g}")
+        if not 0 < self.low < 1:
+            raise BadOption(f"--low must be a share of the trigger above 0 and below 1, got {self.low:g}")
+        _at_least("--cool-down", self.cool_down, 0)
+        if self.idle is not None:
+            _at_least("--idle", self.idle, 0)
+        tokens, share = _trigger(self.trigger)
+        if (tokens is not None and tokens < 1) or (share is not None and not 0 < share <= Trigger.force):
+            rule = f"at least 1 slot, or above 0 % and at most {Trigger.force:.0%} of the window"
+            raise BadOption(f"--trigger must be {rule}, got {self.trigger}")
+
     def policy(self) -> HostPolicy:
         from holdfast.server.host import LIMIT, HostPolicy
         from holdfast.textual import Breaker
         from holdfast.triggers import Trigger
 
-        if not 0 < self.memory < 1 << 20:
-            raise BadOption(f"--memory must be more than 0 GiB, got {self.memory:g}")
         tokens, window = _trigger(self.trigger)
         early = max(0.75, (1 + self.low) / 2)
         trigger = Trigger(tokens=tokens, window=window, low=self.low, early=early, idle=self.idle)
         breaker = Breaker(cool_down=self.cool_down)
         memory, most = int(self.memory * 2**30), min(LIMIT, self.max_tokens)
         return HostPolicy(trigger, breaker, memory=memory, restart=self.restart, max_tokens=most)
+
+
+def _at_least(option: str, value: float, least: int) -> None:
+    if not value >= least:
+        raise BadOption(f"{option} must be at least {least}, got {value:g}")
 
 
 def _trigger(given: str) -> tuple[int | None, float | None]:

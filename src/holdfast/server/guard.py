@@ -228,4 +228,5 @@ async def _run(app: ASGIApp, scope: Scope, receive: Receive, reply: Reply) -> No
 
 
 def _too_long(most: int) -> Refused:
-    return Refused(f"the body is longer than the {most:,} bytes that this server reads", status=413)
+    told = f"the body is longer than the {most:,} bytes that this server reads; start it with a larger --max-body"
+    return Refused(told, status=413)

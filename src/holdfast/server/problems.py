@@ -35,6 +35,10 @@ _STATUS: tuple[tuple[type[HoldfastError], int], ...] = (  # the first that fits
     (Failed, 500),
 )
 _CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded", 503: "overloaded", 504: "timeout"}
+_UNROUTED = {
+    404: "there is no such path here; /docs and /openapi.json list those that there are",
+    405: "this path does not answer that method; /docs and /openapi.json list those that it does",
+}
 UNEXPECTED = "the server failed in a way that it did not expect; its log says how"
 
 
@@ -117,7 +121,8 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
-        return Problem(error.status_code, str(error.detail), code=_CODES.get(error.status_code))
+        told = _UNROUTED.get(error.status_code, str(error.detail))
+        return Problem(error.status_code, told, code=_CODES.get(error.status_code))
     return Problem(500, UNEXPECTED)
 
 
