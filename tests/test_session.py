@@ -15,7 +15,7 @@ from holdfast.blocks.block import Kind
 from holdfast.blocks.render import render
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
-from holdfast.errors import BadContext, BadInput, BadOption, Missing, TooLarge, UnsupportedModel
+from holdfast.errors import BadContext, BadInput, BadOption, Conflict, Missing, TooLarge, UnsupportedModel
 from holdfast.latent import Plan, Policy
 from holdfast.record import named
 from holdfast.session import Session
@@ -273,6 +273,40 @@ def test_objects_of_compactions_that_were_taken_back_are_not_needed(tmp_path: An
     session.compact()
     assert len(named(store.events("work"))) == 2
     assert Session.resume("work", engine(), Store(tmp_path), PLAN).compactions == 1
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_session_goes_on_while_it_is_compacted(restart: bool) -> None:
+    busy, waits = grown(), grown()
+    made = busy.prepare(restart=restart)
+    for session in (busy, waits):
+        if session is waits:
+            session.compact(restart=restart)
+        session.append((Turn(Role.USER, "Never push."),))
+    tail = busy.held.live.cache.layers[-1].values[:, :, -8:]
+    busy.adopt(made)
+    assert busy.compactions == 1
+    assert busy.held.nbytes == waits.held.nbytes
+    assert busy.held.live.next_position == waits.held.live.next_position
+    assert torch.equal(busy.held.live.cache.layers[-1].values[:, :, -8:], tail) is not restart
+    if restart:
+        assert far(says(busy), says(waits)) < 1e-3
+    busy.append((Turn(Role.USER, "And now?"),))
+    busy.compact()
+    busy.undo()
+    assert busy.compactions == 1
+
+
+@pytest.mark.parametrize("change", [lambda s: s.rewind(4), lambda s: s.compact(), lambda s: s.pin(3)])
+def test_a_compaction_of_another_past_is_not_taken_over(change: Callable[[Session], Any]) -> None:
+    session = grown()
+    made = session.prepare()
+    change(session)
+    before, events = says(session), len(session.events)
+    with pytest.raises(Conflict):
+        session.adopt(made)
+    assert far(before, says(session)) == 0
+    assert len(session.events) == events
 
 
 def test_a_target_is_come_down_to_where_so_much_may_go() -> None:

@@ -7,7 +7,7 @@ frontier (segments)                          tail (blocks, in the memory's own d
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from holdfast.context.surgery import keep, moved
 from holdfast.engine.live import Live, Report, check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.remembering import Remembering
-from holdfast.errors import BadInput, BadOption
+from holdfast.errors import BadInput, BadOption, Conflict
 from holdfast.latent import Begin, Plan, compact_live, full_bytes, runs
 from holdfast.methods.base import Progress, quiet
 from holdfast.model.load import Model
@@ -184,6 +184,33 @@ def compacted(
     if after is not less:
         told["next_position"] = [held.live.next_position, after.live.next_position]
     return after, told
+
+
+class Prepared(NamedTuple):
+    """A compaction that nobody has taken over yet."""
+
+    before: Held
+    after: Held
+    told: Mapping[str, Any]
+    pinned: frozenset[int]
+
+
+@torch.no_grad()
+def caught_up(made: Prepared, now: Held) -> Held:
+    """The compacted memory with what was read since. Raises Conflict where `now` does not go on from what was there."""
+    before, after = made.before, made.after
+    if now is before:
+        return after
+    if now.segments is not before.segments or now.blocks[: len(before.blocks)] != before.blocks:
+        raise Conflict("the session went another way while it was being compacted")
+    new = now.blocks[len(before.blocks) :]
+    moved_on = after.live.next_position != before.live.next_position
+    if moved_on or made.told["restart"] or not new:
+        return after.read(new)
+    hidden, live = torch.cat(now.hidden), after.live.fork()
+    part = slice(len(hidden) - sum(map(len, new)), len(hidden))
+    live.take(now.live, part, hidden[-1])
+    return after.grown(live, new, (hidden[part].clone(),))
 
 
 def _let_go(

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import uuid4
 
 from torch import Tensor
 
 from holdfast.blocks.block import Block, Kind, Origin
+from holdfast.context import store as contexts
+from holdfast.context.segments import CompactContext
 from holdfast.errors import BadContext
 from holdfast.model.load import Model
 from holdfast.store import Store
@@ -52,6 +55,29 @@ class Log:
         """Durable when this returns. Raises Conflict where another process has written meanwhile."""
         self.store.append(self.id, self.length, dict(event))
         self.length += 1
+
+
+class Shelf:
+    """Where a session's memories are stored: in a store, or in this process where there is none."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self._here: dict[str, tuple[CompactContext, Tensor]] = {}
+
+    def put(self, context: CompactContext, hidden: Tensor, model: Model) -> tuple[str, str]:
+        """What to call them in a checkpoint."""
+        if self._store:
+            return self._store.put(contexts.to_bytes(context, model)), self._store.put(hidden_bytes(hidden))
+        name = uuid4().hex
+        self._here[name] = context, hidden
+        return name, name
+
+    def get(self, checkpoint: Checkpoint, model: Model, session: str) -> tuple[CompactContext, Tensor]:
+        """Raises Missing and BadContext."""
+        if not self._store:
+            return self._here[checkpoint.context]
+        context = contexts.from_bytes(self._store.get(checkpoint.context), model, name=f"session {session}")
+        return context, hidden_of(self._store.get(checkpoint.hidden)).to(model.device, model.dtype)
 
 
 def opening(model: Model, tools: Sequence[Mapping[str, Any]]) -> Event:

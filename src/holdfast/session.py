@@ -22,29 +22,26 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from torch import Tensor
 
 from holdfast.blocks.block import Block, Kind, Origin
-from holdfast.blocks.render import answer_ids, appended, question_ids
-from holdfast.context import store as contexts
+from holdfast.blocks.render import answer_ids, appended, question_ids, readable
 from holdfast.context.segments import CompactContext
 from holdfast.engine.answering import Answer
 from holdfast.engine.local import LocalEngine, spoken
 from holdfast.engine.sampling import Sampling
-from holdfast.errors import BadInput, Missing, TooLarge
-from holdfast.held import Held, Keeps, compacted, opened
+from holdfast.errors import BadInput, Conflict, Missing, TooLarge
+from holdfast.held import Held, Keeps, Prepared, caught_up, compacted, opened
 from holdfast.latent import Plan, Policy, stays
 from holdfast.methods.base import Progress, quiet, reading
 from holdfast.record import (
     Checkpoint,
     Event,
     Log,
+    Shelf,
     appended_event,
     check_opening,
     checkpoint_event,
     followed,
-    hidden_bytes,
-    hidden_of,
     opening,
     replayed,
     still,
@@ -90,7 +87,7 @@ class Session:
         self.events: list[Event] = []
         self._log = Log(store, name, length) if store else None
         self._checkpoints: list[Checkpoint] = []
-        self._kept: dict[str, Any] = {}  # what checkpoints name, where there is no store
+        self._shelf = Shelf(store)
 
     # -- growing ---------------------------------------------------------------------------------------------------
 
@@ -113,7 +110,7 @@ class Session:
         needed to know as longer than what the model reads."""
         self._check_turns(turns)
         meta = {"tools": list(self.tools)} if self.tools else {}
-        whole = Transcript(tuple(map(_whole, (*self.turns, *turns))), meta=meta)
+        whole = Transcript(tuple(map(readable, (*self.turns, *turns))), meta=meta)
         return appended(whole, len(self.turns), self.engine.model.tokenizer, self.held.tokens)
 
     def _check_turns(self, turns: Sequence[Turn]) -> None:
@@ -179,10 +176,10 @@ class Session:
             return len(self.turns)
         return units[-min(keep, len(units))][0]
 
-    def stays(self, block: Block, policy: Policy | None = None) -> bool:
+    def stays(self, block: Block) -> bool:
         """Whether a block is never compacted."""
         turn = block.origin.turn
-        return turn in self.pinned or stays(block, self.turns[turn], policy or self.plan.policy)
+        return turn in self.pinned or stays(block, self.turns[turn], self.plan.policy)
 
     @property
     def compactable(self) -> int:
@@ -205,12 +202,32 @@ class Session:
         again over the compact memory. The plan's `slots` are a bound, `target` is where to come down to if that can be.
         Raises BadInput where there is nothing to compact; all is then as it was.
         """
-        plan = plan or self.plan
-        policy, recent = plan.policy, self._recent(plan.policy)
-        keeps = Keeps(lambda block: self.stays(block, policy), recent, restart)
-        after, told = compacted(self.held, self.engine, plan, keeps, target, progress)
+        return self.adopt(self.prepare(plan, restart=restart, target=target, progress=progress), why)
+
+    def prepare(
+        self,
+        plan: Plan | None = None,
+        *,
+        restart: bool = False,
+        target: int | None = None,
+        progress: Progress = quiet,
+    ) -> Prepared:
+        """What `compact` does, beside the session, which may be read and answered over meanwhile."""
+        plan, before = plan or self.plan, self.held
+        policy, turns, pinned = plan.policy, self.turns, self.pinned
+        keeps = Keeps(
+            lambda b: b.origin.turn in pinned or stays(b, turns[b.origin.turn], policy), self._recent(policy), restart
+        )
+        after, told = compacted(before, self.engine, plan, keeps, target, progress)
+        return Prepared(before, after, {**told, "restart": restart}, pinned)
+
+    def adopt(self, made: Prepared, why: str = "asked") -> Event:
+        """Take over what `prepare` made, with what was said since. Raises Conflict where it went another way."""
+        if made.pinned != self.pinned:
+            raise Conflict("turns were pinned or let go while the session was being compacted")
+        after = caught_up(made, self.held)
         checkpoint = self._stored(after, self.compactions + 1)
-        self._write(checkpoint_event("compacted", checkpoint, {**told, "restart": restart, "why": why}))
+        self._write(checkpoint_event("compacted", checkpoint, {**made.told, **_sizes(after), "why": why}))
         self._checkpoints = followed(self._checkpoints, checkpoint)
         self.held = after
         return self.events[-1]
@@ -265,7 +282,7 @@ class Session:
         held, checkpoints = self._back(turns, quiet)
         twin, store = Session.__new__(Session), self._log.store if self._log else None
         twin._start(self.engine, self.plan, self.tools, name or uuid4().hex, store)
-        twin._kept = dict(self._kept)
+        twin._shelf = self._shelf
         twin._write({**self.events[0], "parent": self.name})
         if turns:
             twin._write({**appended_event(self.turns[:turns], held.blocks), "told": _sizes(held)})
@@ -330,17 +347,9 @@ class Session:
         self.events.append(event)
 
     def _stored(self, held: Held, compactions: int) -> Checkpoint:
-        context = held.context()
         hidden = torch.cat(held.hidden) if held.hidden else torch.empty(0, self.engine.model.family.d_model)
-        if self._log:
-            names = [
-                self._log.store.put(data)
-                for data in (contexts.to_bytes(context, self.engine.model), hidden_bytes(hidden))
-            ]
-        else:
-            names = [uuid4().hex, uuid4().hex]
-            self._kept |= dict(zip(names, (context, hidden), strict=True))
-        return Checkpoint(len(held.blocks), held.tail, names[0], names[1], compactions)
+        names = self._shelf.put(held.context(), hidden, self.engine.model)
+        return Checkpoint(len(held.blocks), held.tail, *names, compactions)
 
     def _rebuilt(
         self, checkpoints: Sequence[Checkpoint], blocks: int, progress: Progress, most: int | None = None
@@ -351,7 +360,7 @@ class Session:
         held = Held.empty(model)
         if checkpoints:
             last = checkpoints[-1]
-            context, hidden = self._loaded(last)
+            context, hidden = self._shelf.get(last, model, self.name)
             held = opened(context, whole[: last.blocks], last.tail, hidden, model)
         if len(held.blocks) > blocks:
             return held.cropped(blocks)
@@ -363,26 +372,6 @@ class Session:
                 "keep it, or fork the session at an earlier turn"
             )
         return held.read(rest, reading(progress))
-
-    def _loaded(self, checkpoint: Checkpoint) -> tuple[CompactContext, Tensor]:
-        if not self._log:
-            return self._kept[checkpoint.context], self._kept[checkpoint.hidden]
-        store, model = self._log.store, self.engine.model
-        context = contexts.from_bytes(store.get(checkpoint.context), model, name=f"session {self.name}")
-        return context, hidden_of(store.get(checkpoint.hidden)).to(model.device, model.dtype)
-
-
-def _whole(turn: Turn) -> Turn:
-    """A turn as a tokenizer can read it: half a character (a lone surrogate) stands as U+FFFD."""
-    said = turn.text, turn.reasoning, *(call.arguments for call in turn.calls)
-    if "".join(said).isascii():
-        return turn
-    calls = tuple(replace(call, arguments=_characters(call.arguments)) for call in turn.calls)
-    return replace(turn, text=_characters(turn.text), reasoning=_characters(turn.reasoning), calls=calls)
-
-
-def _characters(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @cache

@@ -18,6 +18,7 @@ from holdfast.latent import Plan, Policy, full_bytes
 from holdfast.server.asks import Ask, Finished, Said, Started
 from holdfast.server.host import HostPolicy, SessionHost
 from holdfast.server.reply import Reply
+from holdfast.session import Session
 from holdfast.store import Store
 from holdfast.textual import Breaker
 from holdfast.transcript.turn import Role, ToolCall, Turn
@@ -193,6 +194,32 @@ def test_compacted_sessions_are_continued_without_reading_them_again(fed: list[i
     assert sum(fed) < 0.2 * started.prompt_tokens
     assert last.extension["compactions"] == 1
     assert last.extension["bytes"] < last.extension["bytes_full"]
+
+
+def test_a_session_answers_while_it_is_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, begun, go = host(policy=EAGER), threading.Event(), threading.Event()
+    real = Session.prepare
+
+    def slow(session: Session, **options: Any) -> Any:
+        progress = options.pop("progress")
+        begun.set()
+        while not go.is_set():
+            progress("repeat", 0, 1, "")
+            time.sleep(0.005)
+        return real(session, **options, progress=progress)
+
+    monkeypatch.setattr(Session, "prepare", slow)
+    started, _, done = run(held, ask(TURNS))
+    assert begun.wait(10)
+    again, _, last = run(held, ask((*TURNS, done.turn, user("And now?"))))
+    assert again.session == started.session
+    assert last.extension["compactions"] == 0
+    go.set()
+    settled(held, started.session)
+    more = (*TURNS, done.turn, user("And now?"), last.turn, user("Go on."))
+    third, _, _ = run(held, ask(more))
+    assert third.session == started.session
+    assert third.cached_tokens > again.prompt_tokens
 
 
 def test_a_failing_compaction_harms_nobody_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from holdfast.blocks.messages import Abilities, Message, Messages, Piece, abilit
 from holdfast.blocks.places import Place, common_prefix, places, quick_places
 from holdfast.errors import BadInput
 from holdfast.transcript.cuts import exchanges
-from holdfast.transcript.turn import Role, Transcript
+from holdfast.transcript.turn import Role, Transcript, Turn
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,19 @@ def appended(transcript: Transcript, start: int, tokenizer: Any, at: int = 0) ->
     return tuple(
         Block(b.ids, replace(b.origin, tokens=(b.origin.tokens[0] + at, b.origin.tokens[1] + at))) for b in made
     )
+
+
+def readable(turn: Turn) -> Turn:
+    """A turn as a tokenizer can read it: half a character (a lone surrogate) stands as U+FFFD."""
+    said = turn.text, turn.reasoning, *(call.arguments for call in turn.calls)
+    if "".join(said).isascii():
+        return turn
+    calls = tuple(replace(call, arguments=_characters(call.arguments)) for call in turn.calls)
+    return replace(turn, text=_characters(turn.text), reasoning=_characters(turn.reasoning), calls=calls)
+
+
+def _characters(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def answer_ids(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from threading import Event as Flag
 from threading import Lock, Thread
@@ -25,12 +25,12 @@ from holdfast.engine.answering import Answer
 from holdfast.engine.live import check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
-from holdfast.errors import BadContext, BadInput, BadOption, Busy, Failed, HoldfastError, TooLarge
-from holdfast.gate.gate import Gate
-from holdfast.held import Held
+from holdfast.errors import BadContext, BadInput, BadOption, Busy, Conflict, Failed, HoldfastError, TooLarge
+from holdfast.held import Held, Prepared
 from holdfast.latent import Plan, full_bytes
 from holdfast.server import carry, views
 from holdfast.server.asks import Ask, Detail, Event, Finished, RawTurn, Row, Started, Stats
+from holdfast.server.options import changed
 from holdfast.server.pieces import pieces
 from holdfast.server.places import Place, Places
 from holdfast.server.reply import Reply
@@ -215,25 +215,45 @@ class SessionHost:
             self._later.submit(work, *of)
 
     def _compact_later(self, name: str, key: str, idle: float = 0.0) -> None:
-        """In the background, where it is still due. A session that failed to compact is as it was, and counted."""
+        """In the background, where it is still due; the session answers meanwhile. One that failed to compact is as it
+        was, and counted."""
         try:
             with self.places.entered(name, key) as place:
-                why = self._due(place, idle)
-                if why and not self._closing.is_set():
-                    self._compact(place, why)
+                session, why = place.held, self._due(place, idle)
+            if why and not self._closing.is_set():
+                with self._counted(place, session):
+                    made = self._prepared(session, why)
+                    with self.places.entered(name, key), self.places.model:
+                        if place.session is not session:
+                            raise Conflict("the session left memory while it was being compacted")
+                        session.adopt(made, why.text)
         except HoldfastError as error:
             log.info("session %s is not compacted: %s", name, error)
         except Exception:  # nobody waits for it, and the thread has others to look after
             log.exception("session %s is not compacted", name)
 
     def _compact(self, place: Place, why: Why) -> None:
-        """Raises what the compaction raises; the breaker and the counters know of it either way."""
-        session, began = place.held, time.perf_counter()
-        before, done = round(session.held.slots), None
-        try:
+        """Now, because something waits for it. Raises what the compaction raises."""
+        session = place.held
+        with self._counted(place, session):
+            made = self._prepared(session, why)
             with self.places.model:
-                self._compacted(session, why)
-            done = Saved(before, round(session.held.slots))
+                session.adopt(made, why.text)
+
+    def _prepared(self, session: Session, why: Why) -> Prepared:
+        """By the plan, then to the trigger's target where so much may go. Others use the model between its steps."""
+        with self.places.model:
+            return session.prepare(
+                restart=self.policy.restart, target=why.target, progress=lambda *_: self.places.model.give_way()
+            )
+
+    @contextmanager
+    def _counted(self, place: Place, session: Session) -> Iterator[None]:
+        """The breaker and the counters know of a compaction, whether it fails or not."""
+        began, before, done = time.perf_counter(), round(session.held.slots), None
+        try:
+            yield
+            done = Saved(before, min(before, round(session.held.slots)))
             place.marked = False
             self._count(compactions=1, compaction_seconds=time.perf_counter() - began)
         except Exception:
@@ -241,10 +261,6 @@ class SessionHost:
             raise
         finally:
             place.breaker, place.used = place.breaker.after(len(session.turns), before, done), time.time()
-
-    def _compacted(self, session: Session, why: Why) -> None:
-        """By the plan, then to the trigger's target where so much may go."""
-        session.compact(restart=self.policy.restart, why=why.text, target=why.target)
 
     def _watch(self) -> None:
         while not self._closing.wait(LOOK):
@@ -277,7 +293,7 @@ class SessionHost:
         """As `Host.compact`."""
         with self.places.entered(session, key) as place:
             policy = self.policy
-            plan = _asked(place.held.plan, options)
+            plan = changed(place.held.plan, options)
             began = time.perf_counter()
             with self.places.model:
                 place.held.compact(plan, restart=bool(options.get("restart", policy.restart)), why="asked")
@@ -375,15 +391,3 @@ class SessionHost:
 def open_host(engine: LocalEngine, plan: Plan, *, store: str = "", policy: HostPolicy | None = None) -> SessionHost:
     """A host with its sessions under `store`, a folder or an fsspec URL; in the user's Holdfast folder where empty."""
     return SessionHost(engine, plan, Store(store or str(home() / "sessions")), policy)
-
-
-def _asked(plan: Plan, options: Mapping[str, Any]) -> Plan:
-    """The session's plan with what one compaction asks for."""
-    changes: dict[str, Any] = {
-        name: options[name] for name in ("latent", "ratio", "slots", "by_turn") if name in options
-    }
-    if "keep_recent" in options:
-        changes["policy"] = replace(plan.policy, keep_recent=int(options["keep_recent"]))
-    if "gate" in options:
-        changes["gate"] = (plan.gate or Gate()) if options["gate"] else None
-    return replace(plan, **changes)

@@ -33,3 +33,11 @@ class Turnstile:
                 self._waiting.popleft().release()
             else:
                 self._taken = False
+
+    def give_way(self) -> None:
+        """For who is inside: let those who wait go first."""
+        with self._guard:
+            if not self._waiting:
+                return
+        self.__exit__(None, None, None)
+        self.__enter__()
