@@ -348,9 +348,9 @@ def hanging_up(every: int = 1) -> Row:
     return row
 
 
-def together(work: Sequence[Callable[[], Any]]) -> list[Any]:
-    """All at once, each on a thread of its own. Raises what one of them raises, and AssertionError where they wait for
-    each other."""
+def together(work: Sequence[Callable[[], Any]], seconds: float = 0) -> list[Any]:
+    """All at once, each on a thread of its own, for about so many seconds. Raises what one of them raises, and
+    AssertionError where they wait for each other."""
     done: list[Any] = [None] * len(work)
 
     def go(at: int) -> None:
@@ -362,7 +362,7 @@ def together(work: Sequence[Callable[[], Any]]) -> list[Any]:
     threads = [threading.Thread(target=go, args=(at,), daemon=True) for at in range(len(work))]
     for thread in threads:
         thread.start()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + seconds + PATIENCE
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
     assert not any(thread.is_alive() for thread in threads), "they wait for each other"
@@ -528,7 +528,8 @@ def stress(seconds: float = 8.0, seed: int = 0, threads: int = 6) -> Row:
                 [
                     lambda who=who: busily(host, killing.random.Random(seed * 97 + who), end, counts)
                     for who in range(threads)
-                ]
+                ],
+                seconds,
             )
             host._later.shutdown(wait=True)
             agrees(host)

@@ -221,6 +221,21 @@ def test_a_clock_that_goes_backwards_harms_nothing(monkeypatch: pytest.MonkeyPat
     faults.agrees(host)
 
 
+def test_a_start_clears_away_what_crashes_and_dropped_sessions_left(tmp_path: Path) -> None:
+    host = opened(tmp_path)
+    kept, gone = (run(host, (*TURNS[:5], user(text)))[0].session for text in ("Kept?", "Gone?"))
+    host.close()
+    host.drop(gone, "k")
+    (tmp_path / "tmp" / "half-written").write_bytes(b"x")
+    objects = set((tmp_path / "objects").glob("*/*"))
+    again = opened(Store(tmp_path, grace=-5))
+    again._later.shutdown(wait=True)
+    assert not list((tmp_path / "tmp").iterdir())
+    assert len(set((tmp_path / "objects").glob("*/*"))) == len(objects) / 2
+    assert again.session(kept, "k")["turns"] == 7
+    faults.agrees(again)
+
+
 # what clients send
 
 

@@ -32,7 +32,7 @@ def packed(store: Store, name: str) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as file:
         file.writestr(EVENTS, json.dumps(events))
-        for digest in sorted(_named(events)):
+        for digest in sorted(named(events)):
             file.writestr(f"objects/{digest}", store.get(digest))
     return out.getvalue()
 
@@ -49,7 +49,7 @@ def unpacked(store: Store, data: bytes, key: str, model: Model) -> str:
                 raise BadContext("an exported session is stored without compression; export it again")
             events = json.loads(file.read(EVENTS))
             _check(events, model)
-            objects = {digest: file.read(f"objects/{digest}") for digest in sorted(_named(events))}
+            objects = {digest: file.read(f"objects/{digest}") for digest in sorted(named(events))}
     except _ODD as error:
         raise BadContext(f"this is no exported session ({error}); export it again with GET …/export") from error
     for digest, content in objects.items():
@@ -118,7 +118,8 @@ def _check_objects(events: Sequence[Mapping[str, Any]], objects: Mapping[str, by
             contexts.to_bytes(context, model)  # refuses what is not finite
 
 
-def _named(events: Sequence[Mapping[str, Any]]) -> set[str]:
+def named(events: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Digests of the objects that a session's events name."""
     return {
         str(event[field])
         for event in events

@@ -76,6 +76,7 @@ class SessionHost:
         self._answers = 0
         self._counting, self._closing = Lock(), Flag()
         self._later = ThreadPoolExecutor(1, "compact")
+        self._later.submit(self._collect)
         if self.policy.trigger.idle is not None:
             Thread(target=self._watch, name="idle", daemon=True).start()
 
@@ -381,6 +382,12 @@ class SessionHost:
         self._closing.set()
         self._later.shutdown(wait=True, cancel_futures=True)
         self.places.save()
+
+    def _collect(self) -> None:
+        try:
+            self.places.collect()
+        except HoldfastError as error:  # the next start tries again
+            log.warning("what sessions left behind is not cleared away: %s", error)
 
     def _count(self, **more: float) -> None:
         with self._counting:
