@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -113,10 +114,22 @@ class Session:
         return count
 
     def rendered(self, turns: Sequence[Turn]) -> tuple[Block, ...]:
-        """The blocks that `turns` would be behind this session."""
+        """The blocks that `turns` would be behind this session. Raises TooLarge for a turn that no tokenizing is
+        needed to know as longer than what the model reads."""
+        self._check_turns(turns)
         meta = {"tools": list(self.tools)} if self.tools else {}
-        whole = Transcript((*self.turns, *turns), meta=meta)
+        whole = Transcript(tuple(map(_whole, (*self.turns, *turns))), meta=meta)
         return appended(whole, len(self.turns), self.engine.model.tokenizer, self.held.tokens)
+
+    def _check_turns(self, turns: Sequence[Turn]) -> None:
+        model = self.engine.model
+        most = model.max_tokens * _longest(model.tokenizer)
+        for turn in turns:
+            if len(turn.text) > most and (size := sum(map(len, turn.text.split()))) > most:
+                raise TooLarge(
+                    f"one turn has {size:,} characters, more than fit the {model.max_tokens} tokens that {model.name} "
+                    "reads; send it in parts, or a shorter one"
+                )
 
     def check_room(self, tokens: int) -> None:
         """Raise TooLarge where so many more tokens go beyond the positions that the model reads."""
@@ -334,6 +347,25 @@ class Session:
         store, model = self._log.store, self.engine.model
         context = contexts.from_bytes(store.get(checkpoint.context), model, name=f"session {self.name}")
         return context, hidden_of(store.get(checkpoint.hidden)).to(model.device, model.dtype)
+
+
+def _whole(turn: Turn) -> Turn:
+    """A turn as a tokenizer can read it: half a character (a lone surrogate) stands as U+FFFD."""
+    said = turn.text, turn.reasoning, *(call.arguments for call in turn.calls)
+    if "".join(said).isascii():
+        return turn
+    calls = tuple(replace(call, arguments=_characters(call.arguments)) for call in turn.calls)
+    return replace(turn, text=_characters(turn.text), reasoning=_characters(turn.reasoning), calls=calls)
+
+
+def _characters(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@cache
+def _longest(tokenizer: Any) -> int:
+    """Characters of the longest token: a text has no fewer tokens than so many fit into it."""
+    return max(map(len, tokenizer.get_vocab()))
 
 
 def _sizes(held: Held) -> dict[str, Any]:
