@@ -32,7 +32,7 @@ def packed(store: Store, name: str) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as file:
         file.writestr(EVENTS, json.dumps(events))
-        for digest in sorted(_named(events)):
+        for digest in sorted(named(events)):
             file.writestr(f"objects/{digest}", store.get(digest))
     return out.getvalue()
 
@@ -49,7 +49,7 @@ def unpacked(store: Store, data: bytes, key: str, model: Model) -> str:
                 raise BadContext("an exported session is stored without compression; export it again")
             events = json.loads(file.read(EVENTS))
             _check(events, model)
-            objects = {digest: file.read(f"objects/{digest}") for digest in sorted(_named(events))}
+            objects = {digest: file.read(f"objects/{digest}") for digest in sorted(named(events))}
     except _ODD as error:
         raise BadContext(f"this is no exported session ({error}); export it again with GET …/export") from error
     for digest, content in objects.items():
@@ -77,21 +77,25 @@ def _check(events: Sequence[Mapping[str, Any]], model: Model) -> None:
     """Raise BadContext, or one of the errors of a wrong type, where a resumed session would."""
     check_opening(events[0], model, "in the file")
     vocabulary, turns = model.hf.config.vocab_size, 0
+    blocks: list[int] = []  # the turn of each
     for event in events[1:]:
         if event["kind"] == "turns":
             turns += len([turn_of(row) for row in event["turns"]])
+            blocks += [row[0] for row in event["blocks"]]
             for turn, kind, ids in event["blocks"]:
                 Kind(kind)
                 if not (0 <= turn < turns and ids and all(type(i) is int and 0 <= i < vocabulary for i in ids)):
                     raise BadContext("the exported session holds tokens or turns that there are not")
         elif event["kind"] == "rewound":
             turns = min(turns, _counted(event["turns"]))
+            blocks = [turn for turn in blocks if turn < turns]
         elif event["kind"] == "pinned":
             _counted(event["turn"])
         elif event["kind"] in ("compacted", "saved"):
             checkpoint = checkpoint_of(event)
-            for count in (checkpoint.blocks, checkpoint.tail, checkpoint.compactions):
-                _counted(count)
+            tail, held = _counted(checkpoint.tail), _counted(checkpoint.blocks)
+            if not tail <= held <= len(blocks) or not _counted(checkpoint.compactions) < len(events):
+                raise BadContext("the exported session holds a memory of blocks that there are not")
         elif event["kind"] == "undone":
             _counted(event["checkpoints"])
         else:
@@ -114,7 +118,8 @@ def _check_objects(events: Sequence[Mapping[str, Any]], objects: Mapping[str, by
             contexts.to_bytes(context, model)  # refuses what is not finite
 
 
-def _named(events: Sequence[Mapping[str, Any]]) -> set[str]:
+def named(events: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Digests of the objects that a session's events name."""
     return {
         str(event[field])
         for event in events

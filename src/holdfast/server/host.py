@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +24,7 @@ from holdfast.config import home
 from holdfast.engine.answering import Answer
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
-from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, TooLarge
+from holdfast.errors import BadContext, BadInput, BadOption, Busy, Failed, HoldfastError, TooLarge
 from holdfast.gate.gate import Gate
 from holdfast.held import Held
 from holdfast.latent import Plan, full_bytes
@@ -40,6 +41,7 @@ from holdfast.triggers import Saved, Seen, Trigger, Why, due
 
 log = logging.getLogger("holdfast.server")
 LIMIT = 1024  # tokens of an answer whose caller says nothing
+PIECES = 8  # in which a window is filled by a history that is longer
 LOOK = 1.0  # seconds between looks at who rests
 
 
@@ -69,6 +71,7 @@ class SessionHost:
         self._counts: dict[str, float] = {}
         self._counting, self._closing = Lock(), Flag()
         self._later = ThreadPoolExecutor(1, "compact")
+        self._later.submit(self._collect)
         if self.policy.trigger.idle is not None:
             Thread(target=self._watch, name="idle", daemon=True).start()
 
@@ -129,23 +132,23 @@ class SessionHost:
         if not turns:
             return
         session, window = place.held, self.engine.model.max_tokens
-        new = sum(map(len, session.rendered(turns)))
-        self.places.room(place, min(new, window))
-        fits = session.held.live.next_position + new <= self.policy.trigger.force * window
-        done = len(session.turns)
-        for unit in [tuple(turns)] if fits else _units(session.turns, turns):
+        sizes: Counter[int] = Counter()
+        for block in session.rendered(turns):
+            sizes[block.origin.turn] += len(block)
+        self.places.room(place, min(sizes.total(), window))
+        fits = session.held.live.next_position + sizes.total() <= self.policy.trigger.force * window
+        whole = [(tuple(turns), sizes.total())]
+        for piece, tokens in whole if fits else _pieces(session.turns, turns, sizes, window // PIECES):
             if not fits:
-                self._make_room(place, unit)
+                self._make_room(place, tokens)
             with self.places.model:
-                session.append(unit)
-            done += len(unit)
+                session.append(piece)
             self.places.note_turns(place, session.turns)
 
-    def _make_room(self, place: Place, unit: Sequence[Turn]) -> None:
+    def _make_room(self, place: Place, tokens: int) -> None:
         """Compact before turns that would go beyond what the model reads. Where that is not enough, reading says so."""
-        session, window = place.held, self.engine.model.max_tokens
-        new = sum(map(len, session.rendered(unit)))
-        if session.held.live.next_position + new + self.policy.max_tokens > self.policy.trigger.force * window:
+        end, window = place.held.held.live.next_position, self.engine.model.max_tokens
+        if end + tokens + self.policy.max_tokens > self.policy.trigger.force * window:
             with suppress(BadInput):  # nothing may be compacted yet
                 self._compact(place, Why("force", "the next turns would not fit the window", None))
 
@@ -315,7 +318,7 @@ class SessionHost:
                 return views.row(place, self.engine.model)
         except Exception as error:
             self.places.reject(name)
-            if isinstance(error, HoldfastError | MemoryError):
+            if isinstance(error, BadContext | TooLarge | Failed | MemoryError):
                 raise
             raise BadContext(f"this is no exported session ({error}); export it again with GET …/export") from error
 
@@ -341,6 +344,12 @@ class SessionHost:
         self._later.shutdown(wait=True, cancel_futures=True)
         self.places.save()
 
+    def _collect(self) -> None:
+        try:
+            self.places.collect()
+        except HoldfastError as error:  # the next start tries again
+            log.warning("what sessions left behind is not cleared away: %s", error)
+
     def _count(self, **more: float) -> None:
         with self._counting:
             for name, value in more.items():
@@ -352,10 +361,20 @@ def open_host(engine: LocalEngine, plan: Plan, *, store: str = "", policy: HostP
     return SessionHost(engine, plan, Store(store or str(home() / "sessions")), policy)
 
 
-def _units(before: Sequence[Turn], turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
-    """New turns in pieces that end where a session may be cut."""
+def _pieces(
+    before: Sequence[Turn], turns: Sequence[Turn], sizes: Mapping[int, int], most: int
+) -> list[tuple[tuple[Turn, ...], int]]:
+    """New turns in pieces that end where a session may be cut, with their tokens: `most`, or what cannot be cut."""
     whole, start = Transcript((*before, *turns)), len(before)
-    return [whole.turns[max(a, start) : b] for a, b in exchanges(whole) if b > start]
+    made: list[tuple[int, int, int]] = []
+    for a, b in exchanges(whole):
+        if b > start:
+            first, size = max(a, start), sum(sizes.get(at, 0) for at in range(max(a, start), b))
+            if made and made[-1][2] + size <= most:
+                first, _, more = made.pop()
+                size += more
+            made.append((first, b, size))
+    return [(whole.turns[a:b], size) for a, b, size in made]
 
 
 def _asked(plan: Plan, options: Mapping[str, Any]) -> Plan:
