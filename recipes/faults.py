@@ -105,7 +105,7 @@ def agrees(host: SessionHost) -> None:
 def within(host: SessionHost) -> None:
     """The books of the memory are true, and within the budget."""
     memory = host.places.memory
-    held = {place.name: place.session.held.nbytes for place in host.places.all() if place.session}
+    held = {place.name: place.session.held.footprint for place in host.places.all() if place.session}
     assert sum(held.values()) <= memory.nbytes <= memory.budget, "the budget is not held"
     assert {name for name, size in held.items() if size} <= set(memory.resident), "memory that nobody accounts for"
     assert not any(one.uses for one in memory._held.values()), "a session is in use for ever"
@@ -175,7 +175,7 @@ class Life:
 
     def __init__(self, store: Store) -> None:
         pair = build_pair("llama")
-        room = int(1.5 * full_bytes(pair.model, 800))
+        room = 3 * full_bytes(pair.model, 800)
         self.store, self.told = store, Told()
         self.host = opened(store, replace(NEVER, memory=room))
         self.history: tuple[Turn, ...] = TURNS[:5]

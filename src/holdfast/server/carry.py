@@ -18,7 +18,7 @@ from holdfast.blocks.block import Kind
 from holdfast.context import store as contexts
 from holdfast.errors import BadContext, HoldfastError
 from holdfast.model.load import Model
-from holdfast.record import check_opening, checkpoint_of, hidden_of, turn_of
+from holdfast.record import check_opening, checkpoint_of, hidden_of, named, replayed, turn_of
 from holdfast.store import Store
 
 EVENTS = "events.json"
@@ -109,20 +109,9 @@ def _counted(value: object) -> int:
 
 
 def _check_objects(events: Sequence[Mapping[str, Any]], objects: Mapping[str, bytes], model: Model) -> None:
-    for event in events:
-        if event["kind"] in ("compacted", "saved"):
-            context = contexts.from_bytes(objects[event["context"]], model, name="the exported session")
-            hidden = hidden_of(objects[event["hidden"]])
-            if hidden.ndim != 2 or hidden.shape[1] != model.family.d_model or not hidden.isfinite().all():
-                raise BadContext("the exported session holds hidden states that are not this model's; export it again")
-            contexts.to_bytes(context, model)  # refuses what is not finite
-
-
-def named(events: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Digests of the objects that a session's events name."""
-    return {
-        str(event[field])
-        for event in events
-        if event["kind"] in ("compacted", "saved")
-        for field in ("context", "hidden")
-    }
+    for checkpoint in replayed(events, "in the file").checkpoints:
+        context = contexts.from_bytes(objects[checkpoint.context], model, name="the exported session")
+        hidden = hidden_of(objects[checkpoint.hidden])
+        if hidden.ndim != 2 or hidden.shape[1] != model.family.d_model or not hidden.isfinite().all():
+            raise BadContext("the exported session holds hidden states that are not this model's; export it again")
+        contexts.to_bytes(context, model)  # refuses what is not finite

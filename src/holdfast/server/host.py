@@ -115,11 +115,7 @@ class SessionHost:
                 self._soon(self._compact_later, place.name, place.key)
         self._answers += 1
         if self._answers % TIDY == 0:
-            self._soon(self._tidy)
-
-    def _tidy(self) -> None:
-        with suppress(HoldfastError):  # a store that cannot be read now is tidied another time
-            self.places.collect()
+            self._soon(self._collect)
 
     def sampling(self, ask: Ask) -> Sampling:
         """How the tokens of an answer are chosen; a subclass may steer a model that is too small for its task."""

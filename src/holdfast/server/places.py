@@ -21,7 +21,6 @@ from holdfast.latent import Plan, full_bytes
 from holdfast.memory import Budgeted
 from holdfast.record import named, turn_of
 from holdfast.server.asks import Ask
-from holdfast.server.carry import named
 from holdfast.server.turnstile import Turnstile
 from holdfast.session import Session
 from holdfast.store import Store
@@ -81,7 +80,6 @@ class Places:
                     self._note(name, events)
             except (HoldfastError, *ODD) as error:  # one damaged log must not keep the others from being served
                 self.unreadable[name] = str(error)
-        self.collect()
 
     def collect(self) -> int:
         """Drop the objects that no session needs any more; returns the bytes freed.
@@ -95,14 +93,6 @@ class Places:
             needed = needed.union(*(named(self.store.events(name)) for name in new))
             seen |= new
         return self.store.collect(needed)
-
-    def collect(self) -> int:
-        """Drop the objects of sessions that are gone, and what crashes left. Nothing while a log cannot be read, for
-        nobody knows what it names. Bytes freed."""
-        if self.unreadable:
-            return 0
-        pasts = [session.events if (session := place.session) else place.events for place in self.all()]
-        return self.store.collect(set().union(*map(named, pasts)))
 
     def _note(self, name: str, events: Sequence[Mapping[str, Any]]) -> Place:
         first, turns = events[0], turns_in(events)
