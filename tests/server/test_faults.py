@@ -127,7 +127,7 @@ def test_a_fork_that_another_request_took_first_is_forked_again(monkeypatch: pyt
 
 
 def test_a_session_that_cannot_be_saved_goes_all_the_same_and_is_read_again(tmp_path: Path) -> None:
-    room = 2 * full_bytes(build_pair("llama").model, 700)
+    room = int(1.25 * full_bytes(build_pair("llama").model, 700))
     host = opened(tmp_path, replace(faults.NEVER, memory=room))
     first, _, done = run(host, TURNS[:7])
     with pytest.MonkeyPatch.context() as broken:
