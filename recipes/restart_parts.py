@@ -164,12 +164,12 @@ def table(rows: Sequence[Row]) -> str:
     lines += ["", "| recent | ratio | in place, less restart | next action | answers | nats of full over none | n |"]
     lines.append("|--:|--:|---|--:|--:|--:|--:|")
     for (keep, ratio, form), own in sorted(by.items(), key=lambda x: x[0][:2]):
-        if not form.endswith("in place"):
+        name = form.removesuffix(" in place")
+        against = by.get((keep, ratio, f"{name} restart"))
+        if name == form or not against:
             continue
-        against = by[keep, ratio, form.removesuffix("in place") + "restart"]
         action, answers = (share(rows, own, what, against) for what in ("action", "answers"))
         counts = f"{action.supplied:.0f}, {answers.supplied:.0f} | {action.n}, {answers.n}"
-        name = form.removesuffix("in place").strip()
         lines.append(
             f"| {keep} | {f'{ratio:g}x' if ratio else ''} | {name} | {shown(action)} | {shown(answers)} | {counts} |"
         )

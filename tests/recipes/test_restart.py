@@ -128,7 +128,8 @@ def test_a_share_of_nothing_is_not_a_number():
 
 
 def test_the_table_names_every_form_once_and_the_difference():
-    told = parts.table(ROWS)
+    told = parts.table([*ROWS, row("a", "erase in place", -15.0, [-5.0, -5.0]), row("b", "text", -15.0)])
+    assert told.count("erase") == told.count("text") == 1
     assert told.count("informed in place |") == told.count("informed restart |") == 1
     assert "| 85.0 [" in told
     assert "| 1 | 8x | informed | 25.0 [" in told
