@@ -338,7 +338,7 @@ class Session:
 
     def _grow(self, after: Held, turns: Sequence[Turn], blocks: Sequence[Block], told: Mapping[str, Any]) -> None:
         self._write({**appended_event(turns, blocks), "told": {**told, **_sizes(after)}})
-        self.held, self.turns = after, (*self.turns, *turns)
+        self.turns, self.held = (*self.turns, *turns), after  # in this order: `prepare` may look from another thread
 
     def _write(self, event: Event) -> None:
         event = {**event, "at": round(time.time(), 3)}
