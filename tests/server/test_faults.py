@@ -242,7 +242,7 @@ def test_a_start_clears_away_what_crashes_and_dropped_sessions_left(tmp_path: Pa
 def test_a_very_long_history_is_read_in_a_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     host = opened(store(), HostPolicy(trigger=Trigger(), max_tokens=8))
     monkeypatch.setattr(host.engine.model.hf.config, "max_position_embeddings", 1000)
-    monkeypatch.setattr("holdfast.session.Session.compact", counting := Counting(Session.compact))
+    monkeypatch.setattr("holdfast.session.Session.prepare", counting := Counting(Session.prepare))
     monkeypatch.setattr("holdfast.session.Session.append", appends := Counting(Session.append))
     turns = [user("Go through all files.")]
     for n in range(60):
