@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import statistics
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice, takewhile
@@ -30,7 +31,7 @@ from typing import Any
 
 import httpx
 import torch
-from live_report import CACHE, HOLDFAST, STATELESS, Row, plotted, told, with_compactions
+from live_report import CACHE, HOLDFAST, STATELESS, Row, plotted, series_of, told, with_compactions
 from openai import OpenAI
 
 import holdfast
@@ -46,6 +47,7 @@ from holdfast.server.asks import Ask
 from holdfast.server.host import HostPolicy, SessionHost
 from holdfast.server.settings import Settings
 from holdfast.store import Store
+from holdfast.transcript.compose import openai_messages
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.triggers import Trigger
 
@@ -67,6 +69,8 @@ class Script:
     """Token ids of each answer, the one that ends it included."""
     results: tuple[str, ...]
     """What the tool answers, turn by turn."""
+    history: tuple[dict[str, Any], ...]
+    """All of it, the opening first, as messages."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +107,20 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=8)
     parser.add_argument("--keep-recent", type=int, default=2)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--out", type=Path, help="JSON rows, one a line")
+    parser.add_argument("--out", type=Path, help="JSON rows, one a line; a server that is there is done")
     parser.add_argument("--plot", type=Path, help="PNG")
     given = parser.parse_args()
     engine = holdfast.load(given.model)
     script = scripted(holdfast.read(given.transcript), engine, given.turns, given.tokens)
     print(f"{given.model}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, {given.turns} turns")
-    rows: list[Row] = []
-    for new in measured(engine, script, given):
+    known = given.out.read_text().splitlines() if given.out and given.out.exists() else []
+    rows = [Row(**json.loads(line)) for line in known]
+    for new in measured(engine, script, given, {row.series for row in rows}):
         rows += new
         if given.out:
             given.out.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    prompts = sum(row.prompt_tokens for row in rows if row.server == CACHE)
+    print(f"\nall prompts have {prompts} tokens, {prompts / rows[-1].tokens:.3f} of the session's {rows[-1].tokens}")
     if given.plot:
         given.plot.write_bytes(plotted(rows))
 
@@ -140,10 +147,9 @@ def scripted(recorded: Transcript, engine: LocalEngine, turns: int, size: int) -
         whole += [_call(command, f"call_{at}"), Turn(Role.TOOL, text, call_id=f"call_{at}")]
     if (length := len(render(Transcript(tuple(whole)), tokenizer).ids) + ROOM) > most:
         raise BadInput(f"{turns} turns of {size} tokens and more take {length} of the {most} that the model reads")
-    opening = tuple({"role": turn.role.value, "content": turn.text} for turn in start)
-    stop = min(engine.stop_ids)
+    history, stop = tuple(openai_messages(whole)), min(engine.stop_ids)
     says = (tokenizer(_written(command), add_special_tokens=False)["input_ids"] for command in commands)
-    return Script(opening, tuple((*ids, stop) for ids in says), results)
+    return Script(history[: len(start)], tuple((*ids, stop) for ids in says), results, history)
 
 
 def _call(command: str, name: str) -> Turn:
@@ -158,13 +164,16 @@ def _written(command: str) -> str:
 # -- serving and asking ------------------------------------------------------------------------------------------------
 
 
-def measured(engine: LocalEngine, script: Script, given: argparse.Namespace) -> Iterator[list[Row]]:
-    """Every server in turn. Prints what each comes to."""
+def measured(
+    engine: LocalEngine, script: Script, given: argparse.Namespace, known: Collection[str] = ()
+) -> Iterator[list[Row]]:
+    """Every server in turn, but for those whose series is known. Prints what each comes to."""
     plan = Plan(given.latent, given.ratio, policy=Policy(keep_recent=given.keep_recent))
     small = When(str(given.trigger), low=0.5, idle=None, cool_down=3, memory=8, restart=False, max_tokens=1024).policy()
     probes = read_probes(given.probes) if given.probes.exists() else []
-    prompts = 0
     for name, policy, seconds in [(CACHE, NEVER, 0.0), *((HOLDFAST, small, s) for s in given.tool_seconds)]:
+        if (series := series_of(name, seconds)) in known:
+            continue
         with (
             serving(engine, plan, policy, script) as (host, url),
             reading(engine) as read,
@@ -172,15 +181,15 @@ def measured(engine: LocalEngine, script: Script, given: argparse.Namespace) -> 
         ):
             new, messages = session(client, name, script, seconds)
             told(new, read)
-            asked(client, probes, script, messages, new[-1].series)
-        prompts = sum(row.prompt_tokens for row in new)
-        yield new
+            yield new
+            asked(client, probes, script, messages, series)
+    if STATELESS in known:
+        return
     with serving(engine, plan, NEVER, script) as (host, url), reading(engine) as read:
         turns = range(given.every, given.turns + 1, given.every)
-        new = [stateless(host, url, turn, messages[: len(script.opening) + 2 * turn - 2]) for turn in turns]
+        new = [stateless(host, url, turn, script.history[: len(script.opening) + 2 * turn - 2]) for turn in turns]
         told(new, read)
-    print(f"  on all turns       {prompts} tokens, {prompts / new[-1].tokens:.3f} of the session")
-    yield new
+        yield new
 
 
 @contextmanager
@@ -298,12 +307,11 @@ def asked(client: Client, probes: Sequence[Probe], script: Script, history: list
     fair = [probe for probe in probes if probe.evidence in early and not broken_rule(probe, late)]
     nothing = {"no history": list(script.opening)} if name == CACHE else {}
     for context, messages in ({name: history} | nothing).items() if fair else ():
-        margins = []
-        for probe in fair:
-            question = [*messages, {"role": "user", "content": probe.question}]
-            margins.append(client.logprob(question, probe.answer) - client.logprob(question, probe.distractor))
-        right = sum(margin > 0 for margin in margins)
-        print(f"  {context}: {right} of {len(fair)} questions right, mean margin {statistics.mean(margins):+.2f} nats")
+        asks = [[*messages, {"role": "user", "content": probe.question}] for probe in fair]
+        right = [client.logprob(ask, probe.answer) for ask, probe in zip(asks, fair, strict=True)]
+        near = [client.logprob(ask, probe.distractor) for ask, probe in zip(asks, fair, strict=True)]
+        won, means = sum(map(operator.gt, right, near)), (statistics.mean(right), statistics.mean(near))
+        print(f"  {context}: {won} of {len(fair)} right; right answers {means[0]:.2f} nats, near misses {means[1]:.2f}")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ class Row:
 
     @property
     def series(self) -> str:
-        return f"{self.server}, tools {self.tool_seconds:g} s" if self.server == HOLDFAST else self.server
+        return series_of(self.server, self.tool_seconds)
+
+
+def series_of(server: str, tool_seconds: float) -> str:
+    """What a table and a plot call it."""
+    return f"{server}, tools {tool_seconds:g} s" if server == HOLDFAST else server
 
 
 def with_compactions(rows: Sequence[Row], events: Sequence[dict[str, Any]]) -> list[Row]:
