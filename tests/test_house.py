@@ -1,9 +1,9 @@
 """The shape of the code base: small functions, small files, nothing loaded before it is needed."""
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,10 +44,11 @@ def test_import_and_help_load_no_model_library(command):
 
 
 def test_help_answers_in_half_a_second():
-    def seconds():
-        began = time.perf_counter()
+    def seconds():  # of the processor: the clock's are other programs' too
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "holdfast", "--help"], check=True, capture_output=True)
-        return time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(5)) < 0.5
 
