@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import openai
 import pytest
 
+from child import Child, child
 from conftest import byte_tokenizer, plain_model
 from holdfast.cli import console
 from holdfast.cli.main import main
@@ -111,44 +108,11 @@ def test_help_says_what_every_option_is_for(run: Run) -> None:
 # a whole life
 
 
-class Served(NamedTuple):
-    """A server in a process of its own."""
-
-    process: subprocess.Popen[str]
-    url: str
-
-
 @contextmanager
-def serving(model: str, store: Path, *options: str) -> Iterator[Served]:
-    """Killed at the end where it is still there."""
-    arguments = ["serve", "--model", model, "--store", str(store), "--port", "0", *options]
-    pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-m", "holdfast", *arguments], **pipes, text=True) as process:  # type: ignore[call-overload]
-        try:
-            told = next((line for line in process.stderr if " on http://" in line), "")
-            assert told, "it never served"
-            url = told.split()[-1]
-            end = time.monotonic() + 60
-            while not alive(url):
-                assert time.monotonic() < end, "it never answered"
-                time.sleep(0.05)
-            yield Served(process, url)
-        finally:
-            process.kill()
-
-
-def alive(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def ended(served: Served, how: int) -> tuple[int, str]:
-    """Exit code, and what else it said."""
-    served.process.send_signal(how)
-    _, err = served.process.communicate(timeout=60)
-    return served.process.returncode, err
+def serving(model: str, store: Path, *options: str) -> Iterator[Child]:
+    """A server in a process of its own."""
+    with child("-m", "holdfast", "serve", "--model", model, "--store", str(store), "--port", "0", *options) as one:
+        yield one
 
 
 @pytest.fixture
@@ -163,12 +127,13 @@ def test_a_server_keeps_its_sessions_when_it_is_told_to_stop(model: str, keys: P
     store, answers, sessions = tmp_path / "store", [], []
     for how in (signal.SIGTERM, signal.SIGINT):
         with serving(model, store, "--api-key-file", str(keys), "--max-tokens", "8") as served:
-            assert httpx.get(f"{served.url}/v1/models").status_code == 401
-            with openai.OpenAI(base_url=f"{served.url}/v1", api_key="right") as client:
+            url = served.address()
+            assert httpx.get(f"{url}/v1/models").status_code == 401
+            with openai.OpenAI(base_url=f"{url}/v1", api_key="right") as client:
                 answers.append(client.chat.completions.create(model="any", messages=history))  # type: ignore[arg-type]
-            heard = httpx.get(f"{served.url}/holdfast/sessions", headers={"authorization": "Bearer right"}).json()
+            heard = httpx.get(f"{url}/holdfast/sessions", headers={"authorization": "Bearer right"}).json()
             sessions.append(heard)
-            code, err = ended(served, how)
+            code, err = served.end(how), served.output()
         assert (code, "Traceback" in err) == (0, False)
         message = answers[-1].choices[0].message
         history += [{"role": "assistant", "content": message.content}, {"role": "user", "content": "And?"}]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import uvicorn
 from holdfast.server.app import create_app
 from holdfast.server.asks import Host
 from holdfast.server.settings import Settings
+from waiting import until
 
 
 @contextmanager
@@ -33,11 +33,3 @@ def live(host: Host, *, drain: int = 5, send_buffer: int | None = None, **settin
         finally:
             server.should_exit = True
             thread.join()
-
-
-def until(happened: Any, seconds: float = 5) -> None:
-    """Wait until something is so; fail where it never is."""
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.005)

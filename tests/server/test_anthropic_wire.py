@@ -12,13 +12,14 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from live_server import live, until
+from live_server import live
 from scripted import Reply, ScriptedHost
 
 from holdfast.errors import Busy, Failed, TooLarge
 from holdfast.server.auth import digest
 from holdfast.server.settings import Settings
 from holdfast.transcript.turn import Role, ToolCall, Turn
+from waiting import until
 
 CALL = ToolCall("call_1", "bash", '{"command": "ls"}')
 TOOL: Any = {

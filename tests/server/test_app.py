@@ -3,20 +3,18 @@
 import asyncio
 import hashlib
 import logging
-import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from live_server import live, until
+from live_server import live
 from scripted import Reply, ScriptedHost
 from typer.testing import CliRunner
 
+from child import child
 from holdfast.cli import serving
 from holdfast.cli.main import app as cli
 from holdfast.errors import BadOption, Busy, Conflict, Failed, Lost, Missing, TooLarge, UnsupportedModel
@@ -25,6 +23,7 @@ from holdfast.server.app import create_app
 from holdfast.server.guard import Rate
 from holdfast.server.problems import Refused
 from holdfast.server.settings import Settings
+from waiting import until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 KEY = "sk-the-secret-one"
@@ -399,26 +398,14 @@ finally:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_until_it_is_told_to_stop(how):
     code = SERVED.format(tests=str(Path(__file__).parent))
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as server:
-        first = server.stderr.readline()
-        url = first.rsplit(" ", 1)[1].strip()
-        until(lambda: _ready(url), 60)
+    with child("-c", code) as server:
+        url = server.address()
         assert httpx.post(f"{url}/v1/chat/completions", json=CHAT).json()["choices"]
-        server.send_signal(how)
-        out, err = server.communicate(timeout=60)
-    assert first.startswith("scripted on http://127.0.0.1:")
+        status, out, err = server.end(how), server.output("stdout"), server.output()
+    assert err.startswith("scripted on http://127.0.0.1:")
     assert f"OPENAI_BASE_URL={url}/v1" in err
     assert "Traceback" not in err
-    assert (out.strip(), server.returncode) == ("closed True", 0)
-
-
-def _ready(url):
-    try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.ConnectError:
-        return False
+    assert (out.strip(), status) == ("closed True", 0)
 
 
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(monkeypatch):

@@ -11,7 +11,7 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from live_server import live, until
+from live_server import live
 from scripted import Reply, ScriptedHost
 
 from conftest import build_pair
@@ -24,6 +24,7 @@ from holdfast.server.settings import Settings
 from holdfast.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
 from holdfast.triggers import Trigger
+from waiting import until
 
 CALL = ToolCall("call_1", "bash", '{"command":"ls"}')
 OTHER = ToolCall("call_2", "bash", "{}")

@@ -11,7 +11,7 @@ import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from live_server import live, until
+from live_server import live
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -22,6 +22,7 @@ from scripted import Reply, ScriptedHost
 
 from holdfast.server.app import create_app
 from holdfast.server.settings import Settings
+from waiting import until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 APP = create_app(ScriptedHost(), Settings(body_bytes=16 * 2**20, names=frozenset({"testserver"})))
