@@ -6,12 +6,13 @@ import torch
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import render
+from holdfast.compaction.partition import parts, spans
+from holdfast.compaction.plan import Policy
 from holdfast.context import store
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import StateSegment
-from holdfast.engine.live import Live
-from holdfast.gate.gate import Report, Work, checked
-from holdfast.latent import Policy, parts, spans
+from holdfast.engine.kv_context import Live
+from holdfast.gate.latent.gate import Report, Work, checked
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
 

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import render
+from holdfast.compaction.compact import Shared, compact, compact_live
+from holdfast.compaction.partition import Part, parts, ratio_for, spans
+from holdfast.compaction.plan import Plan, Policy
 from holdfast.context import store
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, StateSegment
-from holdfast.engine.live import Live, opened
+from holdfast.engine.kv_context import Live, opened
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
-from holdfast.gate.gate import Gate
-from holdfast.latent import Part, Plan, Policy, Shared, compact, compact_live, parts, ratio_for, spans
+from holdfast.gate.latent.gate import Gate
 from holdfast.methods.base import Span
 from holdfast.methods.registry import LATENT, build
 from holdfast.model.load import adopt

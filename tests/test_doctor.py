@@ -8,10 +8,10 @@ import pytest
 
 from holdfast.doctor import STRATEGIES, checkup, compactions, rereads, tokens_by_kind
 from holdfast.errors import BadOption, BadTranscript
-from holdfast.history import compact_file
-from holdfast.textual import TextPlan
+from holdfast.text.file_log import compact_file
+from holdfast.text.rewrite import TextPlan
 from holdfast.transcript.draft import draft
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 

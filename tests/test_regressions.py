@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from conftest import byte_tokenizer, plain_model, small_session
-from holdfast.agents import bring_back, fork, own_blocks
 from holdfast.blocks.block import Kind
 from holdfast.cli.main import main
+from holdfast.compaction.compact import ask, compact
+from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.recompact import join, recompact
+from holdfast.compaction.subagents import bring_back, fork, own_blocks
 from holdfast.context import store
 from holdfast.context.segments import StateSegment
 from holdfast.errors import BadInput, BadOption
-from holdfast.latent import Plan, Policy, ask, compact
-from holdfast.rounds import join, recompact
 from holdfast.transcript.turn import Role, Turn
 
 NOTHING = Policy(pin=(Kind.SYSTEM,), keep_recent=0)

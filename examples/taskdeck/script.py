@@ -1,6 +1,6 @@
 """The taskdeck session without its results: the files found at the start, and what user and agent say and do.
 
-Holds no tool result: record.py runs the calls and adds them.
+Holds no tool result: session/events.py runs the calls and adds them.
 """
 
 from __future__ import annotations

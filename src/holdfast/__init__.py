@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.gate.gate import Gate
-    from holdfast.history.changes import compact_file
-    from holdfast.latent import Plan, Policy, ask, compact, load, restore, save
-    from holdfast.rounds import join, recompact
-    from holdfast.session import Session
-    from holdfast.store import Store
-    from holdfast.textual import TextPlan, rewrite
+    from holdfast.compaction.compact import ask, compact, load, restore, save
+    from holdfast.compaction.plan import Plan, Policy
+    from holdfast.compaction.recompact import join, recompact
+    from holdfast.gate.latent.gate import Gate
+    from holdfast.session.session import Session
+    from holdfast.storage.store import Store
+    from holdfast.text.file_log.change_file import compact_file
+    from holdfast.text.rewrite import TextPlan, rewrite
     from holdfast.transcript.read import read
 
 __version__ = "0.4.0"
@@ -39,11 +40,13 @@ __all__ = [
     "save",
 ]
 
-_HOMES = {name: "holdfast.latent" for name in ("Plan", "Policy", "ask", "compact", "load", "restore", "save")}
-_HOMES |= {"read": "holdfast.transcript.read", "Gate": "holdfast.gate.gate"}
-_HOMES |= {"TextPlan": "holdfast.textual", "rewrite": "holdfast.textual", "compact_file": "holdfast.history.changes"}
-_HOMES |= {"Session": "holdfast.session", "Store": "holdfast.store"}
-_HOMES |= {"join": "holdfast.rounds", "recompact": "holdfast.rounds"}
+_HOMES = {name: "holdfast.compaction.compact" for name in ("ask", "compact", "load", "restore", "save")}
+_HOMES |= {"Plan": "holdfast.compaction.plan", "Policy": "holdfast.compaction.plan"}
+_HOMES |= {"read": "holdfast.transcript.read", "Gate": "holdfast.gate.latent.gate"}
+_HOMES |= {"TextPlan": "holdfast.text.rewrite", "rewrite": "holdfast.text.rewrite"}
+_HOMES |= {"compact_file": "holdfast.text.file_log.change_file"}
+_HOMES |= {"Session": "holdfast.session.session", "Store": "holdfast.storage.store"}
+_HOMES |= {"join": "holdfast.compaction.recompact", "recompact": "holdfast.compaction.recompact"}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,19 +14,19 @@ from posixpath import normpath
 from typing import Any
 
 from holdfast.cost.prices import prices
-from holdfast.cost.session import SessionCost, session_cost
+from holdfast.cost.session_cost import SessionCost, session_cost
 from holdfast.errors import BadOption
-from holdfast.gate.claims import Struck, strike
-from holdfast.gate.ledger import RULES, Fact, ledger
-from holdfast.gate.presence import Words, shown
-from holdfast.history import Event, lineage
-from holdfast.methods.text.sections import MADE
-from holdfast.textual import TextPlan, rewrite
+from holdfast.facts.ledger import RULES, Fact, ledger
+from holdfast.facts.notes import MADE
+from holdfast.facts.occurrences import Words, shown
+from holdfast.gate.text.claims import Struck, strike
+from holdfast.text.file_log import Event, lineage
+from holdfast.text.rewrite import TextPlan, rewrite
+from holdfast.transcript.activity import observed
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, Piece, turn_size
 from holdfast.transcript.legality import PROVIDERS, Problem, problems
-from holdfast.transcript.observed import observed
 from holdfast.transcript.read import read
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 STRATEGIES = ("dedup_reads", "clamp", "mask_observations", "drop_observations")

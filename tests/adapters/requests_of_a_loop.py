@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Turn
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network when imported

@@ -16,7 +16,7 @@ from holdfast.adapters import compactor as module
 from holdfast.adapters.compactor import CompactionWarning, Compactor
 from holdfast.adapters.messages import compact_messages, turns_of
 from holdfast.errors import BadOption
-from holdfast.textual import Breaker, Rewritten, TextPlan
+from holdfast.text.rewrite import Breaker, Rewritten, TextPlan
 
 
 def step(number: int) -> list[dict[str, Any]]:

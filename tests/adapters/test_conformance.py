@@ -17,7 +17,7 @@ from compaction_kit.corpus import build_random_session
 from compaction_kit.semantic_corpus import build_semantic_heldout_session, build_semantic_session
 from compaction_kit.testing import assert_no_flags, check_compactor
 
-from holdfast.textual import TextPlan, rewrite
+from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.turn import Role, Transcript, Turn
 

@@ -26,7 +26,7 @@ from langchain_core.tools import tool
 
 from holdfast.adapters.compactor import Compactor
 from holdfast.adapters.langchain import HoldfastMiddleware, message_of, turns_of
-from holdfast.textual import Rewritten, TextPlan
+from holdfast.text.rewrite import Rewritten, TextPlan
 from holdfast.transcript.turn import Role, Turn
 
 SYSTEM = "You are careful."

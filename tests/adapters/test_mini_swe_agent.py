@@ -17,7 +17,7 @@ from minisweagent.models import test_models as models
 from holdfast.adapters.compactor import Compactor
 from holdfast.adapters.messages import turns_of
 from holdfast.adapters.mini_swe_agent import CompactingModel
-from holdfast.textual import Rewritten, TextPlan
+from holdfast.text.rewrite import Rewritten, TextPlan
 
 
 class Environment:

@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 
 from holdfast.adapters.compactor import Compactor
 from holdfast.adapters.openhands import HoldfastCondenser, _turn, event_of, turns_of
-from holdfast.textual import Rewritten, TextPlan
+from holdfast.text.rewrite import Rewritten, TextPlan
 from holdfast.transcript.cuts import check_legal
 
 

@@ -32,7 +32,7 @@ from pydantic_ai.models.test import TestModel
 
 from holdfast.adapters.compactor import Compactor
 from holdfast.adapters.pydantic_ai import HoldfastProcessor, Said, _said, _turns, _written
-from holdfast.textual import Rewritten, TextPlan
+from holdfast.text.rewrite import Rewritten, TextPlan
 from holdfast.transcript.turn import Role, Turn
 
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
-from holdfast.blocks import messages, places
+from holdfast.blocks import message_offsets, messages
 from holdfast.blocks.block import Kind
 from holdfast.blocks.messages import abilities
 from holdfast.blocks.render import question_ids, render
@@ -452,7 +452,7 @@ def quick_and_reference(transcript, tokenizer):
     apply = messages.applier(tokenizer, transcript if can.tools else None)
     wires = [message.wire for message in messages.chat_messages(transcript, can)]
     text = apply(wires)
-    return places.quick_places(wires, text, apply), places.places(wires, text, apply)
+    return message_offsets.quick_places(wires, text, apply), message_offsets.places(wires, text, apply)
 
 
 @st.composite

@@ -16,11 +16,11 @@ from conftest import byte_tokenizer, plain_model, small_session
 from counted_crates import crates, long_session
 from holdfast.blocks.render import render
 from holdfast.cli.main import main
+from holdfast.compaction.compact import ask, restore
 from holdfast.context import store
 from holdfast.engine.local import LocalEngine
 from holdfast.eval.report.session_page import Fate, fates, session_page
 from holdfast.eval.rows import read_rows
-from holdfast.latent import ask, restore
 from holdfast.model.load import load
 from holdfast.transcript.read import read
 

@@ -12,8 +12,8 @@ import pytest
 
 from holdfast.cli.main import main
 from holdfast.errors import BadOption
-from holdfast.history import log_path, undo_file
 from holdfast.methods.registry import TEXT
+from holdfast.text.file_log import log_path, undo_file
 from holdfast.transcript.read import read
 from stub_endpoint import Stub, serving
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from holdfast.compaction.compact import full_bytes
 from holdfast.context.cache import HeldLayer
 from holdfast.context.packing import pack
 from holdfast.context.segments import CompactContext
-from holdfast.latent import full_bytes
 
 G, D = 2, 4
 

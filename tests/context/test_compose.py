@@ -9,14 +9,15 @@ import torch
 
 from holdfast.blocks.block import Kind, Origin
 from holdfast.blocks.render import render
+from holdfast.compaction.compact import compact
+from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.recompact import join
 from holdfast.context import store
 from holdfast.context.compose import compose, held_bytes, part_of
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, tokens
 from holdfast.context.surgery import keep
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.errors import BadContext, BadInput
-from holdfast.latent import Plan, Policy, compact
-from holdfast.rounds import join
 
 PROBE = [20, 30, 40, 50, 60]
 SYSTEM, ASKED = Origin(0, Kind.SYSTEM, (0, 9), (0, 4)), Origin(1, Kind.TASK, (9, 30), (4, 10))

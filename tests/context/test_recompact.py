@@ -9,17 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from holdfast.blocks.block import Block, Kind, Origin
+from holdfast.compaction.compact import compact
+from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.recompact import join, recompact
 from holdfast.context import store
 from holdfast.context.budget import from_ratio
 from holdfast.context.compose import compose
 from holdfast.context.recompact import cells, tighten
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.errors import BadContext, BadInput, BadOption
-from holdfast.latent import Plan, Policy, compact
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
-from holdfast.rounds import join, recompact
 
 PROBE = [20, 30, 40, 50, 60]
 

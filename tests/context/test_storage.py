@@ -8,15 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from holdfast.compaction.compact import compact
+from holdfast.compaction.plan import Plan, Policy
 from holdfast.context import store
 from holdfast.context.cache import HeldLayer
 from holdfast.context.packing import join, pack, where
 from holdfast.context.segments import CompactContext, StateSegment, tokens
 from holdfast.context.surgery import coded, keep, moved
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import Continuation
 from holdfast.errors import BadOption
-from holdfast.latent import Plan, Policy, compact
 from holdfast.methods.registry import build
 from holdfast.model.slots import CODES, FORMS, encode
 

@@ -21,9 +21,9 @@ from holdfast.blocks.block import Kind, Origin
 from holdfast.context import store
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
 from holdfast.context.surgery import coded, keep, moved
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.errors import BadContext, BadInput, BadOption
-from holdfast.places import fetch, send
+from holdfast.storage.backends import fetch, send
 
 ORIGIN = Origin(3, Kind.OBSERVATION, (10, 30), (4, 9))
 

@@ -9,7 +9,7 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import question_ids
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, tokens
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import Failed
 from holdfast.methods.base import Span

@@ -9,7 +9,7 @@ import torch
 
 from holdfast.context.segments import CompactContext, tokens
 from holdfast.context.surgery import keep, moved
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import Continuation
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput

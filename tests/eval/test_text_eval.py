@@ -11,7 +11,7 @@ from holdfast.engine.chat import Reply
 from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.eval.metrics import exact_match, f1, keyword_hit
 from holdfast.eval.rows import read_lines
-from holdfast.eval.text.asking import RUBRIC, asked_probes, judged
+from holdfast.eval.text.model_calls import RUBRIC, asked_probes, judged
 from holdfast.eval.text.probes import BLANK, CATEGORIES, cloze, stays, turn_text
 from holdfast.eval.text.rows import TextRow
 from holdfast.eval.text.run import TextRun, measure

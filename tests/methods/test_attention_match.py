@@ -10,14 +10,14 @@ import torch
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent.attention_match import AttentionMatch, log_mass, nonnegative, pursued, refitted
-from holdfast.methods.matching import RUN, Sample, attended, deviation, sample
-from holdfast.methods.reference import asked
+from holdfast.methods.query_batch import RUN, Sample, attended, deviation, sample
+from holdfast.methods.reference_queries import asked
 from holdfast.methods.registry import build
-from holdfast.methods.repeat import prompt_ids
+from holdfast.methods.repeat_prompt import prompt_ids
 
 BEFORE, LENGTH = 12, 40
 

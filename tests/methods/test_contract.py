@@ -10,14 +10,16 @@ import torch
 
 from holdfast.blocks.block import Kind
 from holdfast.blocks.render import render
+from holdfast.compaction.compact import compact, compact_live, compact_parts
+from holdfast.compaction.partition import parts, spans
+from holdfast.compaction.plan import Plan, Policy
 from holdfast.context import store
 from holdfast.context.budget import Budget, from_ratio
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
-from holdfast.engine.live import Live, opened
+from holdfast.engine.kv_context import Live, opened
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
-from holdfast.gate.facts import marked
-from holdfast.latent import Plan, Policy, compact, compact_live, compact_parts, parts, spans
+from holdfast.gate.latent.fact_tokens import marked
 from holdfast.methods.registry import LATENT, build
 from holdfast.model.load import adopt
 from holdfast.transcript.cuts import check_legal, legal_cuts

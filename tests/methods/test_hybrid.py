@@ -10,10 +10,10 @@ import torch
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
 from holdfast.context.segments import SoftSegment, StateSegment
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
-from holdfast.methods.latent.old_new import split
+from holdfast.methods.latent.split_by_age import split
 from holdfast.methods.registry import build
 
 BEFORE, LENGTH = 12, 40

@@ -10,11 +10,11 @@ import torch
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
 from holdfast.context.segments import StateSegment
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.methods.base import Span
 from holdfast.methods.latent.kvzip import KVzip
 from holdfast.methods.registry import build
-from holdfast.methods.repeat import prompt_ids
+from holdfast.methods.repeat_prompt import prompt_ids
 
 BEFORE, LENGTH = 12, 30
 

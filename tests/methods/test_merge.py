@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build

@@ -7,12 +7,12 @@ import torch
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
-from holdfast.methods.heads import Head
 from holdfast.methods.latent.refine import PARTS, descended, padded
-from holdfast.methods.matching import Sample, deviation, shortfall
+from holdfast.methods.per_head import Head
+from holdfast.methods.query_batch import Sample, deviation, shortfall
 from holdfast.methods.registry import build
 from holdfast.model.rope import Rope
 

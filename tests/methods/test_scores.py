@@ -16,11 +16,11 @@ from torch.nn import functional as F  # noqa: N812
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.allocation import save_shares
 from holdfast.context.budget import Budget
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span, quiet
-from holdfast.methods.reference import Reading, asked
+from holdfast.methods.reference_queries import Reading, asked
 from holdfast.methods.registry import build
 from holdfast.model.load import adopt
 
@@ -348,7 +348,7 @@ OURS = {  # press -> the method with the same options
 @cache
 def recorded():
     if not KVPRESS.exists():
-        pytest.skip(f"{KVPRESS.name} is not there; recipes/kvpress/scores.py makes it")
+        pytest.skip(f"{KVPRESS.name} is not there; benchmarks/kvpress/scores.py makes it")
     return json.loads(KVPRESS.read_text())
 
 

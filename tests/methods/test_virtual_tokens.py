@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
 from holdfast.context.segments import SoftSegment, StateSegment
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent import virtual_tokens as vt

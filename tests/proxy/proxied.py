@@ -16,7 +16,7 @@ import uvicorn
 
 from holdfast.proxy.app import create_proxy
 from holdfast.proxy.options import Options
-from holdfast.textual import TextPlan
+from holdfast.text.rewrite import TextPlan
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the world's certificates takes longer than most tests
 post = partial(httpx.post, verify=PLAIN, trust_env=False, timeout=30)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxied import SMALL, anthropic_history
 
 from holdfast.proxy.breakpoints import KEY, MOST, lifted, place, put_back
-from holdfast.proxy.tenant import Prepared, Tenant
+from holdfast.proxy.caller import Prepared, Tenant
 from holdfast.proxy.wires import WIRES
 
 PLAIN = {"type": "ephemeral"}

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proxied import SMALL, anthropic_history, chat_history, responses_history
 
-from holdfast.proxy.tenant import Tenant, loads
+from holdfast.proxy.caller import Tenant, loads
 from holdfast.proxy.wires import WIRES
-from holdfast.textual import TextPlan
+from holdfast.text.rewrite import TextPlan
 from holdfast.transcript.cuts import orphans
 
 TINY = replace(SMALL, plan=TextPlan(budget=60, keep_recent=1), trigger=120)

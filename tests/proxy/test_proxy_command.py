@@ -21,8 +21,8 @@ import pytest
 from proxied import PLAIN, SMALL, TRIGGER, Reply, chat_history, get, post, proxy, stream, upstream
 
 from holdfast.adapters import compactor as compacting
+from holdfast.proxy.access_log import Journal
 from holdfast.proxy.app import create_proxy
-from holdfast.proxy.journal import Journal
 from holdfast.proxy.options import is_loopback
 
 KEY, OWN = "sk-client-5f3a9c", "sk-proxy-77d1e2"
@@ -177,7 +177,7 @@ def test_what_is_this_machine(host, expected):
 
 def test_the_app_loads_no_model_library():
     code = (
-        "import sys, holdfast.proxy.app, holdfast.cli.proxying\n"
+        "import sys, holdfast.proxy.app, holdfast.cli.proxy\n"
         "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

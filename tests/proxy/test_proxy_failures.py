@@ -19,7 +19,7 @@ from holdfast.adapters import compactor as compacting
 from holdfast.errors import BadOption
 from holdfast.proxy.app import create_proxy
 from holdfast.proxy.options import Options
-from holdfast.textual import Rewritten, TextPlan
+from holdfast.text.rewrite import Rewritten, TextPlan
 
 LONG = 40
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"

@@ -29,7 +29,7 @@ from proxied import (
 
 from holdfast.proxy.wires import wire_of
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from stub_endpoint import anthropic_answer, openai_answer
 
 STEPS = 60

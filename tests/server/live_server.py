@@ -10,9 +10,9 @@ from typing import Any
 
 import uvicorn
 
-from holdfast.server.app import create_app
-from holdfast.server.asks import Host
-from holdfast.server.settings import Settings
+from holdfast.server.http.app import create_app
+from holdfast.server.http.settings import Settings
+from holdfast.server.protocol import Host
 from waiting import until
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import BadContext, BadInput, Missing
-from holdfast.server.asks import Ask, Called, Event, Finished, Logprob, Reason, Said, Started, Stats, Thought
+from holdfast.server.protocol import Ask, Called, Event, Finished, Logprob, Reason, Said, Started, Stats, Thought
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 WAIT = 10  # seconds until a test that forgot to set a flag fails

@@ -12,11 +12,11 @@ from typing import Any
 
 from scripted import ScriptedHost
 
-from holdfast.cli.serving import server
+from holdfast.cli.serve import server
 from holdfast.errors import BadContext, BadInput, Missing
-from holdfast.server.app import create_app
-from holdfast.server.asks import Detail, Piece, RawTurn, Round, Row, Verdict
-from holdfast.server.settings import Settings
+from holdfast.server.http.app import create_app
+from holdfast.server.http.settings import Settings
+from holdfast.server.protocol import Detail, Piece, RawTurn, Round, Row, Verdict
 
 RATIO = 8
 ROLES = {"system": "system", "task": "user", "user": "user", "observation": "tool"}

@@ -14,16 +14,16 @@ from live_server import live
 from tokenizers import AddedToken
 
 from conftest import byte_tokenizer, plain_model
-from holdfast.engine.live import Live
+from holdfast.compaction.plan import Plan, Policy
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
-from holdfast.latent import Plan, Policy
 from holdfast.model.load import adopt
-from holdfast.server.asks import Ask
-from holdfast.server.host import HostPolicy, SessionHost
-from holdfast.store import Store
-from holdfast.textual import Breaker
-from holdfast.triggers import Trigger
+from holdfast.server.protocol import Ask
+from holdfast.server.sessions.host import HostPolicy, SessionHost
+from holdfast.session.trigger import Trigger
+from holdfast.storage.store import Store
+from holdfast.text.rewrite import Breaker
 
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
 NEVER = HostPolicy(trigger=Trigger(tokens=10**9, window=None))

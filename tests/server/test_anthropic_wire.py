@@ -16,8 +16,8 @@ from live_server import live
 from scripted import Reply, ScriptedHost
 
 from holdfast.errors import Busy, Failed, TooLarge
-from holdfast.server.auth import digest
-from holdfast.server.settings import Settings
+from holdfast.server.http.auth import digest
+from holdfast.server.http.settings import Settings
 from holdfast.transcript.turn import Role, ToolCall, Turn
 from waiting import until
 

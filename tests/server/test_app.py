@@ -15,14 +15,14 @@ from scripted import Reply, ScriptedHost
 from typer.testing import CliRunner
 
 from child import child
-from holdfast.cli import serving
+from holdfast.cli import serve
 from holdfast.cli.main import app as cli
 from holdfast.errors import BadOption, Busy, Conflict, Failed, Lost, Missing, TooLarge, UnsupportedModel
-from holdfast.server import auth, problems
-from holdfast.server.app import create_app
-from holdfast.server.guard import Rate
-from holdfast.server.problems import Refused
-from holdfast.server.settings import Settings
+from holdfast.server.http import auth, errors
+from holdfast.server.http.app import create_app
+from holdfast.server.http.errors import Refused
+from holdfast.server.http.limits import Rate
+from holdfast.server.http.settings import Settings
 from waiting import until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -303,14 +303,14 @@ def test_an_answer_that_takes_too_long_is_ended(stream):
     ],
 )
 def test_each_error_has_its_status_and_both_shapes(error, status, openai, anthropic):
-    other, one = (problems.response(error, path) for path in ("/v1/messages", "/v1/responses"))
+    other, one = (errors.response(error, path) for path in ("/v1/messages", "/v1/responses"))
     assert other.status_code == status
     assert one.status_code == (400 if isinstance(error, TooLarge) else status)
-    assert problems.shaped(problems.problem_of(error), "/v1/messages/count_tokens") == {
+    assert errors.shaped(errors.problem_of(error), "/v1/messages/count_tokens") == {
         "type": "error",
         "error": {"type": anthropic, "message": "x"},
     }
-    assert problems.shaped(problems.problem_of(error), "/v1/x")["error"]["type"] == openai
+    assert errors.shaped(errors.problem_of(error), "/v1/x")["error"]["type"] == openai
 
 
 @pytest.mark.parametrize(
@@ -409,11 +409,11 @@ def test_the_command_serves_until_it_is_told_to_stop(how):
 
 
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(serving, "opened", lambda *_: pytest.fail("loaded"))
-    with serving.listening("127.0.0.1", 0) as taken:
+    monkeypatch.setattr(serve, "opened", lambda *_: pytest.fail("loaded"))
+    with serve.listening("127.0.0.1", 0) as taken:
         taken.listen()
         with pytest.raises(Failed, match="--port"):
-            serving.listening("127.0.0.1", taken.getsockname()[1])
+            serve.listening("127.0.0.1", taken.getsockname()[1])
 
 
 def test_the_command_refuses_an_open_address_without_keys(monkeypatch):

@@ -1,5 +1,5 @@
 """The live server with its real host while everything around it fails: nothing acknowledged is lost, nobody waits for
-ever, and what is refused is refused in words. `recipes/faults.py` does the same thousands of times."""
+ever, and what is refused is refused in words. `benchmarks/faults.py` does the same thousands of times."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ import pytest
 import torch
 
 from conftest import build_pair, small_session
+from holdfast.compaction.compact import full_bytes
 from holdfast.errors import BadContext, Failed, HoldfastError, Missing, TooLarge
-from holdfast.latent import full_bytes
-from holdfast.record import hidden_bytes
-from holdfast.server.asks import Ask, Finished
-from holdfast.server.host import HostPolicy
-from holdfast.session import Session
-from holdfast.store import Store
+from holdfast.server.protocol import Ask, Finished
+from holdfast.server.sessions.host import HostPolicy
+from holdfast.session.events import hidden_bytes
+from holdfast.session.session import Session
+from holdfast.session.trigger import Trigger
+from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
-from holdfast.triggers import Trigger
 
-sys.path.append(str(Path(__file__).parents[2] / "recipes"))  # and there it stays, for the processes that are started
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # and there it stays, for the processes that are started
 faults, killing = import_module("faults"), import_module("killing")
 
 TURNS = small_session().turns
@@ -151,7 +151,7 @@ def test_what_could_not_be_read_leaves_no_session_behind(tmp_path: Path) -> None
 
 def test_ten_megabytes_in_one_turn_are_refused_before_they_are_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(build_pair("llama").engine, faults.PLAN)
-    monkeypatch.setattr("holdfast.session.appended", lambda *args: pytest.fail("it was tokenised"))
+    monkeypatch.setattr("holdfast.session.session.appended", lambda *args: pytest.fail("it was tokenised"))
     with pytest.raises(TooLarge, match="one turn has 5,000,000 characters"):
         session.append([user("a " * 5_000_000)])
 
@@ -197,8 +197,10 @@ def test_a_session_is_dropped_or_exported_after_the_answer_that_is_under_way(act
 
 def test_an_idle_watch_outlives_a_compaction_that_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = replace(faults.EAGER, trigger=Trigger(tokens=600, window=None, idle=0.0, early=0.6))
-    monkeypatch.setattr("holdfast.server.host.LOOK", 0.02)
-    monkeypatch.setattr("holdfast.held.compact_live", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room")))
+    monkeypatch.setattr("holdfast.server.sessions.host.LOOK", 0.02)
+    monkeypatch.setattr(
+        "holdfast.session.cache.compact_live", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
+    )
     host = opened(store(), policy)
     try:
         run(host, TURNS)
@@ -242,8 +244,8 @@ def test_a_start_clears_away_what_crashes_and_dropped_sessions_left(tmp_path: Pa
 def test_a_very_long_history_is_read_in_a_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     host = opened(store(), HostPolicy(trigger=Trigger(), max_tokens=8))
     monkeypatch.setattr(host.engine.model.hf.config, "max_position_embeddings", 1000)
-    monkeypatch.setattr("holdfast.session.Session.prepare", counting := Counting(Session.prepare))
-    monkeypatch.setattr("holdfast.session.Session.append", appends := Counting(Session.append))
+    monkeypatch.setattr("holdfast.session.session.Session.prepare", counting := Counting(Session.prepare))
+    monkeypatch.setattr("holdfast.session.session.Session.append", appends := Counting(Session.append))
     turns = [user("Go through all files.")]
     for n in range(60):
         call = ToolCall(f"c{n}", "read", f'{{"path": "{n}.py"}}')

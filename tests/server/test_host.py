@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 
 from conftest import build_pair, small_session
+from holdfast.compaction.compact import full_bytes
+from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, Missing, TooLarge, UnsupportedModel
-from holdfast.latent import Plan, Policy, full_bytes
-from holdfast.server.asks import Ask, Finished, Said, Started
-from holdfast.server.host import HostPolicy, SessionHost
-from holdfast.server.reply import Reply
-from holdfast.session import Session
-from holdfast.store import Store
-from holdfast.textual import Breaker
+from holdfast.server.output.processor import Reply
+from holdfast.server.protocol import Ask, Finished, Said, Started
+from holdfast.server.sessions.host import HostPolicy, SessionHost
+from holdfast.session.session import Session
+from holdfast.session.trigger import Trigger
+from holdfast.storage.store import Store
+from holdfast.text.rewrite import Breaker
 from holdfast.transcript.turn import Role, ToolCall, Turn
-from holdfast.triggers import Trigger
 
 TURNS = small_session().turns
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
@@ -57,7 +58,7 @@ def user(text: str) -> Turn:
 @pytest.fixture
 def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each pass of the model read."""
-    from holdfast.engine.live import Live
+    from holdfast.engine.kv_context import Live
 
     counts: list[int] = []
     real = Live.feed_inputs
@@ -224,7 +225,9 @@ def test_a_session_answers_while_it_is_compacted(monkeypatch: pytest.MonkeyPatch
 
 def test_a_failing_compaction_harms_nobody_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     held = host(policy=EAGER)
-    monkeypatch.setattr("holdfast.held.compact_live", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room")))
+    monkeypatch.setattr(
+        "holdfast.session.cache.compact_live", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
+    )
     started, _, done = run(held, ask(TURNS))
     deadline = time.monotonic() + 10
     while not held.stats().failures and time.monotonic() < deadline:
@@ -251,7 +254,7 @@ def test_a_pause_of_the_user_is_used() -> None:
 
 
 def test_to_look_who_rests_is_not_to_use_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.server.host.LOOK", 0.01)
+    monkeypatch.setattr("holdfast.server.sessions.host.LOOK", 0.01)
     held = host(policy=HostPolicy(trigger=Trigger(tokens=10**9, window=None, idle=0.0)))
     names = [run(held, ask((user(text),)))[0].session for text in ("One?", "Two?", "Three?")]
     looks, real = [0], held.places.all

@@ -10,10 +10,10 @@ from shown_sessions import Shown, ShownHost, serving, worked
 from starlette.testclient import TestClient
 
 from holdfast.errors import BadInput
-from holdfast.server.app import create_app
-from holdfast.server.asks import Verdict
-from holdfast.server.auth import digest
-from holdfast.server.settings import Settings
+from holdfast.server.http.app import create_app
+from holdfast.server.http.auth import digest
+from holdfast.server.http.settings import Settings
+from holdfast.server.protocol import Verdict
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGS = (

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 from steered_host import eager, read_by_answers, steered
 
-from holdfast.server.asks import Ask
-from holdfast.server.auth import digest
+from holdfast.server.http.auth import digest
+from holdfast.server.protocol import Ask
 from holdfast.transcript.turn import Role
 
 AGENT = shutil.which("mini-swe-agent")

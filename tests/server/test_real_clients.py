@@ -12,8 +12,8 @@ import pytest
 from sdk_clients import SYSTEM, Chat, Client, Heard, Messages, Named, Responses
 from steered_host import CLOSING, eager, read_by_answers, steered
 
-from holdfast.server.asks import Ask
-from holdfast.server.auth import digest
+from holdfast.server.http.auth import digest
+from holdfast.server.protocol import Ask
 from holdfast.transcript.turn import Role
 
 WIRES = (Chat, Messages, Responses, Named)

@@ -15,15 +15,15 @@ from live_server import live
 from scripted import Reply, ScriptedHost
 
 from conftest import build_pair
+from holdfast.compaction.plan import Plan, Policy
 from holdfast.errors import Busy, Failed, TooLarge
-from holdfast.latent import Plan, Policy
-from holdfast.server.auth import digest
-from holdfast.server.host import HostPolicy, SessionHost
-from holdfast.server.kept import Around, Memory
-from holdfast.server.settings import Settings
-from holdfast.store import Store
+from holdfast.server.http.auth import digest
+from holdfast.server.http.settings import Settings
+from holdfast.server.sessions.host import HostPolicy, SessionHost
+from holdfast.server.wires.response_store import Around, Memory
+from holdfast.session.trigger import Trigger
+from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
-from holdfast.triggers import Trigger
 from waiting import until
 
 CALL = ToolCall("call_1", "bash", '{"command":"ls"}')

@@ -19,10 +19,10 @@ from schemathesis.specs.openapi.checks import (
 from shown_sessions import Shown, ShownHost, serving, worked
 from starlette.testclient import TestClient
 
-from holdfast.server.app import create_app
-from holdfast.server.asks import Detail, RawTurn, Row
-from holdfast.server.auth import digest
-from holdfast.server.settings import Settings
+from holdfast.server.http.app import create_app
+from holdfast.server.http.auth import digest
+from holdfast.server.http.settings import Settings
+from holdfast.server.protocol import Detail, RawTurn, Row
 
 MINE, YOURS = "key-of-mine", "key-of-yours"
 AS_ME = {"Authorization": f"Bearer {MINE}"}

@@ -20,8 +20,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from scripted import Reply, ScriptedHost
 
-from holdfast.server.app import create_app
-from holdfast.server.settings import Settings
+from holdfast.server.http.app import create_app
+from holdfast.server.http.settings import Settings
 from waiting import until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}

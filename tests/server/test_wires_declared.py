@@ -12,8 +12,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from scripted import ScriptedHost
 
-from holdfast.server.app import create_app
-from holdfast.server.settings import Settings
+from holdfast.server.http.app import create_app
+from holdfast.server.http.settings import Settings
 
 PAGE = schemathesis.openapi.from_asgi(
     "/openapi.json", create_app(ScriptedHost(), Settings(names=frozenset({"testserver"})))

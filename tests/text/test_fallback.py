@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast import textual
 from holdfast.errors import BadOption, Failed
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
-from holdfast.textual import Breaker, Rewritten, TextPlan, rewrite
+from holdfast.text import rewrite as rewrite_module
+from holdfast.text.rewrite import Breaker, Rewritten, TextPlan, rewrite
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import Draft, draft
 from holdfast.transcript.turn import Role, Turn
@@ -45,7 +45,7 @@ def test_a_method_that_fails_gives_way_and_the_report_says_so(how: str, monkeypa
         def rewrite(self, held: Draft, room: Room) -> Draft:
             return BAD[how](held, room)
 
-    monkeypatch.setattr(textual, "build_text", lambda spec: Bad() if spec == "keep_recent" else build_text(spec))
+    monkeypatch.setattr(rewrite_module, "build_text", lambda spec: Bad() if spec == "keep_recent" else build_text(spec))
     done = rewrite(SESSION, TextPlan("keep_recent", ratio=3, keep_recent=1))
     assert done.method in ("tiered", "truncate")
     assert "keep_recent gave way" in done.notes[0]
@@ -61,7 +61,7 @@ def test_when_every_method_fails_the_session_stays_as_it_was(monkeypatch: pytest
         def rewrite(self, held: Draft, room: Room) -> Draft:
             return fails(held, room)
 
-    monkeypatch.setattr(textual, "build_text", lambda spec: Bad())
+    monkeypatch.setattr(rewrite_module, "build_text", lambda spec: Bad())
     done = rewrite(SESSION, TextPlan("keep_recent", ratio=3, keep_recent=1))
     assert done.draft == draft(SESSION)
     assert len(done.notes) >= 3

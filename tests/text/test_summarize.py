@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from holdfast.engine.chat import Reply
 from holdfast.engine.remote import AnthropicChat, OpenAIChat
 from holdfast.errors import BadOption, Failed
+from holdfast.facts.notes import Notes, Section, as_piece, bounded, standing
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.sections import Notes, Section, as_piece, bounded, standing
-from holdfast.textual import TextPlan, rewrite
+from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import Draft, Line, Piece, draft
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from stub_endpoint import Stub, serving
 

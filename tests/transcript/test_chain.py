@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from holdfast.errors import BadInput
-from holdfast.transcript.chain import MAX_DEPTH, SIZE, Index, links, seed
+from holdfast.server.sessions.prefix_index import MAX_DEPTH, SIZE, Index, links, seed
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 SEED = seed("key", "model")

@@ -37,7 +37,7 @@ from holdfast.transcript.write import write
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    path = Path(__file__).parents[2] / "recipes" / "fuzz_formats.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "fuzz_formats.py"
     spec = importlib.util.spec_from_file_location("fuzz_formats", path)
     assert spec is not None
     assert spec.loader is not None

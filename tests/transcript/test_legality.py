@@ -12,8 +12,8 @@ from rewriting import changed
 from sample_sessions import ANTHROPIC, BY_FORMAT, FIXED, OPENAI, openai_call, tool_result, tool_use
 
 from holdfast.errors import BadOption
-from holdfast.transcript.compose import anthropic_messages, openai_messages
 from holdfast.transcript.legality import PROVIDERS, problems
+from holdfast.transcript.provider_requests import anthropic_messages, openai_messages
 from holdfast.transcript.read import parse
 from holdfast.transcript.turn import Role, ToolCall, Turn
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_sessions import FIXED
 
-from holdfast.transcript.observed import Command, FileAccess, observed
+from holdfast.transcript.activity import Command, FileAccess, observed
 from holdfast.transcript.outcomes import Tests, error_line, exit_code, test_counts
 from holdfast.transcript.read import read
 from holdfast.transcript.shell import shell_access

@@ -7,7 +7,7 @@ from agent_samples import PI, jsonl, message, opencode_message, opencode_text, p
 from sample_sessions import sdk_message
 
 from holdfast.doctor import checkup
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 
 TASK = "Fix it. Never edit setup.py."
 FACT = "It listens on 8123."

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_sessions import FIXED
 
-from holdfast.model.bundled import folder
+from holdfast.model.bundled_models import folder
 from holdfast.transcript.read import read
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 
 
 def one_by_one(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Holdfast's connector inside vLLM itself, on a tiny model; see recipes/vllm for an environment that has it."""
+"""Holdfast's connector inside vLLM itself, on a tiny model; see benchmarks/vllm for an environment that has it."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ import torch
 from holdfast.context.packing import pack
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
 from holdfast.context.surgery import coded, keep
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.errors import BadContext, BadInput, BadOption, UnsupportedModel
 from holdfast.model.load import adopt
 from holdfast.model.slots import Slots
-from holdfast.vllm.hiding import nearest_point
+from holdfast.vllm.padding_keys import nearest_point
 from holdfast.vllm.pages import Options, paged
 
 FULL = ("llama", "qwen2", "qwen3", "mistral", "phi3", "phi3-partial")

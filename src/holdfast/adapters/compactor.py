@@ -17,9 +17,9 @@ from typing import TypeVar
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
 from holdfast.methods.registry import build_text
-from holdfast.textual import Breaker, Rewritten, TextPlan, rewrite_again
+from holdfast.text.rewrite import Breaker, Rewritten, TextPlan, rewrite_again
 from holdfast.transcript.draft import Draft, Piece, draft
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Transcript, Turn
 
 Item = TypeVar("Item")

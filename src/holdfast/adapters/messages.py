@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from holdfast.adapters.compactor import Compactor
-from holdfast.transcript.compose import openai_call, openai_message
 from holdfast.transcript.document import Document, Malformed
 from holdfast.transcript.formats import mini_swe_agent, openai_chat
 from holdfast.transcript.formats.openai_write import put_call
 from holdfast.transcript.formats.rebuild import input_like
+from holdfast.transcript.provider_requests import openai_call, openai_message
 from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import ToolCall, Turn
 

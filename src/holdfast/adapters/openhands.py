@@ -13,7 +13,7 @@ from typing import Any
 
 from holdfast.adapters.compactor import TRIGGER, Compactor, View
 from holdfast.adapters.extras import missing
-from holdfast.textual import TextPlan
+from holdfast.text.rewrite import TextPlan
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 

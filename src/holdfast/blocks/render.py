@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from holdfast.blocks.block import Block, Kind, Origin
+from holdfast.blocks.message_offsets import Place, common_prefix, places, quick_places
 from holdfast.blocks.messages import Abilities, Message, Messages, Piece, abilities, applier, chat_messages
-from holdfast.blocks.places import Place, common_prefix, places, quick_places
 from holdfast.errors import BadInput
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, Transcript, Turn

@@ -82,12 +82,12 @@ def engine(model: str, dtype: str, device: str) -> LocalEngine:
     with stderr.status(f"loading {escape(model)}"):
         from transformers.utils import logging
 
-        from holdfast.latent import load
-        from holdfast.model import bundled
+        from holdfast.compaction.compact import load
+        from holdfast.model import bundled_models
 
         logging.disable_progress_bar()
-        if model in bundled.BUNDLES:
-            bundled.ensure(model, say)
+        if model in bundled_models.BUNDLES:
+            bundled_models.ensure(model, say)
         return load(model, dtype=dtype, device=device)
 
 

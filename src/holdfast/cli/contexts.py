@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.compacting import print_evidence
+from holdfast.cli.compact import print_evidence
 from holdfast.cli.console import AsJson, Device
 from holdfast.cli.history import show_session
 
@@ -155,10 +155,10 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question over a stored context."""
+    from holdfast.compaction.compact import ask as ask_context
+    from holdfast.compaction.compact import restore
     from holdfast.context.store import read_manifest
     from holdfast.engine.sampling import Sampling
-    from holdfast.latent import ask as ask_context
-    from holdfast.latent import restore
 
     manifest = read_manifest(file)
     engine = console.engine(_trusted(file, manifest, model), dtype or manifest.dtype, device)
@@ -180,7 +180,7 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Fetch a bundled model into the cache folder, once."""
-    from holdfast.model.bundled import BUNDLES, ensure
+    from holdfast.model.bundled_models import BUNDLES, ensure
 
     folder = ensure(name, console.say)
     if as_json:
@@ -191,9 +191,9 @@ def fetch(
 
 def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None, model: str) -> None:
     from holdfast.blocks.render import render
+    from holdfast.compaction.compact import session_digest
     from holdfast.errors import BadContext, BadInput
     from holdfast.eval.report.session_page import fates, session_page
-    from holdfast.latent import session_digest
     from holdfast.model.load import tokenizer
     from holdfast.transcript.read import read as read_transcript
 
@@ -219,7 +219,7 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
 def _trusted(file: Path, manifest: Manifest, model: str) -> str:
     """The model to load: the one asked for, or a bundled one that made the file. Raises BadOption for any other."""
     from holdfast.errors import BadOption
-    from holdfast.model.bundled import BUNDLES
+    from holdfast.model.bundled_models import BUNDLES
 
     if not model and manifest.model not in BUNDLES:  # a file from elsewhere does not choose what is loaded here
         raise BadOption(f"{file} says that it was made with {manifest.model!r}; pass it with --model if you trust it")

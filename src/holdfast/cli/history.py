@@ -12,9 +12,9 @@ from holdfast.cli import console
 from holdfast.cli.console import AsJson
 
 if TYPE_CHECKING:
-    from holdfast.history import Event, Lineage
-    from holdfast.history.lineage import State
-    from holdfast.history.words import Fate
+    from holdfast.text.file_log import Event, Lineage
+    from holdfast.text.file_log.describe import Fate
+    from holdfast.text.file_log.lineage import State
     from holdfast.transcript.turn import Turn
 
 File = Annotated[Path, typer.Argument(help="A session that was compacted.")]
@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
 
 def log(file: File, as_json: AsJson = False) -> None:
     """List what was done to a session, the newest last."""
-    from holdfast.history import lineage, read_log
+    from holdfast.text.file_log import lineage, read_log
 
     events, past = read_log(file), lineage(file)
     standing = {event.number for event, _ in past.steps}
@@ -50,9 +50,9 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Say what a change made of each turn: verbatim, rewritten or dropped."""
-    from holdfast.history import lineage
-    from holdfast.history.lineage import session
-    from holdfast.history.words import difference, fates
+    from holdfast.text.file_log import lineage
+    from holdfast.text.file_log.describe import difference, fates
+    from holdfast.text.file_log.lineage import session
 
     change, state = _step(lineage(file), event, file)
     before, after = state.transcript.turns, session(change.after, file).turns
@@ -80,7 +80,7 @@ def undo(
     as_json: AsJson = False,
 ) -> None:
     """Take back the last change; turns that came later stay."""
-    from holdfast.history import undo_file
+    from holdfast.text.file_log import undo_file
 
     if output is not None:
         console.output_file(output, file)
@@ -100,8 +100,8 @@ def expand(
     as_json: AsJson = False,
 ) -> None:
     """Print a turn in full, as it was said, whatever became of it since."""
-    from holdfast.history import expand_file, lineage
-    from holdfast.history.changes import raw_turn
+    from holdfast.text.file_log import expand_file, lineage
+    from holdfast.text.file_log.change_file import raw_turn
 
     raw = raw_turn(lineage(file), turn, file)
     done = expand_file(file, turn) if in_place else None
@@ -115,8 +115,8 @@ def expand(
 
 def show_session(file: Path, why: str, as_json: bool) -> None:
     """A session with its lines numbered, or why one of them is there."""
-    from holdfast.history import lineage
-    from holdfast.history.words import numbers, shown
+    from holdfast.text.file_log import lineage
+    from holdfast.text.file_log.describe import numbers, shown
 
     past = lineage(file)
     lines = shown(past.now.transcript.turns, past.now.origins)
@@ -171,14 +171,14 @@ def _step(past: Lineage, number: int | None, file: Path) -> tuple[Event, State]:
 
 
 def _fate(fate: Fate) -> str:
-    from holdfast.history.words import numbers
+    from holdfast.text.file_log.describe import numbers
 
     size = f"{fate.tokens_before:>8,}" + (f" -> {fate.tokens:>7,}" if fate.fate == "rewritten" else "")
     return f"  {numbers(fate.turns) or '-':>8}  {fate.role:<9}  {fate.fate:<9} {size:<20} {fate.by}"
 
 
 def _event(event: Event) -> dict[str, Any]:
-    from holdfast.history.log import digest
+    from holdfast.text.file_log.log import digest
 
     fields = {name: getattr(event, name) for name in ("number", "kind", "time", "tokens_before", "tokens", "seconds")}
     told = {"plan": dict(event.plan), "gate": dict(event.gate)}
@@ -195,7 +195,7 @@ def _turn(turn: Turn) -> dict[str, Any]:
 
 
 def _print_turn(number: int, turn: Turn) -> None:
-    from holdfast.history.words import label, said
+    from holdfast.text.file_log.describe import label, said
 
     console.line(f"== {label(number, turn)}")
     for text, _ in said(turn):

@@ -13,19 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from holdfast import __version__
-from holdfast.cli import (
-    compacting,
-    console,
-    contexts,
-    demo,
-    doctor,
-    evaluate,
-    history,
-    money,
-    proxying,
-    rounds,
-    serving,
-)
+from holdfast.cli import compact, console, contexts, cost, demo, doctor, history, proxy, rounds, serve
+from holdfast.cli import eval as evaluate
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
@@ -47,13 +36,13 @@ def start(
 
 
 contexts.add_to(app)
-compacting.add_to(app)
+compact.add_to(app)
 rounds.add_to(app)
 history.add_to(app)
 doctor.add_to(app)
-money.add_to(app)
-serving.add_to(app)
-proxying.add_to(app)
+cost.add_to(app)
+serve.add_to(app)
+proxy.add_to(app)
 app.add_typer(evaluate.app, name="eval")
 app.command()(demo.demo)
 

@@ -40,8 +40,8 @@ def recompact(
     as_json: AsJson = False,
 ) -> None:
     """Make a compact context more compact, without reading the session again."""
+    from holdfast.compaction.recompact import recompact as tighten
     from holdfast.errors import BadOption
-    from holdfast.rounds import recompact as tighten
 
     if ratio is not None:
         console.checked_ratio(ratio)
@@ -64,8 +64,8 @@ def join(
     as_json: AsJson = False,
 ) -> None:
     """Put contexts one after another. The later ones' slots have not seen the earlier ones."""
+    from holdfast.compaction.recompact import join as compose
     from holdfast.errors import BadOption
-    from holdfast.rounds import join as compose
 
     if len(files) < 2:
         raise BadOption(f"join needs at least two files, got {len(files)}")
@@ -77,10 +77,10 @@ def _opened(
     files: list[Path], output: Path, model: str, dtype: str, device: str
 ) -> tuple[LocalEngine, list[CompactContext]]:
     """The files' contexts and the engine that made them. Raises before any work where `output` cannot be written."""
+    from holdfast.compaction.compact import restore
     from holdfast.context.store import check_target, read_manifest
     from holdfast.errors import BadOption
-    from holdfast.latent import restore
-    from holdfast.model.bundled import BUNDLES
+    from holdfast.model.bundled_models import BUNDLES
 
     console.output_file(output, *files)
     check_target(output)
@@ -92,7 +92,7 @@ def _opened(
 
 
 def _written(context: CompactContext, output: Path, engine: LocalEngine, as_json: bool) -> None:
-    from holdfast.latent import save
+    from holdfast.compaction.compact import save
 
     save(context, output, engine)
     held = context.evidence

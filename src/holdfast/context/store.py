@@ -26,7 +26,7 @@ from holdfast.context.segments import CompactContext, Segment, SoftSegment, Stat
 from holdfast.errors import BadContext, BadInput
 from holdfast.model.load import Model
 from holdfast.model.slots import CODES, MODEL, AnySlots, Coded, CodedSlots, Form, Slots, group
-from holdfast.places import fetch, local, send
+from holdfast.storage.backends import fetch, local, send
 
 FORMATS = (1, 2)
 """1: all slots as a model computes them; 2: some segment holds coded slots."""

@@ -17,9 +17,9 @@ from typing import Any
 from holdfast.cost.cache import Block, Prompt, prompt
 from holdfast.cost.usage import Usage, recorded
 from holdfast.errors import BadOption
-from holdfast.gate.ledger import Ledger, ledger
+from holdfast.facts.ledger import Ledger, ledger
 from holdfast.transcript.draft import turn_size
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 SECONDS_PER_TURN = 15.0

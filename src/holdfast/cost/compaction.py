@@ -17,7 +17,7 @@ from holdfast.cost.usage import Usage
 from holdfast.engine.chat import Reply
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
-from holdfast.textual import Breaker, TextPlan, rewrite_again
+from holdfast.text.rewrite import Breaker, TextPlan, rewrite_again
 from holdfast.transcript.draft import Draft, turn_size, units
 
 ANSWER = 0.1

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from holdfast.cost.best_schedule import best
 from holdfast.cost.calls import Session
 from holdfast.cost.compaction import Terms, compact, size, starts
-from holdfast.cost.hindsight import best
 from holdfast.cost.planner import Advice, Now, Option, Past, advise
+from holdfast.cost.replay_state import Progress, Step, World, called, due, grown, quiet, start
 from holdfast.cost.strategy import Strategy
 from holdfast.cost.usage import Usage, total
-from holdfast.cost.world import Progress, Step, World, called, due, grown, quiet, start
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from holdfast.context.segments import CompactContext
-from holdfast.engine.live import Live, Report, opened
+from holdfast.engine.kv_context import Live, Report, opened
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext
 from holdfast.model.attention import Observer

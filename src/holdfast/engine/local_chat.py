@@ -43,7 +43,7 @@ class LocalChat:
         return self._answer(engine, ids, limit, began, timeout)
 
     def _answer(self, engine: LocalEngine, ids: list[int], limit: int, began: float, timeout: float) -> Reply:
-        from holdfast.engine.live import Live
+        from holdfast.engine.kv_context import Live
 
         def check(done: int = 0, total: int = 0) -> None:
             if time.perf_counter() - began > timeout:

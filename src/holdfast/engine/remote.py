@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ValidationError
 
 from holdfast.engine.chat import Reply
-from holdfast.engine.limit import within
+from holdfast.engine.concurrency_limiter import within
 from holdfast.errors import Failed
 
 SHOWN = 300

@@ -16,16 +16,18 @@ from torch import Tensor
 
 import holdfast
 from holdfast.blocks.render import question_ids
+from holdfast.compaction.compact import Shared, compact_live, full_bytes
+from holdfast.compaction.partition import Part
+from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.segments import CompactContext, tokens
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import BadOption, Lost
 from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.probes import Probe, known_without
 from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
-from holdfast.gate.gate import split
-from holdfast.latent import Part, Plan, Policy, Shared, compact_live, full_bytes
+from holdfast.gate.latent.gate import split
 from holdfast.methods.base import Progress
 
 LEAKED = 8  # tokens of an answer without the span, in which a fair probe's keyword does not stand

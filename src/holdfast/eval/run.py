@@ -16,18 +16,18 @@ from typing import Any
 import torch
 
 from holdfast.blocks.render import render
+from holdfast.compaction.compact import ROOM, load, session_digest
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Failed
-from holdfast.eval.fleet import Fleet, Work, spread
 from holdfast.eval.measure import Key, Note, Setting, Windowed, key
 from holdfast.eval.probes import Probe
 from holdfast.eval.rows import FULL, NONE, Row, append_row, read_rows
 from holdfast.eval.score import SAME
 from holdfast.eval.windows import NEXT_TOKENS, Window, locate, turn_windows, windows
-from holdfast.gate.gate import split
-from holdfast.latent import ROOM, load, session_digest
+from holdfast.gate.latent.gate import split
 from holdfast.methods.base import Progress, quiet
 from holdfast.methods.registry import build
+from holdfast.parallel import Fleet, Work, spread
 from holdfast.transcript.read import read
 
 ANSWER_TOKENS = 24

@@ -12,9 +12,9 @@ from itertools import takewhile
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import Rendered
+from holdfast.compaction.partition import Part
 from holdfast.errors import BadOption
 from holdfast.eval.probes import Probe, broken_rule
-from holdfast.latent import Part
 from holdfast.transcript.turn import Role, Transcript
 
 NEXT_TOKENS = 256  # of the real session after the window, over which fidelity is measured

@@ -12,7 +12,7 @@ from torch import Tensor
 from holdfast.blocks.block import Block, Origin
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 
 Progress = Callable[[str, int, int, str], None]
@@ -38,7 +38,7 @@ class Span:
     later: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """`[n]` ids of what the session said after the span, as far as it is known."""
     facts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
-    """`[T]` bool: tokens of literals that an agent cannot do without (`gate/facts.py`); empty where nobody looked."""
+    """`[T]` bool: tokens of literals that an agent cannot do without (`gate/latent/fact_tokens.py`); may be empty."""
 
     @property
     def ids(self) -> Tensor:

@@ -18,11 +18,11 @@ from holdfast.context.allocation import Allocation, load_shares
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
 from holdfast.context.surgery import keep
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
-from holdfast.methods.reference import Reading
+from holdfast.methods.reference_queries import Reading
 from holdfast.model.attention import Observer
 
 

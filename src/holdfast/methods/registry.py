@@ -49,7 +49,7 @@ LATENT: dict[str, Entry] = {
     "merge": Entry(f"{_HERE}.merge:Merge", "fold what is dropped into its nearest kept neighbour"),
     "pool": Entry(f"{_HERE}.pool:Pool", "surprisal-weighted means of neighbouring tokens, as states"),
     "hybrid": Entry(f"{_HERE}.hybrid:Hybrid", "one method keeps the best, another stands for the rest"),
-    "old_new": Entry(f"{_HERE}.old_new:OldNew", "one method for the older part of a span, another for the newer"),
+    "old_new": Entry(f"{_HERE}.split_by_age:OldNew", "one method for the older part of a span, another for the newer"),
     "virtual_tokens": Entry(_VT, "gradient-tuned virtual tokens that match the span's values"),
     "virtual_tokens_distilled": Entry(
         _VT,

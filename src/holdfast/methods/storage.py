@@ -8,7 +8,7 @@ from typing import Any
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, StateSegment
 from holdfast.context.surgery import coded
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import BadOption, Failed
-from holdfast.model import attention, bundled
+from holdfast.model import attention, bundled_models
 from holdfast.model.family import Family, inspect
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Model:
         return int(self.hf.config.max_position_embeddings)
 
 
-def load(name: str = bundled.DEFAULT, *, dtype: str = "float32", device: str = "cpu") -> Model:
+def load(name: str = bundled_models.DEFAULT, *, dtype: str = "float32", device: str = "cpu") -> Model:
     """Load a bundled model, a local folder or a Hugging Face id.
 
     Raises BadOption for a dtype that the device cannot do well, Failed when the model cannot be had, and
@@ -76,7 +76,7 @@ def tokenizer(name: str) -> Any:
 
 
 def _source(name: str) -> str:
-    return str(bundled.ensure(name)) if name in bundled.BUNDLES else name
+    return str(bundled_models.ensure(name)) if name in bundled_models.BUNDLES else name
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def _said_well(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
-        known = ", ".join(bundled.BUNDLES)
+        known = ", ".join(bundled_models.BUNDLES)
         raise Failed(f"cannot load model {name!r}: {first} (give a folder, a Hugging Face id, or: {known})") from error
 
 

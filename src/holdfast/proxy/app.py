@@ -21,10 +21,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from holdfast.proxy.incoming import Gone, Incoming, Receive
-from holdfast.proxy.journal import Journal, row_of
+from holdfast.proxy.access_log import Journal, row_of
+from holdfast.proxy.caller import Prepared, Tenant
 from holdfast.proxy.options import Options, is_loopback, upstream_address
-from holdfast.proxy.tenant import Prepared, Tenant
+from holdfast.proxy.request_body import Gone, Incoming, Receive
 from holdfast.proxy.upstream import Headers, Scope, Upstream, caller_key, client_for, digest, end_to_end, like_anthropic
 from holdfast.proxy.wires import WIRES, Wire, error_body, wire_of
 

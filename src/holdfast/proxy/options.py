@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from holdfast.adapters.compactor import TRIGGER
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
-from holdfast.textual import TextPlan
+from holdfast.text.rewrite import TextPlan
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from torch import Tensor
 from holdfast.context.cache import HeldLayer
 from holdfast.context.packing import join
 from holdfast.context.segments import CompactContext, StateSegment, TokenSegment
-from holdfast.engine.live import Live, opened
+from holdfast.engine.kv_context import Live, opened
 from holdfast.errors import BadContext, BadInput, BadOption, UnsupportedModel
 from holdfast.model.load import Model
 from holdfast.model.slots import Slots
 from holdfast.vllm.files import Header, Pages
-from holdfast.vllm.hiding import Hiding, hidden
+from holdfast.vllm.padding_keys import Hiding, hidden
 
 Head = tuple[Tensor, Tensor]
 """Rotated keys and values `[n, D]` of one head."""

@@ -15,7 +15,7 @@ from holdfast.methods.text.base import Room
 from holdfast.methods.text.mask_calls import MaskCalls
 from holdfast.transcript.draft import draft
 from holdfast.transcript.read import parse
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Role, Transcript, Turn
 from holdfast.transcript.write import write
 

@@ -16,7 +16,7 @@ from holdfast.methods.text.base import Room
 from holdfast.methods.text.clamp import Clamp
 from holdfast.methods.text.prune_tokens import LITERAL
 from holdfast.transcript.draft import draft
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 LONG = "\n".join(f"line {n} of the listing" for n in range(200))

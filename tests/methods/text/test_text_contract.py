@@ -20,7 +20,7 @@ from holdfast.methods.text.base import Room
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import draft, units
 from holdfast.transcript.read import read
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "transcripts"
 READABLE = ("aider-01", "claude-01", "claude-04", "cline-01", "messages-01", "mini-01", "openhands-03")
@@ -143,7 +143,7 @@ def test_every_row_builds_and_has_a_line_of_help(name):
 def test_deterministic_strategies_load_no_model_library():
     code = (
         "import sys\n"
-        "from holdfast.textual import TextPlan, rewrite\n"
+        "from holdfast.text.rewrite import TextPlan, rewrite\n"
         "from holdfast.transcript.read import read\n"
         f"rewrite(read({str(EXAMPLE)!r}), TextPlan('tiered', ratio=4))\n"
         "heavy = {'torch', 'transformers', 'numpy', 'bm25s'} & set(sys.modules)\n"

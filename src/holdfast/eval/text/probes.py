@@ -14,7 +14,7 @@ from random import Random
 from zlib import crc32
 
 from holdfast.eval.probes import Probe, broken_rule
-from holdfast.gate.atoms import Atom, AtomKind, atoms
+from holdfast.facts.extract import Atom, AtomKind, atoms
 from holdfast.transcript.draft import draft, free
 from holdfast.transcript.turn import Role, Transcript, Turn
 

@@ -15,14 +15,14 @@ from random import Random
 from holdfast import __version__
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption, Failed, HoldfastError
-from holdfast.eval.fleet import Fleet, Work, spread
 from holdfast.eval.metrics import exact_match, f1, keyword_hit
 from holdfast.eval.rows import FULL, append_row, read_lines
-from holdfast.eval.text.asking import answered, asked_probes, judged
+from holdfast.eval.text.model_calls import answered, asked_probes, judged
 from holdfast.eval.text.probes import CATEGORIES, TextProbe, cloze, turn_text
 from holdfast.eval.text.rows import TextRow
 from holdfast.methods.registry import build_text
-from holdfast.textual import Rewritten, TextPlan, rewrite
+from holdfast.parallel import Fleet, Work, spread
+from holdfast.text.rewrite import Rewritten, TextPlan, rewrite
 from holdfast.transcript.read import read
 from holdfast.transcript.turn import Transcript
 

@@ -19,15 +19,15 @@ from torch import Tensor
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
 from holdfast.context.surgery import keep
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods import eviction
 from holdfast.methods.base import Progress, Span, quiet
-from holdfast.methods.heads import LOG_BOUND, Head, assembled, paid, picked
-from holdfast.methods.matching import Sample, attended, deviation, sample
-from holdfast.methods.nested import evicting
-from holdfast.methods.reference import Reading, check
+from holdfast.methods.inner_methods import evicting
+from holdfast.methods.per_head import LOG_BOUND, Head, assembled, paid, picked
+from holdfast.methods.query_batch import Sample, attended, deviation, sample
+from holdfast.methods.reference_queries import Reading, check
 
 PULLS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean power of a slot's attention; tried on the held-out queries
 SELECTORS = ("base", "rms", "omp")

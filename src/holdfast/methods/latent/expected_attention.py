@@ -14,12 +14,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference import Reading
+from holdfast.methods.reference_queries import Reading
 from holdfast.model.attention import Observer
 from holdfast.model.family import Family
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from holdfast.context.budget import Budget
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference import ROWS, Reading
+from holdfast.methods.reference_queries import ROWS, Reading
 from holdfast.model.attention import Observer
 
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
 from holdfast.context.surgery import keep
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods import eviction
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet
-from holdfast.methods.heads import Head, Masks, assembled, joined, pair_bytes, picked
-from holdfast.methods.nested import evicting, nested
-from holdfast.methods.reference import Reading
+from holdfast.methods.inner_methods import evicting, nested
+from holdfast.methods.per_head import Head, Masks, assembled, joined, pair_bytes, picked
+from holdfast.methods.reference_queries import Reading
 from holdfast.model.states import States
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from holdfast.errors import BadOption
 from holdfast.methods.eviction import Eviction
 from holdfast.methods.latent.kvzip import blank
-from holdfast.methods.reference import WORTHS, Reading, asked, check, largest
+from holdfast.methods.reference_queries import WORTHS, Reading, asked, check, largest
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference import Reading
+from holdfast.methods.reference_queries import Reading
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference import Reading
+from holdfast.methods.reference_queries import Reading
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference import Reading, asked, check, largest
+from holdfast.methods.reference_queries import Reading, asked, check, largest
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet
 from holdfast.methods.eviction import Study
-from holdfast.methods.heads import LOG_BOUND, Head, assembled, paid, picked
-from holdfast.methods.nested import evicting
+from holdfast.methods.inner_methods import evicting
+from holdfast.methods.per_head import LOG_BOUND, Head, assembled, paid, picked
 
 WEIGHTS = ("score", "even")
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
-from holdfast.methods.heads import Head, Masks, assembled, pair_bytes, picked
 from holdfast.methods.latent.virtual_tokens import pooling
+from holdfast.methods.per_head import Head, Masks, assembled, pair_bytes, picked
 from holdfast.model.states import States
 
 CHOICES = {"weights": ("surprisal", "uniform"), "position": ("weighted", "last")}

@@ -19,15 +19,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, StateSegment
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
-from holdfast.methods.heads import LOG_BOUND, Head, affordable, assembled
+from holdfast.methods.inner_methods import nested
 from holdfast.methods.latent.attention_match import Errors, summary
-from holdfast.methods.matching import Sample, attended, deviation, sample, shortfall
-from holdfast.methods.nested import nested
-from holdfast.methods.reference import Reading, check
+from holdfast.methods.per_head import LOG_BOUND, Head, affordable, assembled
+from holdfast.methods.query_batch import Sample, attended, deviation, sample, shortfall
+from holdfast.methods.reference_queries import Reading, check
 from holdfast.model.rope import Rope
 
 MASS = 0.05  # part of the squared log-mass error in the loss

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from holdfast.context.budget import Budget
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
 from holdfast.methods.latent.h2o import newest_first
-from holdfast.methods.reference import Asked, Reading, Recorder, log_attention
+from holdfast.methods.reference_queries import Asked, Reading, Recorder, log_attention
 from holdfast.model.attention import Observer
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from holdfast.errors import BadOption
 from holdfast.methods.eviction import Eviction
 from holdfast.methods.latent.kvzip import blank
-from holdfast.methods.reference import Reading
+from holdfast.methods.reference_queries import Reading
 
 
 @dataclass(frozen=True)

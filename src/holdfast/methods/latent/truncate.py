@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, TokenSegment
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Progress, Span, quiet
 

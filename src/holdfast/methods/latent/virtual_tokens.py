@@ -27,11 +27,11 @@ from holdfast.blocks.render import question_ids
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, SoftSegment, StateSegment
 from holdfast.context.surgery import keep
-from holdfast.engine.live import Live
+from holdfast.engine.kv_context import Live
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
-from holdfast.methods.repeat import Teacher, divergence, teach
+from holdfast.methods.repeat_prompt import Teacher, divergence, teach
 from holdfast.model.forward import embed
 from holdfast.model.rope import spread
 from holdfast.model.states import States

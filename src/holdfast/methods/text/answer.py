@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.errors import Failed
-from holdfast.methods.text.sections import Notes, Section
-from holdfast.transcript.claimed import CLAIM
+from holdfast.facts.notes import Notes, Section
+from holdfast.transcript.claim_patterns import CLAIM
 from holdfast.transcript.draft import Line
 
 UNSOURCED = " (source not given)"

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from holdfast.engine.chat import Chat
 from holdfast.transcript.draft import Count, Draft, free
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 
 
 @dataclass(frozen=True)

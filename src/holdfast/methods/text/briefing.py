@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.errors import Failed
-from holdfast.methods.text.sections import Notes, Section
+from holdfast.facts.notes import Notes, Section
 from holdfast.transcript.draft import Count, Line
-from holdfast.transcript.said import speaker
+from holdfast.transcript.speaker import speaker
 from holdfast.transcript.turn import Role, Turn
 
 SYSTEM = """\

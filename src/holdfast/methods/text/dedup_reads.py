@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import MARK, expand_hint, shortened
+from holdfast.transcript.activity import FileAccess, Observed, observed
 from holdfast.transcript.draft import Draft, Piece
-from holdfast.transcript.observed import FileAccess, Observed, observed
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import ClassVar
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import MARK, expand_hint
+from holdfast.transcript.activity import observed
 from holdfast.transcript.draft import Draft, turn_size
-from holdfast.transcript.observed import observed
 from holdfast.transcript.tools import COMMAND_KEYS, XML_ARGUMENT, action, calls_of
 from holdfast.transcript.turn import Role, ToolCall, Turn
 

@@ -1,7 +1,7 @@
 """Replace observations by one line that says what was there and how to get it back.
 
 The line names the command or the file, the size, how it ended and the first error, as deterministic code knows them
-(transcript/observed.py): the agent keeps what it did and how that went, and can ask for the rest.
+(transcript/activity.py): the agent keeps what it did and how that went, and can ask for the rest.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import MARK, expand_hint, shortened
+from holdfast.transcript.activity import Step, steps
 from holdfast.transcript.draft import Draft, Piece
-from holdfast.transcript.observed import Step, steps
 from holdfast.transcript.outcomes import error_line, exit_code, test_counts
 from holdfast.transcript.turn import Turn
 

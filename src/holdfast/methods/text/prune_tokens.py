@@ -81,7 +81,7 @@ def surprisals(texts: Sequence[str], model: str, window: int) -> list[list[Token
     """The tokens of each text with their surprisal, read window by window."""
     import torch
 
-    from holdfast.engine.live import Live, surprisal
+    from holdfast.engine.kv_context import Live, surprisal
 
     loaded = _loaded(model)
     out: list[list[Token]] = []

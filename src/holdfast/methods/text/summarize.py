@@ -12,13 +12,13 @@ from typing import ClassVar
 from holdfast.config import config_places
 from holdfast.engine.chat import Chat, Reply, input_limit
 from holdfast.errors import BadOption, Failed
+from holdfast.facts.notes import MADE, Notes, Section, as_piece, bounded, merged, standing
+from holdfast.methods.text.activity_notes import known
 from holdfast.methods.text.answer import Asked, parse
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.briefing import SYSTEM, briefing, replaceable
-from holdfast.methods.text.known import known
-from holdfast.methods.text.sections import MADE, Notes, Section, as_piece, bounded, merged, standing
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, task_piece, turn_size, units
-from holdfast.transcript.said import own_words
+from holdfast.transcript.speaker import own_words
 
 SMALLEST = 120
 """Tokens: less than this holds no notes."""

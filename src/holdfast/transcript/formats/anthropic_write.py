@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from holdfast.transcript.compose import anthropic_call, anthropic_message, joined
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import anthropic
 from holdfast.transcript.formats.rebuild import Change, Item, kept_calls, place, put_blocks, rebuild, render
+from holdfast.transcript.provider_requests import anthropic_call, anthropic_message, joined
 from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, Turn
 

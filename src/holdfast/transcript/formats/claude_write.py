@@ -13,7 +13,6 @@ from itertools import takewhile
 from typing import Any
 
 from holdfast.errors import BadInput
-from holdfast.transcript.compose import anthropic_message
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft, Piece, draft
 from holdfast.transcript.formats import anthropic_write
@@ -21,7 +20,8 @@ from holdfast.transcript.formats.claude_chain import Chains
 from holdfast.transcript.formats.claude_code import as_parts, chains_of, spoken
 from holdfast.transcript.formats.claude_links import linked
 from holdfast.transcript.formats.rebuild import Change, Item, place, rebuild, render
-from holdfast.transcript.size import count
+from holdfast.transcript.provider_requests import anthropic_message
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Role, Turn
 
 _ENVELOPE = ("isSidechain", "userType", "cwd", "sessionId", "version", "gitBranch", "slug", "timestamp")

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
-from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import anthropic, anthropic_write, openai_chat
 from holdfast.transcript.formats.rebuild import Change, rebuild, render, several, unpacked
+from holdfast.transcript.provider_requests import call_input
 from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import json_text

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from holdfast.transcript import size
+from holdfast.transcript import token_estimate
 from holdfast.transcript.document import Document, Entry, Malformed
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.openai_responses import (
@@ -184,7 +184,7 @@ def _rebuilt(before: tuple[Said, ...], line: Line) -> list[Item]:
     for item in reversed(spoken):
         if item.turn.extra.get("compacted"):
             continue
-        room -= size.count(item.turn.text) if item.turn.role is Role.USER else 0
+        room -= token_estimate.count(item.turn.text) if item.turn.role is Role.USER else 0
         if room >= 0:
             kept.append(item)
     content = [{"type": "input_text", "text": text_or_empty(line.fields.get("message"))}]

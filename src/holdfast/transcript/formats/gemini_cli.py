@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
-from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry, Malformed, numbered
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.openai_chat import pair_by_order
 from holdfast.transcript.formats.rebuild import Change, input_like, rebuild, render, several, unpacked
+from holdfast.transcript.provider_requests import call_input
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text, text_or_empty
 

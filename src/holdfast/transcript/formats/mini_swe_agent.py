@@ -11,12 +11,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from holdfast.transcript.compose import call_input, openai_message
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import openai_chat, openai_write
 from holdfast.transcript.formats.rebuild import Change, rebuild, render
 from holdfast.transcript.formats.text_calls import with_text_calls
+from holdfast.transcript.provider_requests import call_input, openai_message
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 FENCE = re.compile(r"```(?:bash|mswea_bash_command)\s*\n(.*?)\n```", re.DOTALL)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.transcript.compose import openai_call, openai_message
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.rebuild import Change, kept_calls, put_blocks, rebuild, render
+from holdfast.transcript.provider_requests import openai_call, openai_message
 from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import ToolCall, Turn
 from holdfast.transcript.wire import json_text

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry, Malformed
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.rebuild import Change, Item, input_like, rebuild, render, several, unpacked
 from holdfast.transcript.parts import fold_parts
+from holdfast.transcript.provider_requests import call_input
 from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import json_text, need_text, obj, take_list, text_or_empty

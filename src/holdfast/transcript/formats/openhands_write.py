@@ -6,11 +6,11 @@ from itertools import count
 from typing import Any
 
 from holdfast.errors import BadInput
-from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.openhands import events, first_message, spoken
 from holdfast.transcript.formats.rebuild import Change, kept_calls, rebuild, render
+from holdfast.transcript.provider_requests import call_input
 from holdfast.transcript.turn import Role, ToolCall, Turn
 from holdfast.transcript.wire import json_text, text_or_empty
 

@@ -19,7 +19,7 @@ from holdfast.transcript.formats.codex import appended
 from holdfast.transcript.formats.rebuild import input_like
 from holdfast.transcript.parts import fold
 from holdfast.transcript.refill import refill
-from holdfast.transcript.size import count
+from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import need_text, obj, text_or_empty
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.transcript.compose import call_input
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft, Piece
+from holdfast.transcript.provider_requests import call_input
 from holdfast.transcript.turn import ToolCall, Turn
 from holdfast.transcript.wire import json_text
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
-from holdfast.transcript.compose import call_input, openai_call
 from holdfast.transcript.document import Document, Entry, numbered
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import openai_chat
 from holdfast.transcript.formats.rebuild import Change, rebuild, render
 from holdfast.transcript.formats.text_calls import with_text_calls
 from holdfast.transcript.parts import fold
+from holdfast.transcript.provider_requests import call_input, openai_call
 from holdfast.transcript.refill import refill
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from holdfast.transcript.wire import obj, take_list, text_or_empty

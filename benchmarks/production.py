@@ -1,0 +1,177 @@
+"""Compaction at production speed, as ratios of one run: production.py [LENGTH …] (default 1024 4096 7900).
+
+For each length: prefill, compaction on top of it, bytes that the allocator handed out, decoding over the full, the
+packed and a padded memory, loading and answering against reading the text again, and peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import holdfast
+from holdfast.blocks.block import Block
+from holdfast.blocks.render import question_ids, render
+from holdfast.context.budget import from_ratio
+from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
+from holdfast.engine.kv_context import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.methods.base import Span
+from holdfast.methods.registry import build
+from holdfast.model.slots import Slots
+
+SESSION = Path(__file__).parents[1] / "examples" / "taskdeck" / "session.json"
+METHODS = ("informed", "snapkv")
+RATIO = 8
+STEPS = 24  # tokens decoded
+ANSWER = 8
+
+
+def main(lengths: list[int]) -> None:
+    engine = holdfast.load()
+    rendered = render(holdfast.read(SESSION), engine.model.tokenizer)
+    print(f"{torch.get_num_threads()} threads, {engine.model.name}, {RATIO}x\n")
+    for length in lengths:
+        one_length(engine, rendered.ids[:length], rendered.blocks[0])
+
+
+def one_length(engine: LocalEngine, ids: tuple[int, ...], block: Block) -> None:
+    span = Span((Block(ids, block.origin),), 0)
+    prefill, full = seconds(lambda: engine.open(CompactContext((tokens(ids, 0),), len(ids))))
+    print(f"{len(ids)} tokens: prefill {prefill:.2f} s, {peak(len(ids), '')} MB at the peak")
+    made = [compacted(engine, span, spec, prefill) for spec in METHODS]
+    context = CompactContext(made[0], len(ids), model_digest=engine.model.digest)
+    compact = engine.open(context)
+    sizes = f"{held(full) / 1e6:.1f} MB -> {held(compact) / 1e6:.1f} MB"
+    print(f"  held             {sizes}: {held(full) / held(compact):.2f} times fewer bytes")
+    decoding(engine, full, compact, context)
+    answering(engine, ids, context)
+
+
+def compacted(engine: LocalEngine, span: Span, spec: str, prefill: float) -> tuple[Segment, ...]:
+    """Compact with one method and print what it took beyond reading the span."""
+    method, read = build(spec), engine.reading_seconds
+    budget = from_ratio(len(span), RATIO)
+    total, made = seconds(lambda: method.compress(method.study(span, Live(engine.model), engine), budget))
+    extra = total - (engine.reading_seconds - read)
+    cost = f"{extra:6.2f} s on top, {extra / prefill:.2f} of the prefill, {peak(len(span), spec)} MB at the peak"
+    print(f"  {spec:<16} {cost}")
+    return made
+
+
+def decoding(engine: LocalEngine, full: Live, compact: Live, context: CompactContext) -> None:
+    """Tokens per second over each kind of memory, alternating so that noise hits all alike."""
+    memories = {
+        "full": full,
+        "full, not copied": full.fork(frozen=True),
+        "packed": compact,
+        "padded": engine.open(
+            replace(context, segments=tuple(padded(s) for s in context.segments if isinstance(s, StateSegment)))
+        ),
+    }
+    spent = dict.fromkeys(memories, 0.0)
+    for name in (*memories, *memories):
+        live = memories[name].fork()
+        with torch.no_grad():
+            live.feed([1])
+            spent[name] += seconds(lambda live=live: [live.feed([1]) for _ in range(STEPS)])[0]
+    for name, spent_here in spent.items():
+        print(f"  decode {name:<18} {2 * STEPS / spent_here:6.1f} tokens/s, {held(memories[name]) / 1e6:7.1f} MB")
+
+
+def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext) -> None:
+    """A stored context answers; the text is read again and answers."""
+    prompt = question_ids(engine.model.tokenizer, "Which file was changed last?")
+
+    def answer(live: Live) -> None:
+        live = live.fork()
+        with torch.no_grad():
+            live.feed(prompt)
+            for _ in range(ANSWER):  # whatever it says, as many tokens on both sides
+                live.feed([1])
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = holdfast.save(context, Path(folder) / "c.holdfast", engine)
+        stored = seconds(lambda: answer(engine.open(holdfast.restore(path, engine))))[0]
+        size = path.stat().st_size
+    text = seconds(lambda: answer(engine.open(CompactContext((tokens(ids, 0),), len(ids)))))[0]
+    took = f"{stored:.2f} s, read again and answer {text:.2f} s: {text / stored:.1f} times sooner"
+    print(f"  load ({size / 1e6:.1f} MB) and answer in {ANSWER} tokens {took}\n")
+
+
+def padded(segment: StateSegment) -> StateSegment:
+    """Every head as long as the longest of its layer, what is missing hidden by a bias: what a plain tensor holds."""
+    layers = []
+    for slots in segment.layers:
+        n = max(slots.lengths)
+        parts: dict[str, list[torch.Tensor]] = {"keys": [], "values": [], "positions": [], "bias": []}
+        for keys, values, positions, _ in slots.heads():
+            more = n - len(keys)
+            parts["keys"].append(torch.cat((keys, keys.new_zeros(more, keys.shape[1]))))
+            parts["values"].append(torch.cat((values, values.new_zeros(more, values.shape[1]))))
+            parts["positions"].append(torch.cat((positions, positions.new_zeros(more))))
+            parts["bias"].append(torch.cat((torch.zeros(len(keys)), torch.full((more,), -1e9))))
+        layers.append(Slots(**{k: torch.cat(v) for k, v in parts.items()}, lengths=(n,) * len(slots.lengths)))
+    return StateSegment(tuple(layers))
+
+
+def held(live: Live) -> int:
+    """Bytes of all storages that the allocator handed out for a memory, positions and all."""
+    storages = {}
+    for layer in live.cache.layers:
+        slots = layer.slots
+        kept = [] if slots is None else [slots.keys, slots.values, slots.positions, slots.bias]
+        for t in (layer.keys, layer.values, *kept):
+            if t is not None:
+                storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def seconds(what: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    result = what()
+    return time.perf_counter() - began, result
+
+
+def peak(length: int, spec: str) -> str:
+    """Highest resident megabytes of a process of its own that reads, and compacts with `spec`, beyond the model's."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--peak", str(length), spec], capture_output=True, text=True, check=True
+    )
+    return str(json.loads(done.stdout.splitlines()[-1]))
+
+
+def one_peak(length: int, spec: str) -> None:
+    engine = holdfast.load()
+    rendered = render(holdfast.read(SESSION), engine.model.tokenizer)
+    span = Span((Block(rendered.ids[:length], rendered.blocks[0].origin),), 0)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading the model (Linux alone)
+    before = resident("VmRSS")
+    if spec:
+        method = build(spec)
+        method.compress(method.study(span, Live(engine.model), engine), from_ratio(length, RATIO))
+    else:
+        engine.open(CompactContext((tokens(span.ids, 0),), length))
+    print(round((resident("VmHWM") - before) / 1024))
+
+
+def resident(field: str) -> int:
+    """Kilobytes of this process by one line of its status."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith(field)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        one_peak(int(sys.argv[2]), sys.argv[3])
+    else:
+        main([int(x) for x in sys.argv[1:]] or [1024, 4096, 7900])

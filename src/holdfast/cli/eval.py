@@ -1,0 +1,109 @@
+"""`holdfast eval`: three programs over files. `run` writes rows, `score` reads rows, `report` draws them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli import console, eval_text, ray_options
+from holdfast.cli.console import AsJson, Device, Dtype, Model
+from holdfast.cli.contexts import DEFAULT_MODEL
+
+app = typer.Typer(help="Measure what survives a compaction.")
+eval_text.add_to(app)
+
+
+@app.command()
+def run(
+    transcripts: Annotated[Path, typer.Option(help="A session, or a folder of sessions.")],
+    probes: Annotated[Path, typer.Option(help="Questions about them, one JSON object a line.")],
+    out: Annotated[Path, typer.Option(help="Rows are appended here; a run that was interrupted goes on.")],
+    latent: Annotated[list[str], typer.Option(help="Methods; full and none are always run.")],
+    ratio: Annotated[list[float], typer.Option(help="Tokens per slot of the compacted span.")] = [8.0],  # noqa: B006
+    window: Annotated[int, typer.Option(help="Tokens of a window around the probes.")] = 4096,
+    span: Annotated[str, typer.Option(help="window, or turn: compact only the turn that holds the answer.")] = "window",
+    by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask only so many probes.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampling of probes.")] = 0,
+    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Greedy answers too (slow).")] = True,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    ray: ray_options.Ray = False,
+    ray_address: ray_options.Address = "",
+    task_timeout: ray_options.Timeout = ray_options.SECONDS,
+    as_json: AsJson = False,
+) -> None:
+    """Measure methods on sessions; one row per transcript, method, ratio and probe."""
+    from holdfast.errors import BadOption
+    from holdfast.eval.probes import read_probes
+    from holdfast.eval.run import ANSWER_TOKENS, Run, measure, transcripts_in
+
+    if span not in ("window", "turn"):
+        raise BadOption(f"--span must be window or turn, got {span!r}")
+    console.output_file(out, probes, transcripts)
+    ratios = tuple(console.checked_ratio(r) for r in ratio)
+    job = Run(
+        transcripts_in(transcripts),
+        tuple(read_probes(probes)),
+        tuple(latent),
+        ratios,
+        window=window,
+        span=span,
+        limit=limit,
+        seed=seed,
+        by_turn=by_turn,
+        answer_tokens=ANSWER_TOKENS if answers else 0,
+    )
+    workers = ray_options.of(ray, ray_address, task_timeout, device)
+    engine = console.engine(model, dtype, device)
+    with console.progress() as report:
+        written = measure(job, engine, out, report, console.say, workers)
+    if as_json:
+        console.emit({"out": str(out), "rows": written})
+        return
+    console.line(f"{written} rows written to {out}; next: holdfast eval score {out}")
+
+
+@app.command()
+def score(
+    rows: Annotated[Path, typer.Argument(help="Rows of `holdfast eval run`.")],
+    by_transcript: Annotated[bool, typer.Option("--by-transcript", help="A table per transcript.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn rows into one line per method and ratio, with n and intervals."""
+    from holdfast.eval.rows import read_rows
+    from holdfast.eval.score import score as score_rows
+    from holdfast.eval.score import scores_by_transcript
+
+    found = read_rows(rows, warn=console.say)
+    groups = scores_by_transcript(found) if by_transcript else {"": score_rows(found)}
+    if as_json:
+        listed = {name: [s.model_dump(mode="json") for s in scores] for name, scores in groups.items()}
+        console.emit(listed if by_transcript else listed[""])
+        return
+    from holdfast.eval.report import table
+
+    for name, scores in groups.items():
+        if name:
+            console.line(f"\n{name}")
+        console.stdout().print(table(scores))
+
+
+@app.command()
+def report(
+    rows: Annotated[Path, typer.Argument(help="Rows of `holdfast eval run`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page; PNG plots are written beside it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page and PNG plots."""
+    from holdfast.eval.report import write_report
+
+    console.output_file(output, rows)
+    written = write_report(rows, output)
+    if as_json:
+        console.emit([str(path) for path in written])
+        return
+    console.line(f"{written[0]} and {len(written) - 1} plots written")

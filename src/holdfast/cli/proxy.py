@@ -1,0 +1,154 @@
+"""The command that stands in front of an API."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli import console
+from holdfast.cli.console import Config
+from holdfast.errors import BadOption, Failed
+
+if TYPE_CHECKING:
+    from holdfast.engine.routing import Routed
+    from holdfast.proxy.options import Options
+
+MEBIBYTE = 1 << 20
+DEFAULT_TRIGGER = 12_000
+REMOTE = (
+    "{host} can be reached from other machines. --allow-remote means: whoever reaches it can use the upstream with the "
+    "keys that they send, keys and sessions travel unencrypted (put TLS in front of it), and the status page stays on "
+    "this machine"
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command of this file."""
+    app.command()(proxy)
+
+
+def proxy(
+    upstream: Annotated[str, typer.Option(help="Where requests go, e.g. https://api.openai.com/v1.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT.")] = "127.0.0.1:8000",
+    text: Annotated[str, typer.Option(help="Text method that compacts (see `holdfast methods`).")] = "tiered",
+    trigger: Annotated[int, typer.Option(help="Tokens of a history above which it is compacted.")] = DEFAULT_TRIGGER,
+    budget: Annotated[
+        int | None, typer.Option(help="Tokens that it is compacted to.", show_default="half of the trigger")
+    ] = None,
+    keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 3,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens that the model reads; nothing is compacted below a fifth of them.")
+    ] = None,
+    breakpoints: Annotated[
+        bool, typer.Option("--breakpoints/--no-breakpoints", help="Place cache breakpoints in Anthropic requests.")
+    ] = True,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Variable that holds the key for requests that come without one.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and change no request.")] = False,
+    log: Annotated[Path | None, typer.Option(help="Append a JSON line for each request with a history.")] = None,
+    log_text: Annotated[bool, typer.Option("--log-text", help="With the words that were lost.")] = False,
+    patience: Annotated[float, typer.Option(help="Seconds that a compaction may take.")] = 20.0,
+    timeout: Annotated[float, typer.Option(help="Seconds that the upstream may be silent.")] = 600.0,
+    max_body: Annotated[int, typer.Option(help="MiB of a request above which it goes up unread.")] = 32,
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Listen beyond this machine.")] = False,
+    config: Config = None,
+) -> None:
+    """Stand in front of any API and keep the histories that go up to it small; answers come back byte for byte."""
+    host, port = address(listen)
+    _check_reach(host, allow_remote, api_key_env)
+    from holdfast.adapters.compactor import WINDOW_SHARE
+    from holdfast.proxy.options import Options
+    from holdfast.text.rewrite import TextPlan
+
+    half = max(trigger, int(WINDOW_SHARE * (window or 0))) // 2
+    options = Options(
+        plan=TextPlan(text, max(1, half) if budget is None else budget, keep_recent=keep_recent),
+        trigger=trigger,
+        window=window,
+        chat=_chat(text, config),
+        breakpoints=breakpoints,
+        key=_key(api_key_env),
+        dry_run=dry_run,
+        log=log,
+        log_text=log_text,
+        patience=patience,
+        timeout=timeout,
+        max_body=max_body * MEBIBYTE,
+    )
+    serve(upstream, options, host, port)
+
+
+def address(listen: str) -> tuple[str, int]:
+    """HOST:PORT, or a port of this machine alone. Raises BadOption."""
+    host, _, port = listen.rpartition(":")
+    if not port.isdecimal() or not 0 <= int(port) < 1 << 16:
+        raise BadOption(f"--listen must be HOST:PORT such as 127.0.0.1:8000, got {listen!r}")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _check_reach(host: str, allow_remote: bool, api_key_env: str | None) -> None:
+    """Raise BadOption for an address beyond this machine that was not asked for, or that would give a key away."""
+    from holdfast.proxy.options import is_loopback
+
+    if is_loopback(host):
+        return
+    if not allow_remote:
+        raise BadOption(f"{REMOTE.format(host=host)}. Give it, or listen on 127.0.0.1")
+    if api_key_env:
+        raise BadOption(
+            f"--api-key-env on {host} would let anyone who reaches it spend your key; leave it out, so that clients "
+            "send their own, or listen on 127.0.0.1"
+        )
+    console.say(REMOTE.format(host=host))
+
+
+def _key(variable: str | None) -> str:
+    """Raises BadOption where the variable is not set, or holds what no header can."""
+    if variable is None:
+        return ""
+    from holdfast import config
+
+    key = config.secret(variable).strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise BadOption(f"--api-key-env: set the environment variable {variable} to a key")
+    return key
+
+
+def _chat(method: str, config: Path | None) -> Routed | None:
+    """The model of holdfast.toml, where the method asks one."""
+    from holdfast.facts.notes import MADE as SUMMARY
+
+    if method.partition(":")[0] != SUMMARY:
+        return None
+    from holdfast.engine.routing import Task, chat_for
+
+    return chat_for(Task.COMPACTOR, config)
+
+
+def serve(upstream: str, options: Options, host: str, port: int) -> None:
+    """Serve until interrupted."""
+    try:
+        import uvicorn
+
+        from holdfast.proxy.app import create_proxy
+    except ImportError as error:
+        raise Failed(f"the proxy needs the extra `server`: pip install 'holdfast[server]' ({error})") from error
+    app = create_proxy(upstream, options)
+    if hasattr(signal, "SIGPIPE"):  # a client that hangs up ends its request, not the server
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    console.say(f"proxy of {upstream} on http://{host}:{port}; status on /holdfast/proxy")
+    # No access log: paths and queries of some APIs hold keys. The upstream's own date and server are passed on.
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=10,
+    )

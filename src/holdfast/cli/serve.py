@@ -1,0 +1,261 @@
+"""The command that serves sessions over HTTP."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
+
+import typer
+
+from holdfast.cli import console
+from holdfast.cli.compact import DEFAULT_METHOD, DEFAULT_MODEL, DEFAULT_PINS, DEFAULT_RATIO
+from holdfast.cli.console import Device, Dtype, Model
+from holdfast.errors import BadOption, Failed
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from holdfast.compaction.plan import Plan
+    from holdfast.engine.local import LocalEngine
+    from holdfast.server.http.settings import Settings
+    from holdfast.server.protocol import Host
+    from holdfast.server.sessions.host import HostPolicy
+
+Store = Annotated[
+    str, typer.Option("--store", "--dir", help="Folder or fsspec URL where sessions are kept.", show_default="ours")
+]
+TriggerAt = Annotated[
+    str, typer.Option(help="Compact above so many slots, or above a share of the window, as 6000 or 75%.")
+]
+Idle = Annotated[
+    float | None, typer.Option(help="Compact in the background after so many seconds of rest.", show_default="never")
+]
+Names = Annotated[
+    list[str] | None, typer.Option(help="Another name of this machine that requests may use on loopback.")
+]
+KeyFile = Annotated[
+    Path | None, typer.Option("--api-key-file", help="Keys that are let in, one on each line. Also $HOLDFAST_API_KEYS.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command of this file."""
+    app.command()(serve)
+
+
+def serve(
+    model: Model = DEFAULT_MODEL,
+    host: Annotated[str, typer.Option(help="Address. Any but this machine's own needs API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    store: Store = "",
+    latent: Annotated[str, typer.Option(help="How to compact (see `holdfast methods`).")] = DEFAULT_METHOD,
+    ratio: Annotated[float, typer.Option(help="Tokens per slot of what is compacted.")] = DEFAULT_RATIO,
+    slots: Annotated[int | None, typer.Option(help="Most slots of a session, whatever the ratio.")] = None,
+    keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 1,
+    pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
+    trigger: TriggerAt = "75%",
+    low: Annotated[float, typer.Option(help="Share of the trigger to compact to.")] = 0.5,
+    idle: Idle = None,
+    cool_down: Annotated[int, typer.Option(help="Turns after a compaction in which there is none.")] = 3,
+    gate: Annotated[
+        bool, typer.Option("--gate/--no-gate", help="Measure and repair what a compaction loses; slower.")
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Read again what stays, in place of its states.")] = False,
+    memory: Annotated[float, typer.Option(help="GiB of KV memory for all sessions; others wait on disk.")] = 8.0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    api_key_file: KeyFile = None,
+    allow_host: Names = None,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = 32 * 2**20,
+    max_requests: Annotated[int, typer.Option(help="Requests under way at once.")] = 32,
+    max_per_minute: Annotated[int | None, typer.Option(help="Requests of a key.", show_default="no limit")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 8192,
+    max_seconds: Annotated[float, typer.Option(help="Seconds of an answer.")] = 600.0,
+    drain: Annotated[float, typer.Option(help="Seconds that running answers get when the server stops.")] = 30.0,
+) -> None:
+    """Serve sessions to any OpenAI or Anthropic client; what they send again is not read again, and is kept small."""
+    try:
+        from holdfast.server.http import auth
+        from holdfast.server.http.settings import Settings
+    except ImportError as error:
+        raise Failed(f"the server needs {error.name}; pip install 'holdfast[server]'") from error
+    console.checked_ratio(ratio)
+    settings = Settings(
+        address=host,
+        keys=auth.configured(api_key_file),
+        names=frozenset(name.lower() for name in allow_host or ()),
+        body_bytes=max_body,
+        concurrency=max_requests,
+        per_minute=max_per_minute,
+        seconds=max_seconds,
+        max_tokens=max_tokens,
+        drain_seconds=drain,
+    )
+    how = Compacting(latent, ratio, slots, keep_recent, pin, gate)
+    when = When(trigger, low, idle, cool_down, memory, restart, max_tokens)
+    how.check()
+    when.check()
+    with listening(host, port) as taken:  # a port that is not free is known before the model is loaded
+        plan, policy = how.plan(), when.policy()
+        run(opened(console.engine(model, dtype, device), plan, policy, store), settings, taken)
+
+
+def opened(engine: LocalEngine, plan: Plan, policy: HostPolicy, store: str) -> Host:
+    """The one place where the host is made."""
+    from holdfast.server.sessions.host import open_host
+
+    host = open_host(engine, plan, store=store, policy=policy)
+    for name, reason in host.places.unreadable.items():
+        console.say(f"session {name} is left alone: {reason}")
+    return host
+
+
+class Compacting(NamedTuple):
+    """How sessions are compacted, as options."""
+
+    latent: str
+    ratio: float
+    slots: int | None
+    keep_recent: int
+    pin: str
+    gate: bool
+
+    def check(self) -> None:
+        """Raises BadOption for what can be told before anything heavy is loaded."""
+        console.kinds(self.pin)
+        _at_least("--keep-recent", self.keep_recent, 0)
+        if self.slots is not None:
+            _at_least("--slots", self.slots, 1)
+
+    def plan(self) -> Plan:
+        from holdfast.compaction.plan import Plan, Policy
+        from holdfast.gate.latent.gate import Gate
+        from holdfast.methods.registry import build
+
+        build(self.latent)
+        policy = Policy(console.kinds(self.pin), keep_recent=self.keep_recent)
+        return Plan(self.latent, self.ratio, policy=policy, gate=Gate() if self.gate else None, slots=self.slots)
+
+
+class When(NamedTuple):
+    """When sessions are compacted, and where they are held, as options."""
+
+    trigger: str
+    low: float
+    idle: float | None
+    cool_down: int
+    memory: float
+    restart: bool
+    max_tokens: int
+
+    def check(self) -> None:
+        """Raises BadOption for what can be told before anything heavy is loaded."""
+        from holdfast.session.trigger import Trigger
+
+        if not 0 < self.memory < 1 << 20:
+            raise BadOption(f"--memory must be more than 0 GiB, got {self.memory:g}")
+        if not 0 < self.low < 1:
+            raise BadOption(f"--low must be a share of the trigger above 0 and below 1, got {self.low:g}")
+        _at_least("--cool-down", self.cool_down, 0)
+        if self.idle is not None:
+            _at_least("--idle", self.idle, 0)
+        tokens, share = _trigger(self.trigger)
+        if (tokens is not None and tokens < 1) or (share is not None and not 0 < share <= Trigger.force):
+            rule = f"at least 1 slot, or above 0 % and at most {Trigger.force:.0%} of the window"
+            raise BadOption(f"--trigger must be {rule}, got {self.trigger}")
+
+    def policy(self) -> HostPolicy:
+        from holdfast.server.sessions.host import LIMIT, HostPolicy
+        from holdfast.session.trigger import Trigger
+        from holdfast.text.rewrite import Breaker
+
+        tokens, window = _trigger(self.trigger)
+        early = max(0.75, (1 + self.low) / 2)
+        trigger = Trigger(tokens=tokens, window=window, low=self.low, early=early, idle=self.idle)
+        breaker = Breaker(cool_down=self.cool_down)
+        memory, most = int(self.memory * 2**30), min(LIMIT, self.max_tokens)
+        return HostPolicy(trigger, breaker, memory=memory, restart=self.restart, max_tokens=most)
+
+
+def _at_least(option: str, value: float, least: int) -> None:
+    if not value >= least:
+        raise BadOption(f"{option} must be at least {least}, got {value:g}")
+
+
+def _trigger(given: str) -> tuple[int | None, float | None]:
+    """Slots, or a share of the window. Raises BadOption for anything else."""
+    try:
+        return (None, float(given[:-1]) / 100) if given.endswith("%") else (int(given), None)
+    except ValueError:
+        raise BadOption(
+            f"--trigger is a number of slots or a share of the window, as 6000 or 75%; got {given!r}"
+        ) from None
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that has the address but does not listen yet, so that nobody waits for a model that is being loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise Failed(f"{host} port {port} cannot be taken: {error.strerror}; choose another with --port") from error
+    return made
+
+
+def run(host: Host, settings: Settings, taken: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; then answers that are under way get their time and every session is kept."""
+    from holdfast.server.http.app import create_app
+
+    serving = server(create_app(host, settings), settings)
+    told(host.model, settings, taken.getsockname()[1])
+    if hasattr(signal, "SIGPIPE"):  # a client that hangs up ends its request, not the server
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stopped)  # uvicorn raises the signal again when it has ended
+    try:
+        serving.run(sockets=[taken])
+    except KeyboardInterrupt:
+        console.say("stopped")
+
+
+def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+    """What serves an app, and tells it when it is to stop."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.stopping = True  # who follows the sessions would keep the server up to the end of its patience
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        app,
+        timeout_graceful_shutdown=round(settings.drain_seconds),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    return Server(config)
+
+
+def _stopped(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def told(model: str, settings: Settings, port: int) -> None:
+    """Say where the server is and how an agent gets there."""
+    name = "127.0.0.1" if settings.address in ("0.0.0.0", "::") else settings.address
+    url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    key = "one of the keys" if settings.keys else "anything"
+    console.say(f"{model} on {url}")
+    console.say(f"  OpenAI clients     OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key!r}")
+    console.say(f"  Anthropic clients  ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={key!r}")
+    console.say(f"  sessions {url}/  API {url}/docs  metrics {url}/metrics")

@@ -1,0 +1,1 @@
+"""Latent compaction of a whole session: plan, partition, compact, recompact, sub-agents, calibration."""

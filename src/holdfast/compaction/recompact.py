@@ -1,0 +1,146 @@
+"""What may happen to a context after it was made: it is tightened, or joined with others. No session is read again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from holdfast.compaction.compact import ROOM, full_bytes
+from holdfast.context.budget import Budget, from_ratio
+from holdfast.context.compose import compose, held_bytes, stands_for
+from holdfast.context.recompact import cells, tighten
+from holdfast.context.segments import CompactContext, StateSegment, TokenSegment
+from holdfast.engine.kv_context import placed
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadContext, BadInput, BadOption
+from holdfast.methods.registry import build
+from holdfast.model.load import Model
+
+STILL_TRUE = (
+    *("tokens", "tokens_compacted", "tokens_left_out", "bytes_full"),
+    *("seconds_compact", "seconds_total", "session_digest"),
+)
+"""Evidence that another round leaves as it is. Anything else was measured on slots that may be gone."""
+
+
+def recompact(
+    context: CompactContext,
+    engine: LocalEngine,
+    *,
+    ratio: float | None = None,
+    slots: int | None = None,
+    allocation: str = "",
+    apart: bool = False,
+) -> CompactContext:
+    """The same context in fewer slots, chosen by what each was worth when it was kept; nothing is read again.
+
+    Give either `ratio` (tokens per slot of everything compacted) or `slots` (per full-attention head, on average).
+    `allocation` is how the method spread its budget unless it is given; `apart` keeps every segment's share of the
+    slots instead of letting segments compete.
+
+    Raises BadOption for more slots than are held, BadInput where the slots have no scores, and BadContext for another
+    model's context.
+    """
+    if (ratio is None) == (slots is None):
+        raise BadOption("give either a ratio or a number of slots")
+    if allocation not in ("", "global", "layer", "head"):
+        raise BadOption(
+            f"allocation must be one of global, layer, head: what keeps its part of the slots; got {allocation!r}"
+        )
+    _check_model(context, engine.model)
+    began = time.perf_counter()
+    held = sum(len(cell.scores) for cell in cells(context.segments))
+    pairs, asked = _pairs(context, engine.model, ratio, slots, held)
+    kind = allocation or _allocation(context.recipe)
+    segments = tuple(tighten(context.segments, pairs, kind, apart=apart))
+    after = replace(context, segments=segments)
+    made = {**asked, "allocation": kind, "apart": apart}
+    recipe = {**context.recipe, "rounds": [*context.recipe.get("rounds", ()), made]}
+    evidence = _after_round(context, after, engine.model, held, pairs, time.perf_counter() - began)
+    return replace(after, recipe=recipe, evidence=evidence)
+
+
+def join(contexts: Sequence[CompactContext], engine: LocalEngine, *, drop_head: bool = False) -> CompactContext:
+    """`compose` for this model, with its sizes. Raises BadInput where the whole is longer than the model reads."""
+    made = compose(contexts, drop_head=drop_head)
+    _check_model(made, engine.model)
+    most = engine.model.max_tokens - ROOM
+    if made.next_position > most:
+        raise BadInput(
+            f"together the contexts end at position {made.next_position}; {engine.model.name} reads {most} and a "
+            "question; join fewer, or use a model with a longer context"
+        )
+    return measured(made, engine.model)
+
+
+def measured(composed: CompactContext, model: Model) -> CompactContext:
+    """A composed context with its own sizes in the evidence, beside those of its parts."""
+    seconds = sum(float(part.get("seconds_compact", 0)) for part in composed.evidence["parts"])
+    own = {**sizes(composed, model), "seconds_compact": round(seconds, 3)}
+    return replace(composed, evidence={**own, **composed.evidence})
+
+
+def sizes(context: CompactContext, model: Model) -> dict[str, int]:
+    """What `session.compact` reports of a context, counted on the context itself."""
+    held = tuple(placed(s, model) if isinstance(s, StateSegment) else s for s in context.segments)
+    return {
+        "tokens": context.next_position,
+        "tokens_compacted": stands_for([s for s in context.segments if not isinstance(s, TokenSegment)]),
+        "bytes_full": full_bytes(model, context.next_position),
+        "bytes": held_bytes(replace(context, segments=held), model.family, model.dtype.itemsize),
+    }
+
+
+def _pairs(
+    context: CompactContext, model: Model, ratio: float | None, slots: int | None, held: int
+) -> tuple[int, dict[str, float]]:
+    """KV pairs of the full-attention layers to keep, and what was asked for as the recipe says it."""
+    heads = len(model.family.full) * model.family.kv_heads
+    tokens = stands_for([s for s in context.segments if isinstance(s, StateSegment)])
+    if ratio is None:
+        assert slots is not None
+        if slots < 1:
+            raise BadOption(f"slots must be at least 1, got {slots}")
+        budget = Budget(slots)
+    elif not tokens:
+        raise BadInput("these slots do not say which tokens they stand for; give a number of slots, not a ratio")
+    else:
+        budget = from_ratio(tokens, ratio)
+    if budget.pairs(heads) > held:
+        now = f"{held / heads:.6g} slots" + (f", a ratio of {tokens * heads / held:.6g}" if tokens and held else "")
+        raise BadOption(
+            f"what was dropped cannot come back: a head holds {now}; asked for {budget.slots} slots; give a higher "
+            "ratio (fewer slots), or compact the session again"
+        )
+    return budget.pairs(heads), {"slots": budget.slots} if ratio is None else {"ratio": ratio}
+
+
+def _allocation(recipe: Mapping[str, Any]) -> str:
+    """How the methods that made a context spread their budgets; one threshold where they did not agree."""
+    parts = recipe.get("parts")
+    if parts is not None:
+        kinds = {_allocation(part["recipe"]) for part in parts}
+        return kinds.pop() if len(kinds) == 1 else "global"
+    try:
+        method = build(str(recipe.get("latent", "")))
+    except BadOption:  # made in Python, or by a method that is no longer there
+        return "global"
+    return str(getattr(method, "allocation", "global"))
+
+
+def _after_round(
+    before: CompactContext, after: CompactContext, model: Model, held: int, pairs: int, seconds: float
+) -> dict[str, Any]:
+    known = {name: value for name, value in before.evidence.items() if name in STILL_TRUE}
+    known["seconds_compact"] = round(known.get("seconds_compact", 0.0) + seconds, 3)
+    outdated = {name: value for name, value in before.evidence.items() if name not in (*STILL_TRUE, "rounds")}
+    this = {"pairs": [held, pairs], "before": outdated}
+    rounds = [*before.evidence.get("rounds", ()), this]
+    return {**sizes(after, model), **known, "rounds": rounds}
+
+
+def _check_model(context: CompactContext, model: Model) -> None:
+    if context.model_digest not in ("", model.digest):
+        raise BadContext(f"this context was made with another model than {model.name}; load that one")

@@ -1,0 +1,182 @@
+"""Sub-agents: what they are given of their parent's memory, and what of theirs it takes back.
+
+A parent is a value and is never changed; a sub-agent reads on a fork of a memory, which shares every tensor.
+
+    parent = compact(session, engine)
+    child = fork(parent, engine)                          # its memory is the parent's, not a copy
+    own = own_blocks(session, turns, engine)              # what it was asked, did and said
+    live = child.live()
+    live.feed([i for block in own for i in block.ids])    # it works
+    parent = bring_back(parent, child, own, engine)       # in place of its whole transcript
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
+from typing import Literal, get_args
+
+import torch
+
+from holdfast.blocks.block import Block, Kind
+from holdfast.blocks.render import render
+from holdfast.compaction.compact import LATER
+from holdfast.compaction.partition import runs, spans
+from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.recompact import measured, sizes
+from holdfast.context.budget import from_ratio
+from holdfast.context.compose import compose
+from holdfast.context.segments import CompactContext, Segment, TokenSegment, tokens
+from holdfast.context.surgery import moved
+from holdfast.engine.kv_context import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadInput, BadOption
+from holdfast.gate.latent.fact_tokens import marked
+from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.registry import build
+from holdfast.transcript.turn import Transcript, Turn
+
+How = Literal["compact", "verbatim", "none"]
+
+
+@dataclass(frozen=True)
+class SubAgent:
+    """Where a sub-agent begins."""
+
+    how: How
+    start: CompactContext
+    """What it was given."""
+    memory: Live
+    """That context in memory. Nobody feeds it; `live` gives a fork to read on."""
+
+    def live(self) -> Live:
+        """A memory of its own that begins where it was given."""
+        return self.memory.fork()
+
+
+def fork(
+    parent: CompactContext,
+    engine: LocalEngine,
+    how: How = "compact",
+    *,
+    session: Transcript | None = None,
+    live: Live | None = None,
+) -> SubAgent:
+    """Give a sub-agent its context.
+
+    `compact` is the parent's own, not a copy; with `live`, the parent opened, not even its verbatim tokens are read
+    again. `verbatim` is the raw `session`, token by token. `none` is the system prompt at the parent's start, if any.
+    Raises BadOption for another `how` and for `verbatim` without a session, BadInput for a `live` that ends elsewhere.
+    """
+    if how not in get_args(How):
+        raise BadOption(f"a sub-agent's context is one of {', '.join(get_args(How))}, got {how!r}")
+    if how == "compact":
+        if live is not None and live.next_position != parent.next_position:
+            raise BadInput(f"the parent ends at {parent.next_position}, the memory given at {live.next_position}")
+        return SubAgent(how, parent, (live or engine.open(parent)).fork())
+    if how == "none":
+        start = system_prompt(parent)
+    elif session is None:
+        raise BadOption("a verbatim fork needs the session; pass session=…, or fork the compact context")
+    else:
+        blocks = render(session, engine.model.tokenizer).blocks
+        start = _verbatim(blocks, engine)
+    return SubAgent(how, start, engine.open(start))
+
+
+def own_blocks(session: Transcript, turns: Sequence[Turn], engine: LocalEngine) -> tuple[Block, ...]:
+    """A sub-agent's turns as the model reads them after `session`; an empty session where it was given none.
+
+    Origins count turns from the session's first.
+    """
+    whole = replace(session, turns=(*session.turns, *turns))
+    rendered = render(whole, engine.model.tokenizer).blocks
+    return tuple(b for b in rendered if b.origin.turn >= len(session.turns))
+
+
+def bring_back(
+    parent: CompactContext,
+    child: SubAgent,
+    own: Sequence[Block],
+    engine: LocalEngine,
+    plan: Plan | None = None,
+    progress: Progress = quiet,
+) -> CompactContext:
+    """The parent with what the sub-agent added, compacted, in place of its whole transcript; `own` are its turns alone.
+
+    They are compacted against the memory that the sub-agent had, and stand behind the parent's end. What the plan's
+    policy pins and the newest exchanges (the sub-agent's report) stay verbatim. Their states saw what the sub-agent
+    saw: after a `none` fork, or where the parent has gone on, that is less than what now stands before them.
+    Raises BadInput where nothing was added, BadOption for a plan with a gate or a total of slots.
+    """
+    plan = plan or Plan()
+    if plan.gate is not None or plan.slots is not None:
+        raise BadOption("what a sub-agent brings back is compacted by ratio, without a gate; leave out gate and slots")
+    if not own:
+        raise BadInput("the sub-agent added nothing; give the blocks of its own turns")
+    began = time.perf_counter()
+    segments = _compacted(child, tuple(own), engine, plan, progress)
+    start, length = child.start.next_position, sum(map(len, own))
+    recipe = {"subagent": child.how, "latent": plan.latent, "ratio": plan.ratio, "policy": asdict(plan.policy)}
+    added = CompactContext(
+        tuple(moved(segment, -start) for segment in segments), length, recipe, model_digest=engine.model.digest
+    )
+    seconds = {"seconds_compact": round(time.perf_counter() - began, 3)}
+    return measured(compose((parent, replace(added, evidence={**sizes(added, engine.model), **seconds}))), engine.model)
+
+
+def system_prompt(context: CompactContext) -> CompactContext:
+    """The verbatim system prompt that a context begins with, or an empty context."""
+    first = context.segments[0] if context.segments else None
+    if not isinstance(first, TokenSegment):
+        return CompactContext((), 0)
+    origins = tuple(takewhile(lambda o: o.kind is Kind.SYSTEM, first.origins))
+    count = sum(last - start for start, last in (o.tokens for o in origins))
+    if not count:
+        return CompactContext((), 0)
+    kept = TokenSegment(first.ids[:count], first.positions[:count], origins)
+    return CompactContext((kept,), count, model_digest=context.model_digest)
+
+
+def _compacted(
+    child: SubAgent, own: tuple[Block, ...], engine: LocalEngine, plan: Plan, progress: Progress
+) -> list[Segment]:
+    """The sub-agent's turns at the positions where it read them."""
+    method, live, segments = build(plan.latent), child.live(), list[Segment]()
+    by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
+    ids, first = torch.tensor([i for block in own for i in block.ids]), child.start.next_position
+    for run in runs(own, _stays(own, plan.policy)):
+        part = replace(run, start=run.start + first)
+        for span in spans(part, by_turn) if part.compact else (Span(part.blocks, part.start),):
+            budget = from_ratio(len(span), plan.ratio)
+            made: Sequence[Segment] = (TokenSegment(span.ids, span.positions, span.origins),)
+            if part.compact and not budget.holds(len(span)):
+                later = ids[span.start - first + len(span) :][:LATER]
+                told = replace(span, later=later, facts=marked(span.blocks, engine.model.tokenizer))
+                made = method.compress(method.study(told, live, engine, progress), budget, progress)
+            segments += made
+            _extend(live, made, span.start + len(span))
+    return segments
+
+
+def _extend(live: Live, made: Sequence[Segment], end: int) -> None:
+    """Take what was kept into the sub-agent's memory, in which its next span is read."""
+    with torch.no_grad():
+        for segment in made:
+            live.append(segment)
+    live.settle(end)
+
+
+def _stays(own: tuple[Block, ...], policy: Policy) -> list[bool]:
+    """Which blocks the policy keeps: pinned kinds, and the newest exchanges (a turn that is no result begins one)."""
+    begins = sorted({b.origin.turn for b in own if b.kind is not Kind.OBSERVATION})
+    recent = begins[-policy.keep_recent :] if policy.keep_recent else []
+    return [b.kind in policy.pin or bool(recent and b.origin.turn >= recent[0]) for b in own]
+
+
+def _verbatim(blocks: tuple[Block, ...], engine: LocalEngine) -> CompactContext:
+    ids = [i for block in blocks for i in block.ids]
+    made = tokens(ids, 0, tuple(block.origin for block in blocks))
+    return CompactContext((made,), len(ids), {"latent": "full"}, model_digest=engine.model.digest)

@@ -1,0 +1,119 @@
+"""What takes a rule back: the words of the user, and of nobody else.
+
+Conservative: a sentence lifts a rule only where it says so in one of a few forms and every word that it is about
+stands in the rule. In doubt the rule stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from holdfast.facts.literals import AtomKind
+from holdfast.facts.passages import instructions
+from holdfast.facts.word_lists import words_of
+
+_SENTENCE = re.compile(r"[^\n.!?]++(?:[.!?](?![\s\"')*]|$)[^\n.!?]*+)*+[.!?]*+")
+_LIFTS = re.compile(
+    r"""^\W*+(?:(?:ok(?:ay)?|yes|right|fine|good|now|so|well|and|but|then),?[ ])*+(?:
+        (?:you|we)[ ]may[ ](?!not\b)(?:now[ ]|again[ ])?
+        |(?:you|we)[ ]can[ ](?:now[ ]|again[ ]|(?=[^\n]*[ ](?:now|again)\W*$))
+        |from[ ]now[ ]on,?[ ](?:you|we)[ ](?:may|can)[ ](?!not\b)
+        |(?:you|we)[ ]are[ ](?:now[ ])?(?:allowed|free)[ ]to[ ]
+        |(?:you|we)(?:[ ]no[ ]longer|[ ]do[ ]?n['\u2019o]t)[ ](?:need|have)[ ]to[ ](?:avoid[ ])
+        |(?:it[ ]is|it['\u2019]s)[ ](?:now[ ])?(?:fine|ok(?:ay)?|allowed)[ ](?:now[ ])?to[ ](?:now[ ])?
+        |(?:please[ ])?(?:forget|ignore|disregard|scratch|drop)[ ]
+            (?:what[ ]I[ ](?:said|told[ ]you|wrote|asked)|my[ ](?:rule|request|instruction|ban)s?)
+            (?:[ ](?:before|earlier))?[ ](?:about|on|regarding|against)[ ]
+        |never[ ]?mind[ ](?:what[ ]I[ ]said[ ]about[ ]|about[ ]|the[ ])
+        |actually,?[ ](?:do[ ]|go[ ]ahead[ ]and[ ]|please[ ]do[ ]|you[ ](?:may|can)[ ])
+        |I[ ](?:take[ ]back|lift)[ ](?:what[ ]I[ ]said[ ]about[ ]|the[ ](?:rule|ban)[ ](?:about|on|against)[ ])
+    )(?P<topic>\S[^\n]*)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_BARE = re.compile(
+    r"^\W*(?:actually,? |oh,? )?(?:never ?mind(?: that)?|scratch that|forget (?:it|that))\W*$", re.IGNORECASE
+)
+_AFTER = re.compile(r"(?:,|;| because | since | as | if | once | when | but | for now| now\b| again\b)")
+_NEGATES = re.compile(r"\b(?:not|never|no|nothing|n't|only|except|without|unless)\b|n['\u2019]t\b", re.IGNORECASE)
+_WORD = re.compile(r"[\w./@~-]*\w")
+_IDLE = words_of(
+    "a an and any anything are as at be by do for from in into is it its me my of on or our please so that the them "
+    "this these those to up us we you your never not no don't dont must should may can only always also all again now"
+)
+
+
+def _cut_ending(word: str) -> str:
+    """Enough that `using` and `use`, `pushes` and `push` are alike."""
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if word.endswith(ending) and len(word) - len(ending) > 1:
+            word = word.removesuffix(ending)
+            break
+    return word[:-1] if word[-2:-1] == word[-1:] else word
+
+
+_ALIKE = ("touch edit change modify alter update rewrite", "delete remove erase", "run execute call", "add install")
+_SAME = {_cut_ending(word): group for group in _ALIKE for word in words_of(group)}
+
+
+@dataclass(frozen=True)
+class Lift:
+    """A sentence of the user that takes rules back."""
+
+    turn: int
+    chars: tuple[int, int]
+    about: frozenset[str]
+    """The words that a rule must have; of a bare `never mind`, those of the one rule before it."""
+    since: int = 0
+    """Only rules of this turn or a later one."""
+
+    def lifts(self, rule: str, turn: int) -> bool:
+        return turn >= self.since and bool(self.about) and self.about <= words(rule)
+
+
+def lifts(said: Sequence[tuple[int, str]]) -> tuple[Lift, ...]:
+    """Every lift in what the user said, `(turn, text)` in order."""
+    found: list[Lift] = []
+    before: tuple[int, str] | None = None
+    for turn, text in said:
+        found += [Lift(turn, chars, about) for chars, about in _in_text(text)]
+        first = text.lstrip().partition("\n")[0]
+        asked = list(instructions(before[1])) if before and _BARE.match(first) else []
+        if before and len(asked) == 1 and asked[0].kind is AtomKind.INSTRUCTION:
+            start = text.find(first)
+            rule = before[1][asked[0].start : asked[0].end]
+            found.append(Lift(turn, (start, start + len(first)), words(rule), before[0]))
+        before = turn, text
+    return tuple(found)
+
+
+@lru_cache(maxsize=1 << 14)
+def words(text: str) -> frozenset[str]:
+    """What a sentence is about: its words without the idle ones, alike where they mean the same here."""
+    found = (match[0].lower() for match in _WORD.finditer(text))
+    return frozenset(_stem(word) for word in found if word not in _IDLE)
+
+
+def _stem(word: str) -> str:
+    if any(mark in word for mark in "./@~_") or any(map(str.isdigit, word)):
+        return word
+    bare = _cut_ending(word)
+    return _SAME.get(bare, bare)
+
+
+def _in_text(text: str) -> list[tuple[tuple[int, int], frozenset[str]]]:
+    found, fenced = [], False
+    for match in _SENTENCE.finditer(text):
+        sentence = match[0].strip()
+        if "```" in sentence:
+            fenced = fenced != bool(sentence.count("```") % 2)
+        lift = None if fenced or sentence.endswith("?") or sentence.startswith(">") else _LIFTS.match(sentence)
+        if not lift:
+            continue
+        topic = _AFTER.split(lift["topic"], maxsplit=1)[0]
+        if not _NEGATES.search(topic):
+            start = match.start() + len(match[0]) - len(match[0].lstrip())
+            found.append(((start, start + len(sentence)), words(topic)))
+    return found

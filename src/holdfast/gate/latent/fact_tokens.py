@@ -1,0 +1,65 @@
+"""The tokens that hold the atoms of a session (`holdfast.facts.extract`), block by block."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.blocks.block import Block, Kind
+from holdfast.facts.extract import Atom, AtomKind, atoms
+from holdfast.gate.latent.token_text import TokenText
+from holdfast.transcript.turn import Role
+
+__all__ = ["Atom", "AtomKind", "Located", "atoms", "in_blocks"]
+
+
+@dataclass(frozen=True)
+class Located:
+    """An atom and the tokens that hold it."""
+
+    atom: Atom
+    """Its characters count from the beginning of its block, as the tokenizer decodes it."""
+    turn: int
+    """Index into `Transcript.turns`."""
+    tokens: tuple[int, int]
+    """Span in the token ids of the session, as in `Block.origin.tokens`. A token may hold more than the atom."""
+
+
+_SPEAKERS = {
+    Kind.SYSTEM: Role.SYSTEM,
+    Kind.TASK: Role.USER,
+    Kind.USER: Role.USER,
+    Kind.REASONING: Role.ASSISTANT,
+    Kind.ACTION: Role.ASSISTANT,
+    Kind.OBSERVATION: Role.TOOL,
+}
+
+
+def marked(blocks: Sequence[Block], tokenizer: Any) -> Tensor:
+    """`[T]` bool over the tokens of all blocks: whether each belongs to an atom."""
+    out, at = torch.zeros(sum(map(len, blocks)), dtype=torch.bool), 0
+    for block in blocks:
+        first = block.origin.tokens[0]
+        for found in in_blocks((block,), tokenizer):
+            out[at + found.tokens[0] - first : at + found.tokens[1] - first] = True
+        at += len(block)
+    return out
+
+
+def in_blocks(blocks: Sequence[Block], tokenizer: Any) -> tuple[Located, ...]:
+    """The atoms of each block, in order, with their tokens; nothing but the blocks' ids is needed."""
+    decoder = TokenText(tokenizer)
+    found: list[Located] = []
+    for block in blocks:
+        text, starts, ends = decoder.decode(block.ids)
+        first = block.origin.tokens[0]
+        for atom in atoms(text, _SPEAKERS[block.kind]):
+            begin = bisect_right(ends, atom.chars[0])
+            end = bisect_left(starts, atom.chars[1])
+            found.append(Located(atom, block.origin.turn, (first + begin, first + end)))
+    return tuple(found)

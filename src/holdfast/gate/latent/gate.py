@@ -1,0 +1,241 @@
+"""The gate: measures what a compaction lost, repairs what it can, says what is left, and may fail closed.
+
+It works on one span and any latent method. What it costs (a repeat over the full memory, one over each candidate) is
+part of the compaction's seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.context.budget import Budget
+from holdfast.context.segments import Segment
+from holdfast.engine.kv_context import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption, Lost
+from holdfast.gate.latent.fact_tokens import Located, in_blocks
+from holdfast.gate.latent.repair import carriers, restored, settled
+from holdfast.gate.latent.skill_check import skill
+from holdfast.gate.latent.survival import Survival, fallen, ranges
+from holdfast.methods.base import LatentMethod, Progress, Scored, Span, quiet
+from holdfast.methods.reference_queries import Reading
+from holdfast.methods.registry import read_options
+from holdfast.methods.repeat_prompt import said_again
+
+NOTED = 0.1  # nats; a smaller fall is not worth a line
+SHARES = (0.05, 0.1)  # of the budget, that may go to the strongest carriers of lost facts, round by round
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a compaction must pass."""
+
+    threshold: float = 1.0
+    """Nats by which a token's log-probability may fall before it is lost."""
+    repair: bool = True
+    """Give lost tokens their pairs back, and keep the result where it lost less."""
+    allow_over: float = 0.0
+    """Part of the budget by which repair may exceed it."""
+    strict: bool = False
+    """Raise Lost where an atom is still lost at the end."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < float("inf"):
+            raise BadOption(f"gate: threshold must be above 0 nats, got {self.threshold}")
+        if not 0 <= self.allow_over <= 1:
+            raise BadOption(f"gate: allow_over must be between 0 and 1 of the budget, got {self.allow_over}")
+
+
+@dataclass
+class Report:
+    """What the gate saw, over all spans of a session."""
+
+    threshold: float
+    tokens: int = 0
+    seconds: float = 0.0
+    """Of measuring and repairing, part of the compaction's."""
+    slots_over: int = 0
+    """Slots a head beyond the budget, over all spans."""
+    atoms: dict[str, Counter[str]] = field(default_factory=dict)
+    """Per kind: how many were `found`, and are `kept`, `repaired` or `lost`."""
+    lost: list[dict[str, Any]] = field(default_factory=list)
+    repaired: list[dict[str, Any]] = field(default_factory=list)
+    spans_lost: list[tuple[int, int]] = field(default_factory=list)
+    """Runs of lost tokens of the session."""
+    spans_repaired: list[tuple[int, int]] = field(default_factory=list)
+    falls: list[tuple[int, float]] = field(default_factory=list)
+    """Every token of the session that fell by more than `NOTED`, lost or not, and how far."""
+    nats_lost_first: float = 0.0
+    """By which all tokens together fell before any repair."""
+    nats_lost: float = 0.0
+    skills: dict[str, float] = field(default_factory=dict)
+    """The unrelated control over the full and over the compact memory after the last span, nats a token."""
+
+    def add(self, before: Survival, after: Survival, atoms: Sequence[Located]) -> None:
+        """Count one span in."""
+        self.tokens += len(after.fall)
+        self.nats_lost_first += total(before)
+        self.nats_lost += total(after)
+        self.spans_lost += after.spans()
+        noted = after.fall > NOTED
+        self.falls += zip(after.index[noted].tolist(), after.fall[noted].tolist(), strict=True)
+        self.spans_repaired += ranges(after.index[before.lost & ~after.lost])
+        for found in atoms:
+            counts = self.atoms.setdefault(found.atom.kind.value, Counter(found=0, kept=0, repaired=0, lost=0))
+            counts["found"] += 1
+            if after.is_lost(found):
+                counts["lost"] += 1
+                self.lost.append(_entry(found, after))
+            elif before.is_lost(found):
+                counts["repaired"] += 1
+                self.repaired.append(_entry(found, before))
+            else:
+                counts["kept"] += 1
+
+    def as_evidence(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "threshold": self.threshold,
+            "tokens": self.tokens,
+            "tokens_lost": sum(b - a for a, b in self.spans_lost),
+            "nats_lost_first": round(self.nats_lost_first, 2),
+            "nats_lost": round(self.nats_lost, 2),
+            "atoms": {kind: dict(counts) for kind, counts in self.atoms.items()},
+            "lost": self.lost,
+            "repaired": self.repaired,
+            "spans_lost": [list(span) for span in self.spans_lost],
+            "spans_repaired": [list(span) for span in self.spans_repaired],
+            "falls": [[at, round(nats, 2)] for at, nats in self.falls],
+            "slots_over": self.slots_over,
+            "skills": self.skills,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def refuse(self) -> None:
+        """Raise Lost where an atom is lost."""
+        if self.lost:
+            first = ", ".join(f"{x['kind']} {x['text']!r} (turn {x['turn'] + 1})" for x in self.lost[:5])
+            more = f" and {len(self.lost) - 5} more" if len(self.lost) > 5 else ""
+            raise Lost(
+                f"{len(self.lost)} atoms would be lost: {first}{more}; use a lower ratio, allow more room "
+                "(--allow-over), or go without --strict",
+                self.lost,
+            )
+
+
+@dataclass(frozen=True)
+class Work:
+    """One span on its way through the gate."""
+
+    method: LatentMethod
+    study: Any
+    budget: Budget
+    span: Span
+    past: Live
+    engine: LocalEngine
+    progress: Progress = quiet
+
+    def reading(self) -> Reading:
+        """The full memory: the method's own, or read once more for one that holds none."""
+        held = getattr(self.study, "reading", None)
+        if isinstance(held, Reading):
+            return held
+        after, states = self.engine.capture(self.past, self.span.ids, self.span.positions)
+        return Reading(self.span, self.past, after, states, self.engine, self.progress)
+
+    def memory(self, made: Sequence[Segment]) -> Live:
+        """The compact memory as the session would hold it."""
+        live = self.past.fork()
+        with torch.no_grad():
+            for segment in made:
+                live.append(segment)
+        live.settle(self.span.start + len(self.span))
+        return live
+
+
+def checked(gate: Gate, work: Work, report: Report) -> tuple[Segment, ...]:
+    """Compress a span, measure what was lost, repair it if that helps, and count it into `report`."""
+    budget = work.budget
+    made = work.method.compress(work.study, budget, work.progress)
+    began = time.perf_counter()
+    read = work.reading()
+    reference, index = read.told, _index(work.span)
+    atoms = in_blocks(work.span.blocks, work.engine.model.tokenizer)
+
+    def survival(segments: Sequence[Segment]) -> Survival:
+        told = said_again(work.memory(segments), work.span.ids, work.progress)
+        return Survival(fallen(reference, told), index, gate.threshold)
+
+    first = best = survival(made)
+    if gate.repair and isinstance(work.study, Scored):
+        room = Budget(work.budget.slots + int(work.budget.slots * gate.allow_over))
+        for share in SHARES:
+            lost = in_lost(best, atoms)
+            if not lost.any():
+                break
+            scores = restored(work.study.scores, carriers(read, lost), share * room.slots)
+            candidate = settled(work.method.compress(work.study.with_scores(scores), room, work.progress))
+            again = survival(candidate)
+            if total(again, atoms) >= total(best, atoms):
+                break
+            made, best, budget = candidate, again, room
+    report.slots_over += budget.slots - work.budget.slots
+    report.skills = control(work.engine, read.after, work.memory(made))
+    report.add(first, best, atoms)
+    report.seconds += time.perf_counter() - began
+    return made
+
+
+def total(survival: Survival, atoms: Sequence[Located] | None = None) -> float:
+    """Nats by which all tokens that fell did so together, or those of `atoms` alone."""
+    fall = survival.fall.clamp_min(0)
+    return float(fall.sum() if atoms is None else fall[_mask(survival, atoms)].sum())
+
+
+def in_lost(survival: Survival, atoms: Sequence[Located]) -> Tensor:
+    """`[T]` bool: the tokens of lost atoms that fell themselves."""
+    return _mask(survival, [found for found in atoms if survival.is_lost(found)]) & (survival.fall > NOTED)
+
+
+def control(engine: LocalEngine, full: Live, compact: Live) -> dict[str, float]:
+    """The unrelated skills over the full and over the compact memory, nats a token."""
+    return {"full": round(skill(engine, full), 4), "compact": round(skill(engine, compact), 4)}
+
+
+def _mask(survival: Survival, atoms: Sequence[Located]) -> Tensor:
+    out = torch.zeros_like(survival.fall, dtype=torch.bool)
+    for found in atoms:
+        out[survival.place(found)] = True
+    return out
+
+
+def _index(span: Span) -> Tensor:
+    return torch.cat([torch.arange(*block.origin.tokens) for block in span.blocks])
+
+
+def _entry(found: Located, survival: Survival) -> dict[str, Any]:
+    return {
+        "kind": found.atom.kind.value,
+        "text": found.atom.text,
+        "turn": found.turn,
+        "tokens": list(found.tokens),
+        "nats": round(survival.nats(found), 2),
+    }
+
+
+def split(spec: str) -> tuple[str, Gate | None]:
+    """A method and its gate from `METHOD` or `METHOD+gate` or `METHOD+gate:repair=false,allow_over=0.1`.
+
+    Raises BadOption for an option that a gate does not have.
+    """
+    method, plus, options = spec.partition("+gate")
+    if not plus or (options and not options.startswith(":")):
+        return spec, None
+    return method, Gate(**read_options("gate", Gate, options[1:]))

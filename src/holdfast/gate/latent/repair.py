@@ -1,0 +1,68 @@
+"""Giving lost tokens their own KV pairs back, in the heads that carried them.
+
+The queries that predict a lost token, asked of the full memory, show which pairs it is read from. These come back;
+under an unchanged budget the pairs that are worth least make room. The caller measures again and keeps the better one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from holdfast.context.allocation import best
+from holdfast.context.segments import Segment, StateSegment
+from holdfast.methods.reference_queries import Reading, Recorder, largest, uninformed
+from holdfast.methods.repeat_prompt import CHUNK, prompt_ids
+
+LEAST = 1e-3  # attention below which a pair carries nothing of a lost token
+
+
+@torch.no_grad()
+def carriers(read: Reading, lost: Tensor) -> dict[int, Tensor]:
+    """Largest attention that each pair of the span receives when the model says the tokens in `lost [T]`.
+
+    Per full-attention layer `[G, T]`. Only the chunks that hold a lost token are repeated.
+    """
+    T, model = len(read.span), read.engine.model
+    scores = {layer: torch.zeros(model.family.kv_heads, T, device=model.device) for layer in read.layers}
+    prompt, frozen = torch.tensor(prompt_ids(model)), read.after.fork(frozen=True)
+    for at in range(0, T, CHUNK):
+        read.progress("repair", at, T, "")
+        rows = lost[at : at + CHUNK].nonzero()[:, 0]
+        if not len(rows):
+            continue
+        record = Recorder()
+        frozen.fork().feed(torch.cat((prompt, read.span.ids[at : at + CHUNK])), observer=record)
+        predicts = (rows + len(prompt) - 1).to(model.device)
+        for layer in scores:
+            record.queries[layer] = record.queries[layer][:, predicts]
+            record.mass[layer] = record.mass[layer][:, predicts]
+        one = uninformed(read, record)
+        for layer, s in scores.items():
+            largest(s, one, layer, read.keys(layer))
+    read.progress("repair", T, T, "")
+    return scores
+
+
+def restored(scores: Mapping[int, Tensor], carry: Mapping[int, Tensor], slots: float) -> dict[int, Tensor]:
+    """Scores in which the strongest carriers, `slots` a head on average, come before all else."""
+    strongest = best(carry, int(slots * sum(s.shape[0] for s in scores.values())))
+    return {layer: s.masked_fill(strongest[layer] & (carry[layer] >= LEAST), torch.inf) for layer, s in scores.items()}
+
+
+def settled(made: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Segments whose slots that came before all else are worth as much as the best of the others.
+
+    Worths are stored, and files hold finite numbers alone.
+    """
+    return tuple(_settled(s) if isinstance(s, StateSegment) and s.scores else s for s in made)
+
+
+def _settled(segment: StateSegment) -> StateSegment:
+    every = torch.cat(segment.scores)
+    known = every[every.isfinite()]
+    least, most = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    return replace(segment, scores=tuple(s.nan_to_num(nan=least, posinf=most, neginf=least) for s in segment.scores))

@@ -1,0 +1,298 @@
+"""What a model's summary may not say: that the user said what no user turn says, or that something is done that is not.
+
+Only pieces that a model wrote are read; a sentence that fails is struck out, with the reason. Support for a claim about
+the user comes from real user turns alone, so a tool result that poses as the user supports nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from holdfast.facts.lifted import words
+from holdfast.facts.notes import MADE, Notes
+from holdfast.facts.user_words import user_words
+from holdfast.methods.text.activity_notes import known
+from holdfast.transcript.activity import Command, Observed
+from holdfast.transcript.claim_patterns import CLAIM
+from holdfast.transcript.draft import Draft, Line, Piece
+from holdfast.transcript.outcomes import Tests
+from holdfast.transcript.turn import Turn
+
+CLOSE = 0.75
+"""Share of a claim's words that must stand in one passage of the user where nothing is quoted."""
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A sentence that was taken out."""
+
+    sentence: str
+    reason: str
+
+
+_HEADING = re.compile(r"^\s*(?:#+\s|\*\*[^*]+\*\*:?\s*$|[^.\n]{1,80}:\s*$)")
+_OF_USER = re.compile(
+    r"constraint|prohibition|forb|from the user|user['\u2019]?s? (?:rule|instruction|request|said|ask)", re.I
+)
+_ABOUT = re.compile(r"\b(?:whether|if|about|why|how|what|which|when|where|who|question)\b", re.IGNORECASE)
+_POLITE = re.compile(r"\b(?:can|could|would|will) (?:you|we)\b|\bplease\b", re.IGNORECASE)
+_NOTHING = re.compile(r"^\W*(?:none|n/a|nothing|no (?:constraints|prohibitions|rules))\b[^.]{0,30}\W*$", re.IGNORECASE)
+_FAILED = re.compile(r"\b([1-9]\d*) (?:tests? )?(?:failed|failing|failures?|fail)\b", re.IGNORECASE)
+_APPROVES = re.compile(
+    r"\b(?:approv|confirm|agree|allow|permi|consent|authori[sz]|accept|sign(?:ed)? off|okay|grant)", re.IGNORECASE
+)
+_YES = re.compile(
+    r"\b(?:yes|yep|yeah|ok(?:ay)?|sure|fine|agreed?|approved?|confirm(?:ed)?|go ahead|lgtm|allow(?:ed)?|may|can now"
+    r"|do it|right|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|please do)\b",
+    re.IGNORECASE,
+)
+_NEGATES = re.compile(
+    r"\b(?:not|never|no|nothing|neither|nor|cannot|without|avoid|forbid\w*|forbade|prohibit\w*|refus\w+|stop)\b"
+    r"|n['\u2019]t\b|\bdont\b",
+    re.IGNORECASE,
+)
+_QUOTE = re.compile(
+    r"""\"([^\"\n]{3,400})\"|\u201c([^\u201d\n]{3,400})\u201d|`([^`\n]{3,400})`
+        |(?<!\w)'([^'\n]{3,400})'(?!\w)|\u00ab([^\u00bb\n]{3,400})\u00bb""",
+    re.VERBOSE,
+)
+_SENTENCE = re.compile(
+    r"(?:[^\n.!?;\"]|\"[^\"\n]*+\"|\"|[.!?;](?![\s\"')*\u201d]|$))++[.!?;]*+[\"')*\u201d]*+", re.MULTILINE
+)
+_ORDER = re.compile(
+    r"^\W*(?:system|developer|user|human)\b\W{0,4}:|\bignore (?:all |any )?(?:previous|prior|earlier|the above)\b"
+    r"|\bdisregard (?:all |any )?(?:previous|prior|earlier)\b|\bnew instructions?:",
+    re.IGNORECASE,
+)
+_DONE = re.compile(
+    r"\b(?:done|fixed|completed?|finished|passing|pass(?:es|ed)?|verified|succe(?:eds?|eded|ss|ssful(?:ly)?)|resolved"
+    r"|solved|green|works|work(?:ing)?(?! (?:on|tree|copy|dir(?:ectory)?)\b)|validated|implemented|deployed)\b"
+    r"|[\u2705\u2713\u2714\u2611]|\[x\]",
+    re.IGNORECASE,
+)
+_OPEN = re.compile(
+    r"""(?:\b(?:not|never|no[ ]longer|yet[ ]to|still|to|must|should|shall|until|if|once|when|whether|needs?
+        |remains?|cannot|will|would|could|can|may|might|so[ ]that|make[ ]sure|ensure|verify|want|before|after|next|todo
+        |unless|how
+        |let|neither|nothing|none|0|in[ ]progress)|n['\u2019]t)\b[^.;,]{0,60}$|\bbeing[ ](?:\w+ly[ ])?$""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_UNDER_WAY = re.compile(
+    r"(?:(?!\b(?:and|but|while|now)\b)[^.;,]){0,60}\b(?:in progress|under ?way|ongoing)\b", re.IGNORECASE
+)
+_ACTION_DONE = re.compile(
+    r"""\b(?:(?P<reads>reads?|reading|views?)|(?P<writes>edits?|editing|writes?|writing|changes)|(?P<runs>runs?|running))
+        [ ](?:of|to)[ ](?P<objects>[^;]{1,200}?)[ ](?:was|were|is|are|ha(?:s|ve)[ ]been)[ ](?:all[ ])?
+        (?:done|completed|finished)\b(?![ ](?:success|without|clean))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_BETWEEN = re.compile(r",? and |, ")
+_TESTS = re.compile(r"\btests?\b|\bsuite\b|\bspecs?\b|\b\d+ (?:passed|passing)\b|\bci\b", re.IGNORECASE)
+_COUNT = re.compile(
+    r"\b(\d+)(?: ?/ ?\d+)? (?:of \d+ |of the )?(?:\w+ )?(?:tests? )?(?:passed|passing|pass)\b", re.IGNORECASE
+)
+_TEST_COMMAND = re.compile(
+    r"\b(?:pytest|unittest|tox|nox|jest|vitest|mocha|ctest|phpunit|rspec|gotestsum)\b"
+    r"|\b(?:npm|yarn|pnpm|bun|go|cargo|make|node|mvn|gradle|dotnet)\b[^|;&\n]{0,40}\btest",
+    re.IGNORECASE,
+)
+
+
+def strike(held: Draft, seen: Observed) -> tuple[Draft, tuple[Struck, ...]]:
+    """The draft without sentences that the raw session does not bear out, and these."""
+    if not any(piece.made == MADE for piece in held.pieces):
+        return held, ()
+    check = Checker(held.raw.turns, seen)
+    struck: list[Struck] = []
+    pieces = tuple(_piece(piece, check, struck) if piece.made == MADE else piece for piece in held.pieces)
+    return (replace(held, pieces=pieces), tuple(struck)) if struck else (held, ())
+
+
+def _piece(piece: Piece, check: Checker, struck: list[Struck]) -> Piece:
+    """A piece without its false sentences; lines that are empty then go, other lines stay as they are."""
+    lines = piece.lines or tuple(Line(text, piece.turns) for text in piece.turn.text.split("\n"))
+    kept: list[Line] = []
+    user, by_code = False, check.written_by_code(piece.turns)
+    for line in lines:
+        if line.text in by_code:
+            kept.append(line)
+            continue
+        text, user, found = _line(line.text, check, user)
+        struck += found
+        if not found:
+            kept.append(line)
+        elif re.search(r"\w", text):
+            kept.append(replace(line, text=text))
+    if len(kept) == len(lines) and all(a is b for a, b in zip(kept, lines, strict=True)):
+        return piece
+    text = "\n".join(line.text for line in kept)
+    return replace(piece, turn=replace(piece.turn, text=text), lines=tuple(kept) if piece.lines else ())
+
+
+def _line(text: str, check: Checker, user: bool) -> tuple[str, bool, list[Struck]]:
+    """What is left of a line, whether the lines after it are the user's words, and what was struck."""
+    found: list[Struck] = []
+    for part in text.split("\n"):
+        if _HEADING.match(part):
+            user = bool(_OF_USER.search(part))
+            continue
+        for match in _SENTENCE.finditer(part):
+            if reason := check.reason(match[0], user):
+                found.append(Struck(match[0].strip(), reason))
+                text = text.replace(match[0], "", 1)
+    return text, user, found
+
+
+class Checker:
+    """Judges sentences by what the user said and by how commands ended."""
+
+    def __init__(self, turns: Sequence[Turn], seen: Observed) -> None:
+        self._turns = turns
+        said = [text for turn in turns if (text := user_words(turn))]
+        self._said = [_plain(text) for text in said]
+        self._passages = [passage for text in said for passage in _passages(text)]
+        self._commands = [command for command in seen.commands if command.result_turn is not None]
+        self._written = bool(seen.writes)
+        self._did = {
+            "reads": {access.path for access in seen.reads},
+            "writes": {access.path for access in seen.writes},
+            "runs": {command.text for command in self._commands},
+        }
+
+    def written_by_code(self, turns: Sequence[int]) -> frozenset[str]:
+        """Lines of notes on these turns that no model wrote."""
+        lines = (*Notes({}).render(), *(line for part in known(self._turns, turns).lines.values() for line in part))
+        return frozenset(line.text for line in lines)
+
+    def reason(self, sentence: str, user: bool = False) -> str:
+        """Why a sentence is struck; empty where it may stay. `user`: it stands under a heading for the user's words."""
+        claim = CLAIM.search(sentence)
+        if claim or user:
+            unsaid = self._claim(sentence, claim[0] if claim else "") or self._order(sentence)
+            return unsaid or ("" if user else self._done(_QUOTE.sub("", sentence)))
+        return self._order(sentence) or self._done(sentence)
+
+    def _order(self, sentence: str) -> str:
+        if _ORDER.search(sentence) and _plain(sentence) not in " ".join(self._said):
+            return "poses as an order that no user turn gives"
+        return ""
+
+    def _claim(self, sentence: str, claim: str) -> str:
+        if _NOTHING.match(sentence):
+            return ""
+        quotes = [_plain(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
+        long = [quote for quote in quotes if quote.count(" ") > 1]
+        bare = _NEGATES.search(_QUOTE.sub("", sentence)) is None
+        for quote in long:
+            if not any(quote in text for text in self._said):
+                return f"no user turn says {quote[:60]!r}"
+            around = [passage for passage in self._passages if quote in _plain(passage)]
+            if bare and around and all(_turned(quote, passage) for passage in around):
+                return f"the user says the opposite of {quote[:60]!r}"
+        if (long and not _APPROVES.search(claim)) or self._close(sentence, claim):
+            return ""
+        return "no user turn says so"
+
+    def _close(self, sentence: str, claim: str) -> bool:
+        """Whether one passage of the user has nearly all of the claim's words, and says yes or no as the claim does."""
+        about = words(sentence.replace(claim, " ") if claim else sentence) - _FILLERS
+        approves, negated = bool(_APPROVES.search(claim)), bool(_NEGATES.search(sentence))
+        if not about and not approves:
+            return True  # it claims nothing
+        for passage in self._passages:
+            if len(about & words(passage)) < CLOSE * len(about) or negated != bool(_NEGATES.search(passage)):
+                continue
+            if passage.rstrip().endswith("?") and not (_POLITE.search(passage) or _ABOUT.search(sentence)):
+                continue
+            if not approves or _YES.search(passage):
+                return True
+        return False
+
+    def _did_all(self, match: re.Match[str]) -> bool:
+        """Whether the session holds every action that a match of `_ACTION_DONE` tells: no claim that it succeeded."""
+        told = self._did[next(kind for kind in self._did if match[kind])]
+        names = [name.strip("`'\" ") for name in _BETWEEN.split(match["objects"])]
+        return all(any(f"/{did}".endswith(f"/{name}") for did in told) for name in names)
+
+    def _done(self, sentence: str) -> str:
+        """Why what a sentence calls done is not."""
+        rest = _ACTION_DONE.sub(lambda match: "" if self._did_all(match) else match[0], sentence)
+        if rest.rstrip().endswith("?") or not any(map(_is_success(rest), _DONE.finditer(rest))):
+            return ""
+        return self._unproved(rest)
+
+    def _unproved(self, sentence: str) -> str:
+        """Why a sentence that tells a success is not borne out."""
+        named = [command for command in self._commands if _names(sentence, command)]
+        if named and named[-1].failed:
+            return f"{named[-1].text[:60]!r} failed when it last ran (turn {_from_one(named[-1])})"
+        tests = [command for command in self._commands if command.tests or _TEST_COMMAND.search(command.text)]
+        if _TESTS.search(sentence):
+            return _tests(sentence, tests)
+        if not named and tests and tests[-1].failed:
+            return f"the last test run failed (turn {_from_one(tests[-1])})"
+        if not self._written and not any(not command.failed for command in self._commands):
+            return "nothing in the session bears it out"
+        return ""
+
+
+def _is_success(sentence: str) -> Callable[[re.Match[str]], bool]:
+    """Whether a word for success in this sentence says that it is there, and not that it is yet to come."""
+    return lambda word: not (_OPEN.search(sentence[: word.start()]) or _UNDER_WAY.match(sentence, word.end()))
+
+
+def _tests(sentence: str, runs: Sequence[Command]) -> str:
+    """Why a claim about tests is not so: no run, a last run that failed, or another count."""
+    if not runs:
+        return "no test ran"
+    last = runs[-1].tests
+    if last and [last.failed] == list(map(int, _FAILED.findall(sentence))):
+        return ""
+    if runs[-1].failed:
+        return f"the last test run failed (turn {_from_one(runs[-1])})"
+    counted: list[Tests] = [run.tests for run in runs if run.tests]
+    for number in map(int, _COUNT.findall(sentence)):
+        if counted and number not in {tests.passed for tests in counted}:
+            return f"no test run passed {number}"
+    if not counted and runs[-1].exit_code != 0:
+        return "no test run is known to have succeeded"
+    return ""
+
+
+def _from_one(command: Command) -> int:
+    """The turn of its result, counted from 1 as `holdfast expand` takes it."""
+    return (command.result_turn or command.turn) + 1
+
+
+def _names(sentence: str, command: Command) -> bool:
+    """Whether a sentence names a command, in quotes or as it stands."""
+    text = _plain(command.text)
+    quotes = [_plain(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
+    return text in _plain(sentence) or any(len(quote) > 2 and quote in text for quote in quotes)
+
+
+_FILLERS = words(
+    "user said asked wanted requested approved confirmed forbade told would like that this has have had was were been "
+    "then to by about explicitly clearly per on as whether also now agent assistant explicit"
+)
+
+
+def _plain(text: str) -> str:
+    """Alike but for blanks, case and the form of quotes."""
+    return " ".join(text.translate({0x2019: "'", 0x2018: "'", 0x201C: '"', 0x201D: '"'}).casefold().split()).strip(" .")
+
+
+def _passages(text: str) -> Iterator[str]:
+    """Each sentence of the user, and each two in a row."""
+    parts = [match[0].strip() for match in _SENTENCE.finditer(text) if match[0].strip()]
+    yield from parts
+    yield from (" ".join(two) for two in pairwise(parts))
+
+
+def _turned(quote: str, passage: str) -> bool:
+    """Whether a quote leaves out the `not` that stands before it."""
+    before = _plain(passage).partition(quote)[0]
+    return bool(_NEGATES.search(before)) and not _NEGATES.search(quote)

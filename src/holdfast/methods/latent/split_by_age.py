@@ -1,0 +1,96 @@
+"""Old and new: one method for the older part of a span, another for the end that still grows.
+
+The seed's proposal: soft tokens for what is long done, eviction for what is recent. Either part may be any method.
+Cost: both studies, and one more prefill of the old part. Serves every family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from holdfast.blocks.block import Block
+from holdfast.context.budget import Budget
+from holdfast.context.segments import Segment
+from holdfast.engine.kv_context import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption
+from holdfast.methods.base import Progress, Span, quiet, reading
+from holdfast.methods.inner_methods import nested
+
+
+class Study(NamedTuple):
+    """What each method knows of its part; None where a part is empty."""
+
+    span: Span
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True)
+class OldNew:
+    """Splits a span in time."""
+
+    old: str = "pool"
+    """The method of the older part."""
+    new: str = "informed"
+    """The method of the newer part, which is read after the whole old part."""
+    at: float = 0.5
+    """Where the new part begins, in parts of the span."""
+    share: float = 0.5
+    """Part of the budget that the old part has."""
+
+    name: ClassVar[str] = "old_new"
+    by_turn: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        nested(self.name, "old", self.old)
+        nested(self.name, "new", self.new)
+        if not (0 < self.at < 1 and 0 < self.share < 1):
+            raise BadOption(f"{self.name}: at and share must be between 0 and 1, got {self.at} and {self.share}")
+
+    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+        new = nested(self.name, "new", self.new)
+        cut = math.floor(self.at * len(span))
+        if not cut:
+            return Study(span, None, new.study(span, past, engine, progress))
+        early, late = split(span, cut)
+        old = nested(self.name, "old", self.old).study(early, past, engine, progress)
+        with torch.no_grad():
+            between, _ = engine.capture(past, early.ids, early.positions, reading(progress))
+        return Study(span, old, new.study(late, between, engine, progress))
+
+    def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
+        T, cut = len(study.span), math.floor(self.at * len(study.span))
+        slots = min(cut, max(math.floor(self.share * budget.slots), budget.slots - (T - cut)))
+        new = nested(self.name, "new", self.new)
+        early: tuple[Segment, ...] = ()
+        if study.old is not None and slots:
+            early = nested(self.name, "old", self.old).compress(study.old, Budget(slots), progress)
+        late = new.compress(study.new, Budget(budget.slots - slots), progress)
+        return (*early, *late)
+
+
+def split(span: Span, cut: int) -> tuple[Span, Span]:
+    """The first `cut` tokens and the others. A block that is cut stands on both sides, each with its own tokens."""
+    early = tuple(_clipped(span.blocks, 0, cut))
+    late = tuple(_clipped(span.blocks, cut, len(span)))
+    return (
+        Span(early, span.start, span.later, span.facts[:cut]),
+        Span(late, span.start + cut, span.later, span.facts[cut:]),
+    )
+
+
+def _clipped(blocks: tuple[Block, ...], start: int, stop: int) -> Iterator[Block]:
+    at = 0
+    for block in blocks:
+        first, last = max(0, start - at), min(len(block), max(0, stop - at))
+        at += len(block)
+        if first < last:
+            begin = block.origin.tokens[0]
+            origin = replace(block.origin, tokens=(begin + first, begin + last))
+            yield replace(block, ids=block.ids[first:last], origin=origin)

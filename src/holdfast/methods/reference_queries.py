@@ -1,0 +1,242 @@
+"""Reference queries: what a model asks of a span. Scores are statistics of the attention that these queries give.
+
+No future question is known when a span is compacted, so other queries stand for it: those of the model repeating the
+span (KVzip, https://arxiv.org/abs/2505.23416), of what the session said later, of the span itself, or none at all.
+A pass is recorded chunk by chunk and reduced at once: nothing of size T x T is ever held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from holdfast.blocks.render import question_ids
+from holdfast.engine.kv_context import Live
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption
+from holdfast.methods.base import Progress, Span
+from holdfast.methods.repeat_prompt import prompt_ids, said_again
+from holdfast.model.attention import Observer
+from holdfast.model.forward import log_probs
+from holdfast.model.states import States
+
+WORTHS = ("surprisal", "gain")
+"""Of a token that a query predicts: its surprisal at first reading, or that minus its surprisal in the repeat."""
+ROWS = 4096  # queries times heads whose logits over a span exist at one time
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A span that has just been read: what every score is computed from."""
+
+    span: Span
+    past: Live
+    after: Live
+    """The memory with the whole span in it."""
+    states: States
+    engine: LocalEngine
+    progress: Progress
+    watched: Observer | None = None
+    """The observer that saw the prefill."""
+
+    def keys(self, layer: int) -> Tensor:
+        """Rotated keys of the span, `[G, T, D]`."""
+        return self.after.cache.newest(layer, len(self.span))[0]
+
+    @cached_property
+    def told(self) -> Tensor:
+        """Log-probability of each token when the model says the span again over the full memory, `[T]`."""
+        return said_again(self.after, self.span.ids, self.progress, "repeat")
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """The layers of full attention: the only ones that are scored."""
+        return self.engine.model.family.full
+
+
+class Recorder:
+    """An observer that keeps the queries of one pass (of batch 1)."""
+
+    def __init__(self) -> None:
+        self.queries: dict[int, Tensor] = {}
+        """Per layer `[H, Q, D]`, rotated and scaled."""
+        self.mass: dict[int, Tensor] = {}
+        """Per layer `[H, Q]`: log-sum-exp of everything that a query looked at."""
+
+    def __call__(self, layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
+        self.queries[layer], self.mass[layer] = query[0], mass[0]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One recorded pass of reference queries."""
+
+    record: Recorder
+    seen: slice
+    """The tokens of the span that these queries looked at."""
+    worth: Callable[[str], Tensor]
+    """`worth(kind) [Q]`: nats that a query is worth by one of `WORTHS`, computed when asked for; 0 where not known."""
+    fact: Tensor
+    """`[Q]` bool: whether that token belongs to a fact of the session."""
+    first: int | None = None
+    """Where these are the span's own queries: the token of the first one; later tokens are hidden from it."""
+
+
+def check(name: str, queries: str, chunk: int, reach: int) -> None:
+    """Raise BadOption for options that no reference queries can be made of."""
+    if unknown := [source for source in queries.split("+") if source not in SOURCES]:
+        raise BadOption(f"{name}: queries must be {', '.join(SOURCES)} or several joined by +, got {unknown[0]!r}")
+    if chunk < 1:
+        raise BadOption(f"{name}: chunk must be at least 1 token, got {chunk}")
+    if reach < 0:
+        raise BadOption(f"{name}: reach must be at least 0 tokens, got {reach}")
+
+
+@torch.no_grad()
+def asked(read: Reading, queries: str = "repeat", chunk: int = 256, reach: int = 0) -> Iterator[Asked]:
+    """Reference queries of every source named in `queries` (joined by `+`), pass by pass.
+
+    Raises BadOption where a source has nothing to offer, as `later` for the newest span of a session.
+    """
+    for source in queries.split("+"):
+        if source == "repeat":
+            yield from repeat(read, chunk, reach)
+        else:
+            yield from SOURCES[source](read, chunk)
+
+
+def repeat(read: Reading, chunk: int, reach: int) -> Iterator[Asked]:
+    """The model saying the span again, `chunk` tokens after one request each.
+
+    `reach` > 0 lets a chunk look at itself and so many tokens before and after it only, which makes the cost linear.
+    """
+    T, model = len(read.span), read.engine.model
+    prompt, ids = torch.tensor(prompt_ids(model)), read.span.ids
+    whole = None if reach else read.after.fork(frozen=True)
+    for at in range(0, T, chunk):
+        read.progress("repeat", at, T, "")
+        seen = slice(max(0, at - reach), min(T, at + chunk + reach)) if reach else slice(0, T)
+        said = ids[at : at + chunk]
+        memory = whole or read.after.narrowed(T, seen)
+        record, hidden = _recorded(memory, torch.cat((prompt, said)))
+        # the query that predicts a token stands one before it
+        predicts = slice(len(prompt) - 1, len(prompt) - 1 + len(said))
+        fact = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+        if len(read.span.facts):
+            fact[predicts] = read.span.facts[at : at + chunk].to(fact.device)
+        yield Asked(record, seen, partial(_worth, read, hidden, predicts, slice(at, at + chunk)), fact)
+    read.progress("repeat", T, T, "")
+
+
+@torch.no_grad()
+def _worth(read: Reading, hidden: Tensor, predicts: slice, said: slice, kind: str) -> Tensor:
+    out = hidden.new_zeros(len(hidden), dtype=torch.float32)
+    out[predicts] = read.states.surprisal[said]
+    if kind == "gain":
+        out[predicts] += log_probs(read.engine.model, hidden[predicts], read.span.ids[said].to(hidden.device))
+    return out
+
+
+def own(read: Reading, chunk: int) -> Iterator[Asked]:
+    """The span's own queries, read once more over what stands before it."""
+    T, memory = len(read.span), read.past.fork()
+    for at in range(0, T, chunk):
+        read.progress("own queries", at, T, "")
+        record = Recorder()
+        part = slice(at, at + chunk)
+        memory.feed(read.span.ids[part], positions=read.span.positions[part], observer=record)
+        yield uninformed(read, record, first=at)
+
+
+def later(read: Reading, chunk: int) -> Iterator[Asked]:
+    """What the session said after the span: free in a live session, and the very questions that were asked of it."""
+    if not len(read.span.later):
+        raise BadOption("queries=later: nothing of the session stands behind this span; use repeat as well, or alone")
+    yield _plain(read, read.span.later)
+
+
+def study(read: Reading, chunk: int) -> Iterator[Asked]:
+    """Prompts and the model's own answers to them (self-study, https://arxiv.org/abs/2506.06266)."""
+    engine = read.engine
+    prompts = [question_ids(engine.model.tokenizer, text) for text in STUDY]
+    for prompt, answer in zip(prompts, engine.answers(read.after, prompts, ANSWER), strict=True):
+        yield _plain(read, torch.tensor([*prompt, *answer]))
+
+
+def guessed(read: Reading, chunk: int) -> Iterator[Asked]:
+    """Random directions as long as real queries: the control for every other source."""
+    record, _ = _recorded(read.after.fork(frozen=True), torch.tensor(prompt_ids(read.engine.model)))
+    noise = torch.Generator().manual_seed(0)
+    for layer in read.layers:
+        real, keys = record.queries[layer], read.keys(layer)
+        drawn = torch.randn(real.shape[0], RANDOM, real.shape[2], generator=noise).to(real)
+        drawn *= real.norm(dim=-1).mean(1)[:, None, None] / drawn.norm(dim=-1, keepdim=True)
+        by_group = drawn.view(keys.shape[0], -1, keys.shape[2])  # one at a time, to hold few logits
+        mass = [(q @ k.T).float().logsumexp(-1) for q, k in zip(by_group, keys, strict=True)]
+        record.queries[layer], record.mass[layer] = drawn, torch.cat(mass).view(real.shape[0], RANDOM)
+    yield uninformed(read, record)
+
+
+SOURCES: Mapping[str, Callable[..., Iterator[Asked]]] = {
+    "repeat": repeat,
+    "own": own,
+    "later": later,
+    "study": study,
+    "random": guessed,
+}
+STUDY = (
+    "Summarize what was done so far and what is left to do.",
+    "List every file, path, number, name and command that appeared, exactly as it was written.",
+    "Which errors appeared, and how were they fixed?",
+    "What did the user ask for, and what did the user forbid?",
+)
+ANSWER = 64  # tokens of an answer to a study prompt
+RANDOM = 256  # random queries a head
+
+
+def log_attention(one: Asked, layer: int, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Log of the attention that `keys [G, T, D]` (rotated) receive from one layer's queries, some at a time.
+
+    Yields the queries (a slice of Q) and `[G, H/G, q, n]` float32, n being the tokens in `one.seen`.
+    """
+    keys = keys[:, one.seen]
+    query, mass = one.record.queries[layer], one.record.mass[layer]
+    G, n, (H, Q, D) = keys.shape[0], keys.shape[1], query.shape
+    step = max(1, ROWS // H)
+    for at in range(0, Q, step):
+        rows = slice(at, min(Q, at + step))
+        logits = (query[:, rows].reshape(G, -1, D) @ keys.transpose(1, 2)).float()
+        logits = logits.sub_(mass[:, rows].reshape(G, -1, 1)).view(G, H // G, -1, n)
+        if one.first is not None:
+            token = torch.arange(n, device=keys.device)
+            logits.masked_fill_(token > one.first + torch.arange(rows.start, rows.stop)[:, None].to(token), -math.inf)
+        yield rows, logits
+
+
+def largest(scores: Tensor, one: Asked, layer: int, keys: Tensor, log_weight: Tensor | None = None) -> None:
+    """Raise `scores [G, T]` to the largest attention that each key received, in place; `log_weight [Q]` of queries."""
+    here = scores[:, one.seen]
+    for rows, logits in log_attention(one, layer, keys):
+        weighted = logits if log_weight is None else logits.add_(log_weight[rows, None])
+        torch.maximum(here, weighted.amax((1, 2)).exp(), out=here)
+
+
+def _recorded(memory: Live, ids: Tensor) -> tuple[Recorder, Tensor]:
+    record = Recorder()
+    return record, memory.fork().feed(ids, observer=record)
+
+
+def _plain(read: Reading, ids: Tensor) -> Asked:
+    return uninformed(read, _recorded(read.after, ids)[0])
+
+
+def uninformed(read: Reading, record: Recorder, first: int | None = None) -> Asked:
+    """Queries that look at the whole span, and of which it is not known what they gain."""
+    mass = record.mass[read.layers[0]]  # a sliding layer may have kept other queries
+    none = mass.new_zeros(mass.shape[1])
+    return Asked(record, slice(0, len(read.span)), lambda kind: none, none.bool(), first)

@@ -1,0 +1,61 @@
+"""Lines that no model is asked for: files read and written, commands and how they ended, calls without a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from holdfast.facts.notes import ENDS, READ, WRITTEN, Notes, Section
+from holdfast.transcript.activity import Command, FileAccess, observed
+from holdfast.transcript.draft import Line
+from holdfast.transcript.turn import Turn
+
+SHOWN = 200
+"""Characters of a command or a path that are told."""
+
+
+def known(turns: Sequence[Turn], among: Iterable[int]) -> Notes:
+    """What the calls and results among these raw turns say."""
+    here, seen = set(among), observed(turns)
+    reads = [_file(access, READ) for access in seen.reads if access.turn in here]
+    writes = [_file(access, WRITTEN) for access in seen.writes if access.turn in here]
+    return Notes(
+        {
+            Section.FILES: tuple(sorted([*reads, *writes], key=lambda line: line.turns)),
+            Section.COMMANDS: tuple(_command(ran) for ran in seen.commands if ran.turn in here),
+            Section.STATE: tuple(_open(turns, seen.open_calls, here)),
+        }
+    )
+
+
+def _file(access: FileAccess, how: str) -> Line:
+    return Line(f"- {_short(access.path)}{how}", _sources(access.turn, access.result_turn))
+
+
+def _command(ran: Command) -> Line:
+    return Line(f"- {_short(ran.text)}{ENDS}{_outcome(ran)}", _sources(ran.turn, ran.result_turn))
+
+
+def _outcome(ran: Command) -> str:
+    if ran.result_turn is None:
+        return "no result"
+    told = "" if ran.exit_code is None else f"exit {ran.exit_code}"
+    tests = f"{ran.tests.passed} passed, {ran.tests.failed} failed" if ran.tests else ""
+    error = _short(ran.error_line) if ran.failed else ""
+    return "; ".join(filter(None, (told, tests, error))) or ("failed" if ran.failed else "ran")
+
+
+def _open(turns: Sequence[Turn], unanswered: Iterable[int], here: set[int]) -> Iterator[Line]:
+    for at in unanswered:
+        if at in here:
+            names = ", ".join(_short(call.name) for call in turns[at].calls) or "a command"
+            yield Line(f"- Called without a result: {names}", (at,))
+
+
+def _sources(turn: int, result: int | None) -> tuple[int, ...]:
+    return (turn,) if result is None else (turn, result)
+
+
+def _short(text: str) -> str:
+    """On one line, so that nothing in it can pass for a heading."""
+    line = " ".join(text.split()).replace(ENDS, " => ")
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}… ({len(line) - SHOWN} more characters)"

@@ -1,0 +1,92 @@
+"""Who may ask: keys as digests, and no web page that talks to this machine behind its user's back."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from pathlib import Path
+
+from starlette.datastructures import Headers
+
+from holdfast.config import secret
+from holdfast.errors import BadOption
+from holdfast.server.http.errors import Refused
+from holdfast.server.http.settings import LOOPBACK_NAMES, Settings
+
+OPEN = ("/", "/docs", "/openapi.json", "/health")
+"""Paths that need no key: they tell nothing of any session."""
+VARIABLE = "HOLDFAST_API_KEYS"
+
+
+def digest(key: str) -> str:
+    """What stands for a key everywhere: sha256; nothing for no key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() if key else ""
+
+
+def configured(file: Path | None) -> frozenset[str]:
+    """Digests of the keys in a file, one on each line, and in $HOLDFAST_API_KEYS. Raises BadOption."""
+    lines = _lines(file) if file else []
+    if file and not lines:
+        raise BadOption(f"{file} holds no API key; write one on each line")
+    return frozenset(map(digest, lines + _stripped(secret(VARIABLE).split(","))))
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadOption(f"{file} is not UTF-8 text; write an API key on each line") from error
+    except OSError as error:
+        raise BadOption(f"{file} cannot be read: {error.strerror}; write an API key on each line of a file") from error
+    return [line for line in _stripped(text.splitlines()) if not line.startswith("#")]
+
+
+def _stripped(texts: Iterable[str]) -> list[str]:
+    return [text.strip() for text in texts if text.strip()]
+
+
+def admit(path: str, headers: Headers, settings: Settings) -> str:
+    """The digest of the caller's key. Raises Refused: 401 without a right one, 403 for a page of another site."""
+    if settings.on_loopback:
+        _same_machine(headers, settings)
+    given = [digest(key) for key in presented(headers)]
+    if not settings.keys:
+        return given[0] if given else ""
+    for one in given:
+        # every configured key is compared, so that the time tells nothing of which was near
+        if sum(hmac.compare_digest(one, known) for known in settings.keys):
+            return one
+    if is_open(path):
+        return ""
+    told = "this API key is not known here" if given else "no API key was sent"
+    raise Refused(f"{told}; send one that the server was started with, as 'Authorization: Bearer KEY'", status=401)
+
+
+def is_open(path: str) -> bool:
+    """It needs no key and counts towards no limit."""
+    return path in OPEN or path.startswith(("/health/", "/page/"))
+
+
+def presented(headers: Headers) -> list[str]:
+    """The keys of a request, a bearer token before `x-api-key`."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    bearer = token if scheme.lower() == "bearer" else ""
+    return _stripped((bearer, headers.get("x-api-key", "")))
+
+
+def _same_machine(headers: Headers, settings: Settings) -> None:
+    """A name that someone made point here (DNS rebinding), or a page elsewhere that posts here, is turned away."""
+    names = {*LOOPBACK_NAMES, settings.address, *settings.names}
+    host = _name(headers.get("host", ""))
+    if host not in names:
+        raise Refused(f"this server does not go by the name {host[:80]!r}; start it with --allow-host", status=403)
+    origin = headers.get("origin")
+    if origin is not None and _name(origin.partition("://")[2]) not in names:
+        raise Refused(f"a page of {origin[:80]!r} may not ask this server; start it with --allow-host", status=403)
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+    return name.lower().rstrip(".")

@@ -1,0 +1,48 @@
+"""For whoever watches the server: is it alive, may it be asked, and what has it done."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+from pydantic import BaseModel
+
+from holdfast.errors import Busy
+from holdfast.server.http.metrics import CONTENT_TYPE
+
+router = APIRouter(tags=["Watching"])
+_PAGE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}
+}
+
+
+class Health(BaseModel):
+    """It answers."""
+
+    status: Literal["ok"] = "ok"
+    model: str
+
+
+@router.get("/health/live")
+async def live(request: Request) -> Health:
+    """The process answers."""
+    return Health(model=request.app.state.host.model)
+
+
+@router.get("/health/ready")
+@router.get("/health")
+async def ready(request: Request) -> Health:
+    """One more request would be taken."""
+    if request.app.state.stopping:
+        raise Busy("the server is stopping")
+    slots = request.app.state.slots
+    if slots.taken >= slots.most:
+        raise Busy(f"all {slots.most} slots for requests are taken")
+    return Health(model=request.app.state.host.model)
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses=_PAGE)
+def metrics(request: Request) -> Response:
+    """Counters and gauges, for Prometheus."""
+    return Response(request.app.state.metrics.page(), media_type=CONTENT_TYPE)

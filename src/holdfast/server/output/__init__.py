@@ -1,0 +1,1 @@
+"""From generated tokens to what a wire sends: text, reasoning and tool calls."""

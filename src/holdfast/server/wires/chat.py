@@ -1,0 +1,220 @@
+"""OpenAI's chat completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field, WithJsonSchema
+
+from holdfast.errors import BadTranscript, Failed
+from holdfast.server.http import answer_stream, sse
+from holdfast.server.http.errors import Refused
+from holdfast.server.protocol import Ask, Called, Event, Finished, Logprob, Said, Thought
+from holdfast.server.wires.openai_common import Common, Usage, at_most, chat_logprobs, usage
+from holdfast.transcript.cuts import orphans
+from holdfast.transcript.document import Entry, Malformed
+from holdfast.transcript.formats.openai_chat import ROLES, pair_by_order, turn_of
+from holdfast.transcript.provider_requests import openai_call
+from holdfast.transcript.turn import ToolCall, Turn
+
+router = APIRouter(tags=["OpenAI"])
+_FOREIGN = ("tool_result", "document")  # Anthropic's, which would be shown as an empty placeholder
+_MEDIA = ("image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "video_url")
+
+Message = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "required": ["role"],
+            "properties": {
+                "role": {"enum": list(ROLES)},
+                "content": {"anyOf": [{"type": "string"}, {"type": "array"}, {"type": "null"}]},
+                "tool_calls": {"type": "array", "items": {"type": "object"}},
+                "tool_call_id": {"type": "string"},
+            },
+        }
+    ),
+]
+
+
+class Function(BaseModel):
+    """A tool's name and what it takes."""
+
+    name: str = Field(min_length=1, max_length=256)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(BaseModel):
+    """A function that the model may call."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class ChatRequest(Common):
+    """A whole history, and how to go on."""
+
+    messages: list[Message] = Field(min_length=1)
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = Field(None, description="auto or none; a call cannot be forced.")
+    parallel_tool_calls: bool | None = Field(None, description="Taken, not enforced.")
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: dict[str, Any] | None = Field(None, description="text and nothing else.")
+    functions: list[Any] | None = Field(None, description="Not supported: use tools.")
+    modalities: list[str] | None = Field(None, description="text and nothing else.")
+
+    def ask(self, request: Request) -> Ask:
+        """The request as the host takes it. Raises Refused."""
+        self.refuse(
+            response_format=(self.response_format or {}).get("type", "text") != "text",
+            functions=bool(self.functions),
+            modalities=self.modalities not in (None, [], ["text"]),
+            tool_choice=self.tool_choice not in (None, "auto", "none"),
+            top_logprobs=bool(self.top_logprobs) and not self.logprobs,
+        )
+        tools = [] if self.tool_choice == "none" else self.tools or []
+        return Ask(
+            turns=turns_of(self.messages),
+            tools=tuple(tool.model_dump(exclude_unset=True) | {"type": tool.type} for tool in tools),
+            key=request.state.key,
+            limit=at_most(self.max_completion_tokens or self.max_tokens, request),
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            **self.chosen(),
+        )
+
+
+class ReplyMessage(BaseModel):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None = None
+    reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class Choice(BaseModel):
+    """The one answer."""
+
+    index: int
+    message: ReplyMessage
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    logprobs: dict[str, Any] | None = None
+
+
+class ChatCompletion(BaseModel):
+    """An answer."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    holdfast: dict[str, Any] = Field(description="The session: slots, bytes, compactions, evidence.")
+
+
+_SPOKEN: dict[int | str, dict[str, Any]] = {
+    200: {"model": ChatCompletion, "description": "An answer; with `stream`, events.", "content": {sse.TYPE: {}}}
+}
+
+
+@router.post("/v1/chat/completions", responses=_SPOKEN)
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    """Answer a history. What of it a session already holds is not read again."""
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.app.state.host.model}
+    events = await answer_stream.begin(request, body.ask(request))
+    if body.stream:
+        return sse.Stream(request, _chunks(body, events, {**head, "object": "chat.completion.chunk"}))
+    return JSONResponse({**head, "object": "chat.completion", **await _whole(body, events)})
+
+
+def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
+    """One turn for each message, read by itself: what a message means never depends on those behind it, so a history
+    that grew still begins with the turns that it had. Raises Refused."""
+    turns = pair_by_order(_turn(number, message) for number, message in enumerate(messages))
+    for at, reason in orphans(turns)[:1]:
+        raise Refused(f"messages[{at}] {reason}", f"messages[{at}]")
+    return turns
+
+
+def _turn(number: int, message: Mapping[str, Any]) -> Turn:
+    content = message.get("content")
+    for place, part in enumerate(content if isinstance(content, list) else ()):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in _MEDIA or kind in _FOREIGN:
+            where = f"messages[{number}].content[{place}]"
+            raise Refused(f"{where} is of type {kind!r}; the model here reads text alone", where)
+    try:
+        return turn_of(Entry(number + 1, dict(message)))
+    except (Malformed, BadTranscript) as error:
+        raise Refused(f"messages[{number}]: {error}", f"messages[{number}]") from None
+
+
+async def _whole(body: ChatRequest, events: AsyncGenerator[Event]) -> dict[str, Any]:
+    told: list[Logprob] = []
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Said):
+                told += event.logprobs
+            elif isinstance(event, Finished):
+                logprobs = chat_logprobs(told) if body.logprobs else None
+                choice = {"index": 0, "message": _message(event.turn), "finish_reason": event.reason}
+                return {
+                    "choices": [{**choice, "logprobs": logprobs}],
+                    "usage": usage(event),
+                    "holdfast": dict(event.extension),
+                }
+    raise Failed("the answer broke off without an end")
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    content = turn.text or (None if turn.calls else "")
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if turn.reasoning:
+        message["reasoning_content"] = turn.reasoning
+    if turn.calls:
+        message["tool_calls"] = [openai_call(call) for call in turn.calls]
+    return message
+
+
+async def _chunks(body: ChatRequest, events: AsyncGenerator[Event], head: Mapping[str, Any]) -> AsyncGenerator[bytes]:
+    """The answer as chunks; the last one has `holdfast` beside it."""
+    unsaid = {"usage": None} if body.tells_usage else {}
+
+    def chunk(delta: Mapping[str, Any], reason: str | None = None, **beside: Any) -> bytes:
+        logprobs = beside.pop("logprobs", None)
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return sse.event({**head, "choices": [choice], **unsaid, **beside})
+
+    calls = 0
+    async with aclosing(events):
+        yield chunk({"role": "assistant", "content": "", "refusal": None})
+        async for event in events:
+            if isinstance(event, Said):
+                yield chunk({"content": event.text}, logprobs=chat_logprobs(event.logprobs) if body.logprobs else None)
+            elif isinstance(event, Thought):
+                yield chunk({"reasoning_content": event.text})
+            elif isinstance(event, Called):
+                yield chunk({"tool_calls": [_call(event.call, calls)]})
+                calls += 1
+            elif isinstance(event, Finished):
+                extension = {"holdfast": dict(event.extension)}
+                yield chunk({}, event.reason, **({} if body.tells_usage else extension))
+                if body.tells_usage:
+                    yield sse.event({**head, "choices": [], "usage": usage(event), **extension})
+                yield sse.DONE
+
+
+def _call(call: ToolCall, index: int) -> dict[str, Any]:
+    return {"index": index, **openai_call(call)}

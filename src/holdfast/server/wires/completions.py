@@ -1,0 +1,122 @@
+"""OpenAI's completions: a plain text goes on, without template and session."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+
+from holdfast.errors import Failed
+from holdfast.server.http import answer_stream, sse
+from holdfast.server.protocol import Ask, Event, Finished, Logprob, Said
+from holdfast.server.wires.openai_common import Common, Usage, at_most, legacy_logprobs, usage
+
+router = APIRouter(tags=["OpenAI"])
+DEFAULT_TOKENS = 16  # OpenAI's own
+Text = Annotated[str, Field(min_length=1)]
+
+
+class CompletionRequest(Common):
+    """A text, and how to go on."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
+    logprobs: int | None = Field(None, ge=0, le=5)
+    echo: bool | None = Field(None, description="Not supported.")
+    best_of: int | None = Field(None, description="1 and nothing else.")
+    suffix: str | None = Field(None, description="Not supported.")
+
+    def ask(self, request: Request) -> Ask:
+        """The request as the host takes it. Raises Refused."""
+        self.refuse(echo=bool(self.echo), best_of=self.best_of not in (None, 1), suffix=bool(self.suffix))
+        return Ask(
+            prompt=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
+            key=request.state.key,
+            limit=at_most(self.max_tokens or DEFAULT_TOKENS, request),
+            logprobs=self.logprobs,
+            **self.chosen(),
+        )
+
+
+class Continuation(BaseModel):
+    """The one answer."""
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    logprobs: dict[str, Any] | None = None
+
+
+class Completion(BaseModel):
+    """How the text goes on."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[Continuation]
+    usage: Usage
+    holdfast: dict[str, Any]
+
+
+_SPOKEN: dict[int | str, dict[str, Any]] = {
+    200: {"model": Completion, "description": "A text; with `stream`, events.", "content": {sse.TYPE: {}}}
+}
+
+
+@router.post("/v1/completions", responses=_SPOKEN)
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """Go on with a text."""
+    head = {
+        "id": f"cmpl-{uuid.uuid4().hex}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": request.app.state.host.model,
+    }
+    events = await answer_stream.begin(request, body.ask(request))
+    if body.stream:
+        return sse.Stream(request, _chunks(body, events, head))
+    return JSONResponse({**head, **await _whole(body, events)})
+
+
+async def _whole(body: CompletionRequest, events: AsyncGenerator[Event]) -> dict[str, Any]:
+    told: list[Logprob] = []
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Said):
+                told += event.logprobs
+            elif isinstance(event, Finished):
+                logprobs = None if body.logprobs is None else legacy_logprobs(told, 0)
+                choice = {"index": 0, "text": event.turn.text, "finish_reason": event.reason, "logprobs": logprobs}
+                return {"choices": [choice], "usage": usage(event), "holdfast": dict(event.extension)}
+    raise Failed("the answer broke off without an end")
+
+
+async def _chunks(
+    body: CompletionRequest, events: AsyncGenerator[Event], head: Mapping[str, Any]
+) -> AsyncGenerator[bytes]:
+    unsaid = {"usage": None} if body.tells_usage else {}
+    offset = 0
+
+    def chunk(text: str, reason: str | None, logprobs: Any = None, **beside: Any) -> bytes:
+        choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": logprobs}
+        return sse.event({**head, "choices": [choice], **unsaid, **beside})
+
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Said):
+                yield chunk(
+                    event.text, None, None if body.logprobs is None else legacy_logprobs(event.logprobs, offset)
+                )
+                offset += len(event.text)
+            elif isinstance(event, Finished):
+                extension = {"holdfast": dict(event.extension)}
+                yield chunk("", event.reason, **({} if body.tells_usage else extension))
+                if body.tells_usage:
+                    yield sse.event({**head, "choices": [], "usage": usage(event), **extension})
+                yield sse.DONE

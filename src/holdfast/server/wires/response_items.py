@@ -1,0 +1,133 @@
+"""An answer as the items of OpenAI's Responses, and the events in which they come piece by piece.
+
+Calls wait for the end of the answer, so that all its text is one message: so it is read when it is sent back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+from uuid import uuid4
+
+from holdfast.server.http.errors import Problem
+from holdfast.server.protocol import Called, Event, Finished, Said, Started, Thought
+from holdfast.transcript.turn import ToolCall
+
+Kind = Literal["reasoning", "message"]
+_PARTS: dict[Kind, dict[str, Any]] = {
+    "reasoning": {"type": "reasoning_text", "text": ""},
+    "message": {"type": "output_text", "text": "", "annotations": [], "logprobs": []},
+}
+_CODES = {429: "rate_limit_exceeded"}
+EventData = dict[str, Any]
+
+
+def made(prefix: str) -> str:
+    """An id that nothing else has."""
+    return f"{prefix}_{uuid4().hex}"
+
+
+class Answer:
+    """One response as it is made: `response` is what it has come to; `told` gives the events of what happens."""
+
+    def __init__(self, head: Mapping[str, Any]) -> None:
+        self.response: dict[str, Any] = {**head, "status": "in_progress", "output": []}
+        self._calls: list[ToolCall] = []
+        self._open: Kind | None = None
+        self._item: dict[str, Any] = {}
+        self._text = ""
+        self._sequence = 0
+
+    def told(self, event: Event) -> Iterator[EventData]:
+        """What one event of the host is on this wire."""
+        if isinstance(event, Started):
+            yield self._event("response.created", response=dict(self.response))
+            yield self._event("response.in_progress", response=dict(self.response))
+        elif isinstance(event, Said):
+            yield from self._say("message", event.text)
+        elif isinstance(event, Thought):
+            yield from self._say("reasoning", event.text)
+        elif isinstance(event, Called):
+            self._calls.append(event.call)
+        else:
+            yield from self._end(event)
+
+    def failed(self, problem: Problem) -> EventData:
+        """The last event where the answer broke off."""
+        error = {"code": _CODES.get(problem.status, "server_error"), "message": problem.message}
+        self.response |= {"status": "failed", "error": error}
+        return self._event("response.failed", response=self.response)
+
+    def _say(self, kind: Kind, text: str) -> Iterator[EventData]:
+        if self._open != kind:
+            yield from self._close("completed")
+            yield from self._begin(kind)
+        self._text += text
+        beside: EventData = {"logprobs": []} if kind == "message" else {}
+        yield self._of_part(f"response.{_PARTS[kind]['type']}.delta", delta=text, **beside)
+
+    def _begin(self, kind: Kind) -> Iterator[EventData]:
+        self._open, self._text = kind, ""
+        beside: EventData = {"summary": []} if kind == "reasoning" else {"role": "assistant"}
+        item_id = made("rs" if kind == "reasoning" else "msg")
+        self._item = {"type": kind, "id": item_id, **beside, "content": [], "status": "in_progress"}
+        yield self._of_item("response.output_item.added", item=self._item)
+        yield self._of_part("response.content_part.added", part=_PARTS[kind])
+
+    def _close(self, status: str) -> Iterator[EventData]:
+        if not self._open:
+            return
+        part = {**_PARTS[self._open], "text": self._text}
+        beside: EventData = {"logprobs": []} if self._open == "message" else {}
+        yield self._of_part(f"response.{part['type']}.done", text=self._text, **beside)
+        yield self._of_part("response.content_part.done", part=part)
+        yield from self._done({**self._item, "content": [part], "status": status})
+        self._open = None
+
+    def _end(self, end: Finished) -> Iterator[EventData]:
+        cut = end.reason == "length"
+        yield from self._close("incomplete" if cut else "completed")
+        for call in self._calls:
+            yield from self._call(call)
+        status = "incomplete" if cut else "completed"
+        self.response |= {
+            "status": status,
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "usage": usage(end.prompt_tokens, end.cached_tokens, end.completion_tokens),
+            "holdfast": dict(end.extension),
+        }
+        yield self._event(f"response.{status}", response=self.response)
+
+    def _call(self, call: ToolCall) -> Iterator[EventData]:
+        item = {"type": "function_call", "id": made("fc"), "call_id": call.id, "name": call.name, "arguments": ""}
+        yield self._of_item("response.output_item.added", item={**item, "status": "in_progress"})
+        place = {"item_id": item["id"]}
+        yield self._of_item("response.function_call_arguments.delta", **place, delta=call.arguments)
+        whole = {"name": call.name, "arguments": call.arguments}
+        yield self._of_item("response.function_call_arguments.done", **place, **whole)
+        yield from self._done({**item, "arguments": call.arguments, "status": "completed"})
+
+    def _done(self, item: dict[str, Any]) -> Iterator[EventData]:
+        yield self._of_item("response.output_item.done", item=item)
+        self.response["output"] = [*self.response["output"], item]
+
+    def _of_part(self, type_: str, **fields: Any) -> EventData:
+        return self._of_item(type_, item_id=self._item["id"], content_index=0, **fields)
+
+    def _of_item(self, type_: str, **fields: Any) -> EventData:
+        return self._event(type_, output_index=len(self.response["output"]), **fields)
+
+    def _event(self, type_: str, **fields: Any) -> EventData:
+        self._sequence += 1
+        return {"type": type_, "sequence_number": self._sequence - 1, **fields}
+
+
+def usage(prompt: int, cached: int, completion: int) -> dict[str, Any]:
+    """Tokens as this wire tells them; those of reasoning are among the others."""
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+        "output_tokens": completion,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": prompt + completion,
+    }

@@ -1,0 +1,336 @@
+"""OpenAI's Responses: `/v1/responses`, streaming or whole, and `/v1/responses/compact`.
+
+A history comes as items, or by the id of the response that it ended with, or behind a compaction, which stands for
+all that was before it. The host compacts as its policy says in any case; `compact` makes it do so now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+
+from holdfast.server.http import errors, sse
+from holdfast.server.http.answer_stream import begin
+from holdfast.server.http.errors import Refused, TimedOut
+from holdfast.server.protocol import Ask, Event, Finished, Host, Started
+from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
+from holdfast.server.wires.response_items import Answer, made, usage
+from holdfast.server.wires.response_store import Around, Memory
+from holdfast.transcript.cuts import orphans
+from holdfast.transcript.document import Entry, Malformed
+from holdfast.transcript.formats.openai_responses import Item, read_item, said_of
+from holdfast.transcript.turn import Role, Turn
+
+router = APIRouter(tags=["OpenAI"])
+log = logging.getLogger("holdfast.server")
+
+_ITEMS = ("message", "function_call", "function_call_output", "reasoning", "compaction")
+_PARTS = ("input_text", "output_text", "text", "refusal")
+_NEEDED = {"function_call": ("call_id", "name", "arguments"), "function_call_output": ("call_id",)}
+_COMPACTION = "compaction"
+
+
+class Input(BaseModel):
+    """A history."""
+
+    model: str | None = Field(None, description="Any name: the model that the server was started with answers.")
+    input: str | list[dict[str, Any]] | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+
+
+class Create(Input):
+    """A history, and how to answer. Fields that are not known are ignored."""
+
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = Field(None, description="auto or none; a call cannot be forced.")
+    max_output_tokens: int | None = Field(None, ge=1, lt=2**31)
+    temperature: float | None = Field(None, ge=0, le=2, description="Default 0: the likeliest token each time.")
+    top_p: float | None = Field(None, ge=0, le=1)
+    stream: bool | None = None
+    store: bool | None = Field(None, description="False: the answer cannot be named later.")
+    metadata: dict[str, str] | None = None
+    parallel_tool_calls: bool | None = Field(None, description="Taken, not enforced.")
+    text: dict[str, Any] | None = Field(None, description="Plain text and nothing else.")
+    background: bool | None = Field(None, description="Not supported.")
+    conversation: Any = Field(None, description="Not supported: use previous_response_id.")
+    prompt: Any = Field(None, description="Not supported.")
+    top_logprobs: int | None = Field(None, description="Not supported.")
+
+
+class Answered(BaseModel):
+    """A response, beside what it repeats of its request."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete"]
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any]
+    holdfast: dict[str, Any] = Field(description="The session: slots, bytes, compactions, evidence.")
+
+
+class Compacted(BaseModel):
+    """A compaction."""
+
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    output: list[dict[str, Any]] = Field(description="One item, which stands for the whole history.")
+    usage: dict[str, Any]
+    holdfast: dict[str, Any] = Field(description="The session as it is now.")
+
+
+_SPOKEN: dict[int | str, dict[str, Any]] = {
+    200: {"model": Answered, "description": "A response; with `stream`, events.", "content": {sse.TYPE: {}}}
+}
+_COMPACTED: dict[int | str, dict[str, Any]] = {200: {"model": Compacted}}
+
+
+@dataclass(frozen=True)
+class History:
+    """What a request is about: the turns that were kept, and those that it adds."""
+
+    before: tuple[Turn, ...]
+    added: tuple[Turn, ...]
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return (*self.before, *self.added)
+
+    def ask(self, key: str, around: Around, **how: Any) -> Ask:
+        """To go on from here."""
+        head = (Turn(Role.SYSTEM, around.instructions),) if around.instructions else ()
+        return Ask((*head, *self.turns), around.tools, key, **how)
+
+
+@router.post("/v1/responses", responses=_SPOKEN)
+async def create(request: Request, body: Create) -> Response:
+    """One answer to a history."""
+    history, around = _history(body, request), Around(_tools(body), body.instructions)
+    events = await begin(request, history.ask(request.state.key, around, **_sampling(body, request)))
+    answer = Answer(_head(body, request.app.state.host.model))
+
+    def remember(turn: Turn) -> None:
+        memory, key = request.app.state.responses, request.state.key
+        memory.note(key, (*history.turns, turn), around)
+        if body.store is not False:
+            memory.keep(key, answer.response["id"], history.before, (*history.added, turn))
+
+    told = _told(events, answer, remember)
+    if body.stream:
+        return sse.Stream(request, _streamed(told, answer))
+    async with aclosing(told):
+        async for _ in told:
+            pass
+    return JSONResponse(answer.response)
+
+
+@router.post("/v1/responses/compact", responses=_COMPACTED)
+async def compact(request: Request, body: Input) -> Response:
+    """Compact the session of a history now. The item that comes back stands for all of it."""
+    state, key = request.app.state, request.state.key
+    memory: Memory = state.responses
+    history = _history(body, request)
+    noted = memory.around(key, history.turns)
+    around = noted if body.instructions is None else replace(noted, instructions=body.instructions)
+    ask = history.ask(key, around, limit=1)
+    work = asyncio.get_running_loop().run_in_executor(state.pool, _compacted, state.host, ask)
+    try:
+        async with asyncio.timeout(state.settings.seconds):
+            started, row = await work
+    except TimeoutError:
+        raise TimedOut(f"the compaction took longer than {state.settings.seconds:g} seconds") from None
+    token = f"holdfast.{started.session}.{len(history.turns)}.{secrets.token_urlsafe(12)}"
+    response_id = made("resp")
+    for name in (token, response_id):
+        memory.keep(key, name, history.before, history.added)
+    item = {"type": _COMPACTION, "id": made("cmp"), "encrypted_content": token}
+    return JSONResponse(
+        {
+            "id": response_id,
+            "object": "response.compaction",
+            "created_at": int(time.time()),
+            "output": [item],
+            "usage": usage(started.prompt_tokens, started.cached_tokens, 0),
+            "holdfast": dict(row),
+        }
+    )
+
+
+def _compacted(host: Host, ask: Ask) -> tuple[Started, Mapping[str, Any]]:
+    """Find or read the session of a history, and compact it."""
+    events = host.complete(ask)
+    try:
+        started = next(event for event in events if isinstance(event, Started))
+    finally:
+        events.close()  # type: ignore[attr-defined]
+    return started, host.compact(started.session, ask.key, {})
+
+
+async def _told(
+    events: AsyncGenerator[Event], answer: Answer, remember: Callable[[Turn], None]
+) -> AsyncGenerator[dict[str, Any]]:
+    """The events of this wire. What was answered is remembered before the client knows of its end."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Finished):
+                remember(event.turn)
+            for one in answer.told(event):
+                yield one
+
+
+async def _streamed(told: AsyncGenerator[dict[str, Any]], answer: Answer) -> AsyncGenerator[bytes]:
+    try:
+        async with aclosing(told):
+            async for one in told:
+                yield sse.event(one, one["type"])
+    except Exception as error:
+        problem = errors.problem_of(error)
+        if problem.status == 500:
+            log.exception("answer to /v1/responses")
+        last = answer.failed(problem)
+        yield sse.event(last, last["type"])
+
+
+def _head(body: Create, model: str) -> dict[str, Any]:
+    """What a response says of its request."""
+    return {
+        "id": made("resp"),
+        "object": "response",
+        "created_at": int(time.time()),
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "metadata": body.metadata or {},
+        "model": model,
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": body.previous_response_id,
+        "store": body.store is not False,
+        "temperature": body.temperature or 0.0,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": body.tool_choice or "auto",
+        "tools": body.tools or [],
+        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "truncation": "disabled",
+        "usage": None,
+    }
+
+
+def _sampling(body: Create, request: Request) -> dict[str, Any]:
+    """How to answer. Raises Refused for what cannot be done."""
+    form = (body.text or {}).get("format")
+    wrong = {
+        "text": form is not None and form != {"type": "text"},
+        "background": bool(body.background),
+        "conversation": body.conversation is not None,
+        "prompt": body.prompt is not None,
+        "top_logprobs": bool(body.top_logprobs),
+        "tool_choice": body.tool_choice not in (None, "auto", "none"),
+    }
+    for name, is_wrong in wrong.items():
+        if is_wrong:
+            told = repr(getattr(body, name))[:80]
+            raise Refused(f"{name} {told} is not supported here; leave it out", name, code="unsupported_parameter")
+    temperature = body.temperature or 0.0
+    return {
+        "limit": at_most(body.max_output_tokens, request),
+        "temperature": temperature,
+        "top_p": 1.0 if body.top_p is None else max(body.top_p, SMALLEST_SHARE),
+        "seed": secrets.randbits(31) if temperature else 0,
+    }
+
+
+def _tools(body: Create) -> tuple[Mapping[str, Any], ...]:
+    """The tools as chat completions have them, none where the caller wants no call. Raises Refused."""
+    functions = tuple(_function(tool, f"tools[{number}]") for number, tool in enumerate(body.tools or ()))
+    return () if body.tool_choice == "none" else functions
+
+
+def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    if tool.get("type") != "function":
+        told = str(tool.get("type"))[:40]
+        raise Refused(f"{where} is of type {told!r}; no tool is run here, only functions can be given", where)
+    name, parameters, description = tool.get("name"), tool.get("parameters"), tool.get("description")
+    right = isinstance(name, str) and name and isinstance(parameters, dict | None)
+    if not right or not isinstance(description, str | None):
+        raise Refused(f"{where}: expected a name and a description (texts), and parameters (an object)", where)
+    try:
+        json.dumps(tool, allow_nan=False)
+    except ValueError:
+        raise Refused(f"{where} holds a number that is beyond what JSON readers take", where) from None
+    given = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": {k: v for k, v in given.items() if v is not None}}
+
+
+def _history(body: Input, request: Request) -> History:
+    """The history of a request. Raises Refused."""
+    memory, key = request.app.state.responses, request.state.key
+    before: tuple[Turn, ...] = ()
+    if body.previous_response_id is not None:
+        before = _kept(memory, key, body.previous_response_id, "previous_response_id")
+    sent = body.input or []
+    if isinstance(sent, str):
+        added: tuple[Turn, ...] = (Turn(Role.USER, sent),)
+    else:
+        start = next((at + 1 for at in reversed(range(len(sent))) if sent[at].get("type") == _COMPACTION), 0)
+        if start:
+            before = _kept(memory, key, sent[start - 1].get("encrypted_content"), f"input[{start - 1}]")
+        added = _turns(sent, start)
+    history = History(before, added)
+    if not history.turns:
+        raise Refused("input is empty; send a text or a list of items", "input")
+    for at, reason in orphans(history.turns)[:1]:
+        where = f"input[{history.turns[at].source - 1}]" if at >= len(before) else "the history before input"
+        raise Refused(f"{where} {reason}", "input")
+    return history
+
+
+def _kept(memory: Memory, key: str, name: object, where: str) -> tuple[Turn, ...]:
+    turns = memory.find(key, name) if isinstance(name, str) else None
+    if turns is None:
+        told = f"{where} {str(name)[:80]!r} names nothing that is kept here (any more); send the history itself"
+        raise Refused(told, where, status=404, code="previous_response_not_found")
+    return turns
+
+
+def _turns(sent: Sequence[Mapping[str, Any]], start: int) -> tuple[Turn, ...]:
+    """Items from `start` on as turns. Raises Refused for what is malformed, or no text."""
+    items: list[Item] = []
+    for number in range(start, len(sent)):
+        item, where = sent[number], f"input[{number}]"
+        type_ = item.get("type") or "message"
+        if type_ not in _ITEMS:
+            raise Refused(f"{where} is of type {str(type_)[:40]!r}; read here are {', '.join(_ITEMS)}", where)
+        for name in _NEEDED.get(type_, ()):
+            if not isinstance(item.get(name), str):
+                raise Refused(f"{where}: a {type_} needs {name}, a text", where)
+        for field in ("content", "output"):
+            _check(item.get(field), f"{where}.{field}", ("reasoning_text",) if type_ == "reasoning" else _PARTS)
+        try:
+            items.append(read_item(Entry(number + 1, dict(item))))
+        except Malformed as error:
+            raise Refused(f"{where}: {error}", where) from None
+    return tuple(said.turn for said in said_of(items))
+
+
+def _check(content: object, where: str, known: Sequence[str]) -> None:
+    """Parts that a model of text cannot read are refused by their name."""
+    for number, part in enumerate(content if isinstance(content, list) else ()):
+        type_ = part.get("type") if isinstance(part, dict) else None
+        if type_ not in known:
+            told = f"{where}[{number}] is of type {str(type_)[:40]!r}; the model here reads text alone"
+            raise Refused(told, f"{where}[{number}]")

@@ -1,0 +1,1 @@
+"""A live session: turns are appended, answers generated, old turns compacted in place."""

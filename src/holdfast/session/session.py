@@ -1,0 +1,385 @@
+"""The live object: turns are appended, answers generated, the past compacted in place.
+
+    session = Session(load())
+    session.append(read("session.json").turns)
+    answer = session.answer()
+    print(answer.text())
+    session.commit(answer)
+    session.compact()                # what stays keeps its states; restart=True reads it again
+    session.ask("Which port?")       # on a fork: the session does not notice
+
+Every change is made beside the memory, written to the log, and only then taken over: what fails leaves the session as
+it was, and what was acknowledged is in the log. Not for several threads at once; `server.host` has the locks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from holdfast.blocks.block import Block, Kind, Origin
+from holdfast.blocks.render import answer_ids, appended, question_ids, readable
+from holdfast.compaction.partition import stays
+from holdfast.compaction.plan import Plan, Policy
+from holdfast.context.segments import CompactContext
+from holdfast.engine.answer import Answer
+from holdfast.engine.local import LocalEngine, spoken
+from holdfast.engine.sampling import Sampling
+from holdfast.errors import BadInput, Conflict, Missing, TooLarge
+from holdfast.methods.base import Progress, quiet, reading
+from holdfast.session.cache import Held, Keeps, Prepared, caught_up, compacted, opened
+from holdfast.session.events import (
+    Checkpoint,
+    Event,
+    Log,
+    Shelf,
+    appended_event,
+    check_opening,
+    checkpoint_event,
+    followed,
+    opening,
+    replayed,
+    still,
+)
+from holdfast.storage.store import Store
+from holdfast.transcript.cuts import exchanges
+from holdfast.transcript.turn import Role, Transcript, Turn
+
+
+class Session:
+    """One conversation with one model."""
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        plan: Plan | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        store: Store | None = None,
+        name: str = "",
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """With a `store` every change is durable when its call returns, and `resume` finds it by `name`. `about` is
+        what else its first event says."""
+        self._start(engine, plan, tools, name or uuid4().hex, store)
+        self._write({**opening(engine.model, self.tools), **(about or {})})
+
+    def _start(
+        self,
+        engine: LocalEngine,
+        plan: Plan | None,
+        tools: Sequence[Mapping[str, Any]],
+        name: str,
+        store: Store | None,
+        length: int = 0,
+    ) -> None:
+        self.engine, self.plan, self.tools = engine, plan or Plan(), tuple(tools)
+        self.name = name
+        self.turns: tuple[Turn, ...] = ()
+        self.pinned: frozenset[int] = frozenset()
+        """Turns that are never compacted, besides those that the policy pins."""
+        self.held = Held.empty(engine.model)
+        self.events: list[Event] = []
+        self._log = Log(store, name, length) if store else None
+        self._checkpoints: list[Checkpoint] = []
+        self._shelf = Shelf(store)
+
+    # -- growing ---------------------------------------------------------------------------------------------------
+
+    def append(self, turns: Sequence[Turn], progress: Progress = quiet) -> int:
+        """Read more turns; returns how many tokens they took.
+
+        Raises BadInput for turns that the template refuses, TooLarge where they go beyond what the model reads.
+        """
+        if not turns:
+            return 0
+        blocks = self.rendered(turns)
+        count = sum(map(len, blocks))
+        self.check_room(count)
+        after = self.held.read(blocks, reading(progress))
+        self._grow(after, turns, blocks, {})
+        return count
+
+    def rendered(self, turns: Sequence[Turn]) -> tuple[Block, ...]:
+        """The blocks that `turns` would be behind this session. Raises TooLarge for a turn that no tokenizing is
+        needed to know as longer than what the model reads."""
+        self._check_turns(turns)
+        meta = {"tools": list(self.tools)} if self.tools else {}
+        whole = Transcript(tuple(map(readable, (*self.turns, *turns))), meta=meta)
+        return appended(whole, len(self.turns), self.engine.model.tokenizer, self.held.tokens)
+
+    def _check_turns(self, turns: Sequence[Turn]) -> None:
+        model = self.engine.model
+        most = model.max_tokens * _longest(model.tokenizer)
+        for turn in turns:
+            if len(turn.text) > most and (size := sum(map(len, turn.text.split()))) > most:
+                raise TooLarge(
+                    f"one turn has {size:,} characters, more than fit the {model.max_tokens} tokens that {model.name} "
+                    "reads; send it in parts, or a shorter one"
+                )
+
+    def check_room(self, tokens: int) -> None:
+        """Raise TooLarge where so many more tokens go beyond the positions that the model reads."""
+        needed, most = self.held.live.next_position + tokens, self.engine.model.max_tokens
+        if needed > most:
+            raise TooLarge(
+                f"the session ends at position {needed - tokens} and {tokens} more tokens do not fit the {most} that "
+                f"{self.engine.model.name} reads; compact it, send less, or use a model with a longer context"
+            )
+
+    def answer(self, limit: int = 256, sampling: Sampling | None = None) -> Answer:
+        """An answer to what stands; nothing changes until it is committed. Raises TooLarge where it has no room."""
+        opens, closes = answer_ids(self.engine.model.tokenizer)
+        self.check_room(len(opens) + limit + len(closes))
+        return Answer(self.engine, self.held.live, opens, limit, sampling)
+
+    def commit(
+        self, answer: Answer, turn: Turn | None = None, *, cut: bool = False, told: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make what was answered so far the session's next turn; `turn` is what its caller was told.
+
+        What was generated stays in memory as it is, token for token. A turn that says less, because it was `cut`, is
+        read as the template writes it. `told` goes into the event.
+        """
+        tokenizer = self.engine.model.tokenizer
+        turn = turn or Turn(Role.ASSISTANT, tokenizer.decode(answer.ids))
+        if cut or not answer.ids:
+            blocks = self.rendered((turn,))
+            self._grow(self.held.read(blocks), (turn,), blocks, told or {})
+            return
+        ids, live, hidden = answer.closed(answer_ids(tokenizer)[1])
+        at = self.held.tokens
+        block = Block(ids, Origin(len(self.turns), Kind.ACTION, (0, 0), (at, at + len(ids))))
+        self._grow(self.held.grown(live, (block,), hidden), (turn,), (block,), told or {})
+
+    def ask(self, question: str, limit: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
+        """Answer a question on a fork: the session does not notice. Raises TooLarge where it has no room."""
+        prompt = question_ids(self.engine.model.tokenizer, question)
+        self.check_room(len(prompt) + limit)
+        yield from spoken(self.engine.generate(self.held.live, prompt, limit, sampling), self.engine.model.tokenizer)
+
+    # -- compacting ------------------------------------------------------------------------------------------------
+
+    @property
+    def recent(self) -> int:
+        """The first turn of the newest exchanges, which stay verbatim."""
+        return self._recent(self.plan.policy)
+
+    def _recent(self, policy: Policy) -> int:
+        units, keep = exchanges(Transcript(self.turns)), policy.keep_recent
+        if not keep or not units:
+            return len(self.turns)
+        return units[-min(keep, len(units))][0]
+
+    def stays(self, block: Block) -> bool:
+        """Whether a block is never compacted."""
+        turn = block.origin.turn
+        return turn in self.pinned or stays(block, self.turns[turn], self.plan.policy)
+
+    @property
+    def compactable(self) -> int:
+        """Verbatim tokens that a compaction would take up now."""
+        rest, recent = self.held.blocks[self.held.tail :], self.recent
+        return sum(len(block) for block in rest if block.origin.turn < recent and not self.stays(block))
+
+    def compact(
+        self,
+        plan: Plan | None = None,
+        *,
+        restart: bool = False,
+        why: str = "asked",
+        target: int | None = None,
+        progress: Progress = quiet,
+    ) -> Event:
+        """Compact what the policy lets go; returns the event: sizes, seconds, and what the gate found.
+
+        In place, what stays keeps the states that it has, which know the text that goes. With `restart` it is read
+        again over the compact memory. The plan's `slots` are a bound, `target` is where to come down to if that can be.
+        Raises BadInput where there is nothing to compact; all is then as it was.
+        """
+        return self.adopt(self.prepare(plan, restart=restart, target=target, progress=progress), why)
+
+    def prepare(
+        self,
+        plan: Plan | None = None,
+        *,
+        restart: bool = False,
+        target: int | None = None,
+        progress: Progress = quiet,
+    ) -> Prepared:
+        """What `compact` does, beside the session, which may be read and answered over meanwhile."""
+        plan, before = plan or self.plan, self.held
+        policy, turns, pinned = plan.policy, self.turns, self.pinned
+        keeps = Keeps(
+            lambda b: b.origin.turn in pinned or stays(b, turns[b.origin.turn], policy), self._recent(policy), restart
+        )
+        after, told = compacted(before, self.engine, plan, keeps, target, progress)
+        return Prepared(before, after, {**told, "restart": restart}, pinned)
+
+    def adopt(self, made: Prepared, why: str = "asked") -> Event:
+        """Take over what `prepare` made, with what was said since. Raises Conflict where it went another way."""
+        if made.pinned != self.pinned:
+            raise Conflict("turns were pinned or let go while the session was being compacted")
+        after = caught_up(made, self.held)
+        checkpoint = self._stored(after, self.compactions + 1)
+        self._write(checkpoint_event("compacted", checkpoint, {**made.told, **_sizes(after), "why": why}))
+        self._checkpoints = followed(self._checkpoints, checkpoint)
+        self.held = after
+        return self.events[-1]
+
+    @property
+    def compactions(self) -> int:
+        """Compactions that stand."""
+        standing = self._checkpoints  # another thread may look while one takes a compaction back
+        return standing[-1].compactions if standing else 0
+
+    def undo(self, progress: Progress = quiet) -> None:
+        """Take back the newest compaction: its text is read again. Raises BadInput where there is none, TooLarge where
+        the model does not read that much."""
+        standing = self.compactions
+        if not standing:
+            raise BadInput("nothing is compacted in this session, so that there is nothing to undo")
+        earlier = [c for c in self._checkpoints if c.compactions < standing]
+        after = self._rebuilt(earlier, len(self.held.blocks), progress, self.engine.model.max_tokens)
+        self._write({"kind": "undone", "checkpoints": len(earlier), "told": _sizes(after)})
+        self._checkpoints, self.held = earlier, after
+
+    def pin(self, turn: int, pinned: bool = True) -> None:
+        """Keep a turn (counted from 0) verbatim from now on, or let it go. Raises Missing for one that there is not."""
+        self.turn(turn)
+        self._write({"kind": "pinned", "turn": turn, "pinned": pinned})
+        self.pinned = self.pinned | {turn} if pinned else self.pinned - {turn}
+
+    def turn(self, turn: int) -> Turn:
+        """A raw turn, counted from 0, whatever became of it. Raises Missing for one that there is not."""
+        if not 0 <= turn < len(self.turns):
+            raise Missing(f"there is no turn {turn + 1}: the session has {len(self.turns)}")
+        return self.turns[turn]
+
+    # -- other pasts and futures -----------------------------------------------------------------------------------
+
+    def rewind(self, turns: int, progress: Progress = quiet) -> None:
+        """Go back to the first `turns` turns. What is still verbatim costs nothing; other text is read again from the
+        compaction before it. Raises BadInput for more turns than there are."""
+        if turns == len(self.turns):
+            return
+        after, earlier = self._back(turns, progress)
+        self._write({"kind": "rewound", "turns": turns})
+        self._checkpoints, self.held, self.turns = earlier, after, self.turns[:turns]
+        self.pinned = frozenset(turn for turn in self.pinned if turn < turns)
+
+    def fork(self, name: str = "", turns: int | None = None) -> Session:
+        """A second future of the same past, or of its first `turns` turns.
+
+        Memory is shared until it grows; the log is its own. Raises BadInput for more turns than there are.
+        """
+        turns = len(self.turns) if turns is None else turns
+        held, checkpoints = self._back(turns, quiet)
+        twin, store = Session.__new__(Session), self._log.store if self._log else None
+        twin._start(self.engine, self.plan, self.tools, name or uuid4().hex, store)
+        twin._shelf = self._shelf
+        twin._write({**self.events[0], "parent": self.name})
+        if turns:
+            twin._write({**appended_event(self.turns[:turns], held.blocks), "told": _sizes(held)})
+        for checkpoint in checkpoints:
+            twin._write(checkpoint_event("saved", checkpoint, _sizes(held)))
+        twin.turns, twin.held, twin._checkpoints = self.turns[:turns], held, checkpoints
+        for turn in sorted(self.pinned):
+            if turn < turns:
+                twin.pin(turn)
+        return twin
+
+    def _back(self, turns: int, progress: Progress) -> tuple[Held, list[Checkpoint]]:
+        """The memory of the first `turns` turns, and the checkpoints that then stand."""
+        if not 0 <= turns <= len(self.turns):
+            raise BadInput(f"can go back to 0 to {len(self.turns)} turns, got {turns}")
+        blocks = next((at for at, b in enumerate(self.held.blocks) if b.origin.turn >= turns), len(self.held.blocks))
+        earlier = still(self._checkpoints, blocks)
+        if blocks >= self.held.tail:
+            return self.held.cropped(blocks), earlier
+        return self._rebuilt(earlier, blocks, progress), earlier
+
+    # -- durable ---------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Store the whole memory, so that resuming reads nothing again. Turns and compactions are stored anyway."""
+        checkpoint = replace(self._stored(self.held, self.compactions), saved=True)
+        self._write(checkpoint_event("saved", checkpoint, _sizes(self.held)))
+        self._checkpoints = followed(self._checkpoints, checkpoint)
+
+    @classmethod
+    def resume(
+        cls, name: str, engine: LocalEngine, store: Store, plan: Plan | None = None, progress: Progress = quiet
+    ) -> Session:
+        """A stored session as it was. Raises Missing where there is none, BadContext where its model was another."""
+        events = store.events(name)
+        if not events:
+            raise Missing(f"there is no session {name!r} in this store")
+        check_opening(events[0], engine.model, name)
+        session = cls.__new__(cls)
+        session._start(engine, plan, events[0]["tools"], name, store, len(events))
+        past = replayed(events, name)
+        session.events, session.turns, session.pinned = list(events), past.turns, past.pinned
+        session._checkpoints = past.checkpoints
+        session.held = replace(session.held, blocks=past.blocks)
+        session.held = session._rebuilt(past.checkpoints, len(past.blocks), progress)
+        return session
+
+    def context(self) -> CompactContext:
+        """The memory as one context, for `holdfast.save` and everything that takes one."""
+        recipe = {"latent": self.plan.latent, "ratio": self.plan.ratio, "policy": asdict(self.plan.policy)}
+        evidence = {"compactions": [event["told"] for event in self.events if event["kind"] == "compacted"]}
+        return replace(self.held.context(), recipe=recipe, evidence=evidence)
+
+    def _grow(self, after: Held, turns: Sequence[Turn], blocks: Sequence[Block], told: Mapping[str, Any]) -> None:
+        self._write({**appended_event(turns, blocks), "told": {**told, **_sizes(after)}})
+        self.turns, self.held = (*self.turns, *turns), after  # in this order: `prepare` may look from another thread
+
+    def _write(self, event: Event) -> None:
+        event = {**event, "at": round(time.time(), 3)}
+        if self._log:
+            self._log.write(event)
+        self.events.append(event)
+
+    def _stored(self, held: Held, compactions: int) -> Checkpoint:
+        hidden = torch.cat(held.hidden) if held.hidden else torch.empty(0, self.engine.model.family.d_model)
+        names = self._shelf.put(held.context(), hidden, self.engine.model)
+        return Checkpoint(len(held.blocks), held.tail, *names, compactions)
+
+    def _rebuilt(
+        self, checkpoints: Sequence[Checkpoint], blocks: int, progress: Progress, most: int | None = None
+    ) -> Held:
+        """The memory of the first `blocks` blocks, from the newest checkpoint that serves. Raises TooLarge beyond
+        position `most`."""
+        whole, model = self.held.blocks, self.engine.model
+        held = Held.empty(model)
+        if checkpoints:
+            last = checkpoints[-1]
+            context, hidden = self._shelf.get(last, model, self.name)
+            held = opened(context, whole[: last.blocks], last.tail, hidden, model)
+        if len(held.blocks) > blocks:
+            return held.cropped(blocks)
+        rest = whole[len(held.blocks) : blocks]
+        needed = held.live.next_position + sum(map(len, rest))
+        if most is not None and needed > most:
+            raise TooLarge(
+                f"without that compaction the session takes {needed} positions, and {model.name} reads {most}; "
+                "keep it, or fork the session at an earlier turn"
+            )
+        return held.read(rest, reading(progress))
+
+
+@cache
+def _longest(tokenizer: Any) -> int:
+    """Characters of the longest token: a text has no fewer tokens than so many fit into it."""
+    return max(map(len, tokenizer.get_vocab()))
+
+
+def _sizes(held: Held) -> dict[str, Any]:
+    return {"tokens": held.tokens, "slots": round(held.slots, 1), "bytes": held.nbytes}

@@ -1,0 +1,252 @@
+"""The verbs that change a session file: compact, undo, expand. Each writes its event first, then the file at once.
+
+A file that somebody else changed meanwhile is left alone; what fails leaves the session exactly as it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from holdfast.engine.chat import Chat
+from holdfast.errors import BadInput, BadOption, Failed
+from holdfast.text.file_log.describe import label, said
+from holdfast.text.file_log.file_draft import in_file, standing
+from holdfast.text.file_log.lineage import Lineage, applied, lineage, session, spread
+from holdfast.text.file_log.log import (
+    COMPACT,
+    EXPAND,
+    UNDO,
+    Event,
+    Origin,
+    append,
+    check_output,
+    log_path,
+    read_log,
+    replace_file,
+    writing,
+)
+from holdfast.text.file_log.three_way_merge import graft
+from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
+from holdfast.transcript.cuts import check_legal, legal_cuts
+from holdfast.transcript.draft import Draft, Line, Piece, draft
+from holdfast.transcript.read import bytes_of, parse, text_of
+from holdfast.transcript.token_estimate import count
+from holdfast.transcript.turn import Role, Turn
+from holdfast.transcript.write import write
+
+Clock = Callable[[], datetime]
+_BOM = b"\xef\xbb\xbf"
+
+
+def utc() -> datetime:
+    """Now."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """A session file that was compacted."""
+
+    rewritten: Rewritten
+    event: Event | None
+    """Its entry in the log; None where the session fitted and stayed as it was."""
+
+
+def compact_file(
+    path: Path,
+    plan: TextPlan,
+    output: Path | None = None,
+    chat: Chat | None = None,
+    *,
+    lenient: bool = False,
+    clock: Clock = utc,
+) -> Compaction:
+    """Compact a session file as text, in place or into `output`, and log it beside the file that was written.
+
+    Raises BadTranscript and BadOption as `read` and `rewrite` do, BadInput for a format that cannot be written, and
+    Failed where the file changed meanwhile.
+    """
+    check_output(output or path)
+    data = _content(path)
+    text = text_of(data, path)
+    check_legal(parse(text, path=str(path), lenient=lenient).turns)
+    past = lineage(path, data)
+    start = standing(past)
+    made = rewrite_again(start, plan, chat)
+    written = write(text, in_file(made.draft, start, past), path=str(path), lenient=True)
+    parse(written, path=str(path), lenient=lenient)  # what cannot be read back is not written
+    after = _bytes(written, data)
+    if after == data:
+        if output is not None:
+            replace_file(output, data, path)
+        return Compaction(made, None)
+    event = Event(
+        number=0,
+        kind=COMPACT,
+        time=clock().isoformat(timespec="seconds"),
+        before=data,
+        after=after,
+        plan=asdict(plan),
+        tokens_before=made.tokens_before,
+        tokens=made.tokens,
+        seconds=round(made.seconds, 3),
+        gate=made.report.as_evidence() if made.report else {},
+        origins=_origins(made.draft, after, path),
+    )
+    return Compaction(made, _save(path, event, output))
+
+
+def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc) -> Event:
+    """Take back the last change: the file exactly as it was before it, and behind that what was appended since.
+
+    `output` gets the file as it was instead, without what came later. Returns the event that was taken back. Raises
+    BadInput where there is nothing to undo, and where the file was changed since by more than appending.
+    """
+    check_output(output or path)
+    data = _content(path)
+    events = applied(read_log(path), data, path)
+    if not events:
+        raise BadInput(f"{path}: nothing to undo; {log_path(path).name} holds no change that this file came from")
+    last = events[-1]
+    if output is not None:
+        replace_file(output, last.before, path)
+        return last
+    restored = graft(last.before, last.after, data)
+    if restored is None:
+        raise BadInput(
+            f"{path} was changed since event {last.number} by more than appending, and undo would lose that change; "
+            f"write the session as it was before to another file with `holdfast undo {path} -o OTHER`"
+        )
+    before, after = (session(version, path) for version in (data, restored))
+    event = Event(
+        number=0,
+        kind=UNDO,
+        time=clock().isoformat(timespec="seconds"),
+        before=data,
+        after=restored,
+        plan={"of": last.number},
+        tokens_before=draft(before).size(count),
+        tokens=draft(after).size(count),
+    )
+    _save(path, event)
+    return last
+
+
+def raw_turn(past: Lineage, number: int, path: Path) -> Turn:
+    """The raw turn with this 1-based number. Raises BadOption where there is none."""
+    if not 1 <= number <= len(past.raw):
+        raise BadOption(f"{path} has the raw turns 1 to {len(past.raw)}, got {number}")
+    return past.raw[number - 1]
+
+
+def expand_file(path: Path, number: int, *, clock: Clock = utc) -> Event | None:
+    """Put a raw turn (1-based) back into the session, where it stands in part, or as a note where it went.
+
+    None where it stands there as it was said. Raises BadOption for a turn that there is not.
+    """
+    began = time.perf_counter()
+    data = _content(path)
+    past = lineage(path, data)
+    start = standing(past)
+    held = _expanded(start, number, raw_turn(past, number, path))
+    if held is None:
+        return None
+    own = in_file(held, start, past)
+    after = _bytes(write(text_of(data, path), own, path=str(path), lenient=True), data)
+    event = Event(
+        number=0,
+        kind=EXPAND,
+        time=clock().isoformat(timespec="seconds"),
+        before=data,
+        after=after,
+        plan={"turn": number},
+        tokens_before=start.size(count),
+        tokens=held.size(count),
+        seconds=round(time.perf_counter() - began, 3),
+        origins=_origins(held, after, path),
+    )
+    return _save(path, event)
+
+
+def _expanded(start: Draft, number: int, turn: Turn) -> Draft | None:
+    own = [at for at, piece in enumerate(start.pieces) if piece.turns == (number - 1,)]
+    if any(start.pieces[at].made in ("", EXPAND) for at in own):
+        return None
+    for at in own:
+        old = start.pieces[at].turn
+        if old.role is turn.role and old.call_id == turn.call_id:
+            whole = replace(old, text=turn.text, reasoning=turn.reasoning, calls=turn.calls)
+            return start.fold(at, at + 1, Piece(whole, (number - 1,), EXPAND))
+    note = f"[holdfast: {label(number, turn)} of this session, put back in full]\n" + "\n".join(
+        t for t, _ in said(turn)
+    )
+    at = _place(start, number - 1)
+    return start.fold(at, at, Piece(Turn(Role.USER, note), (number - 1,), EXPAND))
+
+
+def _place(start: Draft, raw: int) -> int:
+    """The first legal place behind everything that was said before the raw turn, or holds it."""
+    behind = 1 + max((at for at, p in enumerate(start.pieces) if p.turns and min(p.turns) <= raw), default=-1)
+    return next(cut for cut in legal_cuts(start.transcript) if cut >= behind)
+
+
+def _origins(held: Draft, after: bytes, path: Path) -> tuple[Origin, ...]:
+    """Where each turn of the written file came from. Raises BadTranscript where it cannot be read again."""
+    turns = session(after, path).turns
+    return tuple(_origin([held.pieces[at] for at in sources], turn) for sources, turn in _sources(held, turns))
+
+
+def _sources(held: Draft, turns: tuple[Turn, ...]) -> list[tuple[tuple[int, ...], Turn]]:
+    return list(zip(spread(held.turns, turns), turns, strict=True))
+
+
+def _origin(pieces: list[Piece], turn: Turn) -> Origin:
+    made = "+".join(dict.fromkeys(piece.made for piece in pieces if piece.made))
+    turns = tuple(sorted({at for piece in pieces for at in piece.turns}))
+    if not any(piece.lines for piece in pieces):
+        return Origin(turns, made if len(pieces) < 2 else made or "joined")
+    known = [line for piece in pieces for line in _lines(piece)]
+    texts = turn.text.split("\n")
+    if [line.text for line in known] == texts:
+        return Origin(turns, made, tuple(line.turns for line in known))
+    by_text = {line.text: line.turns for line in known}
+    return Origin(turns, made, tuple(by_text.get(text, turns) for text in texts))
+
+
+def _lines(piece: Piece) -> list[Line]:
+    whole = piece.lines or (Line(piece.turn.text, piece.turns),)
+    return [Line(text, line.turns) for line in whole for text in line.text.split("\n")]
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file that will be read again and has a place for a log. Raises BadInput for a pipe or a device."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BadInput(f"{path}: a pipe or a device has no past; write the session to a file first")
+    return bytes_of(path)
+
+
+def _bytes(text: str, like: bytes) -> bytes:
+    return (_BOM if like.startswith(_BOM) else b"") + text.encode()
+
+
+def _save(path: Path, event: Event, output: Path | None = None) -> Event:
+    """Log the event, then write the file. A copy takes its past along."""
+    target = path if output is None else output
+    with writing(target, path) as file:
+        if bytes_of(path) != event.before:
+            raise Failed(f"{path} changed while it was being rewritten; it was left as it is, run the command again")
+        logged = event
+        older = () if target.resolve() == path.resolve() else applied(read_log(path), event.before, path)
+        for number, one in enumerate((*older, event), _next(read_log(target))):
+            logged = replace(one, number=number)
+            append(file, logged)
+        replace_file(target, event.after, path)
+    return logged
+
+
+def _next(events: Sequence[Event]) -> int:
+    return events[-1].number + 1 if events else 1

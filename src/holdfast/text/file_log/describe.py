@@ -1,0 +1,101 @@
+"""A session and its changes as lines to read: what show, diff and expand print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import unified_diff
+
+from holdfast.text.file_log.log import Event, Origin
+from holdfast.transcript.draft import turn_size
+from holdfast.transcript.token_estimate import count
+from holdfast.transcript.turn import Turn
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A line of a session as it is printed."""
+
+    text: str
+    at: int
+    """0-based turn of the file."""
+    line: int | None = None
+    """0-based line of that turn's text; None for its heading, reasoning and calls."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one turn in a change."""
+
+    turns: tuple[int, ...]
+    """0-based raw turns that it stood for."""
+    role: str
+    fate: str
+    """`verbatim`, `rewritten` or `dropped`."""
+    by: str
+    """What rewrote it."""
+    tokens_before: int
+    tokens: int
+    """Of what stands in its place; where several turns became one, told at the first of them."""
+
+
+def label(number: int, turn: Turn) -> str:
+    """A raw turn's name, by its 1-based number."""
+    return f"turn {number}, {turn.role.value}"
+
+
+def said(turn: Turn) -> Iterator[tuple[str, int | None]]:
+    """All that a turn says, line by line, with the line's place in its text."""
+    for line in turn.reasoning.split("\n") if turn.reasoning else ():
+        yield f"(thinks) {line}", None
+    for at, line in enumerate(turn.text.split("\n") if turn.text else ()):
+        yield line, at
+    for call in turn.calls:
+        yield f"(calls) {call.name} {call.arguments}", None
+
+
+def shown(turns: Sequence[Turn], origins: Sequence[Origin]) -> list[Shown]:
+    """A session, each turn under a heading that says what it stands for."""
+    lines = []
+    for at, (turn, origin) in enumerate(zip(turns, origins, strict=True)):
+        made = f", by {origin.made}" if origin.made else ""
+        lines.append(Shown(f"== {turn.role.value}: turn {numbers(origin.turns) or 'none'}{made}", at))
+        lines += [Shown(text, at, line) for text, line in said(turn)]
+    return lines
+
+
+def numbers(turns: Sequence[int]) -> str:
+    """0-based turns as 1-based ranges: `3-7, 9`."""
+    parts: list[list[int]] = []
+    for at in sorted(turns):
+        if parts and parts[-1][1] == at:
+            parts[-1][1] = at + 1
+        else:
+            parts.append([at + 1, at + 1])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def fates(event: Event, before: Sequence[Turn], origins: Sequence[Origin], after: Sequence[Turn]) -> list[Fate]:
+    """What an event made of each turn of the file before it; `origins` are of those turns."""
+    told: set[int] = set()
+    found = []
+    for turn, origin in zip(before, origins, strict=True):
+        holds = [at for at, new in enumerate(event.origins) if new.turns and set(new.turns).issuperset(origin.turns)]
+        same = next((at for at in holds if list(said(after[at])) == list(said(turn))), None)
+        place = same if same is not None else next(iter(holds), None)
+        fate = "dropped" if place is None else "rewritten" if same is None else "verbatim"
+        by = event.origins[place].made if place is not None and same is None else ""
+        size = 0 if place is None or place in told else turn_size(after[place], count)
+        told.update(() if place is None else (place,))
+        found.append(Fate(origin.turns, turn.role.value, fate, by, turn_size(turn, count), size))
+    return found
+
+
+def difference(before: Sequence[Turn], after: Sequence[Turn], name: str) -> list[str]:
+    """A unified diff of all that is said."""
+    old, new = ([line for turn in turns for line in _plain(turn)] for turns in (before, after))
+    return list(unified_diff(old, new, f"{name} before", f"{name} after", lineterm=""))
+
+
+def _plain(turn: Turn) -> list[str]:
+    return [f"== {turn.role.value}", *(text for text, _ in said(turn))]

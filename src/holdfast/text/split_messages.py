@@ -1,0 +1,37 @@
+"""Messages of an earlier compaction that a file format joined to the user's own, told apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from holdfast.facts.notes import MADE as NOTES
+from holdfast.facts.section import MADE as SECTION
+from holdfast.transcript.draft import Draft, Line, Piece
+from holdfast.transcript.speaker import voices
+from holdfast.transcript.turn import Role
+
+MADE = "unfold"
+
+
+def unfolded(held: Draft) -> Draft:
+    """The draft with every standing message as a piece of its own, after what the user said beside it."""
+    pieces = tuple(part for piece in held.pieces for part in _parts(piece))
+    return replace(held, pieces=pieces) if len(pieces) != len(held.pieces) else held
+
+
+def _parts(piece: Piece) -> Iterator[Piece]:
+    turn = piece.turn
+    found = () if piece.made else voices(turn)
+    if len(found) < 2:
+        yield piece
+        return
+    said, standing = turn.text, [voice for voice in found if voice.speaker is not Role.USER]
+    for voice in reversed(standing):
+        said = said[: voice.start] + said[voice.start + len(voice.text) :]
+    if said.strip():
+        yield replace(piece, turn=replace(turn, text=said.strip()), made=MADE)
+    for voice in standing:
+        lines = tuple(Line(text, piece.turns) for text in voice.text.split("\n"))
+        made = NOTES if voice.speaker is Role.ASSISTANT else SECTION
+        yield Piece(replace(turn, text=voice.text, source=0, extra={}), piece.turns, made, lines)

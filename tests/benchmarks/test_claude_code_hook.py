@@ -1,0 +1,120 @@
+"""The hook as Claude Code runs it: JSON on stdin, a sample session, nothing but its exit code and its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[2] / "benchmarks" / "claude_code"
+
+
+def line(number, parent, type_, **fields):
+    return {
+        "uuid": f"u{number}",
+        "parentUuid": f"u{parent}" if parent else None,
+        "type": type_,
+        "sessionId": "s",
+        "cwd": "/r",
+        "timestamp": f"2026-01-01T00:00:{number:02}Z",
+        **fields,
+    }
+
+
+def said(number, role, content, **fields):
+    return line(number, number - 1, role, message={"role": role, "content": content}, **fields)
+
+
+def session():
+    """A user with a rule, and six reads."""
+    lines = [said(1, "user", "Fix the parser in src/parse.py. Never edit setup.py.")]
+    for n in range(6):
+        use = {"type": "tool_use", "id": f"toolu_{n}", "name": "Read", "input": {"file_path": f"/r/part_{n}.py"}}
+        lines.append(said(2 + 2 * n, "assistant", [use]))
+        result = {"type": "tool_result", "tool_use_id": f"toolu_{n}", "content": f"PORT_{n} = {8000 + n}\n" * 60}
+        lines.append(said(3 + 2 * n, "user", [result]))
+    return [*lines, said(14, "assistant", [{"type": "text", "text": "The port is 8003."}])]
+
+
+def compacted(summary):
+    boundary = line(15, 0, "system", subtype="compact_boundary", logicalParentUuid="u14", compactMetadata={})
+    told = said(16, "user", summary, isCompactSummary=True, isVisibleInTranscriptOnly=True)
+    return [*session(), boundary, told]
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(lines, **event):
+        path = tmp_path / "project" / "3f2a.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        before = path.read_bytes()
+        stdin = json.dumps({"session_id": "s", "transcript_path": str(path), "cwd": str(tmp_path), **event})
+        done = subprocess.run(
+            [sys.executable, str(RECIPE / "hook.py")],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HOLDFAST_DIR": str(tmp_path / "kept")},
+        )
+        assert done.returncode == 0
+        assert path.read_bytes() == before
+        return done
+
+    return run
+
+
+def test_before_a_compaction_a_copy_is_saved_from_which_every_turn_can_be_had(run, tmp_path):
+    done = run(session(), hook_event_name="PreCompact", trigger="auto", custom_instructions="")
+    assert (done.stdout, done.stderr) == ("", "")
+    copy = tmp_path / "kept" / "3f2a.jsonl"
+    assert "8000" not in copy.read_text()
+    from holdfast.text.file_log import lineage
+
+    assert [turn.text for turn in lineage(copy).raw][2].startswith("PORT_0 = 8000")
+
+
+def test_after_it_the_agent_is_told_what_its_summary_lost_and_made_up(run):
+    lines = compacted("Work goes on in src/parse.py. The user approved removing the tests.")
+    done = run(lines, hook_event_name="SessionStart", source="compact")
+    output = json.loads(done.stdout)["hookSpecificOutput"]
+    assert output["hookEventName"] == "SessionStart"
+    assert "- Never edit setup.py." in output["additionalContext"]
+    assert "- The user approved removing the tests. (no user turn says so)" in output["additionalContext"]
+    assert "- path src/parse.py" not in output["additionalContext"]
+
+
+@pytest.mark.parametrize("source", ["startup", "resume", "clear"])
+def test_a_session_that_starts_otherwise_is_told_nothing(run, source):
+    done = run(compacted("Nothing."), hook_event_name="SessionStart", source=source)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "event", [{}, {"hook_event_name": "PreCompact", "transcript_path": "/nowhere.jsonl"}, {"hook_event_name": 3}]
+)
+def test_what_fails_never_stops_the_agent(run, event):
+    done = run(session(), **event)
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("stdin", ["", "[]", "null", "{", '{"transcript_path": 3, "hook_event_name": "PreCompact"}'])
+def test_bad_input_is_one_line_on_stderr(stdin):
+    done = subprocess.run(
+        [sys.executable, str(RECIPE / "hook.py")], input=stdin, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert done.stderr.startswith("holdfast hook: ")
+
+
+def test_the_settings_name_both_events_and_run_the_hook():
+    hooks = json.loads((RECIPE / "settings.json").read_text())["hooks"]
+    assert hooks.keys() == {"PreCompact", "SessionStart"}
+    assert {entry["hooks"][0]["command"] for rows in hooks.values() for entry in rows} == {"PYTHON HOOK"}

@@ -1,0 +1,36 @@
+"""Real sessions of every format that can be written: compacted three times, every turn still there, and undone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import BadTranscript
+from holdfast.text.file_log import compact_file, lineage, undo_file
+from holdfast.text.rewrite import TextPlan
+from holdfast.transcript.formats import FORMATS
+from holdfast.transcript.read import read
+
+DATA = Path(__file__).parents[4] / "shared" / "data" / "transcripts"
+FILES = sorted(DATA.iterdir()) if DATA.is_dir() else []
+pytestmark = pytest.mark.skipif(not FILES, reason="the real sessions are not here")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_three_compactions_lose_no_turn_and_can_be_undone(file, tmp_path):
+    try:
+        transcript = read(file, lenient=True)
+    except BadTranscript:
+        pytest.skip("its format cannot be read")
+    if not next(known for known in FORMATS if known.name == transcript.format).write:
+        pytest.skip("its format cannot be written")
+    path = tmp_path / file.name
+    shutil.copy(file, path)
+    for method in ("clamp", "tiered", "truncate"):
+        compact_file(path, TextPlan(method, ratio=2), lenient=True)
+        assert [turn.text for turn in lineage(path).raw] == [turn.text for turn in transcript.turns]
+    while lineage(path).steps:
+        undo_file(path)
+    assert path.read_bytes() == file.read_bytes()
