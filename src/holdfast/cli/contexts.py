@@ -195,6 +195,7 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
     from holdfast.errors import BadContext, BadInput
     from holdfast.eval.report.session_page import fates, session_page
     from holdfast.model.load import tokenizer
+    from holdfast.storage.files import replace
     from holdfast.transcript.read import read as read_transcript
 
     if session is None:
@@ -212,7 +213,7 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
         drawn = session_page(f"{file.name}: {session.name}", rendered, fate, manifest.evidence)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadContext(f"{file}: its evidence is not as the gate writes it; make it again") from error
-    page.write_text(drawn, encoding="utf-8")
+    replace(page, drawn.encode())
     console.line(f"{page} written")
 
 

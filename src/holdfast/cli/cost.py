@@ -113,9 +113,10 @@ def _replayed(
 
 def _draw(plot: Path, file: Path, runs: Sequence[Run]) -> None:
     from holdfast.eval.report.curves import curves
+    from holdfast.storage.files import replace
 
     prompts = {run.strategy.spec: [step.usage.prompt for step in run.steps] for run in runs}
-    plot.write_bytes(curves(f"{file.name}: what each call sends", prompts).png)
+    replace(plot, curves(f"{file.name}: what each call sends", prompts).png)
     console.say(f"{plot} written")
 
 

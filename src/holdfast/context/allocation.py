@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import BadOption
+from holdfast.storage.files import replace
 
 KINDS = ("global", "layer", "head", "pyramid", "learned")
 STEEPEST = 0.1  # a pyramid's last layer gets this part of an even share, its first layer 2 minus it
@@ -133,7 +134,7 @@ def save_shares(path: Path, model_digest: str, shares: Mapping[int, Sequence[flo
     """Write calibrated shares as a small JSON file."""
     rounded = {str(layer): [round(x, 7) for x in row] for layer, row in shares.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"model_digest": model_digest, "shares": rounded}, indent=1) + "\n")
+    replace(path, (json.dumps({"model_digest": model_digest, "shares": rounded}, indent=1) + "\n").encode())
 
 
 def load_shares(path: Path, model_digest: str) -> dict[int, list[float]]:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -27,6 +25,7 @@ from holdfast.errors import BadContext, BadInput
 from holdfast.model.load import Model
 from holdfast.model.slots import CODES, MODEL, AnySlots, Coded, CodedSlots, Form, Slots, group
 from holdfast.storage.backends import fetch, local, send
+from holdfast.storage.files import install, workshop
 
 FORMATS = (1, 2)
 """1: all slots as a model computes them; 2: some segment holds coded slots."""
@@ -87,15 +86,12 @@ def save(context: CompactContext, path: str | Path, model: Model) -> Path | str:
     if file is None:
         send(str(path), serialized(tensors, metadata))
         return str(path)
-    scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, scratch, metadata=metadata)
-        scratch.replace(file)
+        with workshop(file.parent) as folder:
+            save_file(tensors, folder / "context", metadata=metadata)
+            install(folder / "context", file)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"cannot write {file}: {error}") from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
     return file
 
 

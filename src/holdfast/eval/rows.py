@@ -7,7 +7,6 @@ interrupted run can be resumed. Later versions may add fields: unknown ones are 
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from holdfast.errors import BadInput
+from holdfast.storage.files import Lines
 
 FULL = "full"
 """The baseline method that keeps everything."""
@@ -143,9 +143,8 @@ def read_lines(path: str | Path, kind: type[Line], command: str, warn: Callable[
 
 def append_row(path: str | Path, row: BaseModel) -> None:
     """Add one row in one write, after dropping what an interrupted run may have left half-written."""
-    with Path(path).open("a+b") as file:
-        _mend(file.fileno())
-        file.write(row.model_dump_json().encode() + b"\n")
+    with Lines(Path(path)) as lines:
+        lines.append(row.model_dump_json())
 
 
 def _rows(path: Path, kind: type[Line], warn: Callable[[str], object]) -> Iterator[Line]:
@@ -179,15 +178,3 @@ def _is_json(line: bytes) -> bool:
     except ValueError:  # also what a cut in the middle of a UTF-8 character raises
         return False
     return True
-
-
-def _mend(descriptor: int) -> None:
-    """End the file at a line end: finish a whole last line, cut off a partial one."""
-    size = os.fstat(descriptor).st_size
-    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
-        return
-    start = os.pread(descriptor, size, 0).rfind(b"\n") + 1
-    if _is_json(os.pread(descriptor, size - start, start)):
-        os.write(descriptor, b"\n")
-    else:
-        os.ftruncate(descriptor, start)

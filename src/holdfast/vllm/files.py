@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from holdfast.errors import BadContext, BadInput
+from holdfast.storage.files import install, workshop
 
 FORMAT = 1
 KEY = "holdfast_pages"
@@ -93,16 +92,13 @@ def write(pages: Pages, folder: str | Path) -> Path:
     """Store pages; the file appears whole or not at all. Raises BadInput where it cannot be written."""
     path = where(Path(folder), pages.handle)
     tensors = {f"{name}.{i}": t.contiguous() for name, ts in _named(pages) for i, t in enumerate(ts)}
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, scratch, metadata={KEY: _json(pages.header)})
-        scratch.replace(path)
+        with workshop(path.parent) as scratch:
+            save_file(tensors, scratch / "pages", metadata={KEY: _json(pages.header)})
+            install(scratch / "pages", path)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"cannot write {path}: {error}") from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
     return path
 
 

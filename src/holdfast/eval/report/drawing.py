@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from holdfast.storage.files import replace
+
 INK, MUTED, RULE = "#1c2129", "#667080", "#dde2e9"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#4b9fd8", "#7a7a7a")
 """After Okabe and Ito: told apart with any colour vision; markers and dashes repeat the distinction."""
@@ -87,7 +89,7 @@ def draw(name: str, width: float, height: float, paint: Callable[[Any], None]) -
 
 def save(drawn: Drawn, folder: Path, stem: str) -> Path:
     path = folder / f"{stem}-{drawn.name}.png"
-    path.write_bytes(drawn.png)
+    replace(path, drawn.png)
     return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from holdfast.eval.report import drawing, page, plots
 from holdfast.eval.rows import Row, read_rows
 from holdfast.eval.score import join, score
+from holdfast.storage.files import replace
 
 
 def write_report(
@@ -21,5 +22,5 @@ def write_report(
     drawn = plots.plots(scores)
     for needed in (out.parent, folder):
         needed.mkdir(parents=True, exist_ok=True)
-    out.write_text(page.page(joined, scores, drawn), encoding="utf-8")
+    replace(out, page.page(joined, scores, drawn).encode())
     return [out, *(drawing.save(plot, folder, out.stem) for plot in drawn)]

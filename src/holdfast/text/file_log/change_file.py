@@ -13,6 +13,7 @@ from pathlib import Path
 
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadInput, BadOption, Failed
+from holdfast.storage.files import replace as replace_file
 from holdfast.text.file_log.describe import label, said
 from holdfast.text.file_log.file_draft import in_file, standing
 from holdfast.text.file_log.lineage import Lineage, applied, lineage, session, spread
@@ -25,8 +26,8 @@ from holdfast.text.file_log.log import (
     append,
     check_output,
     log_path,
+    mode_of,
     read_log,
-    replace_file,
     writing,
 )
 from holdfast.text.file_log.three_way_merge import graft
@@ -82,7 +83,7 @@ def compact_file(
     after = _bytes(written, data)
     if after == data:
         if output is not None:
-            replace_file(output, data, path)
+            replace_file(output, data, mode=mode_of(path))
         return Compaction(made, None)
     event = Event(
         number=0,
@@ -113,7 +114,7 @@ def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc) -> 
         raise BadInput(f"{path}: nothing to undo; {log_path(path).name} holds no change that this file came from")
     last = events[-1]
     if output is not None:
-        replace_file(output, last.before, path)
+        replace_file(output, last.before, mode=mode_of(path))
         return last
     restored = graft(last.before, last.after, data)
     if restored is None:
@@ -244,7 +245,7 @@ def _save(path: Path, event: Event, output: Path | None = None) -> Event:
         for number, one in enumerate((*older, event), _next(read_log(target))):
             logged = replace(one, number=number)
             append(file, logged)
-        replace_file(target, event.after, path)
+        replace_file(target, event.after, mode=mode_of(path))
     return logged
 
 

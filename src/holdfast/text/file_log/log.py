@@ -9,33 +9,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import shutil
-import sys
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from holdfast.errors import BadInput, BadOption, Failed
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
+from holdfast.errors import BadInput, BadOption
+from holdfast.storage.files import DISK, Disk, Lines
 
 _SUFFIX = ".holdfast.jsonl"
 COMPACT, EXPAND, UNDO = "compact", "expand", "undo"
-_LOCKED_BYTE = 1 << 30  # where locks forbid reading, one byte far behind the end hinders nobody
 
 
 @dataclass(frozen=True)
@@ -110,48 +96,22 @@ def read_log(session: Path) -> tuple[Event, ...]:
 
 
 @contextmanager
-def writing(session: Path, like: Path) -> Iterator[BinaryIO]:
+def writing(session: Path, like: Path, disk: Disk = DISK) -> Iterator[Lines]:
     """The log, to append to, by one writer at a time; the lock ends with the process. Raises Failed where another
-    has it. Who can read the session `like` can read the log, and nobody else."""
-    path = log_path(session)
-    fresh = not path.exists()
-    with path.open("ab+") as file:
-        if fresh:
-            shutil.copymode(like, path)
-        file.seek(_LOCKED_BYTE)
-        try:
-            _lock(file.fileno())
-        except OSError:
-            raise Failed(f"another holdfast is writing {session}; run the command again") from None
-        yield file
+    has it, BadInput for a link. Who can read the session `like` can read the log, and nobody else."""
+    with Lines(log_path(session), mode=mode_of(like), disk=disk) as lines:
+        lines.lock()
+        yield lines
 
 
-def append(file: BinaryIO, event: Event) -> None:
+def append(lines: Lines, event: Event) -> None:
     """Write an event and wait until it is on the disk."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(max(0, end - 1))
-    torn = end and file.read(1) != b"\n"
-    try:
-        file.write((b"\n" if torn else b"") + json.dumps(_fields(event)).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    except OSError as error:  # a write knows no name; the user needs one to make room
-        raise OSError(error.errno, error.strerror, file.name) from error
+    lines.append(json.dumps(_fields(event)), sync=True)
 
 
-def replace_file(path: Path, data: bytes, like: Path) -> None:
-    """The file with other content, at once or not at all; its permissions stay, a new one has those of `like`."""
-    real = path.resolve()
-    spare = real.with_name(f".{real.name}.holdfast.tmp")
-    try:
-        with spare.open("wb") as file:
-            shutil.copymode(real if real.exists() else like, spare)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        spare.replace(real)
-    finally:
-        spare.unlink(missing_ok=True)
+def mode_of(path: Path) -> int:
+    """The permissions of a file."""
+    return stat.S_IMODE(path.stat().st_mode) & 0o666
 
 
 def _fields(event: Event) -> dict[str, Any]:
