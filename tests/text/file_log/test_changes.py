@@ -14,6 +14,7 @@ import pytest
 
 from file_log.chat_files import exchange, grow, load, opening, save, user
 from holdfast.errors import BadInput, BadOption, Failed
+from holdfast.storage.files import Disk
 from holdfast.text.file_log import compact_file, expand_file, lineage, log_path, read_log, undo_file
 from holdfast.text.file_log.change_file import raw_turn
 from holdfast.text.file_log.describe import fates, shown
@@ -247,14 +248,38 @@ def test_the_log_is_as_private_as_the_session(path):
     assert oct(path.stat().st_mode)[-3:] == "600"
 
 
-def test_a_link_is_followed(path, tmp_path):
+def test_a_link_is_read_and_never_written(path, tmp_path):
     link = tmp_path / "link.jsonl"
     link.symlink_to(path)
     before = path.read_bytes()
-    compact_file(link, FOLD)
-    assert link.is_symlink()
-    assert undo_file(path).number == 1
-    assert path.read_bytes() == before
+    with pytest.raises(BadInput, match=r"is a link to .*give the file itself"):
+        compact_file(link, FOLD)
+    assert (link.is_symlink(), path.read_bytes(), log_path(path).exists()) == (True, before, False)
+    compact_file(link, FOLD, tmp_path / f"copy{path.suffix}")
+    compact_file(path, MASK)
+    for change in (undo_file, lambda file: expand_file(file, 4)):
+        with pytest.raises(BadInput, match="is a link"):
+            change(link)
+
+
+def test_a_log_that_is_a_link_is_not_written(path, tmp_path):
+    (tmp_path / "bashrc").write_bytes(b"export PRECIOUS=1\n")
+    before = path.read_bytes()
+    for session, output in ((path, None), (path.with_name("other"), path.with_name("other"))):
+        log_path(session).symlink_to(tmp_path / "bashrc")
+        with pytest.raises(BadInput, match="is a link"):
+            compact_file(path, FOLD, output)
+    assert (path.read_bytes(), (tmp_path / "bashrc").read_bytes()) == (before, b"export PRECIOUS=1\n")
+
+
+def test_a_link_under_the_old_spare_name_is_left_alone(path, tmp_path):
+    """A repository can carry such a link through a clone; it was followed."""
+    (tmp_path / "bashrc").write_bytes(b"export PRECIOUS=1\n")
+    path.with_name(f".{path.name}.holdfast.tmp").symlink_to(tmp_path / "bashrc")
+    compact_file(path, FOLD)
+    undo_file(path)
+    assert (tmp_path / "bashrc").read_bytes() == b"export PRECIOUS=1\n"
+    assert not path.is_symlink()
 
 
 def test_a_byte_order_mark_stays(tmp_path):
@@ -329,25 +354,25 @@ def test_an_event_of_another_session_is_refused(path):
 
 
 def test_the_event_is_on_the_disk_before_the_session_is_touched(path):
-    order = []
-    real = os.fsync
+    whole, order = path.read_bytes(), []
 
-    def fsync(descriptor):
-        order.append(log_path(path).read_bytes().count(b"\n"))
-        real(descriptor)
+    class Watched(Disk):
+        def sync(self, descriptor):
+            order.append((log_path(path).read_bytes().count(b"\n"), path.read_bytes() == whole))
+            super().sync(descriptor)
 
-    with patch("os.fsync", fsync):
-        compact_file(path, FOLD)
-    assert order == [1, 1]  # the log's line, then the spare file
+    compact_file(path, FOLD, disk=Watched())
+    assert order == [(1, True), (1, True)]  # the log's line, then the spare file
 
 
 def test_a_full_disk_is_told_with_the_file_that_found_no_room(path):
+    class Full(Disk):
+        def sync(self, descriptor):
+            raise OSError(28, "No space left on device")
+
     whole = path.read_bytes()
-    with (
-        patch("os.fsync", side_effect=OSError(28, "No space left on device")),
-        pytest.raises(OSError, match=re.escape(str(log_path(path)))),
-    ):
-        compact_file(path, FOLD)
+    with pytest.raises(OSError, match=re.escape(str(log_path(path)))):
+        compact_file(path, FOLD, disk=Full())
     assert path.read_bytes() == whole
 
 

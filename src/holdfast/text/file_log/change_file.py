@@ -13,6 +13,7 @@ from pathlib import Path
 
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadInput, BadOption, Failed
+from holdfast.storage.files import DISK, Disk, check
 from holdfast.storage.files import replace as replace_file
 from holdfast.text.file_log.describe import label, said
 from holdfast.text.file_log.file_draft import in_file, standing
@@ -65,6 +66,7 @@ def compact_file(
     *,
     lenient: bool = False,
     clock: Clock = utc,
+    disk: Disk = DISK,
 ) -> Compaction:
     """Compact a session file as text, in place or into `output`, and log it beside the file that was written.
 
@@ -83,7 +85,7 @@ def compact_file(
     after = _bytes(written, data)
     if after == data:
         if output is not None:
-            replace_file(output, data, mode=mode_of(path))
+            replace_file(output, data, mode=mode_of(path), disk=disk)
         return Compaction(made, None)
     event = Event(
         number=0,
@@ -98,10 +100,10 @@ def compact_file(
         gate=made.report.as_evidence() if made.report else {},
         origins=_origins(made.draft, after, path),
     )
-    return Compaction(made, _save(path, event, output))
+    return Compaction(made, _save(path, event, output, disk))
 
 
-def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc) -> Event:
+def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc, disk: Disk = DISK) -> Event:
     """Take back the last change: the file exactly as it was before it, and behind that what was appended since.
 
     `output` gets the file as it was instead, without what came later. Returns the event that was taken back. Raises
@@ -114,7 +116,7 @@ def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc) -> 
         raise BadInput(f"{path}: nothing to undo; {log_path(path).name} holds no change that this file came from")
     last = events[-1]
     if output is not None:
-        replace_file(output, last.before, mode=mode_of(path))
+        replace_file(output, last.before, mode=mode_of(path), disk=disk)
         return last
     restored = graft(last.before, last.after, data)
     if restored is None:
@@ -133,7 +135,7 @@ def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc) -> 
         tokens_before=draft(before).size(count),
         tokens=draft(after).size(count),
     )
-    _save(path, event)
+    _save(path, event, None, disk)
     return last
 
 
@@ -144,7 +146,7 @@ def raw_turn(past: Lineage, number: int, path: Path) -> Turn:
     return past.raw[number - 1]
 
 
-def expand_file(path: Path, number: int, *, clock: Clock = utc) -> Event | None:
+def expand_file(path: Path, number: int, *, clock: Clock = utc, disk: Disk = DISK) -> Event | None:
     """Put a raw turn (1-based) back into the session, where it stands in part, or as a note where it went.
 
     None where it stands there as it was said. Raises BadOption for a turn that there is not.
@@ -170,7 +172,7 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc) -> Event | None:
         seconds=round(time.perf_counter() - began, 3),
         origins=_origins(held, after, path),
     )
-    return _save(path, event)
+    return _save(path, event, None, disk)
 
 
 def _expanded(start: Draft, number: int, turn: Turn) -> Draft | None:
@@ -234,10 +236,11 @@ def _bytes(text: str, like: bytes) -> bytes:
     return (_BOM if like.startswith(_BOM) else b"") + text.encode()
 
 
-def _save(path: Path, event: Event, output: Path | None = None) -> Event:
+def _save(path: Path, event: Event, output: Path | None, disk: Disk) -> Event:
     """Log the event, then write the file. A copy takes its past along."""
     target = path if output is None else output
-    with writing(target, path) as file:
+    check(target)
+    with writing(target, path, disk) as file:
         if bytes_of(path) != event.before:
             raise Failed(f"{path} changed while it was being rewritten; it was left as it is, run the command again")
         logged = event
@@ -245,7 +248,7 @@ def _save(path: Path, event: Event, output: Path | None = None) -> Event:
         for number, one in enumerate((*older, event), _next(read_log(target))):
             logged = replace(one, number=number)
             append(file, logged)
-        replace_file(target, event.after, mode=mode_of(path))
+        replace_file(target, event.after, mode=mode_of(path), disk=disk)
     return logged
 
 
