@@ -33,12 +33,12 @@ from torch import Tensor
 
 import holdfast
 from holdfast.blocks.block import Block, Kind
-from holdfast.blocks.render import Rendered, question_ids, render
+from holdfast.blocks.render import RenderedSession, question_ids, render
 from holdfast.context.budget import Budget, from_ratio
 from holdfast.context.packing import where
 from holdfast.context.recompact import tighten
 from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.metrics import ratio_interval
 from holdfast.eval.probes import broken_rule, read_probes
@@ -100,9 +100,9 @@ class Bench:
     engine: LocalEngine
     method: LatentMethod
     ratio: float
-    rendered: Rendered
+    rendered: RenderedSession
     spans: list[Span]
-    head: Live
+    head: KVContext
     probes: list[Located]
 
     @property
@@ -118,7 +118,7 @@ class Bench:
         last = self.spans[rounds - 1] if rounds else None
         return last.start + len(last) if last else self.head.next_position
 
-    def memory(self, segments: Sequence[Segment], rounds: int) -> Live:
+    def memory(self, segments: Sequence[Segment], rounds: int) -> KVContext:
         live = self.head.fork()
         with torch.no_grad():
             for segment in segments:
@@ -126,7 +126,7 @@ class Bench:
         live.settle(self.end(rounds))
         return live
 
-    def measured(self, live: Live, rounds: int) -> Measured:
+    def measured(self, live: KVContext, rounds: int) -> Measured:
         encode, end = self.engine.model.tokenizer, self.end(rounds)
         asked = [
             Continuation(
@@ -229,7 +229,7 @@ def rounds(bench: Bench, forms: list[Form]) -> Iterator[Row]:
                 )
 
 
-def measured(bench: Bench, forms: Sequence[Form], full: Live, n: int) -> Iterator[Row]:
+def measured(bench: Bench, forms: Sequence[Form], full: KVContext, n: int) -> Iterator[Row]:
     """Every form and its baselines after `n` rounds."""
     budget, start = bench.budget(n), bench.spans[0].start
     span = Span(tuple(b for s in bench.spans[:n] for b in s.blocks), start)

@@ -32,15 +32,14 @@ from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.server.sessions.registry import turns_in
 from holdfast.session.events import turn_row
 from holdfast.session.session import Session
-from holdfast.session.trigger import Trigger
+from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
-from holdfast.text.rewrite import Breaker
 from holdfast.transcript.turn import Role, Turn
 
 TURNS = small_session().turns
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
 NEVER = HostPolicy(trigger=Trigger(tokens=10**9, window=None))
-EAGER = HostPolicy(trigger=Trigger(tokens=300, window=None), breaker=Breaker(cool_down=0))
+EAGER = HostPolicy(trigger=Trigger(tokens=300, window=None), breaker=CircuitBreaker(cool_down=0))
 PATIENCE = 60  # seconds after which threads that wait for each other are taken to be dead
 
 
@@ -96,9 +95,9 @@ def agrees(host: SessionHost) -> None:
         assert place.links == host.places.index.links(logged.turns, place.seed), "the index and the log differ"
         if (held := place.session) is not None:
             assert [*map(turn_row, held.turns)] == [*map(turn_row, logged.turns)], "memory and log have other turns"
-            assert [b.ids for b in held.held.blocks] == [b.ids for b in logged.held.blocks], "other tokens"
+            assert [b.ids for b in held.cache.blocks] == [b.ids for b in logged.cache.blocks], "other tokens"
             for what in ("tail", "slots", "tokens"):
-                assert getattr(held.held, what) == getattr(logged.held, what), f"memory and log differ in {what}"
+                assert getattr(held.cache, what) == getattr(logged.cache, what), f"memory and log differ in {what}"
             assert (held.pinned, held.compactions) == (logged.pinned, logged.compactions)
         assert place.busy == 0
 
@@ -106,7 +105,7 @@ def agrees(host: SessionHost) -> None:
 def within(host: SessionHost) -> None:
     """The books of the memory are true, and within the budget."""
     memory = host.places.memory
-    held = {place.name: place.session.held.footprint for place in host.places.all() if place.session}
+    held = {place.name: place.session.cache.footprint for place in host.places.all() if place.session}
     assert sum(held.values()) <= memory.nbytes <= memory.budget, "the budget is not held"
     assert {name for name, size in held.items() if size} <= set(memory.resident), "memory that nobody accounts for"
     assert not any(one.uses for one in memory._held.values()), "a session is in use for ever"

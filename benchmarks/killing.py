@@ -27,9 +27,8 @@ from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.server.sessions.registry import turns_in
-from holdfast.session.trigger import Trigger
+from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
-from holdfast.text.rewrite import Breaker
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the tokenizer is used after a fork
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
@@ -41,7 +40,7 @@ LONGEST = 14  # messages of a conversation, after which its client begins anothe
 def policy() -> HostPolicy:
     """Compacts nearly after every answer, and has memory for two or three sessions."""
     room = 2 * full_bytes(build_pair("llama").engine.model, 700)
-    return HostPolicy(Trigger(tokens=200, window=None), Breaker(cool_down=0), memory=room, max_tokens=12)
+    return HostPolicy(Trigger(tokens=200, window=None), CircuitBreaker(cool_down=0), memory=room, max_tokens=12)
 
 
 def serve(store: str, told: Any) -> None:

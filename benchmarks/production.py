@@ -23,7 +23,7 @@ from holdfast.blocks.block import Block
 from holdfast.blocks.render import question_ids, render
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
@@ -61,14 +61,14 @@ def compacted(engine: LocalEngine, span: Span, spec: str, prefill: float) -> tup
     """Compact with one method and print what it took beyond reading the span."""
     method, read = build(spec), engine.reading_seconds
     budget = from_ratio(len(span), RATIO)
-    total, made = seconds(lambda: method.compress(method.study(span, Live(engine.model), engine), budget))
+    total, made = seconds(lambda: method.compress(method.study(span, KVContext(engine.model), engine), budget))
     extra = total - (engine.reading_seconds - read)
     cost = f"{extra:6.2f} s on top, {extra / prefill:.2f} of the prefill, {peak(len(span), spec)} MB at the peak"
     print(f"  {spec:<16} {cost}")
     return made
 
 
-def decoding(engine: LocalEngine, full: Live, compact: Live, context: CompactContext) -> None:
+def decoding(engine: LocalEngine, full: KVContext, compact: KVContext, context: CompactContext) -> None:
     """Tokens per second over each kind of memory, alternating so that noise hits all alike."""
     memories = {
         "full": full,
@@ -92,7 +92,7 @@ def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext
     """A stored context answers; the text is read again and answers."""
     prompt = question_ids(engine.model.tokenizer, "Which file was changed last?")
 
-    def answer(live: Live) -> None:
+    def answer(live: KVContext) -> None:
         live = live.fork()
         with torch.no_grad():
             live.feed(prompt)
@@ -124,7 +124,7 @@ def padded(segment: StateSegment) -> StateSegment:
     return StateSegment(tuple(layers))
 
 
-def held(live: Live) -> int:
+def held(live: KVContext) -> int:
     """Bytes of all storages that the allocator handed out for a memory, positions and all."""
     storages = {}
     for layer in live.cache.layers:
@@ -158,7 +158,7 @@ def one_peak(length: int, spec: str) -> None:
     before = resident("VmRSS")
     if spec:
         method = build(spec)
-        method.compress(method.study(span, Live(engine.model), engine), from_ratio(length, RATIO))
+        method.compress(method.study(span, KVContext(engine.model), engine), from_ratio(length, RATIO))
     else:
         engine.open(CompactContext((tokens(span.ids, 0),), length))
     print(round((resident("VmHWM") - before) / 1024))

@@ -17,7 +17,7 @@ import holdfast
 from holdfast.blocks.render import question_ids, render
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, Segment, tokens
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.probes import read_probes
 from holdfast.eval.run import transcripts_in
@@ -52,7 +52,7 @@ class Opened(NamedTuple):
     """A window as the methods meet it."""
 
     window: Window
-    past: Live
+    past: KVContext
     span: Span
     suffix: list[int]
 

@@ -43,11 +43,11 @@ from holdfast.blocks.render import answer_ids, question_ids, render
 from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.compress_positions import stretches
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import HoldfastError
 from holdfast.eval.probes import broken_rule, read_probes
-from holdfast.session.cache import Held, closed
+from holdfast.session.cache import SessionCache, fit_positions
 from holdfast.session.session import Session
 from holdfast.storage.store import Store
 from holdfast.text.rewrite import TextPlan, rewrite
@@ -99,7 +99,7 @@ class Bench:
     action: Continuation
     asked: list[Continuation]
 
-    def row(self, keep: int, ratio: float, form: str, make: Callable[[], Live]) -> Row:
+    def row(self, keep: int, ratio: float, form: str, make: Callable[[], KVContext]) -> Row:
         """Make a memory and ask it."""
         began = perf_counter()
         with counting(self.engine) as read:
@@ -114,29 +114,29 @@ class Bench:
         """Tokens that stay verbatim where the turns from `recent` on do, and those of the middle."""
         stay: list[int] = []
         middle: list[int] = []
-        for block in self.session.held.blocks:
+        for block in self.session.cache.blocks:
             kept = block.origin.turn >= recent or self.session.stays(block)
             (stay if kept else middle).extend(range(*block.origin.tokens))
         return stay, middle
 
     @property
     def ids(self) -> list[int]:
-        return [i for block in self.session.held.blocks for i in block.ids]
+        return [i for block in self.session.cache.blocks for i in block.ids]
 
-    def reread(self, places: Sequence[int]) -> Live:
+    def reread(self, places: Sequence[int]) -> KVContext:
         """These tokens alone, read again where they stood."""
-        live, every = Live(self.engine.model), torch.tensor(self.ids)
+        live, every = KVContext(self.engine.model), torch.tensor(self.ids)
         with torch.no_grad():
             live.feed(every[places], positions=torch.tensor(places))
         live.settle(len(every))
         return live
 
-    def as_read(self, places: Sequence[int]) -> Live:
+    def as_read(self, places: Sequence[int]) -> KVContext:
         """These tokens alone, as the live session read them."""
-        live, runs = Live(self.engine.model), groupby(enumerate(places), key=lambda x: x[1] - x[0])
+        live, runs = KVContext(self.engine.model), groupby(enumerate(places), key=lambda x: x[1] - x[0])
         for _, run in runs:
             own = [at for _, at in run]
-            live.take(self.session.held.live, slice(own[0], own[-1] + 1))
+            live.take(self.session.cache.live, slice(own[0], own[-1] + 1))
         live.settle(len(self.ids))
         return live
 
@@ -147,8 +147,8 @@ def opened(engine: LocalEngine, window: Window, keep: int, most: int) -> Bench:
     for turn in window.turns:
         session.append((turn,))
     encode, opens = engine.model.tokenizer, len(answer_ids(engine.model.tokenizer)[0])
-    ids = tuple(i for block in session.rendered((window.action,)) for i in block.ids)
-    stays = [b for b in session.held.blocks if b.origin.turn >= session.recent or session.stays(b)]
+    ids = tuple(i for block in session.render_turns((window.action,)) for i in block.ids)
+    stays = [b for b in session.cache.blocks if b.origin.turn >= session.recent or session.stays(b)]
     verbatim = "\n".join(encode.decode(b.ids, clean_up_tokenization_spaces=False) for b in stays)
     fair = [p for p in window.probes if not broken_rule(p, verbatim)]
     asked = [
@@ -173,7 +173,7 @@ def compacted(session: Session, plan: Plan, restart: bool) -> Session:
 
 def measured(bench: Bench, cells: Sequence[tuple[int, float]]) -> Iterator[Row]:
     """Every form of a window; the baselines first. The first cell's keep has rewritten text beside it."""
-    yield bench.row(0, 0, "full", lambda: bench.session.held.live)
+    yield bench.row(0, 0, "full", lambda: bench.session.cache.live)
     for at, (keep, ratio) in enumerate(cells):
         bench.session.plan = planned(INFORMED, ratio, keep)
         stay, middle = bench.places(bench.session.recent)
@@ -194,14 +194,14 @@ def measured(bench: Bench, cells: Sequence[tuple[int, float]]) -> Iterator[Row]:
                 yield bench.row(keep, ratio, f"drawn to {part:.0%}", lambda p=part, h=inside: drawn(h, p).live)
 
 
-def latent(bench: Bench, name: str, ratio: float, restart: bool) -> tuple[Row, Held]:
+def latent(bench: Bench, name: str, ratio: float, restart: bool) -> tuple[Row, SessionCache]:
     keep, twin = bench.session.plan.policy.keep_recent, bench.session.fork()
 
-    def make() -> Live:
+    def make() -> KVContext:
         twin.compact(planned(name, ratio, keep), restart=restart)
-        return twin.held.live
+        return twin.cache.live
 
-    return bench.row(keep, ratio, f"{name} {'restart' if restart else 'in place'}", make), twin.held
+    return bench.row(keep, ratio, f"{name} {'restart' if restart else 'in place'}", make), twin.cache
 
 
 def texts(bench: Bench, keep: int, ratio: float, most: int) -> Iterator[Row]:
@@ -227,18 +227,18 @@ def rewritten(transcript: Transcript, spec: str, keep: int, slots: int, tokenize
     return max(made, key=lambda ids: (1, len(ids)) if len(ids) <= slots else (0, -len(ids)))
 
 
-def fed(engine: LocalEngine, ids: Sequence[int]) -> Live:
-    live = Live(engine.model)
+def fed(engine: LocalEngine, ids: Sequence[int]) -> KVContext:
+    live = KVContext(engine.model)
     with torch.no_grad():
         live.feed(list(ids))
     return live
 
 
-def drawn(held: Held, part: float) -> Held:
+def drawn(held: SessionCache, part: float) -> SessionCache:
     """With the compacted positions at `part` of their length."""
     end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
     room = sum(s.positions[1] - s.positions[0] for s in stretches(held.segments, end) if s.compacted)
-    return closed(held, held.live.next_position - int(room * (1 - part)))
+    return fit_positions(held, held.live.next_position - int(room * (1 - part)))
 
 
 # -- again and again ---------------------------------------------------------------------------------------------------
@@ -267,16 +267,16 @@ def again_and_again(engine: LocalEngine, name: str, turns: tuple[Turn, ...], opt
     session = made[False]
     window = Window(name, session.turns, turns[start])
     bench = opened(engine, window, keep, options.action)
-    recent = session.held.blocks[session.held.tail].origin.turn
+    recent = session.cache.blocks[session.cache.tail].origin.turn
     rows = [
-        bench.row(keep, 0, "full", lambda: bench.session.held.live),
+        bench.row(keep, 0, "full", lambda: bench.session.cache.live),
         bench.row(keep, 0, "none", lambda: bench.reread(bench.places(recent)[0])),
     ]
     for restart, session in made.items():
         form = f"{INFORMED} {'restart' if restart else 'in place'}"
-        row = bench.row(keep, RATIO, form, lambda s=session: s.held.live)
+        row = bench.row(keep, RATIO, form, lambda s=session: s.cache.live)
         rows.append(replace(row, read=read[restart], seconds=round(seconds[restart], 3)))
-    print(f"{name}: {session.held.tokens} tokens, {session.compactions} compactions", flush=True)
+    print(f"{name}: {session.cache.tokens} tokens, {session.compactions} compactions", flush=True)
     return rows
 
 
@@ -295,9 +295,9 @@ def resume(options: argparse.Namespace, engine: LocalEngine) -> None:
             session.append((turn,))
             if at == half:
                 session.compact()
-        ids = list(session.rendered((window.action,))[0].ids)[: options.action]
-        ours = engine.next_logits(session.held.live, ids)
-        print(f"{session.held.tokens} tokens, {session.held.slots:.0f} slots, {len(ids)} tokens asked")
+        ids = list(session.render_turns((window.action,))[0].ids)[: options.action]
+        ours = engine.next_logits(session.cache.live, ids)
+        print(f"{session.cache.tokens} tokens, {session.cache.slots:.0f} slots, {len(ids)} tokens asked")
         for saved in (False, True):
             if saved:
                 session.save()
@@ -310,7 +310,7 @@ def resumed(folder: str, ids: list[int]) -> None:
     """The second process: the logits after each of `ids`."""
     engine = holdfast.load()
     session = Session.resume("s", engine, Store(f"{folder}/store"))
-    torch.save(engine.next_logits(session.held.live, ids), f"{folder}/logits.pt")
+    torch.save(engine.next_logits(session.cache.live, ids), f"{folder}/logits.pt")
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ def run_windows(path: Path, options: argparse.Namespace, engine: LocalEngine, ou
         rows = list(measured(bench, cells))
         append(out, rows)
         print(
-            f"{window.session}: {bench.session.held.tokens} tokens, {len(bench.window.probes)} probes, next action "
+            f"{window.session}: {bench.session.cache.tokens} tokens, {len(bench.window.probes)} probes, next action "
             f"{len(bench.action.target)} tokens, {perf_counter() - began:.0f} s",
             flush=True,
         )

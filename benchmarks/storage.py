@@ -12,16 +12,16 @@ from pathlib import Path
 
 import holdfast
 from holdfast.blocks.render import question_ids, render
-from holdfast.compaction.compact import Shared, compact_live
+from holdfast.compaction.compact import SharedStudy, compact_in_memory
 from holdfast.compaction.partition import Part
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.segments import CompactContext, tokens
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.probes import read_probes
 from holdfast.eval.run import transcripts_in
 from holdfast.eval.windows import Window, locate, windows
-from holdfast.model.slots import FORMS
+from holdfast.model.quantized_slots import FORMS
 
 TASKDECK = Path(__file__).parents[1] / "examples" / "taskdeck"
 POLICY = Policy(pin=(), keep_recent=0)
@@ -45,11 +45,11 @@ def main() -> None:
         rest = [tokens(ids(p), p.start) for p in window.parts if not p.compact]
         none = engine.open(CompactContext(tuple(rest), window.tokens))
         full = engine.open(CompactContext((tokens(window.ids(), 0),), window.tokens))
-        without, shared = answers(engine, none, window), Shared()
+        without, shared = answers(engine, none, window), SharedStudy()
         gain, size = gain + answers(engine, full, window) - without, size + full.nbytes - none.nbytes
         for ratio, form in plans:
             plan = Plan(f"{given.latent}:storage={form}", ratio, False, POLICY)
-            _, live = compact_live(list(window.parts), engine, plan, shared=shared)
+            _, live = compact_in_memory(list(window.parts), engine, plan, shared=shared)
             kept[ratio, form] += answers(engine, live, window) - without
             held[ratio, form] += live.nbytes - none.nbytes
         probes, count = probes + len(window.probes), count + 1
@@ -71,7 +71,7 @@ def cut(engine: LocalEngine, given: argparse.Namespace) -> Iterator[Window]:
         yield from windows(session, rendered, located, given.window)[0]
 
 
-def answers(engine: LocalEngine, live: Live, window: Window) -> float:
+def answers(engine: LocalEngine, live: KVContext, window: Window) -> float:
     """The summed log-probability of all answers."""
     tokenizer = engine.model.tokenizer
     asked = [

@@ -11,7 +11,7 @@ from holdfast.compaction.plan import Policy
 from holdfast.context import store
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import StateSegment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.gate.latent.gate import Report, Work, checked
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
@@ -24,7 +24,7 @@ HEAD = "You edit code."
 
 def past_of(engine, text=HEAD):
     """A memory that has read `text`."""
-    live = Live(engine.model)
+    live = KVContext(engine.model)
     if text:
         with torch.no_grad():
             live.feed(engine.model.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -78,7 +78,7 @@ def pairs_in(segments, family):
 
 def snapshot(live):
     """What a memory holds, copied."""
-    held = [x for row in live.cache.layers for x in (row.keys, row.values, row.positions, row.slots, *row.coded)]
+    held = [x for row in live.cache.layers for x in (row.keys, row.values, row.positions, row.slots, *row.quantized)]
     return live.next_position, live.nbytes, [x.clone() if isinstance(x, torch.Tensor) else x for x in held]
 
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import render
-from holdfast.compaction.compact import Shared, compact, compact_live
+from holdfast.compaction.compact import SharedStudy, compact, compact_in_memory
 from holdfast.compaction.partition import Part, parts, ratio_for, spans
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context import store
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, StateSegment
-from holdfast.engine.kv_context import Live, opened
+from holdfast.engine.kv_context import KVContext, open_context
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
 from holdfast.gate.latent.gate import Gate
@@ -120,7 +120,7 @@ def test_a_ratio_for_a_budget_spends_it_and_no_more(lengths, pinned, more):
 def test_a_budget_counts_for_a_walk_over_parts_too(tiny, session):
     engine = tiny("llama").engine
     cut = cut_of(session, engine)
-    context, _ = compact_live(cut, engine, Plan("kvzip", slots=260))
+    context, _ = compact_in_memory(cut, engine, Plan("kvzip", slots=260))
     assert held(context, engine.model.family) <= 260
 
 
@@ -143,7 +143,7 @@ def compressed(engine, latent, span, past):
 @pytest.mark.parametrize("latent", [*map(spec, LATENT), "kvzip:storage=int8", "kvzip:allocation=pyramid,cap=1,floor=1"])
 def test_the_shortest_spans_work_or_say_why_not(two, latent):
     for start in (0, 12):
-        past = Live(two.model)
+        past = KVContext(two.model)
         with torch.no_grad():
             past.feed(list(range(60, 60 + start)))
         for length in (1, 2, 3):
@@ -162,7 +162,7 @@ def test_the_shortest_spans_work_or_say_why_not(two, latent):
 def test_a_span_too_short_for_a_hybrid_is_refused_with_the_way_out(two, latent):
     method, span = build(latent), short_span(2, 0)
     with pytest.raises(BadOption, match=r"too short for a hybrid at this ratio \(use a lower ratio"):
-        method.compress(method.study(span, Live(two.model), two.engine), from_ratio(2, 50))
+        method.compress(method.study(span, KVContext(two.model), two.engine), from_ratio(2, 50))
 
 
 @pytest.mark.parametrize("latent", ["informed", "snapkv", "truncate", "pool"])
@@ -194,7 +194,7 @@ def test_a_context_is_taken_to_the_device_of_the_memory(tiny, session):
     """Segments may lie elsewhere; one that holds no data cannot be taken, and leaves the memory as it was."""
     engine = tiny("llama").engine
     context = compact(session, engine, Plan("kvzip", 4))
-    live = opened(engine.model, context)
+    live = open_context(engine.model, context)
     state = next(s for s in context.segments if isinstance(s, StateSegment))
     empty = replace(state, layers=tuple(s.to("meta", torch.float32) for s in state.layers))
     before = live.next_position, live.nbytes, engine.next_logits(live, PROBE)
@@ -228,23 +228,23 @@ def test_a_session_that_is_stopped_anywhere_can_be_compacted_as_if_nothing_had_b
     cut, progress = cut_of(session, two.engine)[:3], Stopping()
     kept, given = copy.deepcopy(session), copy.deepcopy(cut)
     plan = Plan(latent, 6, gate=Gate())
-    want, live = compact_live(cut, two.engine, plan, progress)
+    want, live = compact_in_memory(cut, two.engine, plan, progress)
     logits = two.engine.next_logits(live, PROBE)
-    steps, shared = progress.calls, Shared()
+    steps, shared = progress.calls, SharedStudy()
     errors = (KeyboardInterrupt(), MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory"))
     for turn, at in enumerate(sorted({1, 2, steps // 3, steps // 2, steps - 1, steps} - {0})):
         progress.at, progress.calls, progress.error = at, 0, errors[turn % len(errors)]
         with pytest.raises(type(progress.error)):
-            compact_live(cut, two.engine, plan, progress, Shared())
+            compact_in_memory(cut, two.engine, plan, progress, SharedStudy())
         progress.calls = 0
         if shared.study is None:
             with pytest.raises(type(progress.error)):
-                compact_live(cut, two.engine, plan, progress, shared)
+                compact_in_memory(cut, two.engine, plan, progress, shared)
     progress.at = 0
     assert (session, cut) == (kept, given)
     assert torch.is_grad_enabled()
     assert torch.equal(two.engine.next_logits(live, PROBE), logits)
-    again, after = compact_live(cut, two.engine, plan, progress, shared)
+    again, after = compact_in_memory(cut, two.engine, plan, progress, shared)
     one, other = (store._tensors(context) for context in (again, want))
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one, other, strict=True))
     assert torch.equal(two.engine.next_logits(after, PROBE), logits)

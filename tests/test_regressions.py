@@ -13,7 +13,7 @@ from holdfast.cli.main import main
 from holdfast.compaction.compact import ask, compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.recompact import join, recompact
-from holdfast.compaction.subagents import bring_back, fork, own_blocks
+from holdfast.compaction.subagents import fork, merge_subagent, own_blocks
 from holdfast.context import store
 from holdfast.context.segments import StateSegment
 from holdfast.errors import BadInput, BadOption
@@ -38,7 +38,7 @@ def test_facts_weigh_in_what_a_sub_agent_brings_back(tiny, session):
     turns = (Turn(Role.ASSISTANT, "I looked at src/app/hosts.txt and then at a lot of other things, on port 48123."),)
     child, own = fork(parent, engine), own_blocks(session, turns, engine)
     plans = [Plan(f"informed:facts={facts}", ratio=6, policy=NOTHING) for facts in (1, 1e6)]
-    made = [bring_back(parent, child, own, engine, plan) for plan in plans]
+    made = [merge_subagent(parent, child, own, engine, plan) for plan in plans]
     assert positions(made[0]) != positions(made[1])
 
 

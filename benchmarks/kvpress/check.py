@@ -24,10 +24,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from holdfast.blocks.block import Block
-from holdfast.blocks.render import Rendered
+from holdfast.blocks.render import RenderedSession
 from holdfast.context.budget import Budget, from_ratio
 from holdfast.context.segments import CompactContext, tokens
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
@@ -44,7 +44,7 @@ WINDOW, PREFIX, ASKED, RATIO = 384, 96, 8, 4.0
 TOLERANCE = 1e-3
 
 
-def check(engine: LocalEngine, rendered: Rendered) -> dict[str, tuple[float, float]]:
+def check(engine: LocalEngine, rendered: RenderedSession) -> dict[str, tuple[float, float]]:
     """The largest difference of logits, per rival: without a prefix and behind one."""
     ids = torch.tensor(rendered.ids[: WINDOW + ASKED])
     window, question = ids[:WINDOW], ids[WINDOW:]
@@ -88,7 +88,7 @@ def _ours(
     """Logits `[n, V]` of the question after prefix and compacted span, and what was dropped, `[L, G, T]`."""
     prefix, span_ids = parts
     kept = (tokens(tuple(prefix.tolist()), 0),) if len(prefix) else ()
-    past = engine.open(CompactContext(kept, len(prefix))) if kept else Live(engine.model)
+    past = engine.open(CompactContext(kept, len(prefix))) if kept else KVContext(engine.model)
     span = Span((Block(tuple(span_ids.tolist()), block.origin),), len(prefix))
     rival: Any = build(name)
     study = rival.study(span, past, engine)

@@ -18,7 +18,7 @@ from kvpress import BasePress, KVzipPress, ScorerPress
 from torch import Tensor
 from transformers import DynamicCache
 
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption, Failed, UnsupportedModel
 from holdfast.model import attention
 from holdfast.model.load import Model
@@ -113,7 +113,7 @@ def check_model(model: Model) -> None:
 
 
 @torch.no_grad()
-def prefix_ids(past: Live) -> Tensor:
+def prefix_ids(past: KVContext) -> Tensor:
     """The tokens `[P]` that `past` has read, from the first layer's values, which depend on nothing else.
 
     Raises BadOption unless they are a plain prefix.
@@ -130,7 +130,7 @@ def prefix_ids(past: Live) -> Tensor:
     return torch.cat([torch.cdist(rows, table).argmin(1) for rows in torch.split(seen, ROWS)]).cpu()
 
 
-def check_same(reading: Reading, after: Live) -> None:
+def check_same(reading: Reading, after: KVContext) -> None:
     """Raise Failed unless kvpress's cache holds what ours holds."""
     N, model = reading.scores.shape[-1], after.model
     for layer, held in enumerate(reading.cache.layers):

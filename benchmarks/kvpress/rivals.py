@@ -17,7 +17,7 @@ from torch import Tensor
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
 from holdfast.context.surgery import keep
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
@@ -50,7 +50,7 @@ class Rival:
         """Masks `[L, G, T]` of what stays."""
         return per_head(study.scores, slots)
 
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         check_model(engine.model)
         before, began = engine.reading_seconds, now(engine.model.device)
         prefix = prefix_ids(past)

@@ -16,7 +16,8 @@ from holdfast.adapters import compactor as module
 from holdfast.adapters.compactor import CompactionWarning, Compactor
 from holdfast.adapters.messages import compact_messages, turns_of
 from holdfast.errors import BadOption
-from holdfast.text.rewrite import Breaker, Rewritten, TextPlan
+from holdfast.session.trigger import CircuitBreaker
+from holdfast.text.rewrite import Rewritten, TextPlan
 
 
 def step(number: int) -> list[dict[str, Any]]:
@@ -151,7 +152,7 @@ def test_failures_are_not_tried_at_every_request(monkeypatch):
 
 
 def test_it_is_tried_again_once_the_history_has_grown(monkeypatch):
-    compactor, done, _ = small(breaker=Breaker(most_failures=1))
+    compactor, done, _ = small(breaker=CircuitBreaker(most_failures=1))
     with monkeypatch.context() as patched:
         patched.setattr(module, "rewrite_again", failing)
         compact_messages(compactor, session(25))

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast.model.quantized_slots import quantize
 from holdfast.model.slots import Slots
 
 RECIPES = Path(__file__).parents[2] / "benchmarks"
@@ -132,7 +133,7 @@ def test_a_slot_takes_the_bytes_that_holdfast_holds(form, slots):
     model, n = shapes.MODELS[0], 4096
     rows = torch.randn(n * model.kv_heads, model.dim, dtype=torch.bfloat16)
     held = Slots(rows, rows, torch.arange(len(rows), dtype=torch.float32), None, lengths=(n,) * model.kv_heads)
-    nbytes = held.nbytes + held.positions.nbytes if slots is None else held.coded(slots).nbytes
+    nbytes = held.nbytes + held.positions.nbytes if slots is None else quantize(held, slots).nbytes
     assert nbytes * model.layers == pytest.approx(n * model.slot(form), rel=0.001)
 
 

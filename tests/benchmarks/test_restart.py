@@ -151,7 +151,7 @@ def bench():
 
 
 def test_all_tokens_as_they_were_read_or_again_are_the_live_session(bench):
-    full, every = bench.session.held.live, range(bench.session.held.tokens)
+    full, every = bench.session.cache.live, range(bench.session.cache.tokens)
     expected = bench.row(0, 0, "full", lambda: full).action
     for make in (bench.as_read, bench.reread):
         got = bench.row(1, 0, "x", lambda make=make: make(list(every)))

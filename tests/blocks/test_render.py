@@ -452,7 +452,9 @@ def quick_and_reference(transcript, tokenizer):
     apply = messages.applier(tokenizer, transcript if can.tools else None)
     wires = [message.wire for message in messages.chat_messages(transcript, can)]
     text = apply(wires)
-    return message_offsets.quick_places(wires, text, apply), message_offsets.places(wires, text, apply)
+    return message_offsets.quick_message_offsets(wires, text, apply), message_offsets.message_offsets(
+        wires, text, apply
+    )
 
 
 @st.composite

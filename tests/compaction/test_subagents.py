@@ -11,7 +11,7 @@ from holdfast.blocks.block import Kind
 from holdfast.blocks.render import render
 from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.compaction.subagents import bring_back, fork, own_blocks, system_prompt
+from holdfast.compaction.subagents import fork, merge_subagent, own_blocks, system_prompt
 from holdfast.context import store
 from holdfast.context.compose import part_of
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
@@ -72,7 +72,7 @@ def test_two_sub_agents_and_the_parent_do_not_see_each_other(two, session, paren
     assert (one.next_position, other.next_position) == (parent.next_position + 3, parent.next_position + 1)
     assert torch.equal(two.engine.next_logits(live, PROBE), want)
     assert torch.equal(two.engine.next_logits(child.live(), PROBE), want)
-    bring_back(parent, child, own_blocks(session, TASK, two.engine), two.engine)
+    merge_subagent(parent, child, own_blocks(session, TASK, two.engine), two.engine)
     assert all(torch.equal(a, b) for a, b in zip(*before, strict=True))
     assert torch.equal(two.engine.next_logits(live, PROBE), want)
 
@@ -114,7 +114,7 @@ def test_own_blocks_are_the_sub_agents_turns_as_the_model_reads_them(two, sessio
 def test_what_is_brought_back_stands_behind_the_parents_end(two, session, parent, how):
     child = fork(parent, two.engine, how, session=session)
     own = own_blocks(session, TASK, two.engine)
-    made = bring_back(parent, child, own, two.engine, Plan("kvzip", 4, policy=LAST))
+    made = merge_subagent(parent, child, own, two.engine, Plan("kvzip", 4, policy=LAST))
     added = made.segments[len(parent.segments) :]
     assert made.segments[: len(parent.segments)] == parent.segments
     assert all(a is b for a, b in zip(made.segments, parent.segments, strict=False))
@@ -139,7 +139,7 @@ def test_after_a_compact_fork_it_is_the_session_compacted_in_one_go(two, session
     plan = Plan("kvzip", 4, policy=policy)
     parent = compact(session, two.engine, plan)
     own = own_blocks(session, TASK, two.engine)
-    made = bring_back(parent, fork(parent, two.engine), own, two.engine, plan)
+    made = merge_subagent(parent, fork(parent, two.engine), own, two.engine, plan)
     whole = compact(replace(session, turns=(*session.turns, *TASK)), two.engine, plan)
     got, want = logits(two, made), logits(two, whole)
     assert made.next_position == whole.next_position
@@ -152,7 +152,7 @@ def test_several_sub_agents_are_brought_back_one_after_another(two, session, par
     children = [fork(parent, two.engine, how) for how in ("compact", "none")]
     made = parent
     for child in children:
-        made = bring_back(made, child, own, two.engine, plan)
+        made = merge_subagent(made, child, own, two.engine, plan)
     assert made.next_position == parent.next_position + 2 * len(ids_of(own))
     assert [p["recipe"].get("subagent") for p in made.recipe["parts"]] == [None, "compact", "none"]
     assert len(made.evidence["parts"]) == 3
@@ -165,7 +165,7 @@ def test_several_sub_agents_are_brought_back_one_after_another(two, session, par
 def test_saved_and_loaded_gives_the_same_logits(two, session, parent, tmp_path, latent, by_turn):
     plan = Plan(latent, 4, by_turn=by_turn, policy=LAST)
     own = own_blocks(session, TASK, two.engine)
-    made = bring_back(parent, fork(parent, two.engine, "none"), own, two.engine, plan)
+    made = merge_subagent(parent, fork(parent, two.engine, "none"), own, two.engine, plan)
     loaded = store.load(store.save(made, tmp_path / "a.holdfast", two.model), two.model)
     assert torch.equal(logits(two, loaded), logits(two, made))
     assert part_of(loaded) == part_of(made)
@@ -174,7 +174,7 @@ def test_saved_and_loaded_gives_the_same_logits(two, session, parent, tmp_path, 
 
 def test_it_is_smaller_than_the_transcript_that_it_replaces(two, session, parent):
     own = own_blocks(session, TASK, two.engine)
-    made = bring_back(parent, fork(parent, two.engine), own, two.engine, Plan("kvzip", 8, policy=LAST))
+    made = merge_subagent(parent, fork(parent, two.engine), own, two.engine, Plan("kvzip", 8, policy=LAST))
     live = two.engine.open(parent)
     with torch.no_grad():
         live.feed(ids_of(own))
@@ -194,8 +194,8 @@ def test_mistakes_say_what_to_do(two, session, parent):
     with pytest.raises(BadInput, match="the memory given"):
         fork(parent, two.engine, live=live)
     with pytest.raises(BadInput, match="added nothing"):
-        bring_back(parent, fork(parent, two.engine), (), two.engine)
+        merge_subagent(parent, fork(parent, two.engine), (), two.engine)
     with pytest.raises(BadOption, match="at least 1"):
-        bring_back(parent, fork(parent, two.engine), own, two.engine, Plan(ratio=0.5))
+        merge_subagent(parent, fork(parent, two.engine), own, two.engine, Plan(ratio=0.5))
     with pytest.raises(BadOption, match="without a gate"):
-        bring_back(parent, fork(parent, two.engine), own, two.engine, Plan(slots=500))
+        merge_subagent(parent, fork(parent, two.engine), own, two.engine, Plan(slots=500))

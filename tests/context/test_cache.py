@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from holdfast.compaction.compact import full_bytes
-from holdfast.context.cache import HeldLayer
+from holdfast.context.cache import SlotLayer
 from holdfast.context.packing import pack
 from holdfast.context.segments import CompactContext
 
@@ -19,7 +19,7 @@ def pairs(n, seed):
 
 def grown(*counts):
     """A layer that read `counts` tokens one piece after another."""
-    layer, at = HeldLayer(), 0
+    layer, at = SlotLayer(), 0
     for seed, n in enumerate(counts):
         k, v = pairs(n, seed)
         layer.positions = torch.cat((layer.positions, torch.arange(at, at + n).float()[None]), dim=1)
@@ -114,7 +114,7 @@ def test_bytes_are_those_of_every_tensor_held():
 
 
 def test_an_empty_layer_holds_nothing():
-    assert (HeldLayer().nbytes, HeldLayer().get_seq_length()) == (0, 0)
+    assert (SlotLayer().nbytes, SlotLayer().get_seq_length()) == (0, 0)
 
 
 def test_a_settled_memory_holds_only_what_the_next_token_sees_and_answers_the_same(tiny, ids):

@@ -16,7 +16,7 @@ from holdfast.context import store
 from holdfast.context.compose import compose, held_bytes, part_of
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, tokens
 from holdfast.context.surgery import keep
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput
 
 PROBE = [20, 30, 40, 50, 60]
@@ -119,7 +119,7 @@ def test_states_of_a_later_context_know_nothing_of_the_earlier_one(tiny, ids):
         return keep(read, [None] * len(read.keys))
 
     a = CompactContext((tokens(first, 0),), len(first))
-    alone = CompactContext((states(Live(pair.model)),), len(second))
+    alone = CompactContext((states(KVContext(pair.model)),), len(second))
     after = CompactContext((*a.segments, states(pair.engine.open(a))), len(first) + len(second))
     one_go = logits(pair, compose([a, CompactContext((tokens(second, 0),), len(second))]))
     put, read = logits(pair, compose([a, alone])), logits(pair, after)

@@ -17,7 +17,7 @@ from holdfast.context.budget import from_ratio
 from holdfast.context.compose import compose
 from holdfast.context.recompact import cells, tighten
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput, BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
@@ -32,7 +32,7 @@ def span_of(pair, ids, n=96):
 
 def compressed(pair, span, latent, ratio):
     method = build(latent)
-    study = method.study(span, Live(pair.model), pair.engine)
+    study = method.study(span, KVContext(pair.model), pair.engine)
     return list(method.compress(study, from_ratio(len(span), ratio)))
 
 
@@ -70,7 +70,7 @@ def test_8x_tightened_to_16x_is_16x_at_once(two, ids, latent, kind):
 def test_equal_scores_go_to_the_first_slots_in_both_ways(tiny, ids):
     pair, span = tiny("llama"), span_of(tiny("llama"), ids)
     method = build("kvzip")
-    study = method.study(span, Live(pair.model), pair.engine)
+    study = method.study(span, KVContext(pair.model), pair.engine)
     study = study._replace(scores={layer: torch.ones_like(s) for layer, s in study.scores.items()})
     loose, tight = (list(method.compress(study, from_ratio(len(span), ratio))) for ratio in (2, 6))
     assert same(tighten(loose, held(tight)), tight)

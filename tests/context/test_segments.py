@@ -7,7 +7,7 @@ import torch
 
 from holdfast.context.packing import pack
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, tokens
-from holdfast.context.surgery import keep, moved
+from holdfast.context.surgery import keep, shift_segment
 from holdfast.model.states import States
 
 
@@ -61,7 +61,7 @@ def test_tokens_stand_at_consecutive_positions():
 
 def test_moving_states_shifts_positions_and_nothing_else():
     here = state(10.0)
-    there = moved(here, 7)
+    there = shift_segment(here, 7)
     assert torch.equal(there.layers[0].positions, here.layers[0].positions + 7)
     assert torch.equal(there.layers[0].keys, here.layers[0].keys)
     assert here.last_position == 10.0

@@ -11,15 +11,15 @@ import torch
 from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context import store
-from holdfast.context.cache import HeldLayer
+from holdfast.context.cache import SlotLayer
 from holdfast.context.packing import join, pack, where
 from holdfast.context.segments import CompactContext, StateSegment, tokens
-from holdfast.context.surgery import coded, keep, moved
-from holdfast.engine.kv_context import Live
+from holdfast.context.surgery import keep, quantize_segment, shift_segment
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation
 from holdfast.errors import BadOption
 from holdfast.methods.registry import build
-from holdfast.model.slots import CODES, FORMS, encode
+from holdfast.model.quantized_slots import CODES, FORMS, quantize, quantize_rows
 
 ERROR = {"bfloat16": 0.004, "int8": 0.01, "int4": 0.12}
 D = 64
@@ -55,35 +55,35 @@ def same(a, b):
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
 def test_rounding_stays_within_its_bound(form, width, scale):
     rows = scale * noise(200, width)
-    assert apart(encode(rows, form).plain(torch.float32), rows) < ERROR[form]
+    assert apart(quantize_rows(rows, form).plain(torch.float32), rows) < ERROR[form]
 
 
 @pytest.mark.parametrize("form", ["int8", "int4"])
 def test_a_head_whose_keys_share_a_strong_mean_is_coded_as_finely_as_without(form):
     slots = ragged()
     strong = replace(slots, keys=slots.keys + 20 * noise(D, seed=9))
-    error = (strong.coded(form).plain(torch.float32).keys - strong.keys).norm() / slots.keys.norm()
+    error = (quantize(strong, form).plain(torch.float32).keys - strong.keys).norm() / slots.keys.norm()
     assert error < 1.1 * ERROR[form]
 
 
 def test_zeros_stay_zeros_and_nothing_stays_nothing(form):
-    assert torch.equal(encode(torch.zeros(3, D), form).plain(torch.float32), torch.zeros(3, D))
-    empty = pack(torch.zeros(2, 0, D), torch.zeros(2, 0, D), torch.empty(0)).coded(form)
+    assert torch.equal(quantize_rows(torch.zeros(3, D), form).plain(torch.float32), torch.zeros(3, D))
+    empty = quantize(pack(torch.zeros(2, 0, D), torch.zeros(2, 0, D), torch.empty(0)), form)
     assert empty.plain(torch.float32).keys.shape == (0, D)
     assert sum(empty.lengths) == 0
 
 
 def test_coding_again_changes_nothing_and_the_same_input_gives_the_same_bytes(form):
     rows = noise(50, D)
-    once = encode(rows, form)
-    again = encode(once.plain(torch.float32), form)
-    assert torch.equal(once.codes, encode(rows, form).codes)
+    once = quantize_rows(rows, form)
+    again = quantize_rows(once.plain(torch.float32), form)
+    assert torch.equal(once.codes, quantize_rows(rows, form).codes)
     assert torch.allclose(again.plain(torch.float32), once.plain(torch.float32), rtol=1e-2, atol=1e-6)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_bytes_are_those_of_every_tensor_held(form, bias):
-    slots = ragged(bias=bias).coded(form)
+    slots = quantize(ragged(bias=bias), form)
     held = [slots.keys.codes, slots.keys.scales, slots.values.codes, slots.values.scales]
     held += [slots.positions, slots.bias, slots.centre]
     assert slots.nbytes == sum(t.untyped_storage().nbytes() for t in held if t is not None)
@@ -93,7 +93,7 @@ def test_bytes_are_those_of_every_tensor_held(form, bias):
 
 def test_heads_bias_and_positions_are_kept_as_they_were(form):
     slots = ragged(bias=True)
-    plain = slots.coded(form).plain(torch.float32)
+    plain = quantize(slots, form).plain(torch.float32)
     assert plain.lengths == slots.lengths
     assert torch.equal(plain.bias, slots.bias)
     assert torch.equal(plain.positions, slots.positions)
@@ -102,7 +102,7 @@ def test_heads_bias_and_positions_are_kept_as_they_were(form):
 
 
 def test_choosing_among_coded_slots_is_choosing_among_what_they_stand_for(form):
-    slots = join([ragged(bias=True).coded(form), ragged(seed=5).coded(form)])
+    slots = join([quantize(ragged(bias=True), form), quantize(ragged(seed=5), form)])
     mask = noise(len(slots.keys), seed=3) > 0
     chosen, want = where(slots, mask), where(slots.plain(torch.float32), mask)
     assert same(chosen.plain(torch.float32), want)
@@ -110,7 +110,7 @@ def test_choosing_among_coded_slots_is_choosing_among_what_they_stand_for(form):
 
 
 def test_joining_coded_slots_is_joining_what_they_stand_for(form):
-    parts = [ragged(seed=s, bias=s == 3).coded(form) for s in (0, 3, 6)]
+    parts = [quantize(ragged(seed=s, bias=s == 3), form) for s in (0, 3, 6)]
     joined, want = join(parts), join([p.plain(torch.float32) for p in parts])
     assert same(joined.plain(torch.float32), want)
     assert (joined.lengths, torch.equal(joined.bias, want.bias)) == (want.lengths, True)
@@ -121,7 +121,7 @@ def test_joining_coded_slots_is_joining_what_they_stand_for(form):
 def span_of(pair, ids, n=40):
     """A context of a verbatim head, ragged states with a bias, and a verbatim end; states are not coded."""
     text = ids(n + 10)
-    past = Live(pair.model)
+    past = KVContext(pair.model)
     with torch.no_grad():
         past.feed(text[:5])
     _, states = pair.engine.capture(past, text[5:n], torch.arange(5, n))
@@ -147,14 +147,14 @@ def logits(pair, context):
 
 
 def test_reading_codes_is_reading_what_they_stand_for(pair, ids, form):
-    narrow = with_states(span_of(pair, ids), lambda s: coded(s, form))
+    narrow = with_states(span_of(pair, ids), lambda s: quantize_segment(s, form))
     got, want = logits(pair, narrow), logits(pair, with_states(narrow, decoded))
     assert (got - want).abs().max() < 1e-4 * want.abs().max()
 
 
 def test_logits_stay_close(pair, ids, form):
     context = span_of(pair, ids)
-    got, want = logits(pair, with_states(context, lambda s: coded(s, form))), logits(pair, context)
+    got, want = logits(pair, with_states(context, lambda s: quantize_segment(s, form))), logits(pair, context)
     assert apart(got, want) < {"bfloat16": 0.03, "int8": 0.1, "int4": 0.7}[form]  # attention is peaked here
 
 
@@ -163,18 +163,18 @@ def test_a_memory_of_several_forms_reads_each(pair, ids, form):
     context = span_of(pair, ids)
     state, end = context.segments[1], tokens(ids(4, seed=3), 150)
     other = "int8" if form != "int8" else "bfloat16"
-    segments = (*context.segments, moved(state, 50), coded(moved(state, 100), form), end)
-    segments += (coded(moved(state, 200), other), coded(moved(state, 250), form))
+    segments = (*context.segments, shift_segment(state, 50), quantize_segment(shift_segment(state, 100), form), end)
+    segments += (quantize_segment(shift_segment(state, 200), other), quantize_segment(shift_segment(state, 250), form))
     mixed = CompactContext(segments, 300)
     live = pair.engine.open(mixed)
-    assert {part.form for layer in live.cache.layers for part in layer.coded} == {form, other}
+    assert {part.form for layer in live.cache.layers for part in layer.quantized} == {form, other}
     got, want = pair.engine.next_logits(live, PROBE), logits(pair, with_states(mixed, decoded))
     assert (got - want).abs().max() < 1e-4 * want.abs().max()
 
 
 def test_moving_coded_states_changes_positions_alone(two, ids, form):
-    context = with_states(span_of(two, ids), lambda s: coded(s, form))
-    later = replace(context, segments=tuple(moved(s, 100) for s in context.segments), next_position=150)
+    context = with_states(span_of(two, ids), lambda s: quantize_segment(s, form))
+    later = replace(context, segments=tuple(shift_segment(s, 100) for s in context.segments), next_position=150)
     before, after = (c.segments[1].layers[0] for c in (context, later))
     assert torch.equal(before.keys.codes, after.keys.codes)
     got, want = logits(two, later), logits(two, with_states(later, decoded))
@@ -182,7 +182,7 @@ def test_moving_coded_states_changes_positions_alone(two, ids, form):
 
 
 def test_many_questions_share_coded_slots(two, ids, form):
-    live = two.engine.open(with_states(span_of(two, ids), lambda s: coded(s, form)))
+    live = two.engine.open(with_states(span_of(two, ids), lambda s: quantize_segment(s, form)))
     asked = [Continuation((5, 6, 7), (8, 9)), Continuation((9,), (4, 3, 2))]
     one_by_one = [two.engine.score(live, [c])[0] for c in asked]
     for got, want in zip(two.engine.score(live, asked), one_by_one, strict=True):
@@ -192,12 +192,14 @@ def test_many_questions_share_coded_slots(two, ids, form):
 
 def test_an_opened_memory_holds_codes_and_counts_them(two, ids, form):
     context = span_of(two, ids)
-    plain, narrow = (two.engine.open(with_states(context, f)) for f in (lambda s: s, lambda s: coded(s, form)))
+    plain, narrow = (
+        two.engine.open(with_states(context, f)) for f in (lambda s: s, lambda s: quantize_segment(s, form))
+    )
     held = 0
     for layer in narrow.cache.layers:
-        assert all(part.form == form for part in layer.coded)
+        assert all(part.form == form for part in layer.quantized)
         held += sum(t.nbytes for t in (layer.keys, layer.values) if t is not None)
-        for part in layer.coded:
+        for part in layer.quantized:
             rows = [t for r in (part.keys, part.values) for t in (r.codes, r.scales)]
             held += sum(t.nbytes for t in (*rows, part.positions, part.bias, part.centre) if t is not None)
     assert narrow.nbytes == held < plain.nbytes
@@ -205,12 +207,12 @@ def test_an_opened_memory_holds_codes_and_counts_them(two, ids, form):
 
 def test_a_fork_shares_codes_and_is_left_alone_by_what_its_twin_takes_in(two, ids, form):
     context = span_of(two, ids)
-    segment = coded(context.segments[1], form)
+    segment = quantize_segment(context.segments[1], form)
     live = two.engine.open(CompactContext((segment,), 40))
     before, size = two.engine.next_logits(live, PROBE), live.nbytes
     twin = live.fork()
     with torch.no_grad():
-        twin.append(moved(segment, 50))
+        twin.append(shift_segment(segment, 50))
     assert live.nbytes == size
     assert torch.equal(two.engine.next_logits(live, PROBE), before)
 
@@ -218,16 +220,16 @@ def test_a_fork_shares_codes_and_is_left_alone_by_what_its_twin_takes_in(two, id
 def test_a_half_precision_model_reads_every_form(tiny, ids, form):
     pair = tiny("llama", dtype=torch.bfloat16)
     context = span_of(pair, ids)
-    narrow = with_states(context, lambda s: coded(s, form))
+    narrow = with_states(context, lambda s: quantize_segment(s, form))
     got, want = logits(pair, narrow).float(), logits(pair, context).float()
     assert apart(got, want) < {"bfloat16": 0.1, "int8": 0.15, "int4": 0.5}[form]
-    layer: HeldLayer = pair.engine.open(narrow).cache.layers[0]
-    assert bool(layer.coded) == (form != "bfloat16")  # nothing is coded that takes no fewer bytes
+    layer: SlotLayer = pair.engine.open(narrow).cache.layers[0]
+    assert bool(layer.quantized) == (form != "bfloat16")  # nothing is coded that takes no fewer bytes
     assert math.isclose(pair.engine.open(context).nbytes, pair.engine.open(narrow).nbytes) == (form == "bfloat16")
 
 
 def test_what_was_saved_is_loaded_bit_for_bit(two, ids, form, tmp_path):
-    context = with_states(span_of(two, ids), lambda s: coded(s, form))
+    context = with_states(span_of(two, ids), lambda s: quantize_segment(s, form))
     path = store.save(context, tmp_path / "a.holdfast", two.model)
     loaded = store.load(path, two.model)
     assert torch.equal(logits(two, loaded), logits(two, context))

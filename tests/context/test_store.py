@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from holdfast.blocks.block import Kind, Origin
 from holdfast.context import store
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
-from holdfast.context.surgery import coded, keep, moved
-from holdfast.engine.kv_context import Live
+from holdfast.context.surgery import keep, quantize_segment, shift_segment
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput, BadOption
 from holdfast.storage.backends import fetch, send
 
@@ -32,7 +32,7 @@ def sample(pair, seed=0):
     """A context with every kind of segment, ragged heads and a bias."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 260, (30,), generator=generator)
-    _, states = pair.engine.capture(Live(pair.model), ids[5:20], torch.arange(5, 20))
+    _, states = pair.engine.capture(KVContext(pair.model), ids[5:20], torch.arange(5, 20))
     masks = [torch.rand(k.shape[:2], generator=generator) < 0.6 for k in states.keys]
     state = keep(states, masks, (ORIGIN,))
     first = replace(state.layers[0], bias=torch.randn(len(state.layers[0].keys), generator=generator))
@@ -178,7 +178,7 @@ def test_saving_replaces_an_older_file(stored):
 def test_the_same_states_at_two_places_are_saved(tiny, tmp_path):
     pair = tiny("llama")
     state = sample(pair).segments[1]
-    context = CompactContext((state, moved(state, 100)), 200)
+    context = CompactContext((state, shift_segment(state, 100)), 200)
     loaded = store.load(store.save(context, tmp_path / "a.holdfast", pair.model), pair.model)
     assert torch.equal(probe(pair, loaded), probe(pair, context))
 
@@ -479,7 +479,7 @@ def test_hostile_tensors_are_refused(stored, case):
 def in_form(pair, form, path):
     """A file whose states are held in `form`."""
     context = sample(pair)
-    segments = tuple(coded(s, form) if isinstance(s, StateSegment) else s for s in context.segments)
+    segments = tuple(quantize_segment(s, form) if isinstance(s, StateSegment) else s for s in context.segments)
     return store.save(replace(context, segments=segments), path, pair.model)
 
 

@@ -9,7 +9,7 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import question_ids
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, tokens
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import Failed
 from holdfast.methods.base import Span
@@ -56,7 +56,7 @@ def test_greedy_continuation_equals_generate(engine, span):
 
 def test_kvzip_at_four_times_keeps_what_the_model_cannot_know(engine, span):
     method = build("kvzip")
-    made = method.compress(method.study(span, Live(engine.model), engine), from_ratio(len(span), 4))
+    made = method.compress(method.study(span, KVContext(engine.model), engine), from_ratio(len(span), 4))
     contexts = {
         "full": CompactContext((tokens(span.ids, 0),), len(span)),
         "kvzip": CompactContext(tuple(made), len(span)),

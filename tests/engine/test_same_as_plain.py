@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from holdfast.context.segments import CompactContext, tokens
-from holdfast.context.surgery import keep, moved
-from holdfast.engine.kv_context import Live
+from holdfast.context.surgery import keep, shift_segment
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput
@@ -30,7 +30,7 @@ def close(got, want, tolerance=1e-4):
 
 def captured(pair, ids, start=0):
     """Everything of `ids` as one state segment, and the memory that it came from."""
-    past = Live(pair.model)
+    past = KVContext(pair.model)
     past.next_position = start
     after, states = pair.engine.capture(past, ids)
     return keep(states, [None] * len(states.keys)), after
@@ -45,14 +45,14 @@ def as_slots(pair, ids):
 
 def test_prefill_equals_the_plain_model(pair, ids):
     text = ids(LENGTH)
-    assert close(pair.engine.next_logits(Live(pair.model), text.tolist()), plain_logits(pair, text))
+    assert close(pair.engine.next_logits(KVContext(pair.model), text.tolist()), plain_logits(pair, text))
 
 
 @pytest.mark.parametrize("cuts", [(1,), (7, 8), (3, 17, 29)])
 def test_prefill_in_pieces_equals_the_plain_model(pair, ids, cuts):
     from holdfast.model.forward import logits
 
-    text, live = ids(LENGTH), Live(pair.model)
+    text, live = ids(LENGTH), KVContext(pair.model)
     with torch.no_grad():
         pieces = [live.feed(part) for part in torch.tensor_split(text, cuts)]
         assert close(logits(pair.model, torch.cat(pieces)), plain_logits(pair, text))
@@ -85,7 +85,7 @@ def test_tokens_then_states_then_tokens_equals_the_plain_model(pair, ids):
 
 def test_float64_stays_float64_on_the_stock_path(tiny, ids):
     pair, text = tiny("llama", dtype=torch.float64), ids(LENGTH)
-    live = Live(pair.model)
+    live = KVContext(pair.model)
     with torch.no_grad():
         hidden = torch.cat([live.feed(part) for part in text.split(13)])
         want = pair.plain.get_decoder()(text[None]).last_hidden_state[0]
@@ -104,7 +104,7 @@ def test_captured_states_do_not_depend_on_where_the_span_stood(pair, ids):
 def test_a_splice_at_a_moved_position_equals_shifted_positions(pair, ids):
     text = ids(LENGTH)
     segment, _ = captured(pair, text[:25])
-    live = pair.engine.open(CompactContext((moved(segment, 300),), 325))
+    live = pair.engine.open(CompactContext((shift_segment(segment, 300),), 325))
     got = pair.engine.next_logits(live, text[25:].tolist())
     assert close(got, plain_logits(pair, text, torch.arange(LENGTH) + 300)[25:], 1e-3)
 
@@ -119,7 +119,7 @@ def test_surprisal_is_the_plain_models_negative_log_probability(pair, ids):
 
 
 def test_surprisal_of_a_first_token_is_the_mean_of_the_rest(pair, ids):
-    _, states = pair.engine.capture(Live(pair.model), ids(10))
+    _, states = pair.engine.capture(KVContext(pair.model), ids(10))
     assert torch.allclose(states.surprisal[0], states.surprisal[1:].mean())
 
 
@@ -145,7 +145,7 @@ def test_batched_answers_equal_answers_one_by_one(pair, ids, spliced):
 
 
 def test_batched_answers_over_no_context_equal_answers_one_by_one(pair, ids):
-    live = Live(pair.model)
+    live = KVContext(pair.model)
     prompts = [ids(n, seed=n).tolist() for n in (9, 4)]
     assert pair.engine.answers(live, prompts, 10) == [list(pair.engine.generate(live, p, 10)) for p in prompts]
 
@@ -200,7 +200,7 @@ def test_a_fork_does_not_disturb_its_origin(two, ids):
     with torch.no_grad():
         twin.feed(ids(9, seed=1))
         frozen.feed(ids(4, seed=2))
-        twin.append(moved(captured(two, ids(5, seed=3))[0], 40))
+        twin.append(shift_segment(captured(two, ids(5, seed=3))[0], 40))
     assert (live.next_position, live.nbytes) == (15, size)
     assert torch.equal(two.engine.next_logits(live, [5, 6, 7]), before)
 
@@ -217,7 +217,7 @@ def test_a_rewind_returns_to_identical_logits(two, ids):
 
 
 def test_after_a_rewind_to_nothing_a_batch_is_answered_as_before(two, ids):
-    live, prompts = Live(two.model), [ids(4).tolist(), ids(6).tolist()]
+    live, prompts = KVContext(two.model), [ids(4).tolist(), ids(6).tolist()]
     before = two.engine.answers(live, prompts, 6)
     with torch.no_grad():
         live.feed(ids(5))
@@ -226,7 +226,7 @@ def test_after_a_rewind_to_nothing_a_batch_is_answered_as_before(two, ids):
 
 
 def test_after_a_rewind_to_nothing_states_can_be_spliced(two, ids):
-    live, segment = Live(two.model), as_slots(two, ids(9))
+    live, segment = KVContext(two.model), as_slots(two, ids(9))
     with torch.no_grad():
         live.feed(ids(5))
         live.rewind(5)
@@ -247,7 +247,7 @@ def test_a_rewind_returns_over_a_gap_in_the_positions(tiny, ids):
 
 @pytest.mark.parametrize("count", [-1, 6])
 def test_a_rewind_beyond_what_was_fed_is_refused(tiny, ids, count):
-    live = Live(tiny("llama").model)
+    live = KVContext(tiny("llama").model)
     with torch.no_grad():
         live.feed(ids(5))
     with pytest.raises(BadInput, match="0 to 5"):
@@ -281,7 +281,7 @@ def test_a_failed_feed_leaves_the_memory_as_it_was(two, ids, case):
 
 @pytest.mark.parametrize("case", broken_feeds())
 def test_a_failed_first_feed_leaves_the_memory_empty(two, case):
-    live = Live(two.model)
+    live = KVContext(two.model)
     bad, positions = broken_feeds()[case]
     with torch.no_grad(), pytest.raises(Exception):  # noqa: B017  (whatever torch says)
         live.feed(bad, positions=positions)
@@ -306,11 +306,11 @@ def test_a_feed_that_its_observer_interrupts_leaves_the_memory_as_it_was(two, id
 def test_a_narrowed_memory_is_one_in_which_the_rest_cannot_be_seen(tiny, ids, seen):
     """Against the plain model with a mask; what stays has been computed with everything in sight."""
     pair, text = tiny("llama"), ids(LENGTH)
-    live = Live(pair.model)
+    live = KVContext(pair.model)
     with torch.no_grad():
         live.feed(text[:30])
     before, size = pair.engine.next_logits(live, [5, 6, 7]), live.nbytes
-    narrow = live.narrowed(20, seen)
+    narrow = live.fork_narrowed(20, seen)
     assert (narrow.next_position, narrow.last_hidden) == (30, None)
     with pytest.raises(BadInput, match="0 to 0"):
         narrow.rewind(1)
@@ -328,7 +328,7 @@ def test_a_narrowed_memory_is_one_in_which_the_rest_cannot_be_seen(tiny, ids, se
 
 
 def test_reading_nothing_changes_nothing(tiny, ids):
-    live = Live(tiny("llama").model)
+    live = KVContext(tiny("llama").model)
     with torch.no_grad():
         live.feed(ids(5))
         assert live.feed([]).shape == (0, 64)

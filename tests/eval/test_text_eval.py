@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.cli.main import main
-from holdfast.engine.chat import Reply
+from holdfast.engine.chat import ChatAnswer
 from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.eval.metrics import exact_match, f1, keyword_hit
 from holdfast.eval.rows import read_lines
@@ -41,7 +41,7 @@ class Answers:
             self.now += 1
             self.most = max(self.most, self.now)
         try:
-            return Reply(self.says(prompt), 100, 10, 0.1)
+            return ChatAnswer(self.says(prompt), 100, 10, 0.1)
         finally:
             with self.lock:
                 self.now -= 1

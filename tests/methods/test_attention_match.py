@@ -10,7 +10,7 @@ import torch
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent.attention_match import AttentionMatch, log_mass, nonnegative, pursued, refitted
@@ -28,7 +28,7 @@ def span_of(ids, start=BEFORE):
 
 
 def studied(pair, ids, spec="attention_match"):
-    past = Live(pair.model)
+    past = KVContext(pair.model)
     with torch.no_grad():
         past.feed(ids(BEFORE, seed=1))
     return build(spec).study(span_of(ids(LENGTH, seed=2)), past, pair.engine)

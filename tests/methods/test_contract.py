@@ -10,13 +10,13 @@ import torch
 
 from holdfast.blocks.block import Kind
 from holdfast.blocks.render import render
-from holdfast.compaction.compact import compact, compact_live, compact_parts
+from holdfast.compaction.compact import compact, compact_in_memory, compact_parts
 from holdfast.compaction.partition import parts, spans
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context import store
 from holdfast.context.budget import Budget, from_ratio
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
-from holdfast.engine.kv_context import Live, opened
+from holdfast.engine.kv_context import KVContext, open_context
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
 from holdfast.gate.latent.fact_tokens import marked
@@ -70,7 +70,7 @@ def compacted(two, session, latent, made):
 def full(session, engine):
     """The uncompacted session in memory."""
     ids = render(session, engine.model.tokenizer).ids
-    live = Live(engine.model)
+    live = KVContext(engine.model)
     with torch.no_grad():
         live.feed(list(ids))
     return live
@@ -96,7 +96,7 @@ def same(a, b):
 
 
 def snapshot(live):
-    held = [(x.keys, x.values, x.slots, x.positions, *x.coded) for x in live.cache.layers]
+    held = [(x.keys, x.values, x.slots, x.positions, *x.quantized) for x in live.cache.layers]
     copies = [(x.clone() if isinstance(x, torch.Tensor) else x) for row in held for x in row]
     return live.next_position, live.nbytes, copies
 
@@ -134,7 +134,7 @@ def test_law_2_a_span_keeps_at_most_its_budget(two, session, latent, ratio):
     part = max((p for p in cut(session, two.engine) if p.compact), key=len)
     (span,) = spans(part, by_turn=False)
     budget = from_ratio(len(span), ratio)
-    past = Live(two.model)
+    past = KVContext(two.model)
     past.next_position = span.start
     if "hybrid" in latent and budget.slots <= 0.15 * len(span):
         pytest.skip("a hybrid keeps 15 % verbatim, which leaves nothing at this ratio")
@@ -150,7 +150,7 @@ def test_law_2_the_bytes_reported_are_the_bytes_held(two, session, latent, compa
         tensors_held += [layer.keys, layer.values]
         if layer.slots is not None:
             tensors_held += [layer.slots.keys, layer.slots.values, layer.slots.bias]
-        for part in layer.coded:
+        for part in layer.quantized:
             tensors_held += [part.keys.codes, part.keys.scales, part.values.codes, part.values.scales]
             tensors_held += [part.positions, part.bias, part.centre]
     held = sum(t.untyped_storage().nbytes() if t.numel() == 0 else t.nbytes for t in tensors_held if t is not None)
@@ -172,7 +172,7 @@ def test_law_3_inputs_are_left_as_they_were(two, session, latent):
     method = build(latent)
     rendered = render(session, two.model.tokenizer)
     pieces = parts(session, rendered, Policy())
-    past = Live(two.model)
+    past = KVContext(two.model)
     with torch.no_grad():
         past.feed([i for block in pieces[0].blocks for i in block.ids])
     before = snapshot(past)
@@ -268,7 +268,7 @@ def test_law_7_turn_by_turn_in_one_session_equals_composing_the_segments(two, se
             ids = torch.tensor([i for b in part.blocks for i in b.ids])
             made.append(TokenSegment(ids, torch.arange(part.start, part.start + len(part)).float()))
         for span in spans(part, by_turn=True):
-            past = opened(two.model, CompactContext(tuple(made), span.start))
+            past = open_context(two.model, CompactContext(tuple(made), span.start))
             budget = from_ratio(len(span), RATIO)
             told = replace(span, facts=marked(span.blocks, two.model.tokenizer))
             made += method.compress(method.study(told, past, two.engine), budget)
@@ -302,7 +302,7 @@ def test_law_9_a_compaction_that_is_interrupted_leaves_everything_as_it_was(two,
 
     part = next(p for p in cut(session, two.engine) if p.compact)
     (span,) = spans(part, by_turn=False)
-    past = Live(two.model)
+    past = KVContext(two.model)
     with torch.no_grad():
         past.feed(list(render(session, two.model.tokenizer).ids[: span.start]))
     before, method = snapshot(past), build(latent)
@@ -364,7 +364,7 @@ def test_a_compacted_context_answers(two, session, latent, compacted):
 def test_a_study_serves_smaller_and_larger_budgets_alike(two, session, latent):
     method = build(latent)
     (span,) = spans(next(p for p in cut(session, two.engine) if p.compact), by_turn=False)
-    past = Live(two.model)
+    past = KVContext(two.model)
     past.next_position = span.start
     study = method.study(span, past, two.engine)
     sizes = []
@@ -384,7 +384,7 @@ def test_soft_segments_hold_no_gradient(two, session, latent, compacted):
 
 
 def test_the_memory_a_compaction_ends_in_is_the_one_that_opening_gives(two, session, latent):
-    context, live = compact_live(cut(session, two.engine, Policy()), two.engine, plan(latent))
+    context, live = compact_in_memory(cut(session, two.engine, Policy()), two.engine, plan(latent))
     opened_again = two.engine.open(context)
     got, want = (two.engine.next_logits(memory, PROBE) for memory in (live, opened_again))
     assert (got - want).abs().max() < 1e-4 * want.abs().max()

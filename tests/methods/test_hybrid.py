@@ -10,7 +10,7 @@ import torch
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
 from holdfast.context.segments import SoftSegment, StateSegment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent.split_by_age import split
@@ -29,7 +29,7 @@ def spanned(ids):
 
 
 def studied(pair, ids, spec):
-    past = Live(pair.model)
+    past = KVContext(pair.model)
     with torch.no_grad():
         past.feed(ids(BEFORE, seed=1))
     return build(spec).study(spanned(ids), past, pair.engine)

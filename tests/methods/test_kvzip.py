@@ -10,7 +10,7 @@ import torch
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
 from holdfast.context.segments import StateSegment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.methods.base import Span
 from holdfast.methods.latent.kvzip import KVzip
 from holdfast.methods.registry import build
@@ -25,7 +25,7 @@ def span_of(ids, start=0):
 
 
 def studied(pair, ids, **options):
-    past = Live(pair.model)
+    past = KVContext(pair.model)
     with torch.no_grad():
         past.feed(ids(BEFORE, seed=1))
     span = span_of(ids(LENGTH, seed=2), BEFORE)
@@ -119,7 +119,7 @@ def test_what_is_kept_is_what_the_model_computed(two, ids):
 def test_progress_runs_from_nothing_to_all(tiny, ids):
     seen = []
     span = span_of(ids(LENGTH))
-    KVzip(chunk=10).study(span, Live(tiny("llama").model), tiny("llama").engine, lambda *step: seen.append(step))
+    KVzip(chunk=10).study(span, KVContext(tiny("llama").model), tiny("llama").engine, lambda *step: seen.append(step))
     repeats = [(done, total) for what, done, total, _ in seen if what == "repeat"]
     assert repeats == [(n, 30) for n in (0, 10, 20, 30)]
 
@@ -127,7 +127,7 @@ def test_progress_runs_from_nothing_to_all(tiny, ids):
 def test_truncate_keeps_the_newest_tokens_where_they_stood(tiny, ids):
     span = span_of(ids(LENGTH), 100)
     method = build("truncate")
-    (segment,) = method.compress(method.study(span, Live(tiny("llama").model), tiny("llama").engine), Budget(4))
+    (segment,) = method.compress(method.study(span, KVContext(tiny("llama").model), tiny("llama").engine), Budget(4))
     assert segment.ids.tolist() == ids(LENGTH)[-4:].tolist()
     assert segment.positions.tolist() == [126, 127, 128, 129]
     assert [o.tokens for o in segment.origins] == [(126, 130)]

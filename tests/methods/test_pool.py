@@ -9,7 +9,7 @@ import torch
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
@@ -18,7 +18,7 @@ BEFORE, LENGTH = 12, 30
 
 
 def studied(pair, ids, spec="pool"):
-    past = Live(pair.model)
+    past = KVContext(pair.model)
     with torch.no_grad():
         past.feed(ids(BEFORE, seed=1))
     origin = Origin(0, Kind.OBSERVATION, (0, LENGTH), (BEFORE, BEFORE + LENGTH))

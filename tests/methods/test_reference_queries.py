@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import question_ids
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods import reference_queries
 from holdfast.methods.base import Span, quiet
@@ -31,7 +31,7 @@ def span_of(ids, start=0, later=()):
 
 
 def read(pair, ids, later=(), length=LENGTH):
-    past = Live(pair.model)
+    past = KVContext(pair.model)
     with torch.no_grad():
         past.feed(ids(BEFORE, seed=1))
     span = span_of(ids(length, seed=2), BEFORE, later)

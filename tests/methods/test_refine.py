@@ -7,7 +7,7 @@ import torch
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent.refine import PARTS, descended, padded
@@ -20,7 +20,7 @@ BEFORE, LENGTH = 12, 30
 
 
 def studied(pair, ids, spec):
-    past = Live(pair.model)
+    past = KVContext(pair.model)
     with torch.no_grad():
         past.feed(ids(BEFORE, seed=1))
     origin = Origin(0, Kind.OBSERVATION, (0, LENGTH), (BEFORE, BEFORE + LENGTH))

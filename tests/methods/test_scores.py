@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.allocation import save_shares
 from holdfast.context.budget import Budget
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span, quiet
@@ -35,7 +35,7 @@ def span_of(ids, start=0):
 
 def scored(pair, ids, spec, before=BEFORE):
     """The scores that a method gives to a span behind `before` tokens, per full layer `[G, T]`."""
-    past = Live(pair.model)
+    past = KVContext(pair.model)
     with torch.no_grad():
         past.feed(ids(before, seed=1))
     return build(spec).study(span_of(ids(LENGTH, seed=2), before), past, pair.engine).scores
@@ -83,7 +83,7 @@ def test_h2o_is_the_sum_of_the_attention_that_a_token_receives(two, ids, mean):
 
 @pytest.mark.parametrize(("recent", "newest"), [(0, 0), (0.5, 4), (1, 8)])
 def test_h2o_keeps_the_newest_and_the_heaviest_of_the_rest(two, ids, recent, newest):
-    method, past = build(f"h2o:recent={recent}"), Live(two.model)
+    method, past = build(f"h2o:recent={recent}"), KVContext(two.model)
     study = method.study(span_of(ids(LENGTH, seed=2)), past, two.engine)
     (segment,) = method.compress(study, Budget(8))
     for layer in two.model.family.full:
@@ -116,7 +116,7 @@ def test_snapkv_of_a_span_that_is_all_observed_prefers_nothing(two, ids, observe
 @pytest.mark.parametrize("spec", ["snapkv:observed=9", "h2o:recent=1"])
 def test_a_head_with_less_room_than_the_newest_keeps_the_very_newest(two, ids, spec, allocation):
     method = build(f"{spec},allocation={allocation}")
-    (segment,) = method.compress(method.study(span_of(ids(LENGTH)), Live(two.model), two.engine), Budget(6))
+    (segment,) = method.compress(method.study(span_of(ids(LENGTH)), KVContext(two.model), two.engine), Budget(6))
     counts = []
     for layer in two.model.family.full:
         for _, _, positions, _ in segment.layers[layer].heads():
@@ -188,7 +188,7 @@ def test_expected_attention_has_no_sinks_in_the_middle_of_a_session(tiny, ids):
 @pytest.mark.parametrize("length", [1, 2, 4, 5])
 @pytest.mark.parametrize("spec", ["expected_attention", "snapkv", "h2o", "keydiff", "knorm", "streaming", "random"])
 def test_a_span_shorter_than_what_stays_anyway_is_scored(two, ids, spec, length):
-    study = build(spec).study(span_of(ids(length)), Live(two.model), two.engine)
+    study = build(spec).study(span_of(ids(length)), KVContext(two.model), two.engine)
     assert all(s.shape == (two.model.family.kv_heads, length) and s.isfinite().all() for s in study.scores.values())
     (segment,) = build(spec).compress(study, Budget(1))
     assert all(segment.layers[x].lengths == (1,) * two.model.family.kv_heads for x in two.model.family.full)
@@ -198,7 +198,7 @@ def test_a_span_shorter_than_what_stays_anyway_is_scored(two, ids, spec, length)
 def test_a_span_read_in_several_passes_is_scored_as_one_read_at_once(two, ids, spec):
     """A prefill runs in chunks, and what watches it must put them together."""
     method, engine, span = build(spec), two.engine, span_of(ids(LENGTH, seed=2))
-    past = Live(two.model)
+    past = KVContext(two.model)
     whole = method.study(span, past, engine)
     for sizes in ([7] * 4 + [2], [1, 29], [29, 1], [3] * 10):
         live, watched = past.fork(), method.watch(span, past, engine)
@@ -229,7 +229,7 @@ def test_knorm_prefers_the_smallest_keys(two, ids):
 @pytest.mark.parametrize(("sinks", "slots", "kept"), [(4, 9, 4), (0, 5, 0), (4, 4, 4), (4, 3, 3), (99, 5, 5)])
 def test_streaming_keeps_the_first_and_the_newest(two, ids, sinks, slots, kept):
     method = build(f"streaming:sinks={sinks}")
-    study = method.study(span_of(ids(LENGTH), 100), Live(two.model), two.engine)
+    study = method.study(span_of(ids(LENGTH), 100), KVContext(two.model), two.engine)
     (segment,) = method.compress(study, Budget(slots))
     for layer in two.model.family.full:
         for _, _, positions, _ in segment.layers[layer].heads():
@@ -255,7 +255,7 @@ def test_informed_without_its_weight_is_kvzip(two, ids):
 
 
 def test_informed_weighs_each_query_by_what_the_span_tells_there(two, ids):
-    past = Live(two.model)
+    past = KVContext(two.model)
     with torch.no_grad():
         past.feed(ids(BEFORE, seed=1))
     study = build("informed:chunk=11,reach=4,exponent=0.7,scale=2,least=0.1").study(
@@ -298,10 +298,10 @@ def test_calibrated_shares_decide_how_many_pairs_a_head_keeps(tiny, ids, tmp_pat
     pair, path = tiny("llama"), tmp_path / "shares.json"
     save_shares(path, pair.model.digest, {0: [0.5, 0.1], 1: [0.1, 0.1], 2: [0.2, 0.0]})
     method = build(f"knorm:allocation=learned,shares={path}")
-    (segment,) = method.compress(method.study(span_of(ids(LENGTH)), Live(pair.model), pair.engine), Budget(5))
+    (segment,) = method.compress(method.study(span_of(ids(LENGTH)), KVContext(pair.model), pair.engine), Budget(5))
     assert [s.lengths for s in segment.layers] == [(15, 3), (3, 3), (6, 0)]
     (floored,) = replace(method, floor=0.4).compress(
-        replace(method, floor=0.4).study(span_of(ids(LENGTH)), Live(pair.model), pair.engine), Budget(5)
+        replace(method, floor=0.4).study(span_of(ids(LENGTH)), KVContext(pair.model), pair.engine), Budget(5)
     )
     assert [s.lengths for s in floored.layers] == [(11, 4), (4, 4), (5, 2)]
 
@@ -317,13 +317,13 @@ def test_shares_that_do_not_fit_are_refused_before_the_span_is_read(tiny, ids, t
 
     with pytest.raises(BadOption, match="holdfast calibrate"):
         build(f"knorm:allocation=learned,shares={path}").study(
-            span_of(ids(LENGTH)), Live(pair.model), pair.engine, progress
+            span_of(ids(LENGTH)), KVContext(pair.model), pair.engine, progress
         )
 
 
 def test_slots_remember_the_scores_that_they_were_kept_by(two, ids):
     method = build("kvzip")
-    study = method.study(span_of(ids(LENGTH)), Live(two.model), two.engine)
+    study = method.study(span_of(ids(LENGTH)), KVContext(two.model), two.engine)
     (segment,) = method.compress(study, Budget(6))
     for layer, slots in enumerate(segment.layers):
         if layer not in two.model.family.full:
@@ -384,7 +384,7 @@ def test_scores_are_those_of_kvpress(kvpress, press):
     facts, engine, ids = kvpress
     options, want = recorded()["presses"][press]["options"], torch.tensor(facts["scores"][press])
     method = build(OURS[press])
-    study = method.study(span_of(ids), Live(engine.model), engine)
+    study = method.study(span_of(ids), KVContext(engine.model), engine)
     got = torch.stack([study.scores[layer] for layer in engine.model.family.full])
     if press == "streaming_llm":  # it scores 1 and 0 for one ratio, we rank for all of them
         budget = Budget(len(ids) - int(options["compression_ratio"] * len(ids)))

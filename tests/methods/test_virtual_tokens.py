@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.context.budget import Budget
 from holdfast.context.segments import SoftSegment, StateSegment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent import virtual_tokens as vt
@@ -36,7 +36,7 @@ def run(ids):
     """`run(pair, **options)`: the segments of one span, and the progress that was reported."""
 
     def go(pair, slots=SLOTS, length=LENGTH, **options):
-        past = Live(pair.model)
+        past = KVContext(pair.model)
         with torch.no_grad():
             past.feed(ids(BEFORE, seed=1))
         seen = []

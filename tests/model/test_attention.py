@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from holdfast.context.packing import join, pack
 from holdfast.model import attention
-from holdfast.model.attention import Pass, Slots, merged, readable, tail_mask
+from holdfast.model.attention import Pass, Slots, attend_merged, attend_reference, tail_mask
 
 B, H, G, Q, T, TAIL, D = 2, 4, 2, 3, 7, 5, 8
 SCALE = D**-0.5
-PATHS = (readable, merged)
+PATHS = (attend_reference, attend_merged)
 LAYOUTS = ("even", "ragged", "an empty head", "biased", "even but biased", "one slot", "empty", "none")
 
 
@@ -228,7 +228,7 @@ def test_a_slot_far_above_all_others_takes_everything(attend, q, tail):
 @pytest.mark.parametrize("queries", [1, Q, TAIL])
 def test_a_sliding_window_masks_slots_by_position(tail, slots, window, queries):
     q, layer = noise(B, H, queries, D), held(slots)
-    assert agree(readable(q, *tail, layer, SCALE, window), by_hand(q, tail, layer, window))
+    assert agree(attend_reference(q, *tail, layer, SCALE, window), by_hand(q, tail, layer, window))
 
 
 @pytest.mark.parametrize("window", [2, 4, 7, 100])
@@ -241,7 +241,7 @@ def test_a_sliding_window_counts_positions_not_entries(attend, q, tail, slots):
     apart = replace(held(None), positions=torch.tensor([[20.0, 30, 31, 50, 51]]).expand(B, -1))
     assert agree(attend(q, *tail, apart, SCALE, 25), by_hand(q, tail, apart, 25))
     apart = replace(apart, slots=slots)
-    assert agree(readable(q, *tail, apart, SCALE, 25), by_hand(q, tail, apart, 25))
+    assert agree(attend_reference(q, *tail, apart, SCALE, 25), by_hand(q, tail, apart, 25))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -341,7 +341,7 @@ def test_whatever_is_trained_gets_the_gradient_of_the_reference(q, tail, leaf):
         out = attend(parts["query"], (parts["key"], parts["value"]), held(packed))
         return torch.autograd.grad((out * noise(*out.shape, seed=7)).sum(), parts[leaf])[0]
 
-    want = gradient(lambda q, tail, layer: readable(q, *tail, layer, SCALE, None)[0])
+    want = gradient(lambda q, tail, layer: attend_reference(q, *tail, layer, SCALE, None)[0])
     assert want.abs().sum() > 0
     assert torch.allclose(gradient(called), want, atol=1e-5)
 

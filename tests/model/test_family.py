@@ -61,13 +61,13 @@ def test_a_yarn_models_factor_is_read(tiny_plain):
 def test_a_model_with_scaled_frequencies_captures_and_reopens_as_it_is(tiny_plain, tokenizer_with, ids, scaling):
     from holdfast.context.segments import CompactContext
     from holdfast.context.surgery import keep
-    from holdfast.engine.kv_context import Live
+    from holdfast.engine.kv_context import KVContext
     from holdfast.engine.local import LocalEngine
 
     plain = tiny_plain("llama", rope_parameters=scaling, max_position_embeddings=256)
     engine = LocalEngine(adopt(copy.deepcopy(plain), tokenizer_with(), name="scaled"))
     text = ids(40)
-    _, states = engine.capture(Live(engine.model), text[:25])
+    _, states = engine.capture(KVContext(engine.model), text[:25])
     context = CompactContext((keep(states, [None] * 3),), 25)
     got = engine.next_logits(engine.open(context), text[25:].tolist())
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_a_refused_model_is_refused_before_it_is_changed(tiny_plain, tokenizer_w
 
 
 def test_a_mix_of_sliding_and_full_layers_in_qwen_equals_the_plain_model(tiny_plain, tokenizer_with, ids):
-    from holdfast.engine.kv_context import Live
+    from holdfast.engine.kv_context import KVContext
     from holdfast.engine.local import LocalEngine
 
     kinds = ["full_attention", "sliding_attention", "sliding_attention"]
@@ -143,4 +143,4 @@ def test_a_mix_of_sliding_and_full_layers_in_qwen_equals_the_plain_model(tiny_pl
     text = ids(30)
     with torch.no_grad():
         want = plain(text[None]).logits[0]
-    assert (engine.next_logits(Live(engine.model), text.tolist()) - want).abs().max() < 1e-4 * want.abs().max()
+    assert (engine.next_logits(KVContext(engine.model), text.tolist()) - want).abs().max() < 1e-4 * want.abs().max()

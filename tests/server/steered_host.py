@@ -15,15 +15,14 @@ from tokenizers import AddedToken
 
 from conftest import byte_tokenizer, plain_model
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.model.load import adopt
 from holdfast.server.protocol import Ask
 from holdfast.server.sessions.host import HostPolicy, SessionHost
-from holdfast.session.trigger import Trigger
+from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
-from holdfast.text.rewrite import Breaker
 
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
 NEVER = HostPolicy(trigger=Trigger(tokens=10**9, window=None))
@@ -50,7 +49,7 @@ def engine() -> LocalEngine:
 
 def eager(tokens: int = 300, cool_down: int = 0) -> HostPolicy:
     """Compacts often."""
-    return HostPolicy(trigger=Trigger(tokens=tokens, window=None), breaker=Breaker(cool_down=cool_down))
+    return HostPolicy(trigger=Trigger(tokens=tokens, window=None), breaker=CircuitBreaker(cool_down=cool_down))
 
 
 class Along(Sampling):
@@ -96,15 +95,15 @@ def steered(script: Script, policy: HostPolicy = NEVER, **settings: Any) -> Iter
 def read_by_answers() -> Iterator[list[int]]:
     """Tokens of each pass of the model for answers: prompts that are read, and each token of what is said. Passes of
     compactions, which run elsewhere, are not among them."""
-    counts, real = [], Live.feed_inputs
+    counts, real = [], KVContext.feed_inputs
 
-    def feed(live: Live, inputs: Any, *args: Any, **options: Any) -> Any:
+    def feed(live: KVContext, inputs: Any, *args: Any, **options: Any) -> Any:
         if threading.current_thread().name.startswith("answer"):
             counts.append(len(inputs))
         return real(live, inputs, *args, **options)
 
-    Live.feed_inputs = feed  # type: ignore[method-assign]
+    KVContext.feed_inputs = feed  # type: ignore[method-assign]
     try:
         yield counts
     finally:
-        Live.feed_inputs = real  # type: ignore[method-assign]
+        KVContext.feed_inputs = real  # type: ignore[method-assign]

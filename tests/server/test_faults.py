@@ -151,7 +151,7 @@ def test_what_could_not_be_read_leaves_no_session_behind(tmp_path: Path) -> None
 
 def test_ten_megabytes_in_one_turn_are_refused_before_they_are_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(build_pair("llama").engine, faults.PLAN)
-    monkeypatch.setattr("holdfast.session.session.appended", lambda *args: pytest.fail("it was tokenised"))
+    monkeypatch.setattr("holdfast.session.session.render_new_turns", lambda *args: pytest.fail("it was tokenised"))
     with pytest.raises(TooLarge, match="one turn has 5,000,000 characters"):
         session.append([user("a " * 5_000_000)])
 
@@ -199,7 +199,7 @@ def test_an_idle_watch_outlives_a_compaction_that_runs_out_of_memory(monkeypatch
     policy = replace(faults.EAGER, trigger=Trigger(tokens=600, window=None, idle=0.0, early=0.6))
     monkeypatch.setattr("holdfast.server.sessions.host.LOOK", 0.02)
     monkeypatch.setattr(
-        "holdfast.session.cache.compact_live", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
+        "holdfast.session.cache.compact_in_memory", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
     )
     host = opened(store(), policy)
     try:

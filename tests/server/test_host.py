@@ -20,15 +20,14 @@ from holdfast.server.output.processor import Reply
 from holdfast.server.protocol import Ask, Finished, Said, Started
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.session.session import Session
-from holdfast.session.trigger import Trigger
+from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
-from holdfast.text.rewrite import Breaker
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 TURNS = small_session().turns
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
 NEVER = HostPolicy(trigger=Trigger(tokens=10**9, window=None))
-EAGER = HostPolicy(trigger=Trigger(tokens=300, window=None), breaker=Breaker(cool_down=0))
+EAGER = HostPolicy(trigger=Trigger(tokens=300, window=None), breaker=CircuitBreaker(cool_down=0))
 
 
 def engine() -> LocalEngine:
@@ -58,16 +57,16 @@ def user(text: str) -> Turn:
 @pytest.fixture
 def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each pass of the model read."""
-    from holdfast.engine.kv_context import Live
+    from holdfast.engine.kv_context import KVContext
 
     counts: list[int] = []
-    real = Live.feed_inputs
+    real = KVContext.feed_inputs
 
-    def feed(live: Live, inputs: Any, *args: Any, **options: Any) -> Any:
+    def feed(live: KVContext, inputs: Any, *args: Any, **options: Any) -> Any:
         counts.append(len(inputs))
         return real(live, inputs, *args, **options)
 
-    monkeypatch.setattr(Live, "feed_inputs", feed)
+    monkeypatch.setattr(KVContext, "feed_inputs", feed)
     return counts
 
 
@@ -226,7 +225,7 @@ def test_a_session_answers_while_it_is_compacted(monkeypatch: pytest.MonkeyPatch
 def test_a_failing_compaction_harms_nobody_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     held = host(policy=EAGER)
     monkeypatch.setattr(
-        "holdfast.session.cache.compact_live", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
+        "holdfast.session.cache.compact_in_memory", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
     )
     started, _, done = run(held, ask(TURNS))
     deadline = time.monotonic() + 10
@@ -245,7 +244,9 @@ def settled(held: SessionHost, name: str, compactions: int = 1) -> None:
 
 
 def test_a_pause_of_the_user_is_used() -> None:
-    policy = HostPolicy(trigger=Trigger(tokens=600, window=None, idle=0.0, early=0.6), breaker=Breaker(cool_down=0))
+    policy = HostPolicy(
+        trigger=Trigger(tokens=600, window=None, idle=0.0, early=0.6), breaker=CircuitBreaker(cool_down=0)
+    )
     held = host(policy=policy)
     started, _, _ = run(held, ask(TURNS))
     assert held.stats().compactions == 0
@@ -424,7 +425,7 @@ def test_senseless_options_change_nothing(options: Mapping[str, Any]) -> None:
 
 
 def test_a_boundary_is_a_place_to_compact() -> None:
-    policy = HostPolicy(trigger=Trigger(tokens=600, window=None), breaker=Breaker(cool_down=0))
+    policy = HostPolicy(trigger=Trigger(tokens=600, window=None), breaker=CircuitBreaker(cool_down=0))
     held = host(policy=policy)
     name = run(held, ask(TURNS))[0].session
     held.mark(name, "k", "boundary", None)

@@ -40,7 +40,7 @@ def grown(turns: tuple[Turn, ...] = TURNS, plan: Plan = PLAN, family: str = "lla
 
 def says(session: Session) -> torch.Tensor:
     """Logits over a probe: what the memory makes the model say."""
-    return session.engine.next_logits(session.held.live, PROBE)
+    return session.engine.next_logits(session.cache.live, PROBE)
 
 
 def far(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -51,45 +51,45 @@ def far(one: torch.Tensor, other: torch.Tensor) -> float:
 def test_turns_read_one_by_one_are_the_session_read_at_once(family: str) -> None:
     session = grown(family=family)
     rendered = render(Transcript(TURNS), session.engine.model.tokenizer)
-    assert tuple(i for block in session.held.blocks for i in block.ids) == rendered.ids
-    assert [b.kind for b in session.held.blocks] == [b.kind for b in rendered.blocks]
+    assert tuple(i for block in session.cache.blocks for i in block.ids) == rendered.ids
+    assert [b.kind for b in session.cache.blocks] == [b.kind for b in rendered.blocks]
     whole = Session(session.engine, PLAN)
     whole.append(TURNS)
     assert far(says(session), says(whole)) < 1e-4
-    assert session.held.tokens == session.held.live.next_position == len(rendered.ids)
+    assert session.cache.tokens == session.cache.live.next_position == len(rendered.ids)
 
 
 def test_a_session_is_read_once_and_its_generated_tokens_are_not_read_again() -> None:
     session, fed = grown(), []
-    real = type(session.held.live).feed
+    real = type(session.cache.live).feed
 
     def feed(live: Any, ids: Any, **options: Any) -> torch.Tensor:
         fed.append(len(ids))
         return real(live, ids, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(session.held.live), "feed", feed)
+        patch.setattr(type(session.cache.live), "feed", feed)
         answer = session.answer(limit=6)
         answer.text()
         session.commit(answer)
-    assert sum(fed) == session.held.tokens - sum(len(b) for b in session.held.blocks[:-1])
+    assert sum(fed) == session.cache.tokens - sum(len(b) for b in session.cache.blocks[:-1])
     assert session.turns[-1].role is Role.ASSISTANT
 
 
 def test_an_answer_is_what_the_engine_generates_and_leaves_the_session_alone_until_committed() -> None:
     session = grown()
-    before, tokens = says(session), session.held.tokens
+    before, tokens = says(session), session.cache.tokens
     answer = session.answer(limit=8)
     first = next(iter(answer)).id
     text = answer.text()
     assert answer.ids[0] == first
     assert far(before, says(session)) == 0
     opening = list(answer.opening)
-    assert answer.ids == list(session.engine.generate(session.held.live, opening, 8))
+    assert answer.ids == list(session.engine.generate(session.cache.live, opening, 8))
     session.commit(answer)
     assert session.turns[-1].text == text
-    assert session.held.blocks[-1].ids[len(opening) :][: len(answer.ids)] == tuple(answer.ids)
-    assert session.held.tokens > tokens
+    assert session.cache.blocks[-1].ids[len(opening) :][: len(answer.ids)] == tuple(answer.ids)
+    assert session.cache.tokens > tokens
 
 
 def test_an_answer_that_was_cut_is_read_as_the_template_writes_it() -> None:
@@ -97,7 +97,7 @@ def test_an_answer_that_was_cut_is_read_as_the_template_writes_it() -> None:
     answer = session.answer(limit=8)
     answer.text()
     session.commit(answer, Turn(Role.ASSISTANT, "Short."), cut=True)
-    text = session.engine.model.tokenizer.decode(session.held.blocks[-1].ids)
+    text = session.engine.model.tokenizer.decode(session.cache.blocks[-1].ids)
     assert text == "<|im_start|>assistant\nShort.<|im_end|>\n"
 
 
@@ -109,14 +109,14 @@ def test_sampling_with_one_seed_gives_one_answer() -> None:
 
 def test_in_place_what_stays_keeps_its_states_to_the_last_bit() -> None:
     session = grown()
-    before, tail = session.held, sum(map(len, session.held.blocks[-1:]))
+    before, tail = session.cache, sum(map(len, session.cache.blocks[-1:]))
     session.compact()
-    layers = zip(before.live.cache.layers, session.held.live.cache.layers, strict=True)
+    layers = zip(before.live.cache.layers, session.cache.live.cache.layers, strict=True)
     for old, new in layers:
         assert torch.equal(old.keys[:, :, -tail:], new.keys[:, :, -tail:])
         assert torch.equal(old.values[:, :, -tail:], new.values[:, :, -tail:])
-    assert session.held.live.next_position == before.live.next_position
-    assert session.held.nbytes < 0.8 * before.nbytes
+    assert session.cache.live.next_position == before.live.next_position
+    assert session.cache.nbytes < 0.8 * before.nbytes
 
 
 def test_restart_reads_what_stays_over_the_compact_memory() -> None:
@@ -124,7 +124,7 @@ def test_restart_reads_what_stays_over_the_compact_memory() -> None:
     one.compact()
     other.compact(restart=True)
     assert far(says(one), says(other)) > 1e-3
-    assert one.held.nbytes == pytest.approx(other.held.nbytes, rel=0.05)
+    assert one.cache.nbytes == pytest.approx(other.cache.nbytes, rel=0.05)
     assert other.events[-1]["told"]["restart"]
 
 
@@ -139,8 +139,8 @@ def test_what_is_pinned_is_held_token_for_token() -> None:
     session = grown()
     session.pin(3)
     session.compact()
-    pinned = [b for b in session.held.blocks if b.origin.turn == 3 or b.kind in (Kind.SYSTEM, Kind.TASK, Kind.USER)]
-    held = [o.tokens for s in session.held.segments if not getattr(s, "scores", ()) for o in s.origins]
+    pinned = [b for b in session.cache.blocks if b.origin.turn == 3 or b.kind in (Kind.SYSTEM, Kind.TASK, Kind.USER)]
+    held = [o.tokens for s in session.cache.segments if not getattr(s, "scores", ()) for o in s.origins]
     assert set(held) == {b.origin.tokens for b in pinned}
     session.pin(3, False)
     assert not session.pinned
@@ -151,20 +151,20 @@ def test_what_a_tool_says_in_a_users_message_is_not_pinned_as_the_users() -> Non
     result = Turn(Role.USER, "<returncode>0</returncode>\n<output>\nPORT = 8123\n</output>")
     session = grown((*TURNS[:2], acts, result, acts, result, Turn(Role.USER, "Never push.")))
     session.compact()
-    whole = {o.turn for s in session.held.segments if not getattr(s, "scores", ()) for o in s.origins}
+    whole = {o.turn for s in session.cache.segments if not getattr(s, "scores", ()) for o in s.origins}
     assert whole == {0, 1}
 
 
 def test_a_second_compaction_takes_up_what_came_since_and_leaves_the_first_alone() -> None:
     session = grown(TURNS[:7])
     session.compact()
-    first = session.held.segments
+    first = session.cache.segments
     for turn in TURNS[7:]:
         session.append((turn,))
     session.compact()
-    assert session.held.segments[: len(first)] == first
+    assert session.cache.segments[: len(first)] == first
     assert session.compactions == 2
-    assert len(session.held.segments) > len(first)
+    assert len(session.cache.segments) > len(first)
 
 
 def test_nothing_to_compact_is_said_and_changes_nothing() -> None:
@@ -181,7 +181,7 @@ def test_a_compaction_that_fails_leaves_the_session_as_it_was(monkeypatch: pytes
     session = grown()
     before, events = says(session), len(session.events)
     monkeypatch.setattr(
-        "holdfast.session.cache.compact_live", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
+        "holdfast.session.cache.compact_in_memory", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
     )
     with pytest.raises(MemoryError):
         session.compact()
@@ -204,9 +204,9 @@ def test_a_bound_on_slots_holds_over_many_compactions() -> None:
     for n in range(4):
         for turn in TURNS[2:7]:
             session.append((Turn(turn.role, turn.text, turn.reasoning, turn.calls, turn.call_id),))
-        if session.held.slots > bound:
+        if session.cache.slots > bound:
             session.compact()
-            assert session.held.slots <= bound, n
+            assert session.cache.slots <= bound, n
     assert session.compactions >= 2
     with pytest.raises(BadOption, match="leaves no room"):
         session.compact(Plan(latent="kvzip", ratio=2, slots=2, policy=Policy(pin=(), keep_recent=1)))
@@ -215,28 +215,28 @@ def test_a_bound_on_slots_holds_over_many_compactions() -> None:
 def test_the_past_is_drawn_together_where_positions_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     session = grown()
     monkeypatch.setattr(session.engine.model.hf.config, "max_position_embeddings", 600)
-    length = session.held.live.next_position
+    length = session.cache.live.next_position
     assert length > 0.75 * 600
     session.compact()
-    assert session.held.live.next_position <= 300
-    assert session.held.tokens == length
+    assert session.cache.live.next_position <= 300
+    assert session.cache.tokens == length
     assert torch.isfinite(says(session)).all()
-    positions = torch.cat([layer.positions[0] for layer in session.held.live.cache.layers[:1]])
-    assert int(positions.max()) == session.held.live.next_position - 1
+    positions = torch.cat([layer.positions[0] for layer in session.cache.live.cache.layers[:1]])
+    assert int(positions.max()) == session.cache.live.next_position - 1
     session.append((Turn(Role.USER, "And now?"),))
     session.rewind(4)
-    assert session.held.tokens == sum(len(b) for b in session.held.blocks)
+    assert session.cache.tokens == sum(len(b) for b in session.cache.blocks)
 
 
 def test_more_than_the_model_reads_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     session = grown(TURNS[:4])
-    tokens = session.held.tokens
+    tokens = session.cache.tokens
     monkeypatch.setattr(session.engine.model.hf.config, "max_position_embeddings", tokens + 20)
     with pytest.raises(TooLarge, match="do not fit"):
         session.append(TURNS[4:7])
     with pytest.raises(TooLarge):
         session.answer(limit=100)
-    assert session.held.tokens == tokens
+    assert session.cache.tokens == tokens
 
 
 def test_asking_leaves_no_trace() -> None:
@@ -285,12 +285,12 @@ def test_a_session_goes_on_while_it_is_compacted(restart: bool) -> None:
         if session is waits:
             session.compact(restart=restart)
         session.append((Turn(Role.USER, "Never push."),))
-    tail = busy.held.live.cache.layers[-1].values[:, :, -8:]
+    tail = busy.cache.live.cache.layers[-1].values[:, :, -8:]
     busy.adopt(made)
     assert busy.compactions == 1
-    assert busy.held.nbytes == waits.held.nbytes
-    assert busy.held.live.next_position == waits.held.live.next_position
-    assert torch.equal(busy.held.live.cache.layers[-1].values[:, :, -8:], tail) is not restart
+    assert busy.cache.nbytes == waits.cache.nbytes
+    assert busy.cache.live.next_position == waits.cache.live.next_position
+    assert torch.equal(busy.cache.live.cache.layers[-1].values[:, :, -8:], tail) is not restart
     if restart:
         assert far(says(busy), says(waits)) < 1e-3
     busy.append((Turn(Role.USER, "And now?"),))
@@ -314,10 +314,10 @@ def test_a_compaction_of_another_past_is_not_taken_over(change: Callable[[Sessio
 def test_a_target_is_come_down_to_where_so_much_may_go() -> None:
     reached, missed = (grown(plan=Plan(latent="kvzip", ratio=2, policy=PLAN.policy)) for _ in range(2))
     reached.compact(target=430)
-    assert reached.held.slots <= 430
+    assert reached.cache.slots <= 430
     missed.compact(target=3)
     assert missed.compactions == 1
-    assert reached.held.footprint > reached.held.nbytes
+    assert reached.cache.footprint > reached.cache.nbytes
 
 
 def test_a_fork_and_its_origin_go_different_ways() -> None:
@@ -338,7 +338,7 @@ def test_any_turn_can_be_gone_back_to(turns: int) -> None:
     session.rewind(turns)
     assert session.turns == TURNS[:turns]
     fresh = grown(TURNS[:turns])
-    assert [b.ids for b in session.held.blocks] == [b.ids for b in fresh.held.blocks]
+    assert [b.ids for b in session.cache.blocks] == [b.ids for b in fresh.held.blocks]
     if turns <= 7:  # before anything that was verbatim at the compaction: all of it is read again
         assert far(says(session), says(fresh)) < 1e-3
 
@@ -383,7 +383,7 @@ def test_another_process_goes_on_with_the_same_logits(family: str, tmp_path: Any
     again = Session.resume("work", engine(family), Store(tmp_path), PLAN)
     assert again.turns == session.turns
     assert again.pinned == {3}
-    assert [b.ids for b in again.held.blocks] == [b.ids for b in session.held.blocks]
+    assert [b.ids for b in again.held.blocks] == [b.ids for b in session.cache.blocks]
     assert far(says(session), says(again)) < 1e-3
     assert says(session).argmax(-1).equal(says(again).argmax(-1))
     again.append((Turn(Role.USER, "Go on."),))
@@ -394,7 +394,7 @@ def test_a_saved_memory_is_opened_without_a_pass(tmp_path: Any, monkeypatch: pyt
     session.compact()
     session.append((Turn(Role.USER, "And now?"),))
     session.save()
-    live = type(session.held.live)
+    live = type(session.cache.live)
     monkeypatch.setattr(live, "feed", lambda *a, **k: pytest.fail("the session was read again"))
     again = Session.resume("work", engine(), Store(tmp_path), PLAN)
     monkeypatch.undo()
@@ -476,16 +476,16 @@ def test_whatever_happens_a_resumed_session_is_the_one_that_was_left(steps: list
             continue
     again = Session.resume(session.name, engine(), store, PLAN)
     assert (again.turns, again.compactions, again.pinned) == (session.turns, session.compactions, session.pinned)
-    assert [b.ids for b in again.held.blocks] == [b.ids for b in session.held.blocks]
-    assert again.held.live.next_position == session.held.live.next_position
+    assert [b.ids for b in again.held.blocks] == [b.ids for b in session.cache.blocks]
+    assert again.held.live.next_position == session.cache.live.next_position
     assert far(says(session), says(again)) < 2e-3
 
 
 def test_a_compaction_of_its_own_plan_heeds_the_policy_of_that_plan() -> None:
     session = grown()
     session.compact(Plan(latent="kvzip", ratio=4, policy=Policy(pin=(), keep_recent=0)))
-    assert session.held.tail == len(session.held.blocks)
-    assert session.held.tokens / 3 > session.held.slots
+    assert session.cache.tail == len(session.cache.blocks)
+    assert session.cache.tokens / 3 > session.cache.slots
 
 
 def test_taking_back_more_than_the_model_reads_is_refused_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,11 +505,11 @@ def test_where_too_little_can_be_drawn_together_a_compaction_draws_what_it_can(m
     session.append((Turn(Role.USER, "y" * 300), Turn(Role.USER, "z" * 40)))
     for turn in range(1, 6):
         session.pin(turn)
-    length, slots = session.held.live.next_position, session.held.slots
+    length, slots = session.cache.live.next_position, session.cache.slots
     monkeypatch.setattr(session.engine.model.hf.config, "max_position_embeddings", int(length / 0.8))
     session.compact()
-    assert length / 2 < session.held.live.next_position < length
-    assert session.held.slots < slots
+    assert length / 2 < session.cache.live.next_position < length
+    assert session.cache.slots < slots
     session.append((Turn(Role.USER, "And now?"),))
     assert torch.isfinite(says(session)).all()
 
@@ -521,7 +521,7 @@ def test_what_is_compacted_or_taken_back_holds_no_memory_of_what_has_gone() -> N
     twin.rewind(len(TURNS) - 1)
     whole = grown()
     whole.rewind(4)
-    for held in (session.held, twin.held, whole.held):
+    for held in (session.cache, twin.held, whole.held):
         tensors = [t for layer in held.live.cache.layers for t in (layer.keys, layer.values) if t is not None]
         assert tensors
         assert all(t.untyped_storage().nbytes() == t.nbytes for t in (*tensors, *held.hidden))
@@ -531,11 +531,11 @@ def test_positions_are_made_where_nothing_more_may_be_compacted(monkeypatch: pyt
     session = grown()
     session.compact(Plan(latent="kvzip", ratio=8, policy=Policy(pin=(), keep_recent=0)))
     session.append((Turn(Role.USER, "Go on."),))
-    end, slots, tail = session.held.live.next_position, session.held.slots, session.held.live.cache.layers[0].values
+    end, slots, tail = session.cache.live.next_position, session.cache.slots, session.cache.live.cache.layers[0].values
     monkeypatch.setattr(session.engine.model.hf.config, "max_position_embeddings", end + 20)
     session.compact()
-    assert session.held.live.next_position <= (end + 20) / 2
-    assert session.held.slots == slots
-    assert torch.equal(tail, session.held.live.cache.layers[0].values)
+    assert session.cache.live.next_position <= (end + 20) / 2
+    assert session.cache.slots == slots
+    assert torch.equal(tail, session.cache.live.cache.layers[0].values)
     session.append((Turn(Role.USER, "And now, with more words?"),))
     assert torch.isfinite(says(session)).all()

@@ -11,13 +11,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from holdfast.errors import BadOption
-from holdfast.session.trigger import Saved, Seen, Trigger, due
-from holdfast.text.rewrite import Breaker
+from holdfast.session.trigger import CircuitBreaker, SessionStatus, Trigger, due
 
 WINDOW = 1000
 FRACTIONS = st.floats(0.01, 1)
 BREAKERS = st.builds(
-    Breaker,
+    CircuitBreaker,
     cool_down=st.integers(0, 5),
     failures=st.integers(0, 4),
     last=st.none() | st.integers(0, 20),
@@ -36,10 +35,10 @@ def triggers(draw: st.DrawFn) -> Trigger:
 
 
 @st.composite
-def states(draw: st.DrawFn) -> Seen:
+def states(draw: st.DrawFn) -> SessionStatus:
     held = draw(st.integers(0, 1500))
     free = draw(st.integers(0, held))
-    return Seen(
+    return SessionStatus(
         turns=draw(st.integers(0, 30)),
         held=held,
         compactable=free,
@@ -52,15 +51,17 @@ def states(draw: st.DrawFn) -> Seen:
     )
 
 
-def seen(held: int, **options: Any) -> Seen:
-    return Seen(**{"turns": 10, "held": held, "compactable": held, "verbatim": held, "window": WINDOW, **options})
+def seen(held: int, **options: Any) -> SessionStatus:
+    return SessionStatus(
+        **{"turns": 10, "held": held, "compactable": held, "verbatim": held, "window": WINDOW, **options}
+    )
 
 
-def forced(state: Seen, trigger: Trigger) -> bool:
+def forced(state: SessionStatus, trigger: Trigger) -> bool:
     return state.window is not None and state.held > trigger.force * state.window
 
 
-def kind(state: Seen, trigger: Trigger | None = None) -> str | None:
+def kind(state: SessionStatus, trigger: Trigger | None = None) -> str | None:
     why = due(state, trigger or Trigger())
     return why and why.kind
 
@@ -131,7 +132,7 @@ def test_too_little_that_may_be_compacted_waits_and_nothing_never_is() -> None:
 
 
 def test_when_every_attempt_fails_a_full_window_is_tried_once_in_a_cool_down() -> None:
-    breaker, tried = Breaker(cool_down=3), []
+    breaker, tried = CircuitBreaker(cool_down=3), []
     for turn in range(30):
         if due(seen(960, turns=turn, breaker=breaker), Trigger()):
             breaker = breaker.after(turn, 960, None)
@@ -141,14 +142,16 @@ def test_when_every_attempt_fails_a_full_window_is_tried_once_in_a_cool_down() -
 
 
 @given(states(), triggers())
-def test_it_is_never_due_while_calls_are_open_unless_forced(state: Seen, trigger: Trigger) -> None:
+def test_it_is_never_due_while_calls_are_open_unless_forced(state: SessionStatus, trigger: Trigger) -> None:
     if state.open_calls and trigger.boundary and (why := due(state, trigger)):
         assert why.kind == "force"
         assert forced(state, trigger)
 
 
 @given(states(), triggers(), st.integers(0, 4), st.integers(0, 500))
-def test_it_is_never_due_in_a_cool_down_unless_forced(state: Seen, trigger: Trigger, since: int, less: int) -> None:
+def test_it_is_never_due_in_a_cool_down_unless_forced(
+    state: SessionStatus, trigger: Trigger, since: int, less: int
+) -> None:
     breaker = replace(state.breaker, cool_down=5, last=state.turns - since, tokens=max(0, state.held - less))
     assume(state.held <= breaker.growth * breaker.tokens)  # half as large again is another session to a breaker
     if why := due(replace(state, breaker=breaker), trigger):
@@ -157,22 +160,22 @@ def test_it_is_never_due_in_a_cool_down_unless_forced(state: Seen, trigger: Trig
 
 
 @given(states(), triggers(), st.integers(0, 1500))
-def test_a_session_that_holds_more_is_due_all_the_more(state: Seen, trigger: Trigger, more: int) -> None:
+def test_a_session_that_holds_more_is_due_all_the_more(state: SessionStatus, trigger: Trigger, more: int) -> None:
     if due(state, trigger):
         assert due(replace(state, held=state.held + more), trigger)
 
 
 @given(states(), triggers())
 def test_after_reaching_its_target_it_is_not_due_before_it_passes_the_trigger_again(
-    state: Seen, trigger: Trigger
+    state: SessionStatus, trigger: Trigger
 ) -> None:
     high = trigger.high(state.window)
     if not (why := due(state, trigger)) or high is None or why.target is None or why.target > trigger.low * high:
         return
-    breaker = state.breaker.after(state.turns, state.held, Saved(state.held, why.target))
+    breaker = state.breaker.after(state.turns, state.held, why.target)
     later = replace(state, turns=state.turns + 10, marked=False, open_calls=0, breaker=breaker)
 
-    def holding(slots: int) -> Seen:
+    def holding(slots: int) -> SessionStatus:
         return replace(later, held=slots, compactable=slots)
 
     assert not due(holding(why.target), trigger)
@@ -184,13 +187,13 @@ def test_after_reaching_its_target_it_is_not_due_before_it_passes_the_trigger_ag
 
 @given(st.lists(st.integers(1, 60), min_size=20, max_size=120), st.integers(0, 4), st.booleans())
 def test_a_session_swings_between_its_target_and_its_trigger(steps: list[int], cool_down: int, calls: bool) -> None:
-    trigger, breaker, held, at = Trigger(), Breaker(cool_down=cool_down), 0, list[int]()
+    trigger, breaker, held, at = Trigger(), CircuitBreaker(cool_down=cool_down), 0, list[int]()
     for turn, step in enumerate(steps):
         held += step
         state = seen(held, turns=turn, open_calls=int(calls and turn % 2), breaker=breaker)
         if why := due(state, trigger):
             assert why.target is not None
-            breaker, held = breaker.after(turn, held, Saved(held, why.target)), why.target
+            breaker, held = breaker.after(turn, held, why.target), why.target
             at.append(turn)
         assert held <= trigger.force * WINDOW
     assert all(sum(steps[one + 1 : two + 1]) > 375 for one, two in pairwise(at))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from holdfast.errors import BadOption, Failed
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
+from holdfast.session.trigger import CircuitBreaker
 from holdfast.text import rewrite as rewrite_module
-from holdfast.text.rewrite import Breaker, Rewritten, TextPlan, rewrite
+from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import Draft, draft
 from holdfast.transcript.turn import Role, Turn
@@ -83,18 +84,18 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> No
         TextPlan("truncate", ratio=2, **options)  # type: ignore[arg-type]
 
 
-def gained(share: float) -> Rewritten:
-    return Rewritten(draft(SESSION), 1000, int(1000 * (1 - share)), 500, 0.0)
+def gained(share: float) -> int:
+    return int(1000 * (1 - share))
 
 
 def test_a_breaker_waits_after_a_compaction() -> None:
-    breaker = Breaker(cool_down=3).after(10, 1000, gained(0.5))
+    breaker = CircuitBreaker(cool_down=3).after(10, 1000, gained(0.5))
     assert [bool(breaker.refuses(turns, 1000)) for turns in (10, 12, 13)] == [True, True, False]
 
 
-def opened(tokens: int) -> Breaker:
+def opened(tokens: int) -> CircuitBreaker:
     """A breaker after as many failures as it takes, at so many tokens."""
-    breaker = Breaker(cool_down=0)
+    breaker = CircuitBreaker(cool_down=0)
     for turns in range(breaker.most_failures):
         assert not breaker.refuses(turns, tokens)
         breaker = breaker.after(turns, tokens, None)
@@ -103,7 +104,7 @@ def opened(tokens: int) -> Breaker:
 
 def test_a_breaker_opens_after_failures_in_a_row_and_says_why() -> None:
     assert "3 compactions in a row" in opened(1000).refuses(99, 1500)
-    assert not Breaker(cool_down=0).after(3, 1000, gained(0.5)).after(4, 1000, None).refuses(99, 1000)
+    assert not CircuitBreaker(cool_down=0).after(3, 1000, gained(0.5)).after(4, 1000, None).refuses(99, 1000)
     assert "saved less" in opened(1000).after(3, 1000, gained(0.05)).refuses(99, 1000)
 
 
@@ -117,16 +118,16 @@ def test_a_breaker_allows_one_attempt_once_the_session_has_grown_by_half() -> No
 
 @given(gains=st.lists(st.floats(0, 0.09), min_size=1, max_size=60))
 def test_a_session_without_gain_is_never_compacted_in_a_loop(gains: list[float]) -> None:
-    breaker, tried = Breaker(), 0
+    breaker, tried = CircuitBreaker(), 0
     for turn, gain in enumerate(gains):
         if not breaker.refuses(turn, 1000):
             breaker, tried = breaker.after(turn, 1000, gained(gain)), tried + 1
-    assert tried <= Breaker().most_failures
+    assert tried <= CircuitBreaker().most_failures
 
 
 @given(grown=st.lists(st.integers(0, 200), min_size=1, max_size=100))
 def test_a_growing_session_without_gain_is_tried_ever_less_often(grown: list[int]) -> None:
-    breaker, tokens, tried = Breaker(), 1000, 0
+    breaker, tokens, tried = CircuitBreaker(), 1000, 0
     for turn, more in enumerate(grown):
         tokens += more
         if not breaker.refuses(turn, tokens):
@@ -137,7 +138,7 @@ def test_a_growing_session_without_gain_is_tried_ever_less_often(grown: list[int
 @pytest.mark.parametrize("options", [{"cool_down": -1}, {"most_failures": 0}, {"least_gain": 1.0}, {"growth": 1.0}])
 def test_a_breaker_that_makes_no_sense_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(BadOption):
-        Breaker(**options)  # type: ignore[arg-type]
+        CircuitBreaker(**options)  # type: ignore[arg-type]
 
 
 def test_an_empty_user_turn_is_no_reason_to_fail() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from holdfast.engine.chat import Reply
+from holdfast.engine.chat import ChatAnswer
 from holdfast.facts.notes import Notes, Section, as_piece
 from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.text.split_messages import unfolded
@@ -58,7 +58,7 @@ class Says:
     name = "fake"
 
     def __call__(self, system, prompt, max_tokens, timeout):
-        return Reply("## State and next step\n- half done\n")
+        return ChatAnswer("## State and next step\n- half done\n")
 
 
 def anthropic_steps(label, count):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.engine.chat import Reply
+from holdfast.engine.chat import ChatAnswer
 from holdfast.engine.remote import AnthropicChat, OpenAIChat
 from holdfast.errors import BadOption, Failed
 from holdfast.facts.notes import Notes, Section, as_piece, bounded, standing
@@ -52,7 +52,7 @@ class Says:
     def __call__(self, system, prompt, max_tokens, timeout):
         self.prompts.append(prompt)
         self.limits.append(max_tokens)
-        return Reply(self.texts.pop(0) if len(self.texts) > 1 else self.texts[0], 900, 80, 0.5, self.stopped)
+        return ChatAnswer(self.texts.pop(0) if len(self.texts) > 1 else self.texts[0], 900, 80, 0.5, self.stopped)
 
 
 def step(at, command="pytest -q", result="3 passed in 0.1s"):

@@ -8,8 +8,8 @@ import torch
 
 from holdfast.context.packing import pack
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
-from holdfast.context.surgery import coded, keep
-from holdfast.engine.kv_context import Live
+from holdfast.context.surgery import keep, quantize_segment
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput, BadOption, UnsupportedModel
 from holdfast.model.load import adopt
 from holdfast.model.slots import Slots
@@ -45,7 +45,7 @@ def made(pair, ids, counts=lambda layer, head: 30, tail=25):
 
 def over(model, pages):
     """A memory of the pages alone, at positions from 0 on, as vLLM has it."""
-    live, n = Live(model), pages.header.slots
+    live, n = KVContext(model), pages.header.slots
     for layer, keys, values in zip(live.cache.layers, pages.keys, pages.values, strict=True):
         G = keys.shape[1]
         flat = [x.transpose(0, 1).reshape(G * n, -1) for x in (keys, values)]
@@ -177,7 +177,7 @@ def test_a_bias_between_whole_numbers_states_its_error(tiny, ids):
 def test_coded_slots_are_decoded_and_said_so(tiny, ids, form):
     pair = tiny("llama")
     plain = made(pair, ids)
-    context = replace(plain, segments=(plain.segments[0], coded(plain.segments[1], form), plain.segments[2]))
+    context = replace(plain, segments=(plain.segments[0], quantize_segment(plain.segments[1], form), plain.segments[2]))
     pages = paged(pair.model, context, SMALL)
     assert pages.header.report["decoded"] == (form,)
     assert apart(pair, context, pages) < 5e-4

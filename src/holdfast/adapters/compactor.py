@@ -17,7 +17,8 @@ from typing import TypeVar
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
 from holdfast.methods.registry import build_text
-from holdfast.text.rewrite import Breaker, Rewritten, TextPlan, rewrite_again
+from holdfast.session.trigger import CircuitBreaker
+from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
 from holdfast.transcript.draft import Draft, Piece, draft
 from holdfast.transcript.token_estimate import count
 from holdfast.transcript.turn import Transcript, Turn
@@ -40,7 +41,7 @@ class Standing:
     """What one history was last made into."""
 
     held: Draft
-    breaker: Breaker
+    breaker: CircuitBreaker
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Compactor:
     """Tokens that the model can read; the trigger is then at least a fifth of them."""
     chat: Chat | None = None
     """The model that writes summaries, for plans that need one."""
-    breaker: Breaker = field(default_factory=Breaker)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     """When not to try again."""
     on_failure: Callable[[str], None] | None = None
     """Told why a compaction failed; a CompactionWarning where None."""
@@ -145,7 +146,7 @@ class Compactor:
             done = rewrite_again(held, self.plan, self.chat)
         except Exception as error:
             self.failed(error)
-        breaker = standing.breaker.after(turns, size, done)
+        breaker = standing.breaker.after(turns, size, done.tokens if done else None)
         if done is not None and breaker.failures:
             self.failed(f"{done.tokens_before} tokens would have become {done.tokens}, too little to break a cache for")
         elif done is not None:

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-from holdfast.blocks.messages import Messages, native_call, tried
+from holdfast.blocks.messages import Messages, native_call, try_template
 from holdfast.transcript.turn import ToolCall
 
 
-class Place(NamedTuple):
+class MessageOffsets(NamedTuple):
     """Where a message begins in the text, and where its content does (told only where reasoning stands before it)."""
 
     start: int
     content: int
 
 
-def quick_places(wires: Messages, text: str, apply: Callable[..., str]) -> list[Place] | None:
+def quick_message_offsets(wires: Messages, text: str, apply: Callable[..., str]) -> list[MessageOffsets] | None:
     """What `places` returns from a handful of renderings, or None where the template does not lend itself to it.
 
     Messages alike in what a template looks at are opened alike: the first and the last of a sort are placed by
@@ -29,11 +29,11 @@ def quick_places(wires: Messages, text: str, apply: Callable[..., str]) -> list[
     tried = sorted({*first.values(), *last.values()})
     if len(tried) == len(wires) or not _appends(wires, apply) or not (anchors := _anchors(wires, text, apply)):
         return None
-    known = {i: _place(wires, i, text, apply) for i in tried}
+    known = {i: _message_offsets(wires, i, text, apply) for i in tried}
     places = []
     for i, (sort, anchor) in enumerate(zip(sorts, anchors, strict=True)):
         model, by = known[first[sort]], anchor - anchors[first[sort]]
-        place = Place(model.start + by, model.content + by)
+        place = MessageOffsets(model.start + by, model.content + by)
         alike = place.start >= 0 and text[place.start : anchor] == text[model.start : anchor - by]
         if not alike or known.get(i, place) != place:
             return None
@@ -64,17 +64,17 @@ def _appends(wires: Messages, apply: Callable[..., str]) -> bool:
     }
     roles = {wire["role"] for wire in wires}
     probes = ([turns[turn] for turn in session] for session in _PROBES)
-    return all(_appended(probe, apply) for probe in probes if {wire["role"] for wire in probe} <= roles)
+    return all(_only_appends(probe, apply) for probe in probes if {wire["role"] for wire in probe} <= roles)
 
 
 _PROBES = ("uauaua", "suauau", "uuaauu", "uctacau", "uctctauctau", "ucttau")
 
 
-def _appended(probe: Messages, apply: Callable[..., str]) -> bool:
-    if (text := tried(apply, probe)) is None:
+def _only_appends(probe: Messages, apply: Callable[..., str]) -> bool:
+    if (text := try_template(apply, probe)) is None:
         return True  # nothing learned: the session, which was rendered, is not of this form
     for before, (past, wire) in enumerate(pairwise(probe), start=1):
-        head = tried(apply, probe[:before])
+        head = try_template(apply, probe[:before])
         shares = past["role"] == wire["role"] == "tool"  # results in a row may share one closing, in every row alike
         if head is None or not (shares or text.startswith(head)):
             return False
@@ -85,7 +85,7 @@ def _anchors(wires: Messages, text: str, apply: Callable[..., str]) -> list[int]
     """Where every message's first word stands, by one rendering with a mark before each; none if marks change more."""
     if "\x1a" in text or _MARK in text:  # `_content_start` relies on the first
         return []
-    parts = (tried(apply, list(map(_marked, wires))) or "").split(_MARK)
+    parts = (try_template(apply, list(map(_add_mark, wires))) or "").split(_MARK)
     anchors = list(accumulate(map(len, parts[:-1])))
     if len(anchors) != len(wires) or "".join(parts) != text:
         return []
@@ -97,7 +97,7 @@ _MARK = "\ufdd0"
 """A noncharacter: no text has it and, unlike a control character, it is not escaped in the JSON of a call."""
 
 
-def _marked(wire: dict[str, Any]) -> dict[str, Any]:
+def _add_mark(wire: dict[str, Any]) -> dict[str, Any]:
     content = wire["content"]
     if content.strip() or not wire.get("tool_calls"):  # some templates look whether there is content beside calls
         lead = len(content) - len(content.lstrip())
@@ -107,20 +107,22 @@ def _marked(wire: dict[str, Any]) -> dict[str, Any]:
     return {**wire, "tool_calls": [{**call, "function": named}, *others]}
 
 
-def places(wires: Messages, text: str, apply: Callable[..., str]) -> list[Place]:
+def message_offsets(wires: Messages, text: str, apply: Callable[..., str]) -> list[MessageOffsets]:
     """The reference: render as often as there are messages."""
-    return [_place(wires, i, text, apply) for i in range(len(wires))]
+    return [_message_offsets(wires, i, text, apply) for i in range(len(wires))]
 
 
-def _place(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> Place:
+def _message_offsets(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> MessageOffsets:
     start = _start(wires, index, text, apply) if index else 0
-    return Place(start, _content_start(wires, index, text, apply) if "reasoning_content" in wires[index] else start)
+    return MessageOffsets(
+        start, _content_start(wires, index, text, apply) if "reasoning_content" in wires[index] else start
+    )
 
 
 def _start(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> int:
     """Where message `index` begins: after the rendering of all before it, if the template only ever appends."""
     head = apply(wires[:index])
-    if text.startswith(head) and not _displaced(wires, index, text, head, apply):
+    if text.startswith(head) and not _shown_inside(wires, index, text, head, apply):
         return len(head)
     return _content_start(wires, index, text, apply)
 
@@ -130,7 +132,7 @@ def _content_start(wires: Messages, index: int, text: str, apply: Callable[..., 
     return common_prefix(text, apply([*wires[:index], changed, *wires[index + 1 :]]))
 
 
-def _displaced(wires: Messages, index: int, text: str, head: str, apply: Callable[..., str]) -> bool:
+def _shown_inside(wires: Messages, index: int, text: str, head: str, apply: Callable[..., str]) -> bool:
     """Whether the system text before this message is shown only inside it."""
     if wires[index - 1]["role"] != "system":
         return False

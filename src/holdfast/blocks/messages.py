@@ -60,11 +60,11 @@ def abilities(tokenizer: Any) -> Abilities:
 
 
 def _shows(apply: Callable[..., str], messages: Messages, marks: list[str]) -> bool:
-    text = tried(apply, messages)
+    text = try_template(apply, messages)
     return text is not None and all(mark in text for mark in marks)
 
 
-def tried(apply: Callable[..., str], messages: Messages) -> str | None:
+def try_template(apply: Callable[..., str], messages: Messages) -> str | None:
     from jinja2 import TemplateError
 
     try:
@@ -96,7 +96,7 @@ def chat_messages(transcript: Transcript, can: Abilities) -> Iterator[Message]:
         same = open_message and open_message.wire["role"] == message.wire["role"] != "tool"
         merge = same and not can.repeats
         if open_message and (merge or (open_message.wire["role"] == "system" and not can.system)):
-            message = _merged(open_message, message)
+            message = _merge(open_message, message)
         elif open_message:
             yield open_message
         open_message = message
@@ -106,7 +106,7 @@ def chat_messages(transcript: Transcript, can: Abilities) -> Iterator[Message]:
         yield open_message
 
 
-def _merged(first: Message, second: Message) -> Message:
+def _merge(first: Message, second: Message) -> Message:
     wire = {**first.wire, **second.wire, "content": f"{first.wire['content']}\n\n{second.wire['content']}"}
     if calls := [*first.wire.get("tool_calls", ()), *second.wire.get("tool_calls", ())]:
         wire["tool_calls"] = calls
@@ -137,7 +137,7 @@ def _assistant(index: int, turn: Turn, can: Abilities) -> Message:
         if turn.calls:
             wire["tool_calls"] = [native_call(call) for call in turn.calls]
         return Message(wire, [*pieces, Piece(index, Kind.ACTION, turn.text)])
-    action = "\n".join(part for part in (turn.text, *map(_written_call, turn.calls)) if part)
+    action = "\n".join(part for part in (turn.text, *map(_call_as_text, turn.calls)) if part)
     thought = f"<think>\n{turn.reasoning}\n</think>\n\n" if turn.reasoning else ""
     wire = {"role": "assistant", "content": thought + action}
     return Message(wire, [*pieces, Piece(index, Kind.ACTION, action)])
@@ -154,7 +154,7 @@ def _arguments(call: ToolCall) -> Any:
         return call.arguments
 
 
-def _written_call(call: ToolCall) -> str:
+def _call_as_text(call: ToolCall) -> str:
     """A call as text with its arguments unescaped (the form of Qwen3-Coder): code stays readable and short."""
     arguments = _arguments(call)
     if not isinstance(arguments, dict):

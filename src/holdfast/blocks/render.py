@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from holdfast.blocks.block import Block, Kind, Origin
-from holdfast.blocks.message_offsets import Place, common_prefix, places, quick_places
+from holdfast.blocks.message_offsets import MessageOffsets, common_prefix, message_offsets, quick_message_offsets
 from holdfast.blocks.messages import Abilities, Message, Messages, Piece, abilities, applier, chat_messages
 from holdfast.errors import BadInput
 from holdfast.transcript.cuts import exchanges
@@ -22,7 +22,7 @@ from holdfast.transcript.turn import Role, Transcript, Turn
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedSession:
     """A session as its model reads it."""
 
     text: str
@@ -36,7 +36,7 @@ class Rendered:
         return max(0, bisect_right(self.offsets, char) - 1)
 
 
-def render(transcript: Transcript, tokenizer: Any) -> Rendered:
+def render(transcript: Transcript, tokenizer: Any) -> RenderedSession:
     """Render a session. Raises BadInput when the tokenizer has no chat template or there is nothing to render."""
     if not tokenizer.chat_template:
         raise BadInput("this tokenizer has no chat template; use an instruction-tuned model")
@@ -46,28 +46,28 @@ def render(transcript: Transcript, tokenizer: Any) -> Rendered:
 
     can = abilities(tokenizer)
     try:
-        text, marks = _rendered(transcript, tokenizer, can)
+        text, marks = _apply_template(transcript, tokenizer, can)
     except TemplateError:  # it knows tools, but not this order of turns: say it in words
         try:
-            text, marks = _rendered(transcript, tokenizer, replace(can, tools=False, repeats=False))
+            text, marks = _apply_template(transcript, tokenizer, replace(can, tools=False, repeats=False))
         except TemplateError as error:
             raise BadInput(f"the model's chat template refuses this session: {error}") from error
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = tuple(start for start, _ in encoded["offset_mapping"])
     blocks = tuple(_blocks(marks, len(text), tuple(encoded["input_ids"]), offsets))
-    return Rendered(text, tuple(encoded["input_ids"]), blocks, offsets)
+    return RenderedSession(text, tuple(encoded["input_ids"]), blocks, offsets)
 
 
-def _rendered(transcript: Transcript, tokenizer: Any, can: Abilities) -> tuple[str, list[_Mark]]:
+def _apply_template(transcript: Transcript, tokenizer: Any, can: Abilities) -> tuple[str, list[_Mark]]:
     messages = list(chat_messages(transcript, can))
     apply = applier(tokenizer, transcript if can.tools else None)
     wires = [m.wire for m in messages]
     text = apply(wires)
-    where = quick_places(wires, text, apply) or places(wires, text, apply)
+    where = quick_message_offsets(wires, text, apply) or message_offsets(wires, text, apply)
     return text, list(_marks(messages, text, where))
 
 
-def appended(transcript: Transcript, start: int, tokenizer: Any, at: int = 0) -> tuple[Block, ...]:
+def render_new_turns(transcript: Transcript, start: int, tokenizer: Any, at: int = 0) -> tuple[Block, ...]:
     """The blocks of the turns from `start` on, as a template writes them behind those before; their tokens count from
     `at`.
 
@@ -97,7 +97,7 @@ def appended(transcript: Transcript, start: int, tokenizer: Any, at: int = 0) ->
     )
 
 
-def readable(turn: Turn) -> Turn:
+def replace_surrogates(turn: Turn) -> Turn:
     """A turn as a tokenizer can read it: half a character (a lone surrogate) stands as U+FFFD."""
     said = turn.text, turn.reasoning, *(call.arguments for call in turn.calls)
     if "".join(said).isascii():
@@ -143,7 +143,7 @@ class _Mark(NamedTuple):
     piece: Piece
 
 
-def _marks(messages: list[Message], text: str, where: list[Place]) -> Iterator[_Mark]:
+def _marks(messages: list[Message], text: str, where: list[MessageOffsets]) -> Iterator[_Mark]:
     stops = [*(place.start for place in where[1:]), len(text)]
     for message, place, stop in zip(messages, where, stops, strict=True):
         at = place.start

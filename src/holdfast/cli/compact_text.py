@@ -16,7 +16,7 @@ from holdfast.text.file_log import compact_file
 from holdfast.text.rewrite import Rewritten, TextPlan
 
 if TYPE_CHECKING:
-    from holdfast.engine.routing import Routed
+    from holdfast.engine.routing import RoutedChat
 
 SHOWN = 8  # facts or sentences that are told without being asked for
 DEFAULT_KEEP_RECENT = 3
@@ -62,7 +62,7 @@ def compact_text(job: Job) -> None:
         console.line(f"{job.output} {'stays as it is' if unchanged else 'written'}")
 
 
-def _money(chat: Routed | None, done: Rewritten) -> float | None:
+def _money(chat: RoutedChat | None, done: Rewritten) -> float | None:
     """USD of what the compactor was asked; None where its prices are not known."""
     if not chat or not done.replies:
         return 0.0
@@ -76,7 +76,7 @@ def _money(chat: Routed | None, done: Rewritten) -> float | None:
     return sum(prices.money(Usage(input=reply.tokens_in, output=reply.tokens_out)) for reply in done.replies)
 
 
-def chat_of(method: str, config: Path | None) -> Routed | None:
+def chat_of(method: str, config: Path | None) -> RoutedChat | None:
     """The model of holdfast.toml, where the method asks one."""
     if method.partition(":")[0] != SUMMARY:
         return None

@@ -13,7 +13,7 @@ from holdfast.cli.console import Config
 from holdfast.errors import BadOption, Failed
 
 if TYPE_CHECKING:
-    from holdfast.engine.routing import Routed
+    from holdfast.engine.routing import RoutedChat
     from holdfast.proxy.options import Options
 
 MEBIBYTE = 1 << 20
@@ -118,7 +118,7 @@ def _key(variable: str | None) -> str:
     return key
 
 
-def _chat(method: str, config: Path | None) -> Routed | None:
+def _chat(method: str, config: Path | None) -> RoutedChat | None:
     """The model of holdfast.toml, where the method asks one."""
     from holdfast.facts.notes import MADE as SUMMARY
 

@@ -169,13 +169,12 @@ class When(NamedTuple):
 
     def policy(self) -> HostPolicy:
         from holdfast.server.sessions.host import LIMIT, HostPolicy
-        from holdfast.session.trigger import Trigger
-        from holdfast.text.rewrite import Breaker
+        from holdfast.session.trigger import CircuitBreaker, Trigger
 
         tokens, window = _trigger(self.trigger)
         early = max(0.75, (1 + self.low) / 2)
         trigger = Trigger(tokens=tokens, window=window, low=self.low, early=early, idle=self.idle)
-        breaker = Breaker(cool_down=self.cool_down)
+        breaker = CircuitBreaker(cool_down=self.cool_down)
         memory, most = int(self.memory * 2**30), min(LIMIT, self.max_tokens)
         return HostPolicy(trigger, breaker, memory=memory, restart=self.restart, max_tokens=most)
 

@@ -15,7 +15,7 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import render
 from holdfast.compaction.compact import ROOM
 from holdfast.context.allocation import best
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
 from holdfast.gate.latent.fact_tokens import marked
@@ -48,7 +48,7 @@ def calibrate(
     }
     for number, span in enumerate(spans):
         progress("calibrate", number, len(spans), "")
-        study = build(method).study(span, Live(engine.model), engine)
+        study = build(method).study(span, KVContext(engine.model), engine)
         if not isinstance(study, Scored):
             raise BadOption(f"{method} does not score KV pairs; calibrate with one that does, e.g. informed")
         heads = sum(s.shape[0] for s in study.scores.values())

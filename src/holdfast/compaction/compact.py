@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from holdfast.blocks.block import Block
-from holdfast.blocks.render import Rendered, question_ids, render
+from holdfast.blocks.render import RenderedSession, question_ids, render
 from holdfast.compaction.partition import Part, parts, ratio_for, spans
 from holdfast.compaction.plan import Plan
 from holdfast.context import store
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, Segment, TokenSegment, tokens
 from holdfast.context.surgery import keep
-from holdfast.engine.kv_context import Live
-from holdfast.engine.local import LocalEngine, spoken
+from holdfast.engine.kv_context import KVContext
+from holdfast.engine.local import LocalEngine, stream_text
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, BadOption
 from holdfast.gate.latent.fact_tokens import marked
@@ -76,7 +76,7 @@ def compact(
     return replace(made, evidence={**made.evidence, **told})
 
 
-def session_digest(rendered: Rendered) -> str:
+def session_digest(rendered: RenderedSession) -> str:
     """What tells whether a session is the one that a context was made from."""
     return hashlib.sha256(",".join(map(str, rendered.ids)).encode()).hexdigest()[:16]
 
@@ -101,48 +101,48 @@ def ask(
             f"{context.next_position} positions, a question of {len(prompt)} tokens and an answer of up to {limit} "
             f"do not fit the {most} that {engine.model.name} reads"
         )
-    yield from spoken(engine.generate(engine.open(context), prompt, limit, sampling), engine.model.tokenizer)
+    yield from stream_text(engine.generate(engine.open(context), prompt, limit, sampling), engine.model.tokenizer)
 
 
 def compact_parts(
-    cut: list[Part], engine: LocalEngine, plan: Plan, progress: Progress = quiet, shared: Shared | None = None
+    cut: list[Part], engine: LocalEngine, plan: Plan, progress: Progress = quiet, shared: SharedStudy | None = None
 ) -> CompactContext:
     """Walk the parts in order: verbatim ones are kept, the others compacted against the memory so far.
 
     Calls that differ in their ratio alone may pass the same `shared` for the same parts.
     """
-    return compact_live(cut, engine, plan, progress, shared)[0]
+    return compact_in_memory(cut, engine, plan, progress, shared)[0]
 
 
 @dataclass(frozen=True)
-class Begin:
+class StartingMemory:
     """What stands before the parts that are compacted."""
 
-    live: Live
+    live: KVContext
     segments: tuple[Segment, ...] = ()
     """What `live` is made of."""
     retain: bool = False
     """Hold the states of what stays verbatim as the engine has them, in place of its tokens."""
 
 
-def compact_live(
+def compact_in_memory(
     cut: list[Part],
     engine: LocalEngine,
     plan: Plan,
     progress: Progress = quiet,
-    shared: Shared | None = None,
-    begin: Begin | None = None,
-) -> tuple[CompactContext, Live]:
+    shared: SharedStudy | None = None,
+    begin: StartingMemory | None = None,
+) -> tuple[CompactContext, KVContext]:
     """`compact_parts`, with the memory that the walk ends in: the same as opening the context."""
-    method, shared = build(plan.latent), shared or Shared()
+    method, shared = build(plan.latent), shared or SharedStudy()
     by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
     if plan.slots is not None:
         plan = replace(plan, ratio=ratio_for(cut, plan.slots, by_turn))
     from_ratio(1, plan.ratio)  # a senseless ratio fails before any work is done
     report = Report(plan.gate.threshold) if plan.gate else None
-    work = _Work(method, engine, plan.ratio, progress, plan.gate, report)
+    work = _SpanCompressor(method, engine, plan.ratio, progress, plan.gate, report)
     first = next((part.start for part in cut if part.compact), -1)
-    begin = begin or Begin(Live(engine.model))
+    begin = begin or StartingMemory(KVContext(engine.model))
     segments, live, began = list(begin.segments), begin.live, time.perf_counter()
     ids = torch.tensor([i for part in cut for i in _ids(part.blocks)])
     base = cut[0].start if cut else live.next_position
@@ -170,7 +170,7 @@ def compact_live(
     return CompactContext(tuple(segments), end, recipe, evidence, engine.model.digest), live
 
 
-def _kept(part: Part, live: Live, engine: LocalEngine, retain: bool) -> tuple[Segment, Live]:
+def _kept(part: Part, live: KVContext, engine: LocalEngine, retain: bool) -> tuple[Segment, KVContext]:
     """A verbatim part and the memory after it: read from its tokens, or its states as the engine has them."""
     origins, end = tuple(b.origin for b in part.blocks), part.start + len(part)
     if not retain:
@@ -183,7 +183,7 @@ def _kept(part: Part, live: Live, engine: LocalEngine, retain: bool) -> tuple[Se
 
 
 @dataclass
-class Shared:
+class SharedStudy:
     """What several ratios of one method have in common: nothing before the first span depends on the ratio."""
 
     study: Any = None
@@ -191,7 +191,7 @@ class Shared:
 
 
 @dataclass
-class _Work:
+class _SpanCompressor:
     """One compaction under way, and the seconds that it takes on top of reading the session."""
 
     method: LatentMethod
@@ -204,7 +204,7 @@ class _Work:
     told: list[Any] = field(default_factory=list)
     """What methods report of their own work, span by span, as the held-out error of a fit."""
 
-    def compress(self, span: Span, live: Live, shared: Shared | None) -> tuple[Segment, ...]:
+    def compress(self, span: Span, live: KVContext, shared: SharedStudy | None) -> tuple[Segment, ...]:
         budget = from_ratio(len(span), self.ratio)
         if budget.holds(len(span)):
             return (TokenSegment(span.ids, span.positions, span.origins),)
@@ -224,7 +224,7 @@ class _Work:
             return self.method.compress(work.study, work.budget, self.progress)
         return checked(self.gate, work, self.report)
 
-    def _study(self, span: Span, live: Live, shared: Shared | None) -> tuple[Any, float]:
+    def _study(self, span: Span, live: KVContext, shared: SharedStudy | None) -> tuple[Any, float]:
         if shared and shared.study is not None:
             return shared.study, shared.seconds
         began, read = time.perf_counter(), self.engine.reading_seconds
@@ -235,7 +235,7 @@ class _Work:
         return study, seconds
 
 
-def _extended(live: Live, made: tuple[Segment, ...], end: int) -> Live:
+def _extended(live: KVContext, made: tuple[Segment, ...], end: int) -> KVContext:
     """The memory after `made`, with the next token at `end` however few slots were kept."""
     after = live.fork()
     with torch.no_grad():
@@ -249,7 +249,7 @@ def _ids(blocks: tuple[Block, ...]) -> list[int]:
     return [i for block in blocks for i in block.ids]
 
 
-def _evidence(cut: list[Part], live: Live, engine: LocalEngine, seconds: float, total: float) -> dict[str, Any]:
+def _evidence(cut: list[Part], live: KVContext, engine: LocalEngine, seconds: float, total: float) -> dict[str, Any]:
     length = sum(map(len, cut))
     return {
         "tokens": length,

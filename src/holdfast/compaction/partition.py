@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby, takewhile
 
 from holdfast.blocks.block import Block, Kind
-from holdfast.blocks.render import Rendered
+from holdfast.blocks.render import RenderedSession
 from holdfast.compaction.plan import Policy
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
@@ -29,7 +29,7 @@ class Part:
         return sum(map(len, self.blocks))
 
 
-def parts(transcript: Transcript, rendered: Rendered, policy: Policy) -> list[Part]:
+def parts(transcript: Transcript, rendered: RenderedSession, policy: Policy) -> list[Part]:
     """Cut a rendered session into runs of blocks that stay and runs that are compacted."""
     units = exchanges(transcript)
     newest = units[-min(policy.keep_recent, len(units)) :] if policy.keep_recent else ()

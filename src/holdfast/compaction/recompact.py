@@ -12,7 +12,7 @@ from holdfast.context.budget import Budget, from_ratio
 from holdfast.context.compose import compose, held_bytes, stands_for
 from holdfast.context.recompact import cells, tighten
 from holdfast.context.segments import CompactContext, StateSegment, TokenSegment
-from holdfast.engine.kv_context import placed
+from holdfast.engine.kv_context import cast_to_model
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, BadOption
 from holdfast.methods.registry import build
@@ -72,10 +72,10 @@ def join(contexts: Sequence[CompactContext], engine: LocalEngine, *, drop_head: 
             f"together the contexts end at position {made.next_position}; {engine.model.name} reads {most} and a "
             "question; join fewer, or use a model with a longer context"
         )
-    return measured(made, engine.model)
+    return add_sizes(made, engine.model)
 
 
-def measured(composed: CompactContext, model: Model) -> CompactContext:
+def add_sizes(composed: CompactContext, model: Model) -> CompactContext:
     """A composed context with its own sizes in the evidence, beside those of its parts."""
     seconds = sum(float(part.get("seconds_compact", 0)) for part in composed.evidence["parts"])
     own = {**sizes(composed, model), "seconds_compact": round(seconds, 3)}
@@ -84,7 +84,7 @@ def measured(composed: CompactContext, model: Model) -> CompactContext:
 
 def sizes(context: CompactContext, model: Model) -> dict[str, int]:
     """What `session.compact` reports of a context, counted on the context itself."""
-    held = tuple(placed(s, model) if isinstance(s, StateSegment) else s for s in context.segments)
+    held = tuple(cast_to_model(s, model) if isinstance(s, StateSegment) else s for s in context.segments)
     return {
         "tokens": context.next_position,
         "tokens_compacted": stands_for([s for s in context.segments if not isinstance(s, TokenSegment)]),

@@ -7,7 +7,7 @@ A parent is a value and is never changed; a sub-agent reads on a fork of a memor
     own = own_blocks(session, turns, engine)              # what it was asked, did and said
     live = child.live()
     live.feed([i for block in own for i in block.ids])    # it works
-    parent = bring_back(parent, child, own, engine)       # in place of its whole transcript
+    parent = merge_subagent(parent, child, own, engine)   # in place of its whole transcript
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from holdfast.blocks.render import render
 from holdfast.compaction.compact import LATER
 from holdfast.compaction.partition import runs, spans
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.compaction.recompact import measured, sizes
+from holdfast.compaction.recompact import add_sizes, sizes
 from holdfast.context.budget import from_ratio
 from holdfast.context.compose import compose
 from holdfast.context.segments import CompactContext, Segment, TokenSegment, tokens
-from holdfast.context.surgery import moved
-from holdfast.engine.kv_context import Live
+from holdfast.context.surgery import shift_segment
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
 from holdfast.gate.latent.fact_tokens import marked
@@ -48,10 +48,10 @@ class SubAgent:
     how: How
     start: CompactContext
     """What it was given."""
-    memory: Live
+    memory: KVContext
     """That context in memory. Nobody feeds it; `live` gives a fork to read on."""
 
-    def live(self) -> Live:
+    def live(self) -> KVContext:
         """A memory of its own that begins where it was given."""
         return self.memory.fork()
 
@@ -62,7 +62,7 @@ def fork(
     how: How = "compact",
     *,
     session: Transcript | None = None,
-    live: Live | None = None,
+    live: KVContext | None = None,
 ) -> SubAgent:
     """Give a sub-agent its context.
 
@@ -96,7 +96,7 @@ def own_blocks(session: Transcript, turns: Sequence[Turn], engine: LocalEngine) 
     return tuple(b for b in rendered if b.origin.turn >= len(session.turns))
 
 
-def bring_back(
+def merge_subagent(
     parent: CompactContext,
     child: SubAgent,
     own: Sequence[Block],
@@ -121,10 +121,12 @@ def bring_back(
     start, length = child.start.next_position, sum(map(len, own))
     recipe = {"subagent": child.how, "latent": plan.latent, "ratio": plan.ratio, "policy": asdict(plan.policy)}
     added = CompactContext(
-        tuple(moved(segment, -start) for segment in segments), length, recipe, model_digest=engine.model.digest
+        tuple(shift_segment(segment, -start) for segment in segments), length, recipe, model_digest=engine.model.digest
     )
     seconds = {"seconds_compact": round(time.perf_counter() - began, 3)}
-    return measured(compose((parent, replace(added, evidence={**sizes(added, engine.model), **seconds}))), engine.model)
+    return add_sizes(
+        compose((parent, replace(added, evidence={**sizes(added, engine.model), **seconds}))), engine.model
+    )
 
 
 def system_prompt(context: CompactContext) -> CompactContext:
@@ -161,7 +163,7 @@ def _compacted(
     return segments
 
 
-def _extend(live: Live, made: Sequence[Segment], end: int) -> None:
+def _extend(live: KVContext, made: Sequence[Segment], end: int) -> None:
     """Take what was kept into the sub-agent's memory, in which its next span is read."""
     with torch.no_grad():
         for segment in made:

@@ -13,18 +13,19 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from holdfast.context.packing import join, pack, where
 from holdfast.model.family import Family
-from holdfast.model.slots import AnySlots, CodedSlots, Slots
+from holdfast.model.quantized_slots import AnySlots, QuantizedSlots
+from holdfast.model.slots import Slots
 
 
-class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's memory, as `holdfast.model.attention.Held` reads it."""
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's memory, as `holdfast.model.attention.CachedLayer` reads it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
         self.slots: Slots | None = None
-        self.coded: tuple[CodedSlots, ...] = ()
+        self.quantized: tuple[QuantizedSlots, ...] = ()
         self.positions: Tensor = torch.empty(1, 0)
         self.valid: Tensor | None = None
 
@@ -36,10 +37,10 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
         self.keys, self.values = key_states, value_states
         return key_states, value_states
 
-    def copy(self) -> HeldLayer:
+    def copy(self) -> SlotLayer:
         """A layer that shares every tensor."""
-        twin = HeldLayer()
-        twin.keys, twin.values, twin.slots, twin.coded = self.keys, self.values, self.slots, self.coded
+        twin = SlotLayer()
+        twin.keys, twin.values, twin.slots, twin.quantized = self.keys, self.values, self.slots, self.quantized
         twin.positions, twin.valid = self.positions, self.valid
         return twin
 
@@ -53,10 +54,10 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def splice(self, slots: AnySlots) -> None:
         """Put already rotated slots behind everything held so far; coded ones stand apart, those of a form together."""
-        if isinstance(slots, CodedSlots):
-            same = [part for part in self.coded if part.form == slots.form]
-            others = [part for part in self.coded if part.form != slots.form]
-            self.coded = (*others, join([*same, slots]))
+        if isinstance(slots, QuantizedSlots):
+            same = [part for part in self.quantized if part.form == slots.form]
+            others = [part for part in self.quantized if part.form != slots.form]
+            self.quantized = (*others, join([*same, slots]))
             return
         if self.slots is None and slots.dense:
             self.extend(slots)
@@ -73,7 +74,7 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
         # heads share one row of tail positions; only sliding layers read it, and theirs are equal
         self.positions = torch.cat((self.positions, slots.positions[:n][None]), dim=1)
 
-    def take(self, other: HeldLayer, part: slice) -> None:
+    def take(self, other: SlotLayer, part: slice) -> None:
         """Put the tokens `part` of another layer's tail (both of batch 1) behind this one, to the last bit."""
         if other.keys is not None and other.values is not None:  # a view would hold on to all of the other's memory
             self.update(other.keys[:, :, part].clone(), other.values[:, :, part].clone())
@@ -87,7 +88,7 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
             self.positions = self.positions[:, seen]
         if self.slots is not None and bool((self.slots.positions <= before).any()):
             self.slots = where(self.slots, self.slots.positions > before)
-        self.coded = tuple(where(part, part.positions > before) for part in self.coded)
+        self.quantized = tuple(where(part, part.positions > before) for part in self.quantized)
 
     def narrow(self, count: int, seen: slice) -> None:
         """Of the newest `count` tokens of the tail, hold on to those in `seen` alone."""
@@ -108,7 +109,7 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
     def nbytes(self) -> int:
         """Bytes really held: keys, values and biases of slots and tail."""
         tail = sum(t.nbytes for t in (self.keys, self.values) if t is not None)
-        return tail + sum(part.nbytes for part in (self.slots, *self.coded) if part is not None)
+        return tail + sum(part.nbytes for part in (self.slots, *self.quantized) if part is not None)
 
     def _drop_tail(self, like: Tensor) -> None:
         self.keys = self.values = self.valid = None
@@ -130,12 +131,12 @@ class HeldLayer(CacheLayerMixin):  # type: ignore[misc]
 class SlotCache(Cache):  # type: ignore[misc]
     """The memory of all layers."""
 
-    def __init__(self, layers: list[HeldLayer]) -> None:
+    def __init__(self, layers: list[SlotLayer]) -> None:
         super().__init__(layers=layers)
 
     @classmethod
     def empty(cls, family: Family, device: torch.device) -> SlotCache:
-        cache = cls([HeldLayer() for _ in family.layers])
+        cache = cls([SlotLayer() for _ in family.layers])
         for layer in cache.layers:
             layer.positions = layer.positions.to(device)
         return cache

@@ -14,7 +14,7 @@ from typing import Any
 from holdfast.blocks.block import Kind
 from holdfast.context.packing import where
 from holdfast.context.segments import CompactContext, Segment, StateSegment, TokenSegment
-from holdfast.context.surgery import moved
+from holdfast.context.surgery import shift_segment
 from holdfast.errors import BadContext, BadInput
 from holdfast.model.family import Family
 
@@ -36,7 +36,7 @@ def compose(contexts: Sequence[CompactContext], *, drop_head: bool = False) -> C
     end = 0
     for at, context in enumerate(contexts):
         own, first = headless(context) if drop_head and at else (list(context.segments), 0)
-        segments += [moved(segment, end - first) for segment in own] if end != first else own
+        segments += [shift_segment(segment, end - first) for segment in own] if end != first else own
         start, end = end, end + context.next_position - first
         if at == 0 and set(context.recipe) == {"parts"}:  # composed before, and nothing else: go on with its list
             parts, evidence = list(context.recipe["parts"]), list(context.evidence.get("parts", ()))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from holdfast.context.segments import Segment, SoftSegment, StateSegment
-from holdfast.context.surgery import moved
+from holdfast.context.surgery import shift_segment
 from holdfast.errors import TooLarge
 
 LEAST = 1 / 64
@@ -56,11 +56,11 @@ def stretches(segments: Sequence[Segment], end: float) -> list[Stretch]:
 
 
 def slack(segments: Sequence[Segment], end: float) -> int:
-    """By how many positions `drawn_together` can shorten them at most."""
+    """By how many positions `compress_positions` can shorten them at most."""
     return int(_room(stretches(segments, end)) * (1 - LEAST))
 
 
-def drawn_together(segments: Sequence[Segment], end: float, by: int) -> tuple[Segment, ...]:
+def compress_positions(segments: Sequence[Segment], end: float, by: int) -> tuple[Segment, ...]:
     """The same segments with compacted stretches shorter by `by` positions in all, each in proportion to its length.
 
     Raises TooLarge where they would be shorter than `LEAST` of what they are.
@@ -77,7 +77,9 @@ def drawn_together(segments: Sequence[Segment], end: float, by: int) -> tuple[Se
         first, last = stretch.positions
         for at in stretch.segments:
             segment = out[at]
-            out[at] = _scaled(segment, first, scale, back) if stretch.compacted else moved(segment, -back)
+            out[at] = (
+                _compress_segment(segment, first, scale, back) if stretch.compacted else shift_segment(segment, -back)
+            )
         if stretch.compacted:
             back += (last - first) * (1 - scale)
     return tuple(out)
@@ -124,7 +126,7 @@ def _tokens(segments: Sequence[Segment]) -> tuple[int, int]:
     return min(a for a, _ in spans), max(b for _, b in spans)
 
 
-def _scaled(segment: Segment, first: float, scale: float, back: float) -> Segment:
+def _compress_segment(segment: Segment, first: float, scale: float, back: float) -> Segment:
     def there(positions: Tensor) -> Tensor:
         return first + (positions - first) * scale - back
 

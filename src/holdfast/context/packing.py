@@ -9,9 +9,10 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor
 
-from holdfast.model.slots import AnySlots, Coded, CodedSlots, Rows, Slots
+from holdfast.model.quantized_slots import AnySlots, QuantizedRows, QuantizedSlots
+from holdfast.model.slots import Rows, Slots
 
-Packed = TypeVar("Packed", Slots, CodedSlots)
+Packed = TypeVar("Packed", Slots, QuantizedSlots)
 
 
 def pack(keys: Tensor, values: Tensor, positions: Tensor, keep: Tensor | None = None) -> Slots:
@@ -36,7 +37,7 @@ def join(parts: Sequence[Packed]) -> Packed:
         bias=_join_bias([(head[2], head[3]) for heads in by_head for head in heads]),
         lengths=tuple(sum(len(head[2]) for head in heads) for heads in by_head),
     )
-    if isinstance(made, CodedSlots):
+    if isinstance(made, QuantizedSlots):
         centres = [part.centre for part in parts if part.centre is not None]
         runs = torch.cat([part.runs for part in parts], dim=1)
         made = replace(made, runs=runs, centre=torch.cat(centres, dim=1) if centres else None)
@@ -53,18 +54,18 @@ def _cat(rows: list[Rows]) -> Rows:
     if isinstance(rows[0], Tensor):
         return torch.cat(rows)
     scales = [r.scales for r in rows if r.scales is not None]
-    return Coded(torch.cat([r.codes for r in rows]), torch.cat(scales) if scales else None)
+    return QuantizedRows(torch.cat([r.codes for r in rows]), torch.cat(scales) if scales else None)
 
 
 @overload
 def where(slots: Slots, mask: Tensor) -> Slots: ...
 @overload
-def where(slots: CodedSlots, mask: Tensor) -> CodedSlots: ...
+def where(slots: QuantizedSlots, mask: Tensor) -> QuantizedSlots: ...
 def where(slots: AnySlots, mask: Tensor) -> AnySlots:
     """The slots for which `mask [N]` is True."""
     kept: dict[str, Any] = {name: getattr(slots, name)[mask] for name in ("keys", "values", "positions")}
     kept["bias"] = None if slots.bias is None else slots.bias[mask]
-    if isinstance(slots, CodedSlots):
+    if isinstance(slots, QuantizedSlots):
         runs = _counts(mask, slots.runs.flatten().tolist())
         kept["runs"] = torch.tensor(runs, device=slots.runs.device).view_as(slots.runs)
     return replace(slots, **kept, lengths=_counts(mask, slots.lengths))

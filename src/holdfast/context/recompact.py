@@ -56,7 +56,7 @@ def tighten(segments: Sequence[Segment], pairs: int, kind: str = "global", *, ap
             chosen[c[:3]] = mask
     for c in held:
         masks.setdefault((c.segment, c.layer), []).append(chosen[c[:3]])
-    return [_kept(segment, at, masks) for at, segment in enumerate(segments)]
+    return [_select_slots(segment, at, masks) for at, segment in enumerate(segments)]
 
 
 def cells(segments: Sequence[Segment]) -> list[Cell]:
@@ -89,7 +89,7 @@ def _group(cell: Cell, kind: str, apart: bool) -> tuple[int, int, int]:
     return cell.segment if apart else -1, layer, head
 
 
-def _kept(segment: Segment, at: int, masks: dict[tuple[int, int], list[Tensor]]) -> Segment:
+def _select_slots(segment: Segment, at: int, masks: dict[tuple[int, int], list[Tensor]]) -> Segment:
     if not isinstance(segment, StateSegment):
         return segment
     whole = {layer: torch.cat(masks[at, layer]) for layer in range(len(segment.layers)) if (at, layer) in masks}

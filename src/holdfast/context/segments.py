@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.block import Origin
-from holdfast.model.slots import MODEL, AnySlots, Form
+from holdfast.model.quantized_slots import AnySlots, Form
+from holdfast.model.slots import MODEL
 
 
 @dataclass(frozen=True)

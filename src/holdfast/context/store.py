@@ -23,7 +23,8 @@ from holdfast.blocks.block import Kind, Origin
 from holdfast.context.segments import CompactContext, Segment, SoftSegment, StateSegment, TokenSegment
 from holdfast.errors import BadContext, BadInput
 from holdfast.model.load import Model
-from holdfast.model.slots import CODES, MODEL, AnySlots, Coded, CodedSlots, Form, Slots, group
+from holdfast.model.quantized_slots import CODES, AnySlots, Form, QuantizedRows, QuantizedSlots, scale_group
+from holdfast.model.slots import MODEL, Slots
 from holdfast.storage.backends import fetch, local, send
 from holdfast.storage.files import install, workshop
 
@@ -236,11 +237,11 @@ def _tensors(context: CompactContext) -> list[tuple[str, Tensor]]:
 
 def _slot_tensors(slots: AnySlots) -> Iterator[tuple[str, Tensor]]:
     for name, rows in (("keys", slots.keys), ("values", slots.values)):
-        yield name, rows.codes if isinstance(rows, Coded) else rows
-        if isinstance(rows, Coded) and rows.scales is not None:
+        yield name, rows.codes if isinstance(rows, QuantizedRows) else rows
+        if isinstance(rows, QuantizedRows) and rows.scales is not None:
             yield f"{name}_scales", rows.scales
     yield "positions", slots.positions
-    if isinstance(slots, CodedSlots) and slots.centre is not None:
+    if isinstance(slots, QuantizedSlots) and slots.centre is not None:
         yield "centre", slots.centre
     if slots.bias is not None:
         yield "bias", slots.bias
@@ -301,15 +302,15 @@ def _slots(prefix: str, lengths: list[int], tensors: Mapping[str, Tensor], model
     centre = tensors[f"{prefix}.centre"] if form != "bfloat16" else None
     if centre is not None:
         centre = _shaped(centre, (len(lengths), 1, D), torch.bfloat16)
-    return CodedSlots(k, v, positions, bias, tuple(lengths), torch.tensor(lengths)[:, None], centre)
+    return QuantizedSlots(k, v, positions, bias, tuple(lengths), torch.tensor(lengths)[:, None], centre)
 
 
-def _coded(name: str, n: int, D: int, tensors: Mapping[str, Tensor], form: Form) -> Coded:
+def _coded(name: str, n: int, D: int, tensors: Mapping[str, Tensor], form: Form) -> QuantizedRows:
     """Codes and scales of `n` rows; every code of four or eight bits means a number."""
     codes = _shaped(tensors[name], (n, D // 2 if form == "int4" else D), CODES[form])
     if form == "bfloat16":
-        return Coded(codes, None)
-    return Coded(codes, _shaped(tensors[f"{name}_scales"], (n, D // group(D)), torch.bfloat16))
+        return QuantizedRows(codes, None)
+    return QuantizedRows(codes, _shaped(tensors[f"{name}_scales"], (n, D // scale_group(D)), torch.bfloat16))
 
 
 def _shaped(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:

@@ -11,7 +11,8 @@ from holdfast.blocks.block import Origin
 from holdfast.context.packing import pack
 from holdfast.context.segments import Segment, StateSegment
 from holdfast.model.family import Family
-from holdfast.model.slots import AnySlots, Form, Slots
+from holdfast.model.quantized_slots import AnySlots, Form, quantize
+from holdfast.model.slots import Slots
 from holdfast.model.states import States
 
 
@@ -36,15 +37,15 @@ def keep(
 
 def rotate(segment: StateSegment, family: Family) -> tuple[AnySlots, ...]:
     """The segment's slots with keys turned to their positions, ready for a cache."""
-    return tuple(s.turned(layer.rope) for layer, s in zip(family.layers, segment.layers, strict=True))
+    return tuple(s.rotate(layer.rope) for layer, s in zip(family.layers, segment.layers, strict=True))
 
 
-def coded(segment: StateSegment, form: Form) -> StateSegment:
-    """The same states in one of the forms of `holdfast.model.slots.CODES`; what is coded already stays as it is."""
-    return replace(segment, layers=tuple(s.coded(form) if isinstance(s, Slots) else s for s in segment.layers))
+def quantize_segment(segment: StateSegment, form: Form) -> StateSegment:
+    """Quantizes plain states to one of `quantized_slots.CODES`; leaves those that are quantized already."""
+    return replace(segment, layers=tuple(quantize(s, form) if isinstance(s, Slots) else s for s in segment.layers))
 
 
-def moved(segment: Segment, by: float) -> Segment:
+def shift_segment(segment: Segment, by: float) -> Segment:
     """The same segment `by` positions later. Un-rotated keys need no arithmetic: only their positions change."""
     if isinstance(segment, StateSegment):
         return replace(segment, layers=tuple(replace(s, positions=s.positions + by) for s in segment.layers))

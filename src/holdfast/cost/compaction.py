@@ -14,16 +14,17 @@ from holdfast.cost.calls import Session
 from holdfast.cost.prices import Prices
 from holdfast.cost.strategy import Strategy
 from holdfast.cost.usage import Usage
-from holdfast.engine.chat import Reply
+from holdfast.engine.chat import ChatAnswer
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
-from holdfast.text.rewrite import Breaker, TextPlan, rewrite_again
+from holdfast.session.trigger import CircuitBreaker
+from holdfast.text.rewrite import TextPlan, rewrite_again
 from holdfast.transcript.draft import Draft, turn_size, units
 
 ANSWER = 0.1
 """Of what a compactor reads, how much it writes."""
 ANSWER_HEAD = "## State and next step\n"
-MINIMUM_GAIN = Breaker.least_gain
+MINIMUM_GAIN = CircuitBreaker.least_gain
 """A compaction that frees less of the session is not made: it would come again at every call."""
 
 
@@ -84,11 +85,11 @@ class _Assumed:
     share: float
     name: str = "assumed"
 
-    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
+    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer:
         read = self.session.count(system) + self.session.count(prompt)
         room = max(1, min(max_tokens, round(read * self.share)))
         text = ANSWER_HEAD + "\n".join(f"- {' '.join(['note'] * 15)}" for _ in range(max(1, round(room / 16))))
-        return Reply(text, read, room)
+        return ChatAnswer(text, read, room)
 
 
 def size(held: Draft, session: Session) -> int:

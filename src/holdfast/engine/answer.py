@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.model.forward import logits
@@ -27,7 +27,7 @@ class Answer:
     """Iterating it generates; what was generated stays, so that it may be left and taken up again."""
 
     def __init__(
-        self, engine: LocalEngine, live: Live, opening: Sequence[int], limit: int, sampling: Sampling | None = None
+        self, engine: LocalEngine, live: KVContext, opening: Sequence[int], limit: int, sampling: Sampling | None = None
     ) -> None:
         """`opening` is what a template writes before an answer; `live` is not changed."""
         self.engine, self.live, self.limit = engine, live.fork(), limit
@@ -65,7 +65,7 @@ class Answer:
         return str(self.engine.model.tokenizer.decode(self.ids))
 
     @torch.no_grad()
-    def closed(self, closing: Sequence[int]) -> tuple[tuple[int, ...], Live, list[Tensor]]:
+    def close(self, closing: Sequence[int]) -> tuple[tuple[int, ...], KVContext, list[Tensor]]:
         """All ids with what the template writes around them, the memory that holds them, and their hidden states."""
         live, ids = self.live.fork(), (*self.opening, *self.ids, *closing)
         rest = ids[sum(map(len, self.hidden)) :]

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatAnswer:
     """What came back, and what it took."""
 
     text: str
@@ -24,7 +24,7 @@ class Chat(Protocol):
     @property
     def name(self) -> str: ...
 
-    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply: ...
+    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer: ...
 
 
 def input_limit(chat: Chat) -> int | None:
@@ -34,11 +34,11 @@ def input_limit(chat: Chat) -> int | None:
 
 
 @dataclass(frozen=True)
-class Metered:
+class MeteredChat:
     """A chat that remembers every reply, so that the compactor's own cost can be told."""
 
     chat: Chat
-    replies: list[Reply] = field(default_factory=list)
+    replies: list[ChatAnswer] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class Metered:
     def max_input(self) -> int | None:
         return input_limit(self.chat)
 
-    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
+    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer:
         reply = self.chat(system, prompt, max_tokens, timeout)
         self.replies.append(reply)
         return reply

@@ -23,11 +23,11 @@ from holdfast.model.load import Model
 from holdfast.model.states import States
 
 CHUNK = 1024  # tokens of a prefill that run at one time
-Report = Callable[[int, int], None]
+PrefillProgress = Callable[[int, int], None]
 """Called as `report(done, total)` before each chunk."""
 
 
-class Live:
+class KVContext:
     """A model's memory of a context. `fork` is cheap and shares everything held so far."""
 
     def __init__(self, model: Model) -> None:
@@ -38,15 +38,15 @@ class Live:
         """`[d]`: predicts the next token; None before the first one and after a splice."""
         self._rewindable: list[int] = []
 
-    def fork(self, *, frozen: bool = False) -> Live:
+    def fork(self, *, frozen: bool = False) -> KVContext:
         """A second future of the same past."""
-        twin = Live(self.model)
+        twin = KVContext(self.model)
         twin.cache, twin.next_position = self.cache.fork(frozen=frozen), self.next_position
         twin.last_hidden = self.last_hidden
         twin._rewindable = [] if frozen else list(self._rewindable)
         return twin
 
-    def narrowed(self, count: int, seen: slice) -> Live:
+    def fork_narrowed(self, count: int, seen: slice) -> KVContext:
         """A fork that, of the newest `count` tokens, remembers those in `seen` alone; positions stay as they are."""
         twin = self.fork()
         for layer in twin.cache.layers:
@@ -60,7 +60,7 @@ class Live:
         *,
         positions: Tensor | None = None,
         observer: Observer | None = None,
-        report: Report | None = None,
+        report: PrefillProgress | None = None,
     ) -> Tensor:
         """Run token ids `[n]` through the model; returns their hidden states `[n, d]`."""
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
@@ -69,7 +69,12 @@ class Live:
         return self.feed_inputs(ids, positions, observer=observer, report=report)
 
     def feed_inputs(
-        self, inputs: Tensor, positions: Tensor, *, observer: Observer | None = None, report: Report | None = None
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        *,
+        observer: Observer | None = None,
+        report: PrefillProgress | None = None,
     ) -> Tensor:
         """Run ids `[n]` or embeddings `[n, d]` at `positions [n]`; returns hidden states `[n, d]`."""
         positions = positions.to(self.model.device, torch.float32)
@@ -98,7 +103,7 @@ class Live:
         else:
             self.feed(segment.ids, positions=segment.positions)
 
-    def take(self, source: Live, part: slice, hidden: Tensor | None = None) -> None:
+    def take(self, source: KVContext, part: slice, hidden: Tensor | None = None) -> None:
         """Take the tokens `part` of another memory's tail as they were read there; `hidden [d]` is the last one's.
 
         They may have seen what this memory does not hold. Raises UnsupportedModel for layers that forget by themselves.
@@ -107,17 +112,17 @@ class Live:
         cache, positions = self.cache.fork(), source.cache.layers[0].positions[0, part]
         for layer, other in zip(cache.layers, source.cache.layers, strict=True):
             layer.take(other, part)
-        self._grown(cache, positions, hidden)
+        self._append_tail(cache, positions, hidden)
 
     def retain(self, segment: StateSegment, hidden: Tensor | None = None) -> None:
         """Take stored states of verbatim tokens as the newest ones, which a rewind can forget again."""
         check_retains(self.model)
-        cache, slots = self.cache.fork(), rotate(placed(segment, self.model), self.model.family)
+        cache, slots = self.cache.fork(), rotate(cast_to_model(segment, self.model), self.model.family)
         for layer, held in zip(cache.layers, slots, strict=True):
             layer.extend(held)
-        self._grown(cache, slots[0].positions[: slots[0].lengths[0]], hidden)
+        self._append_tail(cache, slots[0].positions[: slots[0].lengths[0]], hidden)
 
-    def _grown(self, cache: SlotCache, positions: Tensor, hidden: Tensor | None) -> None:
+    def _append_tail(self, cache: SlotCache, positions: Tensor, hidden: Tensor | None) -> None:
         self._rewindable.extend(self._steps(positions))
         self.cache, self.last_hidden = cache, hidden
         self.next_position = max(self.next_position, int(positions[-1].ceil()) + 1)
@@ -141,7 +146,7 @@ class Live:
         cache.settle(self.model.family, next_position)
         self.cache, self.next_position, self._rewindable = cache, next_position, []
 
-    def held(self, part: slice, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
+    def tail_states(self, part: slice, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
         """The states of the tokens `part` of the tail, `ids [n]` and their `hidden [n, d]`, as they were read."""
         check_retains(self.model)
         positions = self.cache.layers[0].positions[0, part]
@@ -150,7 +155,7 @@ class Live:
         values = tuple(held.values[0, :, part] for held in self.cache.layers)
         return States(keys, values, positions, partial(surprisal, self.model, ids, hidden, before), hidden)
 
-    def states(self, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
+    def newest_states(self, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
         """The states of the `n` tokens just fed; `before` is the hidden state that predicted the first of them."""
         n, layers = len(ids), self.model.family.layers
         positions = self.cache.layers[0].positions[0, -n:]
@@ -170,7 +175,9 @@ class Live:
 
     def _splice(self, segment: StateSegment) -> None:
         cache = self.cache.fork()
-        for layer, slots in zip(cache.layers, rotate(placed(segment, self.model), self.model.family), strict=True):
+        for layer, slots in zip(
+            cache.layers, rotate(cast_to_model(segment, self.model), self.model.family), strict=True
+        ):
             layer.splice(slots)
         self.cache, self.last_hidden, self._rewindable = cache, None, []
         self.next_position = max(self.next_position, int(segment.last_position) + 1)
@@ -194,9 +201,9 @@ def surprisal(model: Model, ids: Tensor, hidden: Tensor, before: Tensor | None) 
     return torch.cat((rest.mean()[None] if len(rest) else rest.new_ones(1), rest))
 
 
-def opened(model: Model, context: CompactContext) -> Live:
+def open_context(model: Model, context: CompactContext) -> KVContext:
     """Load a context into memory."""
-    live = Live(model)
+    live = KVContext(model)
     for segment in context.segments:
         live.append(segment)
     live.settle(context.next_position)
@@ -213,6 +220,6 @@ def check_retains(model: Model) -> None:
         )
 
 
-def placed(segment: StateSegment, model: Model) -> StateSegment:
+def cast_to_model(segment: StateSegment, model: Model) -> StateSegment:
     """The segment on the model's device and in its dtype."""
     return replace(segment, layers=tuple(s.to(model.device, model.dtype) for s in segment.layers))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from holdfast.context.segments import CompactContext
-from holdfast.engine.kv_context import Live, Report, opened
+from holdfast.engine.kv_context import KVContext, PrefillProgress, open_context
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext
 from holdfast.model.attention import Observer
@@ -37,30 +37,30 @@ class LocalEngine:
         """Time spent in `capture` so far: the prefill that an agent pays anyway, not the price of compaction."""
 
     @torch.no_grad()
-    def open(self, context: CompactContext) -> Live:
+    def open(self, context: CompactContext) -> KVContext:
         """Load a context into memory. Raises BadContext when it holds another model's states."""
         if context.model_digest not in ("", self.model.digest):
             raise BadContext(f"this context was made with another model than {self.model.name}; load that one")
-        return opened(self.model, context)
+        return open_context(self.model, context)
 
     @torch.no_grad()
     def capture(
         self,
-        past: Live,
+        past: KVContext,
         ids: Tensor,
         positions: Tensor | None = None,
-        report: Report | None = None,
+        report: PrefillProgress | None = None,
         observer: Observer | None = None,
-    ) -> tuple[Live, States]:
+    ) -> tuple[KVContext, States]:
         """Read `ids [T]` on top of `past`; returns the memory afterwards and the span's states."""
         began, after = time.perf_counter(), past.fork()
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
         hidden = after.feed(ids, positions=positions, report=report, observer=observer)
         self.reading_seconds += time.perf_counter() - began
-        return after, after.states(ids, hidden, past.last_hidden)
+        return after, after.newest_states(ids, hidden, past.last_hidden)
 
     @torch.no_grad()
-    def score(self, live: Live, continuations: Sequence[Continuation]) -> list[Tensor]:
+    def score(self, live: KVContext, continuations: Sequence[Continuation]) -> list[Tensor]:
         """Log-probabilities of every target token, one `[n]` float32 per continuation, run as one batch."""
         rows = [(*c.prompt, *c.target) for c in continuations]
         hidden = self._batch(live, rows)
@@ -72,13 +72,13 @@ class LocalEngine:
         return out
 
     @torch.no_grad()
-    def next_logits(self, live: Live, ids: Sequence[int]) -> Tensor:
+    def next_logits(self, live: KVContext, ids: Sequence[int]) -> Tensor:
         """Logits after each of `ids [n]` read on top of `live`, `[n, V]` float32."""
         return logits(self.model, live.fork().feed(list(ids)))
 
     @torch.no_grad()
     def generate(
-        self, live: Live, prompt: Sequence[int], limit: int = 256, sampling: Sampling | None = None
+        self, live: KVContext, prompt: Sequence[int], limit: int = 256, sampling: Sampling | None = None
     ) -> Iterator[int]:
         """Yield up to `limit` tokens that follow `prompt`, up to the end of turn; `live` is not changed."""
         live, sampling = live.fork(), sampling or Sampling()
@@ -93,7 +93,7 @@ class LocalEngine:
             ids = [token]
 
     @torch.no_grad()
-    def answers(self, live: Live, prompts: Sequence[Sequence[int]], limit: int = 32) -> list[list[int]]:
+    def answers(self, live: KVContext, prompts: Sequence[Sequence[int]], limit: int = 32) -> list[list[int]]:
         """Greedy answers to several prompts over one context, decoded as one batch that shares it."""
         live, B = live.fork(frozen=True), len(prompts)
         longest = max(map(len, prompts))
@@ -125,7 +125,7 @@ class LocalEngine:
         own = self.model.tokenizer.eos_token_id
         return frozenset(x for x in (*(eos if isinstance(eos, list) else [eos]), own) if x is not None)
 
-    def _batch(self, live: Live, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _batch(self, live: KVContext, rows: Sequence[Sequence[int]]) -> Tensor:
         """Hidden states `[B, longest, d]` of rows padded on the right, over one shared context."""
         live = live.fork(frozen=True)
         longest = max(map(len, rows))
@@ -141,7 +141,7 @@ class LocalEngine:
         return torch.tensor(ids, dtype=torch.int64, device=self.model.device)
 
 
-def spoken(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:
+def stream_text(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:
     """Token ids as text, piece by piece and never half a character."""
     said: list[int] = []
     shown = ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from holdfast.engine.chat import Reply
+from holdfast.engine.chat import ChatAnswer
 from holdfast.errors import Failed
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LocalChat:
     def name(self) -> str:
         return self.model
 
-    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
+    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer:
         """Raises Failed where the prompt is too long for the model or the time is over."""
         began = time.perf_counter()
         engine = _engine(self.model, self.dtype, self.device)
@@ -42,14 +42,14 @@ class LocalChat:
             )
         return self._answer(engine, ids, limit, began, timeout)
 
-    def _answer(self, engine: LocalEngine, ids: list[int], limit: int, began: float, timeout: float) -> Reply:
-        from holdfast.engine.kv_context import Live
+    def _answer(self, engine: LocalEngine, ids: list[int], limit: int, began: float, timeout: float) -> ChatAnswer:
+        from holdfast.engine.kv_context import KVContext
 
         def check(done: int = 0, total: int = 0) -> None:
             if time.perf_counter() - began > timeout:
                 raise Failed(f"{self.model}: no answer within {timeout:g} s; raise timeout, or choose a faster model")
 
-        live, said = Live(engine.model), list[int]()
+        live, said = KVContext(engine.model), list[int]()
         if ids[:-1]:
             live.feed(ids[:-1], report=check)
         for token in engine.generate(live, ids[-1:], limit):
@@ -57,7 +57,7 @@ class LocalChat:
             check()
         text = engine.model.tokenizer.decode(said, skip_special_tokens=True)
         stopped = "length" if len(said) == limit else "stop"
-        return Reply(text, len(ids), len(said), time.perf_counter() - began, stopped)
+        return ChatAnswer(text, len(ids), len(said), time.perf_counter() - began, stopped)
 
 
 @lru_cache(maxsize=1)

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast.engine.chat import Reply
-from holdfast.engine.concurrency_limiter import within
+from holdfast.engine.chat import ChatAnswer
+from holdfast.engine.time_limit import run_within
 from holdfast.errors import Failed
 
 SHOWN = 300
@@ -54,13 +54,13 @@ class Remote(ABC):
     def name(self) -> str:
         return self.model
 
-    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
+    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer:
         """Ask once. Raises Failed where no usable answer came within `timeout` seconds, retries included."""
         sdk = _imported(self.sdk)
         most = min(max_tokens, self.max_output or max_tokens)
         began = time.perf_counter()
         try:
-            text = within(timeout, lambda: self._post(sdk, system, prompt, most, timeout))
+            text = run_within(timeout, lambda: self._post(sdk, system, prompt, most, timeout))
             return self._reply(text, time.perf_counter() - began)
         except TimeoutError as error:
             raise Failed(
@@ -78,7 +78,7 @@ class Remote(ABC):
         """The body of the answer."""
 
     @abstractmethod
-    def _reply(self, body: str, seconds: float) -> Reply:
+    def _reply(self, body: str, seconds: float) -> ChatAnswer:
         """Raises ValidationError where the body is not of this wire, Failed where the model refused."""
 
     def _options(self, timeout: float) -> dict[str, Any]:
@@ -111,12 +111,12 @@ class OpenAIChat(Remote):
             answer = raw.create(model=self.model, messages=messages, **{limit: max_tokens})
             return str(answer.text)
 
-    def _reply(self, body: str, seconds: float) -> Reply:
+    def _reply(self, body: str, seconds: float) -> ChatAnswer:
         answer = _Completion.model_validate_json(body)
         choice, usage = answer.first, answer.usage or _Usage()
         _check_refusal(self, choice.finish_reason, choice.message.refusal or "")
         stopped = "length" if choice.finish_reason == "length" else "stop"
-        return Reply(choice.message.content or "", usage.prompt_tokens, usage.completion_tokens, seconds, stopped)
+        return ChatAnswer(choice.message.content or "", usage.prompt_tokens, usage.completion_tokens, seconds, stopped)
 
 
 class AnthropicChat(Remote):
@@ -132,13 +132,13 @@ class AnthropicChat(Remote):
             answer = raw.create(model=self.model, max_tokens=max_tokens, messages=messages, system=system)
             return bytes(answer.http_response.content).decode(errors="replace")
 
-    def _reply(self, body: str, seconds: float) -> Reply:
+    def _reply(self, body: str, seconds: float) -> ChatAnswer:
         answer = _Message.model_validate_json(body)
         _check_refusal(self, answer.stop_reason, "")
         text = "".join(part.text for part in answer.content if part.type == "text")
         usage, stopped = answer.usage, "length" if answer.stop_reason == "max_tokens" else "stop"
         read = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens
-        return Reply(text, read, usage.output_tokens, seconds, stopped)
+        return ChatAnswer(text, read, usage.output_tokens, seconds, stopped)
 
 
 class _Usage(BaseModel):
@@ -146,13 +146,13 @@ class _Usage(BaseModel):
     completion_tokens: int = 0
 
 
-class _Said(BaseModel):
+class _AnswerMessage(BaseModel):
     content: str | None = None
     refusal: str | None = None
 
 
 class _Choice(BaseModel):
-    message: _Said
+    message: _AnswerMessage
     finish_reason: str | None = None
 
 
@@ -162,7 +162,7 @@ class _Completion(BaseModel):
 
     @property
     def first(self) -> _Choice:
-        return self.choices[0] if self.choices else _Choice(message=_Said())
+        return self.choices[0] if self.choices else _Choice(message=_AnswerMessage())
 
 
 class _Part(BaseModel):

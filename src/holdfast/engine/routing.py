@@ -23,7 +23,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from holdfast import config
-from holdfast.engine.chat import Chat, Reply
+from holdfast.engine.chat import Chat, ChatAnswer
 from holdfast.errors import BadInput, BadOption
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -72,7 +72,7 @@ class _File(BaseModel):
 
 
 @dataclass(frozen=True)
-class Routed:
+class RoutedChat:
     """A model with the limits of its row."""
 
     route: Route
@@ -86,7 +86,7 @@ class Routed:
     def max_input(self) -> int | None:
         return self.route.max_input or getattr(self.chat, "max_input", None)
 
-    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
+    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer:
         """The row's time-out holds where it is the shorter one."""
         return self.chat(system, prompt, max_tokens, min(timeout, self.route.timeout))
 
@@ -113,22 +113,22 @@ def _key(where: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in where if part != "[key]")
 
 
-def chat_of(route: Route, key: str = "") -> Routed:
+def chat_of(route: Route, key: str = "") -> RoutedChat:
     """A row's model, ready to be called. Raises BadOption where the variable that should hold its key is not set."""
     if route.kind == "local":
         from holdfast.engine.local_chat import LocalChat
 
-        return Routed(route, LocalChat(route.model, max_output=route.max_output))
+        return RoutedChat(route, LocalChat(route.model, max_output=route.max_output))
     from holdfast.engine.remote import CHATS
 
     key = key or (config.secret(route.key_env) if route.key_env else "")
     if route.key_env and not key:
         raise BadOption(f"{route.model} needs a key: set the environment variable {route.key_env}")
     remote = CHATS[route.kind](route.model, route.base_url, key, route.max_input, route.max_output)
-    return Routed(route, remote)
+    return RoutedChat(route, remote)
 
 
-def chat_for(task: Task, path: Path | None = None) -> Routed | None:
+def chat_for(task: Task, path: Path | None = None) -> RoutedChat | None:
     """The model for a task, or None where the table has no row for it."""
     route = read_routes(path).get(task)
     return chat_of(route) if route else None

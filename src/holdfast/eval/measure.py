@@ -16,11 +16,11 @@ from torch import Tensor
 
 import holdfast
 from holdfast.blocks.render import question_ids
-from holdfast.compaction.compact import Shared, compact_live, full_bytes
+from holdfast.compaction.compact import SharedStudy, compact_in_memory, full_bytes
 from holdfast.compaction.partition import Part
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.segments import CompactContext, tokens
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import BadOption, Lost
 from holdfast.eval.metrics import keyword_hit
@@ -104,22 +104,22 @@ class Windowed:
         yield from self._written(FULL, 1.0, full, reference, 0.0, base)
         yield from self._written(NONE, None, none, blank.where(fair), 0.0, base)
         del full
-        shared: dict[str, Shared] = {}
+        shared: dict[str, SharedStudy] = {}
         for spec, ratio in pending:
             if spec in (FULL, NONE) or ratio is None:
                 continue
-            yield from self._compacted(spec, ratio, shared.setdefault(split(spec)[0], Shared()), base)
+            yield from self._compacted(spec, ratio, shared.setdefault(split(spec)[0], SharedStudy()), base)
 
     def pending(self) -> list[tuple[str, float | None]]:
         """Methods and ratios of which a row is missing."""
         return [(spec, ratio) for spec, ratio in self._plans() if self._missing(spec, ratio)]
 
-    def _compacted(self, spec: str, ratio: float, shared: Shared, base: dict[str, Any]) -> Iterator[Row]:
+    def _compacted(self, spec: str, ratio: float, shared: SharedStudy, base: dict[str, Any]) -> Iterator[Row]:
         self.setting.progress("method", 0, 1, f"{spec} at {ratio:g}x")
         method, gate = split(spec)
         plan = Plan(method, ratio, self.setting.by_turn, Policy(pin=(), keep_recent=0), gate)
         try:
-            context, live = compact_live(
+            context, live = compact_in_memory(
                 list(self.window.parts), self.setting.engine, plan, self.setting.progress, shared
             )
         except (BadOption, Lost) as error:
@@ -151,12 +151,12 @@ class Windowed:
         kept = [_verbatim(part) for part in self.window.parts if not part.compact]
         return CompactContext(tuple(kept), self.window.tokens)
 
-    def _opened(self, context: CompactContext) -> tuple[Live, float]:
+    def _opened(self, context: CompactContext) -> tuple[KVContext, float]:
         began = time.perf_counter()
         live = self.setting.engine.open(context)
         return live, time.perf_counter() - began
 
-    def _measured(self, live: Live, answer_tokens: int | None = None) -> Measured:
+    def _measured(self, live: KVContext, answer_tokens: int | None = None) -> Measured:
         tokenizer = self.setting.engine.model.tokenizer
         asked = [tuple(question_ids(tokenizer, p.question)) for p in self.window.probes]
         targets = [_ids(tokenizer, text) for p in self.window.probes for text in (p.answer, p.distractor)]
@@ -170,7 +170,7 @@ class Windowed:
         )
         return Measured(sums[0::2], sums[1::2], texts, self._next(live))
 
-    def _next(self, live: Live) -> Tensor | None:
+    def _next(self, live: KVContext) -> Tensor | None:
         ids = self.window.next_ids
         if len(ids) < 2:
             return None
@@ -181,7 +181,7 @@ class Windowed:
         self,
         spec: str,
         ratio: float | None,
-        live: Live,
+        live: KVContext,
         got: Measured,
         seconds: float,
         base: dict[str, Any],
@@ -227,7 +227,7 @@ class Windowed:
             "window": self.window.id,
         }
 
-    def _sizes(self, live: Live, base: dict[str, Any]) -> dict[str, Any]:
+    def _sizes(self, live: KVContext, base: dict[str, Any]) -> dict[str, Any]:
         model, window = self.setting.engine.model, self.window
         span = sum(len(p) for p in window.parts if p.compact)
         held = live.nbytes - base["none_bytes"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from holdfast.blocks.block import Block, Kind, Origin
-from holdfast.blocks.render import Rendered
+from holdfast.blocks.render import RenderedSession
 from holdfast.compaction.partition import Part
 from holdfast.errors import BadOption
 from holdfast.eval.probes import Probe, broken_rule
@@ -57,7 +57,7 @@ class Window:
         return tuple(i for part in kept for block in part.blocks for i in block.ids)
 
 
-def locate(probes: Sequence[Probe], rendered: Rendered) -> tuple[list[Located], list[tuple[Probe, str]]]:
+def locate(probes: Sequence[Probe], rendered: RenderedSession) -> tuple[list[Located], list[tuple[Probe, str]]]:
     """Find every probe's evidence; the second list says which were not found."""
     found, missing = [], []
     for probe in probes:
@@ -74,12 +74,12 @@ def locate(probes: Sequence[Probe], rendered: Rendered) -> tuple[list[Located], 
     return sorted(found, key=lambda x: (x.start, x.probe.id)), missing
 
 
-def _tokens(rendered: Rendered, char: int, length: int) -> tuple[int, int]:
+def _tokens(rendered: RenderedSession, char: int, length: int) -> tuple[int, int]:
     return rendered.token_at(char), rendered.token_at(char + length - 1) + 1
 
 
 def windows(
-    transcript: Transcript, rendered: Rendered, located: Sequence[Located], size: int
+    transcript: Transcript, rendered: RenderedSession, located: Sequence[Located], size: int
 ) -> tuple[list[Window], list[tuple[Probe, str]]]:
     """Windows of `size` tokens that cover the probes, as few as greedy choice finds, and the probes left out.
 
@@ -105,7 +105,7 @@ def windows(
 
 
 def turn_windows(
-    transcript: Transcript, rendered: Rendered, located: Sequence[Located], size: int
+    transcript: Transcript, rendered: RenderedSession, located: Sequence[Located], size: int
 ) -> tuple[list[Window], list[tuple[Probe, str]]]:
     """Windows whose middle is one turn alone: the prefix, the turn that holds the evidence, and nothing after it.
 
@@ -150,17 +150,17 @@ class _Cut:
     turn: int | None
     """The next turn, if the assistant speaks it."""
 
-    def holds(self, x: Located, rendered: Rendered) -> bool:
+    def holds(self, x: Located, rendered: RenderedSession) -> bool:
         inside = self.middle[0] <= x.start and x.stop <= self.middle[1]
         return inside and not broken_rule(x.probe, self.verbatim(rendered))
 
-    def covered(self, todo: Sequence[Located], rendered: Rendered) -> list[Located]:
+    def covered(self, todo: Sequence[Located], rendered: RenderedSession) -> list[Located]:
         return [x for x in todo if self.holds(x, rendered)]
 
-    def verbatim(self, rendered: Rendered) -> str:
+    def verbatim(self, rendered: RenderedSession) -> str:
         return "\n".join(_text(rendered, *span) for span in (self.prefix, self.suffix))
 
-    def window(self, rendered: Rendered, found: Sequence[Located]) -> Window:
+    def window(self, rendered: RenderedSession, found: Sequence[Located]) -> Window:
         spans = [(self.prefix, False), (self.middle, True), (self.suffix, False)]
         parts, at = [], 0
         for span, compact in spans:
@@ -176,7 +176,7 @@ class _Cut:
         return Window(name, tuple(parts), probes, literals, tuple(following), min(action, len(following)))
 
 
-def _cuts(transcript: Transcript, rendered: Rendered, size: int) -> list[_Cut]:
+def _cuts(transcript: Transcript, rendered: RenderedSession, size: int) -> list[_Cut]:
     """Every place where the assistant is about to speak, with the window that ends there."""
     blocks = rendered.blocks
     prefix = _prefix(blocks, size)
@@ -235,20 +235,20 @@ def _clipped(blocks: Sequence[Block], start: int, stop: int) -> list[Block]:
     return out
 
 
-def _worth(cut: _Cut, todo: Sequence[Located], rendered: Rendered) -> tuple[bool, int, float]:
+def _worth(cut: _Cut, todo: Sequence[Located], rendered: RenderedSession) -> tuple[bool, int, float]:
     """First the probe whose turn it is, then as many as can be, then evidence in the middle of the window."""
     covered = cut.covered(todo, rendered)
     centre = (cut.middle[0] + cut.middle[1]) / 2
     return todo[0] in covered, len(covered), -sum(abs(x.start - centre) for x in covered)
 
 
-def _why_not(x: Located, cuts: Sequence[_Cut], rendered: Rendered) -> str:
+def _why_not(x: Located, cuts: Sequence[_Cut], rendered: RenderedSession) -> str:
     inside = [c for c in cuts if c.middle[0] <= x.start and x.stop <= c.middle[1]]
     if not inside:
         return "no window of this size ends before a turn of the assistant and holds its evidence"
     return broken_rule(x.probe, inside[0].verbatim(rendered))
 
 
-def _text(rendered: Rendered, start: int, stop: int) -> str:
+def _text(rendered: RenderedSession, start: int, stop: int) -> str:
     ends = (*rendered.offsets, len(rendered.text))
     return rendered.text[ends[start] : ends[stop]]

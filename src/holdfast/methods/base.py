@@ -12,7 +12,7 @@ from torch import Tensor
 from holdfast.blocks.block import Block, Origin
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 
 Progress = Callable[[str, int, int, str], None]
@@ -73,7 +73,7 @@ class LatentMethod(Protocol):
         """Whether the seed recipe of this method compacts turn by turn (else the whole span at once)."""
         ...
 
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Any:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Any:
         """Read the span once."""
         ...
 

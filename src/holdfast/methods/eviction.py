@@ -18,7 +18,7 @@ from holdfast.context.allocation import Allocation, load_shares
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
 from holdfast.context.surgery import keep
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
@@ -67,13 +67,13 @@ class Eviction(ABC):
     def score(self, read: Reading) -> dict[int, Tensor]:
         """Per full-attention layer `[G, T]` float32; the higher, the later it is given up."""
 
-    def watch(self, span: Span, past: Live, engine: LocalEngine) -> Observer | None:
+    def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
         """An observer of the prefill, for methods that score by the span's own queries; `score` finds it in
         `read.watched`."""
         return None
 
     @torch.no_grad()
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         watched = self.watch(span, past, engine)
         shares = {}
         if self.allocation == "learned":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.render import question_ids
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span
@@ -35,8 +35,8 @@ class Reading:
     """A span that has just been read: what every score is computed from."""
 
     span: Span
-    past: Live
-    after: Live
+    past: KVContext
+    after: KVContext
     """The memory with the whole span in it."""
     states: States
     engine: LocalEngine
@@ -122,7 +122,7 @@ def repeat(read: Reading, chunk: int, reach: int) -> Iterator[Asked]:
         read.progress("repeat", at, T, "")
         seen = slice(max(0, at - reach), min(T, at + chunk + reach)) if reach else slice(0, T)
         said = ids[at : at + chunk]
-        memory = whole or read.after.narrowed(T, seen)
+        memory = whole or read.after.fork_narrowed(T, seen)
         record, hidden = _recorded(memory, torch.cat((prompt, said)))
         # the query that predicts a token stands one before it
         predicts = slice(len(prompt) - 1, len(prompt) - 1 + len(said))
@@ -226,7 +226,7 @@ def largest(scores: Tensor, one: Asked, layer: int, keys: Tensor, log_weight: Te
         torch.maximum(here, weighted.amax((1, 2)).exp(), out=here)
 
 
-def _recorded(memory: Live, ids: Tensor) -> tuple[Recorder, Tensor]:
+def _recorded(memory: KVContext, ids: Tensor) -> tuple[Recorder, Tensor]:
     record = Recorder()
     return record, memory.fork().feed(ids, observer=record)
 

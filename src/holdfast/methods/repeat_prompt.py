@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from holdfast.blocks.render import question_ids
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.methods.base import Progress, quiet
 from holdfast.model.forward import log_probs, logits
 from holdfast.model.load import Model
@@ -39,7 +39,7 @@ def prompt_ids(model: Model) -> list[int]:
 
 
 @torch.no_grad()
-def said_again(memory: Live, ids: Tensor, progress: Progress = quiet, what: str = "check") -> Tensor:
+def said_again(memory: KVContext, ids: Tensor, progress: Progress = quiet, what: str = "check") -> Tensor:
     """Log-probability of each of `ids [T]` when the model repeats them over `memory`, `[T]` float32."""
     frozen, prompt = memory.fork(frozen=True), torch.tensor(prompt_ids(memory.model))
     out: list[Tensor] = []
@@ -53,14 +53,14 @@ def said_again(memory: Live, ids: Tensor, progress: Progress = quiet, what: str 
 
 
 @torch.no_grad()
-def teach(after: Live, span: Tensor) -> Teacher:
+def teach(after: KVContext, span: Tensor) -> Teacher:
     """Let the model repeat `span [T]`, which it has just read."""
     prompt = prompt_ids(after.model)
     ids = torch.cat((torch.tensor(prompt), span)).to(after.model.device)
     return Teacher(ids, _predicting(after.fork().feed(ids), len(span)))
 
 
-def divergence(teacher: Teacher, live: Live) -> Tensor:
+def divergence(teacher: Teacher, live: KVContext) -> Tensor:
     """Mean KL (nats a token) from the teacher's distribution to that of `live` repeating the same tokens.
 
     Differentiable in what `live` holds; vocabulary-sized matrices are recomputed instead of kept.

@@ -7,12 +7,13 @@ from typing import Any
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, StateSegment
-from holdfast.context.surgery import coded
-from holdfast.engine.kv_context import Live
+from holdfast.context.surgery import quantize_segment
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet
-from holdfast.model.slots import FORMS, MODEL, Form
+from holdfast.model.quantized_slots import FORMS, Form
+from holdfast.model.slots import MODEL
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Stored:
         """How the method spreads its budget."""
         return str(getattr(self.method, "allocation", "global"))
 
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Any:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Any:
         return self.method.study(span, past, engine, progress)
 
     def compress(self, study: Any, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
@@ -45,7 +46,7 @@ class Stored:
             raise BadOption(
                 f"{self.name} keeps no KV slots here, so storage={self.form} would change nothing; leave it out"
             )
-        return tuple(coded(s, self.form) if isinstance(s, StateSegment) else s for s in made)
+        return tuple(quantize_segment(s, self.form) if isinstance(s, StateSegment) else s for s in made)
 
 
 def stored(method: LatentMethod, form: str) -> LatentMethod:

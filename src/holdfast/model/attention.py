@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from holdfast.model.slots import CodedSlots, Slots
+from holdfast.model.quantized_slots import QuantizedSlots
+from holdfast.model.slots import Slots
 
 NAME = "holdfast"
 LOGITS_AT_ONCE = 1 << 24  # bounds the float32 scratch of the readable path to 64 MiB
@@ -33,12 +34,12 @@ Head = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Keys, values, positions and bias of one head's slots."""
 
 
-class Held(Protocol):
+class CachedLayer(Protocol):
     """What the attention reads from one layer of a cache."""
 
     slots: Slots | None
     """In the model's dtype, keys rotated."""
-    coded: tuple[CodedSlots, ...]
+    quantized: tuple[QuantizedSlots, ...]
     """Further slots in fewer bits."""
     positions: Tensor
     """Of the tail, `[B, t]`, the newest Q of which are the queries'."""
@@ -50,7 +51,7 @@ class Held(Protocol):
 class Pass:
     """One forward pass as the attention sees it; travels to the layers as the keyword `holdfast`."""
 
-    layers: list[Held]
+    layers: list[CachedLayer]
     observer: Observer | None = None
 
 
@@ -78,24 +79,24 @@ def attention(
         return out, None
     held, scaling = run.layers[module.layer_idx], kwargs["scaling"]
     window = getattr(module, "sliding_window", None) or kwargs.get("sliding_window")
-    has_slots = any(part is not None and sum(part.lengths) > 0 for part in (held.slots, *held.coded))
+    has_slots = any(part is not None and sum(part.lengths) > 0 for part in (held.slots, *held.quantized))
     if not has_slots and run.observer is None:
         return _stock(query, key, value, held, scaling, window).transpose(1, 2), None
-    attend = merged if _can_merge((query, key, value), held, window if has_slots else None) else readable
+    attend = attend_merged if _can_merge((query, key, value), held, window if has_slots else None) else attend_reference
     out, mass = attend(query, key, value, held, scaling, window)
     if run.observer is not None:
         run.observer(module.layer_idx, query * scaling, mass, key)
     return out.transpose(1, 2), None
 
 
-def _can_merge(inputs: tuple[Tensor, Tensor, Tensor], held: Held, window: int | None) -> bool:
+def _can_merge(inputs: tuple[Tensor, Tensor, Tensor], held: CachedLayer, window: int | None) -> bool:
     """The CPU kernel gives no gradient for a log-mass, and slots that a sliding window hides need a mask each."""
     slots = () if held.slots is None else (held.slots.keys, held.slots.values, held.slots.bias)
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*inputs, *slots))
     return inputs[0].device.type == "cpu" and window is None and not trains
 
 
-def tail_mask(held: Held, queries: int, window: int | None) -> Tensor | None:
+def tail_mask(held: CachedLayer, queries: int, window: int | None) -> Tensor | None:
     """Which tail entries each query sees, `[B, 1, Q, t]` bool; None when that is plain causal attention."""
     t = held.positions.shape[1]
     sees_all = window is None or bool((held.positions.amax() - held.positions.amin() < window).item())
@@ -111,7 +112,7 @@ def tail_mask(held: Held, queries: int, window: int | None) -> Tensor | None:
     return mask[:, None]
 
 
-def _stock(query: Tensor, key: Tensor, value: Tensor, held: Held, scaling: float, window: int | None) -> Tensor:
+def _stock(query: Tensor, key: Tensor, value: Tensor, held: CachedLayer, scaling: float, window: int | None) -> Tensor:
     queries = query.shape[2]
     mask = tail_mask(held, queries, window)
     return F.scaled_dot_product_attention(
@@ -119,8 +120,8 @@ def _stock(query: Tensor, key: Tensor, value: Tensor, held: Held, scaling: float
     )
 
 
-def merged(
-    query: Tensor, key: Tensor, value: Tensor, held: Held, scaling: float, window: int | None
+def attend_merged(
+    query: Tensor, key: Tensor, value: Tensor, held: CachedLayer, scaling: float, window: int | None
 ) -> tuple[Tensor, Tensor]:
     """The fast path: `(out [B, H, Q, D], mass [B, H, Q])` from one fused kernel per head of slots and one for the tail.
 
@@ -136,9 +137,9 @@ def merged(
     return out, mass
 
 
-def _plain(held: Held, dtype: torch.dtype) -> Iterator[Slots]:
+def _plain(held: CachedLayer, dtype: torch.dtype) -> Iterator[Slots]:
     """A layer's slots by their form, each as plain tensors."""
-    for part in (held.slots, *held.coded):
+    for part in (held.slots, *held.quantized):
         if part is not None and sum(part.lengths) > 0:
             yield part.plain(dtype)
 
@@ -188,8 +189,8 @@ def _flash(
     return out, mass.float()
 
 
-def readable(
-    query: Tensor, key: Tensor, value: Tensor, held: Held, scaling: float, window: int | None
+def attend_reference(
+    query: Tensor, key: Tensor, value: Tensor, held: CachedLayer, scaling: float, window: int | None
 ) -> tuple[Tensor, Tensor]:
     """The reference: softmax over slots and tail together, head by head, a bounded number of queries at a time.
 

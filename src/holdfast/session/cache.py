@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.block import Block
-from holdfast.compaction.compact import Begin, compact_live, full_bytes
+from holdfast.compaction.compact import StartingMemory, compact_in_memory, full_bytes
 from holdfast.compaction.partition import runs
 from holdfast.compaction.plan import Plan
-from holdfast.context.compress_positions import drawn_together, slack
+from holdfast.context.compress_positions import compress_positions, slack
 from holdfast.context.recompact import cells, tighten
 from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
-from holdfast.context.surgery import keep, moved
-from holdfast.engine.kv_context import Live, Report, check_retains
+from holdfast.context.surgery import keep, shift_segment
+from holdfast.engine.kv_context import KVContext, PrefillProgress, check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Conflict
 from holdfast.methods.base import Progress, quiet
 from holdfast.model.load import Model
-from holdfast.session.retained_states import Remembering
+from holdfast.session.retained_states import RetainedStatesEngine
 
 FULL = 0.75
 """Of the positions that a model reads, from which on a compaction draws the past together."""
@@ -36,12 +36,12 @@ DRAWN = 0.5
 
 
 @dataclass(frozen=True)
-class Held:
+class SessionCache:
     """The memory of a session and what it is made of."""
 
-    live: Live
+    live: KVContext
     """Everything."""
-    frontier: Live
+    frontier: KVContext
     """What stands before the tail; all of it slots."""
     segments: tuple[Segment, ...] = ()
     """What `frontier` is made of."""
@@ -53,8 +53,8 @@ class Held:
     """Of the tail's tokens, `[n, d]` each."""
 
     @classmethod
-    def empty(cls, model: Model) -> Held:
-        return cls(Live(model), Live(model))
+    def empty(cls, model: Model) -> SessionCache:
+        return cls(KVContext(model), KVContext(model))
 
     @property
     def model(self) -> Model:
@@ -81,17 +81,17 @@ class Held:
         slots = (layer.nbytes for s in self.segments if isinstance(s, StateSegment) for layer in s.layers)
         return self.nbytes + sum(slots) + sum(part.nbytes for part in self.hidden)
 
-    def grown(self, live: Live, blocks: Sequence[Block], hidden: Sequence[Tensor]) -> Held:
+    def extend(self, live: KVContext, blocks: Sequence[Block], hidden: Sequence[Tensor]) -> SessionCache:
         """After `blocks` were read into `live`."""
         return replace(self, live=live, blocks=(*self.blocks, *blocks), hidden=(*self.hidden, *hidden))
 
     @torch.no_grad()
-    def read(self, blocks: Sequence[Block], report: Report | None = None) -> Held:
+    def read(self, blocks: Sequence[Block], report: PrefillProgress | None = None) -> SessionCache:
         """With `blocks` read behind everything."""
         ids, live = [i for block in blocks for i in block.ids], self.live.fork()
-        return self.grown(live, blocks, (live.feed(ids, report=report),)) if ids else self
+        return self.extend(live, blocks, (live.feed(ids, report=report),)) if ids else self
 
-    def cropped(self, blocks: int) -> Held:
+    def crop(self, blocks: int) -> SessionCache:
         """With the first `blocks` blocks alone. Raises BadInput where later ones are no longer verbatim."""
         if blocks < self.tail:
             raise BadInput(f"the first {self.tail} blocks are compacted; they come back by reading them again")
@@ -121,23 +121,25 @@ class Held:
             return tokens(ids, start, origins)
         with torch.no_grad():
             hidden = torch.cat(self.hidden)
-            states = self.live.held(slice(0, len(ids)), torch.tensor(ids), hidden, self.frontier.last_hidden)
+            states = self.live.tail_states(slice(0, len(ids)), torch.tensor(ids), hidden, self.frontier.last_hidden)
         return keep(states, [None] * len(states.keys), origins)
 
 
 @torch.no_grad()
-def opened(context: CompactContext, blocks: Sequence[Block], tail: int, hidden: Tensor, model: Model) -> Held:
-    """What `Held.context` gave, in memory again, as far as `blocks`.
+def open_cache(
+    context: CompactContext, blocks: Sequence[Block], tail: int, hidden: Tensor, model: Model
+) -> SessionCache:
+    """What `SessionCache.context` gave, in memory again, as far as `blocks`.
 
     `hidden [T, d]` are those of the blocks from `tail` on, which may have been more then.
     """
     segments = context.segments[: len(context.segments) - bool(len(hidden))]
-    frontier = Live(model)
+    frontier = KVContext(model)
     for segment in segments:
         frontier.append(segment)
     frontier.settle(context.next_position - len(hidden))
     frontier = frontier.fork(frozen=True)
-    held = Held(frontier.fork(), frontier, segments, tuple(blocks[:tail]), tail)
+    held = SessionCache(frontier.fork(), frontier, segments, tuple(blocks[:tail]), tail)
     rest = blocks[tail:]
     if not rest:
         return held
@@ -148,10 +150,10 @@ def opened(context: CompactContext, blocks: Sequence[Block], tail: int, hidden: 
     live.retain(last)
     live.rewind(len(hidden) - count)
     live.last_hidden = hidden[count - 1]
-    return held.grown(live, rest, (hidden[:count],))
+    return held.extend(live, rest, (hidden[:count],))
 
 
-class Keeps(NamedTuple):
+class Retention(NamedTuple):
     """What a compaction leaves verbatim, and how."""
 
     stays: Callable[[Block], bool]
@@ -161,14 +163,14 @@ class Keeps(NamedTuple):
     """Read it again over the compact memory. Else it keeps its states, which know the text that goes."""
 
 
-def compacted(
-    held: Held,
+def compact_cache(
+    held: SessionCache,
     engine: LocalEngine,
     plan: Plan,
-    keeps: Keeps,
+    keeps: Retention,
     target: int | None = None,
     progress: Progress = quiet,
-) -> tuple[Held, dict[str, Any]]:
+) -> tuple[SessionCache, dict[str, Any]]:
     """The tail's blocks compacted where they do not stay, and what that took.
 
     It comes down to `target` slots where so much may go. Where positions run out, the compacted past is drawn
@@ -176,29 +178,29 @@ def compacted(
     where states cannot be kept.
     """
     began, most = time.perf_counter(), held.model.max_tokens
-    less, made = _let_go(held, engine, plan, keeps, progress)
+    less, made = _compact_tail(held, engine, plan, keeps, progress)
     if target is not None:
-        less = tightened(less, target, strict=False)
-    after = closed(less, int(DRAWN * most)) if less.live.next_position > FULL * most else less
+        less = tighten_cache(less, target, strict=False)
+    after = fit_positions(less, int(DRAWN * most)) if less.live.next_position > FULL * most else less
     if after is held:
         raise BadInput("nothing may be compacted yet: what is not pinned is among the recent exchanges")
-    told = _told(held, after, made, time.perf_counter() - began)
+    told = _describe_compaction(held, after, made, time.perf_counter() - began)
     if after is not less:
         told["next_position"] = [held.live.next_position, after.live.next_position]
     return after, told
 
 
-class Prepared(NamedTuple):
+class PreparedCompaction(NamedTuple):
     """A compaction that nobody has taken over yet."""
 
-    before: Held
-    after: Held
+    before: SessionCache
+    after: SessionCache
     told: Mapping[str, Any]
     pinned: frozenset[int]
 
 
 @torch.no_grad()
-def caught_up(made: Prepared, now: Held) -> Held:
+def catch_up(made: PreparedCompaction, now: SessionCache) -> SessionCache:
     """The compacted memory with what was read since. Raises Conflict where `now` does not go on from what was there."""
     before, after = made.before, made.after
     if now is before:
@@ -212,12 +214,12 @@ def caught_up(made: Prepared, now: Held) -> Held:
     hidden, live = torch.cat(now.hidden), after.live.fork()
     part = slice(len(hidden) - sum(map(len, new)), len(hidden))
     live.take(now.live, part, hidden[-1])
-    return after.grown(live, new, (hidden[part].clone(),))
+    return after.extend(live, new, (hidden[part].clone(),))
 
 
-def _let_go(
-    held: Held, engine: LocalEngine, plan: Plan, keeps: Keeps, progress: Progress
-) -> tuple[Held, CompactContext | None]:
+def _compact_tail(
+    held: SessionCache, engine: LocalEngine, plan: Plan, keeps: Retention, progress: Progress
+) -> tuple[SessionCache, CompactContext | None]:
     """The same memory where nothing may go."""
     rest = held.blocks[held.tail :]
     old = tuple(block for block in rest if block.origin.turn < keeps.recent)
@@ -225,39 +227,41 @@ def _let_go(
     cut = [replace(part, start=part.start + start) for part in runs(old, list(map(keeps.stays, old)))]
     if not any(part.compact for part in cut):
         if plan.slots is not None and held.slots > plan.slots:
-            return tightened(held, plan.slots), None
+            return tighten_cache(held, plan.slots), None
         return held, None
     if not keeps.restart:
         check_retains(held.model)
         hidden = torch.cat(held.hidden)
-        engine = Remembering(held.model, held.live, start, hidden, held.frontier.last_hidden)
-    begin = Begin(held.frontier, held.segments, retain=not keeps.restart)
+        engine = RetainedStatesEngine(held.model, held.live, start, hidden, held.frontier.last_hidden)
+    begin = StartingMemory(held.frontier, held.segments, retain=not keeps.restart)
     ratio = replace(plan, slots=None)  # a session's slots are a bound on all that it holds, kept below
-    made, frontier = compact_live(cut, engine, ratio, progress, begin=begin)
+    made, frontier = compact_in_memory(cut, engine, ratio, progress, begin=begin)
     frontier = frontier.fork(frozen=True)
     frontier.last_hidden = None
-    after = _with_tail(held, frontier, made.segments, len(old), keeps.restart)
+    after = _append_recent(held, frontier, made.segments, len(old), keeps.restart)
     if plan.slots is not None:
-        after = tightened(after, plan.slots)
+        after = tighten_cache(after, plan.slots)
     return after, made
 
 
 @torch.no_grad()
-def _with_tail(held: Held, frontier: Live, segments: tuple[Segment, ...], gone: int, restart: bool) -> Held:
+def _append_recent(
+    held: SessionCache, frontier: KVContext, segments: tuple[Segment, ...], gone: int, restart: bool
+) -> SessionCache:
     """The recent blocks behind a new frontier: as they were read, or read again."""
     rest, live = held.blocks[held.tail + gone :], frontier.fork()
-    after = Held(live, frontier, segments, held.blocks[: held.tail + gone], held.tail + gone)
+    after = SessionCache(live, frontier, segments, held.blocks[: held.tail + gone], held.tail + gone)
     if restart or not rest:
         return after.read(rest)
     hidden = torch.cat(held.hidden)
     first = len(hidden) - sum(map(len, rest))
     frontier.last_hidden = hidden[first - 1]
     live.take(held.live, slice(first, len(hidden)), hidden[-1])
-    return after.grown(live, rest, (hidden[first:].clone(),))  # a view would hold on to what has gone
+    return after.extend(live, rest, (hidden[first:].clone(),))  # a view would hold on to what has gone
 
 
 @torch.no_grad()
-def tightened(held: Held, slots: int, *, strict: bool = True) -> Held:
+def tighten_cache(held: SessionCache, slots: int, *, strict: bool = True) -> SessionCache:
     """With at most `slots` held: the least useful of the compacted ones go. Raises BadOption where too few may go, or
     leaves all as it is where not `strict`."""
     over = held.slots - slots
@@ -277,30 +281,30 @@ def tightened(held: Held, slots: int, *, strict: bool = True) -> Held:
     segments = list(held.segments)
     for at, segment in zip(scored, tighten([segments[at] for at in scored], pairs), strict=True):
         segments[at] = segment
-    return reopened(held, tuple(segments))
+    return replace_frontier(held, tuple(segments))
 
 
 @torch.no_grad()
-def reopened(held: Held, segments: tuple[Segment, ...], by: float = 0) -> Held:
+def replace_frontier(held: SessionCache, segments: tuple[Segment, ...], by: float = 0) -> SessionCache:
     """The same tail, `by` positions later, behind another frontier."""
-    frontier = Live(held.model)
+    frontier = KVContext(held.model)
     for segment in segments:
         frontier.append(segment)
     rest = held.blocks[held.tail :]
     frontier.settle(held.live.next_position - sum(map(len, rest)) + int(by))
     frontier, before = frontier.fork(frozen=True), held.frontier.last_hidden
     frontier.last_hidden = before
-    after = Held(frontier.fork(), frontier, segments, held.blocks[: held.tail], held.tail)
+    after = SessionCache(frontier.fork(), frontier, segments, held.blocks[: held.tail], held.tail)
     if not rest:
         return after
     tail, live, hidden = held._tail(rest), frontier.fork(), torch.cat(held.hidden)
     if isinstance(tail, StateSegment):
-        live.retain(moved(tail, by), hidden[-1])  # type: ignore[arg-type]
-        return after.grown(live, rest, (hidden,))
+        live.retain(shift_segment(tail, by), hidden[-1])  # type: ignore[arg-type]
+        return after.extend(live, rest, (hidden,))
     return after.read(rest)
 
 
-def closed(held: Held, most: int) -> Held:
+def fit_positions(held: SessionCache, most: int) -> SessionCache:
     """With the compacted past drawn together so that the next token stands at `most`, or as near to it as can be.
 
     A model reads only so many positions, however few slots stand at them.
@@ -309,10 +313,12 @@ def closed(held: Held, most: int) -> Held:
     over = min(held.live.next_position - most, slack(held.segments, end))
     if over <= 0:
         return held
-    return reopened(held, drawn_together(held.segments, end, over), -over)
+    return replace_frontier(held, compress_positions(held.segments, end, over), -over)
 
 
-def _told(before: Held, after: Held, made: CompactContext | None, seconds: float) -> dict[str, Any]:
+def _describe_compaction(
+    before: SessionCache, after: SessionCache, made: CompactContext | None, seconds: float
+) -> dict[str, Any]:
     gate = made.evidence.get("gate") if made else None
     return {
         "tokens": after.tokens,

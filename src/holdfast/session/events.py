@@ -57,7 +57,7 @@ class Log:
         self.length += 1
 
 
-class Shelf:
+class CheckpointStore:
     """Where a session's memories are stored: in a store, or in this process where there is none."""
 
     def __init__(self, store: Store | None) -> None:

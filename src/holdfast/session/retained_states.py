@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from holdfast.engine.kv_context import Live, Report
+from holdfast.engine.kv_context import KVContext, PrefillProgress
 from holdfast.engine.local import LocalEngine
 from holdfast.model.attention import Observer
 from holdfast.model.load import Model
 from holdfast.model.states import States
 
 
-class Remembering(LocalEngine):
+class RetainedStatesEngine(LocalEngine):
     """Gives the states that tokens of a memory's tail got when they were read, over everything that stood there then.
 
     In-place retention: text that is dropped later has left its mark on the states behind it, which a fresh reading
     would lose (Memento, "two channels"). What is not in the tail, or watched by an observer, is read as ever.
     """
 
-    def __init__(self, model: Model, live: Live, start: int, hidden: Tensor, before: Tensor | None) -> None:
+    def __init__(self, model: Model, live: KVContext, start: int, hidden: Tensor, before: Tensor | None) -> None:
         """`hidden [T, d]` are those of the tail's tokens, the first of which stands at position `start`; `before [d]`
         predicted it."""
         super().__init__(model)
@@ -28,12 +28,12 @@ class Remembering(LocalEngine):
     @torch.no_grad()
     def capture(
         self,
-        past: Live,
+        past: KVContext,
         ids: Tensor,
         positions: Tensor | None = None,
-        report: Report | None = None,
+        report: PrefillProgress | None = None,
         observer: Observer | None = None,
-    ) -> tuple[Live, States]:
+    ) -> tuple[KVContext, States]:
         """As `LocalEngine.capture`."""
         first = (past.next_position if positions is None else int(positions[0])) - self.start
         stop = first + len(ids)
@@ -42,4 +42,4 @@ class Remembering(LocalEngine):
         part, before = slice(first, stop), self.hidden[first - 1] if first else self.before
         after = past.fork()
         after.take(self.live, part, self.hidden[stop - 1])
-        return after, self.live.held(part, ids.to(self.model.device), self.hidden[part], before)
+        return after, self.live.tail_states(part, ids.to(self.model.device), self.hidden[part], before)

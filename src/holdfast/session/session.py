@@ -24,21 +24,21 @@ from uuid import uuid4
 import torch
 
 from holdfast.blocks.block import Block, Kind, Origin
-from holdfast.blocks.render import answer_ids, appended, question_ids, readable
+from holdfast.blocks.render import answer_ids, question_ids, render_new_turns, replace_surrogates
 from holdfast.compaction.partition import stays
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.segments import CompactContext
 from holdfast.engine.answer import Answer
-from holdfast.engine.local import LocalEngine, spoken
+from holdfast.engine.local import LocalEngine, stream_text
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, Conflict, Missing, TooLarge
 from holdfast.methods.base import Progress, quiet, reading
-from holdfast.session.cache import Held, Keeps, Prepared, caught_up, compacted, opened
+from holdfast.session.cache import PreparedCompaction, Retention, SessionCache, catch_up, compact_cache, open_cache
 from holdfast.session.events import (
     Checkpoint,
+    CheckpointStore,
     Event,
     Log,
-    Shelf,
     appended_event,
     check_opening,
     checkpoint_event,
@@ -84,11 +84,11 @@ class Session:
         self.turns: tuple[Turn, ...] = ()
         self.pinned: frozenset[int] = frozenset()
         """Turns that are never compacted, besides those that the policy pins."""
-        self.held = Held.empty(engine.model)
+        self.cache = SessionCache.empty(engine.model)
         self.events: list[Event] = []
         self._log = Log(store, name, length) if store else None
         self._checkpoints: list[Checkpoint] = []
-        self._shelf = Shelf(store)
+        self._shelf = CheckpointStore(store)
 
     # -- growing ---------------------------------------------------------------------------------------------------
 
@@ -99,20 +99,20 @@ class Session:
         """
         if not turns:
             return 0
-        blocks = self.rendered(turns)
+        blocks = self.render_turns(turns)
         count = sum(map(len, blocks))
         self.check_room(count)
-        after = self.held.read(blocks, reading(progress))
+        after = self.cache.read(blocks, reading(progress))
         self._grow(after, turns, blocks, {})
         return count
 
-    def rendered(self, turns: Sequence[Turn]) -> tuple[Block, ...]:
+    def render_turns(self, turns: Sequence[Turn]) -> tuple[Block, ...]:
         """The blocks that `turns` would be behind this session. Raises TooLarge for a turn that no tokenizing is
         needed to know as longer than what the model reads."""
         self._check_turns(turns)
         meta = {"tools": list(self.tools)} if self.tools else {}
-        whole = Transcript(tuple(map(readable, (*self.turns, *turns))), meta=meta)
-        return appended(whole, len(self.turns), self.engine.model.tokenizer, self.held.tokens)
+        whole = Transcript(tuple(map(replace_surrogates, (*self.turns, *turns))), meta=meta)
+        return render_new_turns(whole, len(self.turns), self.engine.model.tokenizer, self.cache.tokens)
 
     def _check_turns(self, turns: Sequence[Turn]) -> None:
         model = self.engine.model
@@ -126,7 +126,7 @@ class Session:
 
     def check_room(self, tokens: int) -> None:
         """Raise TooLarge where so many more tokens go beyond the positions that the model reads."""
-        needed, most = self.held.live.next_position + tokens, self.engine.model.max_tokens
+        needed, most = self.cache.live.next_position + tokens, self.engine.model.max_tokens
         if needed > most:
             raise TooLarge(
                 f"the session ends at position {needed - tokens} and {tokens} more tokens do not fit the {most} that "
@@ -137,7 +137,7 @@ class Session:
         """An answer to what stands; nothing changes until it is committed. Raises TooLarge where it has no room."""
         opens, closes = answer_ids(self.engine.model.tokenizer)
         self.check_room(len(opens) + limit + len(closes))
-        return Answer(self.engine, self.held.live, opens, limit, sampling)
+        return Answer(self.engine, self.cache.live, opens, limit, sampling)
 
     def commit(
         self, answer: Answer, turn: Turn | None = None, *, cut: bool = False, told: Mapping[str, Any] | None = None
@@ -150,19 +150,21 @@ class Session:
         tokenizer = self.engine.model.tokenizer
         turn = turn or Turn(Role.ASSISTANT, tokenizer.decode(answer.ids))
         if cut or not answer.ids:
-            blocks = self.rendered((turn,))
-            self._grow(self.held.read(blocks), (turn,), blocks, told or {})
+            blocks = self.render_turns((turn,))
+            self._grow(self.cache.read(blocks), (turn,), blocks, told or {})
             return
-        ids, live, hidden = answer.closed(answer_ids(tokenizer)[1])
-        at = self.held.tokens
+        ids, live, hidden = answer.close(answer_ids(tokenizer)[1])
+        at = self.cache.tokens
         block = Block(ids, Origin(len(self.turns), Kind.ACTION, (0, 0), (at, at + len(ids))))
-        self._grow(self.held.grown(live, (block,), hidden), (turn,), (block,), told or {})
+        self._grow(self.cache.extend(live, (block,), hidden), (turn,), (block,), told or {})
 
     def ask(self, question: str, limit: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
         """Answer a question on a fork: the session does not notice. Raises TooLarge where it has no room."""
         prompt = question_ids(self.engine.model.tokenizer, question)
         self.check_room(len(prompt) + limit)
-        yield from spoken(self.engine.generate(self.held.live, prompt, limit, sampling), self.engine.model.tokenizer)
+        yield from stream_text(
+            self.engine.generate(self.cache.live, prompt, limit, sampling), self.engine.model.tokenizer
+        )
 
     # -- compacting ------------------------------------------------------------------------------------------------
 
@@ -185,7 +187,7 @@ class Session:
     @property
     def compactable(self) -> int:
         """Verbatim tokens that a compaction would take up now."""
-        rest, recent = self.held.blocks[self.held.tail :], self.recent
+        rest, recent = self.cache.blocks[self.cache.tail :], self.recent
         return sum(len(block) for block in rest if block.origin.turn < recent and not self.stays(block))
 
     def compact(
@@ -212,25 +214,25 @@ class Session:
         restart: bool = False,
         target: int | None = None,
         progress: Progress = quiet,
-    ) -> Prepared:
+    ) -> PreparedCompaction:
         """What `compact` does, beside the session, which may be read and answered over meanwhile."""
-        plan, before = plan or self.plan, self.held
+        plan, before = plan or self.plan, self.cache
         policy, turns, pinned = plan.policy, self.turns, self.pinned
-        keeps = Keeps(
+        keeps = Retention(
             lambda b: b.origin.turn in pinned or stays(b, turns[b.origin.turn], policy), self._recent(policy), restart
         )
-        after, told = compacted(before, self.engine, plan, keeps, target, progress)
-        return Prepared(before, after, {**told, "restart": restart}, pinned)
+        after, told = compact_cache(before, self.engine, plan, keeps, target, progress)
+        return PreparedCompaction(before, after, {**told, "restart": restart}, pinned)
 
-    def adopt(self, made: Prepared, why: str = "asked") -> Event:
+    def adopt(self, made: PreparedCompaction, why: str = "asked") -> Event:
         """Take over what `prepare` made, with what was said since. Raises Conflict where it went another way."""
         if made.pinned != self.pinned:
             raise Conflict("turns were pinned or let go while the session was being compacted")
-        after = caught_up(made, self.held)
+        after = catch_up(made, self.cache)
         checkpoint = self._stored(after, self.compactions + 1)
         self._write(checkpoint_event("compacted", checkpoint, {**made.told, **_sizes(after), "why": why}))
         self._checkpoints = followed(self._checkpoints, checkpoint)
-        self.held = after
+        self.cache = after
         return self.events[-1]
 
     @property
@@ -246,9 +248,9 @@ class Session:
         if not standing:
             raise BadInput("nothing is compacted in this session, so that there is nothing to undo")
         earlier = [c for c in self._checkpoints if c.compactions < standing]
-        after = self._rebuilt(earlier, len(self.held.blocks), progress, self.engine.model.max_tokens)
+        after = self._rebuilt(earlier, len(self.cache.blocks), progress, self.engine.model.max_tokens)
         self._write({"kind": "undone", "checkpoints": len(earlier), "told": _sizes(after)})
-        self._checkpoints, self.held = earlier, after
+        self._checkpoints, self.cache = earlier, after
 
     def pin(self, turn: int, pinned: bool = True) -> None:
         """Keep a turn (counted from 0) verbatim from now on, or let it go. Raises Missing for one that there is not."""
@@ -271,7 +273,7 @@ class Session:
             return
         after, earlier = self._back(turns, progress)
         self._write({"kind": "rewound", "turns": turns})
-        self._checkpoints, self.held, self.turns = earlier, after, self.turns[:turns]
+        self._checkpoints, self.cache, self.turns = earlier, after, self.turns[:turns]
         self.pinned = frozenset(turn for turn in self.pinned if turn < turns)
 
     def fork(self, name: str = "", turns: int | None = None) -> Session:
@@ -289,28 +291,28 @@ class Session:
             twin._write({**appended_event(self.turns[:turns], held.blocks), "told": _sizes(held)})
         for checkpoint in checkpoints:
             twin._write(checkpoint_event("saved", checkpoint, _sizes(held)))
-        twin.turns, twin.held, twin._checkpoints = self.turns[:turns], held, checkpoints
+        twin.turns, twin.cache, twin._checkpoints = self.turns[:turns], held, checkpoints
         for turn in sorted(self.pinned):
             if turn < turns:
                 twin.pin(turn)
         return twin
 
-    def _back(self, turns: int, progress: Progress) -> tuple[Held, list[Checkpoint]]:
+    def _back(self, turns: int, progress: Progress) -> tuple[SessionCache, list[Checkpoint]]:
         """The memory of the first `turns` turns, and the checkpoints that then stand."""
         if not 0 <= turns <= len(self.turns):
             raise BadInput(f"can go back to 0 to {len(self.turns)} turns, got {turns}")
-        blocks = next((at for at, b in enumerate(self.held.blocks) if b.origin.turn >= turns), len(self.held.blocks))
+        blocks = next((at for at, b in enumerate(self.cache.blocks) if b.origin.turn >= turns), len(self.cache.blocks))
         earlier = still(self._checkpoints, blocks)
-        if blocks >= self.held.tail:
-            return self.held.cropped(blocks), earlier
+        if blocks >= self.cache.tail:
+            return self.cache.crop(blocks), earlier
         return self._rebuilt(earlier, blocks, progress), earlier
 
     # -- durable ---------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Store the whole memory, so that resuming reads nothing again. Turns and compactions are stored anyway."""
-        checkpoint = replace(self._stored(self.held, self.compactions), saved=True)
-        self._write(checkpoint_event("saved", checkpoint, _sizes(self.held)))
+        checkpoint = replace(self._stored(self.cache, self.compactions), saved=True)
+        self._write(checkpoint_event("saved", checkpoint, _sizes(self.cache)))
         self._checkpoints = followed(self._checkpoints, checkpoint)
 
     @classmethod
@@ -327,19 +329,21 @@ class Session:
         past = replayed(events, name)
         session.events, session.turns, session.pinned = list(events), past.turns, past.pinned
         session._checkpoints = past.checkpoints
-        session.held = replace(session.held, blocks=past.blocks)
-        session.held = session._rebuilt(past.checkpoints, len(past.blocks), progress)
+        session.cache = replace(session.cache, blocks=past.blocks)
+        session.cache = session._rebuilt(past.checkpoints, len(past.blocks), progress)
         return session
 
     def context(self) -> CompactContext:
         """The memory as one context, for `holdfast.save` and everything that takes one."""
         recipe = {"latent": self.plan.latent, "ratio": self.plan.ratio, "policy": asdict(self.plan.policy)}
         evidence = {"compactions": [event["told"] for event in self.events if event["kind"] == "compacted"]}
-        return replace(self.held.context(), recipe=recipe, evidence=evidence)
+        return replace(self.cache.context(), recipe=recipe, evidence=evidence)
 
-    def _grow(self, after: Held, turns: Sequence[Turn], blocks: Sequence[Block], told: Mapping[str, Any]) -> None:
+    def _grow(
+        self, after: SessionCache, turns: Sequence[Turn], blocks: Sequence[Block], told: Mapping[str, Any]
+    ) -> None:
         self._write({**appended_event(turns, blocks), "told": {**told, **_sizes(after)}})
-        self.turns, self.held = (*self.turns, *turns), after  # in this order: `prepare` may look from another thread
+        self.turns, self.cache = (*self.turns, *turns), after  # in this order: `prepare` may look from another thread
 
     def _write(self, event: Event) -> None:
         event = {**event, "at": round(time.time(), 3)}
@@ -347,24 +351,24 @@ class Session:
             self._log.write(event)
         self.events.append(event)
 
-    def _stored(self, held: Held, compactions: int) -> Checkpoint:
+    def _stored(self, held: SessionCache, compactions: int) -> Checkpoint:
         hidden = torch.cat(held.hidden) if held.hidden else torch.empty(0, self.engine.model.family.d_model)
         names = self._shelf.put(held.context(), hidden, self.engine.model)
         return Checkpoint(len(held.blocks), held.tail, *names, compactions)
 
     def _rebuilt(
         self, checkpoints: Sequence[Checkpoint], blocks: int, progress: Progress, most: int | None = None
-    ) -> Held:
+    ) -> SessionCache:
         """The memory of the first `blocks` blocks, from the newest checkpoint that serves. Raises TooLarge beyond
         position `most`."""
-        whole, model = self.held.blocks, self.engine.model
-        held = Held.empty(model)
+        whole, model = self.cache.blocks, self.engine.model
+        held = SessionCache.empty(model)
         if checkpoints:
             last = checkpoints[-1]
             context, hidden = self._shelf.get(last, model, self.name)
-            held = opened(context, whole[: last.blocks], last.tail, hidden, model)
+            held = open_cache(context, whole[: last.blocks], last.tail, hidden, model)
         if len(held.blocks) > blocks:
-            return held.cropped(blocks)
+            return held.crop(blocks)
         rest = whole[len(held.blocks) : blocks]
         needed = held.live.next_position + sum(map(len, rest))
         if most is not None and needed > most:
@@ -381,5 +385,5 @@ def _longest(tokenizer: Any) -> int:
     return max(map(len, tokenizer.get_vocab()))
 
 
-def _sizes(held: Held) -> dict[str, Any]:
+def _sizes(held: SessionCache) -> dict[str, Any]:
     return {"tokens": held.tokens, "slots": round(held.slots, 1), "bytes": held.nbytes}

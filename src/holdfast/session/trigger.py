@@ -1,7 +1,7 @@
 """When a live session is compacted: a function of values, so that it can be tested, told and simulated.
 
 Between `high` (the trigger) and `low` nothing happens: a session that was compacted to `low` grows until it passes
-`high` again. A pause or a mark of the caller may compact it sooner, never below `low`. `textual.Breaker` keeps it from
+`high` again. A pause or a mark of the caller may compact it sooner, never below `low`. `CircuitBreaker` keeps it from
 being compacted again and again for nothing.
 """
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from holdfast.errors import BadOption
-from holdfast.text.rewrite import Breaker
 
 Kind = Literal["force", "tokens", "window", "mark", "idle"]
 
@@ -62,7 +61,55 @@ class Trigger:
 
 
 @dataclass(frozen=True)
-class Seen:
+class CircuitBreaker:
+    """Keeps a session's owner from compacting again and again for nothing. Asked before, told after; never changes."""
+
+    cool_down: int = 3
+    """Turns after a compaction in which there is none."""
+    least_gain: float = 0.1
+    """Share of the tokens that a compaction must save; one that saves less has failed."""
+    most_failures: int = 3
+    """Failures in a row after which there is none until the session has grown."""
+    growth: float = 1.5
+    """Times the tokens at the last attempt, above which there may be one whatever came before: one failure more, and it
+    must grow as much again."""
+    failures: int = 0
+    last: int | None = None
+    """Turns of the session at the last attempt."""
+    tokens: int = 0
+    """Of the session at the last attempt."""
+
+    def __post_init__(self) -> None:
+        if self.cool_down < 0 or self.most_failures < 1 or not 0 <= self.least_gain < 1 or not self.growth > 1:
+            raise BadOption(
+                "a breaker needs cool_down of at least 0, most_failures of at least 1, least_gain from 0 to below 1 "
+                f"and growth over 1, got {self.cool_down}, {self.most_failures}, {self.least_gain} and {self.growth}"
+            )
+
+    def refuses(self, turns: int, tokens: int) -> str:
+        """Why a session of so many turns and tokens must not be compacted now; empty where it may."""
+        if tokens > self.growth * self.tokens:
+            return ""
+        if self.failures >= self.most_failures:
+            return (
+                f"{self.failures} compactions in a row failed or saved less than {self.least_gain:.0%}; the next may "
+                f"be above {int(self.growth * self.tokens):,} tokens"
+            )
+        if self.last is not None and turns - self.last < self.cool_down:
+            return f"the last compaction was {turns - self.last} turns ago; the next may be after {self.cool_down}"
+        return ""
+
+    def after(self, turns: int, tokens: int, left: int | None) -> CircuitBreaker:
+        """Returns the breaker after an attempt at a session of `turns` and `tokens`.
+
+        `left` are its tokens after it; None if the attempt raised.
+        """
+        gained = left is not None and left <= tokens * (1 - self.least_gain)
+        return replace(self, failures=0 if gained else self.failures + 1, last=turns, tokens=tokens)
+
+
+@dataclass(frozen=True)
+class SessionStatus:
     """What is known of a session at the end of a turn, or while it rests."""
 
     turns: int
@@ -80,19 +127,11 @@ class Seen:
     """Tool calls without a result."""
     marked: bool = False
     """The caller marked this place since the last compaction."""
-    breaker: Breaker = field(default_factory=Breaker)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a compaction did, as the breaker asks for it: slots held before and after."""
-
-    tokens_before: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Why:
+class CompactionReason:
     """Why a session is compacted now."""
 
     kind: Kind
@@ -102,7 +141,7 @@ class Why:
     """Slots to compact to; None leaves it to the plan."""
 
 
-def due(state: Seen, trigger: Trigger) -> Why | None:
+def due(state: SessionStatus, trigger: Trigger) -> CompactionReason | None:
     """Why a session is to be compacted now; None where it is not."""
     if state.compactable < 1:
         return None
@@ -116,7 +155,7 @@ def due(state: Seen, trigger: Trigger) -> Why | None:
     return _pressed(state, trigger, high) or _marked(state, trigger, high) or _resting(state, trigger, high)
 
 
-def _forced(state: Seen, trigger: Trigger, high: int | None) -> Why | None:
+def _forced(state: SessionStatus, trigger: Trigger, high: int | None) -> CompactionReason | None:
     """The window is nearly full. After too many failures in a row even that waits for the cool-down."""
     if state.window is None or state.held <= trigger.force * state.window:
         return None
@@ -127,7 +166,7 @@ def _forced(state: Seen, trigger: Trigger, high: int | None) -> Why | None:
     return _why("force", what, state, _target(trigger, high))
 
 
-def _pressed(state: Seen, trigger: Trigger, high: int | None) -> Why | None:
+def _pressed(state: SessionStatus, trigger: Trigger, high: int | None) -> CompactionReason | None:
     if high is None or state.held <= high:
         return None
     if high == trigger.tokens:
@@ -136,14 +175,14 @@ def _pressed(state: Seen, trigger: Trigger, high: int | None) -> Why | None:
     return _why("window", what, state, _target(trigger, high))
 
 
-def _marked(state: Seen, trigger: Trigger, high: int | None) -> Why | None:
+def _marked(state: SessionStatus, trigger: Trigger, high: int | None) -> CompactionReason | None:
     target = _target(trigger, high)
     if not (trigger.marks and state.marked) or state.held <= (target or 0):
         return None
     return _why("mark", "and the caller marked a good place to compact", state, target)
 
 
-def _resting(state: Seen, trigger: Trigger, high: int | None) -> Why | None:
+def _resting(state: SessionStatus, trigger: Trigger, high: int | None) -> CompactionReason | None:
     if trigger.idle is None or state.idle_seconds < trigger.idle or high is None or state.held <= trigger.early * high:
         return None
     rest = f"and nothing was asked for {state.idle_seconds:.0f} s"
@@ -155,6 +194,6 @@ def _target(trigger: Trigger, high: int | None) -> int | None:
     return None if high is None else max(1, int(trigger.low * high))
 
 
-def _why(kind: Kind, what: str, state: Seen, target: int | None) -> Why:
+def _why(kind: Kind, what: str, state: SessionStatus, target: int | None) -> CompactionReason:
     held = f"{state.held:,} slots are held ({state.verbatim:,} verbatim, {state.compactable:,} may be compacted)"
-    return Why(kind, f"{held}, {what}", target)
+    return CompactionReason(kind, f"{held}, {what}", target)

@@ -9,9 +9,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from holdfast.engine.chat import Chat, Metered, Reply
+from holdfast.engine.chat import Chat, ChatAnswer, MeteredChat
 from holdfast.errors import BadOption, BadTranscript, Failed
 from holdfast.facts.ledger import Ledger, ledger
 from holdfast.gate.text.gate import TextReport, check, reserve, without_section
@@ -73,62 +72,8 @@ class Rewritten:
     """The method whose result this is; empty where nothing was rewritten."""
     notes: tuple[str, ...] = ()
     """What the methods have to say, and why it is not the method that was asked for, or not within the budget."""
-    replies: tuple[Reply, ...] = ()
+    replies: tuple[ChatAnswer, ...] = ()
     """What the compactor was asked, with its own tokens and seconds; also where its answer was of no use."""
-
-
-class Sized(Protocol):
-    """What a breaker needs to know of a compaction, be it of a text or of a cache."""
-
-    @property
-    def tokens_before(self) -> int: ...
-    @property
-    def tokens(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Breaker:
-    """Keeps a session's owner from compacting again and again for nothing. Asked before, told after; never changes."""
-
-    cool_down: int = 3
-    """Turns after a compaction in which there is none."""
-    least_gain: float = 0.1
-    """Share of the tokens that a compaction must save; one that saves less has failed."""
-    most_failures: int = 3
-    """Failures in a row after which there is none until the session has grown."""
-    growth: float = 1.5
-    """Times the tokens at the last attempt, above which there may be one whatever came before: one failure more, and it
-    must grow as much again."""
-    failures: int = 0
-    last: int | None = None
-    """Turns of the session at the last attempt."""
-    tokens: int = 0
-    """Of the session at the last attempt."""
-
-    def __post_init__(self) -> None:
-        if self.cool_down < 0 or self.most_failures < 1 or not 0 <= self.least_gain < 1 or not self.growth > 1:
-            raise BadOption(
-                "a breaker needs cool_down of at least 0, most_failures of at least 1, least_gain from 0 to below 1 "
-                f"and growth over 1, got {self.cool_down}, {self.most_failures}, {self.least_gain} and {self.growth}"
-            )
-
-    def refuses(self, turns: int, tokens: int) -> str:
-        """Why a session of so many turns and tokens must not be compacted now; empty where it may."""
-        if tokens > self.growth * self.tokens:
-            return ""
-        if self.failures >= self.most_failures:
-            return (
-                f"{self.failures} compactions in a row failed or saved less than {self.least_gain:.0%}; the next may "
-                f"be above {int(self.growth * self.tokens):,} tokens"
-            )
-        if self.last is not None and turns - self.last < self.cool_down:
-            return f"the last compaction was {turns - self.last} turns ago; the next may be after {self.cool_down}"
-        return ""
-
-    def after(self, turns: int, tokens: int, done: Sized | None) -> Breaker:
-        """The breaker after an attempt at a session of so many turns and tokens; `done` is None where it raised."""
-        gained = done is not None and done.tokens <= done.tokens_before * (1 - self.least_gain)
-        return replace(self, failures=0 if gained else self.failures + 1, last=turns, tokens=tokens)
 
 
 def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) -> Rewritten:
@@ -151,7 +96,7 @@ def rewrite_again(
     began = time.perf_counter()
     before = held.size(count)
     budget = plan.budget if plan.budget is not None else max(1, int(before / (plan.ratio or 1)))
-    metered = Metered(chat) if chat else None
+    metered = MeteredChat(chat) if chat else None
     room = Room(budget, count, plan.keep_recent, metered, frozen)
     if room.fits(held):
         return Rewritten(held, before, before, budget, time.perf_counter() - began)

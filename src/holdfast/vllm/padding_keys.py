@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadInput
 from holdfast.model.rope import Rope
 
@@ -41,7 +41,7 @@ class _Asked:
     """`[G, n]`, log-sum-exp of all that they see"""
 
 
-def hidden(live: Live, ids: list[int], most: int, reach: int) -> list[Hiding]:
+def hidden(live: KVContext, ids: list[int], most: int, reach: int) -> list[Hiding]:
     """Per layer, keys that may be repeated up to `most` times and stay unseen by queries `reach` tokens further on.
 
     `ids` are read again behind the context for queries to choose by. Raises BadInput where they are too few, or where
@@ -65,7 +65,7 @@ def hidden(live: Live, ids: list[int], most: int, reach: int) -> list[Hiding]:
     return found
 
 
-def _asked(live: Live, ids: list[int]) -> list[_Asked]:
+def _asked(live: KVContext, ids: list[int]) -> list[_Asked]:
     """Per layer, the queries of `ids` read behind the context, those of heads that share keys together."""
     G, found = live.model.family.kv_heads, []
 

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from holdfast.context.cache import HeldLayer
+from holdfast.context.cache import SlotLayer
 from holdfast.context.packing import join
 from holdfast.context.segments import CompactContext, StateSegment, TokenSegment
-from holdfast.engine.kv_context import Live, opened
+from holdfast.engine.kv_context import KVContext, open_context
 from holdfast.errors import BadContext, BadInput, BadOption, UnsupportedModel
 from holdfast.model.load import Model
 from holdfast.model.slots import Slots
@@ -82,7 +82,7 @@ def paged(model: Model, context: CompactContext, options: Options | None = None)
     options = options or Options()
     check(model, context)
     with torch.no_grad():
-        live = opened(model, context)
+        live = open_context(model, context)
         layers = [_plain(live, index) for index in range(len(model.family.layers))]
         report = Conversion(context.next_position, sum(sum(s.lengths) for s in layers), 0, decoded=_coded(context))
         heads, report = _unbiased(layers, options, report)
@@ -110,11 +110,11 @@ def check(model: Model, context: CompactContext) -> None:
             )
 
 
-def _plain(live: Live, index: int) -> Slots:
+def _plain(live: KVContext, index: int) -> Slots:
     """One layer of an opened context as one run of rotated slots, those of the newest tokens last in each head."""
-    held: HeldLayer = live.cache.layers[index].copy()
+    held: SlotLayer = live.cache.layers[index].copy()
     held.freeze()
-    parts = [part.plain(live.model.dtype) for part in (*held.coded, held.slots) if part is not None]
+    parts = [part.plain(live.model.dtype) for part in (*held.quantized, held.slots) if part is not None]
     if not parts:
         raise BadInput("the context is empty: there is nothing to page")
     return join(parts)
@@ -172,7 +172,7 @@ def _follows_on(last: TokenSegment, end: int) -> bool:
 
 
 def _filled(
-    heads: Sequence[Sequence[Head]], n: int, of: tuple[Live, CompactContext, Options], report: Conversion
+    heads: Sequence[Sequence[Head]], n: int, of: tuple[KVContext, CompactContext, Options], report: Conversion
 ) -> tuple[list[tuple[Tensor, Tensor]], Conversion]:
     """Per layer `[n, G, D]` keys and values; shorter heads end in padding."""
     live, context, options = of

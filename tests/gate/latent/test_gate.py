@@ -12,13 +12,13 @@ import torch
 
 from gated import TEXT, gated, pairs_in, past_of, same, snapshot, span_of, unchanged, work_of
 from holdfast.blocks.render import render
-from holdfast.compaction.compact import Shared, compact, compact_live
+from holdfast.compaction.compact import SharedStudy, compact, compact_in_memory
 from holdfast.compaction.partition import parts
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context import store
 from holdfast.context.segments import CompactContext, TokenSegment
 from holdfast.context.surgery import keep
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
 from holdfast.gate.latent.fact_tokens import Atom, AtomKind, Located, in_blocks, marked
@@ -141,20 +141,20 @@ def test_strict_refuses_with_everything_that_is_lost(two, session):
 
 
 def test_strict_changes_neither_a_past_nor_a_shared_study(two, session):
-    shared, cut = Shared(), cut_of(session, two.engine)
-    want, _ = compact_live(cut, two.engine, Plan("informed", 8, gate=Gate()))
+    shared, cut = SharedStudy(), cut_of(session, two.engine)
+    want, _ = compact_in_memory(cut, two.engine, Plan("informed", 8, gate=Gate()))
     with pytest.raises(Lost):
-        compact_live(cut, two.engine, Plan("informed", 8, gate=Gate(strict=True)), shared=shared)
-    again, _ = compact_live(cut, two.engine, Plan("informed", 8, gate=Gate()), shared=shared)
+        compact_in_memory(cut, two.engine, Plan("informed", 8, gate=Gate(strict=True)), shared=shared)
+    again, _ = compact_in_memory(cut, two.engine, Plan("informed", 8, gate=Gate()), shared=shared)
     assert same(again, want)
 
 
 def test_ratios_that_share_a_study_give_what_each_gives_alone(two, session):
-    shared, cut = Shared(), cut_of(session, two.engine, Policy(keep_recent=0, pin=()))
+    shared, cut = SharedStudy(), cut_of(session, two.engine, Policy(keep_recent=0, pin=()))
     for ratio, gate in ((4, Gate(allow_over=0.5)), (8, None), (8, Gate())):
         plan = Plan("informed", ratio, by_turn=False, gate=gate)
-        together, live = compact_live(cut, two.engine, plan, shared=shared)
-        alone, _ = compact_live(cut, two.engine, plan)
+        together, live = compact_in_memory(cut, two.engine, plan, shared=shared)
+        alone, _ = compact_in_memory(cut, two.engine, plan)
         assert same(together, alone)
         assert live.nbytes == two.engine.open(together).nbytes
 
@@ -294,12 +294,12 @@ def test_an_engine_that_fails_in_the_middle_costs_nothing_but_time(tiny, session
     two = tiny("gemma3_text")
     cut = cut_of(session, two.engine)[:3]
     plan = Plan(latent, 6, gate=Gate())
-    want, _ = compact_live(cut, two.engine, plan)
-    shared, at = Shared(), 1
+    want, _ = compact_in_memory(cut, two.engine, plan)
+    shared, at = SharedStudy(), 1
     while True:
         engine = Failing(two.model, at, error)
         try:
-            got, _ = compact_live(cut, engine, plan, shared=shared)
+            got, _ = compact_in_memory(cut, engine, plan, shared=shared)
         except type(error):
             at += 1
             continue
@@ -362,7 +362,7 @@ def test_the_gate_reads_a_span_that_its_method_did_not(two):
 
 
 def test_an_empty_memory_may_be_gated(two):
-    live = Live(two.model)
+    live = KVContext(two.model)
     work = replace(work_of(two.engine, "kvzip", 3, head=""), past=live)
     made, report = gated(Gate(), work)
     assert (live.next_position, live.nbytes) == (0, 0)

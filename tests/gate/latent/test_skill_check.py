@@ -9,7 +9,7 @@ import torch
 
 from gated import gated, past_of, snapshot, unchanged, work_of
 from holdfast.context.surgery import keep
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.gate.latent.gate import Gate, control
 from holdfast.gate.latent.skill_check import CONTROL, skill
 
@@ -55,4 +55,4 @@ def test_the_control_stands_in_the_report_of_the_memory_that_was_kept(two):
 
 
 def test_an_empty_memory_has_skills(two):
-    assert skill(two.engine, Live(two.model)) < 0
+    assert skill(two.engine, KVContext(two.model)) < 0

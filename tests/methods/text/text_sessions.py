@@ -9,7 +9,7 @@ import zlib
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from holdfast.engine.chat import Reply
+from holdfast.engine.chat import ChatAnswer
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 FIXED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -99,5 +99,5 @@ class BriefChat:
 
     name = "brief"
 
-    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> Reply:
-        return Reply("## State and next step\n- The agent read a.py. [2]", 10, 6)
+    def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer:
+        return ChatAnswer("## State and next step\n- The agent read a.py. [2]", 10, 6)

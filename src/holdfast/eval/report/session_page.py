@@ -12,7 +12,7 @@ from itertools import groupby
 from string import Template
 from typing import Any
 
-from holdfast.blocks.render import Rendered
+from holdfast.blocks.render import RenderedSession
 from holdfast.eval.report.page import text
 
 
@@ -47,7 +47,7 @@ def fates(segments: Sequence[Any], evidence: Mapping[str, Any], count: int) -> l
     return out
 
 
-def session_page(title: str, rendered: Rendered, fate: Sequence[Fate], evidence: Mapping[str, Any]) -> str:
+def session_page(title: str, rendered: RenderedSession, fate: Sequence[Fate], evidence: Mapping[str, Any]) -> str:
     """The page; the same session and context give the same bytes."""
     template = files(__package__).joinpath("session.html").read_text(encoding="utf-8")
     counted = {f: sum(x is f for x in fate) for f in Fate}
@@ -57,7 +57,7 @@ def session_page(title: str, rendered: Rendered, fate: Sequence[Fate], evidence:
     )
 
 
-def _turns(rendered: Rendered, fate: Sequence[Fate]) -> Iterable[str]:
+def _turns(rendered: RenderedSession, fate: Sequence[Fate]) -> Iterable[str]:
     ends = (*rendered.offsets, len(rendered.text))
     for (turn, kind), blocks in groupby(rendered.blocks, key=lambda b: (b.origin.turn, b.kind)):
         spans = [b.origin.tokens for b in blocks]

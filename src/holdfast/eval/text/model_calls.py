@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from holdfast.engine.chat import Chat, Reply, input_limit
+from holdfast.engine.chat import Chat, ChatAnswer, input_limit
 from holdfast.errors import Failed
 from holdfast.eval.probes import broken_rule
 from holdfast.eval.text.probes import CATEGORIES, TextProbe, stays, turn_text
@@ -82,13 +82,13 @@ def _fair(row: Any, at: int, name: str, turns: dict[int, Turn], verbatim: str) -
     return probe if stands and probe.category in CATEGORIES and not broken_rule(probe, verbatim) else None
 
 
-def answered(chat: Chat, turns: Sequence[Turn], question: str) -> Reply:
+def answered(chat: Chat, turns: Sequence[Turn], question: str) -> ChatAnswer:
     """The answer of a model that sees these turns whole."""
     shown = fenced(dict(enumerate(turns)), UNLIMITED, count, question)
     return chat(_ANSWER, f"{shown.prompt}\nQuestion: {question}", ANSWER_TOKENS, TIMEOUT)
 
 
-def judged(chat: Chat, probe: TextProbe, answer: str) -> tuple[float, Reply]:
+def judged(chat: Chat, probe: TextProbe, answer: str) -> tuple[float, ChatAnswer]:
     """A score from 0 to 5. Raises Failed where the judge gives none."""
     asked = {"question": probe.question, "reference": probe.answer, "answer": answer}
     reply = chat(_JUDGE, json.dumps(asked, ensure_ascii=False), ANSWER_TOKENS, TIMEOUT)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
 from holdfast.gate.latent.fact_tokens import Located, in_blocks
@@ -138,7 +138,7 @@ class Work:
     study: Any
     budget: Budget
     span: Span
-    past: Live
+    past: KVContext
     engine: LocalEngine
     progress: Progress = quiet
 
@@ -150,7 +150,7 @@ class Work:
         after, states = self.engine.capture(self.past, self.span.ids, self.span.positions)
         return Reading(self.span, self.past, after, states, self.engine, self.progress)
 
-    def memory(self, made: Sequence[Segment]) -> Live:
+    def memory(self, made: Sequence[Segment]) -> KVContext:
         """The compact memory as the session would hold it."""
         live = self.past.fork()
         with torch.no_grad():
@@ -204,7 +204,7 @@ def in_lost(survival: Survival, atoms: Sequence[Located]) -> Tensor:
     return _mask(survival, [found for found in atoms if survival.is_lost(found)]) & (survival.fall > NOTED)
 
 
-def control(engine: LocalEngine, full: Live, compact: Live) -> dict[str, float]:
+def control(engine: LocalEngine, full: KVContext, compact: KVContext) -> dict[str, float]:
     """The unrelated skills over the full and over the compact memory, nats a token."""
     return {"full": round(skill(engine, full), 4), "compact": round(skill(engine, compact), 4)}
 

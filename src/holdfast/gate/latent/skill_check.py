@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 
 CONTROL = (
@@ -29,7 +29,7 @@ CONTROL = (
 
 
 @torch.no_grad()
-def skill(engine: LocalEngine, live: Live) -> float:
+def skill(engine: LocalEngine, live: KVContext) -> float:
     """Mean log-probability (nats a token, at most 0) of the control's answers over a memory."""
 
     def ids(text: str) -> tuple[int, ...]:

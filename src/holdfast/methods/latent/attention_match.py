@@ -19,7 +19,7 @@ from torch import Tensor
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
 from holdfast.context.surgery import keep
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods import eviction
@@ -114,7 +114,7 @@ class AttentionMatch:
             raise BadOption(f"{self.name}: needs bound between 0 and 20 nats and pull of at least 0")
 
     @torch.no_grad()
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         base = evicting(self.name, "base", self.base).study(span, past, engine, progress)
         return Study(base, sample(base.reading, self.queries, self.most, self.held, self.gain), {})
 

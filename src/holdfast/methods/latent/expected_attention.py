@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
@@ -47,7 +47,7 @@ class ExpectedAttention(Eviction):
                 f"{self.future}, {self.sinks} and {self.epsilon}"
             )
 
-    def watch(self, span: Span, past: Live, engine: LocalEngine) -> Observer | None:
+    def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
         return _Moments(engine.model.family, span.positions, self._sinks(span))
 
     def score(self, read: Reading) -> dict[int, Tensor]:

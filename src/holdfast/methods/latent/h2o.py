@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from holdfast.context.budget import Budget
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
@@ -40,7 +40,7 @@ class H2O(Eviction):
         if not 0 <= self.recent <= 1:
             raise BadOption(f"h2o: recent must be between 0 and 1 of the budget, got {self.recent}")
 
-    def watch(self, span: Span, past: Live, engine: LocalEngine) -> Observer | None:
+    def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
         return _Received(len(span), frozenset(engine.model.family.full))
 
     def score(self, read: Reading) -> dict[int, Tensor]:

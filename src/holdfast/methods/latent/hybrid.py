@@ -18,7 +18,7 @@ from torch import Tensor
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
 from holdfast.context.surgery import keep
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods import eviction
@@ -85,7 +85,7 @@ class Hybrid:
         if not 0 < self.share < 1:
             raise BadOption(f"{self.name}: share must be between 0 and 1 of the budget, got {self.share}")
 
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         first = evicting(self.name, "first", self.first).study(span, past, engine, progress)
         second = nested(self.name, "second", self.second)
         return Study(first, None if isinstance(second, Filler) else second.study(span, past, engine, progress))

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet
@@ -53,7 +53,7 @@ class Merge:
             raise BadOption(f"{self.name}: least is a cosine, between -1 and 1, got {self.least}")
 
     @torch.no_grad()
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         return evicting(self.name, "base", self.base).study(span, past, engine, progress)
 
     @torch.no_grad()

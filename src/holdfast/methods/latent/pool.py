@@ -15,7 +15,7 @@ from torch import Tensor
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
@@ -59,7 +59,7 @@ class Pool:
         return self.mass
 
     @torch.no_grad()
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         _, states = engine.capture(past, span.ids, span.positions, reading(progress))
         return Study(span, states, engine.model.family.full)
 

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, StateSegment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
@@ -96,7 +96,7 @@ class Refine:
             raise BadOption(f"{self.name}: needs steps >= 0, lr > 0, most >= 1 and held above 0 and up to 0.5")
 
     @torch.no_grad()
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         start = nested(self.name, "start", self.start).study(span, past, engine, progress)
         after, states = engine.capture(past, span.ids, span.positions, reading(progress))
         read = Reading(span, past, after, states, engine, progress)

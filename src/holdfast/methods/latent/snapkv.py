@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from holdfast.context.budget import Budget
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
@@ -41,7 +41,7 @@ class SnapKV(Eviction):
         if self.observed < 1 or self.kernel < 1 or self.kernel % 2 == 0:
             raise BadOption("snapkv: observed must be at least 1 token, and kernel odd and at least 1")
 
-    def watch(self, span: Span, past: Live, engine: LocalEngine) -> Observer | None:
+    def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
         return _Newest(self.observed)
 
     def score(self, read: Reading) -> dict[int, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from holdfast.blocks.block import Block
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
@@ -53,7 +53,7 @@ class OldNew:
         if not (0 < self.at < 1 and 0 < self.share < 1):
             raise BadOption(f"{self.name}: at and share must be between 0 and 1, got {self.at} and {self.share}")
 
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         new = nested(self.name, "new", self.new)
         cut = math.floor(self.at * len(span))
         if not cut:

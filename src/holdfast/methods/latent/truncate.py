@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, TokenSegment
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Progress, Span, quiet
 
@@ -22,7 +22,7 @@ class Truncate:
     name: ClassVar[str] = "truncate"
     by_turn: ClassVar[bool] = False
 
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Span:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Span:
         return span
 
     def compress(self, study: Span, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:

@@ -27,7 +27,7 @@ from holdfast.blocks.render import question_ids
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, SoftSegment, StateSegment
 from holdfast.context.surgery import keep
-from holdfast.engine.kv_context import Live
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet, reading
@@ -50,7 +50,7 @@ class Study(NamedTuple):
     """What is known of the span before a budget is chosen."""
 
     span: Span
-    past: Live
+    past: KVContext
     states: States
     weights: Tensor
     """`[T]`, what each token counts in its block's mean."""
@@ -103,7 +103,7 @@ class VirtualTokens:
         if bad or not 0 < self.share < 1 or not 0 < self.lr < math.inf:
             raise BadOption("virtual_tokens: needs steps and distil >= 0, patience >= 1, 0 < share < 1 and lr > 0")
 
-    def study(self, span: Span, past: Live, engine: LocalEngine, progress: Progress = quiet) -> Study:
+    def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         after, states = engine.capture(past, span.ids, span.positions, reading(progress))
         weights = self._weights(states, after, engine)
         with torch.no_grad():
@@ -126,7 +126,7 @@ class VirtualTokens:
         soft = SoftSegment(embeds, positions.cpu(), study.span.origins)
         return (soft,) if kept is None else (kept, soft)
 
-    def _weights(self, states: States, after: Live, engine: LocalEngine) -> Tensor:
+    def _weights(self, states: States, after: KVContext, engine: LocalEngine) -> Tensor:
         if self.weights == "uniform":
             return torch.ones_like(states.positions)
         if self.weights == "surprisal":
@@ -163,7 +163,7 @@ class VirtualTokens:
             return embeds[(pool * (weights > 0)).argmax(1)]
         return pooling(torch.ones_like(weights), pool.shape[0]) @ embeds
 
-    def _targets(self, states: States, rest: Tensor, pool: Tensor, past: Live, positions: Tensor) -> list[Tensor]:
+    def _targets(self, states: States, rest: Tensor, pool: Tensor, past: KVContext, positions: Tensor) -> list[Tensor]:
         """What the virtual tokens should look like, a list of `[..., slots, D]`, read back by `_vectors`."""
         if self.target == "final":
             return [pool @ states.hidden[rest].float()]
@@ -180,7 +180,7 @@ class VirtualTokens:
                 out.append(p @ keys[:, where].float())
         return out
 
-    def _vectors(self, live: Live, hidden: Tensor, positions: Tensor) -> list[Tensor]:
+    def _vectors(self, live: KVContext, hidden: Tensor, positions: Tensor) -> list[Tensor]:
         if self.target == "final":
             return [hidden.float()]
         out = []
@@ -193,7 +193,9 @@ class VirtualTokens:
                 out.append(layer.rope.unrotate(keys.float(), positions))
         return out
 
-    def _tune(self, start: Tensor, positions: Tensor, targets: list[Tensor], past: Live, progress: Progress) -> Tensor:
+    def _tune(
+        self, start: Tensor, positions: Tensor, targets: list[Tensor], past: KVContext, progress: Progress
+    ) -> Tensor:
         # a single slot has no variance: there it is the share of the power
         scales = [((y - (y.mean(-2, keepdim=True) if y.shape[-2] > 1 else 0)) ** 2).sum() for y in targets]
 
@@ -207,7 +209,7 @@ class VirtualTokens:
 
         return minimise(loss_of, start, self, self.steps, partial(progress, "match"))
 
-    def _distilled(self, start: Tensor, positions: Tensor, past: Live, study: Study, progress: Progress) -> Tensor:
+    def _distilled(self, start: Tensor, positions: Tensor, past: KVContext, study: Study, progress: Progress) -> Tensor:
         def loss_of(embeds: Tensor) -> Tensor:
             live = past.fork()
             live.feed_inputs(embeds.to(past.model.dtype), positions)
@@ -308,7 +310,7 @@ def uniqueness(states: States) -> Tensor:
 
 
 @torch.no_grad()
-def attention_received(after: Live, prompt: list[int], count: int) -> Tensor:
+def attention_received(after: KVContext, prompt: list[int], count: int) -> Tensor:
     """Attention that a prompt gives to each of the newest `count` tokens, summed over layers, heads and queries."""
     total = torch.zeros(count, device=after.model.device)
 

@@ -81,7 +81,7 @@ def surprisals(texts: Sequence[str], model: str, window: int) -> list[list[Token
     """The tokens of each text with their surprisal, read window by window."""
     import torch
 
-    from holdfast.engine.kv_context import Live, surprisal
+    from holdfast.engine.kv_context import KVContext, surprisal
 
     loaded = _loaded(model)
     out: list[list[Token]] = []
@@ -92,7 +92,7 @@ def surprisals(texts: Sequence[str], model: str, window: int) -> list[list[Token
         with torch.no_grad():
             for part in torch.split(ids, window) if len(ids) else ():
                 part = part.to(loaded.device)  # noqa: PLW2901
-                nats += surprisal(loaded, part, Live(loaded).feed(part), None).tolist()
+                nats += surprisal(loaded, part, KVContext(loaded).feed(part), None).tolist()
         out.append([(start, end, value) for (start, end), value in zip(spans, nats, strict=True)])
     return out
 

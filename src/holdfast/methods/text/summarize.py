@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from holdfast.config import config_places
-from holdfast.engine.chat import Chat, Reply, input_limit
+from holdfast.engine.chat import Chat, ChatAnswer, input_limit
 from holdfast.errors import BadOption, Failed
 from holdfast.facts.notes import MADE, Notes, Section, as_piece, bounded, merged, standing
 from holdfast.methods.text.activity_notes import known
@@ -134,7 +134,7 @@ def _added(code: Notes, said: Notes) -> Notes:
     return Notes({name: (*code.of(name), *said.of(name)) for name in {*code.lines, *said.lines}})
 
 
-def _asked(chat: Chat, prompt: str, most: int, timeout: float) -> Reply:
+def _asked(chat: Chat, prompt: str, most: int, timeout: float) -> ChatAnswer:
     reply = chat(SYSTEM, prompt, most + most // 2 + 300, timeout)  # room for the turns in brackets
     if reply.stopped == "length":
         raise Failed(f"{chat.name} did not end its summary within {most + most // 2 + 300:,} tokens")

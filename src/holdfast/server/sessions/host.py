@@ -34,11 +34,10 @@ from holdfast.server.sessions import export, views
 from holdfast.server.sessions.chunked_prefill import pieces
 from holdfast.server.sessions.compaction_options import changed
 from holdfast.server.sessions.registry import Place, Places
-from holdfast.session.cache import Held, Prepared
+from holdfast.session.cache import PreparedCompaction, SessionCache
 from holdfast.session.session import Session
-from holdfast.session.trigger import Saved, Seen, Trigger, Why, due
+from holdfast.session.trigger import CircuitBreaker, CompactionReason, SessionStatus, Trigger, due
 from holdfast.storage.store import Store
-from holdfast.text.rewrite import Breaker
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 log = logging.getLogger("holdfast.server")
@@ -53,7 +52,7 @@ class HostPolicy:
     """How a host runs its sessions."""
 
     trigger: Trigger = field(default_factory=Trigger)
-    breaker: Breaker = field(default_factory=Breaker)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     memory: int = 8 << 30
     """Bytes of KV memory for all sessions together."""
     restart: bool = False
@@ -94,11 +93,11 @@ class SessionHost:
             raise BadInput("a request needs at least one message")
         began = time.perf_counter()
         with self.places.continuing(ask) as (place, known):
-            session, cached = place.held, place.held.held.tokens if known else 0
+            session, cached = place.held, place.held.cache.tokens if known else 0
             self._read(place, ask.turns[known:])
             limit = self._limit(session, ask)
             answer = session.answer(limit, self.sampling(ask))
-            prompt = session.held.tokens + len(answer.opening)
+            prompt = session.cache.tokens + len(answer.opening)
             yield Started(place.name, prompt, cached)
             reply = Reply(answer, ask, self.places.model, f"{place.name}{len(session.turns)}")
             first: float | None = None
@@ -130,7 +129,7 @@ class SessionHost:
         if len(ids) + limit > model.max_tokens:
             raise TooLarge(f"a prompt of {len(ids)} tokens and an answer of {limit} exceed {model.max_tokens}")
         yield Started("", len(ids), 0)
-        answer = Answer(self.engine, Held.empty(model).live, ids, limit, self.sampling(ask))
+        answer = Answer(self.engine, SessionCache.empty(model).live, ids, limit, self.sampling(ask))
         reply = Reply(answer, replace(ask, tools=()), self.places.model, "")
         yield from reply.pieces()
         self._count(prompt_tokens=len(ids), completion_tokens=len(answer.ids))
@@ -142,10 +141,10 @@ class SessionHost:
             return
         session, window = place.held, self.engine.model.max_tokens
         sizes: Counter[int] = Counter()
-        for block in session.rendered(turns):
+        for block in session.render_turns(turns):
             sizes[block.origin.turn] += len(block)
         self.places.room(place, min(sizes.total(), window))
-        end = session.held.live.next_position + sizes.total() + self._answer_room
+        end = session.cache.live.next_position + sizes.total() + self._answer_room
         fits = end <= self.policy.trigger.force * window
         whole = [(tuple(turns), sizes.total())]
         for piece, tokens in whole if fits else pieces(session.turns, turns, sizes, window // PIECES):
@@ -162,16 +161,16 @@ class SessionHost:
 
     def _make_room(self, place: Place, tokens: int) -> None:
         """Compact before turns that would go beyond what the model reads. Where that is not enough, reading says so."""
-        end, window = place.held.held.live.next_position, self.engine.model.max_tokens
+        end, window = place.held.cache.live.next_position, self.engine.model.max_tokens
         if end + tokens + self._answer_room > self.policy.trigger.force * window:
             with suppress(BadInput):  # nothing may be compacted yet
-                self._compact(place, Why("force", "the next turns would not fit the window", None))
+                self._compact(place, CompactionReason("force", "the next turns would not fit the window", None))
 
     def _limit(self, session: Session, ask: Ask) -> int:
         """Tokens of the answer: what was asked for, as far as the model reads and the memory reaches."""
         model = self.engine.model
-        room = (self.policy.memory - session.held.nbytes) // full_bytes(model, 1)
-        left = min(model.max_tokens - session.held.live.next_position, room) - 16  # what opens and closes an answer
+        room = (self.policy.memory - session.cache.nbytes) // full_bytes(model, 1)
+        left = min(model.max_tokens - session.cache.live.next_position, room) - 16  # what opens and closes an answer
         if left < 1:
             raise TooLarge(
                 f"the history takes all {model.max_tokens} positions that {self.model} reads, or all the memory for "
@@ -188,17 +187,17 @@ class SessionHost:
 
     # -- compacting ------------------------------------------------------------------------------------------------
 
-    def _due(self, place: Place, idle: float = 0.0) -> Why | None:
+    def _due(self, place: Place, idle: float = 0.0) -> CompactionReason | None:
         session = place.held
         answered = {turn.call_id for turn in session.turns if turn.role is Role.TOOL}
         last = session.turns[-1] if session.turns else None
         # a call that is open is the newest exchange: where that stays verbatim, the time while tools run is the best
         waiting = last.calls if last and not session.plan.policy.keep_recent else ()
-        seen = Seen(
+        seen = SessionStatus(
             turns=len(session.turns),
-            held=round(session.held.slots),
+            held=round(session.cache.slots),
             compactable=session.compactable,
-            verbatim=sum(map(len, session.held.blocks[session.held.tail :])),
+            verbatim=sum(map(len, session.cache.blocks[session.cache.tail :])),
             window=self.engine.model.max_tokens,
             idle_seconds=idle,
             open_calls=sum(call.id not in answered for call in waiting),
@@ -230,7 +229,7 @@ class SessionHost:
         except Exception:  # nobody waits for it, and the thread has others to look after
             log.exception("session %s is not compacted", name)
 
-    def _compact(self, place: Place, why: Why) -> None:
+    def _compact(self, place: Place, why: CompactionReason) -> None:
         """Now, because something waits for it. Raises what the compaction raises."""
         session = place.held
         with self._counted(place, session):
@@ -238,7 +237,7 @@ class SessionHost:
             with self.places.model:
                 session.adopt(made, why.text)
 
-    def _prepared(self, session: Session, why: Why) -> Prepared:
+    def _prepared(self, session: Session, why: CompactionReason) -> PreparedCompaction:
         """By the plan, then to the trigger's target where so much may go. Others use the model between its steps."""
         with self.places.model:
             return session.prepare(
@@ -248,17 +247,17 @@ class SessionHost:
     @contextmanager
     def _counted(self, place: Place, session: Session) -> Iterator[None]:
         """The breaker and the counters know of a compaction, whether it fails or not."""
-        began, before, done = time.perf_counter(), round(session.held.slots), None
+        began, before, left = time.perf_counter(), round(session.cache.slots), None
         try:
             yield
-            done = Saved(before, min(before, round(session.held.slots)))
+            left = min(before, round(session.cache.slots))
             place.marked = False
             self._count(compactions=1, compaction_seconds=time.perf_counter() - began)
         except Exception:
             self._count(failures=1)
             raise
         finally:
-            place.breaker, place.used = place.breaker.after(len(session.turns), before, done), time.time()
+            place.breaker, place.used = place.breaker.after(len(session.turns), before, left), time.time()
 
     def _watch(self) -> None:
         while not self._closing.wait(LOOK):
@@ -302,7 +301,7 @@ class SessionHost:
     def undo(self, session: str, key: str) -> Row:
         """As `Host.undo`."""
         with self.places.entered(session, key) as place:
-            self.places.room(place, place.held.held.tokens)  # which may wait for one who waits for the model
+            self.places.room(place, place.held.cache.tokens)  # which may wait for one who waits for the model
             with self.places.model:
                 place.held.undo()
             place.used = time.time()
@@ -365,7 +364,7 @@ class SessionHost:
     def stats(self) -> Stats:
         """As `Host.stats`."""
         places = self.places.all()
-        held = [session.held for place in places if (session := place.session)]
+        held = [session.cache for place in places if (session := place.session)]
         with self._counting:
             counts = dict(self._counts)
         seconds = counts.pop("compaction_seconds", 0.0)

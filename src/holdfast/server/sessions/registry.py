@@ -25,8 +25,8 @@ from holdfast.server.sessions.prefix_index import Index, seed
 from holdfast.server.sessions.step_scheduler import Turnstile
 from holdfast.session.events import named, turn_of
 from holdfast.session.session import Session
+from holdfast.session.trigger import CircuitBreaker
 from holdfast.storage.store import Store
-from holdfast.text.rewrite import Breaker
 from holdfast.transcript.turn import Turn
 
 log = logging.getLogger("holdfast.server")
@@ -44,7 +44,7 @@ class Place:
     key: str
     seed: bytes
     links: list[bytes]
-    breaker: Breaker
+    breaker: CircuitBreaker
     session: Session | None = None
     events: list[Mapping[str, Any]] = field(default_factory=list)
     """Of a session that is not in memory; while it is, they may be behind."""
@@ -64,7 +64,7 @@ class Place:
 class Places:
     """All sessions of a server. Any thread may call."""
 
-    def __init__(self, engine: LocalEngine, plan: Plan, store: Store, budget: int, breaker: Breaker) -> None:
+    def __init__(self, engine: LocalEngine, plan: Plan, store: Store, budget: int, breaker: CircuitBreaker) -> None:
         """`budget`: bytes of KV memory for all sessions together."""
         self.engine, self.plan, self.store, self.breaker = engine, plan, store, breaker
         self.memory, self.index, self.model = Budgeted(budget), Index(), Turnstile()
@@ -166,7 +166,7 @@ class Places:
 
     def room(self, place: Place, tokens: int) -> None:
         """Take memory for so many more tokens of a session. Raises TooLarge and Busy."""
-        held = place.held.held.footprint if place.session else 0
+        held = place.held.cache.footprint if place.session else 0
         self._spill(self.memory.grow(place.name, held + full_bytes(self.engine.model, tokens + RESERVE)))
 
     def fork(self, place: Place, turns: int | None = None) -> Place:
@@ -286,7 +286,7 @@ class Places:
 
     def _size(self, place: Place) -> int:
         if place.session:
-            return max(1, place.session.held.footprint)
+            return max(1, place.session.cache.footprint)
         told = [event["told"] for event in place.events if "bytes" in event.get("told", {})]
         return max(1, int(told[-1]["bytes"])) if told else 1
 

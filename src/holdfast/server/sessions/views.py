@@ -44,7 +44,7 @@ def row(place: Place, model: Model) -> Row:
 def extension(place: Place) -> dict[str, Any]:
     """What stands as `holdfast` beside the usage."""
     session = place.held
-    told, held = _newest(session), session.held
+    told, held = _newest(session), session.cache
     out = {
         "session": place.name,
         "tokens": held.tokens,
@@ -87,7 +87,7 @@ def raw(turn: Turn, number: int) -> RawTurn:
 def _last(place: Place, session: Session | None) -> Mapping[str, Any]:
     """The newest sizes that are known."""
     if session:
-        held = session.held
+        held = session.cache
         return {"tokens": held.tokens, "slots": held.slots, "bytes": held.nbytes}
     return next((e["told"] for e in reversed(place.events) if "slots" in e.get("told", {})), {})
 
@@ -131,7 +131,7 @@ def _facts(session: Session) -> list[Verdict]:
 
 
 def _pieces(session: Session, facts: list[Verdict]) -> list[Piece]:
-    held, tokenizer = session.held, session.engine.model.tokenizer
+    held, tokenizer = session.cache, session.engine.model.tokenizer
     end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
     first = held.blocks[held.tail].origin.tokens[0] if held.tail < len(held.blocks) else held.tokens
     slots = slots_of_tokens(held.segments, end, first).tolist()
@@ -181,4 +181,4 @@ def _round(event: Mapping[str, Any], session: Session) -> Round | None:
 def _turn_at(event: Mapping[str, Any], session: Session) -> int:
     """The newest turn at a compaction or an undo."""
     tokens = event["told"]["tokens"]
-    return max((b.origin.turn + 1 for b in session.held.blocks if b.origin.tokens[1] <= tokens), default=1)
+    return max((b.origin.turn + 1 for b in session.cache.blocks if b.origin.tokens[1] <= tokens), default=1)

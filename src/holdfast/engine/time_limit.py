@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def within(seconds: float, work: Callable[[], T]) -> T:
+def run_within(seconds: float, work: Callable[[], T]) -> T:
     """What `work` gives or raises. Raises TimeoutError after `seconds`; the work is then abandoned, not waited for.
 
     Time-outs of HTTP clients bound each read and each attempt; a server that sends a byte now and then outlives them.
