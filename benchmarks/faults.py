@@ -27,9 +27,9 @@ from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine import kv_context
 from holdfast.errors import BadInput, Busy, Conflict, Failed, HoldfastError
-from holdfast.server.protocol import Ask, Finished, Said, Started
+from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateRequest, TextDelta
 from holdfast.server.sessions.host import HostPolicy, SessionHost
-from holdfast.server.sessions.registry import turns_in
+from holdfast.server.sessions.registry import replay_turns
 from holdfast.session.events import turn_row
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker, Trigger
@@ -75,13 +75,13 @@ def opened(store: Store | Path, policy: HostPolicy = NEVER) -> SessionHost:
     return SessionHost(build_pair("llama").engine, PLAN, store, policy)
 
 
-def run(host: SessionHost, turns: Sequence[Turn], key: str = "k", limit: int = 4) -> tuple[Started, str, Finished]:
+def run(host: SessionHost, turns: Sequence[Turn], key: str = "k", limit: int = 4) -> tuple[AnswerStart, str, AnswerEnd]:
     """One answer, to its end."""
-    events = list(host.complete(Ask(tuple(turns), limit=limit, key=key)))
+    events = list(host.complete(GenerateRequest(tuple(turns), max_tokens=limit, key=key)))
     started, finished = events[0], events[-1]
-    assert isinstance(started, Started)
-    assert isinstance(finished, Finished)
-    return started, "".join(event.text for event in events if isinstance(event, Said)), finished
+    assert isinstance(started, AnswerStart)
+    assert isinstance(finished, AnswerEnd)
+    return started, "".join(event.text for event in events if isinstance(event, TextDelta)), finished
 
 
 # what must hold
@@ -89,11 +89,11 @@ def run(host: SessionHost, turns: Sequence[Turn], key: str = "k", limit: int = 4
 
 def agrees(host: SessionHost) -> None:
     """Every session of a host is what its log says, in memory or not, and can be read."""
-    store, engine = host.places.store, host.engine
-    for place in host.places.all():
+    store, engine = host.registry.store, host.engine
+    for place in host.registry.list_entries():
         logged = Session.resume(place.name, engine, store, PLAN)
-        assert place.links == host.places.index.links(logged.turns, place.seed), "the index and the log differ"
-        if (held := place.session) is not None:
+        assert place.links == host.registry.index.links(logged.turns, place.seed), "the index and the log differ"
+        if (held := place.resident) is not None:
             assert [*map(turn_row, held.turns)] == [*map(turn_row, logged.turns)], "memory and log have other turns"
             assert [b.ids for b in held.cache.blocks] == [b.ids for b in logged.cache.blocks], "other tokens"
             for what in ("tail", "slots", "tokens"):
@@ -104,8 +104,8 @@ def agrees(host: SessionHost) -> None:
 
 def within(host: SessionHost) -> None:
     """The books of the memory are true, and within the budget."""
-    memory = host.places.memory
-    held = {place.name: place.session.cache.footprint for place in host.places.all() if place.session}
+    memory = host.registry.memory
+    held = {place.name: place.resident.cache.footprint for place in host.registry.list_entries() if place.resident}
     assert sum(held.values()) <= memory.nbytes <= memory.budget, "the budget is not held"
     assert {name for name, size in held.items() if size} <= set(memory.resident), "memory that nobody accounts for"
     assert not any(one.uses for one in memory._held.values()), "a session is in use for ever"
@@ -122,7 +122,7 @@ class Told:
 
     def lost(self, store: Store) -> int:
         """Acknowledged histories that no log of the store holds, under whatever name."""
-        held = [[(turn.role, turn.text) for turn in turns_in(store.events(name))] for name in store.logs()]
+        held = [[(turn.role, turn.text) for turn in replay_turns(store.events(name))] for name in store.logs()]
         said = [[(turn.role, turn.text) for turn in turns] for of in self.answers.values() for turns in of]
         return sum(not any(one[: len(turns)] == turns for one in held) for turns in said)
 
@@ -240,7 +240,7 @@ def lived(store: Store, faulty: Callable[[Store, Injector], AbstractContextManag
         life.host.close()
     agrees(life.host)
     again = opened(store)
-    assert not again.places.unreadable
+    assert not again.registry.unreadable
     agrees(again)
     return life.told.lost(store)
 
@@ -330,11 +330,11 @@ def hanging_up(every: int = 1) -> Row:
     """A client goes away at each event of its answer."""
     row = Row("a client hangs up, at each event of a stream", "asked again, it gets the same answer")
     whole = run(opened(memory_store()), TURNS[:2], limit=24)[1]
-    count = len(list(opened(memory_store()).complete(Ask(TURNS[:2], limit=24, key="k"))))
+    count = len(list(opened(memory_store()).complete(GenerateRequest(TURNS[:2], max_tokens=24, key="k"))))
 
     def trial(at: int) -> None:
         host = opened(memory_store(), EAGER)
-        events = host.complete(Ask(TURNS[:2], limit=24, key="k"))
+        events = host.complete(GenerateRequest(TURNS[:2], max_tokens=24, key="k"))
         for _ in range(at):
             next(events)
         events.close()  # type: ignore[attr-defined]
@@ -432,7 +432,7 @@ def crowded(times: int = 1, sessions: int = 8) -> Row:
             assert len(host.sessions("k")) == sessions
             agrees(host)
             within(host)
-            return told.lost(host.places.store)
+            return told.lost(host.registry.store)
 
     for number in range(times):
         row.count(lambda number=number: trial(number))
@@ -467,7 +467,7 @@ def two_servers(times: int = 1) -> Row:
                 history = (*history, done.turn, user(f"Go on {turn}."))
                 told.note(started.session, history[:-1])
                 agrees(host)
-            assert not opened(Path(folder)).places.unreadable
+            assert not opened(Path(folder)).registry.unreadable
             return told.lost(Store(folder))
 
     for number in range(times):

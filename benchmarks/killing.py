@@ -26,7 +26,7 @@ from conftest import build_pair
 from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.server.sessions.host import HostPolicy, SessionHost
-from holdfast.server.sessions.registry import turns_in
+from holdfast.server.sessions.registry import replay_turns
 from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
 
@@ -53,7 +53,7 @@ def serve(store: str, told: Any) -> None:
     taken = serve.listening("127.0.0.1", 0)
     taken.listen(64)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    told.send((taken.getsockname()[1], dict(host.places.unreadable)))
+    told.send((taken.getsockname()[1], dict(host.registry.unreadable)))
     serve.server(create_app(host, settings), settings).run(sockets=[taken])
 
 
@@ -131,7 +131,7 @@ def lost(store: Store, acknowledged: list[Conversation]) -> list[str]:
     """What a store no longer holds of what was acknowledged, and every compaction of it that stands half."""
     wrong: list[str] = []
     for conversation in acknowledged:
-        held = [turn.text for turn in turns_in(store.events(conversation.session))]
+        held = [turn.text for turn in replay_turns(store.events(conversation.session))]
         said = [message["content"] for message in conversation.messages]
         if held[: len(said)] != said:
             wrong.append(f"session {conversation.session} holds {len(held)} turns, not the {len(said)} acknowledged")

@@ -44,7 +44,7 @@ from holdfast.errors import BadInput
 from holdfast.eval.probes import Probe, broken_rule, read_probes
 from holdfast.server.http.app import create_app
 from holdfast.server.http.settings import Settings
-from holdfast.server.protocol import Ask
+from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.session.trigger import Trigger
 from holdfast.storage.store import Store
@@ -89,7 +89,7 @@ class SteeredHost(SessionHost):
     script: Script
     forced: tuple[int, ...] = ()
 
-    def sampling(self, ask: Ask) -> Sampling:
+    def sampling(self, ask: GenerateRequest) -> Sampling:
         said = sum(turn.role is Role.ASSISTANT for turn in ask.turns)
         return Steered(ids=iter(self.forced or self.script.says[said]))
 

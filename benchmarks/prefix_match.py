@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.adapters.messages import turns_of
-from holdfast.server.sessions.prefix_index import Index, links, seed
+from holdfast.server.sessions.prefix_index import PrefixIndex, links, seed
 
 WORDS = [f"{word}{end}" for word in ("path", "error", "value", "test", "module", "return") for end in " .\n\"_(:'"]
 CLOCKS = {"wall": time.perf_counter, "processor": time.thread_time}
@@ -44,7 +44,7 @@ def main() -> None:
 def measured(count: int, given: argparse.Namespace) -> list[tuple[float, float]]:
     """p50 and p95 of each way, for a request of so many turns, two of them new, to the session that was used last."""
     whole = messages(count, given.size)
-    index, held = Index(), []
+    index, held = PrefixIndex(), []
     for number in range(given.sessions):  # every session shares half of the history, and goes on in its own way
         shared = whole[: count // 2] if number + 1 < given.sessions else whole[:-2]
         old = turns_of([*shared, {"role": "user", "content": f"go on {number}"}])
@@ -54,7 +54,7 @@ def measured(count: int, given: argparse.Namespace) -> list[tuple[float, float]]
     request = wire(whole)
 
     def found(turns: Any) -> None:
-        session, length = index.longest(index.links(turns, SEED)) or ("", 0)
+        session, length = index.longest_prefix(index.links(turns, SEED)) or ("", 0)
         assert (session, length) == (str(given.sessions - 1), count - 2)
 
     def grown(turns: Any) -> None:

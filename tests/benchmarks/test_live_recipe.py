@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conftest import build_pair, small_session
 from holdfast.errors import BadInput
 from holdfast.eval.probes import Probe
-from holdfast.server.protocol import Ask
+from holdfast.server.protocol import GenerateRequest
 from holdfast.transcript.turn import Role, Transcript
 
 with pytest.MonkeyPatch.context() as patch:
@@ -88,10 +88,10 @@ def test_a_steered_answer_is_the_script_whatever_the_logits_are():
 def test_the_model_says_its_line_of_the_turn_unless_it_is_forced(engine, script):
     host = recipe.SteeredHost.__new__(recipe.SteeredHost)
     host.script, turns = script, small_session().turns
-    assert tuple(host.sampling(Ask(turns[:2])).ids) == script.says[0]
-    assert tuple(host.sampling(Ask(turns[:4])).ids) == script.says[1]
+    assert tuple(host.sampling(GenerateRequest(turns[:2])).ids) == script.says[0]
+    assert tuple(host.sampling(GenerateRequest(turns[:4])).ids) == script.says[1]
     host.forced = (9,)
-    assert tuple(host.sampling(Ask(turns[:4])).ids) == (9,)
+    assert tuple(host.sampling(GenerateRequest(turns[:4])).ids) == (9,)
 
 
 def test_a_session_reads_what_is_new_and_a_stateless_server_reads_all(rows):

@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import BadContext, BadInput, Missing
-from holdfast.server.protocol import Ask, Called, Event, Finished, Logprob, Reason, Said, Started, Stats, Thought
+from holdfast.server.protocol import (
+    AnswerEnd,
+    AnswerStart,
+    FinishReason,
+    GenerateOutput,
+    GenerateRequest,
+    HostStats,
+    Logprob,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+)
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 WAIT = 10  # seconds until a test that forgot to set a flag fails
@@ -31,7 +42,7 @@ class Reply:
     """Waited for after the first piece."""
 
 
-Script = Callable[[Ask], Reply]
+Script = Callable[[GenerateRequest], Reply]
 
 
 @dataclass
@@ -52,7 +63,7 @@ class ScriptedHost:
     def __init__(self, *replies: Reply, script: Script | None = None, model: str = "scripted") -> None:
         self.model, self.replies = model, list(replies) or [Reply()]
         self.script = script or self._next
-        self.asks: list[Ask] = []
+        self.asks: list[GenerateRequest] = []
         self.held: list[Held] = []
         self.closed = False
         self.running = self.most = self.said = self.ended_early = 0
@@ -62,10 +73,10 @@ class ScriptedHost:
         self._lock = threading.Lock()
         self._counts = {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
 
-    def _next(self, _ask: Ask) -> Reply:
+    def _next(self, _ask: GenerateRequest) -> Reply:
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
-    def complete(self, ask: Ask) -> Iterator[Event]:
+    def complete(self, ask: GenerateRequest) -> Iterator[GenerateOutput]:
         with self._lock:
             self.asks.append(ask)
             reply = self.script(ask)
@@ -83,38 +94,40 @@ class ScriptedHost:
                 if not self.running:
                     self.idle.set()
 
-    def _answer(self, ask: Ask, reply: Reply) -> Iterator[Event]:
+    def _answer(self, ask: GenerateRequest, reply: Reply) -> Iterator[GenerateOutput]:
         wait(reply.ready)
         if reply.error and reply.after is None:
             raise reply.error
         held, cached = self._match(ask)
         prompt = self.count(ask)
-        yield Started(held.id, prompt, cached)
-        yield from map(Thought, reply.thoughts)
+        yield AnswerStart(held.id, prompt, cached)
+        yield from map(ReasoningDelta, reply.thoughts)
         text, reason, stopped, tokens = "", "stop", "", 0
         for number, piece in enumerate(reply.pieces):
             if reply.error and number == reply.after:
                 raise reply.error
-            if tokens == ask.limit:
+            if tokens == ask.max_tokens:
                 reason = "length"
                 break
             tokens += 1
             shown, stopped = cut(text, piece, ask.stop)
             text += shown
             if shown:
-                yield Said(shown, () if ask.logprobs is None else (logprob(shown, ask.logprobs),))
+                yield TextDelta(shown, () if ask.logprobs is None else (logprob(shown, ask.logprobs),))
             self.said += 1
             if stopped:
                 break
             if number == 0:
                 wait(reply.go)
         if reply.calls and reason == "stop" and not stopped:
-            yield from map(Called, reply.calls)
+            yield from map(ToolCallDelta, reply.calls)
             reason = "tool_calls"
         turn = Turn(Role.ASSISTANT, text, "".join(reply.thoughts), reply.calls if reason == "tool_calls" else ())
         yield self._finished(ask, held, turn, reason, (prompt, cached, tokens + len(reply.calls), stopped))  # type: ignore[arg-type]
 
-    def _finished(self, ask: Ask, held: Held, turn: Turn, reason: Reason, told: tuple[int, int, int, str]) -> Finished:
+    def _finished(
+        self, ask: GenerateRequest, held: Held, turn: Turn, reason: FinishReason, told: tuple[int, int, int, str]
+    ) -> AnswerEnd:
         prompt, cached, tokens, stopped = told
         if ask.prompt is None:
             held.turns = (*ask.turns, turn)
@@ -122,9 +135,9 @@ class ScriptedHost:
             for name, value in zip(self._counts, told, strict=False):
                 self._counts[name] += value
         extension = {"session": held.id, "slots": prompt, "bytes": 8 * prompt, "compactions": held.compactions}
-        return Finished(turn, reason, prompt, cached, tokens, extension, stopped)
+        return AnswerEnd(turn, reason, prompt, cached, tokens, extension, stopped)
 
-    def _match(self, ask: Ask) -> tuple[Held, int]:
+    def _match(self, ask: GenerateRequest) -> tuple[Held, int]:
         """The caller's session that holds the longest head of the history, whole; else a new one."""
         if ask.prompt is not None:
             return Held("", ask.key), 0
@@ -141,7 +154,7 @@ class ScriptedHost:
             self.held.append(Held(f"s{len(self.held) + 1}", ask.key))
             return self.held[-1], 0
 
-    def count(self, ask: Ask) -> int:
+    def count(self, ask: GenerateRequest) -> int:
         return len(ask.prompt.split()) if ask.prompt is not None else words(ask.turns)
 
     def _of(self, session: str, key: str) -> Held:
@@ -224,9 +237,9 @@ class ScriptedHost:
     def drop(self, session: str, key: str) -> None:
         self.held.remove(self._of(session, key))
 
-    def stats(self) -> Stats:
+    def stats(self) -> HostStats:
         compactions = sum(held.compactions for held in self.held)
-        return Stats(len(self.held), len(self.held), compactions=compactions, **self._counts)
+        return HostStats(len(self.held), len(self.held), compactions=compactions, **self._counts)
 
     def close(self) -> None:
         self.closed = True

@@ -16,7 +16,7 @@ from holdfast.cli.serve import server
 from holdfast.errors import BadContext, BadInput, Missing
 from holdfast.server.http.app import create_app
 from holdfast.server.http.settings import Settings
-from holdfast.server.protocol import Detail, Piece, RawTurn, Round, Row, Verdict
+from holdfast.server.protocol import BlockRow, CurvePoint, FactResult, RawTurn, SessionDetail, SessionRow
 
 RATIO = 8
 ROLES = {"system": "system", "task": "user", "user": "user", "observation": "tool"}
@@ -29,8 +29,8 @@ class Shown:
     id: str
     key: str = ""
     turns: list[tuple[Any, str]] = field(default_factory=list)
-    facts: list[Verdict] = field(default_factory=list)
-    rounds: list[Round] = field(default_factory=list)
+    facts: list[FactResult] = field(default_factory=list)
+    rounds: list[CurvePoint] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
     """For each compaction, how many turns it reached."""
     pinned: set[int] = field(default_factory=set)
@@ -51,7 +51,7 @@ class Shown:
         row = self.row()
         prompt = row["tokens"] if prefilled else 0
         self.rounds.append(
-            Round(
+            CurvePoint(
                 turn=len(self.turns),
                 tokens=row["tokens"],
                 slots=row["slots"],
@@ -63,16 +63,16 @@ class Shown:
             )
         )
 
-    def blocks(self) -> list[Piece]:
+    def blocks(self) -> list[BlockRow]:
         return [self.block(number, kind, text) for number, (kind, text) in enumerate(self.turns, 1)]
 
-    def block(self, number: int, kind: Any, text: str) -> Piece:
+    def block(self, number: int, kind: Any, text: str) -> BlockRow:
         tokens = len(text.split())
         kept = number > (self.cuts or [0])[-1] or kind in ("system", "task", "user") or number in self.pinned
         found = {fact["fate"] for fact in self.facts if fact["turn"] == number}
         fate: Any = "verbatim" if kept else next((f for f in ("lost", "repaired") if f in found), "compacted")
         slots = tokens if kept else max(1, int(tokens / self.ratio))
-        return Piece(
+        return BlockRow(
             turn=number,
             kind=kind,
             tokens=tokens,
@@ -82,11 +82,11 @@ class Shown:
             text=text[:2000],
         )
 
-    def row(self) -> Row:
+    def row(self) -> SessionRow:
         blocks = self.blocks()
         tokens, slots = sum(b["tokens"] for b in blocks), sum(b["slots"] for b in blocks)
         title = next((text for kind, text in self.turns if kind == "task"), "")
-        return Row(
+        return SessionRow(
             id=self.id,
             title=title[:120],
             turns=len(blocks),
@@ -116,16 +116,16 @@ class ShownHost(ScriptedHost):
             raise Missing(f"there is no session {session!r}; GET /holdfast/sessions lists yours")
         return found
 
-    def sessions(self, key: str) -> Sequence[Row]:
+    def sessions(self, key: str) -> Sequence[SessionRow]:
         self.looks += 1
         return [session.row() for session in list(self.shown.values()) if session.key == key]
 
-    def session(self, session: str, key: str) -> Detail:
+    def session(self, session: str, key: str) -> SessionDetail:
         found = self._shown(session, key)
         found.resident = True
         gate = {"gate": {"lost": [f for f in found.facts if f["fate"] == "lost"]}} if found.cuts else {}
         events = [{"kind": "compact", "at": found.updated, "turns": cut} for cut in found.cuts]
-        return Detail(
+        return SessionDetail(
             **found.row(),
             blocks=found.blocks(),
             rounds=found.rounds,
@@ -134,7 +134,7 @@ class ShownHost(ScriptedHost):
             evidence=gate,
         )
 
-    def compact(self, session: str, key: str, options: Mapping[str, Any]) -> Row:
+    def compact(self, session: str, key: str, options: Mapping[str, Any]) -> SessionRow:
         found = self._shown(session, key)
         self.options.append(options)
         if len(found.turns) < 3:
@@ -142,7 +142,7 @@ class ShownHost(ScriptedHost):
         found.compact(options.get("ratio", RATIO))
         return found.row()
 
-    def undo(self, session: str, key: str) -> Row:
+    def undo(self, session: str, key: str) -> SessionRow:
         found = self._shown(session, key)
         if not found.cuts:
             raise BadInput(f"session {session} has no compaction to undo")
@@ -169,14 +169,14 @@ class ShownHost(ScriptedHost):
             raise Missing(f"session {session} has turns 1 to {len(turns)}, not {turn}")
         return turns[turn - 1]
 
-    def pin(self, session: str, key: str, turn: int, pinned: bool) -> Row:
+    def pin(self, session: str, key: str, turn: int, pinned: bool) -> SessionRow:
         self._said(session, key, turn)
         found = self._shown(session, key)
         (found.pinned.add if pinned else found.pinned.discard)(turn)
         found.updated += 1
         return found.row()
 
-    def mark(self, session: str, key: str, mark: str, turn: int | None) -> Row:
+    def mark(self, session: str, key: str, mark: str, turn: int | None) -> SessionRow:
         found = self._shown(session, key)
         if mark == "fork":
             forked = Shown(f"{session}-fork", key, found.turns[:turn])
@@ -189,7 +189,7 @@ class ShownHost(ScriptedHost):
     def export(self, session: str, key: str) -> bytes:
         return b"shown" + json.dumps(self._shown(session, key).turns).encode()
 
-    def take(self, data: bytes, key: str) -> Row:
+    def take(self, data: bytes, key: str) -> SessionRow:
         if not data.startswith(b"shown"):
             raise BadContext("this is no exported session")
         taken = Shown(f"taken-{len(self.shown)}", key, [tuple(turn) for turn in json.loads(data[5:])])
@@ -211,8 +211,8 @@ def worked(name: str = "s-1", exchanges: int = 14, key: str = "") -> Shown:
         if turn % 5 == 4:
             made.compact()
     made.facts = [
-        Verdict(turn=6, kind="date", text="2024-03-02", fate="lost"),
-        Verdict(turn=10, kind="path", text="tests/billing/test_dates_3.py", fate="repaired"),
+        FactResult(turn=6, kind="date", text="2024-03-02", fate="lost"),
+        FactResult(turn=10, kind="path", text="tests/billing/test_dates_3.py", fate="repaired"),
     ]
     return made
 

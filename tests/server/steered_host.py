@@ -19,7 +19,7 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.model.load import adopt
-from holdfast.server.protocol import Ask
+from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
@@ -35,7 +35,7 @@ WORDS = (
     "Run",
     "echo",
 )
-Script = Callable[[Ask], str | None]
+Script = Callable[[GenerateRequest], str | None]
 
 
 @cache
@@ -71,7 +71,7 @@ class SteeredHost(SessionHost):
         super().__init__(engine(), PLAN, store, policy)
         self.script = script
 
-    def sampling(self, ask: Ask) -> Sampling:
+    def sampling(self, ask: GenerateRequest) -> Sampling:
         text = self.script(ask)
         if text is None:
             return super().sampling(ask)

@@ -89,7 +89,7 @@ def test_an_answer_comes_whole(client: anthropic.Anthropic, host: ScriptedHost) 
     assert got.holdfast["session"] == "s1"
     (heard,) = host.asks
     assert [(turn.role, turn.text) for turn in heard.turns] == [(Role.SYSTEM, "Be brief"), (Role.USER, "Say hello")]
-    assert (heard.key, heard.limit, heard.stop) == (digest("mine"), 100, ("END",))
+    assert (heard.key, heard.max_tokens, heard.stop) == (digest("mine"), 100, ("END",))
     assert (heard.temperature, heard.top_p) == (0.5, 0.9)
 
 
@@ -207,7 +207,7 @@ def test_more_tokens_than_the_server_gives_are_cut_to_its_limit(
     client: anthropic.Anthropic, host: ScriptedHost
 ) -> None:
     ask(client, max_tokens=10_000)
-    assert host.asks[0].limit == Settings().max_tokens
+    assert host.asks[0].max_tokens == Settings().max_tokens
 
 
 def test_tokens_are_counted_without_an_answer(client: anthropic.Anthropic, host: ScriptedHost) -> None:

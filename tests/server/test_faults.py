@@ -22,7 +22,7 @@ import torch
 from conftest import build_pair, small_session
 from holdfast.compaction.compact import full_bytes
 from holdfast.errors import BadContext, Failed, HoldfastError, Missing, TooLarge
-from holdfast.server.protocol import Ask, Finished
+from holdfast.server.protocol import AnswerEnd, GenerateRequest
 from holdfast.server.sessions.host import HostPolicy
 from holdfast.session.events import hidden_bytes
 from holdfast.session.session import Session
@@ -85,25 +85,25 @@ def test_who_takes_a_compaction_back_waits_for_nobody_who_waits_for_the_model(
     first, second = ([*TURNS[:7], user(text)] for text in ("One?", "Two?"))
     one, two = (run(host, turns)[0].session for turns in (first, second))
     host.compact(one, "k", {})
-    at_model, real = threading.Event(), type(host.places).room
+    at_model, real = threading.Event(), type(host.registry).reserve
 
-    def room(places: Any, place: Any, tokens: int) -> None:
-        with places._lock:  # the other session is off the books, and somebody is at work on it
-            other = places._places[two]
-        thread = threading.Thread(target=working, args=(places, other), daemon=True)
+    def room(registry: Any, place: Any, tokens: int) -> None:
+        with registry._lock:  # the other session is off the books, and somebody is at work on it
+            other = registry._registry[two]
+        thread = threading.Thread(target=working, args=(registry, other), daemon=True)
         thread.start()
         assert at_model.wait(10)
-        places.memory.drop(two)
-        places._spill([two])
-        real(places, place, tokens)
+        registry.memory.drop(two)
+        registry._spill([two])
+        real(registry, place, tokens)
 
-    def working(places: Any, other: Any) -> None:
+    def working(registry: Any, other: Any) -> None:
         with other.lock:
             at_model.set()
-            with places.model:
+            with registry.model:
                 pass
 
-    monkeypatch.setattr(type(host.places), "room", room)
+    monkeypatch.setattr(type(host.registry), "reserve", room)
     faults.together([lambda: host.undo(one, "k")])
 
 
@@ -111,15 +111,15 @@ def test_a_fork_that_another_request_took_first_is_forked_again(monkeypatch: pyt
     host = opened(store())
     done = run(host, TURNS[:2])[2]
     run(host, (*TURNS[:2], done.turn, user("First?")))
-    real = type(host.places)._forked
+    real = type(host.registry)._fork
 
     def forked(places: Any, *args: Any) -> Any:
         twin = real(places, *args)
-        monkeypatch.setattr(type(places), "_forked", real)
+        monkeypatch.setattr(type(places), "_fork", real)
         faults.together([lambda: run(host, (*TURNS[:2], done.turn, user("Second?")))])  # it finds the fork at once
         return twin
 
-    monkeypatch.setattr(type(host.places), "_forked", forked)
+    monkeypatch.setattr(type(host.registry), "_fork", forked)
     turns = (*TURNS[:2], done.turn, user("Third?"))
     started, text, _ = run(host, turns)
     assert text == run(opened(store()), turns)[1]
@@ -131,7 +131,9 @@ def test_a_session_that_cannot_be_saved_goes_all_the_same_and_is_read_again(tmp_
     host = opened(tmp_path, replace(faults.NEVER, memory=room))
     first, _, done = run(host, TURNS[:7])
     with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(host.places.store, "put", lambda data: (_ for _ in ()).throw(Failed("No space left on device")))
+        broken.setattr(
+            host.registry.store, "put", lambda data: (_ for _ in ()).throw(Failed("No space left on device"))
+        )
         run(host, [user("words " * 60)], key="other")
     assert not host.sessions("k")[0]["resident"]
     faults.within(host)
@@ -145,7 +147,7 @@ def test_what_could_not_be_read_leaves_no_session_behind(tmp_path: Path) -> None
         with pytest.raises(TooLarge):
             run(host, [user(text)])
     assert not host.sessions("k")
-    assert not host.places.store.logs()
+    assert not host.registry.store.logs()
     faults.within(host)
 
 
@@ -159,7 +161,7 @@ def test_ten_megabytes_in_one_turn_are_refused_before_they_are_tokenised(monkeyp
 def test_of_two_who_drop_a_session_one_is_told_that_it_is_gone() -> None:
     host = opened(store())
     name = run(host, TURNS[:2])[0].session
-    place = host.places.get(name, "k")
+    place = host.registry.get(name, "k")
     told: list[Any] = []
 
     def drop() -> None:
@@ -181,12 +183,12 @@ def test_of_two_who_drop_a_session_one_is_told_that_it_is_gone() -> None:
 @pytest.mark.parametrize("act", ["drop", "export"])
 def test_a_session_is_dropped_or_exported_after_the_answer_that_is_under_way(act: str) -> None:
     host = opened(store())
-    events = host.complete(Ask(TURNS[:2], limit=20, key="k"))
+    events = host.complete(GenerateRequest(TURNS[:2], max_tokens=20, key="k"))
     name = next(events).session  # type: ignore[union-attr]
     done: list[Any] = []
     thread = threading.Thread(target=lambda: done.append(getattr(host, act)(name, "k")))
     thread.start()
-    assert isinstance(list(events)[-1], Finished)
+    assert isinstance(list(events)[-1], AnswerEnd)
     thread.join(10)
     assert len(done) == 1
     if act == "drop":
@@ -363,8 +365,8 @@ def test_a_hostile_file_is_refused_and_leaves_nothing(change: Any, tmp_path: Pat
     with pytest.raises(BadContext):
         host.take(data, "k")
     assert not host.sessions("k")
-    assert not host.places.store.logs()
-    assert not opened(tmp_path).places.unreadable
+    assert not host.registry.store.logs()
+    assert not opened(tmp_path).registry.unreadable
     faults.within(host)
 
 
@@ -386,6 +388,6 @@ def test_a_log_that_is_sound_and_makes_no_sense_does_not_keep_the_server_from_st
     place.append("odder", 0, {"what": 1})
     host = opened(tmp_path)
     run(host, TURNS[:2])
-    assert set(host.places.unreadable) <= {"odd", "odder"}
+    assert set(host.registry.unreadable) <= {"odd", "odder"}
     with pytest.raises(HoldfastError):
         host.session("odder", "")

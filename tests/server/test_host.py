@@ -16,8 +16,8 @@ from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, Missing, TooLarge, UnsupportedModel
-from holdfast.server.output.processor import Reply
-from holdfast.server.protocol import Ask, Finished, Said, Started
+from holdfast.server.output.processor import OutputProcessor
+from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateRequest, TextDelta
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker, Trigger
@@ -39,15 +39,15 @@ def host(store: Store | str | Path = "", policy: HostPolicy = NEVER, plan: Plan 
     return SessionHost(engine(), plan, store, policy)
 
 
-def ask(turns: tuple[Turn, ...] = TURNS[:2], **options: Any) -> Ask:
-    return Ask(turns, **({"limit": 4, "key": "k"} | options))
+def ask(turns: tuple[Turn, ...] = TURNS[:2], **options: Any) -> GenerateRequest:
+    return GenerateRequest(turns, **({"max_tokens": 4, "key": "k"} | options))
 
 
-def run(held: SessionHost, asked: Ask) -> tuple[Started, str, Finished]:
+def run(held: SessionHost, asked: GenerateRequest) -> tuple[AnswerStart, str, AnswerEnd]:
     events = list(held.complete(asked))
-    assert isinstance(events[0], Started)
-    assert isinstance(events[-1], Finished)
-    return events[0], "".join(e.text for e in events if isinstance(e, Said)), events[-1]
+    assert isinstance(events[0], AnswerStart)
+    assert isinstance(events[-1], AnswerEnd)
+    return events[0], "".join(e.text for e in events if isinstance(e, TextDelta)), events[-1]
 
 
 def user(text: str) -> Turn:
@@ -133,9 +133,9 @@ def test_tools_are_part_of_what_a_session_is() -> None:
 
 def test_a_stop_text_ends_the_answer_and_stands_in_neither_answer_nor_session() -> None:
     held = host()
-    whole = run(held, ask(limit=24))[1]
+    whole = run(held, ask(max_tokens=24))[1]
     stop = whole[6:8]
-    asked = ask(limit=24, stop=(stop,), key="two")
+    asked = ask(max_tokens=24, stop=(stop,), key="two")
     _, text, done = run(held, asked)
     assert text == whole[: whole.index(stop)]
     assert (done.reason, done.stopped_by) == ("stop", stop)
@@ -143,7 +143,7 @@ def test_a_stop_text_ends_the_answer_and_stands_in_neither_answer_nor_session() 
 
 
 def test_log_probabilities_are_those_of_the_model_and_cover_every_token() -> None:
-    events = [e for e in host().complete(ask(limit=6, logprobs=3)) if isinstance(e, Said)]
+    events = [e for e in host().complete(ask(max_tokens=6, logprobs=3)) if isinstance(e, TextDelta)]
     rows = [row for event in events for row in event.logprobs]
     assert 1 <= len(rows) <= 6
     assert all(row.logprob <= 0 and len(row.top) == 3 for row in rows)
@@ -152,7 +152,7 @@ def test_log_probabilities_are_those_of_the_model_and_cover_every_token() -> Non
 
 def test_a_plain_prompt_has_no_template_and_no_session() -> None:
     held = host()
-    started, _, done = run(held, Ask(prompt="import os", limit=5))
+    started, _, done = run(held, GenerateRequest(prompt="import os", max_tokens=5))
     assert started.session == ""
     assert done.completion_tokens == 5 or done.reason == "stop"
     assert not held.sessions("")
@@ -160,11 +160,11 @@ def test_a_plain_prompt_has_no_template_and_no_session() -> None:
 
 def test_an_answer_that_is_broken_off_leaves_the_history_read_and_nothing_else() -> None:
     held = host()
-    events = held.complete(ask(limit=50))
+    events = held.complete(ask(max_tokens=50))
     started = next(events)
     next(events)
     events.close()  # type: ignore[attr-defined]
-    assert isinstance(started, Started)
+    assert isinstance(started, AnswerStart)
     assert held.session(started.session, "k")["turns"] == 2
     again, _, _ = run(held, ask())
     assert again.session == started.session
@@ -238,7 +238,7 @@ def test_a_failing_compaction_harms_nobody_and_is_counted(monkeypatch: pytest.Mo
 def settled(held: SessionHost, name: str, compactions: int = 1) -> None:
     """Wait for the compaction in the background."""
     deadline = time.monotonic() + 20
-    while held.places.get(name, "k").held.compactions < compactions:
+    while held.registry.get(name, "k").session.compactions < compactions:
         assert time.monotonic() < deadline, "it was never compacted"
         time.sleep(0.02)
 
@@ -258,18 +258,18 @@ def test_to_look_who_rests_is_not_to_use_a_session(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("holdfast.server.sessions.host.LOOK", 0.01)
     held = host(policy=HostPolicy(trigger=Trigger(tokens=10**9, window=None, idle=0.0)))
     names = [run(held, ask((user(text),)))[0].session for text in ("One?", "Two?", "Three?")]
-    looks, real = [0], held.places.all
+    looks, real = [0], held.registry.list_entries
 
     def look(*of: Any) -> Any:
         looks[0] += 1
         return real(*of)
 
-    monkeypatch.setattr(held.places, "all", look)
+    monkeypatch.setattr(held.registry, "list_entries", look)
     deadline = time.monotonic() + 20
     while looks[0] < 4:
         assert time.monotonic() < deadline, "nobody looks"
         time.sleep(0.01)
-    assert held.places.memory.resident == tuple(names)
+    assert held.registry.memory.resident == tuple(names)
     held.close()
 
 
@@ -319,7 +319,7 @@ def test_two_requests_on_one_session_fork_and_never_mix() -> None:
     history, found = (*TURNS[:2], done.turn), {}
 
     def go(question: str) -> None:
-        found[question] = run(held, ask((*history, user(question)), limit=8))
+        found[question] = run(held, ask((*history, user(question)), max_tokens=8))
 
     threads = [threading.Thread(target=go, args=(q,)) for q in ("Why?", "Where?", "Who?")]
     for thread in threads:
@@ -328,7 +328,7 @@ def test_two_requests_on_one_session_fork_and_never_mix() -> None:
         thread.join(30)
     assert len({started.session for started, _, _ in found.values()}) == 3
     for question, (_, text, _) in found.items():
-        assert text == run(host(), ask((*history, user(question)), limit=8))[1]
+        assert text == run(host(), ask((*history, user(question)), max_tokens=8))[1]
 
 
 def test_more_sessions_than_memory_go_to_disk_and_come_back(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_request_that_is_refused_leaves_no_session_behind(tmp_path: Path) -> N
         with pytest.raises(TooLarge):
             list(held.complete(ask((user("words " * 300),))))
     assert not held.sessions("k")
-    assert not held.places.store.logs()
+    assert not held.registry.store.logs()
 
 
 def test_a_restart_finds_every_session_and_reads_nothing_that_was_saved(tmp_path: Path, fed: list[int]) -> None:
@@ -385,7 +385,7 @@ def test_a_damaged_log_does_not_keep_the_others_from_being_served(tmp_path: Path
     next((tmp_path / "logs" / bad).iterdir()).write_text("nonsense")
     held = host(tmp_path)
     assert [row["id"] for row in held.sessions("k")] == [good]
-    assert list(held.places.unreadable) == [bad]
+    assert list(held.registry.unreadable) == [bad]
 
 
 def test_the_owner_compacts_undoes_pins_expands_and_marks() -> None:
@@ -437,11 +437,11 @@ def test_while_tools_run_is_a_time_to_compact_unless_their_call_would_go_too(
     keep_recent: int, compactions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Turn(Role.ASSISTANT, "Once more.", calls=(ToolCall("c9", "read_file", "{}"),))
-    monkeypatch.setattr(Reply, "turn", property(lambda _: calls))
+    monkeypatch.setattr(OutputProcessor, "turn", property(lambda _: calls))
     held = host(policy=EAGER, plan=replace(PLAN, policy=Policy(keep_recent=keep_recent)))
     name = run(held, ask(TURNS))[0].session
     held._later.submit(int).result(20)  # what is due in the background has run
-    assert held.places.get(name, "k").held.compactions == compactions
+    assert held.registry.get(name, "k").session.compactions == compactions
 
 
 def test_slots_of_blocks_add_up_to_what_is_held() -> None:

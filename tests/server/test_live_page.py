@@ -13,7 +13,7 @@ from holdfast.errors import BadInput
 from holdfast.server.http.app import create_app
 from holdfast.server.http.auth import digest
 from holdfast.server.http.settings import Settings
-from holdfast.server.protocol import Verdict
+from holdfast.server.protocol import FactResult
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGS = (
@@ -249,7 +249,7 @@ def test_text_of_a_session_is_text_whatever_it_says(tab, expect):
     made.say("observation", f"{ATTACK} " * 4)
     made.say("action", ATTACK)
     made.say("observation", "done")
-    made.facts = [Verdict(turn=2, kind=ATTACK, text=ATTACK, fate="lost")]
+    made.facts = [FactResult(turn=2, kind=ATTACK, text=ATTACK, fate="lost")]
     made.compact()
     with serving(ShownHost(made)) as url:
         tab.goto(url)

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from holdfast.errors import BadOption, Busy, Failed, HoldfastError, Missing, TooLarge
-from holdfast.server.sessions.lru import Budgeted
+from holdfast.server.sessions.lru import MemoryBudget
 
 BUDGET = 100
 
 
-def filled(*sessions: str, nbytes: int = 30) -> Budgeted:
+def filled(*sessions: str, nbytes: int = 30) -> MemoryBudget:
     """Sessions that are resident and rest."""
-    memory = Budgeted(BUDGET)
+    memory = MemoryBudget(BUDGET)
     for session in sessions:
         memory.admit(session, nbytes)
         memory.release(session)
@@ -88,7 +88,7 @@ def test_what_is_not_there_cannot_be_used() -> None:
         memory.release("a")
 
 
-@pytest.mark.parametrize("call", [lambda: Budgeted(0), lambda: Budgeted(1).admit("a", -1)])
+@pytest.mark.parametrize("call", [lambda: MemoryBudget(0), lambda: MemoryBudget(1).admit("a", -1)])
 def test_sizes_that_make_no_sense_are_refused(call: object) -> None:
     with pytest.raises(BadOption):
         call()  # type: ignore[operator]
@@ -103,7 +103,7 @@ class Books(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = Budgeted(BUDGET)
+        self.memory = MemoryBudget(BUDGET)
         self.order: list[str] = []
         self.sizes: dict[str, int] = {}
         self.uses: dict[str, int] = {}
@@ -183,7 +183,7 @@ TestBooks = Books.TestCase
 
 
 def test_threads_together_never_pass_the_budget_nor_lose_what_they_use() -> None:
-    memory = Budgeted(BUDGET)
+    memory = MemoryBudget(BUDGET)
 
     def serve(number: int) -> int:
         rng, most = Random(number), 0

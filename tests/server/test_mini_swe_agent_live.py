@@ -14,7 +14,7 @@ import pytest
 from steered_host import eager, read_by_answers, steered
 
 from holdfast.server.http.auth import digest
-from holdfast.server.protocol import Ask
+from holdfast.server.protocol import GenerateRequest
 from holdfast.transcript.turn import Role
 
 AGENT = shutil.which("mini-swe-agent")
@@ -49,7 +49,7 @@ WAYS = {
 }
 
 
-def script(ask: Ask) -> str:
+def script(ask: GenerateRequest) -> str:
     """The next command, as a call where the agent has tools, else in its fence."""
     command = COMMANDS[sum(turn.role is Role.ASSISTANT for turn in ask.turns)]
     if ask.tools:

@@ -121,11 +121,11 @@ def test_no_tools_with_tool_choice_none(bench):
 def test_how_to_answer_reaches_the_model(bench):
     bench.chat(temperature=0.5, top_p=0.25, seed=7, stop=["END", "\n"], max_completion_tokens=5)
     ask = bench.asked
-    assert (ask.temperature, ask.top_p, ask.seed, ask.stop, ask.limit) == (0.5, 0.25, 7, ("END", "\n"), 5)
+    assert (ask.temperature, ask.top_p, ask.seed, ask.stop, ask.max_tokens) == (0.5, 0.25, 7, ("END", "\n"), 5)
     bench.chat(max_tokens=1_000_000, stop="END")
-    assert (bench.asked.limit, bench.asked.stop, bench.asked.temperature) == (64, ("END",), 0.0)
+    assert (bench.asked.max_tokens, bench.asked.stop, bench.asked.temperature) == (64, ("END",), 0.0)
     bench.chat()
-    assert bench.asked.limit is None
+    assert bench.asked.max_tokens is None
 
 
 def test_without_a_seed_answers_at_a_temperature_differ(bench):
@@ -267,7 +267,7 @@ def test_a_plain_text_goes_on(bench):
     assert (choice.text, choice.finish_reason, made.usage.prompt_tokens) == ("Hello world", "stop", 2)
     assert (choice.logprobs.tokens, choice.logprobs.text_offset) == (["Hello", " world"], [0, 5])
     assert choice.logprobs.top_logprobs[0] == {"Hello": -0.5}
-    assert (bench.asked.prompt, bench.asked.turns, bench.asked.limit) == ("def f", (), 8)
+    assert (bench.asked.prompt, bench.asked.turns, bench.asked.max_tokens) == ("def f", (), 8)
 
 
 def test_a_plain_text_goes_on_in_a_stream(bench):
@@ -277,7 +277,7 @@ def test_a_plain_text_goes_on_in_a_stream(bench):
     assert "".join(chunk.choices[0].text for chunk in chunks) == "Hello world"
     assert [chunk.choices[0].logprobs.text_offset for chunk in chunks[:2]] == [[0], [5]]
     assert (chunks[-1].choices[0].finish_reason, last.usage.total_tokens) == ("stop", 3)
-    assert bench.asked.limit == 16
+    assert bench.asked.max_tokens == 16
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sdk_clients import SYSTEM, Chat, Client, Heard, Messages, Named, Responses
 from steered_host import CLOSING, eager, read_by_answers, steered
 
 from holdfast.server.http.auth import digest
-from holdfast.server.protocol import Ask
+from holdfast.server.protocol import GenerateRequest
 from holdfast.transcript.turn import Role
 
 WIRES = (Chat, Messages, Responses, Named)
@@ -35,11 +35,11 @@ ANSWERS = (
 )
 
 
-def said(ask: Ask) -> int:
+def said(ask: GenerateRequest) -> int:
     return sum(turn.role is Role.ASSISTANT for turn in ask.turns)
 
 
-def by_turn(ask: Ask) -> str:
+def by_turn(ask: GenerateRequest) -> str:
     """The answer to what the assistant has said so far."""
     return ANSWERS[said(ask) % len(ANSWERS)]
 
@@ -214,7 +214,7 @@ def test_an_answer_that_its_reader_left_is_asked_for_again() -> None:
 TASK = "Fill the sheet, and never touch row 7."
 
 
-def worker(ask: Ask) -> str:
+def worker(ask: GenerateRequest) -> str:
     return f"Run {said(ask)}.\n" + called(f"echo {said(ask)}")
 
 

@@ -96,7 +96,7 @@ def test_an_answer_comes_whole(client: openai.OpenAI, host: ScriptedHost) -> Non
     assert got.holdfast["session"] == "s1"
     (heard,) = host.asks
     assert said(heard.turns) == [("system", "Be brief", "", (), ""), ("user", "Say hello", "", (), "")]
-    assert (heard.key, heard.limit, heard.temperature, heard.top_p) == (digest("mine"), 50, 0.5, 0.9)
+    assert (heard.key, heard.max_tokens, heard.temperature, heard.top_p) == (digest("mine"), 50, 0.5, 0.9)
 
 
 @pytest.mark.parametrize("reply", [Reply(), Reply(thoughts=("Hm", "."), pieces=("Now ", "look"), calls=(CALL, OTHER))])
@@ -204,7 +204,7 @@ def test_an_answer_that_is_cut_is_incomplete(client: openai.OpenAI, host: Script
 
 def test_more_tokens_than_the_server_gives_are_cut_to_its_limit(client: openai.OpenAI, host: ScriptedHost) -> None:
     client.responses.create(model="any", input="Go", max_output_tokens=10**6)
-    assert host.asks[0].limit == Settings().max_tokens
+    assert host.asks[0].max_tokens == Settings().max_tokens
 
 
 @pytest.mark.parametrize(("stored", "by_name"), [(True, True), (True, False), (False, False)])

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from holdfast.server.http.app import create_app
 from holdfast.server.http.auth import digest
 from holdfast.server.http.settings import Settings
-from holdfast.server.protocol import Detail, RawTurn, Row
+from holdfast.server.protocol import RawTurn, SessionDetail, SessionRow
 
 MINE, YOURS = "key-of-mine", "key-of-yours"
 AS_ME = {"Authorization": f"Bearer {MINE}"}
@@ -48,7 +48,7 @@ def empty():
 
 def row(answer, status=200):
     assert answer.status_code == status, answer.text
-    return TypeAdapter(Row).validate_python(answer.json(), strict=True)
+    return TypeAdapter(SessionRow).validate_python(answer.json(), strict=True)
 
 
 def refused(answer, status):
@@ -59,13 +59,13 @@ def refused(answer, status):
 
 
 def test_the_list_has_the_callers_sessions_alone(client):
-    rows = TypeAdapter(list[Row]).validate_python(client.get("/holdfast/sessions").json(), strict=True)
+    rows = TypeAdapter(list[SessionRow]).validate_python(client.get("/holdfast/sessions").json(), strict=True)
     assert [made["id"] for made in rows] == ["s-1"]
 
 
 def test_a_session_is_told_with_blocks_curve_events_and_evidence(client, host):
     told = client.get("/holdfast/sessions/s-1").json()
-    assert TypeAdapter(Detail).validate_python(told, strict=True) == host.session("s-1", digest(MINE))
+    assert TypeAdapter(SessionDetail).validate_python(told, strict=True) == host.session("s-1", digest(MINE))
     assert {block["fate"] for block in told["blocks"]} == {"verbatim", "compacted", "lost", "repaired"}
     assert told["evidence"]["gate"]["lost"][0]["text"] == "2024-03-02"
 

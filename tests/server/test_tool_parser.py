@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.blocks.messages import Abilities, chat_messages
-from holdfast.server.output.tool_parser import Speech, turn_of
-from holdfast.server.protocol import Called, Said, Thought
+from holdfast.server.output.tool_parser import ToolParser, turn_of
+from holdfast.server.protocol import ReasoningDelta, TextDelta, ToolCallDelta
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 HERMES = '<tool_call>\n{"name": "bash", "arguments": {"command": "ls"}}\n</tool_call>'
@@ -42,8 +42,8 @@ FRAGMENTS = st.sampled_from(
 TEXTS = st.lists(FRAGMENTS | st.text(max_size=3), max_size=14).map("".join)
 
 
-def pieces(parts: Sequence[str], **options: Any) -> list[Said | Thought | Called]:
-    speech = Speech(options.pop("tools", True), **options)
+def pieces(parts: Sequence[str], **options: Any) -> list[TextDelta | ReasoningDelta | ToolCallDelta]:
+    speech = ToolParser(options.pop("tools", True), **options)
     return [event for part in parts for event in speech.feed(part)] + speech.end()
 
 
@@ -190,15 +190,15 @@ def test_text_around_a_call_keeps_its_place() -> None:
 
 
 def test_text_that_can_be_no_marker_goes_out_at_once() -> None:
-    speech = Speech(True)
-    assert speech.feed("Hello") == [Said("Hello")]
-    assert speech.feed(" <b>") == [Said(" <b>")]
+    speech = ToolParser(True)
+    assert speech.feed("Hello") == [TextDelta("Hello")]
+    assert speech.feed(" <b>") == [TextDelta(" <b>")]
     assert speech.feed(" <to") == []
-    assert speech.feed("e>") == [Said(" <toe>")]
+    assert speech.feed("e>") == [TextDelta(" <toe>")]
     assert turn_of(speech.feed("<function=f> is")).text == "<function=f> is"
     assert turn_of(speech.feed("<tool_call>{}")).text == "<tool_call>{}"
     assert turn_of(speech.feed("<tool_call>[]")).text == "<tool_call>[]"
-    assert Speech(False).feed("<tool_call>\n") == [Said("<tool_call>\n")]
+    assert ToolParser(False).feed("<tool_call>\n") == [TextDelta("<tool_call>\n")]
 
 
 @given(TEXTS, st.data(), st.booleans(), st.booleans())

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from holdfast.errors import BadInput
-from holdfast.server.sessions.prefix_index import MAX_DEPTH, SIZE, Index, links, seed
+from holdfast.server.sessions.prefix_index import MAX_DEPTH, SIZE, PrefixIndex, links, seed
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 SEED = seed("key", "model")
@@ -201,16 +201,16 @@ def said(*texts: str) -> list[Turn]:
     return [Turn(Role.USER, text) for text in texts]
 
 
-def index_of(**sessions: str) -> Index:
+def index_of(**sessions: str) -> PrefixIndex:
     """An index of sessions with a turn for each letter, the newest last."""
-    index = Index()
+    index = PrefixIndex()
     for session, letters in sessions.items():
         index.add(session, SEED, links(said(*letters), SEED), said(*letters))
     return index
 
 
-def find(index: Index, letters: str) -> tuple[str, int] | None:
-    return index.longest(index.links(said(*letters), SEED))
+def find(index: PrefixIndex, letters: str) -> tuple[str, int] | None:
+    return index.longest_prefix(index.links(said(*letters), SEED))
 
 
 def test_the_longest_history_is_found_and_then_the_newest() -> None:
@@ -239,7 +239,7 @@ def test_a_session_that_is_rewound_no_longer_answers_for_what_it_forgot() -> Non
 
 def test_no_key_finds_the_sessions_of_another() -> None:
     index = index_of(one="abc")
-    assert index.longest(index.links(said(*"abc"), seed("other", "model"))) is None
+    assert index.longest_prefix(index.links(said(*"abc"), seed("other", "model"))) is None
 
 
 def test_turns_are_freed_with_the_session_that_goes() -> None:
@@ -248,12 +248,12 @@ def test_turns_are_freed_with_the_session_that_goes() -> None:
         index.add(session, SEED, links(turns, SEED), turns)
         return map(weakref.ref, turns)
 
-    index = Index()
+    index = PrefixIndex()
     first, second = [*held("one", "abc")], [*held("two", "abd")]
     index.remove("two")
     gc.collect()
     assert [turn() is None for turn in (*first, *second)] == [True, True, False, False, False, True]
-    index.let_go("one")
+    index.drop_turns("one")
     gc.collect()
     assert not any(turn() for turn in (*first, *second))
     assert find(index, "abc") == ("one", 3)  # its links are still there
@@ -261,7 +261,7 @@ def test_turns_are_freed_with_the_session_that_goes() -> None:
 
 def test_a_link_is_found_again_from_the_turns_as_the_client_sends_them() -> None:
     turns = [called('{"b": 1, "a": 2}'), called('{"a":2,"b":1}')]
-    index = Index()
+    index = PrefixIndex()
     for turn in turns:
         index.add("one", SEED, links([turn], SEED), [turn])
         assert [index.links([other], SEED) for other in turns] == [links([other], SEED) for other in turns]
@@ -270,7 +270,7 @@ def test_a_link_is_found_again_from_the_turns_as_the_client_sends_them() -> None
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_turn_that_differs_in_one_field_is_not_taken_for_the_known_one(change: Callable[[Turn], Turn]) -> None:
     known = called('{"a": 1}')
-    index = Index()
+    index = PrefixIndex()
     index.add("one", SEED, links([known], SEED), [known])
     assert index.links([change(known)], SEED) == links([change(known)], SEED) != links([known], SEED)
 
@@ -283,7 +283,7 @@ class Indexed(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.index, self.held = Index(), list[tuple[str, str]]()
+        self.index, self.held = PrefixIndex(), list[tuple[str, str]]()
 
     @rule(session=st.sampled_from("123"), letters=LETTERS, given=st.integers(0, 4))
     def add(self, session: str, letters: str, given: int) -> None:
@@ -298,13 +298,13 @@ class Indexed(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from("123"))
     def let_go(self, session: str) -> None:
-        self.index.let_go(session)
+        self.index.drop_turns(session)
 
     @rule(letters=LETTERS)
     def find(self, letters: str) -> None:
         turns = said(*letters)
         assert self.index.links(turns, SEED) == links(turns, SEED)
-        found = self.index.longest(links(turns, SEED))
+        found = self.index.longest_prefix(links(turns, SEED))
         ranked = [
             (len(common(letters, own)), len(common(letters, own)) == len(own), at)
             for at, (_, own) in enumerate(self.held)
@@ -329,7 +329,7 @@ TestIndexed = Indexed.TestCase
 
 
 def test_threads_that_add_and_remove_never_make_a_wrong_link() -> None:
-    index, wrong, stop = Index(), [], time.monotonic() + 0.2
+    index, wrong, stop = PrefixIndex(), [], time.monotonic() + 0.2
     histories = [said(*letters) for letters in ("abcd", "abce", "abf", "g")]
 
     def work(number: int) -> None:
@@ -339,7 +339,7 @@ def test_threads_that_add_and_remove_never_make_a_wrong_link() -> None:
             made = index.links(turns, SEED)
             if made != links(turns, SEED):
                 wrong.append(turns)
-            rng.choice([index.remove, index.let_go, lambda one: index.add(one, SEED, made, turns)])(session)  # noqa: B023
+            rng.choice([index.remove, index.drop_turns, lambda one: index.add(one, SEED, made, turns)])(session)  # noqa: B023
 
     threads = [Thread(target=work, args=(number,)) for number in range(4)]
     [thread.start() for thread in threads]
@@ -354,10 +354,10 @@ def test_a_history_of_500_long_turns_is_found_in_under_five_milliseconds() -> No
             for at in range(500)
         ]
 
-    index, took = Index(), []
+    index, took = PrefixIndex(), []
     index.add("one", SEED, links(turns()[:-2], SEED), turns()[:-2])
     for _ in range(9):
         asked, began = turns(), time.thread_time()
-        assert index.longest(index.links(asked, SEED)) == ("one", 498)
+        assert index.longest_prefix(index.links(asked, SEED)) == ("one", 498)
         took.append(time.thread_time() - began)
     assert min(took) < 0.005

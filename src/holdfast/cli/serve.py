@@ -108,7 +108,7 @@ def opened(engine: LocalEngine, plan: Plan, policy: HostPolicy, store: str) -> H
     from holdfast.server.sessions.host import open_host
 
     host = open_host(engine, plan, store=store, policy=policy)
-    for name, reason in host.places.unreadable.items():
+    for name, reason in host.registry.unreadable.items():
         console.say(f"session {name} is left alone: {reason}")
     return host
 

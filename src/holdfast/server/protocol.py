@@ -10,11 +10,11 @@ from typing_extensions import TypedDict
 
 from holdfast.transcript.turn import ToolCall, Turn
 
-Reason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerateRequest:
     """One request: the whole history as a stateless client sends it, and how to answer."""
 
     turns: tuple[Turn, ...] = ()
@@ -24,7 +24,7 @@ class Ask:
     """Digest of the caller's API key. Sessions of different keys are never shared."""
     prompt: str | None = None
     """A plain text to continue in place of turns: no template, no session."""
-    limit: int | None = None
+    max_tokens: int | None = None
     """Most tokens of the answer; None leaves it to the host."""
     temperature: float = 0.0
     top_p: float = 1.0
@@ -45,7 +45,7 @@ class Logprob:
 
 
 @dataclass(frozen=True)
-class Started:
+class AnswerStart:
     """The history is read and the answer begins."""
 
     session: str
@@ -55,7 +55,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Said:
+class TextDelta:
     """Text of the answer. Joined, they are the text of the turn."""
 
     text: str
@@ -63,25 +63,25 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Thought:
+class ReasoningDelta:
     """Reasoning, where the model marks it."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Called:
+class ToolCallDelta:
     """A whole tool call; what its text was is never said."""
 
     call: ToolCall
 
 
 @dataclass(frozen=True)
-class Finished:
+class AnswerEnd:
     """The end of an answer, which now stands in its session."""
 
     turn: Turn
-    reason: Reason
+    reason: FinishReason
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -91,11 +91,11 @@ class Finished:
     """Which of `stop` ended it."""
 
 
-Event = Started | Said | Thought | Called | Finished
+GenerateOutput = AnswerStart | TextDelta | ReasoningDelta | ToolCallDelta | AnswerEnd
 
 
 @dataclass(frozen=True)
-class Stats:
+class HostStats:
     """What a host holds and has done: gauges and counters."""
 
     sessions: int = 0
@@ -112,7 +112,7 @@ class Stats:
     """Compactions that failed and left their session as it was."""
 
 
-class Row(TypedDict):
+class SessionRow(TypedDict):
     """A session as a list shows it."""
 
     id: str
@@ -135,7 +135,7 @@ class Row(TypedDict):
     """Seconds since the epoch; every change of the session moves it."""
 
 
-class Piece(TypedDict):
+class BlockRow(TypedDict):
     """One block of a session: what it was, and what became of it."""
 
     turn: int
@@ -151,7 +151,7 @@ class Piece(TypedDict):
     """The first 2,000 characters."""
 
 
-class Round(TypedDict):
+class CurvePoint(TypedDict):
     """What a session holds after an answer, a compaction or an undo: a point of its curve, in order of time."""
 
     turn: int
@@ -167,7 +167,7 @@ class Round(TypedDict):
     seconds_to_first_token: float | None
 
 
-class Verdict(TypedDict):
+class FactResult(TypedDict):
     """A fact that the gate found lost, or lost and repaired."""
 
     turn: int
@@ -177,14 +177,14 @@ class Verdict(TypedDict):
     fate: Literal["lost", "repaired"]
 
 
-class Detail(Row):
+class SessionDetail(SessionRow):
     """A session with its blocks and its past."""
 
-    blocks: list[Piece]
-    rounds: list[Round]
+    blocks: list[BlockRow]
+    rounds: list[CurvePoint]
     events: list[dict[str, Any]]
     """Each has `kind` and `at` (seconds since the epoch), and what its kind has to say."""
-    facts: list[Verdict]
+    facts: list[FactResult]
     evidence: dict[str, Any]
     """Of the newest compaction, as a context's manifest has it: turns inside are counted from 0."""
 
@@ -213,12 +213,13 @@ class RawTurn(TypedDict):
 class Host(Protocol):
     """Holds sessions and answers over them. Every method may be called from any thread and may block.
 
-    `key` is that of `Ask`; a session of another key does not exist for its caller. Unknown sessions raise Missing.
+    `key` is that of `GenerateRequest`; a session of another key does not exist for its caller. Unknown sessions raise
+    Missing.
     """
 
     model: str
 
-    def complete(self, ask: Ask) -> Iterator[Event]:
+    def complete(self, ask: GenerateRequest) -> Iterator[GenerateOutput]:
         """Started, pieces, Finished. Closing the iterator early ends the answer; the history stays read.
 
         Raises BadInput for a history that cannot be served, TooLarge for one that never fits, Busy where there is no
@@ -226,21 +227,21 @@ class Host(Protocol):
         """
         ...
 
-    def count(self, ask: Ask) -> int:
+    def count(self, ask: GenerateRequest) -> int:
         """Tokens of the prompt, without reading it."""
         ...
 
-    def sessions(self, key: str) -> Sequence[Row]:
+    def sessions(self, key: str) -> Sequence[SessionRow]:
         """A row for each session."""
         ...
 
-    def session(self, session: str, key: str) -> Detail: ...
+    def session(self, session: str, key: str) -> SessionDetail: ...
 
-    def compact(self, session: str, key: str, options: Mapping[str, Any]) -> Row:
+    def compact(self, session: str, key: str, options: Mapping[str, Any]) -> SessionRow:
         """Compact now. `options` has any of latent, ratio, slots, by_turn, keep_recent, gate and restart."""
         ...
 
-    def undo(self, session: str, key: str) -> Row:
+    def undo(self, session: str, key: str) -> SessionRow:
         """Take back the newest compaction."""
         ...
 
@@ -248,9 +249,9 @@ class Host(Protocol):
         """The raw turn (counted from 1) as it was given."""
         ...
 
-    def pin(self, session: str, key: str, turn: int, pinned: bool) -> Row: ...
+    def pin(self, session: str, key: str, turn: int, pinned: bool) -> SessionRow: ...
 
-    def mark(self, session: str, key: str, mark: str, turn: int | None) -> Row:
+    def mark(self, session: str, key: str, mark: str, turn: int | None) -> SessionRow:
         """`fork` (at `turn` or the newest; the row is the new session's), `discard` (the newest turn), or `boundary`
         (a good place to compact)."""
         ...
@@ -259,13 +260,13 @@ class Host(Protocol):
         """The whole session as one file, for `take`."""
         ...
 
-    def take(self, data: bytes, key: str) -> Row:
+    def take(self, data: bytes, key: str) -> SessionRow:
         """Import what `export` gave. Raises BadContext for anything else."""
         ...
 
     def drop(self, session: str, key: str) -> None: ...
 
-    def stats(self) -> Stats: ...
+    def stats(self) -> HostStats: ...
 
     def close(self) -> None:
         """Finish or save every session."""

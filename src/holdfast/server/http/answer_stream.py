@@ -16,17 +16,17 @@ from threading import Event as Flag
 from starlette.requests import Request
 
 from holdfast.server.http.errors import TimedOut
-from holdfast.server.protocol import Ask, Event, Host
+from holdfast.server.protocol import GenerateOutput, GenerateRequest, Host
 
 
-async def begin(request: Request, ask: Ask) -> AsyncGenerator[Event]:
+async def begin(request: Request, ask: GenerateRequest) -> AsyncGenerator[GenerateOutput]:
     """The events of an answer within the server's limits, once the first is there: what fails before it is raised here
     and can still be an ordinary response."""
     state, began = request.app.state, time.perf_counter()
     events = answer(state.host, ask, state.pool, state.settings.seconds)
     first = await anext(events)
 
-    async def go_on() -> AsyncGenerator[Event]:
+    async def go_on() -> AsyncGenerator[GenerateOutput]:
         async with aclosing(events):
             yield first
             silent = True
@@ -39,13 +39,15 @@ async def begin(request: Request, ask: Ask) -> AsyncGenerator[Event]:
     return go_on()
 
 
-async def answer(host: Host, ask: Ask, pool: Executor, seconds: float | None = None) -> AsyncGenerator[Event]:
+async def answer(
+    host: Host, ask: GenerateRequest, pool: Executor, seconds: float | None = None
+) -> AsyncGenerator[GenerateOutput]:
     """The events of `host.complete`, made on `pool`. Raises what the host raises, and TimedOut after `seconds`."""
     loop, gone = asyncio.get_running_loop(), Flag()
-    waiting: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
+    waiting: asyncio.Queue[GenerateOutput | BaseException | None] = asyncio.Queue()
     deadline = None if seconds is None else loop.time() + seconds
 
-    def tell(item: Event | BaseException | None) -> None:
+    def tell(item: GenerateOutput | BaseException | None) -> None:
         with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
             loop.call_soon_threadsafe(waiting.put_nowait, item)
 
@@ -76,8 +78,8 @@ async def answer(host: Host, ask: Ask, pool: Executor, seconds: float | None = N
 
 
 async def _next(
-    waiting: asyncio.Queue[Event | BaseException | None], deadline: float | None, seconds: float | None
-) -> Event | BaseException | None:
+    waiting: asyncio.Queue[GenerateOutput | BaseException | None], deadline: float | None, seconds: float | None
+) -> GenerateOutput | BaseException | None:
     try:
         async with asyncio.timeout_at(deadline):
             return await waiting.get()

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 
 from holdfast.server.http.sse import Stream
-from holdfast.server.protocol import Detail, Host, RawTurn, Row
+from holdfast.server.protocol import Host, RawTurn, SessionDetail, SessionRow
 
 router = APIRouter(prefix="/holdfast", tags=["sessions"])
 PAUSE = 0.5
@@ -82,7 +82,7 @@ class Mark(BaseModel):
     turn: Annotated[int | None, Field(ge=1, description="Counted from 1; the newest where it is left out.")] = None
 
 
-@router.get("/sessions", response_model=list[Row], response_class=Json)
+@router.get("/sessions", response_model=list[SessionRow], response_class=Json)
 def sessions(by: By) -> Response:
     """All sessions of the caller's key."""
     return Json(by.host.sessions(by.key))
@@ -113,7 +113,7 @@ async def _changes(state: State, by: Caller) -> AsyncGenerator[bytes]:
 @router.post(
     "/sessions/import",
     status_code=201,
-    response_model=Row,
+    response_model=SessionRow,
     response_class=Json,
     openapi_extra={"requestBody": {"required": True, "content": FILE}},
 )
@@ -122,7 +122,7 @@ async def take(request: Request, by: By) -> Response:
     return Json(await run_in_threadpool(by.host.take, await request.body(), by.key), 201)
 
 
-@router.get("/sessions/{session}", response_model=Detail, response_class=Json)
+@router.get("/sessions/{session}", response_model=SessionDetail, response_class=Json)
 def session(
     session: Session, by: By, texts: Annotated[bool, Query(description="false leaves the blocks' texts empty.")] = True
 ) -> Response:
@@ -138,13 +138,13 @@ def drop(session: Session, by: By) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/sessions/{session}/compact", response_model=Row, response_class=Json)
+@router.post("/sessions/{session}/compact", response_model=SessionRow, response_class=Json)
 def compact(session: Session, by: By, options: CompactOptions | None = None) -> Response:
     """Compact now. Where it fails, the session stays as it was."""
     return Json(by.host.compact(session, by.key, options.model_dump(exclude_none=True) if options else {}))
 
 
-@router.post("/sessions/{session}/undo", response_model=Row, response_class=Json)
+@router.post("/sessions/{session}/undo", response_model=SessionRow, response_class=Json)
 def undo(session: Session, by: By) -> Response:
     """Take back the newest compaction."""
     return Json(by.host.undo(session, by.key))
@@ -156,19 +156,19 @@ def expand(session: Session, turn: Number, by: By) -> Response:
     return Json(by.host.expand(session, by.key, turn))
 
 
-@router.put("/sessions/{session}/pins/{turn}", response_model=Row, response_class=Json)
+@router.put("/sessions/{session}/pins/{turn}", response_model=SessionRow, response_class=Json)
 def pin(session: Session, turn: Number, by: By) -> Response:
     """Keep a turn word for word from now on."""
     return Json(by.host.pin(session, by.key, turn, True))
 
 
-@router.delete("/sessions/{session}/pins/{turn}", response_model=Row, response_class=Json)
+@router.delete("/sessions/{session}/pins/{turn}", response_model=SessionRow, response_class=Json)
 def unpin(session: Session, turn: Number, by: By) -> Response:
     """Leave a turn to the policy again."""
     return Json(by.host.pin(session, by.key, turn, False))
 
 
-@router.post("/sessions/{session}/marks", response_model=Row, response_class=Json)
+@router.post("/sessions/{session}/marks", response_model=SessionRow, response_class=Json)
 def mark(session: Session, mark: Mark, by: By) -> Response:
     """Tell what only the caller knows. The row is that of the session that goes on: after `fork`, the new one."""
     return Json(by.host.mark(session, by.key, mark.mark, mark.turn))

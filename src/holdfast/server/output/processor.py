@@ -9,28 +9,28 @@ from typing import Any
 import torch
 
 from holdfast.engine.answer import Answer, Token
-from holdfast.server.output.tool_parser import Speech, turn_of
-from holdfast.server.protocol import Ask, Called, Logprob, Reason, Said, Thought
-from holdfast.server.sessions.step_scheduler import Turnstile
+from holdfast.server.output.tool_parser import ToolParser, turn_of
+from holdfast.server.protocol import FinishReason, GenerateRequest, Logprob, ReasoningDelta, TextDelta, ToolCallDelta
+from holdfast.server.sessions.step_scheduler import StepScheduler
 from holdfast.transcript.turn import Turn
 
 AT_ONCE = 16  # tokens that are decoded together, so that a long answer is not decoded again and again
 
 
-class Reply:
+class OutputProcessor:
     """One answer being spoken. When `pieces` has ended, the rest is known."""
 
-    def __init__(self, answer: Answer, ask: Ask, model: Turnstile, place: str) -> None:
+    def __init__(self, answer: Answer, ask: GenerateRequest, model: StepScheduler, place: str) -> None:
         self.answer, self.ask, self.model = answer, ask, model
         self.stopped_by = ""
         self._tokenizer = answer.engine.model.tokenizer
-        self._speech = Speech(bool(ask.tools), definitions=ask.tools, place=place)
-        self._pieces: list[Said | Thought | Called] = []
+        self._speech = ToolParser(bool(ask.tools), definitions=ask.tools, place=place)
+        self._pieces: list[TextDelta | ReasoningDelta | ToolCallDelta] = []
         self._logprobs: list[Logprob] = []
         self._text = Detokenizer(self._tokenizer)
-        self._stop = StopAt(ask.stop)
+        self._stop = StopTexts(ask.stop)
 
-    def pieces(self) -> Iterator[Said | Thought | Called]:
+    def pieces(self) -> Iterator[TextDelta | ReasoningDelta | ToolCallDelta]:
         """Generate, one token at a time and each in its turn."""
         tokens = iter(self.answer)
         while True:
@@ -54,15 +54,17 @@ class Reply:
         return turn_of(self._pieces)
 
     @property
-    def reason(self) -> Reason:
-        if any(isinstance(piece, Called) for piece in self._pieces):
+    def reason(self) -> FinishReason:
+        if any(isinstance(piece, ToolCallDelta) for piece in self._pieces):
             return "tool_calls"
         return "stop" if self.answer.ended or self.stopped_by else "length"
 
-    def _told(self, pieces: Sequence[Said | Thought | Called]) -> Iterator[Said | Thought | Called]:
+    def _told(
+        self, pieces: Sequence[TextDelta | ReasoningDelta | ToolCallDelta]
+    ) -> Iterator[TextDelta | ReasoningDelta | ToolCallDelta]:
         for piece in pieces:
             self._pieces.append(piece)
-            if isinstance(piece, Said) and self._logprobs:
+            if isinstance(piece, TextDelta) and self._logprobs:
                 yield replace(piece, logprobs=tuple(self._logprobs))
                 self._logprobs = []
             else:
@@ -101,7 +103,7 @@ class Detokenizer:
         return str(self._tokenizer.decode(self._ids))[len(self._said) :]
 
 
-class StopAt:
+class StopTexts:
     """Ends a text before the first of some texts; what may begin one of them is held back."""
 
     def __init__(self, stops: Sequence[str]) -> None:

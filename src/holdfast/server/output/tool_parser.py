@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from holdfast.server.protocol import Called, Event, Said, Thought
+from holdfast.server.protocol import GenerateOutput, ReasoningDelta, TextDelta, ToolCallDelta
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 
@@ -50,7 +50,7 @@ class _Unfinished(Exception):
     """More text decides whether it is a call."""
 
 
-class Speech:
+class ToolParser:
     """Splits one answer. However its text is cut into pieces, what comes out is the same when joined."""
 
     def __init__(
@@ -69,17 +69,17 @@ class Speech:
         self._tried = 0  # how much of the buffer was known when the call at its start was not yet whole
         self._calls = 0
 
-    def feed(self, text: str) -> list[Said | Thought | Called]:
+    def feed(self, text: str) -> list[TextDelta | ReasoningDelta | ToolCallDelta]:
         """What this piece settles. Text that cannot be part of a marker goes out at once."""
         self._buffer += text
         return list(self._read(last=False))
 
-    def end(self) -> list[Said | Thought | Called]:
+    def end(self) -> list[TextDelta | ReasoningDelta | ToolCallDelta]:
         """The rest. A call that is not whole is text; a thought that nothing closed stays a thought."""
         rest = list(self._read(last=True))
         return rest if self._beside or not self._held else [*rest, self._piece(self._held)]
 
-    def _read(self, *, last: bool) -> Iterator[Said | Thought | Called]:
+    def _read(self, *, last: bool) -> Iterator[TextDelta | ReasoningDelta | ToolCallDelta]:
         if self._phase == "start":
             self._begin(last)
         if self._phase == "thought":
@@ -95,7 +95,7 @@ class Speech:
         elif last or not _THINK.startswith(start):
             self._phase = "text"
 
-    def _think(self, last: bool) -> Iterator[Said | Thought]:
+    def _think(self, last: bool) -> Iterator[TextDelta | ReasoningDelta]:
         end = self._buffer.find(_THOUGHT)
         if end < 0:
             yield from self._say(len(self._buffer) - (0 if last else _begun(self._buffer, _THOUGHT)))
@@ -104,7 +104,7 @@ class Speech:
         self._take(len(_THOUGHT))
         self._phase, self._held, self._beside, self._spoken = "text", "", True, False
 
-    def _talk(self, last: bool) -> Iterator[Said | Thought | Called]:
+    def _talk(self, last: bool) -> Iterator[TextDelta | ReasoningDelta | ToolCallDelta]:
         if not self._tools:
             yield from self._say(len(self._buffer))
         while self._buffer and not (self._closing and self._awaits_close(last)):
@@ -131,7 +131,7 @@ class Speech:
             self._buffer = rest[len(_CLOSE) :]
         return False
 
-    def _called(self, last: bool) -> list[Called]:
+    def _called(self, last: bool) -> list[ToolCallDelta]:
         """The calls at the start of the buffer, taken from it."""
         try:
             calls, size = self._written()
@@ -142,7 +142,7 @@ class Speech:
         self._closing = self._buffer.startswith(_END, size - len(_END))
         self._take(size)
         self._beside = True
-        return [Called(ToolCall(self._id(name, arguments), name, arguments)) for name, arguments in calls]
+        return [ToolCallDelta(ToolCall(self._id(name, arguments), name, arguments)) for name, arguments in calls]
 
     def _id(self, name: str, arguments: str) -> str:
         seed = "\0".join((self._place, str(self._calls), name, arguments)).encode(errors="replace")
@@ -166,7 +166,7 @@ class Speech:
             raise _Unfinished
         return _objects(held[1]), held.end()
 
-    def _say(self, size: int) -> Iterator[Said | Thought]:
+    def _say(self, size: int) -> Iterator[TextDelta | ReasoningDelta]:
         """Take that much of the buffer and say it, but for the white space that a marker may follow."""
         text = self._held + self._take(size)
         words = text.rstrip() if self._tools or self._phase == "thought" else text
@@ -179,22 +179,22 @@ class Speech:
             self._beside, self._spoken = False, True
             yield self._piece(words)
 
-    def _piece(self, words: str) -> Said | Thought:
-        return Thought(words) if self._phase == "thought" else Said(words)
+    def _piece(self, words: str) -> TextDelta | ReasoningDelta:
+        return ReasoningDelta(words) if self._phase == "thought" else TextDelta(words)
 
     def _take(self, size: int) -> str:
         taken, self._buffer, self._tried = self._buffer[:size], self._buffer[size:], 0
         return taken
 
 
-def turn_of(events: Iterable[Event]) -> Turn:
+def turn_of(events: Iterable[GenerateOutput]) -> Turn:
     """The turn of the assistant that the pieces of an answer make."""
     pieces = list(events)
     return Turn(
         Role.ASSISTANT,
-        "".join(piece.text for piece in pieces if isinstance(piece, Said)),
-        "".join(piece.text for piece in pieces if isinstance(piece, Thought)),
-        tuple(piece.call for piece in pieces if isinstance(piece, Called)),
+        "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)),
+        "".join(piece.text for piece in pieces if isinstance(piece, ReasoningDelta)),
+        tuple(piece.call for piece in pieces if isinstance(piece, ToolCallDelta)),
     )
 
 

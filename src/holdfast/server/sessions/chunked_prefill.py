@@ -8,7 +8,7 @@ from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Transcript, Turn
 
 
-def pieces(
+def split_turns(
     before: Sequence[Turn], turns: Sequence[Turn], sizes: Mapping[int, int], most: int
 ) -> list[tuple[tuple[Turn, ...], int]]:
     """New turns in pieces that end where a session may be cut, with their tokens: `most`, or what cannot be cut.

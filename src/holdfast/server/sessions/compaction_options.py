@@ -10,7 +10,7 @@ from holdfast.compaction.plan import Plan
 from holdfast.gate.latent.gate import Gate
 
 
-def changed(plan: Plan, options: Mapping[str, Any]) -> Plan:
+def apply_options(plan: Plan, options: Mapping[str, Any]) -> Plan:
     """The plan with any of latent, ratio, slots, by_turn, keep_recent and gate. Raises BadOption."""
     changes: dict[str, Any] = {
         name: options[name] for name in ("latent", "ratio", "slots", "by_turn") if name in options

@@ -26,7 +26,7 @@ _ODD = (zipfile.BadZipFile, LookupError, ValueError, TypeError, AttributeError, 
 """What reading a file raises that is no exported session."""
 
 
-def packed(store: Store, name: str) -> bytes:
+def pack_session(store: Store, name: str) -> bytes:
     """A session of a store as one file; the caller's key stays behind."""
     events = [{k: v for k, v in event.items() if k != "key"} for event in store.events(name)]
     out = io.BytesIO()
@@ -37,8 +37,8 @@ def packed(store: Store, name: str) -> bytes:
     return out.getvalue()
 
 
-def unpacked(store: Store, data: bytes, key: str, model: Model) -> str:
-    """Write what `packed` made into a store, under a new name, which is returned.
+def unpack_session(store: Store, data: bytes, key: str, model: Model) -> str:
+    """Write what `pack_session` made into a store, under a new name, which is returned.
 
     Raises BadContext for anything else, for another model's session, and for objects that are not what they are called.
     """
@@ -87,22 +87,22 @@ def _check(events: Sequence[Mapping[str, Any]], model: Model) -> None:
                 if not (0 <= turn < turns and ids and all(type(i) is int and 0 <= i < vocabulary for i in ids)):
                     raise BadContext("the exported session holds tokens or turns that there are not")
         elif event["kind"] == "rewound":
-            turns = min(turns, _counted(event["turns"]))
+            turns = min(turns, _check_count(event["turns"]))
             blocks = [turn for turn in blocks if turn < turns]
         elif event["kind"] == "pinned":
-            _counted(event["turn"])
+            _check_count(event["turn"])
         elif event["kind"] in ("compacted", "saved"):
             checkpoint = checkpoint_of(event)
-            tail, held = _counted(checkpoint.tail), _counted(checkpoint.blocks)
-            if not tail <= held <= len(blocks) or not _counted(checkpoint.compactions) < len(events):
+            tail, held = _check_count(checkpoint.tail), _check_count(checkpoint.blocks)
+            if not tail <= held <= len(blocks) or not _check_count(checkpoint.compactions) < len(events):
                 raise BadContext("the exported session holds a memory of blocks that there are not")
         elif event["kind"] == "undone":
-            _counted(event["checkpoints"])
+            _check_count(event["checkpoints"])
         else:
             raise BadContext(f"the exported session has an event {event['kind']!r} that this version does not know")
 
 
-def _counted(value: object) -> int:
+def _check_count(value: object) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{str(value)[:40]!r} counts nothing")
     return value

@@ -13,7 +13,7 @@ from holdfast.errors import BadOption, Busy, Missing, TooLarge
 
 
 @dataclass
-class _Held:
+class _Resident:
     """A resident session."""
 
     nbytes: int
@@ -21,7 +21,7 @@ class _Held:
     """Requests that it serves now. While there is one it is not spilled."""
 
 
-class Budgeted:
+class MemoryBudget:
     """The resident sessions. Any thread may call; a call that raises changes nothing."""
 
     def __init__(self, budget: int) -> None:
@@ -29,7 +29,7 @@ class Budgeted:
             raise BadOption(f"the memory for sessions must be at least 1 byte, got {budget}")
         self.budget = budget
         self._lock = Lock()
-        self._held: dict[str, _Held] = {}  # the one used least recently first
+        self._held: dict[str, _Resident] = {}  # the one used least recently first
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +51,7 @@ class Budgeted:
         with self._lock:
             spilled = self._make_room(session, nbytes)
             held = self._held.pop(session, None)
-            self._held[session] = _Held(nbytes, (held.uses if held else 0) + 1)
+            self._held[session] = _Resident(nbytes, (held.uses if held else 0) + 1)
             return spilled
 
     def grow(self, session: str, nbytes: int) -> tuple[str, ...]:
@@ -87,12 +87,12 @@ class Budgeted:
                 raise Busy(f"session {session!r} is serving {held.uses} request(s); try again when they are answered")
             self._held.pop(session, None)
 
-    def _resident(self, session: str) -> _Held:
+    def _resident(self, session: str) -> _Resident:
         if session not in self._held:
             raise Missing(f"session {session!r} is not in memory; admit it first")
         return self._held[session]
 
-    def _renew(self, session: str, held: _Held) -> None:
+    def _renew(self, session: str, held: _Resident) -> None:
         del self._held[session]
         self._held[session] = held
 

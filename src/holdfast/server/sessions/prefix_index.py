@@ -45,7 +45,7 @@ def links(turns: Iterable[Turn], seed: bytes) -> list[bytes]:
     return made
 
 
-class Index:
+class PrefixIndex:
     """Which sessions hold which histories. Any thread may call; memory is that of the links and turns of the sessions.
 
     A turn that was given is known again by comparing it, which is sooner done than writing and hashing it. So give the
@@ -63,11 +63,11 @@ class Index:
         """The same as `links`, sooner where turns are known."""
         made: list[bytes] = []
         for turn in turns:
-            seed = self._known(seed, turn) or _link(seed, turn)
+            seed = self._look_up(seed, turn) or _link(seed, turn)
             made.append(seed)
         return made
 
-    def longest(self, links: Sequence[bytes]) -> tuple[str, int] | None:
+    def longest_prefix(self, links: Sequence[bytes]) -> tuple[str, int] | None:
         """The session that has most turns in common, and how many; None where none has any.
 
         Of several, one that ends there comes before one that would have to fork, then the newest.
@@ -98,13 +98,13 @@ class Index:
         with self._lock:
             self._leave(session, [])
 
-    def let_go(self, session: str) -> None:
+    def drop_turns(self, session: str) -> None:
         """Drop the turns of a session that goes to disk; its links stay. Who shares them adds them again."""
         with self._lock:
             for before, link in pairwise(self._chains.get(session, ())):
                 self._drop_turn(before, link)
 
-    def _known(self, before: bytes, turn: Turn) -> bytes | None:
+    def _look_up(self, before: bytes, turn: Turn) -> bytes | None:
         """The link of a turn that was given. Takes no lock: whatever another thread does, an entry is whole or gone."""
         for link in self._next.get(before, ()):
             known = self._turns.get(link)

@@ -7,7 +7,7 @@ from threading import Lock
 from types import TracebackType
 
 
-class Turnstile:
+class StepScheduler:
     """A lock that is fair: whoever came first goes first, and who leaves lines up again at the end."""
 
     def __init__(self) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from holdfast.compaction.compact import full_bytes
 from holdfast.context.compress_positions import slots_of_tokens
 from holdfast.model.load import Model
-from holdfast.server.protocol import Detail, Piece, RawTurn, Round, Row, Verdict
-from holdfast.server.sessions.registry import Place, turns_in
+from holdfast.server.protocol import BlockRow, CurvePoint, FactResult, RawTurn, SessionDetail, SessionRow
+from holdfast.server.sessions.registry import SessionEntry, replay_turns
 from holdfast.session.session import Session
 from holdfast.transcript.turn import Role, Turn
 
@@ -19,34 +19,34 @@ TEXT = 2000
 UNTOLD = ("turns", "blocks", "tools", "key")  # of an event: they are told otherwise, or are nobody's business
 
 
-def row(place: Place, model: Model) -> Row:
+def row(entry: SessionEntry, model: Model) -> SessionRow:
     """A session as a list shows it."""
-    session = place.session  # taken once: another thread may spill it meanwhile
-    told = _last(place, session)
+    session = entry.resident  # taken once: another thread may spill it meanwhile
+    told = _last(entry, session)
     tokens = int(told.get("tokens", 0))
-    turns = session.turns if session else turns_in(place.events)
+    turns = session.turns if session else replay_turns(entry.events)
     title = next((turn.text for turn in turns if turn.role is Role.USER), "")
-    return Row(
-        id=place.name,
+    return SessionRow(
+        id=entry.name,
         title=" ".join(title.split())[:TITLE],
         turns=len(turns),
         tokens=tokens,
         slots=math.ceil(told.get("slots", 0)),
         bytes=int(told.get("bytes", 0)),
         bytes_full=full_bytes(model, tokens),
-        compactions=session.compactions if session else _compactions(place),
+        compactions=session.compactions if session else _compactions(entry),
         resident=session is not None,
-        busy=place.busy > 0,
-        updated=place.used,
+        busy=entry.busy > 0,
+        updated=entry.used,
     )
 
 
-def extension(place: Place) -> dict[str, Any]:
+def extension(entry: SessionEntry) -> dict[str, Any]:
     """What stands as `holdfast` beside the usage."""
-    session = place.held
+    session = entry.session
     told, held = _newest(session), session.cache
     out = {
-        "session": place.name,
+        "session": entry.name,
         "tokens": held.tokens,
         "slots": math.ceil(held.slots),
         "bytes": held.nbytes,
@@ -56,11 +56,11 @@ def extension(place: Place) -> dict[str, Any]:
     return {**out, "evidence": _brief(told)} if told else out
 
 
-def detail(place: Place, model: Model) -> Detail:
+def detail(entry: SessionEntry, model: Model) -> SessionDetail:
     """A session that is in memory, with its blocks and its past."""
-    session, facts = place.held, _facts(place.held)
-    return Detail(
-        **row(place, model),
+    session, facts = entry.session, _facts(entry.session)
+    return SessionDetail(
+        **row(entry, model),
         blocks=_pieces(session, facts),
         rounds=[found for event in session.events if (found := _round(event, session))],
         events=[
@@ -84,16 +84,16 @@ def raw(turn: Turn, number: int) -> RawTurn:
     )
 
 
-def _last(place: Place, session: Session | None) -> Mapping[str, Any]:
+def _last(entry: SessionEntry, session: Session | None) -> Mapping[str, Any]:
     """The newest sizes that are known."""
     if session:
         held = session.cache
         return {"tokens": held.tokens, "slots": held.slots, "bytes": held.nbytes}
-    return next((e["told"] for e in reversed(place.events) if "slots" in e.get("told", {})), {})
+    return next((e["told"] for e in reversed(entry.events) if "slots" in e.get("told", {})), {})
 
 
-def _compactions(place: Place) -> int:
-    return next((int(e["compactions"]) for e in reversed(place.events) if "compactions" in e), 0)
+def _compactions(entry: SessionEntry) -> int:
+    return next((int(e["compactions"]) for e in reversed(entry.events) if "compactions" in e), 0)
 
 
 def _newest(session: Session) -> Mapping[str, Any]:
@@ -116,21 +116,21 @@ def _brief(told: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **counts}
 
 
-def _facts(session: Session) -> list[Verdict]:
+def _facts(session: Session) -> list[FactResult]:
     """What the gate of every compaction that stands found lost or repaired."""
-    out: list[Verdict] = []
+    out: list[FactResult] = []
     for event in _standing(session).values():
         gate = event.get("told", {}).get("gate") or {}
         for fate in ("lost", "repaired"):
             out += [
-                Verdict(turn=int(fact["turn"]) + 1, kind=str(fact["kind"]), text=str(fact["text"]), fate=fate)  # type: ignore[typeddict-item]
+                FactResult(turn=int(fact["turn"]) + 1, kind=str(fact["kind"]), text=str(fact["text"]), fate=fate)  # type: ignore[typeddict-item]
                 for fact in gate.get(fate, ())
                 if int(fact["turn"]) < len(session.turns)
             ]
     return out
 
 
-def _pieces(session: Session, facts: list[Verdict]) -> list[Piece]:
+def _pieces(session: Session, facts: list[FactResult]) -> list[BlockRow]:
     held, tokenizer = session.cache, session.engine.model.tokenizer
     end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
     first = held.blocks[held.tail].origin.tokens[0] if held.tail < len(held.blocks) else held.tokens
@@ -138,7 +138,7 @@ def _pieces(session: Session, facts: list[Verdict]) -> list[Piece]:
     fates: dict[int, Literal["lost", "repaired"]] = {}
     for fact in sorted(facts, key=lambda fact: fact["fate"], reverse=True):  # lost outweighs repaired
         fates[fact["turn"]] = fact["fate"]
-    out: list[Piece] = []
+    out: list[BlockRow] = []
     for at, block in enumerate(held.blocks):
         a, b = block.origin.tokens
         tail = at >= held.tail
@@ -146,7 +146,7 @@ def _pieces(session: Session, facts: list[Verdict]) -> list[Piece]:
         whole = tail or kept >= b - a - 1e-3
         turn = block.origin.turn + 1
         out.append(
-            Piece(
+            BlockRow(
                 turn=turn,
                 kind=block.kind.value,
                 tokens=b - a,
@@ -159,14 +159,14 @@ def _pieces(session: Session, facts: list[Verdict]) -> list[Piece]:
     return out
 
 
-def _round(event: Mapping[str, Any], session: Session) -> Round | None:
+def _round(event: Mapping[str, Any], session: Session) -> CurvePoint | None:
     told = event.get("told", {})
     if "slots" not in told or event["kind"] == "saved":
         return None
     answered = event["kind"] == "turns" and "prompt" in told
     if event["kind"] == "turns" and not answered:
         return None
-    return Round(
+    return CurvePoint(
         turn=max((row[0] + 1 for row in event["blocks"]), default=1) if answered else _turn_at(event, session),
         tokens=int(told["tokens"]),
         slots=math.ceil(told["slots"]),

@@ -15,7 +15,15 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from holdfast.errors import BadTranscript, Failed
 from holdfast.server.http import answer_stream, sse
 from holdfast.server.http.errors import Refused
-from holdfast.server.protocol import Ask, Called, Event, Finished, Logprob, Said, Thought
+from holdfast.server.protocol import (
+    AnswerEnd,
+    GenerateOutput,
+    GenerateRequest,
+    Logprob,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+)
 from holdfast.server.wires.openai_common import Common, Usage, at_most, chat_logprobs, usage
 from holdfast.transcript.cuts import orphans
 from holdfast.transcript.document import Entry, Malformed
@@ -73,7 +81,7 @@ class ChatRequest(Common):
     functions: list[Any] | None = Field(None, description="Not supported: use tools.")
     modalities: list[str] | None = Field(None, description="text and nothing else.")
 
-    def ask(self, request: Request) -> Ask:
+    def ask(self, request: Request) -> GenerateRequest:
         """The request as the host takes it. Raises Refused."""
         self.refuse(
             response_format=(self.response_format or {}).get("type", "text") != "text",
@@ -83,11 +91,11 @@ class ChatRequest(Common):
             top_logprobs=bool(self.top_logprobs) and not self.logprobs,
         )
         tools = [] if self.tool_choice == "none" else self.tools or []
-        return Ask(
+        return GenerateRequest(
             turns=turns_of(self.messages),
             tools=tuple(tool.model_dump(exclude_unset=True) | {"type": tool.type} for tool in tools),
             key=request.state.key,
-            limit=at_most(self.max_completion_tokens or self.max_tokens, request),
+            max_tokens=at_most(self.max_completion_tokens or self.max_tokens, request),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             **self.chosen(),
         )
@@ -161,13 +169,13 @@ def _turn(number: int, message: Mapping[str, Any]) -> Turn:
         raise Refused(f"messages[{number}]: {error}", f"messages[{number}]") from None
 
 
-async def _whole(body: ChatRequest, events: AsyncGenerator[Event]) -> dict[str, Any]:
+async def _whole(body: ChatRequest, events: AsyncGenerator[GenerateOutput]) -> dict[str, Any]:
     told: list[Logprob] = []
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Said):
+            if isinstance(event, TextDelta):
                 told += event.logprobs
-            elif isinstance(event, Finished):
+            elif isinstance(event, AnswerEnd):
                 logprobs = chat_logprobs(told) if body.logprobs else None
                 choice = {"index": 0, "message": _message(event.turn), "finish_reason": event.reason}
                 return {
@@ -188,7 +196,9 @@ def _message(turn: Turn) -> dict[str, Any]:
     return message
 
 
-async def _chunks(body: ChatRequest, events: AsyncGenerator[Event], head: Mapping[str, Any]) -> AsyncGenerator[bytes]:
+async def _chunks(
+    body: ChatRequest, events: AsyncGenerator[GenerateOutput], head: Mapping[str, Any]
+) -> AsyncGenerator[bytes]:
     """The answer as chunks; the last one has `holdfast` beside it."""
     unsaid = {"usage": None} if body.tells_usage else {}
 
@@ -201,14 +211,14 @@ async def _chunks(body: ChatRequest, events: AsyncGenerator[Event], head: Mappin
     async with aclosing(events):
         yield chunk({"role": "assistant", "content": "", "refusal": None})
         async for event in events:
-            if isinstance(event, Said):
+            if isinstance(event, TextDelta):
                 yield chunk({"content": event.text}, logprobs=chat_logprobs(event.logprobs) if body.logprobs else None)
-            elif isinstance(event, Thought):
+            elif isinstance(event, ReasoningDelta):
                 yield chunk({"reasoning_content": event.text})
-            elif isinstance(event, Called):
+            elif isinstance(event, ToolCallDelta):
                 yield chunk({"tool_calls": [_call(event.call, calls)]})
                 calls += 1
-            elif isinstance(event, Finished):
+            elif isinstance(event, AnswerEnd):
                 extension = {"holdfast": dict(event.extension)}
                 yield chunk({}, event.reason, **({} if body.tells_usage else extension))
                 if body.tells_usage:

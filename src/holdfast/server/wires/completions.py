@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from holdfast.errors import Failed
 from holdfast.server.http import answer_stream, sse
-from holdfast.server.protocol import Ask, Event, Finished, Logprob, Said
+from holdfast.server.protocol import AnswerEnd, GenerateOutput, GenerateRequest, Logprob, TextDelta
 from holdfast.server.wires.openai_common import Common, Usage, at_most, legacy_logprobs, usage
 
 router = APIRouter(tags=["OpenAI"])
@@ -31,13 +31,13 @@ class CompletionRequest(Common):
     best_of: int | None = Field(None, description="1 and nothing else.")
     suffix: str | None = Field(None, description="Not supported.")
 
-    def ask(self, request: Request) -> Ask:
+    def ask(self, request: Request) -> GenerateRequest:
         """The request as the host takes it. Raises Refused."""
         self.refuse(echo=bool(self.echo), best_of=self.best_of not in (None, 1), suffix=bool(self.suffix))
-        return Ask(
+        return GenerateRequest(
             prompt=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
             key=request.state.key,
-            limit=at_most(self.max_tokens or DEFAULT_TOKENS, request),
+            max_tokens=at_most(self.max_tokens or DEFAULT_TOKENS, request),
             logprobs=self.logprobs,
             **self.chosen(),
         )
@@ -84,13 +84,13 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     return JSONResponse({**head, **await _whole(body, events)})
 
 
-async def _whole(body: CompletionRequest, events: AsyncGenerator[Event]) -> dict[str, Any]:
+async def _whole(body: CompletionRequest, events: AsyncGenerator[GenerateOutput]) -> dict[str, Any]:
     told: list[Logprob] = []
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Said):
+            if isinstance(event, TextDelta):
                 told += event.logprobs
-            elif isinstance(event, Finished):
+            elif isinstance(event, AnswerEnd):
                 logprobs = None if body.logprobs is None else legacy_logprobs(told, 0)
                 choice = {"index": 0, "text": event.turn.text, "finish_reason": event.reason, "logprobs": logprobs}
                 return {"choices": [choice], "usage": usage(event), "holdfast": dict(event.extension)}
@@ -98,7 +98,7 @@ async def _whole(body: CompletionRequest, events: AsyncGenerator[Event]) -> dict
 
 
 async def _chunks(
-    body: CompletionRequest, events: AsyncGenerator[Event], head: Mapping[str, Any]
+    body: CompletionRequest, events: AsyncGenerator[GenerateOutput], head: Mapping[str, Any]
 ) -> AsyncGenerator[bytes]:
     unsaid = {"usage": None} if body.tells_usage else {}
     offset = 0
@@ -109,12 +109,12 @@ async def _chunks(
 
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Said):
+            if isinstance(event, TextDelta):
                 yield chunk(
                     event.text, None, None if body.logprobs is None else legacy_logprobs(event.logprobs, offset)
                 )
                 offset += len(event.text)
-            elif isinstance(event, Finished):
+            elif isinstance(event, AnswerEnd):
                 extension = {"holdfast": dict(event.extension)}
                 yield chunk("", event.reason, **({} if body.tells_usage else extension))
                 if body.tells_usage:

@@ -21,7 +21,15 @@ from pydantic import BaseModel, Field
 from holdfast.server.http import errors, sse
 from holdfast.server.http.answer_stream import begin
 from holdfast.server.http.errors import Refused
-from holdfast.server.protocol import Ask, Called, Event, Finished, Said, Started, Thought
+from holdfast.server.protocol import (
+    AnswerEnd,
+    AnswerStart,
+    GenerateOutput,
+    GenerateRequest,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+)
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
 from holdfast.transcript.cuts import orphans
 from holdfast.transcript.document import Malformed
@@ -112,11 +120,11 @@ async def create(request: Request, body: Create) -> Response:
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request, body: Prompt) -> dict[str, int]:
     """Tokens of the prompt as the model reads it, without reading it."""
-    ask = Ask(turns_read(body), tools_read(body), request.state.key)
+    ask = GenerateRequest(turns_read(body), tools_read(body), request.state.key)
     return {"input_tokens": await run_in_threadpool(request.app.state.host.count, ask)}
 
 
-def ask_of(body: Create, request: Request) -> Ask:
+def ask_of(body: Create, request: Request) -> GenerateRequest:
     """The request in the host's terms. Raises Refused for what cannot be served as it is meant."""
     for name, why in _WHY.items():
         if getattr(body, name):
@@ -126,11 +134,11 @@ def ask_of(body: Create, request: Request) -> Ask:
     if body.messages[-1].get("role") == "assistant":
         raise Refused("the last message is the assistant's, and answers are not continued here; end with the user's")
     temperature = body.temperature or 0.0
-    return Ask(
+    return GenerateRequest(
         turns_read(body),
         tools_read(body),
         request.state.key,
-        limit=at_most(body.max_tokens, request),
+        max_tokens=at_most(body.max_tokens, request),
         temperature=temperature,
         top_p=1.0 if body.top_p is None else max(body.top_p, SMALLEST_SHARE),
         seed=secrets.randbits(31) if temperature else 0,
@@ -188,12 +196,12 @@ def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {"type": "function", "function": {"name": name, **told, "parameters": schema}}
 
 
-def message(events: Iterable[Event], model: str, made: str) -> dict[str, Any]:
+def message(events: Iterable[GenerateOutput], model: str, made: str) -> dict[str, Any]:
     """The whole answer."""
     said = list(events)
-    (end,) = (event for event in said if isinstance(event, Finished))
+    (end,) = (event for event in said if isinstance(event, AnswerEnd))
     blocks = [_filled(block, said) for block in ("thinking", "text")]
-    calls = [anthropic_call(event.call) for event in said if isinstance(event, Called)]
+    calls = [anthropic_call(event.call) for event in said if isinstance(event, ToolCallDelta)]
     return {
         **_head(model, made),
         "content": [*(block for block in blocks if block), *calls],
@@ -203,8 +211,8 @@ def message(events: Iterable[Event], model: str, made: str) -> dict[str, Any]:
     }
 
 
-def _filled(kind: str, events: Iterable[Event]) -> dict[str, Any]:
-    wanted = Thought if kind == "thinking" else Said
+def _filled(kind: str, events: Iterable[GenerateOutput]) -> dict[str, Any]:
+    wanted = ReasoningDelta if kind == "thinking" else TextDelta
     text = "".join(event.text for event in events if isinstance(event, wanted))
     return {**_empty(kind), kind: text} if text else {}
 
@@ -218,12 +226,12 @@ def _head(model: str, made: str) -> dict[str, Any]:
     return {"id": made, "type": "message", "role": "assistant", "model": model}
 
 
-def _stop(end: Finished) -> dict[str, Any]:
+def _stop(end: AnswerEnd) -> dict[str, Any]:
     reason = "stop_sequence" if end.stopped_by else _REASONS[end.reason]
     return {"stop_reason": reason, "stop_sequence": end.stopped_by or None}
 
 
-def _usage(told: Started | Finished, output: int) -> dict[str, int]:
+def _usage(told: AnswerStart | AnswerEnd, output: int) -> dict[str, int]:
     return {
         "input_tokens": told.prompt_tokens - told.cached_tokens,
         "cache_creation_input_tokens": 0,
@@ -232,7 +240,7 @@ def _usage(told: Started | Finished, output: int) -> dict[str, int]:
     }
 
 
-async def streamed(events: AsyncGenerator[Event], model: str, made: str) -> AsyncGenerator[bytes]:
+async def streamed(events: AsyncGenerator[GenerateOutput], model: str, made: str) -> AsyncGenerator[bytes]:
     """The answer as the provider's events. Blocks are numbered in the order in which they open."""
     blocks = Blocks()
     async with aclosing(events):
@@ -241,16 +249,16 @@ async def streamed(events: AsyncGenerator[Event], model: str, made: str) -> Asyn
                 yield sse.event(told, told["type"])
 
 
-def _told(event: Event, blocks: Blocks, head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    if isinstance(event, Started):
+def _told(event: GenerateOutput, blocks: Blocks, head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    if isinstance(event, AnswerStart):
         stop = {"stop_reason": None, "stop_sequence": None}
         yield {"type": "message_start", "message": {**head, **stop, "usage": _usage(event, 0)}}
         yield {"type": "ping"}
-    elif isinstance(event, Said):
+    elif isinstance(event, TextDelta):
         yield from blocks.say("text", event.text)
-    elif isinstance(event, Thought):
+    elif isinstance(event, ReasoningDelta):
         yield from blocks.say("thinking", event.text)
-    elif isinstance(event, Called):
+    elif isinstance(event, ToolCallDelta):
         blocks.calls.append(event.call)
     else:
         yield from blocks.end()

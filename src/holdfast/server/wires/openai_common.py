@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, Field
 
 from holdfast.server.http.errors import Refused
-from holdfast.server.protocol import Finished, Logprob
+from holdfast.server.protocol import AnswerEnd, Logprob
 
 WORST = -9999.0
 """What OpenAI writes for a token that could not come."""
@@ -84,7 +84,7 @@ class Usage(BaseModel):
     prompt_tokens_details: Details
 
 
-def usage(done: Finished) -> dict[str, Any]:
+def usage(done: AnswerEnd) -> dict[str, Any]:
     """`Usage` of an answer."""
     return {
         "prompt_tokens": done.prompt_tokens,

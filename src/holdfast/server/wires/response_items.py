@@ -10,7 +10,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from holdfast.server.http.errors import Problem
-from holdfast.server.protocol import Called, Event, Finished, Said, Started, Thought
+from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateOutput, ReasoningDelta, TextDelta, ToolCallDelta
 from holdfast.transcript.turn import ToolCall
 
 Kind = Literal["reasoning", "message"]
@@ -38,16 +38,16 @@ class Answer:
         self._text = ""
         self._sequence = 0
 
-    def told(self, event: Event) -> Iterator[EventData]:
+    def told(self, event: GenerateOutput) -> Iterator[EventData]:
         """What one event of the host is on this wire."""
-        if isinstance(event, Started):
+        if isinstance(event, AnswerStart):
             yield self._event("response.created", response=dict(self.response))
             yield self._event("response.in_progress", response=dict(self.response))
-        elif isinstance(event, Said):
+        elif isinstance(event, TextDelta):
             yield from self._say("message", event.text)
-        elif isinstance(event, Thought):
+        elif isinstance(event, ReasoningDelta):
             yield from self._say("reasoning", event.text)
-        elif isinstance(event, Called):
+        elif isinstance(event, ToolCallDelta):
             self._calls.append(event.call)
         else:
             yield from self._end(event)
@@ -84,7 +84,7 @@ class Answer:
         yield from self._done({**self._item, "content": [part], "status": status})
         self._open = None
 
-    def _end(self, end: Finished) -> Iterator[EventData]:
+    def _end(self, end: AnswerEnd) -> Iterator[EventData]:
         cut = end.reason == "length"
         yield from self._close("incomplete" if cut else "completed")
         for call in self._calls:

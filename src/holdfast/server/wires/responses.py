@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from holdfast.server.http import errors, sse
 from holdfast.server.http.answer_stream import begin
 from holdfast.server.http.errors import Refused, TimedOut
-from holdfast.server.protocol import Ask, Event, Finished, Host, Started
+from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateOutput, GenerateRequest, Host
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
 from holdfast.server.wires.response_items import Answer, made, usage
 from holdfast.server.wires.response_store import Around, Memory
@@ -110,10 +110,10 @@ class History:
     def turns(self) -> tuple[Turn, ...]:
         return (*self.before, *self.added)
 
-    def ask(self, key: str, around: Around, **how: Any) -> Ask:
+    def ask(self, key: str, around: Around, **how: Any) -> GenerateRequest:
         """To go on from here."""
         head = (Turn(Role.SYSTEM, around.instructions),) if around.instructions else ()
-        return Ask((*head, *self.turns), around.tools, key, **how)
+        return GenerateRequest((*head, *self.turns), around.tools, key, **how)
 
 
 @router.post("/v1/responses", responses=_SPOKEN)
@@ -146,7 +146,7 @@ async def compact(request: Request, body: Input) -> Response:
     history = _history(body, request)
     noted = memory.around(key, history.turns)
     around = noted if body.instructions is None else replace(noted, instructions=body.instructions)
-    ask = history.ask(key, around, limit=1)
+    ask = history.ask(key, around, max_tokens=1)
     work = asyncio.get_running_loop().run_in_executor(state.pool, _compacted, state.host, ask)
     try:
         async with asyncio.timeout(state.settings.seconds):
@@ -170,23 +170,23 @@ async def compact(request: Request, body: Input) -> Response:
     )
 
 
-def _compacted(host: Host, ask: Ask) -> tuple[Started, Mapping[str, Any]]:
+def _compacted(host: Host, ask: GenerateRequest) -> tuple[AnswerStart, Mapping[str, Any]]:
     """Find or read the session of a history, and compact it."""
     events = host.complete(ask)
     try:
-        started = next(event for event in events if isinstance(event, Started))
+        started = next(event for event in events if isinstance(event, AnswerStart))
     finally:
         events.close()  # type: ignore[attr-defined]
     return started, host.compact(started.session, ask.key, {})
 
 
 async def _told(
-    events: AsyncGenerator[Event], answer: Answer, remember: Callable[[Turn], None]
+    events: AsyncGenerator[GenerateOutput], answer: Answer, remember: Callable[[Turn], None]
 ) -> AsyncGenerator[dict[str, Any]]:
     """The events of this wire. What was answered is remembered before the client knows of its end."""
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Finished):
+            if isinstance(event, AnswerEnd):
                 remember(event.turn)
             for one in answer.told(event):
                 yield one
@@ -247,7 +247,7 @@ def _sampling(body: Create, request: Request) -> dict[str, Any]:
             raise Refused(f"{name} {told} is not supported here; leave it out", name, code="unsupported_parameter")
     temperature = body.temperature or 0.0
     return {
-        "limit": at_most(body.max_output_tokens, request),
+        "max_tokens": at_most(body.max_output_tokens, request),
         "temperature": temperature,
         "top_p": 1.0 if body.top_p is None else max(body.top_p, SMALLEST_SHARE),
         "seed": secrets.randbits(31) if temperature else 0,
