@@ -338,7 +338,7 @@ def test_any_turn_can_be_gone_back_to(turns: int) -> None:
     session.rewind(turns)
     assert session.turns == TURNS[:turns]
     fresh = grown(TURNS[:turns])
-    assert [b.ids for b in session.cache.blocks] == [b.ids for b in fresh.held.blocks]
+    assert [b.ids for b in session.cache.blocks] == [b.ids for b in fresh.cache.blocks]
     if turns <= 7:  # before anything that was verbatim at the compaction: all of it is read again
         assert far(says(session), says(fresh)) < 1e-3
 
@@ -383,7 +383,7 @@ def test_another_process_goes_on_with_the_same_logits(family: str, tmp_path: Any
     again = Session.resume("work", engine(family), Store(tmp_path), PLAN)
     assert again.turns == session.turns
     assert again.pinned == {3}
-    assert [b.ids for b in again.held.blocks] == [b.ids for b in session.cache.blocks]
+    assert [b.ids for b in again.cache.blocks] == [b.ids for b in session.cache.blocks]
     assert far(says(session), says(again)) < 1e-3
     assert says(session).argmax(-1).equal(says(again).argmax(-1))
     again.append((Turn(Role.USER, "Go on."),))
@@ -476,8 +476,8 @@ def test_whatever_happens_a_resumed_session_is_the_one_that_was_left(steps: list
             continue
     again = Session.resume(session.name, engine(), store, PLAN)
     assert (again.turns, again.compactions, again.pinned) == (session.turns, session.compactions, session.pinned)
-    assert [b.ids for b in again.held.blocks] == [b.ids for b in session.cache.blocks]
-    assert again.held.live.next_position == session.cache.live.next_position
+    assert [b.ids for b in again.cache.blocks] == [b.ids for b in session.cache.blocks]
+    assert again.cache.live.next_position == session.cache.live.next_position
     assert far(says(session), says(again)) < 2e-3
 
 
@@ -521,7 +521,7 @@ def test_what_is_compacted_or_taken_back_holds_no_memory_of_what_has_gone() -> N
     twin.rewind(len(TURNS) - 1)
     whole = grown()
     whole.rewind(4)
-    for held in (session.cache, twin.held, whole.held):
+    for held in (session.cache, twin.cache, whole.cache):
         tensors = [t for layer in held.live.cache.layers for t in (layer.keys, layer.values) if t is not None]
         assert tensors
         assert all(t.untyped_storage().nbytes() == t.nbytes for t in (*tensors, *held.hidden))
