@@ -42,8 +42,8 @@ GROUPS = (
     ("pool", "pool:weights=uniform", "pool:position=last", "pool:mass=true"),
     ("hybrid", "hybrid:share=0.6", "hybrid:second=pool(mass=true)", "hybrid:share=0.95"),
     ("hybrid:second=virtual_tokens(steps=30)",),
-    ("old_new",),
-    ("old_new:old=virtual_tokens(steps=30)",),
+    ("split_by_age",),
+    ("split_by_age:old=virtual_tokens(steps=30)",),
     ("refine", "refine:what=values", "refine:what=keys+values", "refine:what=bias"),
 )
 

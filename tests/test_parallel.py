@@ -24,7 +24,7 @@ from holdfast.eval import run as latent
 from holdfast.eval.rows import read_lines, read_rows
 from holdfast.eval.text import run as text
 from holdfast.eval.text.rows import TextRow
-from holdfast.parallel import Done, Fleet, spread
+from holdfast.parallel import RayCluster, TaskResult, run_tasks
 
 EXAMPLE = Path("examples/taskdeck/session.json").absolute()
 SOURCES = Path(fleets.__file__).parents[1]
@@ -44,7 +44,7 @@ def test_a_local_run_is_lazy_and_in_order():
         yield task * 10
         yield task * 10 + 1
 
-    first, *rest = spread([1, 2], lambda: work)
+    first, *rest = run_tasks([1, 2], lambda: work)
     assert begun == []
     assert list(first.results) == [10, 11]
     assert begun == [1]
@@ -52,7 +52,7 @@ def test_a_local_run_is_lazy_and_in_order():
 
 
 def test_nothing_is_opened_where_there_is_nothing_to_do():
-    assert list(spread([], lambda: pytest.fail("opened"), Fleet())) == []
+    assert list(run_tasks([], lambda: pytest.fail("opened"), RayCluster())) == []
 
 
 class FakeRay:
@@ -116,7 +116,7 @@ def crew(monkeypatch):
 
     def run(tasks, opened, **options):
         ray = FakeRay(clock)
-        made = fleets._Crew(ray, Fleet(**options), opened, deque((task, 1) for task in tasks))
+        made = fleets._WorkerPool(ray, RayCluster(**options), opened, deque((task, 1) for task in tasks))
         made.hire(2)
         return sorted(made.finish(), key=lambda done: done.task), ray
 
@@ -132,7 +132,7 @@ def test_a_task_whose_worker_dies_is_done_by_another(crew):
         return [task]
 
     done, ray = crew(range(6), lambda: work)
-    assert done == [Done(task, [task]) for task in range(6)]
+    assert done == [TaskResult(task, [task]) for task in range(6)]
     assert len(ray.killed) == 1
 
 
@@ -143,7 +143,7 @@ def test_a_task_that_kills_every_worker_is_given_up_and_the_others_are_done(crew
         return [task]
 
     done, ray = crew(range(4), lambda: work, tries=3)
-    assert done[1:] == [Done(task, [task]) for task in (1, 2, 3)]
+    assert done[1:] == [TaskResult(task, [task]) for task in (1, 2, 3)]
     assert done[0].trouble == "given up after 3 tries: its worker died: out of memory"
     assert len(ray.killed) == 3
 
@@ -178,7 +178,7 @@ def test_what_the_work_raises_is_raised_as_it_is(crew):
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 def test_a_time_out_that_makes_no_sense_is_refused(seconds):
     with pytest.raises(BadOption, match="time-out"):
-        Fleet(seconds=seconds)
+        RayCluster(seconds=seconds)
 
 
 def test_without_ray_every_command_says_what_to_install(monkeypatch, tmp_path, capsys):
@@ -257,7 +257,7 @@ def test_a_node_killed_in_the_middle_loses_and_doubles_no_row(cluster, sessions,
         if what == "session" and at == 2 and nodes:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
 
-    text.measure(job, tmp_path / "fleet.jsonl", kill, told.append, Fleet(seconds=120))
+    text.measure(job, tmp_path / "fleet.jsonl", kill, told.append, RayCluster(seconds=120))
     assert nodes == []
     assert told == []
     ours, theirs = (read_lines(tmp_path / name, TextRow, "", quiet) for name in ("fleet.jsonl", "local.jsonl"))
@@ -275,7 +275,7 @@ def test_the_rows_of_a_model_are_the_same_on_a_fleet(cluster, tmp_path):
     probes = tuple(crates(n) for n in (3, 4))
     job = latent.Run(latent.transcripts_in(folder), probes, ("truncate", "kvzip"), (2.0, 8.0), window=400)
     engine = load(str(model))
-    for name, where in (("local.jsonl", None), ("fleet.jsonl", Fleet(seconds=120))):
+    for name, where in (("local.jsonl", None), ("fleet.jsonl", RayCluster(seconds=120))):
         latent.measure(job, engine, tmp_path / name, note=quiet, fleet=where)
     ours, theirs = (without_timings(read_rows(tmp_path / name)) for name in ("fleet.jsonl", "local.jsonl"))
     assert ours == theirs

@@ -27,7 +27,7 @@ def positions(context):
 
 
 def test_facts_weigh_in_the_newer_part_of_a_span_that_is_split_in_time(tiny, session):
-    engine, plan = tiny("llama").engine, "old_new:new=informed(facts={})"
+    engine, plan = tiny("llama").engine, "split_by_age:new=informed(facts={})"
     made = [compact(session, engine, Plan(plan.format(facts), ratio=6, policy=NOTHING)) for facts in (1, 1e6)]
     assert positions(made[0]) != positions(made[1])
 

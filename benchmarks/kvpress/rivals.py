@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from kvpress import ExpectedAttentionPress, KeyDiffPress, KnormPress, SnapKVPress
-from reading import KVzipRecorder, Recorder, check_model, check_same, now, prefix_ids, read
+from prefill_progress import KVzipRecorder, Recorder, check_model, check_same, now, prefix_ids, read
 from selecting import over_all, per_head, per_layer
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from holdfast.context.surgery import keep
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet, reading
+from holdfast.methods.base import Progress, Span, prefill_progress, quiet
 from holdfast.methods.registry import LATENT, Entry
 from holdfast.model.states import States
 
@@ -59,7 +59,7 @@ class Rival:
         ids = torch.cat((prefix, span.ids))
         if len(ids) <= self.least:
             raise BadOption(f"this press needs a prompt of more than {self.least} tokens, got {len(ids)}")
-        after, states = engine.capture(past, span.ids, span.positions, reading(progress))
+        after, states = engine.capture(past, span.ids, span.positions, prefill_progress(progress))
         progress("score", 0, 1, "kvpress")
         got = read(self.press(), engine.model, ids)
         check_same(got, after)

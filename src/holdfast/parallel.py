@@ -20,7 +20,7 @@ from holdfast.errors import BadOption, Failed
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Work = Callable[[Task], Iterable[Result]]
-Opening = Callable[[], Work[Task, Result]]
+WorkFactory = Callable[[], Work[Task, Result]]
 """Makes the work ready (loads a model); called once here, or once in every worker, where it must pickle."""
 
 # one core a worker: OpenMP threads of several workers on one machine only get in each other's way
@@ -28,7 +28,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS
 
 
 @dataclass(frozen=True)
-class Fleet:
+class RayCluster:
     """A Ray cluster and what may be asked of it."""
 
     address: str = ""
@@ -46,7 +46,7 @@ class Fleet:
 
 
 @dataclass(frozen=True)
-class Done(Generic[Task, Result]):
+class TaskResult(Generic[Task, Result]):
     """A task and its results. Those of a local run are computed while they are taken."""
 
     task: Task
@@ -55,9 +55,9 @@ class Done(Generic[Task, Result]):
     """Why it was given up; it has no results then."""
 
 
-def spread(
-    tasks: Sequence[Task], opened: Opening[Task, Result], fleet: Fleet | None = None
-) -> Generator[Done[Task, Result]]:
+def run_tasks(
+    tasks: Sequence[Task], opened: WorkFactory[Task, Result], fleet: RayCluster | None = None
+) -> Generator[TaskResult[Task, Result]]:
     """Every task once: in order here, or in the order in which a fleet finishes them.
 
     What the work raises is raised here. Raises BadOption where Ray is not installed, and Failed where no cluster or
@@ -67,12 +67,12 @@ def spread(
         return
     if fleet is None:
         work = opened()
-        yield from (Done(task, work(task)) for task in tasks)
+        yield from (TaskResult(task, work(task)) for task in tasks)
         return
-    with _cluster(fleet) as ray:
-        crew = _Crew[Task, Result](ray, fleet, ray.put(opened), deque((task, 1) for task in tasks))
+    with _connect(fleet) as ray:
+        crew = _WorkerPool[Task, Result](ray, fleet, ray.put(opened), deque((task, 1) for task in tasks))
         try:
-            crew.hire(min(len(tasks), _places(ray, fleet)))
+            crew.hire(min(len(tasks), _worker_capacity(ray, fleet)))
             yield from crew.finish()
         finally:
             crew.dismiss()
@@ -81,7 +81,7 @@ def spread(
 class _Worker:
     """In a process of its own: gets ready once, then does task after task."""
 
-    def open(self, opened: Opening[Any, Any]) -> None:
+    def open(self, opened: WorkFactory[Any, Any]) -> None:
         self._work = opened()
 
     def do(self, task: Any) -> list[Any]:
@@ -89,7 +89,7 @@ class _Worker:
 
 
 @dataclass(frozen=True)
-class _Flight:
+class _Assignment:
     """What a worker is doing: a task and which try of it, or getting ready."""
 
     worker: Any
@@ -98,15 +98,15 @@ class _Flight:
 
 
 @dataclass
-class _Crew(Generic[Task, Result]):
+class _WorkerPool(Generic[Task, Result]):
     """The workers of one run. A task is sent only to a worker that is ready, so that none waits for a dead node."""
 
     ray: Any
-    fleet: Fleet
+    fleet: RayCluster
     opened: Any
     waiting: deque[tuple[Task, int]]
     idle: list[Any] = field(default_factory=list)
-    flights: dict[Any, _Flight] = field(default_factory=dict)
+    flights: dict[Any, _Assignment] = field(default_factory=dict)
     stillborn: int = 0
     """Workers in a row that died before they were ready."""
 
@@ -114,13 +114,13 @@ class _Crew(Generic[Task, Result]):
         remote = self.ray.remote(num_cpus=1, num_gpus=self.fleet.gpus, runtime_env={"env_vars": ENVIRONMENT})(_Worker)
         for _ in range(count):
             worker = remote.remote()
-            self.flights[worker.open.remote(self.opened)] = _Flight(worker, self._deadline())
+            self.flights[worker.open.remote(self.opened)] = _Assignment(worker, self._deadline())
 
-    def finish(self) -> Iterator[Done[Task, Result]]:
+    def finish(self) -> Iterator[TaskResult[Task, Result]]:
         while self.waiting or any(flight.job for flight in self.flights.values()):
             while self.idle and self.waiting:
                 worker, job = self.idle.pop(), self.waiting.popleft()
-                self.flights[worker.do.remote(job[0])] = _Flight(worker, self._deadline(), job)
+                self.flights[worker.do.remote(job[0])] = _Assignment(worker, self._deadline(), job)
             patience = min(flight.deadline for flight in self.flights.values()) - time.monotonic()
             landed, _ = self.ray.wait(list(self.flights), timeout=max(0.0, patience))
             for ref in landed:
@@ -132,7 +132,7 @@ class _Crew(Generic[Task, Result]):
         for worker in (*self.idle, *(flight.worker for flight in self.flights.values())):
             self._kill(worker)
 
-    def _landed(self, ref: Any, flight: _Flight) -> Iterator[Done[Task, Result]]:
+    def _landed(self, ref: Any, flight: _Assignment) -> Iterator[TaskResult[Task, Result]]:
         try:
             results = self.ray.get(ref)
         except self.ray.exceptions.RayTaskError as error:
@@ -143,9 +143,9 @@ class _Crew(Generic[Task, Result]):
         self.idle.append(flight.worker)
         self.stillborn = 0
         if flight.job:
-            yield Done(flight.job[0], results)
+            yield TaskResult(flight.job[0], results)
 
-    def _lost(self, flight: _Flight, why: str) -> Iterator[Done[Task, Result]]:
+    def _lost(self, flight: _Assignment, why: str) -> Iterator[TaskResult[Task, Result]]:
         """Put the job back, or give it up; and take another worker in place of the lost one."""
         self._kill(flight.worker)
         if flight.job is None:
@@ -153,7 +153,7 @@ class _Crew(Generic[Task, Result]):
         elif flight.job[1] < self.fleet.tries:
             self.waiting.append((flight.job[0], flight.job[1] + 1))
         else:
-            yield Done(flight.job[0], trouble=f"given up after {flight.job[1]} tries: {why}")
+            yield TaskResult(flight.job[0], trouble=f"given up after {flight.job[1]} tries: {why}")
         if self.stillborn < self.fleet.tries:
             self.hire(1)
         elif not self.idle and not self.flights:
@@ -174,7 +174,7 @@ def check_installed() -> None:
 
 
 @contextmanager
-def _cluster(fleet: Fleet) -> Iterator[Any]:
+def _connect(fleet: RayCluster) -> Iterator[Any]:
     """Ray, connected: as it is where this process is connected already, else for the time of the run."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray starts; nothing is reported to anybody
     check_installed()
@@ -194,7 +194,7 @@ def _cluster(fleet: Fleet) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _places(ray: Any, fleet: Fleet) -> int:
+def _worker_capacity(ray: Any, fleet: RayCluster) -> int:
     """How many workers the cluster has room for."""
     has = ray.cluster_resources()
     places = min([has.get("CPU", 0), *([has.get("GPU", 0) / fleet.gpus] if fleet.gpus else [])])

@@ -14,8 +14,8 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent.attention_match import AttentionMatch, log_mass, nonnegative, pursued, refitted
-from holdfast.methods.query_batch import RUN, Sample, attended, deviation, sample
-from holdfast.methods.reference_queries import asked
+from holdfast.methods.query_batch import RUN, QueryBatch, attend, attention_error, sample_queries
+from holdfast.methods.reference_queries import reference_queries
 from holdfast.methods.registry import build
 from holdfast.methods.repeat_prompt import prompt_ids
 
@@ -39,7 +39,7 @@ def made_up(n=64, tokens=20, dims=8, seed=0, held=0.25):
     noise = torch.Generator().manual_seed(seed)
     queries, keys, values = (torch.randn(k, dims, generator=noise) for k in (n, tokens, tokens))
     logits = queries @ keys.T
-    one = Sample(
+    one = QueryBatch(
         queries,
         logits.softmax(-1) @ values,
         logits.logsumexp(-1),
@@ -62,28 +62,28 @@ def test_targets_are_what_transformers_attention_gives_over_the_span_alone(two, 
     with torch.no_grad():
         p = eager(text[None], output_attentions=True).attentions[layer][0]
     over = p[:, BEFORE + LENGTH :, BEFORE : BEFORE + LENGTH]  # [H, Q, T]
-    values = study.base.reading.states.values[layer].repeat_interleave(over.shape[0] // two.model.family.kv_heads, 0)
+    values = study.base.prefill.states.values[layer].repeat_interleave(over.shape[0] // two.model.family.kv_heads, 0)
     want = (over / over.sum(-1, keepdim=True)) @ values
-    one = study.sample[layer]
+    one = study.batches[layer]
     assert torch.allclose(one.output.reshape(want.shape), want, atol=1e-3)
-    assert torch.allclose(one.share.reshape(over.shape[:2]), over.sum(-1), atol=1e-3)
+    assert torch.allclose(one.span_share.reshape(over.shape[:2]), over.sum(-1), atol=1e-3)
 
 
 def test_no_more_queries_are_held_than_asked_for_and_sources_share_them(two, ids):
     group = two.model.family.heads // two.model.family.kv_heads
     study = studied(two, ids, f"attention_match:queries=repeat+own+random,most={30 * group}")
-    for one in study.sample.values():
+    for one in study.batches.values():
         assert one.queries.shape[1] == 30 * group
     again = studied(two, ids, f"attention_match:queries=repeat+own+random,most={30 * group}")
-    assert all(torch.equal(one.queries, again.sample[layer].queries) for layer, one in study.sample.items())
+    assert all(torch.equal(one.queries, again.sample[layer].queries) for layer, one in study.batches.items())
 
 
 @pytest.mark.parametrize("queries", ["repeat", "own", "repeat+own"])
 def test_queries_are_drawn_alike_from_all_passes(two, ids, queries):
     """However a source is cut into passes, every query drawn is one of those that a draw of all would hold."""
-    read = studied(two, ids).base.reading
-    everything = sample(read, queries, 1 << 20, chunk=9)
-    few = sample(read, queries, 12 * (queries.count("+") + 1), chunk=9)
+    read = studied(two, ids).base.prefill
+    everything = sample_queries(read, queries, 1 << 20, chunk=9)
+    few = sample_queries(read, queries, 12 * (queries.count("+") + 1), chunk=9)
     for layer, one in few.items():
         group = two.model.family.heads // two.model.family.kv_heads
         assert one.queries.shape[1] == 12 * (queries.count("+") + 1) // group * group
@@ -97,19 +97,19 @@ def test_queries_are_drawn_alike_from_all_passes(two, ids, queries):
 
 def test_own_queries_ask_from_behind_the_span(two, ids):
     """Moved by its length, they see every key as they would have seen one so much earlier."""
-    read = studied(two, ids, "attention_match:queries=own,most=4096").base.reading
+    read = studied(two, ids, "attention_match:queries=own,most=4096").base.prefill
     layer = two.model.family.full[0]
-    one = sample(read, "own", 1 << 20)[layer]
+    one = sample_queries(read, "own", 1 << 20)[layer]
     rope, keys = two.model.family.layers[layer].rope, read.states.keys[layer]
     earlier = rope.rotate(keys, (read.span.positions - LENGTH).expand(keys.shape[:2]))
-    (asked_here,) = asked(read, "own")
-    raw = asked_here.record.queries[layer].reshape(one.queries.shape)
+    (asked_here,) = reference_queries(read, "own")
+    raw = asked_here.recorder.queries[layer].reshape(one.queries.shape)
     assert torch.allclose(one.mass, (raw @ earlier.mT).logsumexp(-1), atol=1e-3)
 
 
 def test_about_the_asked_share_is_held_out_in_runs(two, ids):
     study = studied(two, ids, "attention_match:queries=repeat,most=4096,held=0.5")
-    held = next(iter(study.sample.values())).held
+    held = next(iter(study.batches.values())).held_out
     assert 0.2 < held.float().mean() < 0.8
     changes = int((held[1:] != held[:-1]).sum())
     assert changes <= 2 * len(held) / RUN + 4
@@ -118,7 +118,7 @@ def test_about_the_asked_share_is_held_out_in_runs(two, ids):
 def test_what_fits_is_kept_exactly(two, ids):
     study = studied(two, ids)
     (segment,) = build("attention_match").compress(study, Budget(LENGTH))
-    states = study.base.reading.states
+    states = study.base.prefill.states
     for layer in two.model.family.full:
         assert segment.layers[layer].bias is None
         assert torch.equal(
@@ -134,7 +134,7 @@ def test_a_fit_lowers_the_held_out_error_or_leaves_the_head_alone(two, ids, opti
     (segment,) = build(spec).compress(study, Budget(slots))
     assert study.report["after"] <= study.report["before"]
     assert 0 <= study.report["plain"] <= study.report["heads"]
-    plain, family = study.base.reading.states, two.model.family
+    plain, family = study.base.prefill.states, two.model.family
     untouched = 0
     for layer in family.full:
         for g, (_, values, positions, bias) in enumerate(segment.layers[layer].heads()):
@@ -172,8 +172,8 @@ def test_biases_stay_within_their_bound(two, ids):
 def test_the_bias_brings_kept_keys_nearer_to_the_mass_of_all():
     one, keys, _ = made_up()
     kept = keys[:6]
-    before = attended(one, kept, None)[1]
-    after = attended(one, kept, log_mass(one, kept, 3.0))[1]
+    before = attend(one, kept, None)[1]
+    after = attend(one, kept, log_mass(one, kept, 3.0))[1]
     assert (after - one.mass).abs().mean() < 0.7 * (before - one.mass).abs().mean()
 
 
@@ -210,16 +210,16 @@ def test_a_stronger_pull_leaves_values_nearer_to_the_plain_ones():
 def test_least_squares_values_lower_the_error_of_the_queries_they_saw():
     one, keys, values = made_up()
     (fitted,) = refitted(one, keys[:6], values[:6], None, (1e-6,))
-    attention, _ = attended(one, keys[:6], None)
+    attention, _ = attend(one, keys[:6], None)
     error = [float((attention @ v - one.output).pow(2).sum()) for v in (values[:6], fitted)]
     assert error[1] < error[0]
 
 
 def test_deviation_is_nothing_for_the_span_itself_and_one_for_an_empty_head():
     one, keys, values = made_up()
-    attention, mass = attended(one, keys, None)
-    assert deviation(one, attention @ values, mass) < 1e-9
-    assert deviation(one, torch.zeros_like(one.output), torch.full_like(one.mass, -torch.inf)) == pytest.approx(1)
+    attention, mass = attend(one, keys, None)
+    assert attention_error(one, attention @ values, mass) < 1e-9
+    assert attention_error(one, torch.zeros_like(one.output), torch.full_like(one.mass, -torch.inf)) == pytest.approx(1)
 
 
 def test_matching_pursuit_takes_the_key_that_explains_most_first():

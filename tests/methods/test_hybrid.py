@@ -13,7 +13,7 @@ from holdfast.context.segments import SoftSegment, StateSegment
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
-from holdfast.methods.latent.split_by_age import split
+from holdfast.methods.latent.split_by_age import split_span
 from holdfast.methods.registry import build
 
 BEFORE, LENGTH = 12, 40
@@ -75,7 +75,7 @@ def test_what_is_pooled_is_what_the_first_dropped(two, ids):
     study = studied(two, ids, spec)
     (segment,) = build(spec).compress(study, Budget(12))
     (alone,) = build("informed").compress(study.first, Budget(5))
-    states = study.first.reading.states
+    states = study.first.prefill.states
     for layer in two.model.family.full:
         kept = kept_tokens(alone, layer)
         for g, (_, values, _, bias) in enumerate(segment.layers[layer].heads()):
@@ -107,19 +107,19 @@ def test_what_fits_is_kept_exactly(two, ids):
     study = studied(two, ids, "hybrid")
     (segment,) = build("hybrid").compress(study, Budget(LENGTH))
     for layer in two.model.family.full:
-        assert torch.equal(segment.layers[layer].values, study.first.reading.states.values[layer].flatten(0, 1))
+        assert torch.equal(segment.layers[layer].values, study.first.prefill.states.values[layer].flatten(0, 1))
 
 
 @pytest.mark.parametrize("old", ["pool", "informed", "virtual_tokens(steps=2)"])
 @pytest.mark.parametrize("slots", [1, 2, 11, 39])
 def test_old_and_new_together_hold_no_more_than_the_budget(two, ids, old, slots):
-    spec, family = f"old_new:old={old},share=0.4,at=0.6", two.model.family
+    spec, family = f"split_by_age:old={old},share=0.4,at=0.6", two.model.family
     made = build(spec).compress(studied(two, ids, spec), Budget(slots))
     assert 0 < pairs(made, family) <= slots * len(family.full) * family.kv_heads
 
 
 def test_each_stands_where_its_part_stood(two, ids):
-    spec = "old_new:at=0.5"
+    spec = "split_by_age:at=0.5"
     old, new = build(spec).compress(studied(two, ids, spec), Budget(10))
     for layer in two.model.family.full:
         assert old.layers[layer].positions.max() < BEFORE + 20 <= new.layers[layer].positions.min()
@@ -128,15 +128,15 @@ def test_each_stands_where_its_part_stood(two, ids):
 
 def test_the_new_part_has_read_the_whole_old_part(two, ids):
     """Its states are those of a model that saw everything, not those of one that saw the compacted old part."""
-    study, plain = studied(two, ids, "old_new:at=0.5"), studied(two, ids, "informed")
+    study, plain = studied(two, ids, "split_by_age:at=0.5"), studied(two, ids, "informed")
     layer = two.model.family.full[-1]
-    got, want = study.new.reading.states.values[layer], plain.reading.states.values[layer][:, 20:]
+    got, want = study.new.prefill.states.values[layer], plain.prefill.states.values[layer][:, 20:]
     assert torch.allclose(got, want, atol=1e-4)
 
 
 def test_a_span_is_split_inside_a_block_whose_tokens_and_facts_go_to_their_sides(ids):
     span = replace(spanned(ids), facts=torch.arange(LENGTH) % 3 == 0)
-    early, late = split(span, 20)
+    early, late = split_span(span, 20)
     assert torch.equal(torch.cat((early.ids, late.ids)), span.ids)
     assert (len(early), late.start) == (20, BEFORE + 20)
     assert torch.equal(torch.cat((early.facts, late.facts)), span.facts)
@@ -154,10 +154,10 @@ def test_a_span_is_split_inside_a_block_whose_tokens_and_facts_go_to_their_sides
         "hybrid:first=pool",
         "hybrid:second=nothing",
         "hybrid:second=pool(weights=x)",
-        "old_new:at=1",
-        "old_new:share=0",
-        "old_new:old=nothing",
-        "old_new:new=kvzip(chunk=0)",
+        "split_by_age:at=1",
+        "split_by_age:share=0",
+        "split_by_age:old=nothing",
+        "split_by_age:new=kvzip(chunk=0)",
     ],
 )
 def test_options_that_make_no_sense_are_refused(spec):

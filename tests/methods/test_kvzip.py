@@ -111,8 +111,8 @@ def test_what_is_kept_is_what_the_model_computed(two, ids):
     for layer in two.model.family.full:
         for head, (keys, values, positions, bias) in enumerate(segment.layers[layer].heads()):
             where = (positions - BEFORE).long()
-            assert torch.equal(keys, study.reading.states.keys[layer][head][where])
-            assert torch.equal(values, study.reading.states.values[layer][head][where])
+            assert torch.equal(keys, study.prefill.states.keys[layer][head][where])
+            assert torch.equal(values, study.prefill.states.values[layer][head][where])
             assert bias is None
 
 

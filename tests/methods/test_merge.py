@@ -48,7 +48,7 @@ def test_values_are_the_weighted_mean_of_a_slot_and_what_is_nearest_to_it(two, i
     spec = f"merge:weights={weights},least={least}"
     study = studied(two, ids, spec)
     (segment,) = build(spec).compress(study, Budget(6))
-    states = study.reading.states
+    states = study.prefill.states
     for layer in two.model.family.full:
         for g, (keys, values, positions, bias) in enumerate(segment.layers[layer].heads()):
             kept = (positions - BEFORE).long()
@@ -67,7 +67,7 @@ def test_the_bias_is_the_log_of_one_and_the_mass_folded_in(two, ids):
         for g, (_, values, positions, bias) in enumerate(segment.layers[layer].heads()):
             kept = (positions - BEFORE).long()
             if len(values):
-                _, total = by_hand(study.reading.states, study.scores, layer, g, kept, True, -1)
+                _, total = by_hand(study.prefill.states, study.scores, layer, g, kept, True, -1)
                 want = torch.tensor([total[int(t)] for t in kept]).log().clamp(max=3)
                 assert torch.allclose(bias, want, atol=1e-5)
 

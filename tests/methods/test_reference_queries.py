@@ -16,9 +16,20 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import question_ids
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
-from holdfast.methods import reference_queries
 from holdfast.methods.base import Span, quiet
-from holdfast.methods.reference_queries import Asked, Reading, Recorder, asked, largest, log_attention
+from holdfast.methods.reference_queries import (
+    ANSWER,
+    RANDOM,
+    ROWS,
+    SOURCES,
+    STUDY,
+    QueryRecorder,
+    ReferenceQueries,
+    SpanPrefill,
+    log_attention,
+    raise_to_attention,
+    reference_queries,
+)
 from holdfast.methods.repeat_prompt import prompt_ids
 from tolerance import PASS, close
 
@@ -36,7 +47,7 @@ def read(pair, ids, later=(), length=LENGTH):
         past.feed(ids(BEFORE, seed=1))
     span = span_of(ids(length, seed=2), BEFORE, later)
     after, states = pair.engine.capture(past, span.ids, span.positions)
-    return Reading(span, past, after, states, pair.engine, quiet)
+    return SpanPrefill(span, past, after, states, pair.engine, quiet)
 
 
 def eager(pair, ids, asking, hidden=()):
@@ -89,31 +100,31 @@ def test_a_repeat_asks_what_transformers_attends_to_when_it_repeats(two, ids, ch
     context, prompt = read(two, ids), prompt_ids(two.model)
     parts = ids(LENGTH, seed=2).split(chunk)
     parts = parts if chunk > 1 else parts[:2]
-    for one, part in zip(asked(context, chunk=chunk), parts, strict=chunk > 1):
+    for one, part in zip(reference_queries(context, chunk=chunk), parts, strict=chunk > 1):
         weights, _ = eager(two, ids, [*prompt, *part.tolist()])
-        assert (one.seen, one.first) == (slice(0, LENGTH), None)
+        assert (one.visible, one.first_token) == (slice(0, LENGTH), None)
         assert equals(one, context, over_span(weights, BEFORE + LENGTH))
 
 
 @pytest.mark.parametrize(("chunk", "reach"), [(13, 5), (7, 1), (30, 3)])
 def test_a_short_reach_asks_as_if_the_rest_of_the_span_were_masked(two, ids, chunk, reach):
     context, prompt = read(two, ids), prompt_ids(two.model)
-    for n, one in enumerate(asked(context, chunk=chunk, reach=reach)):
+    for n, one in enumerate(reference_queries(context, chunk=chunk, reach=reach)):
         part = ids(LENGTH, seed=2)[n * chunk : (n + 1) * chunk].tolist()
-        assert one.seen == slice(max(0, n * chunk - reach), min(LENGTH, n * chunk + chunk + reach))
-        hidden = set(range(LENGTH)) - set(range(one.seen.start, one.seen.stop))
+        assert one.visible == slice(max(0, n * chunk - reach), min(LENGTH, n * chunk + chunk + reach))
+        hidden = set(range(LENGTH)) - set(range(one.visible.start, one.visible.stop))
         weights, _ = eager(two, ids, [*prompt, *part], hidden)
-        assert equals(one, context, over_span(weights, BEFORE + LENGTH), one.seen)
+        assert equals(one, context, over_span(weights, BEFORE + LENGTH), one.visible)
 
 
 def test_only_keys_within_reach_are_scored(two, ids):
     context = read(two, ids)
-    for one in asked(context, chunk=10, reach=3):
+    for one in reference_queries(context, chunk=10, reach=3):
         for layer in context.layers:
             scores = torch.full((two.model.family.kv_heads, LENGTH), -1.0)
-            largest(scores, one, layer, context.keys(layer))
+            raise_to_attention(scores, one, layer, context.keys(layer))
             inside = torch.zeros(LENGTH, dtype=torch.bool)
-            inside[one.seen] = True
+            inside[one.visible] = True
             assert (scores[:, inside] >= 0).all()
             assert (scores[:, ~inside] == -1).all()
 
@@ -121,9 +132,11 @@ def test_only_keys_within_reach_are_scored(two, ids):
 @pytest.mark.parametrize("reach", [LENGTH, 10_000])
 def test_a_reach_beyond_the_span_is_no_limit(two, ids, reach):
     context = read(two, ids)
-    for far, all_of_it in zip(asked(context, chunk=13, reach=reach), asked(context, chunk=13), strict=True):
-        assert far.seen == all_of_it.seen
-        assert close(far.worth("gain"), all_of_it.worth("gain"), PASS)
+    for far, all_of_it in zip(
+        reference_queries(context, chunk=13, reach=reach), reference_queries(context, chunk=13), strict=True
+    ):
+        assert far.visible == all_of_it.visible
+        assert close(far.nats("gain"), all_of_it.nats("gain"), PASS)
         for layer in context.layers:
             got, want = (attention_of(one, layer, context.keys(layer)) for one in (far, all_of_it))
             assert close(got, want, PASS)
@@ -135,15 +148,15 @@ def test_the_gain_is_the_surprisal_that_the_span_saves_in_its_repeat(two, ids, c
     _, first = eager(two, ids, [])
     at_first = first[BEFORE - 1 : -1].gather(-1, span[:, None])[:, 0]
     gains = 0
-    for n, one in enumerate(asked(context, chunk=chunk, reach=reach)):
+    for n, one in enumerate(reference_queries(context, chunk=chunk, reach=reach)):
         part = span[n * chunk : (n + 1) * chunk]
-        hidden = set(range(LENGTH)) - set(range(one.seen.start, one.seen.stop))
+        hidden = set(range(LENGTH)) - set(range(one.visible.start, one.visible.stop))
         _, again = eager(two, ids, [*prompt, *part.tolist()], hidden)
         repeated = again[BEFORE + LENGTH + len(prompt) - 1 : -1].gather(-1, part[:, None])[:, 0]
         want = torch.zeros(len(prompt) + len(part))
         want[len(prompt) - 1 : -1] = repeated - at_first[n * chunk : (n + 1) * chunk]
-        assert close(one.worth("gain"), want, PASS)
-        gains += int(one.worth("gain").count_nonzero())
+        assert close(one.nats("gain"), want, PASS)
+        gains += int(one.nats("gain").count_nonzero())
     assert gains == LENGTH
 
 
@@ -152,14 +165,14 @@ def test_own_queries_give_the_attention_of_the_prefill(two, ids, chunk):
     context = read(two, ids)
     weights, _ = eager(two, ids, [])
     firsts = []
-    for one in asked(context, "own", chunk=chunk):
-        firsts.append(one.first)
-        assert not one.worth("gain").any()
+    for one in reference_queries(context, "own", chunk=chunk):
+        firsts.append(one.first_token)
+        assert not one.nats("gain").any()
         for layer in context.layers:
             got = attention_of(one, layer, context.keys(layer))
-            want = over_span(weights, BEFORE + one.first, chunk)[layer]
+            want = over_span(weights, BEFORE + one.first_token, chunk)[layer]
             assert close(got, want, PASS)
-            assert (got[..., one.first + got.shape[1] :] == 0).all()
+            assert (got[..., one.first_token + got.shape[1] :] == 0).all()
     assert firsts == list(range(0, LENGTH, chunk))
 
 
@@ -168,62 +181,62 @@ def test_own_queries_are_at_the_positions_of_the_span_whatever_the_memory_says_c
     context = read(pair, ids)
     astray = replace(context, past=context.past.fork())
     astray.past.next_position = 500
-    for one, other in zip(asked(context, "own", 13), asked(astray, "own", 13), strict=True):
-        assert all(torch.equal(one.record.queries[layer], other.record.queries[layer]) for layer in context.layers)
+    for one, other in zip(reference_queries(context, "own", 13), reference_queries(astray, "own", 13), strict=True):
+        assert all(torch.equal(one.recorder.queries[layer], other.recorder.queries[layer]) for layer in context.layers)
 
 
 def test_the_later_session_asks_with_its_own_words(two, ids):
     later = ids(9, seed=5).tolist()
     context = read(two, ids, later)
-    (one,) = asked(context, "later")
+    (one,) = reference_queries(context, "later")
     weights, _ = eager(two, ids, later)
     assert equals(one, context, over_span(weights, BEFORE + LENGTH))
-    assert not one.worth("gain").any()
+    assert not one.nats("gain").any()
 
 
 def test_nothing_later_is_refused(two, ids):
     with pytest.raises(BadOption, match="queries=later"):
-        list(asked(read(two, ids), "repeat+later"))
+        list(reference_queries(read(two, ids), "repeat+later"))
 
 
 def test_a_study_asks_with_the_models_own_answers(tiny, ids):
     two = tiny("llama")
     context, engine = read(two, ids), two.engine
-    passes = list(asked(context, "study"))
-    assert len(passes) == len(reference_queries.STUDY)
-    for one, text in zip(passes, reference_queries.STUDY, strict=True):
+    passes = list(reference_queries(context, "study"))
+    assert len(passes) == len(STUDY)
+    for one, text in zip(passes, STUDY, strict=True):
         prompt = question_ids(two.model.tokenizer, text)
-        answer = list(engine.generate(context.after, prompt, reference_queries.ANSWER))
+        answer = list(engine.generate(context.after, prompt, ANSWER))
         weights, _ = eager(two, ids, [*prompt, *answer])
         assert equals(one, context, over_span(weights, BEFORE + LENGTH))
 
 
 def test_random_queries_are_as_long_as_real_ones_and_look_at_the_span_alone(two, ids):
     context = read(two, ids)
-    (one,), (again,) = asked(context, "random"), asked(context, "random")
-    real = Recorder()
+    (one,), (again,) = reference_queries(context, "random"), reference_queries(context, "random")
+    real = QueryRecorder()
     with torch.no_grad():
         context.after.fork().feed(prompt_ids(two.model), observer=real)
     for layer in context.layers:
-        drawn = one.record.queries[layer]
-        assert drawn.shape == (two.model.family.heads, reference_queries.RANDOM, two.model.family.head_dim)
+        drawn = one.recorder.queries[layer]
+        assert drawn.shape == (two.model.family.heads, RANDOM, two.model.family.head_dim)
         want = real.queries[layer].norm(dim=-1).mean(1, keepdim=True)
-        assert close(drawn.norm(dim=-1), want.expand(-1, reference_queries.RANDOM), PASS)
+        assert close(drawn.norm(dim=-1), want.expand(-1, RANDOM), PASS)
         p = attention_of(one, layer, context.keys(layer))
         assert close(p.sum(-1), torch.ones(p.shape[:2]), LENGTH)
-        assert torch.equal(drawn, again.record.queries[layer])
+        assert torch.equal(drawn, again.recorder.queries[layer])
         assert drawn.mean(1).norm(dim=-1).max() < 0.3 * want.min()  # no direction is preferred
-    assert not one.worth("gain").any()
+    assert not one.nats("gain").any()
 
 
 def test_sources_are_asked_one_after_another(two, ids):
     context = read(two, ids, ids(4, seed=7).tolist())
-    counts = {name: len(list(asked(context, name, 13))) for name in reference_queries.SOURCES}
+    counts = {name: len(list(reference_queries(context, name, 13))) for name in SOURCES}
     assert counts == {"repeat": 3, "own": 3, "later": 1, "study": 4, "random": 1}
-    assert len(list(asked(context, "later+repeat+own", 13))) == 7
+    assert len(list(reference_queries(context, "later+repeat+own", 13))) == 7
 
 
-@pytest.mark.parametrize("source", reference_queries.SOURCES)
+@pytest.mark.parametrize("source", SOURCES)
 def test_asking_leaves_the_memory_as_it_was(two, ids, source):
     context = read(two, ids, ids(4, seed=7).tolist())
     held = [
@@ -232,7 +245,7 @@ def test_asking_leaves_the_memory_as_it_was(two, ids, source):
         for layer in live.cache.layers
     ]
     size = context.past.nbytes, context.after.nbytes, context.past.next_position, context.after.next_position
-    list(asked(context, source, 13, 5))
+    list(reference_queries(context, source, 13, 5))
     now = [
         [layer.keys, layer.slots, layer.positions]
         for live in (context.past, context.after)
@@ -244,30 +257,34 @@ def test_asking_leaves_the_memory_as_it_was(two, ids, source):
 
 def test_the_largest_attention_is_over_heads_and_queries_and_never_falls(two, ids):
     context = read(two, ids)
-    (one,) = asked(context, chunk=1024)
+    (one,) = reference_queries(context, chunk=1024)
     layer = context.layers[0]
     p = attention_of(one, layer, context.keys(layer)).unflatten(0, (two.model.family.kv_heads, -1))
     scores = torch.zeros(two.model.family.kv_heads, LENGTH)
     scores[:, :3] = 7.0
-    largest(scores, one, layer, context.keys(layer))
+    raise_to_attention(scores, one, layer, context.keys(layer))
     assert (scores[:, :3] == 7).all()
     assert close(scores[:, 3:], p.amax((1, 2))[:, 3:])
     weight = torch.rand(p.shape[2], generator=torch.Generator().manual_seed(0))
     weighted = torch.zeros_like(scores)
-    largest(weighted, one, layer, context.keys(layer), weight.log())
+    raise_to_attention(weighted, one, layer, context.keys(layer), weight.log())
     assert close(weighted, (p * weight[:, None]).amax((1, 2)))
 
 
 def test_logits_over_a_long_span_are_computed_a_bounded_number_of_rows_at_a_time():
     H, G, D, T = 4, 2, 8, 3000
-    noise, record = torch.Generator().manual_seed(0), Recorder()
+    noise, record = torch.Generator().manual_seed(0), QueryRecorder()
     record.queries[0] = torch.randn(H, T, D, generator=noise)
     record.mass[0] = torch.zeros(H, T)
     keys, rows = torch.randn(G, T, D, generator=noise), 0
     for part, logits in log_attention(
-        Asked(record, slice(0, T), lambda kind: torch.zeros(T), torch.zeros(T, dtype=torch.bool), first=0), 0, keys
+        ReferenceQueries(
+            record, slice(0, T), lambda kind: torch.zeros(T), torch.zeros(T, dtype=torch.bool), first_token=0
+        ),
+        0,
+        keys,
     ):
-        assert logits.numel() <= reference_queries.ROWS * T
+        assert logits.numel() <= ROWS * T
         at = (part.stop - 1, part.start)  # the first and the last of the rows, against their definition
         for row in at:
             want = record.queries[0][:, row].view(G, H // G, D) @ keys.transpose(1, 2)
@@ -296,8 +313,8 @@ def test_nothing_as_large_as_the_square_of_the_span_is_made(two, ids, source, re
     T = 1100
     context = read(two, ids, ids(20, seed=3).tolist(), length=T)
     with Largest() as seen:
-        for one in islice(asked(context, source, chunk=100, reach=reach), 2):
+        for one in islice(reference_queries(context, source, chunk=100, reach=reach), 2):
             for layer in context.layers:
                 scores = torch.zeros(two.model.family.kv_heads, T)
-                largest(scores, one, layer, context.keys(layer))
+                raise_to_attention(scores, one, layer, context.keys(layer))
     assert 0 < seen.elements < T * T

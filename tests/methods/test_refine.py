@@ -11,8 +11,8 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent.refine import PARTS, descended, padded
-from holdfast.methods.per_head import Head
-from holdfast.methods.query_batch import Sample, deviation, shortfall
+from holdfast.methods.per_head import HeadSlots
+from holdfast.methods.query_batch import QueryBatch, attention_error, output_and_mass_error
 from holdfast.methods.registry import build
 from holdfast.model.rope import Rope
 
@@ -41,9 +41,9 @@ def made_up(heads=2, n=48, tokens=20, dims=8):
     logits = queries @ keys.mT
     output, mass = logits.softmax(-1) @ values, logits.logsumexp(-1)
     held = torch.arange(n) % 4 == 3
-    one = Sample(queries, output, mass, torch.ones(heads, n), torch.ones(heads, n), held)
+    one = QueryBatch(queries, output, mass, torch.ones(heads, n), torch.ones(heads, n), held)
     kept = [
-        Head(keys[g, :k], values[g, :k], torch.zeros(k), None, torch.zeros(k))
+        HeadSlots(keys[g, :k], values[g, :k], torch.zeros(k), None, torch.zeros(k))
         for g, k in zip(range(heads), (5, 8), strict=True)
     ]
     return one, kept
@@ -58,7 +58,7 @@ def test_descent_lowers_its_loss_and_moves_only_what_is_named(what):
     start = padded(heads, STILL)
     *_, end = descended(one, start, what.split("+"), 40, 0.02)
     for g in range(2):
-        before, after = (sum(x[g] for x in shortfall(one, *layer.attend(one))) for layer in (start, end))
+        before, after = (sum(x[g] for x in output_and_mass_error(one, *layer.attend(one))) for layer in (start, end))
         assert after < before
     same = [torch.equal(a, b) for a, b in zip(start, end, strict=True)]
     assert [part for part, still in zip(PARTS, same, strict=True) if not still] == what.split("+")
@@ -68,9 +68,9 @@ def test_descent_lowers_its_loss_and_moves_only_what_is_named(what):
 def test_each_head_ends_at_its_best_step_on_held_out_queries():
     one, heads = made_up()
     refined, errors = build("refine:steps=40")._refined(one, heads, STILL)
-    judge = one.where(one.held)
+    judge = one.select(one.held_out)
     for g, (before, after, plain) in enumerate(errors):
-        found = deviation(judge, *padded(refined, STILL).attend(judge))[g]
+        found = attention_error(judge, *padded(refined, STILL).attend(judge))[g]
         assert float(found) == pytest.approx(after, rel=1e-4)
         assert after < before
         assert not plain

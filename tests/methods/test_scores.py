@@ -20,7 +20,7 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span, quiet
-from holdfast.methods.reference_queries import Reading, asked
+from holdfast.methods.reference_queries import SpanPrefill, reference_queries
 from holdfast.methods.registry import build
 from holdfast.model.load import adopt
 
@@ -205,7 +205,7 @@ def test_a_span_read_in_several_passes_is_scored_as_one_read_at_once(two, ids, s
         with torch.no_grad():
             for part in span.ids.split(sizes):
                 live.feed(part, observer=watched)
-            read = Reading(span, past, live, whole.reading.states, engine, quiet, watched)
+            read = SpanPrefill(span, past, live, whole.prefill.states, engine, quiet, watched)
             got = method.score(read)
         assert all(torch.allclose(got[x], s, rtol=1e-4, atol=1e-4) for x, s in whole.scores.items())
 
@@ -261,16 +261,16 @@ def test_informed_weighs_each_query_by_what_the_span_tells_there(two, ids):
     study = build("informed:chunk=11,reach=4,exponent=0.7,scale=2,least=0.1").study(
         span_of(ids(LENGTH, seed=2), BEFORE), past, two.engine
     )
-    read = study.reading
+    read = study.prefill
     want = {layer: torch.zeros_like(s) for layer, s in study.scores.items()}
-    for one in asked(read, chunk=11, reach=4):
+    for one in reference_queries(read, chunk=11, reach=4):
         for layer, scores in want.items():
-            keys = read.keys(layer)[:, one.seen].repeat_interleave(two.model.family.heads // len(scores), 0)
-            for i, gain in enumerate(one.worth("surprisal").tolist()):
+            keys = read.keys(layer)[:, one.visible].repeat_interleave(two.model.family.heads // len(scores), 0)
+            for i, gain in enumerate(one.nats("surprisal").tolist()):
                 weight = (min(max(gain / 2, 0), 1) + 0.1) ** 0.7
-                p = (torch.einsum("hd,htd->ht", one.record.queries[layer][:, i], keys)).exp()
-                p = p / one.record.mass[layer][:, i, None].exp() * weight
-                scores[:, one.seen] = torch.maximum(scores[:, one.seen], by_group(two, p).amax(1))
+                p = (torch.einsum("hd,htd->ht", one.recorder.queries[layer][:, i], keys)).exp()
+                p = p / one.recorder.mass[layer][:, i, None].exp() * weight
+                scores[:, one.visible] = torch.maximum(scores[:, one.visible], by_group(two, p).amax(1))
     assert equal(study.scores, want)
 
 

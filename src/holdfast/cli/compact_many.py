@@ -21,7 +21,7 @@ from holdfast import __version__
 from holdfast.cli import console
 from holdfast.errors import BadInput, BadOption, Failed, HoldfastError
 from holdfast.eval.rows import append_row, read_lines
-from holdfast.parallel import Fleet, Work, spread
+from holdfast.parallel import RayCluster, Work, run_tasks
 
 if TYPE_CHECKING:
     from holdfast.compaction.plan import Plan
@@ -66,7 +66,7 @@ class Sessions:
     output: Path
     lenient: bool = False
     as_json: bool = False
-    fleet: Fleet | None = None
+    fleet: RayCluster | None = None
 
     @property
     def many(self) -> bool:
@@ -167,7 +167,7 @@ def _compact(
     orders = _orders(sessions.files(), folder, suffix, told)
     missing = _missing(orders, folder)
     failed: dict[str, str] = {}
-    with console.progress() as report, closing(spread(missing, opened, sessions.fleet)) as everything:
+    with console.progress() as report, closing(run_tasks(missing, opened, sessions.fleet)) as everything:
         for number, done in enumerate(everything):
             report("session", number, len(missing), done.task.file.name)
             for made in (done.trouble,) if done.trouble else done.results:

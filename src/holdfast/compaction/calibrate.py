@@ -19,7 +19,7 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
 from holdfast.gate.latent.fact_tokens import marked
-from holdfast.methods.base import Progress, Scored, Span, quiet
+from holdfast.methods.base import Progress, RankedStudy, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.transcript.turn import Transcript
 
@@ -49,7 +49,7 @@ def calibrate(
     for number, span in enumerate(spans):
         progress("calibrate", number, len(spans), "")
         study = build(method).study(span, KVContext(engine.model), engine)
-        if not isinstance(study, Scored):
+        if not isinstance(study, RankedStudy):
             raise BadOption(f"{method} does not score KV pairs; calibrate with one that does, e.g. informed")
         heads = sum(s.shape[0] for s in study.scores.values())
         for ratio in RATIOS:

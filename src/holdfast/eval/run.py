@@ -27,7 +27,7 @@ from holdfast.eval.windows import NEXT_TOKENS, Window, locate, turn_windows, win
 from holdfast.gate.latent.gate import split
 from holdfast.methods.base import Progress, quiet
 from holdfast.methods.registry import build
-from holdfast.parallel import Fleet, Work, spread
+from holdfast.parallel import RayCluster, Work, run_tasks
 from holdfast.transcript.read import read
 
 ANSWER_TOKENS = 24
@@ -78,7 +78,7 @@ def measure(
     out: Path,
     progress: Progress = quiet,
     note: Note = print,
-    fleet: Fleet | None = None,
+    fleet: RayCluster | None = None,
 ) -> int:
     """Append the missing rows to `out` and return how many were written; `note` gets what was left out and why.
 
@@ -98,7 +98,7 @@ def measure(
         raise BadInput("nothing to measure: no probe could be placed in a window of these transcripts")
     jobs = [job for job in jobs if _windowed(setting, job).pending()]
     opened = _elsewhere(run, engine, setting.known) if fleet else lambda: partial(_rows, setting)
-    with closing(spread(jobs, opened, fleet)) as everything:
+    with closing(run_tasks(jobs, opened, fleet)) as everything:
         for number, done in enumerate(everything):
             name = f"{done.task.name} {done.task.window.id}"
             progress("window", number, len(jobs), name)

@@ -23,7 +23,7 @@ def quiet(what: str, done: int, total: int, note: str = "") -> None:
     """The progress of a caller who does not want any."""
 
 
-def reading(progress: Progress) -> Callable[[int, int], None]:
+def prefill_progress(progress: Progress) -> Callable[[int, int], None]:
     """The progress of a prefill."""
     return lambda done, total: progress("read", done, total, "")
 
@@ -83,7 +83,7 @@ class LatentMethod(Protocol):
 
 
 @runtime_checkable
-class Scored(Protocol):
+class RankedStudy(Protocol):
     """A study of a method that ranks KV pairs: the gate can raise the rank of what carries a lost token."""
 
     scores: dict[int, Tensor]

@@ -21,21 +21,21 @@ from holdfast.context.surgery import keep
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet, reading
-from holdfast.methods.reference_queries import Reading
+from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.model.attention import Observer
 
 
 class Study(NamedTuple):
     """States of the span and the score of each of its KV pairs, per full-attention layer `[G, T]`."""
 
-    reading: Reading
+    prefill: SpanPrefill
     scores: dict[int, Tensor]
     allocation: Allocation
 
     @property
     def span(self) -> Span:
-        return self.reading.span
+        return self.prefill.span
 
     def with_scores(self, scores: dict[int, Tensor]) -> Study:
         """The same study with other scores."""
@@ -64,12 +64,12 @@ class Eviction(ABC):
             raise BadOption(f"{self.name}: shares=… needs allocation=learned")
 
     @abstractmethod
-    def score(self, read: Reading) -> dict[int, Tensor]:
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
         """Per full-attention layer `[G, T]` float32; the higher, the later it is given up."""
 
     def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
         """An observer of the prefill, for methods that score by the span's own queries; `score` finds it in
-        `read.watched`."""
+        `read.observer`."""
         return None
 
     @torch.no_grad()
@@ -78,13 +78,13 @@ class Eviction(ABC):
         shares = {}
         if self.allocation == "learned":
             shares = load_shares(shares_path(self.shares, engine), engine.model.digest)
-        after, states = engine.capture(past, span.ids, span.positions, reading(progress), watched)
-        read = Reading(span, past, after, states, engine, progress, watched)
-        return Study(read, self.score(read), self._allocation(shares))
+        after, states = engine.capture(past, span.ids, span.positions, prefill_progress(progress), watched)
+        prefill = SpanPrefill(span, past, after, states, engine, progress, watched)
+        return Study(prefill, self.score(prefill), self._allocation(shares))
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         chosen = study.allocation.choose(self.ranked(study.scores, budget), budget.slots)
-        states = study.reading.states
+        states = study.prefill.states
         masks = [chosen.get(layer) for layer in range(len(states.keys))]
         return (keep(states, masks, study.span.origins, study.scores),)
 

@@ -8,26 +8,26 @@ from holdfast.methods.eviction import Eviction
 from holdfast.methods.registry import build
 
 
-def nested(owner: str, option: str, spec: str) -> LatentMethod:
+def build_inner(owner: str, option: str, spec: str) -> LatentMethod:
     """The method that an option names. Raises BadOption for one that cannot be built, saying whose option it was."""
     name, bracket, rest = spec.partition("(")
     try:
         if bracket and not rest.endswith(")"):
             raise BadOption(f"expected {name}(key=value;key=value), got {spec!r}")
-        return build(f"{name}:{separated(rest[:-1])}" if bracket else name)
+        return build(f"{name}:{restore_commas(rest[:-1])}" if bracket else name)
     except BadOption as error:
         raise BadOption(f"{owner}: {option}: {error}") from error
 
 
-def evicting(owner: str, option: str, spec: str) -> Eviction:
+def build_inner_eviction(owner: str, option: str, spec: str) -> Eviction:
     """The same for an option that must name a method that scores KV pairs."""
-    method = nested(owner, option, spec)
+    method = build_inner(owner, option, spec)
     if not isinstance(method, Eviction):
         raise BadOption(f"{owner}: {option} must name a method that scores KV pairs, such as informed; got {spec!r}")
     return method
 
 
-def separated(options: str) -> str:
+def restore_commas(options: str) -> str:
     """Options with commas where semicolons stood, except inside further brackets."""
     depth, out = 0, []
     for char in options:

@@ -22,7 +22,7 @@ LOG_BOUND = 3.0  # of a bias: a slot counts for 1/20 to 20 tokens, so that none 
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadSlots:
     """The slots of one head."""
 
     keys: Tensor
@@ -39,22 +39,22 @@ class Head:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def at(self, index: Tensor) -> Head:
+    def select(self, index: Tensor) -> HeadSlots:
         """Some of the slots."""
         bias = None if self.bias is None else self.bias[index]
-        return Head(self.keys[index], self.values[index], self.positions[index], bias, self.scores[index])
+        return HeadSlots(self.keys[index], self.values[index], self.positions[index], bias, self.scores[index])
 
 
-def picked(states: States, layer: int, g: int, mask: Tensor, scores: Tensor) -> Head:
+def select_pairs(states: States, layer: int, g: int, mask: Tensor, scores: Tensor) -> HeadSlots:
     """The KV pairs of head `g` where `mask [T]` is True, as the model computed them; `scores [T]`."""
     keys, values = states.keys[layer][g][mask], states.values[layer][g][mask]
-    return Head(keys, values, states.positions[mask], None, scores[mask].float())
+    return HeadSlots(keys, values, states.positions[mask], None, scores[mask].float())
 
 
-def joined(first: Head, second: Head) -> Head:
+def concatenate(first: HeadSlots, second: HeadSlots) -> HeadSlots:
     """One head's slots after another's."""
     biases = [torch.zeros_like(h.positions) if h.bias is None else h.bias for h in (first, second)]
-    return Head(
+    return HeadSlots(
         torch.cat((first.keys, second.keys)),
         torch.cat((first.values, second.values)),
         torch.cat((first.positions, second.positions)),
@@ -63,7 +63,9 @@ def joined(first: Head, second: Head) -> Head:
     )
 
 
-def assembled(states: States, heads: Mapping[int, Sequence[Head]], origins: tuple[Origin, ...]) -> StateSegment:
+def build_segment(
+    states: States, heads: Mapping[int, Sequence[HeadSlots]], origins: tuple[Origin, ...]
+) -> StateSegment:
     """A segment of the given heads per layer; layers that are not named (sliding ones) are kept whole.
 
     Values and keys return to the dtype of the states. A layer of which no head has a bias holds none.
@@ -94,10 +96,10 @@ def pair_bytes(states: States) -> int:
     return sum(x[0].shape[-1] * x[0].element_size() for x in (states.keys, states.values))
 
 
-def paid(chosen: Masks, scores: Mapping[int, Tensor], budget: Budget, states: States) -> dict[int, Tensor]:
+def pay_for_bias(chosen: Masks, scores: Mapping[int, Tensor], budget: Budget, states: States) -> dict[int, Tensor]:
     """`chosen` less the pairs of lowest score, the same share of every head, that pay for a bias on all others."""
     heads = [(layer, g) for layer, mask in chosen.items() for g in range(mask.shape[0])]
-    counts = affordable([int(chosen[layer][g].sum()) for layer, g in heads], budget, states)
+    counts = affordable_counts([int(chosen[layer][g].sum()) for layer, g in heads], budget, states)
     out = {layer: torch.zeros_like(mask) for layer, mask in chosen.items()}
     for (layer, g), count in zip(heads, counts, strict=True):
         order = scores[layer][g].masked_fill(~chosen[layer][g], -torch.inf).argsort(descending=True, stable=True)
@@ -105,7 +107,7 @@ def paid(chosen: Masks, scores: Mapping[int, Tensor], budget: Budget, states: St
     return out
 
 
-def affordable(lengths: Sequence[int], budget: Budget, states: States) -> list[int]:
+def affordable_counts(lengths: Sequence[int], budget: Budget, states: States) -> list[int]:
     """How many slots of each head the budget holds when all of them carry a bias."""
     most = min(sum(lengths), max(1, budget.biased(len(lengths), pair_bytes(states))))
     return apportion(lengths, most, max(lengths))

@@ -13,15 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from holdfast.methods.reference_queries import Asked, Reading, asked
+from holdfast.methods.reference_queries import ReferenceQueries, SpanPrefill, reference_queries
+from holdfast.methods.surprisal_weight import query_weight
 
 LOGITS = 1 << 22  # float32 logits over the span that exist at one time
 RUN = 16  # neighbouring queries that are held out together: they ask alike
-GAIN = 3.0  # nats at which a query has full weight
-LEAST = 0.02  # weight (before the root) of a query that learns nothing
 
 
-class Sample(NamedTuple):
+class QueryBatch(NamedTuple):
     """The reference queries of one head and their targets. In a layer's sample every field but the last has `[G]`
     in front."""
 
@@ -35,34 +34,34 @@ class Sample(NamedTuple):
     """`[N]`: log-sum-exp of everything else that the query looked at."""
     weight: Tensor
     """`[N]`: what the query counts."""
-    held: Tensor
+    held_out: Tensor
     """`[N]` bool: not fitted, but asked whether the fit holds."""
 
-    def heads(self, index: int | list[int]) -> Sample:
+    def select_heads(self, index: int | list[int]) -> QueryBatch:
         """One head of a layer's sample, or several."""
         queries, output, mass, rest, weight, held = self
-        return Sample(queries[index], output[index], mass[index], rest[index], weight[index], held)
+        return QueryBatch(queries[index], output[index], mass[index], rest[index], weight[index], held)
 
-    def where(self, mask: Tensor) -> Sample:
+    def select(self, mask: Tensor) -> QueryBatch:
         """Some of the queries, `mask [N]`; of a layer's sample for every head."""
         queries, output, mass, rest, weight, held = self
-        return Sample(
+        return QueryBatch(
             queries[..., mask, :], output[..., mask, :], mass[..., mask], rest[..., mask], weight[..., mask], held[mask]
         )
 
-    def halves(self) -> tuple[Sample, Sample]:
+    def split_held_out(self) -> tuple[QueryBatch, QueryBatch]:
         """What is fitted and what judges the fit; all of it for both where nothing is held out."""
-        if bool(self.held.all()) or not bool(self.held.any()):
+        if bool(self.held_out.all()) or not bool(self.held_out.any()):
             return self, self
-        return self.where(~self.held), self.where(self.held)
+        return self.select(~self.held_out), self.select(self.held_out)
 
     @property
-    def share(self) -> Tensor:
+    def span_share(self) -> Tensor:
         """`[N]`: the part of its attention that a query gave to the span."""
         return torch.sigmoid(self.mass - self.rest)
 
 
-class _Drawn(NamedTuple):
+class _SourceSample(NamedTuple):
     """The queries of one source that were drawn so far, `[H, n, D]` and `[H, n]` per layer, the rest per query."""
 
     queries: dict[int, Tensor]
@@ -73,102 +72,104 @@ class _Drawn(NamedTuple):
 
 
 @torch.no_grad()
-def sample(
-    read: Reading, queries: str, most: int, held: float = 0.25, gain: bool = True, chunk: int = 256
-) -> dict[int, Sample]:
+def sample_queries(
+    prefill: SpanPrefill, queries: str, most: int, held: float = 0.25, gain: bool = True, chunk: int = 256
+) -> dict[int, QueryBatch]:
     """At most `most` queries a KV head, equally many of each source in `queries`, with what the span answers them.
 
     A share `held` is set apart, run by run. With `gain` a repeat's queries count by the nats that the span saves there.
     Memory does not grow with the span beyond its own states.
     """
     sources = queries.split("+")
-    group = read.engine.model.family.heads // read.engine.model.family.kv_heads
-    drawn = [_draw(read, source, max(1, most // group // len(sources)), chunk) for source in sources]
-    weight = torch.cat([_weight(d.gain) if gain else torch.ones_like(d.gain) for d in drawn])
-    apart = torch.cat([_apart(d.run, held) for d in drawn])
-    return {layer: _answered(read, layer, drawn, weight, apart) for layer in read.layers}
+    group = prefill.engine.model.family.heads // prefill.engine.model.family.kv_heads
+    drawn = [_sample_source(prefill, source, max(1, most // group // len(sources)), chunk) for source in sources]
+    weight = torch.cat([_surprisal_weights(d.gain) if gain else torch.ones_like(d.gain) for d in drawn])
+    apart = torch.cat([_hold_out_runs(d.run, held) for d in drawn])
+    return {layer: _compute_targets(prefill, layer, drawn, weight, apart) for layer in prefill.layers}
 
 
-def _draw(read: Reading, source: str, most: int, chunk: int = 256) -> _Drawn:
+def _sample_source(prefill: SpanPrefill, source: str, most: int, chunk: int = 256) -> _SourceSample:
     """`most` queries of a source, each equally likely; no more than them and one pass are ever held."""
     noise, out, seen = torch.Generator().manual_seed(0), None, 0
-    for one in asked(read, source, chunk):
-        count = len(one.fact)
-        fresh = _Drawn(
-            {}, {}, one.worth("surprisal"), torch.arange(seen, seen + count) // RUN, torch.rand(count, generator=noise)
+    for one in reference_queries(prefill, source, chunk):
+        count = len(one.predicts_fact)
+        fresh = _SourceSample(
+            {}, {}, one.nats("surprisal"), torch.arange(seen, seen + count) // RUN, torch.rand(count, generator=noise)
         )
         keep = torch.cat(([out.rank] if out else []) + [fresh.rank]).argsort(stable=True)[:most].sort().values
         seen, old = seen + count, 0 if out is None else len(out.rank)
         mine, theirs = keep[keep >= old] - old, keep[keep < old]
-        for layer in read.layers:
-            fresh.queries[layer], fresh.rest[layer] = _asking(read, one, layer, mine)
-        out = _joined(out, theirs, fresh, mine)
+        for layer in prefill.layers:
+            fresh.queries[layer], fresh.rest[layer] = _select_queries(prefill, one, layer, mine)
+        out = _merge_samples(out, theirs, fresh, mine)
     assert out is not None
     return out
 
 
-def _joined(old: _Drawn | None, theirs: Tensor, new: _Drawn, mine: Tensor) -> _Drawn:
-    kept = _Drawn(new.queries, new.rest, new.gain[mine], new.run[mine], new.rank[mine])
+def _merge_samples(old: _SourceSample | None, theirs: Tensor, new: _SourceSample, mine: Tensor) -> _SourceSample:
+    kept = _SourceSample(new.queries, new.rest, new.gain[mine], new.run[mine], new.rank[mine])
     if old is None:
         return kept
-    return _Drawn(
+    return _SourceSample(
         {layer: torch.cat((old.queries[layer][:, theirs], x), 1) for layer, x in kept.queries.items()},
         {layer: torch.cat((old.rest[layer][:, theirs], x), 1) for layer, x in kept.rest.items()},
         *(torch.cat((a[theirs], b)) for a, b in zip(old[2:], kept[2:], strict=True)),
     )
 
 
-def _asking(read: Reading, one: Asked, layer: int, mine: Tensor) -> tuple[Tensor, Tensor]:
+def _select_queries(prefill: SpanPrefill, one: ReferenceQueries, layer: int, mine: Tensor) -> tuple[Tensor, Tensor]:
     """Some queries of a pass, `[H, n, D]`, and the log-mass of what they saw beside the span, `[H, n]`.
 
     The span's own queries are moved behind it, where a repeat would ask them and no token is hidden.
     """
-    query, mass = one.record.queries[layer][:, mine].float(), one.record.mass[layer][:, mine]
-    keys = read.keys(layer)[:, one.seen].float()
+    query, mass = one.recorder.queries[layer][:, mine].float(), one.recorder.mass[layer][:, mine]
+    keys = prefill.keys(layer)[:, one.visible].float()
     logits = (query.reshape(len(keys), -1, query.shape[2]) @ keys.mT).view(*query.shape[:2], keys.shape[1])
-    if one.first is not None:
-        at = one.first + mine.to(keys.device)
+    if one.first_token is not None:
+        at = one.first_token + mine.to(keys.device)
         logits.masked_fill_(torch.arange(logits.shape[2], device=at.device) > at[:, None], -torch.inf)
-        rope, positions = read.engine.model.family.layers[layer].rope, read.span.start + at.float()
-        query = rope.move(query, positions, positions + len(read.span))
+        rope, positions = prefill.engine.model.family.layers[layer].rope, prefill.span.start + at.float()
+        query = rope.move(query, positions, positions + len(prefill.span))
     outside = torch.log1p(-(logits.logsumexp(-1) - mass).exp().clamp(max=1 - 1e-6))
     return query, mass + outside
 
 
-def _answered(read: Reading, layer: int, drawn: list[_Drawn], weight: Tensor, apart: Tensor) -> Sample:
-    keys, values = read.keys(layer).float(), read.states.values[layer].float()
+def _compute_targets(
+    prefill: SpanPrefill, layer: int, drawn: list[_SourceSample], weight: Tensor, apart: Tensor
+) -> QueryBatch:
+    keys, values = prefill.keys(layer).float(), prefill.states.values[layer].float()
     G = keys.shape[0]
     query = torch.cat([d.queries[layer] for d in drawn], 1)
     rest = torch.cat([d.rest[layer] for d in drawn], 1).view(G, -1)
     group = query.shape[0] // G
     query = query.reshape(G, -1, keys.shape[2])
     output, mass = torch.empty_like(query), torch.empty_like(rest)
-    for rows in pieces(query.shape[1], keys.shape[1]):
+    for rows in row_slices(query.shape[1], keys.shape[1]):
         for g in range(G):
             logits = query[g, rows] @ keys[g].T
             mass[g, rows] = logits.logsumexp(-1)
             output[g, rows] = logits.softmax(-1) @ values[g]
     weights = weight.to(query).repeat(group).expand(G, -1)
-    return Sample(query, output, mass, rest, weights, apart.to(query.device).repeat(group))
+    return QueryBatch(query, output, mass, rest, weights, apart.to(query.device).repeat(group))
 
 
-def pieces(rows: int, columns: int) -> Iterator[slice]:
+def row_slices(rows: int, columns: int) -> Iterator[slice]:
     """Rows of a matrix that may be in memory at one time."""
     step = max(1, LOGITS // max(1, columns))
     yield from (slice(at, at + step) for at in range(0, rows, step))
 
 
-def _weight(gain: Tensor) -> Tensor:
+def _surprisal_weights(gain: Tensor) -> Tensor:
     """Informed weights, where a source knows its gain."""
-    return ((gain / GAIN).clamp(0, 1) + LEAST).sqrt() if bool(gain.any()) else torch.ones_like(gain)
+    return query_weight(gain).sqrt() if bool(gain.any()) else torch.ones_like(gain)
 
 
-def _apart(run: Tensor, held: float) -> Tensor:
+def _hold_out_runs(run: Tensor, held: float) -> Tensor:
     """Whole runs set apart, evenly over the source."""
     return ((run + 1) * held).floor() > (run * held).floor()
 
 
-def attended(one: Sample, keys: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def attend(one: QueryBatch, keys: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Attention of queries over rotated `keys [..., n, D]` alone, `[..., N, n]`, and its log-mass `[..., N]`."""
     logits = one.queries @ keys.mT
     if bias is not None:
@@ -176,19 +177,19 @@ def attended(one: Sample, keys: Tensor, bias: Tensor | None) -> tuple[Tensor, Te
     return logits.softmax(-1), logits.logsumexp(-1)
 
 
-def deviation(one: Sample, output: Tensor, mass: Tensor) -> Tensor:
+def attention_error(one: QueryBatch, output: Tensor, mass: Tensor) -> Tensor:
     """Squared error of what a head adds to the attention output, relative to what the span adds: 0 is exact, and 1 as
     bad as nothing. `output [..., N, D]` and `mass [..., N]` are the compacted head's; all else counts as zeros."""
     ours = torch.sigmoid(mass - one.rest)[..., None] * output
-    target = one.share[..., None] * one.output
+    target = one.span_share[..., None] * one.output
     weight = one.weight[..., None]
     return (weight * (ours - target) ** 2).sum((-2, -1)) / (weight * target**2).sum((-2, -1)).clamp_min(1e-12)
 
 
-def shortfall(one: Sample, output: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+def output_and_mass_error(one: QueryBatch, output: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     """The same in two parts that hold under any other context: relative squared error of the output and mean squared
     error of the log-mass, queries weighing by the share that the span has of them."""
-    weight = one.weight * one.share**2
+    weight = one.weight * one.span_share**2
     lost = (weight[..., None] * (output - one.output) ** 2).sum((-2, -1))
     whole = (weight[..., None] * one.output**2).sum((-2, -1)).clamp_min(1e-12)
     return lost / whole, (weight * (mass - one.mass) ** 2).sum(-1) / weight.sum(-1).clamp_min(1e-12)

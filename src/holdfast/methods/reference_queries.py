@@ -20,7 +20,7 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span
-from holdfast.methods.repeat_prompt import prompt_ids, said_again
+from holdfast.methods.repeat_prompt import prompt_ids, score_repeat
 from holdfast.model.attention import Observer
 from holdfast.model.forward import log_probs
 from holdfast.model.states import States
@@ -31,7 +31,7 @@ ROWS = 4096  # queries times heads whose logits over a span exist at one time
 
 
 @dataclass(frozen=True)
-class Reading:
+class SpanPrefill:
     """A span that has just been read: what every score is computed from."""
 
     span: Span
@@ -41,7 +41,7 @@ class Reading:
     states: States
     engine: LocalEngine
     progress: Progress
-    watched: Observer | None = None
+    observer: Observer | None = None
     """The observer that saw the prefill."""
 
     def keys(self, layer: int) -> Tensor:
@@ -49,9 +49,9 @@ class Reading:
         return self.after.cache.newest(layer, len(self.span))[0]
 
     @cached_property
-    def told(self) -> Tensor:
+    def repeat_log_probs(self) -> Tensor:
         """Log-probability of each token when the model says the span again over the full memory, `[T]`."""
-        return said_again(self.after, self.span.ids, self.progress, "repeat")
+        return score_repeat(self.after, self.span.ids, self.progress, "repeat")
 
     @property
     def layers(self) -> Sequence[int]:
@@ -59,7 +59,7 @@ class Reading:
         return self.engine.model.family.full
 
 
-class Recorder:
+class QueryRecorder:
     """An observer that keeps the queries of one pass (of batch 1)."""
 
     def __init__(self) -> None:
@@ -73,21 +73,21 @@ class Recorder:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReferenceQueries:
     """One recorded pass of reference queries."""
 
-    record: Recorder
-    seen: slice
+    recorder: QueryRecorder
+    visible: slice
     """The tokens of the span that these queries looked at."""
-    worth: Callable[[str], Tensor]
-    """`worth(kind) [Q]`: nats that a query is worth by one of `WORTHS`, computed when asked for; 0 where not known."""
-    fact: Tensor
+    nats: Callable[[str], Tensor]
+    """`nats(kind) [Q]`: nats that a query is worth by one of `WORTHS`, computed when asked for; 0 where not known."""
+    predicts_fact: Tensor
     """`[Q]` bool: whether that token belongs to a fact of the session."""
-    first: int | None = None
+    first_token: int | None = None
     """Where these are the span's own queries: the token of the first one; later tokens are hidden from it."""
 
 
-def check(name: str, queries: str, chunk: int, reach: int) -> None:
+def check_query_options(name: str, queries: str, chunk: int, reach: int) -> None:
     """Raise BadOption for options that no reference queries can be made of."""
     if unknown := [source for source in queries.split("+") if source not in SOURCES]:
         raise BadOption(f"{name}: queries must be {', '.join(SOURCES)} or several joined by +, got {unknown[0]!r}")
@@ -98,96 +98,100 @@ def check(name: str, queries: str, chunk: int, reach: int) -> None:
 
 
 @torch.no_grad()
-def asked(read: Reading, queries: str = "repeat", chunk: int = 256, reach: int = 0) -> Iterator[Asked]:
+def reference_queries(
+    prefill: SpanPrefill, queries: str = "repeat", chunk: int = 256, reach: int = 0
+) -> Iterator[ReferenceQueries]:
     """Reference queries of every source named in `queries` (joined by `+`), pass by pass.
 
     Raises BadOption where a source has nothing to offer, as `later` for the newest span of a session.
     """
     for source in queries.split("+"):
         if source == "repeat":
-            yield from repeat(read, chunk, reach)
+            yield from repeat_queries(prefill, chunk, reach)
         else:
-            yield from SOURCES[source](read, chunk)
+            yield from SOURCES[source](prefill, chunk)
 
 
-def repeat(read: Reading, chunk: int, reach: int) -> Iterator[Asked]:
+def repeat_queries(prefill: SpanPrefill, chunk: int, reach: int) -> Iterator[ReferenceQueries]:
     """The model saying the span again, `chunk` tokens after one request each.
 
     `reach` > 0 lets a chunk look at itself and so many tokens before and after it only, which makes the cost linear.
     """
-    T, model = len(read.span), read.engine.model
-    prompt, ids = torch.tensor(prompt_ids(model)), read.span.ids
-    whole = None if reach else read.after.fork(frozen=True)
+    T, model = len(prefill.span), prefill.engine.model
+    prompt, ids = torch.tensor(prompt_ids(model)), prefill.span.ids
+    whole = None if reach else prefill.after.fork(frozen=True)
     for at in range(0, T, chunk):
-        read.progress("repeat", at, T, "")
+        prefill.progress("repeat", at, T, "")
         seen = slice(max(0, at - reach), min(T, at + chunk + reach)) if reach else slice(0, T)
         said = ids[at : at + chunk]
-        memory = whole or read.after.fork_narrowed(T, seen)
-        record, hidden = _recorded(memory, torch.cat((prompt, said)))
+        memory = whole or prefill.after.fork_narrowed(T, seen)
+        record, hidden = _record_queries(memory, torch.cat((prompt, said)))
         # the query that predicts a token stands one before it
         predicts = slice(len(prompt) - 1, len(prompt) - 1 + len(said))
         fact = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
-        if len(read.span.facts):
-            fact[predicts] = read.span.facts[at : at + chunk].to(fact.device)
-        yield Asked(record, seen, partial(_worth, read, hidden, predicts, slice(at, at + chunk)), fact)
-    read.progress("repeat", T, T, "")
+        if len(prefill.span.facts):
+            fact[predicts] = prefill.span.facts[at : at + chunk].to(fact.device)
+        yield ReferenceQueries(
+            record, seen, partial(_nats_of_predictions, prefill, hidden, predicts, slice(at, at + chunk)), fact
+        )
+    prefill.progress("repeat", T, T, "")
 
 
 @torch.no_grad()
-def _worth(read: Reading, hidden: Tensor, predicts: slice, said: slice, kind: str) -> Tensor:
+def _nats_of_predictions(prefill: SpanPrefill, hidden: Tensor, predicts: slice, said: slice, kind: str) -> Tensor:
     out = hidden.new_zeros(len(hidden), dtype=torch.float32)
-    out[predicts] = read.states.surprisal[said]
+    out[predicts] = prefill.states.surprisal[said]
     if kind == "gain":
-        out[predicts] += log_probs(read.engine.model, hidden[predicts], read.span.ids[said].to(hidden.device))
+        out[predicts] += log_probs(prefill.engine.model, hidden[predicts], prefill.span.ids[said].to(hidden.device))
     return out
 
 
-def own(read: Reading, chunk: int) -> Iterator[Asked]:
+def own_queries(prefill: SpanPrefill, chunk: int) -> Iterator[ReferenceQueries]:
     """The span's own queries, read once more over what stands before it."""
-    T, memory = len(read.span), read.past.fork()
+    T, memory = len(prefill.span), prefill.past.fork()
     for at in range(0, T, chunk):
-        read.progress("own queries", at, T, "")
-        record = Recorder()
+        prefill.progress("own queries", at, T, "")
+        record = QueryRecorder()
         part = slice(at, at + chunk)
-        memory.feed(read.span.ids[part], positions=read.span.positions[part], observer=record)
-        yield uninformed(read, record, first=at)
+        memory.feed(prefill.span.ids[part], positions=prefill.span.positions[part], observer=record)
+        yield unweighted_queries(prefill, record, first_token=at)
 
 
-def later(read: Reading, chunk: int) -> Iterator[Asked]:
+def later_queries(prefill: SpanPrefill, chunk: int) -> Iterator[ReferenceQueries]:
     """What the session said after the span: free in a live session, and the very questions that were asked of it."""
-    if not len(read.span.later):
+    if not len(prefill.span.later):
         raise BadOption("queries=later: nothing of the session stands behind this span; use repeat as well, or alone")
-    yield _plain(read, read.span.later)
+    yield _unweighted_pass(prefill, prefill.span.later)
 
 
-def study(read: Reading, chunk: int) -> Iterator[Asked]:
+def self_study_queries(prefill: SpanPrefill, chunk: int) -> Iterator[ReferenceQueries]:
     """Prompts and the model's own answers to them (self-study, https://arxiv.org/abs/2506.06266)."""
-    engine = read.engine
+    engine = prefill.engine
     prompts = [question_ids(engine.model.tokenizer, text) for text in STUDY]
-    for prompt, answer in zip(prompts, engine.answers(read.after, prompts, ANSWER), strict=True):
-        yield _plain(read, torch.tensor([*prompt, *answer]))
+    for prompt, answer in zip(prompts, engine.answers(prefill.after, prompts, ANSWER), strict=True):
+        yield _unweighted_pass(prefill, torch.tensor([*prompt, *answer]))
 
 
-def guessed(read: Reading, chunk: int) -> Iterator[Asked]:
+def random_queries(prefill: SpanPrefill, chunk: int) -> Iterator[ReferenceQueries]:
     """Random directions as long as real queries: the control for every other source."""
-    record, _ = _recorded(read.after.fork(frozen=True), torch.tensor(prompt_ids(read.engine.model)))
+    record, _ = _record_queries(prefill.after.fork(frozen=True), torch.tensor(prompt_ids(prefill.engine.model)))
     noise = torch.Generator().manual_seed(0)
-    for layer in read.layers:
-        real, keys = record.queries[layer], read.keys(layer)
+    for layer in prefill.layers:
+        real, keys = record.queries[layer], prefill.keys(layer)
         drawn = torch.randn(real.shape[0], RANDOM, real.shape[2], generator=noise).to(real)
         drawn *= real.norm(dim=-1).mean(1)[:, None, None] / drawn.norm(dim=-1, keepdim=True)
         by_group = drawn.view(keys.shape[0], -1, keys.shape[2])  # one at a time, to hold few logits
         mass = [(q @ k.T).float().logsumexp(-1) for q, k in zip(by_group, keys, strict=True)]
         record.queries[layer], record.mass[layer] = drawn, torch.cat(mass).view(real.shape[0], RANDOM)
-    yield uninformed(read, record)
+    yield unweighted_queries(prefill, record)
 
 
-SOURCES: Mapping[str, Callable[..., Iterator[Asked]]] = {
-    "repeat": repeat,
-    "own": own,
-    "later": later,
-    "study": study,
-    "random": guessed,
+SOURCES: Mapping[str, Callable[..., Iterator[ReferenceQueries]]] = {
+    "repeat": repeat_queries,
+    "own": own_queries,
+    "later": later_queries,
+    "study": self_study_queries,
+    "random": random_queries,
 }
 STUDY = (
     "Summarize what was done so far and what is left to do.",
@@ -199,44 +203,48 @@ ANSWER = 64  # tokens of an answer to a study prompt
 RANDOM = 256  # random queries a head
 
 
-def log_attention(one: Asked, layer: int, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def log_attention(one: ReferenceQueries, layer: int, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Log of the attention that `keys [G, T, D]` (rotated) receive from one layer's queries, some at a time.
 
-    Yields the queries (a slice of Q) and `[G, H/G, q, n]` float32, n being the tokens in `one.seen`.
+    Yields the queries (a slice of Q) and `[G, H/G, q, n]` float32, n being the tokens in `one.visible`.
     """
-    keys = keys[:, one.seen]
-    query, mass = one.record.queries[layer], one.record.mass[layer]
+    keys = keys[:, one.visible]
+    query, mass = one.recorder.queries[layer], one.recorder.mass[layer]
     G, n, (H, Q, D) = keys.shape[0], keys.shape[1], query.shape
     step = max(1, ROWS // H)
     for at in range(0, Q, step):
         rows = slice(at, min(Q, at + step))
         logits = (query[:, rows].reshape(G, -1, D) @ keys.transpose(1, 2)).float()
         logits = logits.sub_(mass[:, rows].reshape(G, -1, 1)).view(G, H // G, -1, n)
-        if one.first is not None:
+        if one.first_token is not None:
             token = torch.arange(n, device=keys.device)
-            logits.masked_fill_(token > one.first + torch.arange(rows.start, rows.stop)[:, None].to(token), -math.inf)
+            logits.masked_fill_(
+                token > one.first_token + torch.arange(rows.start, rows.stop)[:, None].to(token), -math.inf
+            )
         yield rows, logits
 
 
-def largest(scores: Tensor, one: Asked, layer: int, keys: Tensor, log_weight: Tensor | None = None) -> None:
+def raise_to_attention(
+    scores: Tensor, one: ReferenceQueries, layer: int, keys: Tensor, log_weight: Tensor | None = None
+) -> None:
     """Raise `scores [G, T]` to the largest attention that each key received, in place; `log_weight [Q]` of queries."""
-    here = scores[:, one.seen]
+    here = scores[:, one.visible]
     for rows, logits in log_attention(one, layer, keys):
         weighted = logits if log_weight is None else logits.add_(log_weight[rows, None])
         torch.maximum(here, weighted.amax((1, 2)).exp(), out=here)
 
 
-def _recorded(memory: KVContext, ids: Tensor) -> tuple[Recorder, Tensor]:
-    record = Recorder()
+def _record_queries(memory: KVContext, ids: Tensor) -> tuple[QueryRecorder, Tensor]:
+    record = QueryRecorder()
     return record, memory.fork().feed(ids, observer=record)
 
 
-def _plain(read: Reading, ids: Tensor) -> Asked:
-    return uninformed(read, _recorded(read.after, ids)[0])
+def _unweighted_pass(prefill: SpanPrefill, ids: Tensor) -> ReferenceQueries:
+    return unweighted_queries(prefill, _record_queries(prefill.after, ids)[0])
 
 
-def uninformed(read: Reading, record: Recorder, first: int | None = None) -> Asked:
+def unweighted_queries(prefill: SpanPrefill, record: QueryRecorder, first_token: int | None = None) -> ReferenceQueries:
     """Queries that look at the whole span, and of which it is not known what they gain."""
-    mass = record.mass[read.layers[0]]  # a sliding layer may have kept other queries
+    mass = record.mass[prefill.layers[0]]  # a sliding layer may have kept other queries
     none = mass.new_zeros(mass.shape[1])
-    return Asked(record, slice(0, len(read.span)), lambda kind: none, none.bool(), first)
+    return ReferenceQueries(record, slice(0, len(prefill.span)), lambda kind: none, none.bool(), first_token)

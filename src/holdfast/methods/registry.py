@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,9 @@ LATENT: dict[str, Entry] = {
     "merge": Entry(f"{_HERE}.merge:Merge", "fold what is dropped into its nearest kept neighbour"),
     "pool": Entry(f"{_HERE}.pool:Pool", "surprisal-weighted means of neighbouring tokens, as states"),
     "hybrid": Entry(f"{_HERE}.hybrid:Hybrid", "one method keeps the best, another stands for the rest"),
-    "old_new": Entry(f"{_HERE}.split_by_age:OldNew", "one method for the older part of a span, another for the newer"),
+    "split_by_age": Entry(
+        f"{_HERE}.split_by_age:SplitByAge", "one method for the older part of a span, another for the newer"
+    ),
     "virtual_tokens": Entry(_VT, "gradient-tuned virtual tokens that match the span's values"),
     "virtual_tokens_distilled": Entry(
         _VT,
@@ -78,6 +81,8 @@ LATENT: dict[str, Entry] = {
     ),
 }
 
+FORMER_NAMES = {"old_new": "split_by_age"}
+"""Names of latent methods that still work, and what each is called now."""
 
 _TEXT = "holdfast.methods.text"
 
@@ -122,6 +127,7 @@ def build(spec: str) -> LatentMethod:
     Raises BadOption for an unknown name or option, listing what there is, and for an ill-typed value.
     """
     name, _, given = spec.partition(":")
+    name = current_name(name)
     if name not in LATENT:
         raise BadOption(f"no latent method is called {name!r}; there are: {', '.join(LATENT)}")
     entry = LATENT[name]
@@ -129,10 +135,18 @@ def build(spec: str) -> LatentMethod:
     parts = given.split(",")
     common = [part for part in parts if part.partition("=")[0].strip() in COMMON]
     own = ",".join(part for part in parts if part not in common)
-    from holdfast.methods.storage import stored
+    from holdfast.methods.storage_option import apply_storage
 
     method = cls(**read_options(name, cls, own, entry.options, also=tuple(COMMON)))
-    return stored(method, dict(_pairs(",".join(common), name)).get(STORAGE, COMMON[STORAGE][0]))
+    return apply_storage(method, dict(_pairs(",".join(common), name)).get(STORAGE, COMMON[STORAGE][0]))
+
+
+def current_name(name: str) -> str:
+    """Returns the name that a latent method has today; a former one warns that it is deprecated."""
+    if name not in FORMER_NAMES:
+        return name
+    warnings.warn(f"the method {name!r} is called {FORMER_NAMES[name]!r} now", DeprecationWarning, stacklevel=3)
+    return FORMER_NAMES[name]
 
 
 def build_text(spec: str) -> TextMethod:

@@ -39,7 +39,7 @@ def prompt_ids(model: Model) -> list[int]:
 
 
 @torch.no_grad()
-def said_again(memory: KVContext, ids: Tensor, progress: Progress = quiet, what: str = "check") -> Tensor:
+def score_repeat(memory: KVContext, ids: Tensor, progress: Progress = quiet, what: str = "check") -> Tensor:
     """Log-probability of each of `ids [T]` when the model repeats them over `memory`, `[T]` float32."""
     frozen, prompt = memory.fork(frozen=True), torch.tensor(prompt_ids(memory.model))
     out: list[Tensor] = []
@@ -53,20 +53,20 @@ def said_again(memory: KVContext, ids: Tensor, progress: Progress = quiet, what:
 
 
 @torch.no_grad()
-def teach(after: KVContext, span: Tensor) -> Teacher:
+def record_teacher(after: KVContext, span: Tensor) -> Teacher:
     """Let the model repeat `span [T]`, which it has just read."""
     prompt = prompt_ids(after.model)
     ids = torch.cat((torch.tensor(prompt), span)).to(after.model.device)
-    return Teacher(ids, _predicting(after.fork().feed(ids), len(span)))
+    return Teacher(ids, _predicting_states(after.fork().feed(ids), len(span)))
 
 
-def divergence(teacher: Teacher, live: KVContext) -> Tensor:
+def teacher_divergence(teacher: Teacher, live: KVContext) -> Tensor:
     """Mean KL (nats a token) from the teacher's distribution to that of `live` repeating the same tokens.
 
     Differentiable in what `live` holds; vocabulary-sized matrices are recomputed instead of kept.
     """
     T = len(teacher.hidden)
-    ours = _predicting(live.feed(teacher.ids), T)
+    ours = _predicting_states(live.feed(teacher.ids), T)
     parts = [
         checkpoint(_kl, live.model, q, p, use_reentrant=False)
         for q, p in zip(torch.split(ours, ROWS), torch.split(teacher.hidden, ROWS), strict=True)
@@ -74,7 +74,7 @@ def divergence(teacher: Teacher, live: KVContext) -> Tensor:
     return torch.stack(parts).sum() / T  # type: ignore[arg-type]
 
 
-def _predicting(hidden: Tensor, count: int) -> Tensor:
+def _predicting_states(hidden: Tensor, count: int) -> Tensor:
     return hidden[-count - 1 : -1]
 
 

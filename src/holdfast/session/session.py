@@ -32,7 +32,7 @@ from holdfast.engine.answer import Answer
 from holdfast.engine.local import LocalEngine, stream_text
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, Conflict, Missing, TooLarge
-from holdfast.methods.base import Progress, quiet, reading
+from holdfast.methods.base import Progress, prefill_progress, quiet
 from holdfast.session.cache import PreparedCompaction, Retention, SessionCache, catch_up, compact_cache, open_cache
 from holdfast.session.events import (
     Checkpoint,
@@ -102,7 +102,7 @@ class Session:
         blocks = self.render_turns(turns)
         count = sum(map(len, blocks))
         self.check_room(count)
-        after = self.cache.read(blocks, reading(progress))
+        after = self.cache.read(blocks, prefill_progress(progress))
         self._grow(after, turns, blocks, {})
         return count
 
@@ -376,7 +376,7 @@ class Session:
                 f"without that compaction the session takes {needed} positions, and {model.name} reads {most}; "
                 "keep it, or fork the session at an earlier turn"
             )
-        return held.read(rest, reading(progress))
+        return held.read(rest, prefill_progress(progress))
 
 
 @cache

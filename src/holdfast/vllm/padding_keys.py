@@ -24,7 +24,7 @@ FAR = 20.0  # nats between all padding of a head and all else that a query sees,
 
 
 @dataclass(frozen=True)
-class Hiding:
+class PaddingKeys:
     """One layer's keys of padding."""
 
     keys: Tensor
@@ -34,14 +34,14 @@ class Hiding:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _RecordedQueries:
     queries: Tensor
     """`[G, n, D]`, rotated and scaled"""
     mass: Tensor
     """`[G, n]`, log-sum-exp of all that they see"""
 
 
-def hidden(live: KVContext, ids: list[int], most: int, reach: int) -> list[Hiding]:
+def choose_padding_keys(live: KVContext, ids: list[int], most: int, reach: int) -> list[PaddingKeys]:
     """Per layer, keys that may be repeated up to `most` times and stay unseen by queries `reach` tokens further on.
 
     `ids` are read again behind the context for queries to choose by. Raises BadInput where they are too few, or where
@@ -56,37 +56,37 @@ def hidden(live: KVContext, ids: list[int], most: int, reach: int) -> list[Hidin
             f"keep at least {MEASURE // 2} (Policy), or compact with allocation=head"
         )
     layers, found = live.model.family.layers, []
-    for index, (by, told) in enumerate(zip(_asked(live, choose), _asked(live, measure), strict=True)):
+    for index, (by, told) in enumerate(zip(_record_queries(live, choose), _record_queries(live, measure), strict=True)):
         rope = layers[index].rope
-        queries, others = _turned(by, rope, reach), _turned(told, rope, reach)
-        keys = _far(queries, index, most)
+        queries, others = _rotate_further(by, rope, reach), _rotate_further(told, rope, reach)
+        keys = _far_keys(queries, index, most)
         logits = (others.queries @ keys[..., None])[..., 0]
-        found.append(Hiding(keys, (logits - others.mass).amax(1).exp()))
+        found.append(PaddingKeys(keys, (logits - others.mass).amax(1).exp()))
     return found
 
 
-def _asked(live: KVContext, ids: list[int]) -> list[_Asked]:
+def _record_queries(live: KVContext, ids: list[int]) -> list[_RecordedQueries]:
     """Per layer, the queries of `ids` read behind the context, those of heads that share keys together."""
     G, found = live.model.family.kv_heads, []
 
     def observe(layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
-        found.append(_Asked(query[0].float().reshape(G, -1, query.shape[-1]), mass[0].reshape(G, -1)))
+        found.append(_RecordedQueries(query[0].float().reshape(G, -1, query.shape[-1]), mass[0].reshape(G, -1)))
 
     live.fork().feed(ids, observer=observe)
     return found
 
 
-def _turned(asked: _Asked, rope: Rope, reach: int) -> _Asked:
+def _rotate_further(asked: _RecordedQueries, rope: Rope, reach: int) -> _RecordedQueries:
     """Each query also as it would be further on, at distances of up to `reach` tokens."""
     n = asked.queries.shape[1]
     random = torch.Generator().manual_seed(0)
     away = [torch.zeros(n), *(torch.rand(n, generator=random) * reach for _ in range(TURNS - 1))]
     zero = torch.zeros(n, device=asked.queries.device)
     turned = [rope.move(asked.queries, zero, by.to(zero)) for by in away]
-    return _Asked(torch.cat(turned, 1), asked.mass.repeat(1, TURNS))
+    return _RecordedQueries(torch.cat(turned, 1), asked.mass.repeat(1, TURNS))
 
 
-def _far(asked: _Asked, layer: int, most: int) -> Tensor:
+def _far_keys(asked: _RecordedQueries, layer: int, most: int) -> Tensor:
     """For each head a key `[D]` on which every query's logit is `FAR` below its mass, `most` times over."""
     nearest = nearest_point(asked.queries)
     along = (asked.queries @ nearest[..., None])[..., 0]

@@ -20,7 +20,7 @@ from holdfast.errors import BadContext, BadInput, BadOption, UnsupportedModel
 from holdfast.model.load import Model
 from holdfast.model.slots import Slots
 from holdfast.vllm.files import Header, Pages
-from holdfast.vllm.padding_keys import Hiding, hidden
+from holdfast.vllm.padding_keys import PaddingKeys, choose_padding_keys
 
 Head = tuple[Tensor, Tensor]
 """Rotated keys and values `[n, D]` of one head."""
@@ -176,9 +176,9 @@ def _filled(
 ) -> tuple[list[tuple[Tensor, Tensor]], Conversion]:
     """Per layer `[n, G, D]` keys and values; shorter heads end in padding."""
     live, context, options = of
-    hiding: list[Hiding] | None = None
+    hiding: list[PaddingKeys] | None = None
     if any(len(keys) < n for layer in heads for keys, _ in layer):
-        hiding = hidden(live, verbatim(context), n, options.reach)
+        hiding = choose_padding_keys(live, verbatim(context), n, options.reach)
     out, padded, leak = [], 0, 0.0
     for index, layer in enumerate(heads):
         rows = []

@@ -32,7 +32,7 @@ WITHOUT_SCORES = (
     "virtual_tokens:steps=2",
     "virtual_tokens_hybrid:steps=2",
     "pool",
-    "old_new",
+    "split_by_age",
     "refine:steps=2",
 )
 NO_MEMORY = RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory")

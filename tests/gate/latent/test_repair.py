@@ -12,11 +12,11 @@ from holdfast.engine.local import LocalEngine
 from holdfast.gate.latent.fact_tokens import marked
 from holdfast.gate.latent.gate import Gate
 from holdfast.gate.latent.repair import LEAST, carriers, restored, settled
-from holdfast.methods.base import Scored
+from holdfast.methods.base import RankedStudy
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference_queries import Reading
+from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.methods.registry import LATENT, load_class
-from holdfast.methods.repeat_prompt import prompt_ids, said_again
+from holdfast.methods.repeat_prompt import prompt_ids, score_repeat
 from holdfast.model.load import adopt
 
 EVICTING = [name for name, entry in LATENT.items() if issubclass(load_class(entry), Eviction)]
@@ -26,14 +26,17 @@ RANKED = [*EVICTING, "attention_match", "merge", "hybrid", "kvzip:storage=int8",
 def test_the_methods_that_can_be_repaired_are_those_that_rank_pairs(tiny):
     assert {"informed", "kvzip", "kvzip_per_head", "snapkv", "h2o", "random"} <= set(EVICTING)
     for latent in RANKED:
-        assert isinstance(work_of(tiny("llama").engine, latent, 4).study, Scored)
+        assert isinstance(work_of(tiny("llama").engine, latent, 4).study, RankedStudy)
     for latent in ("truncate", "pool", "virtual_tokens:steps=1"):
-        assert not isinstance(work_of(tiny("llama").engine, latent, 4).study, Scored)
+        assert not isinstance(work_of(tiny("llama").engine, latent, 4).study, RankedStudy)
 
 
 def fallen_facts(work, told):
     """Nats by which the tokens of facts fell together."""
-    fall, held = (work.reading().told - told).clamp_min(0), marked(work.span.blocks, work.engine.model.tokenizer)
+    fall, held = (
+        (work.reading().repeat_log_probs - told).clamp_min(0),
+        marked(work.span.blocks, work.engine.model.tokenizer),
+    )
     return float(fall[held].sum())
 
 
@@ -51,8 +54,8 @@ def test_repair_is_never_worse_and_never_beyond_what_is_allowed(two, latent):
         if not report.slots_over:
             assert pairs_in(made, two.model.family) <= work.budget.slots * heads
         # what the report says is what the segments do
-        told = [said_again(work.memory(x), work.span.ids) for x in (plain, made)]
-        lost = [float((work.reading().told - t).clamp_min(0).sum()) for t in told]
+        told = [score_repeat(work.memory(x), work.span.ids) for x in (plain, made)]
+        lost = [float((work.reading().repeat_log_probs - t).clamp_min(0).sum()) for t in told]
         assert report.nats_lost_first == pytest.approx(lost[0], rel=1e-3, abs=1e-2)
         assert report.nats_lost == pytest.approx(lost[1], rel=1e-3, abs=1e-2)
         # of the facts, which alone are repaired, never more is lost; of the rest it may be
@@ -98,7 +101,7 @@ def test_carriers_are_what_the_plain_model_attends_to(tiny_plain, tokenizer_with
     engine = LocalEngine(adopt(tiny_plain(family), tokenizer_with(), name="tiny"))
     past = past_of(engine)
     span = span_of(engine, past.next_position)
-    read = Reading(span, past, *engine.capture(past, span.ids, span.positions), engine, lambda *_: None)
+    read = SpanPrefill(span, past, *engine.capture(past, span.ids, span.positions), engine, lambda *_: None)
     lost = torch.zeros(len(span), dtype=torch.bool)
     lost[[0, 17, 40]] = True
     got = carriers(read, lost)

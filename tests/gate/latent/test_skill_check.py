@@ -37,7 +37,7 @@ def test_the_control_is_what_the_plain_model_says(pair):
 
 def test_a_memory_that_took_over_is_seen(two):
     work = work_of(two.engine, "kvzip", 4)
-    states = work.study.reading.states
+    states = work.study.prefill.states
     whole = keep(states, [None] * len(states.keys))
     crammed = replace(whole, layers=tuple(replace(s, values=s.values * 100) for s in whole.layers))
     before = control(two.engine, work.reading().after, work.memory((whole,)))

@@ -22,7 +22,7 @@ from holdfast.gate.latent.fact_tokens import Atom, AtomKind, Located, in_blocks
 from holdfast.gate.latent.gate import Gate, Work
 from holdfast.gate.latent.survival import UNREADABLE, Survival, fallen, ranges
 from holdfast.methods.registry import build
-from holdfast.methods.repeat_prompt import CHUNK, prompt_ids, said_again
+from holdfast.methods.repeat_prompt import CHUNK, prompt_ids, score_repeat
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 TINY = 1e-3
@@ -35,15 +35,17 @@ def located(first, last):
 
 def survival_of(work, segments, threshold=TINY):
     """As the gate measures it."""
-    told = said_again(work.memory(segments), work.span.ids)
-    return Survival(fallen(work.reading().told, told), torch.arange(*work.span.blocks[0].origin.tokens), threshold)
+    told = score_repeat(work.memory(segments), work.span.ids)
+    return Survival(
+        fallen(work.reading().repeat_log_probs, told), torch.arange(*work.span.blocks[0].origin.tokens), threshold
+    )
 
 
 @pytest.mark.parametrize("head", ["", HEAD])
 @pytest.mark.parametrize("text", ["ab", TEXT, LONG], ids=["2 tokens", "short", "long"])
 def test_a_memory_that_nobody_changed_loses_nothing(pair, head, text):
     work = work_of(pair.engine, "kvzip", 2, head, text)
-    states = work.study.reading.states
+    states = work.study.prefill.states
     whole = (keep(states, [None] * len(states.keys)),)
     verbatim = (TokenSegment(work.span.ids, work.span.positions),)
     for segments in (whole, verbatim):
@@ -84,7 +86,7 @@ def test_what_the_full_memory_says_is_what_the_plain_model_says(pair):
         with torch.no_grad():
             logits = pair.plain(torch.tensor([[*before, *said.tolist()]])).logits[0, len(before) - 1 : -1]
         want.append(logits.log_softmax(-1).gather(1, said[:, None])[:, 0])
-    assert (said_again(after, span.ids) - torch.cat(want)).abs().max() < TINY
+    assert (score_repeat(after, span.ids) - torch.cat(want)).abs().max() < TINY
 
 
 @pytest.mark.parametrize("latent", ["kvzip", "truncate"])

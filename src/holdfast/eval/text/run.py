@@ -21,7 +21,7 @@ from holdfast.eval.text.model_calls import answered, asked_probes, judged
 from holdfast.eval.text.probes import CATEGORIES, TextProbe, cloze, turn_text
 from holdfast.eval.text.rows import TextRow
 from holdfast.methods.registry import build_text
-from holdfast.parallel import Fleet, Work, spread
+from holdfast.parallel import RayCluster, Work, run_tasks
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite
 from holdfast.transcript.read import read
 from holdfast.transcript.turn import Transcript
@@ -85,7 +85,7 @@ class Context:
     made: Rewritten
 
 
-def measure(run: TextRun, out: Path, report: Report, note: Note, fleet: Fleet | None = None) -> int:
+def measure(run: TextRun, out: Path, report: Report, note: Note, fleet: RayCluster | None = None) -> int:
     """Append a row for every probe and context that `out` does not hold yet; returns how many.
 
     Sessions, compactions and calls that fail are told to `note` and left for the next run. A fleet measures sessions on
@@ -96,7 +96,7 @@ def measure(run: TextRun, out: Path, report: Report, note: Note, fleet: Fleet | 
     paths = [path.absolute() for path in _sampled(run)]
     expected = len(paths) * run.probes * len(CATEGORIES) * len(list(_specs(run)))
     opened = partial(_opened, replace(run, transcripts=()), frozenset(written), tuple(store))
-    with closing(spread(paths, opened, fleet)) as everything:
+    with closing(run_tasks(paths, opened, fleet)) as everything:
         for at, done in enumerate(everything):
             report("session", at, len(paths), done.task.name)
             if done.trouble:

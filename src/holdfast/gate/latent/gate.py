@@ -24,10 +24,10 @@ from holdfast.gate.latent.fact_tokens import Located, in_blocks
 from holdfast.gate.latent.repair import carriers, restored, settled
 from holdfast.gate.latent.skill_check import skill
 from holdfast.gate.latent.survival import Survival, fallen, ranges
-from holdfast.methods.base import LatentMethod, Progress, Scored, Span, quiet
-from holdfast.methods.reference_queries import Reading
+from holdfast.methods.base import LatentMethod, Progress, RankedStudy, Span, quiet
+from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.methods.registry import read_options
-from holdfast.methods.repeat_prompt import said_again
+from holdfast.methods.repeat_prompt import score_repeat
 
 NOTED = 0.1  # nats; a smaller fall is not worth a line
 SHARES = (0.05, 0.1)  # of the budget, that may go to the strongest carriers of lost facts, round by round
@@ -142,13 +142,13 @@ class Work:
     engine: LocalEngine
     progress: Progress = quiet
 
-    def reading(self) -> Reading:
+    def reading(self) -> SpanPrefill:
         """The full memory: the method's own, or read once more for one that holds none."""
-        held = getattr(self.study, "reading", None)
-        if isinstance(held, Reading):
+        held = getattr(self.study, "prefill", None)
+        if isinstance(held, SpanPrefill):
             return held
         after, states = self.engine.capture(self.past, self.span.ids, self.span.positions)
-        return Reading(self.span, self.past, after, states, self.engine, self.progress)
+        return SpanPrefill(self.span, self.past, after, states, self.engine, self.progress)
 
     def memory(self, made: Sequence[Segment]) -> KVContext:
         """The compact memory as the session would hold it."""
@@ -166,15 +166,15 @@ def checked(gate: Gate, work: Work, report: Report) -> tuple[Segment, ...]:
     made = work.method.compress(work.study, budget, work.progress)
     began = time.perf_counter()
     read = work.reading()
-    reference, index = read.told, _index(work.span)
+    reference, index = read.repeat_log_probs, _index(work.span)
     atoms = in_blocks(work.span.blocks, work.engine.model.tokenizer)
 
     def survival(segments: Sequence[Segment]) -> Survival:
-        told = said_again(work.memory(segments), work.span.ids, work.progress)
+        told = score_repeat(work.memory(segments), work.span.ids, work.progress)
         return Survival(fallen(reference, told), index, gate.threshold)
 
     first = best = survival(made)
-    if gate.repair and isinstance(work.study, Scored):
+    if gate.repair and isinstance(work.study, RankedStudy):
         room = Budget(work.budget.slots + int(work.budget.slots * gate.allow_over))
         for share in SHARES:
             lost = in_lost(best, atoms)

@@ -14,36 +14,36 @@ from torch import Tensor
 
 from holdfast.context.allocation import best
 from holdfast.context.segments import Segment, StateSegment
-from holdfast.methods.reference_queries import Reading, Recorder, largest, uninformed
+from holdfast.methods.reference_queries import QueryRecorder, SpanPrefill, raise_to_attention, unweighted_queries
 from holdfast.methods.repeat_prompt import CHUNK, prompt_ids
 
 LEAST = 1e-3  # attention below which a pair carries nothing of a lost token
 
 
 @torch.no_grad()
-def carriers(read: Reading, lost: Tensor) -> dict[int, Tensor]:
+def carriers(prefill: SpanPrefill, lost: Tensor) -> dict[int, Tensor]:
     """Largest attention that each pair of the span receives when the model says the tokens in `lost [T]`.
 
     Per full-attention layer `[G, T]`. Only the chunks that hold a lost token are repeated.
     """
-    T, model = len(read.span), read.engine.model
-    scores = {layer: torch.zeros(model.family.kv_heads, T, device=model.device) for layer in read.layers}
-    prompt, frozen = torch.tensor(prompt_ids(model)), read.after.fork(frozen=True)
+    T, model = len(prefill.span), prefill.engine.model
+    scores = {layer: torch.zeros(model.family.kv_heads, T, device=model.device) for layer in prefill.layers}
+    prompt, frozen = torch.tensor(prompt_ids(model)), prefill.after.fork(frozen=True)
     for at in range(0, T, CHUNK):
-        read.progress("repair", at, T, "")
+        prefill.progress("repair", at, T, "")
         rows = lost[at : at + CHUNK].nonzero()[:, 0]
         if not len(rows):
             continue
-        record = Recorder()
-        frozen.fork().feed(torch.cat((prompt, read.span.ids[at : at + CHUNK])), observer=record)
+        record = QueryRecorder()
+        frozen.fork().feed(torch.cat((prompt, prefill.span.ids[at : at + CHUNK])), observer=record)
         predicts = (rows + len(prompt) - 1).to(model.device)
         for layer in scores:
             record.queries[layer] = record.queries[layer][:, predicts]
             record.mass[layer] = record.mass[layer][:, predicts]
-        one = uninformed(read, record)
+        one = unweighted_queries(prefill, record)
         for layer, s in scores.items():
-            largest(s, one, layer, read.keys(layer))
-    read.progress("repair", T, T, "")
+            raise_to_attention(s, one, layer, prefill.keys(layer))
+    prefill.progress("repair", T, T, "")
     return scores
 
 

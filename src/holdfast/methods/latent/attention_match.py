@@ -24,10 +24,10 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods import eviction
 from holdfast.methods.base import Progress, Span, quiet
-from holdfast.methods.inner_methods import evicting
-from holdfast.methods.per_head import LOG_BOUND, Head, assembled, paid, picked
-from holdfast.methods.query_batch import Sample, attended, deviation, sample
-from holdfast.methods.reference_queries import Reading, check
+from holdfast.methods.inner_methods import build_inner_eviction
+from holdfast.methods.per_head import LOG_BOUND, HeadSlots, build_segment, pay_for_bias, select_pairs
+from holdfast.methods.query_batch import QueryBatch, attend, attention_error, sample_queries
+from holdfast.methods.reference_queries import SpanPrefill, check_query_options
 
 PULLS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean power of a slot's attention; tried on the held-out queries
 SELECTORS = ("base", "rms", "omp")
@@ -43,14 +43,14 @@ class Study(NamedTuple):
     """What is known of a span before a budget is chosen."""
 
     base: eviction.Study
-    sample: dict[int, Sample]
+    batches: dict[int, QueryBatch]
     report: dict[str, float]
     """Filled by `compress` for the latest budget: `heads`, how many stayed `plain`, and the mean held-out `deviation`
     `before` and `after`."""
 
     @property
-    def reading(self) -> Reading:
-        return self.base.reading
+    def prefill(self) -> SpanPrefill:
+        return self.base.prefill
 
     @property
     def span(self) -> Span:
@@ -62,7 +62,7 @@ class Study(NamedTuple):
 
     def with_scores(self, scores: dict[int, Tensor]) -> Study:
         """The same study with other scores."""
-        return Study(self.base.with_scores(scores), self.sample, {})
+        return Study(self.base.with_scores(scores), self.batches, {})
 
 
 class Fit(NamedTuple):
@@ -104,8 +104,8 @@ class AttentionMatch:
     by_turn: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        evicting(self.name, "base", self.base)
-        check(self.name, self.queries, 1, 0)
+        build_inner_eviction(self.name, "base", self.base)
+        check_query_options(self.name, self.queries, 1, 0)
         if self.select not in SELECTORS:
             raise BadOption(f"{self.name}: select must be one of {', '.join(SELECTORS)}, got {self.select!r}")
         if self.most < 1 or not 0 <= self.held <= 0.5:
@@ -115,43 +115,43 @@ class AttentionMatch:
 
     @torch.no_grad()
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        base = evicting(self.name, "base", self.base).study(span, past, engine, progress)
-        return Study(base, sample(base.reading, self.queries, self.most, self.held, self.gain), {})
+        base = build_inner_eviction(self.name, "base", self.base).study(span, past, engine, progress)
+        return Study(base, sample_queries(base.prefill, self.queries, self.most, self.held, self.gain), {})
 
     @torch.no_grad()
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
-        read, states = study.base.reading, study.base.reading.states
-        ranked = evicting(self.name, "base", self.base).ranked(study.base.scores, budget)
+        prefill, states = study.base.prefill, study.base.prefill.states
+        ranked = build_inner_eviction(self.name, "base", self.base).ranked(study.base.scores, budget)
         chosen = study.base.allocation.choose(ranked, budget.slots)
         study.report.clear()
         if budget.holds(len(study.span)):
             every = [chosen.get(layer) for layer in range(len(states.keys))]
             return (keep(states, every, study.span.origins, study.base.scores),)
         if self.bias:
-            chosen = paid(chosen, ranked, budget, states)
-        heads: dict[int, list[Head]] = {}
+            chosen = pay_for_bias(chosen, ranked, budget, states)
+        heads: dict[int, list[HeadSlots]] = {}
         errors: list[Errors] = []
         for done, (layer, masks) in enumerate(chosen.items()):
             progress("match", done, len(chosen), "")
-            rope, heads[layer] = read.engine.model.family.layers[layer].rope, []
+            rope, heads[layer] = prefill.engine.model.family.layers[layer].rope, []
             for g in range(masks.shape[0]):
-                one, keys = study.sample[layer].heads(g), read.keys(layer)[g].float()
+                one, keys = study.batches[layer].select_heads(g), prefill.keys(layer)[g].float()
                 mask = self._selected(one, keys, masks[g])
-                head = picked(states, layer, g, mask, study.base.scores[layer][g])
+                head = select_pairs(states, layer, g, mask, study.base.scores[layer][g])
                 if len(head):
                     rotated = rope.rotate(head.keys.float(), head.positions)
                     head, error = self._fitted(one, head, rotated)
                     errors.append(error)
                 heads[layer].append(head)
         study.report.update(summary(errors))
-        return (assembled(states, heads, study.span.origins),)
+        return (build_segment(states, heads, study.span.origins),)
 
-    def _selected(self, one: Sample, keys: Tensor, mask: Tensor) -> Tensor:
+    def _selected(self, one: QueryBatch, keys: Tensor, mask: Tensor) -> Tensor:
         """As many pairs of a head as `mask [T]` has, chosen by its sample."""
         if self.select == "base" or not mask.any():
             return mask
         logits = one.queries @ keys.T
-        weight = one.weight * one.share**2
+        weight = one.weight * one.span_share**2
         out = torch.zeros_like(mask)
         if self.select == "rms":
             score = (weight[:, None] * (logits - one.mass[:, None]).exp() ** 2).sum(0)
@@ -160,9 +160,9 @@ class AttentionMatch:
             out[pursued((logits - one.mass[:, None]).exp(), weight, int(mask.sum()), self.bound)] = True
         return out
 
-    def _fitted(self, one: Sample, head: Head, keys: Tensor) -> tuple[Head, Errors]:
+    def _fitted(self, one: QueryBatch, head: HeadSlots, keys: Tensor) -> tuple[HeadSlots, Errors]:
         """The head with the bias and the values that do best on held-out queries, and its error before and after."""
-        learn, judge = one.halves()
+        learn, judge = one.split_held_out()
         biases = [None] + ([log_mass(learn, keys, self.bound)] if self.bias else [])
         fits = [fit for bias in biases for fit in self._fits(learn, judge, head, keys, bias)]
         plain, best = fits[0], min(fits, key=lambda fit: fit.error)
@@ -171,12 +171,14 @@ class AttentionMatch:
         made = replace(head, values=best.values, bias=best.bias)
         return made, (plain.error, best.error, best is plain)
 
-    def _fits(self, learn: Sample, judge: Sample, head: Head, keys: Tensor, bias: Tensor | None) -> list[Fit]:
+    def _fits(
+        self, learn: QueryBatch, judge: QueryBatch, head: HeadSlots, keys: Tensor, bias: Tensor | None
+    ) -> list[Fit]:
         candidates = [head.values.float()]
         if self.values:
             candidates += refitted(learn, keys, head.values.float(), bias, (self.pull,) if self.pull else PULLS[::-1])
-        attention, mass = attended(judge, keys, bias)
-        return [Fit(v, bias, float(deviation(judge, attention @ v, mass))) for v in candidates]
+        attention, mass = attend(judge, keys, bias)
+        return [Fit(v, bias, float(attention_error(judge, attention @ v, mass))) for v in candidates]
 
 
 def summary(errors: list[Errors]) -> dict[str, float]:
@@ -190,10 +192,10 @@ def summary(errors: list[Errors]) -> dict[str, float]:
     }
 
 
-def log_mass(one: Sample, keys: Tensor, bound: float) -> Tensor:
+def log_mass(one: QueryBatch, keys: Tensor, bound: float) -> Tensor:
     """Biases `[n]` within `bound` nats under which rotated `keys [n, D]` have the span's mass for each query."""
     parts = (one.queries @ keys.T - one.mass[:, None]).exp()
-    return nonnegative(parts, one.weight * one.share**2, bound).log().float()
+    return nonnegative(parts, one.weight * one.span_share**2, bound).log().float()
 
 
 def nonnegative(parts: Tensor, weight: Tensor, bound: float) -> Tensor:
@@ -211,10 +213,12 @@ def nonnegative(parts: Tensor, weight: Tensor, bound: float) -> Tensor:
     return w
 
 
-def refitted(one: Sample, keys: Tensor, values: Tensor, bias: Tensor | None, pulls: tuple[float, ...]) -> list[Tensor]:
+def refitted(
+    one: QueryBatch, keys: Tensor, values: Tensor, bias: Tensor | None, pulls: tuple[float, ...]
+) -> list[Tensor]:
     """Values `[n, D]` that give the span's output, one for each strength of the pull towards `values`."""
-    attention, _ = attended(one, keys, bias)
-    weight = (one.weight * one.share**2).double()[:, None]
+    attention, _ = attend(one, keys, bias)
+    weight = (one.weight * one.span_share**2).double()[:, None]
     x = attention.double()
     gram = (weight * x).T @ x
     aim = (weight * x).T @ (one.output.double() - x @ values.double())

@@ -19,7 +19,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference_queries import Reading
+from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.model.attention import Observer
 from holdfast.model.family import Family
 
@@ -50,24 +50,24 @@ class ExpectedAttention(Eviction):
     def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
         return _Moments(engine.model.family, span.positions, self._sinks(span))
 
-    def score(self, read: Reading) -> dict[int, Tensor]:
-        assert isinstance(read.watched, _Moments)
-        sinks, end = self._sinks(read.span), read.span.start + len(read.span)
-        positions = torch.arange(end, end + self.future, device=read.engine.model.device).float()
-        return {layer: self._layer(read, layer, sinks, positions) for layer in read.layers}
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        assert isinstance(prefill.observer, _Moments)
+        sinks, end = self._sinks(prefill.span), prefill.span.start + len(prefill.span)
+        positions = torch.arange(end, end + self.future, device=prefill.engine.model.device).float()
+        return {layer: self._layer(prefill, layer, sinks, positions) for layer in prefill.layers}
 
-    def _layer(self, read: Reading, layer: int, sinks: int, positions: Tensor) -> Tensor:
-        assert isinstance(read.watched, _Moments)
-        mean, cov = read.watched.moments(layer)
-        turn = read.engine.model.family.layers[layer].rope.mean_rotation(mean.shape[-1], positions)
+    def _layer(self, prefill: SpanPrefill, layer: int, sinks: int, positions: Tensor) -> Tensor:
+        assert isinstance(prefill.observer, _Moments)
+        mean, cov = prefill.observer.moments(layer)
+        turn = prefill.engine.model.family.layers[layer].rope.mean_rotation(mean.shape[-1], positions)
         mean, cov = mean @ turn.T, turn @ cov @ turn.T
-        keys = read.keys(layer)[:, sinks:].float()
+        keys = prefill.keys(layer)[:, sinks:].float()
         G, _, D = keys.shape
         mean, cov = mean.view(G, -1, D), cov.view(G, -1, D, D)
         spread = ((keys[:, None] @ cov) * keys[:, None]).sum(-1)  # variance of each key's logit, [G, H/G, n]
         logits = mean @ keys.transpose(1, 2) + spread / 2
         weight = logits.softmax(-1).mean(1)
-        values = read.states.values[layer][:, sinks:].float().norm(dim=-1)
+        values = prefill.states.values[layer][:, sinks:].float().norm(dim=-1)
         scores = (weight + self.epsilon) * values
         return torch.nn.functional.pad(scores, (sinks, 0), value=float(scores.max()) + 1)
 

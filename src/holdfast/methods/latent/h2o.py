@@ -18,7 +18,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference_queries import ROWS, Reading
+from holdfast.methods.reference_queries import ROWS, SpanPrefill
 from holdfast.model.attention import Observer
 
 
@@ -43,11 +43,11 @@ class H2O(Eviction):
     def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
         return _Received(len(span), frozenset(engine.model.family.full))
 
-    def score(self, read: Reading) -> dict[int, Tensor]:
-        T = len(read.span)
-        assert isinstance(read.watched, _Received)
-        seen_by = torch.arange(T, 0, -1, device=read.engine.model.device) if self.mean else 1
-        return {layer: read.watched.total[layer] / seen_by for layer in read.layers}
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        T = len(prefill.span)
+        assert isinstance(prefill.observer, _Received)
+        seen_by = torch.arange(T, 0, -1, device=prefill.engine.model.device) if self.mean else 1
+        return {layer: prefill.observer.total[layer] / seen_by for layer in prefill.layers}
 
     def ranked(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
         newest = int(self.recent * budget.slots)

@@ -23,9 +23,9 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods import eviction
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet
-from holdfast.methods.inner_methods import evicting, nested
-from holdfast.methods.per_head import Head, Masks, assembled, joined, pair_bytes, picked
-from holdfast.methods.reference_queries import Reading
+from holdfast.methods.inner_methods import build_inner, build_inner_eviction
+from holdfast.methods.per_head import HeadSlots, Masks, build_segment, concatenate, pair_bytes, select_pairs
+from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.model.states import States
 
 
@@ -38,7 +38,7 @@ class Filler(Protocol):
 
     def fill(
         self, states: States, slots: int, left: Masks, scores: Mapping[int, Tensor], progress: Progress = quiet
-    ) -> dict[int, list[Head]]: ...
+    ) -> dict[int, list[HeadSlots]]: ...
 
 
 class Study(NamedTuple):
@@ -49,8 +49,8 @@ class Study(NamedTuple):
     """None where the second method works on the states of the first."""
 
     @property
-    def reading(self) -> Reading:
-        return self.first.reading
+    def prefill(self) -> SpanPrefill:
+        return self.first.prefill
 
     @property
     def span(self) -> Span:
@@ -80,19 +80,22 @@ class Hybrid:
     by_turn: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        evicting(self.name, "first", self.first)
-        nested(self.name, "second", self.second)
+        build_inner_eviction(self.name, "first", self.first)
+        build_inner(self.name, "second", self.second)
         if not 0 < self.share < 1:
             raise BadOption(f"{self.name}: share must be between 0 and 1 of the budget, got {self.share}")
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        first = evicting(self.name, "first", self.first).study(span, past, engine, progress)
-        second = nested(self.name, "second", self.second)
+        first = build_inner_eviction(self.name, "first", self.first).study(span, past, engine, progress)
+        second = build_inner(self.name, "second", self.second)
         return Study(first, None if isinstance(second, Filler) else second.study(span, past, engine, progress))
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
-        first, second = evicting(self.name, "first", self.first), nested(self.name, "second", self.second)
-        states, scores = study.first.reading.states, study.first.scores
+        first, second = (
+            build_inner_eviction(self.name, "first", self.first),
+            build_inner(self.name, "second", self.second),
+        )
+        states, scores = study.first.prefill.states, study.first.scores
         slots = self._slots(budget, second, study)
         most = slots if budget.holds(len(study.span)) else max(1, math.floor(self.share * slots))
         chosen = study.first.allocation.choose(first.ranked(scores, Budget(most)), most)
@@ -102,12 +105,12 @@ class Hybrid:
             more = second.fill(states, rest.slots, left, scores, progress)
             heads = {
                 layer: [
-                    joined(picked(states, layer, g, mask, scores[layer][g]), more[layer][g])
+                    concatenate(select_pairs(states, layer, g, mask, scores[layer][g]), more[layer][g])
                     for g, mask in enumerate(masks)
                 ]
                 for layer, masks in chosen.items()
             }
-            return (assembled(states, heads, study.span.origins),)
+            return (build_segment(states, heads, study.span.origins),)
         before: tuple[Segment, ...] = ()
         if isinstance(second, eviction.Eviction) and rest.slots:
             chosen = self._both(chosen, second, study.second, rest)
@@ -122,7 +125,7 @@ class Hybrid:
         if budget.holds(T) or not (isinstance(second, Filler) and second.biased):
             return min(budget.slots, T)
         heads = sum(len(s) for s in scores.values())
-        return max(1, budget.biased(heads, pair_bytes(study.first.reading.states)) // heads)
+        return max(1, budget.biased(heads, pair_bytes(study.first.prefill.states)) // heads)
 
     def _both(self, chosen: Masks, second: eviction.Eviction, study: eviction.Study, rest: Budget) -> dict[int, Tensor]:
         """The pairs of the first and the best of the others by the second."""

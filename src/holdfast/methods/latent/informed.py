@@ -18,8 +18,15 @@ from torch import Tensor
 
 from holdfast.errors import BadOption
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.latent.kvzip import blank
-from holdfast.methods.reference_queries import WORTHS, Reading, asked, check, largest
+from holdfast.methods.latent.kvzip import zero_scores
+from holdfast.methods.reference_queries import (
+    WORTHS,
+    SpanPrefill,
+    check_query_options,
+    raise_to_attention,
+    reference_queries,
+)
+from holdfast.methods.surprisal_weight import LEAST, SCALE, query_weight
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,9 @@ class Informed(Eviction):
     minus its surprisal in the repeat (the same within noise, and a quarter of a prefill dearer on a small model)."""
     exponent: float = 0.5
     """Of the weight; 0 is plain KVzip."""
-    scale: float = 3.0
+    scale: float = SCALE
     """Nats at which a query has full weight."""
-    least: float = 0.02
+    least: float = LEAST
     """Weight (before the exponent) of a query that learns nothing."""
     facts: float = 2.0
     """How many times more a query counts that predicts a token of a fact (path, name, number, error, …); 1 is no
@@ -50,7 +57,7 @@ class Informed(Eviction):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.name, self.queries, self.chunk, self.reach)
+        check_query_options(self.name, self.queries, self.chunk, self.reach)
         if self.worth not in WORTHS:
             raise BadOption(f"informed: worth must be one of {', '.join(WORTHS)}, got {self.worth!r}")
         if not (0 <= self.exponent < inf and 0 < self.scale < inf and 0 < self.least <= 1 and 1 <= self.facts < inf):
@@ -59,16 +66,16 @@ class Informed(Eviction):
                 f"most 1, facts at least 1, got {self.exponent}, {self.scale}, {self.least} and {self.facts}"
             )
 
-    def score(self, read: Reading) -> dict[int, Tensor]:
-        scores = blank(read)
-        for one in asked(read, self.queries, self.chunk, self.reach):
-            nats = one.worth(self.worth)
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        scores = zero_scores(prefill)
+        for one in reference_queries(prefill, self.queries, self.chunk, self.reach):
+            nats = one.nats(self.worth)
             known = self.log_weight(nats) if nats.any() else torch.zeros_like(nats)  # other sources count fully
-            weight = known + one.fact * math.log(self.facts)
+            weight = known + one.predicts_fact * math.log(self.facts)
             for layer, s in scores.items():
-                largest(s, one, layer, read.keys(layer), weight)
+                raise_to_attention(s, one, layer, prefill.keys(layer), weight)
         return scores
 
     def log_weight(self, nats: Tensor) -> Tensor:
         """Log of the weight of queries that are worth `nats [Q]`."""
-        return ((nats / self.scale).clamp(0, 1) + self.least).log() * self.exponent
+        return query_weight(nats, self.scale, self.least).log() * self.exponent

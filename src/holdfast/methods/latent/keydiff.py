@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference_queries import Reading
+from holdfast.methods.reference_queries import SpanPrefill
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class KeyDiff(Eviction):
 
     name: ClassVar[str] = "keydiff"
 
-    def score(self, read: Reading) -> dict[int, Tensor]:
-        return {layer: _unlike(read.keys(layer).float()) for layer in read.layers}
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        return {layer: _unlike(prefill.keys(layer).float()) for layer in prefill.layers}
 
 
 def _unlike(keys: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference_queries import Reading
+from holdfast.methods.reference_queries import SpanPrefill
 
 
 @dataclass(frozen=True)
@@ -23,5 +23,5 @@ class Knorm(Eviction):
 
     name: ClassVar[str] = "knorm"
 
-    def score(self, read: Reading) -> dict[int, Tensor]:
-        return {layer: -read.keys(layer).float().norm(dim=-1) for layer in read.layers}
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        return {layer: -prefill.keys(layer).float().norm(dim=-1) for layer in prefill.layers}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.reference_queries import Reading, asked, check, largest
+from holdfast.methods.reference_queries import SpanPrefill, check_query_options, raise_to_attention, reference_queries
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,19 @@ class KVzip(Eviction):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.name, self.queries, self.chunk, self.reach)
+        check_query_options(self.name, self.queries, self.chunk, self.reach)
 
-    def score(self, read: Reading) -> dict[int, Tensor]:
-        scores = blank(read)
-        for one in asked(read, self.queries, self.chunk, self.reach):
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        scores = zero_scores(prefill)
+        for one in reference_queries(prefill, self.queries, self.chunk, self.reach):
             for layer, s in scores.items():
-                largest(s, one, layer, read.keys(layer))
+                raise_to_attention(s, one, layer, prefill.keys(layer))
         return scores
 
 
-def blank(read: Reading) -> dict[int, Tensor]:
+def zero_scores(prefill: SpanPrefill) -> dict[int, Tensor]:
     """No attention yet, `[G, T]` per full layer."""
-    model = read.engine.model
-    return {layer: torch.zeros(model.family.kv_heads, len(read.span), device=model.device) for layer in read.layers}
+    model = prefill.engine.model
+    return {
+        layer: torch.zeros(model.family.kv_heads, len(prefill.span), device=model.device) for layer in prefill.layers
+    }

@@ -21,8 +21,8 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, quiet
 from holdfast.methods.eviction import Study
-from holdfast.methods.inner_methods import evicting
-from holdfast.methods.per_head import LOG_BOUND, Head, assembled, paid, picked
+from holdfast.methods.inner_methods import build_inner_eviction
+from holdfast.methods.per_head import LOG_BOUND, HeadSlots, build_segment, pay_for_bias, select_pairs
 
 WEIGHTS = ("score", "even")
 
@@ -46,7 +46,7 @@ class Merge:
     by_turn: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        evicting(self.name, "base", self.base)
+        build_inner_eviction(self.name, "base", self.base)
         if self.weights not in WEIGHTS:
             raise BadOption(f"{self.name}: weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}")
         if not -1 <= self.least <= 1:
@@ -54,23 +54,23 @@ class Merge:
 
     @torch.no_grad()
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        return evicting(self.name, "base", self.base).study(span, past, engine, progress)
+        return build_inner_eviction(self.name, "base", self.base).study(span, past, engine, progress)
 
     @torch.no_grad()
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
-        states, scores = study.reading.states, study.scores
-        ranked = evicting(self.name, "base", self.base).ranked(scores, budget)
+        states, scores = study.prefill.states, study.scores
+        ranked = build_inner_eviction(self.name, "base", self.base).ranked(scores, budget)
         chosen = study.allocation.choose(ranked, budget.slots)
         if self.mass and not budget.holds(len(study.span)):
-            chosen = paid(chosen, ranked, budget, states)
+            chosen = pay_for_bias(chosen, ranked, budget, states)
         heads = {}
         for done, (layer, masks) in enumerate(chosen.items()):
             progress("merge", done, len(chosen), "")
-            kept = [picked(states, layer, g, mask, scores[layer][g]) for g, mask in enumerate(masks)]
-            lost = [picked(states, layer, g, ~mask, scores[layer][g]) for g, mask in enumerate(masks)]
+            kept = [select_pairs(states, layer, g, mask, scores[layer][g]) for g, mask in enumerate(masks)]
+            lost = [select_pairs(states, layer, g, ~mask, scores[layer][g]) for g, mask in enumerate(masks)]
             weights = self._weights(scores, layer, masks)
             heads[layer] = [self._merged(*pair) for pair in zip(kept, lost, weights, strict=True)]
-        return (assembled(states, heads, study.span.origins),)
+        return (build_segment(states, heads, study.span.origins),)
 
     def _weights(self, scores: Mapping[int, Tensor], layer: int, masks: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What the kept and the dropped pairs of each head count, not negative."""
@@ -79,7 +79,7 @@ class Merge:
         w = w.nan_to_num(posinf=1.0, neginf=0.0)
         return [(row[mask], row[~mask]) for row, mask in zip(w, masks, strict=True)]
 
-    def _merged(self, kept: Head, lost: Head, weights: tuple[Tensor, Tensor]) -> Head:
+    def _merged(self, kept: HeadSlots, lost: HeadSlots, weights: tuple[Tensor, Tensor]) -> HeadSlots:
         if not len(kept) or not len(lost):
             return kept
         own, others = weights

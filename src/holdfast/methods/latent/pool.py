@@ -18,9 +18,10 @@ from holdfast.context.segments import Segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet, reading
+from holdfast.methods.base import Progress, Span, prefill_progress, quiet
 from holdfast.methods.latent.virtual_tokens import pooling
-from holdfast.methods.per_head import Head, Masks, assembled, pair_bytes, picked
+from holdfast.methods.per_head import HeadSlots, Masks, build_segment, pair_bytes, select_pairs
+from holdfast.methods.surprisal_weight import pooling_weight
 from holdfast.model.states import States
 
 CHOICES = {"weights": ("surprisal", "uniform"), "position": ("weighted", "last")}
@@ -60,7 +61,7 @@ class Pool:
 
     @torch.no_grad()
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        _, states = engine.capture(past, span.ids, span.positions, reading(progress))
+        _, states = engine.capture(past, span.ids, span.positions, prefill_progress(progress))
         return Study(span, states, engine.model.family.full)
 
     @torch.no_grad()
@@ -73,30 +74,30 @@ class Pool:
             layer: torch.ones(states.keys[layer].shape[:2], dtype=torch.bool, device=states.positions.device)
             for layer in study.full
         }
-        segment = assembled(states, self.fill(states, slots, every, {}, progress), study.span.origins)
+        segment = build_segment(states, self.fill(states, slots, every, {}, progress), study.span.origins)
         return (replace(segment, scores=()),)
 
     @torch.no_grad()
     def fill(
         self, states: States, slots: int, left: Masks, scores: Mapping[int, Tensor], progress: Progress = quiet
-    ) -> dict[int, list[Head]]:
+    ) -> dict[int, list[HeadSlots]]:
         """`slots` of every head for the pairs in `left [G, T]`, which something else has left over."""
-        weights = torch.ones_like(states.positions) if self.weights == "uniform" else states.surprisal + 1e-3
+        weights = torch.ones_like(states.positions) if self.weights == "uniform" else pooling_weight(states.surprisal)
         heads = {}
         for done, (layer, masks) in enumerate(left.items()):
             progress("pool", done, len(left), "")
             worth = scores.get(layer, torch.zeros_like(masks, dtype=torch.float32))
-            lost = [picked(states, layer, g, mask, worth[g]) for g, mask in enumerate(masks)]
+            lost = [select_pairs(states, layer, g, mask, worth[g]) for g, mask in enumerate(masks)]
             heads[layer] = [self._pooled(head, weights[mask], slots) for head, mask in zip(lost, masks, strict=True)]
         return heads
 
-    def _pooled(self, head: Head, weights: Tensor, slots: int) -> Head:
+    def _pooled(self, head: HeadSlots, weights: Tensor, slots: int) -> HeadSlots:
         if not len(head):
             return head
         matrix = pooling(weights, min(slots, len(head)))
         inside = (matrix > 0).float()
         at = matrix @ head.positions if self.position == "weighted" else (inside * head.positions).amax(1)
-        return Head(
+        return HeadSlots(
             matrix @ head.keys.float(),
             matrix @ head.values.float(),
             at.clamp(head.positions[0], head.positions[-1]),  # a mean may round beyond its end

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.latent.kvzip import blank
-from holdfast.methods.reference_queries import Reading
+from holdfast.methods.latent.kvzip import zero_scores
+from holdfast.methods.reference_queries import SpanPrefill
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,6 @@ class Random(Eviction):
 
     name: ClassVar[str] = "random"
 
-    def score(self, read: Reading) -> dict[int, Tensor]:
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
         draw = torch.Generator().manual_seed(self.seed)
-        return {layer: torch.rand(s.shape, generator=draw).to(s) for layer, s in blank(read).items()}
+        return {layer: torch.rand(s.shape, generator=draw).to(s) for layer, s in zero_scores(prefill).items()}

@@ -22,12 +22,12 @@ from holdfast.context.segments import Segment, StateSegment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet, reading
-from holdfast.methods.inner_methods import nested
+from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.inner_methods import build_inner
 from holdfast.methods.latent.attention_match import Errors, summary
-from holdfast.methods.per_head import LOG_BOUND, Head, affordable, assembled
-from holdfast.methods.query_batch import Sample, attended, deviation, sample, shortfall
-from holdfast.methods.reference_queries import Reading, check
+from holdfast.methods.per_head import LOG_BOUND, HeadSlots, affordable_counts, build_segment
+from holdfast.methods.query_batch import QueryBatch, attend, attention_error, output_and_mass_error, sample_queries
+from holdfast.methods.reference_queries import SpanPrefill, check_query_options
 from holdfast.model.rope import Rope
 
 MASS = 0.05  # part of the squared log-mass error in the loss
@@ -39,15 +39,15 @@ class Study(NamedTuple):
     """What is known of a span before a budget is chosen."""
 
     start: Any
-    reading: Reading
-    sample: dict[int, Sample]
+    prefill: SpanPrefill
+    batches: dict[int, QueryBatch]
     report: dict[str, float]
     """Filled by `compress` for the latest budget: `heads`, how many stayed `plain`, and the mean held-out `deviation`
     `before` and `after`."""
 
     @property
     def span(self) -> Span:
-        return self.reading.span
+        return self.prefill.span
 
 
 class _Layer(NamedTuple):
@@ -60,9 +60,9 @@ class _Layer(NamedTuple):
     bias: Tensor
     """`[G, n]` float32, -inf at padding"""
 
-    def attend(self, one: Sample) -> tuple[Tensor, Tensor]:
+    def attend(self, one: QueryBatch) -> tuple[Tensor, Tensor]:
         """Output `[G, N, D]` and log-mass `[G, N]` of a layer's queries."""
-        attention, mass = attended(one, self.keys, self.bias)
+        attention, mass = attend(one, self.keys, self.bias)
         return attention @ self.values, mass
 
 
@@ -88,8 +88,8 @@ class Refine:
     by_turn: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        nested(self.name, "start", self.start)
-        check(self.name, self.queries, 1, 0)
+        build_inner(self.name, "start", self.start)
+        check_query_options(self.name, self.queries, 1, 0)
         if unknown := [part for part in self.what.split("+") if part not in PARTS]:
             raise BadOption(f"{self.name}: what must be {', '.join(PARTS)} or several joined by +, got {unknown[0]!r}")
         if self.steps < 0 or not 0 < self.lr < math.inf or self.most < 1 or not 0 < self.held <= 0.5:
@@ -97,44 +97,44 @@ class Refine:
 
     @torch.no_grad()
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        start = nested(self.name, "start", self.start).study(span, past, engine, progress)
-        after, states = engine.capture(past, span.ids, span.positions, reading(progress))
-        read = Reading(span, past, after, states, engine, progress)
-        return Study(start, read, sample(read, self.queries, self.most, self.held), {})
+        start = build_inner(self.name, "start", self.start).study(span, past, engine, progress)
+        after, states = engine.capture(past, span.ids, span.positions, prefill_progress(progress))
+        prefill = SpanPrefill(span, past, after, states, engine, progress)
+        return Study(start, prefill, sample_queries(prefill, self.queries, self.most, self.held), {})
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
-        made = nested(self.name, "start", self.start).compress(study.start, budget, progress)
+        made = build_inner(self.name, "start", self.start).compress(study.start, budget, progress)
         segment = made[0]
         if len(made) != 1 or not isinstance(segment, StateSegment):
             raise BadOption(f"{self.name}: start={self.start} leaves no KV pairs that could be refined; use informed")
         study.report.clear()
         if budget.holds(len(study.span)):
             return made
-        read = study.reading
-        heads = heads_of(segment, read.layers)
+        prefill = study.prefill
+        heads = heads_of(segment, prefill.layers)
         if "bias" in self.what and all(s.bias is None for s in segment.layers):
             lengths = [len(h) for mine in heads.values() for h in mine]
-            counts = iter(affordable(lengths, budget, read.states))
+            counts = iter(affordable_counts(lengths, budget, prefill.states))
             heads = {layer: [shortened(h, next(counts)) for h in mine] for layer, mine in heads.items()}
         errors: list[Errors] = []
         for done, (layer, mine) in enumerate(heads.items()):
             progress("refine", done, len(heads), "")
             index = [g for g, head in enumerate(mine) if len(head)]
             if index:
-                rope, one = read.engine.model.family.layers[layer].rope, study.sample[layer].heads(index)
+                rope, one = prefill.engine.model.family.layers[layer].rope, study.batches[layer].select_heads(index)
                 moved, found = self._refined(one, [mine[g] for g in index], rope)
                 heads[layer] = [moved[index.index(g)] if g in index else head for g, head in enumerate(mine)]
                 errors += found
         study.report.update(summary(errors))
-        return (assembled(read.states, heads, study.span.origins),)
+        return (build_segment(prefill.states, heads, study.span.origins),)
 
-    def _refined(self, one: Sample, heads: Sequence[Head], rope: Rope) -> tuple[list[Head], list[Errors]]:
+    def _refined(self, one: QueryBatch, heads: Sequence[HeadSlots], rope: Rope) -> tuple[list[HeadSlots], list[Errors]]:
         """Heads of one layer, each at its best step by held-out queries, and its errors before and after."""
-        learn, judge = one.halves()
+        learn, judge = one.split_held_out()
         best = padded(heads, rope)
-        first = errors = deviation(judge, *best.attend(judge))
+        first = errors = attention_error(judge, *best.attend(judge))
         for tuned in descended(learn, best, self.what.split("+"), self.steps, self.lr):
-            now = deviation(judge, *tuned.attend(judge))
+            now = attention_error(judge, *tuned.attend(judge))
             better = now < errors
             errors = torch.where(better, now, errors)
             best = _Layer(*(torch.where(spread(better, a), a, b) for a, b in zip(tuned, best, strict=True)))
@@ -143,7 +143,7 @@ class Refine:
         return out, list(zip(first.tolist(), errors.tolist(), [not m for m in moved], strict=True))
 
 
-def descended(learn: Sample, start: _Layer, what: Sequence[str], steps: int, lr: float) -> Iterator[_Layer]:
+def descended(learn: QueryBatch, start: _Layer, what: Sequence[str], steps: int, lr: float) -> Iterator[_Layer]:
     """Adam from `start`; yields what it has every few steps and at the end."""
     sizes = [start.keys.square().mean().sqrt(), start.values.square().mean().sqrt(), start.bias.new_ones(())]
     moves = [torch.zeros_like(x).requires_grad_(part in what) for part, x in zip(PARTS, start, strict=True)]
@@ -157,7 +157,7 @@ def descended(learn: Sample, start: _Layer, what: Sequence[str], steps: int, lr:
     for step in range(1, steps + 1):
         with torch.enable_grad():
             optimiser.zero_grad()
-            output, mass = shortfall(learn, *tuned().attend(learn))
+            output, mass = output_and_mass_error(learn, *tuned().attend(learn))
             torch.autograd.backward((output + MASS * mass).sum())
         optimiser.step()
         if step % EVERY == 0 or step == steps:
@@ -165,7 +165,7 @@ def descended(learn: Sample, start: _Layer, what: Sequence[str], steps: int, lr:
                 yield tuned()
 
 
-def padded(heads: Sequence[Head], rope: Rope) -> _Layer:
+def padded(heads: Sequence[HeadSlots], rope: Rope) -> _Layer:
     """Heads side by side, their keys turned to their positions."""
     biases = [torch.zeros_like(h.positions) if h.bias is None else h.bias for h in heads]
     return _Layer(
@@ -175,7 +175,7 @@ def padded(heads: Sequence[Head], rope: Rope) -> _Layer:
     )
 
 
-def cut(layer: _Layer, g: int, head: Head, rope: Rope) -> Head:
+def cut(layer: _Layer, g: int, head: HeadSlots, rope: Rope) -> HeadSlots:
     """Head `g` of a layer, as it is stored."""
     n = len(head)
     bias = layer.bias[g, :n]
@@ -183,22 +183,22 @@ def cut(layer: _Layer, g: int, head: Head, rope: Rope) -> Head:
     return replace(head, keys=keys, values=layer.values[g, :n], bias=bias if bool(bias.any()) else None)
 
 
-def heads_of(segment: StateSegment, layers: Sequence[int]) -> dict[int, list[Head]]:
+def heads_of(segment: StateSegment, layers: Sequence[int]) -> dict[int, list[HeadSlots]]:
     """The heads of some layers of a segment; the order of its slots stands for scores where it has none."""
     out = {}
     for layer in layers:
         slots = segment.layers[layer].plain(torch.float32)
         scores = segment.scores[layer] if segment.scores else torch.zeros_like(slots.positions)
         parts = torch.split(scores, list(slots.lengths))
-        out[layer] = [Head(*head, part) for head, part in zip(slots.heads(), parts, strict=True)]
+        out[layer] = [HeadSlots(*head, part) for head, part in zip(slots.heads(), parts, strict=True)]
     return out
 
 
-def shortened(head: Head, count: int) -> Head:
+def shortened(head: HeadSlots, count: int) -> HeadSlots:
     """The `count` slots of highest score, in their order."""
     if count == len(head):
         return head
-    return head.at(head.scores.argsort(descending=True, stable=True)[:count].sort().values)
+    return head.select(head.scores.argsort(descending=True, stable=True)[:count].sort().values)
 
 
 def spread(mask: Tensor, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
 from holdfast.methods.latent.h2o import newest_first
-from holdfast.methods.reference_queries import Asked, Reading, Recorder, log_attention
+from holdfast.methods.reference_queries import QueryRecorder, ReferenceQueries, SpanPrefill, log_attention
 from holdfast.model.attention import Observer
 
 
@@ -44,18 +44,18 @@ class SnapKV(Eviction):
     def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
         return _Newest(self.observed)
 
-    def score(self, read: Reading) -> dict[int, Tensor]:
-        T, newest = len(read.span), min(self.observed, len(read.span))
-        assert isinstance(read.watched, _Newest)
-        gain = torch.zeros(newest, device=read.engine.model.device)
-        one = Asked(read.watched, slice(0, T), lambda kind: gain, gain.bool(), first=T - newest)
-        return {layer: self._pooled(one, layer, read.keys(layer), newest) for layer in read.layers}
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        T, newest = len(prefill.span), min(self.observed, len(prefill.span))
+        assert isinstance(prefill.observer, _Newest)
+        gain = torch.zeros(newest, device=prefill.engine.model.device)
+        one = ReferenceQueries(prefill.observer, slice(0, T), lambda kind: gain, gain.bool(), first_token=T - newest)
+        return {layer: self._pooled(one, layer, prefill.keys(layer), newest) for layer in prefill.layers}
 
     def ranked(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
         # a budget below the window keeps the newest of it
         return {layer: newest_first(s, min(self.observed, budget.slots)) for layer, s in scores.items()}
 
-    def _pooled(self, one: Asked, layer: int, keys: Tensor, newest: int) -> Tensor:
+    def _pooled(self, one: ReferenceQueries, layer: int, keys: Tensor, newest: int) -> Tensor:
         G, T = keys.shape[:2]
         if newest == T:
             return keys.new_ones(G, T, dtype=torch.float32)
@@ -65,7 +65,7 @@ class SnapKV(Eviction):
         return F.pad(pooled, (0, newest), value=float(pooled.max()) + 1)
 
 
-class _Newest(Recorder):
+class _Newest(QueryRecorder):
     """Keeps the queries of the newest tokens over several passes."""
 
     def __init__(self, count: int) -> None:

@@ -19,8 +19,8 @@ from holdfast.context.segments import Segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet, reading
-from holdfast.methods.inner_methods import nested
+from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.inner_methods import build_inner
 
 
 class Study(NamedTuple):
@@ -32,7 +32,7 @@ class Study(NamedTuple):
 
 
 @dataclass(frozen=True)
-class OldNew:
+class SplitByAge:
     """Splits a span in time."""
 
     old: str = "pool"
@@ -44,48 +44,48 @@ class OldNew:
     share: float = 0.5
     """Part of the budget that the old part has."""
 
-    name: ClassVar[str] = "old_new"
+    name: ClassVar[str] = "split_by_age"
     by_turn: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        nested(self.name, "old", self.old)
-        nested(self.name, "new", self.new)
+        build_inner(self.name, "old", self.old)
+        build_inner(self.name, "new", self.new)
         if not (0 < self.at < 1 and 0 < self.share < 1):
             raise BadOption(f"{self.name}: at and share must be between 0 and 1, got {self.at} and {self.share}")
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        new = nested(self.name, "new", self.new)
+        new = build_inner(self.name, "new", self.new)
         cut = math.floor(self.at * len(span))
         if not cut:
             return Study(span, None, new.study(span, past, engine, progress))
-        early, late = split(span, cut)
-        old = nested(self.name, "old", self.old).study(early, past, engine, progress)
+        early, late = split_span(span, cut)
+        old = build_inner(self.name, "old", self.old).study(early, past, engine, progress)
         with torch.no_grad():
-            between, _ = engine.capture(past, early.ids, early.positions, reading(progress))
+            between, _ = engine.capture(past, early.ids, early.positions, prefill_progress(progress))
         return Study(span, old, new.study(late, between, engine, progress))
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         T, cut = len(study.span), math.floor(self.at * len(study.span))
         slots = min(cut, max(math.floor(self.share * budget.slots), budget.slots - (T - cut)))
-        new = nested(self.name, "new", self.new)
+        new = build_inner(self.name, "new", self.new)
         early: tuple[Segment, ...] = ()
         if study.old is not None and slots:
-            early = nested(self.name, "old", self.old).compress(study.old, Budget(slots), progress)
+            early = build_inner(self.name, "old", self.old).compress(study.old, Budget(slots), progress)
         late = new.compress(study.new, Budget(budget.slots - slots), progress)
         return (*early, *late)
 
 
-def split(span: Span, cut: int) -> tuple[Span, Span]:
+def split_span(span: Span, cut: int) -> tuple[Span, Span]:
     """The first `cut` tokens and the others. A block that is cut stands on both sides, each with its own tokens."""
-    early = tuple(_clipped(span.blocks, 0, cut))
-    late = tuple(_clipped(span.blocks, cut, len(span)))
+    early = tuple(_clip_blocks(span.blocks, 0, cut))
+    late = tuple(_clip_blocks(span.blocks, cut, len(span)))
     return (
         Span(early, span.start, span.later, span.facts[:cut]),
         Span(late, span.start + cut, span.later, span.facts[cut:]),
     )
 
 
-def _clipped(blocks: tuple[Block, ...], start: int, stop: int) -> Iterator[Block]:
+def _clip_blocks(blocks: tuple[Block, ...], start: int, stop: int) -> Iterator[Block]:
     at = 0
     for block in blocks:
         first, last = max(0, start - at), min(len(block), max(0, stop - at))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from holdfast.errors import BadOption
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.latent.kvzip import blank
-from holdfast.methods.reference_queries import Reading
+from holdfast.methods.latent.kvzip import zero_scores
+from holdfast.methods.reference_queries import SpanPrefill
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Streaming(Eviction):
         if self.sinks < 0:
             raise BadOption(f"streaming: sinks must be at least 0 tokens, got {self.sinks}")
 
-    def score(self, read: Reading) -> dict[int, Tensor]:
-        T = len(read.span)
-        order = torch.arange(T, device=read.engine.model.device).float()
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        T = len(prefill.span)
+        order = torch.arange(T, device=prefill.engine.model.device).float()
         order[: self.sinks] = T
-        return {layer: order.expand_as(s).clone() for layer, s in blank(read).items()}
+        return {layer: order.expand_as(s).clone() for layer, s in zero_scores(prefill).items()}

@@ -30,8 +30,9 @@ from holdfast.context.surgery import keep
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet, reading
-from holdfast.methods.repeat_prompt import Teacher, divergence, teach
+from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.repeat_prompt import Teacher, record_teacher, teacher_divergence
+from holdfast.methods.surprisal_weight import pooling_weight
 from holdfast.model.forward import embed
 from holdfast.model.rope import spread
 from holdfast.model.states import States
@@ -104,11 +105,11 @@ class VirtualTokens:
             raise BadOption("virtual_tokens: needs steps and distil >= 0, patience >= 1, 0 < share < 1 and lr > 0")
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        after, states = engine.capture(past, span.ids, span.positions, reading(progress))
+        after, states = engine.capture(past, span.ids, span.positions, prefill_progress(progress))
         weights = self._weights(states, after, engine)
         with torch.no_grad():
             embeds = embed(engine.model, span.ids.to(engine.model.device))
-        return Study(span, past, states, weights, embeds, teach(after, span.ids) if self.distil else None)
+        return Study(span, past, states, weights, embeds, record_teacher(after, span.ids) if self.distil else None)
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         kept, rest = self._split(study, budget)
@@ -130,7 +131,7 @@ class VirtualTokens:
         if self.weights == "uniform":
             return torch.ones_like(states.positions)
         if self.weights == "surprisal":
-            return states.surprisal + 1e-3  # a block of certainties still has a mean
+            return pooling_weight(states.surprisal)
         return attention_received(after, question_ids(engine.model.tokenizer, self.question), len(states.positions))
 
     def _split(self, study: Study, budget: Budget) -> tuple[StateSegment | None, Tensor]:
@@ -215,7 +216,7 @@ class VirtualTokens:
             live.feed_inputs(embeds.to(past.model.dtype), positions)
             live.next_position = study.span.start + len(study.span)
             assert study.teacher is not None
-            return divergence(study.teacher, live)
+            return teacher_divergence(study.teacher, live)
 
         return minimise(loss_of, start, self, self.distil, partial(progress, "distil"))
 

@@ -17,7 +17,7 @@ from holdfast.model.slots import MODEL
 
 
 @dataclass(frozen=True)
-class Stored:
+class MethodWithStorage:
     """A method whose KV slots are held in fewer bits. What it keeps, and how many slots that takes, is its own."""
 
     method: LatentMethod
@@ -49,8 +49,8 @@ class Stored:
         return tuple(quantize_segment(s, self.form) if isinstance(s, StateSegment) else s for s in made)
 
 
-def stored(method: LatentMethod, form: str) -> LatentMethod:
+def apply_storage(method: LatentMethod, form: str) -> LatentMethod:
     """`method` with its slots held in `form`. Raises BadOption for a form that does not exist."""
     if form not in FORMS:
         raise BadOption(f"{method.name}: storage must be one of {', '.join(FORMS)}, got {form!r}")
-    return method if form == MODEL else Stored(method, form)
+    return method if form == MODEL else MethodWithStorage(method, form)
