@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from waiting import until
+from waiting import PATIENCE, until
 
 SECONDS = 120
 """After which a child that does nothing fails its test; two busy cores load the libraries of a server in 30."""
@@ -54,7 +54,7 @@ class Child:
 def is_alive(url: str) -> bool:
     """Returns whether the server at `url` says that it is healthy."""
     try:
-        return httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/health", trust_env=False, timeout=PATIENCE).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -62,6 +62,7 @@ def is_alive(url: str) -> bool:
 @contextmanager
 def child(*arguments: str, **variables: str) -> Iterator[Child]:
     """Runs this Python with `arguments` for as long as the block lasts, and kills it where it is still there then."""
+    variables["PYTHONPATH"] = os.pathsep.join(sys.path)  # it can import what its test can
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("stdout", "stderr")]
         with paths[0].open("wb") as out, paths[1].open("wb") as err:

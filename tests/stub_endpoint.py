@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -98,7 +97,7 @@ def serving(stub: Stub) -> Iterator[Stub]:
             while not stub.closing.is_set():
                 self.wfile.write(b" ")
                 self.wfile.flush()
-                time.sleep(stub.drip)
+                stub.closing.wait(stub.drip)
 
         def log_message(self, *_: Any) -> None:
             """Says nothing."""

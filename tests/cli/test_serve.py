@@ -18,6 +18,7 @@ from conftest import byte_tokenizer, plain_model
 from holdfast.cli import console
 from holdfast.cli.main import main
 from holdfast.storage.store import Store
+from waiting import PATIENCE
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -128,10 +129,11 @@ def test_a_server_keeps_its_sessions_when_it_is_told_to_stop(model: str, keys: P
     for how in (signal.SIGTERM, signal.SIGINT):
         with serving(model, store, "--api-key-file", str(keys), "--max-tokens", "8") as served:
             url = served.address()
-            assert httpx.get(f"{url}/v1/models").status_code == 401
+            assert httpx.get(f"{url}/v1/models", timeout=PATIENCE).status_code == 401
             with openai.OpenAI(base_url=f"{url}/v1", api_key="right") as client:
                 answers.append(client.chat.completions.create(model="any", messages=history))  # type: ignore[arg-type]
-            heard = httpx.get(f"{url}/holdfast/sessions", headers={"authorization": "Bearer right"}).json()
+            mine = {"authorization": "Bearer right"}
+            heard = httpx.get(f"{url}/holdfast/sessions", headers=mine, timeout=PATIENCE).json()
             sessions.append(heard)
             code, err = served.end(how), served.output()
         assert (code, "Traceback" in err) == (0, False)

@@ -1,7 +1,6 @@
 """Endpoints: what comes back is checked, every failure is told, and no call outlives its time."""
 
 import logging
-import time
 
 import pytest
 
@@ -87,10 +86,9 @@ def test_a_refusal_fails(wire, reason):
 def test_a_server_that_never_ends_its_answer_is_left_in_time(wire):
     with serving(Stub(drip=0.02)) as stub:
         chat_at(stub, wire)  # the library's own import is not the server's time
-        began = time.perf_counter()
         with pytest.raises(Failed, match=r"no answer within 0\.2 s"):
             chat_at(stub, wire)("", "x", 10, 0.2)
-    assert time.perf_counter() - began < 2
+        assert not stub.closing.is_set()
 
 
 @pytest.mark.parametrize("wire", WIRES)

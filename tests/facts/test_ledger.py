@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-
 import pytest
 
 from holdfast.facts.ledger import Fact, ledger
@@ -13,7 +10,6 @@ from holdfast.facts.literals import AtomKind
 from holdfast.facts.notes import Notes, Section, as_piece
 from holdfast.facts.occurrences import stands
 from holdfast.transcript.draft import Line
-from holdfast.transcript.read import read
 from holdfast.transcript.speaker import FACTS
 from holdfast.transcript.turn import Role, Transcript, Turn
 from small_sessions import says, session, tool, user
@@ -223,15 +219,6 @@ def test_tools_give_no_rules() -> None:
 )
 def test_a_literal_stands_as_itself_or_not_at_all(text: str, kind: AtomKind, inside: str, is_there: bool) -> None:
     assert stands(text, kind, inside) is is_there
-
-
-def test_a_long_session_takes_seconds() -> None:
-    turns = read(Path("examples/taskdeck/session.json")).turns
-    many = [t for n in range(12) for t in [Turn(t.role, f"{t.text}\n{n}", is_error=t.is_error) for t in turns]]
-    began = time.perf_counter()
-    found = ledger(Transcript(tuple(many)))
-    assert found.facts
-    assert time.perf_counter() - began < 20  # about a second on an idle core
 
 
 def test_a_rule_is_not_held_to_every_lift(monkeypatch: pytest.MonkeyPatch) -> None:

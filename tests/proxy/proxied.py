@@ -17,12 +17,13 @@ import uvicorn
 from holdfast.proxy.app import create_proxy
 from holdfast.proxy.options import Options
 from holdfast.text.rewrite import TextPlan
+from waiting import PATIENCE
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the world's certificates takes longer than most tests
-post = partial(httpx.post, verify=PLAIN, trust_env=False, timeout=30)
-get = partial(httpx.get, verify=PLAIN, trust_env=False)
-stream = partial(httpx.stream, verify=PLAIN, trust_env=False)
-request = partial(httpx.request, verify=PLAIN, trust_env=False)
+post = partial(httpx.post, verify=PLAIN, trust_env=False, timeout=PATIENCE)
+get = partial(httpx.get, verify=PLAIN, trust_env=False, timeout=PATIENCE)
+stream = partial(httpx.stream, verify=PLAIN, trust_env=False, timeout=PATIENCE)
+request = partial(httpx.request, verify=PLAIN, trust_env=False, timeout=PATIENCE)
 
 TRIGGER = 3_000
 SMALL = Options(plan=TextPlan(budget=TRIGGER // 2), trigger=TRIGGER, patience=30)

@@ -24,6 +24,7 @@ from holdfast.adapters import compactor as compacting
 from holdfast.proxy.access_log import Journal
 from holdfast.proxy.app import create_proxy
 from holdfast.proxy.options import is_loopback
+from waiting import PATIENCE
 
 KEY, OWN = "sk-client-5f3a9c", "sk-proxy-77d1e2"
 SECRET = "hunter2-of-the-session"
@@ -91,7 +92,7 @@ def test_a_client_that_hangs_up_does_not_end_the_command():
     with upstream(lambda _: Reply(endless())) as up, running("--upstream", up.url) as (url, _, pid):
         with stream("POST", f"{url}/v1/chat/completions", content=b"{}") as answer:
             next(answer.iter_raw())
-        assert up.hung_up.wait(10)
+        assert up.hung_up.wait(PATIENCE)
         assert get(f"{url}/health").status_code == 200
         state = Path(f"/proc/{pid}/status")  # when it writes to a lost connection is a matter of chance
         if state.exists():

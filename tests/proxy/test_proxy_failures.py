@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from holdfast.errors import BadOption
 from holdfast.proxy.app import create_proxy
 from holdfast.proxy.options import Options
 from holdfast.text.rewrite import Rewritten, TextPlan
+from waiting import PATIENCE, until
 
 LONG = 40
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
@@ -55,7 +55,7 @@ def test_a_compactor_that_takes_too_long_stands_for_the_request_after(path, monk
     real, release = compacting.rewrite_again, threading.Event()
 
     def slow(*given: Any) -> Rewritten:
-        release.wait(20)
+        release.wait(PATIENCE)
         return real(*given)
 
     monkeypatch.setattr(compacting, "rewrite_again", slow)
@@ -63,11 +63,7 @@ def test_a_compactor_that_takes_too_long_stands_for_the_request_after(path, monk
         first = post(url + path, content=body_of(path))
         assert get(f"{url}/health").json() == {"status": "ok"}
         release.set()
-        for _ in range(100):
-            post(url + path, content=body_of(path))
-            if up.seen[-1].body != up.seen[0].body:
-                break
-            time.sleep(0.05)
+        until(lambda: post(url + path, content=body_of(path)) and up.seen[-1].body != up.seen[0].body)
     assert first.status_code == 200
     assert up.seen[0].body == body_of(path)
     assert len(up.seen[-1].body) < len(body_of(path)) / 2
@@ -239,7 +235,7 @@ def test_an_upstream_that_stays_silent_is_not_waited_for():
     held = threading.Event()
 
     def reply(_: Seen) -> Reply:
-        held.wait(10)
+        held.wait(PATIENCE)
         return Reply()
 
     with upstream(reply) as up, proxy(up, replace(SMALL, timeout=0.2)) as url:

@@ -15,6 +15,8 @@ import openai
 import pytest
 from proxied import SMALL, Reply, Seen, anthropic_history, chat_history, get, post, proxy, request, stream, upstream
 
+from waiting import PATIENCE
+
 EVENTS = (("content-type", "text/event-stream"),)
 
 
@@ -78,7 +80,7 @@ def test_the_first_chunk_arrives_before_the_last_is_sent():
 
     def pieces() -> Iterator[bytes]:
         yield b"data: one\n\n"
-        assert arrived.wait(10), "the first chunk was held back"
+        assert arrived.wait(PATIENCE), "the first chunk was held back"
         yield b"data: two\n\n"
 
     with upstream(lambda _: Reply(pieces(), headers=EVENTS)) as up, proxy(up) as url:
@@ -100,7 +102,7 @@ def test_a_client_that_hangs_up_ends_its_request_upstream():
     with upstream(lambda _: Reply(endless(), headers=EVENTS)) as up, proxy(up) as url:
         with stream("POST", f"{url}/v1/chat/completions", content=b"{}") as answer:
             next(answer.iter_raw())
-        assert up.hung_up.wait(10)
+        assert up.hung_up.wait(PATIENCE)
         assert get(f"{url}/health").status_code == 200
 
 

@@ -22,8 +22,7 @@ from holdfast.server.protocol import (
     ToolCallDelta,
 )
 from holdfast.transcript.turn import Role, ToolCall, Turn
-
-WAIT = 10  # seconds until a test that forgot to set a flag fails
+from waiting import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -246,7 +245,7 @@ class ScriptedHost:
 
 
 def wait(flag: threading.Event | None) -> None:
-    if flag and not flag.wait(WAIT):
+    if flag and not flag.wait(PATIENCE):
         raise AssertionError("the test never let this answer go on")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from holdfast.errors import BadContext, BadInput, Missing
 from holdfast.server.http.app import create_app
 from holdfast.server.http.settings import Settings
 from holdfast.server.protocol import BlockRow, CurvePoint, FactResult, RawTurn, SessionDetail, SessionRow
+from waiting import PATIENCE
 
 RATIO = 8
 ROLES = {"system": "system", "task": "user", "user": "user", "observation": "tool"}
@@ -108,7 +110,8 @@ class ShownHost(ScriptedHost):
         super().__init__()
         self.shown = {session.id: session for session in shown}
         self.options: list[Mapping[str, Any]] = []
-        self.looks = 0
+        self.looks: Counter[str] = Counter()
+        """How often the list was asked for, by key."""
 
     def _shown(self, session: str, key: str) -> Shown:
         found = self.shown.get(session)
@@ -117,7 +120,7 @@ class ShownHost(ScriptedHost):
         return found
 
     def sessions(self, key: str) -> Sequence[SessionRow]:
-        self.looks += 1
+        self.looks[key] += 1
         return [session.row() for session in list(self.shown.values()) if session.key == key]
 
     def session(self, session: str, key: str) -> SessionDetail:
@@ -229,5 +232,5 @@ def serving(host: ShownHost, settings: Settings | None = None, port: int = 0) ->
             yield f"http://127.0.0.1:{taken.getsockname()[1]}"
         finally:
             running.should_exit = True
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
+from uuid import uuid4
 
 from live_server import live
 from tokenizers import AddedToken
@@ -67,7 +67,7 @@ class SteeredHost(SessionHost):
     """Answers are what `script` says of the request; where it says None, they are the model's own."""
 
     def __init__(self, script: Script, policy: HostPolicy = NEVER) -> None:
-        store = Store(f"memory://steered{time.monotonic_ns()}")
+        store = Store(f"memory://{uuid4().hex}")
         super().__init__(engine(), PLAN, store, policy)
         self.script = script
 

@@ -19,7 +19,7 @@ from holdfast.errors import Busy, Failed, TooLarge
 from holdfast.server.http.auth import digest
 from holdfast.server.http.settings import Settings
 from holdfast.transcript.turn import Role, ToolCall, Turn
-from waiting import until
+from waiting import PATIENCE, until
 
 CALL = ToolCall("call_1", "bash", '{"command": "ls"}')
 TOOL: Any = {
@@ -45,7 +45,7 @@ def url(served: tuple[ScriptedHost, str]) -> str:
 
 @pytest.fixture(scope="module")
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as one:
+    with httpx.Client(base_url=url, timeout=PATIENCE) as one:
         yield one
 
 
@@ -259,7 +259,7 @@ def test_a_reader_that_leaves_ends_the_answer(
         next(iter(stream.text_stream))
     until(lambda: '"499"' in http.get("/metrics").text)
     go.set()
-    assert host.idle.wait(5)
+    assert host.idle.wait(PATIENCE)
     assert host.said < 3
 
 

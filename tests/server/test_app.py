@@ -5,7 +5,6 @@ import hashlib
 import logging
 import signal
 import threading
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ from live_server import live
 from scripted import Reply, ScriptedHost
 from typer.testing import CliRunner
 
-from child import child
+from child import child, is_alive
 from holdfast.cli import serve
 from holdfast.cli.main import app as cli
 from holdfast.errors import BadOption, Busy, Conflict, Failed, Lost, Missing, TooLarge, UnsupportedModel
@@ -23,7 +22,7 @@ from holdfast.server.http.app import create_app
 from holdfast.server.http.errors import Refused
 from holdfast.server.http.limits import Rate
 from holdfast.server.http.settings import Settings
-from waiting import until
+from waiting import PATIENCE, until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 KEY = "sk-the-secret-one"
@@ -187,7 +186,7 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read():
             read.append(1)
             yield b" " * 1000
 
-    with live(ScriptedHost(), body_bytes=10_000) as url, httpx.Client() as http:
+    with live(ScriptedHost(), body_bytes=10_000) as url, httpx.Client(timeout=PATIENCE) as http:
         told = http.post(
             f"{url}/v1/chat/completions", content=b" " * 10_001, headers={"content-type": "application/json"}
         )
@@ -233,7 +232,7 @@ def test_a_body_that_does_not_come_is_not_waited_for():
 def test_more_requests_than_are_allowed_at_once_are_asked_to_come_again():
     go = threading.Event()
     host = ScriptedHost(Reply(ready=go))
-    with live(host, concurrency=1) as url, httpx.Client(base_url=url) as http:
+    with live(host, concurrency=1) as url, httpx.Client(base_url=url, timeout=PATIENCE) as http:
         first = threading.Thread(target=asked, args=(http,))
         first.start()
         until(lambda: host.running)
@@ -276,10 +275,10 @@ def test_a_minute_gives_its_requests_back_one_by_one():
 def test_an_answer_that_takes_too_long_is_ended(stream):
     go = threading.Event()
     host = ScriptedHost(Reply(go=go))
-    with live(host, seconds=0.1) as url, httpx.Client(base_url=url) as http:
+    with live(host, seconds=0.1) as url, httpx.Client(base_url=url, timeout=PATIENCE) as http:
         answer = asked(http, json=CHAT | {"stream": stream})
         go.set()
-        assert host.idle.wait(5)
+        assert host.idle.wait(PATIENCE)
     assert answer.status_code == (200 if stream else 504)
     assert '"code": "timeout"' in answer.text or '"code":"timeout"' in answer.text
     assert "0.1 seconds" in answer.text
@@ -351,12 +350,12 @@ def test_a_server_that_stops_finishes_its_answers_and_closes_its_host():
     go = threading.Event()
     host = ScriptedHost(Reply(go=go))
     answers = []
-    with httpx.Client() as http:
+    with httpx.Client(timeout=PATIENCE) as http:
         with live(host) as url:
             thread = threading.Thread(target=lambda: answers.append(asked(http, f"{url}/v1/chat/completions")))
             thread.start()
             until(lambda: host.said)
-            threading.Timer(0.15, go.set).start()
+            threading.Thread(target=lambda: (until(lambda: not is_alive(url)), go.set())).start()
         thread.join()
     assert answers[0].json()["choices"][0]["message"]["content"] == "Hello world"
     assert host.closed
@@ -366,7 +365,7 @@ def test_an_answer_that_never_ends_does_not_hold_the_server_that_stops():
     go = threading.Event()
     host = ScriptedHost(Reply(go=go))
     answers = []
-    with httpx.Client(timeout=5) as http:
+    with httpx.Client(timeout=PATIENCE) as http:
         with live(host, drain=0) as url:
             thread = threading.Thread(target=lambda: answers.append(asked(http, f"{url}/v1/chat/completions")))
             thread.start()
@@ -376,18 +375,16 @@ def test_an_answer_that_never_ends_does_not_hold_the_server_that_stops():
         thread.join()
     assert answers[0].status_code == 503
     assert "stopping" in answers[0].json()["error"]["message"]
-    assert host.idle.wait(5)
+    assert host.idle.wait(PATIENCE)
     assert host.ended_early == 1
 
 
 SERVED = """
-import sys
-sys.path.insert(0, {tests!r})
 from scripted import ScriptedHost, Reply
-from holdfast.cli import console, main, serving
+from holdfast.cli import console, main, serve
 host = ScriptedHost()
 console.engine = lambda *_: None
-serving.opened = lambda *_: host
+serve.opened = lambda *_: host
 try:
     main.main(["serve", "--port", "0"])
 finally:
@@ -397,8 +394,7 @@ finally:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_until_it_is_told_to_stop(how):
-    code = SERVED.format(tests=str(Path(__file__).parent))
-    with child("-c", code) as server:
+    with child("-c", SERVED) as server:
         url = server.address()
         assert httpx.post(f"{url}/v1/chat/completions", json=CHAT).json()["choices"]
         status, out, err = server.end(how), server.output("stdout"), server.output()

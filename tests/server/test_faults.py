@@ -29,6 +29,7 @@ from holdfast.session.session import Session
 from holdfast.session.trigger import Trigger
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
+from waiting import PATIENCE, until
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # and there it stays, for the processes that are started
 faults, killing = import_module("faults"), import_module("killing")
@@ -92,7 +93,7 @@ def test_who_takes_a_compaction_back_waits_for_nobody_who_waits_for_the_model(
             other = registry._registry[two]
         thread = threading.Thread(target=working, args=(registry, other), daemon=True)
         thread.start()
-        assert at_model.wait(10)
+        assert at_model.wait(PATIENCE)
         registry.memory.drop(two)
         registry._spill([two])
         real(registry, place, tokens)
@@ -158,6 +159,23 @@ def test_ten_megabytes_in_one_turn_are_refused_before_they_are_tokenised(monkeyp
         session.append([user("a " * 5_000_000)])
 
 
+class Queue:
+    """A lock that counts who has come for it."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.waiting = lock, 0
+
+    def __enter__(self) -> None:
+        self.waiting += 1
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.lock, name)
+
+
 def test_of_two_who_drop_a_session_one_is_told_that_it_is_gone() -> None:
     host = opened(store())
     name = run(host, TURNS[:2])[0].session
@@ -171,12 +189,13 @@ def test_of_two_who_drop_a_session_one_is_told_that_it_is_gone() -> None:
             told.append(error)
 
     threads = [threading.Thread(target=drop) for _ in range(2)]
-    with place.lock:
+    place.lock = queue = Queue(place.lock)
+    with queue.lock:
         for thread in threads:
             thread.start()
-        time.sleep(0.1)  # both have found it
+        until(lambda: queue.waiting == len(threads))  # both have found it
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert sorted(type(one).__name__ for one in told) == ["Missing", "NoneType"]
 
 
@@ -189,7 +208,7 @@ def test_a_session_is_dropped_or_exported_after_the_answer_that_is_under_way(act
     thread = threading.Thread(target=lambda: done.append(getattr(host, act)(name, "k")))
     thread.start()
     assert isinstance(list(events)[-1], AnswerEnd)
-    thread.join(10)
+    thread.join(PATIENCE)
     assert len(done) == 1
     if act == "drop":
         assert not host.sessions("k")
@@ -206,10 +225,7 @@ def test_an_idle_watch_outlives_a_compaction_that_runs_out_of_memory(monkeypatch
     host = opened(store(), policy)
     try:
         run(host, TURNS)
-        end = time.monotonic() + 10
-        while host.stats().failures < 2:
-            assert time.monotonic() < end, "nobody looks any more"
-            time.sleep(0.02)
+        until(lambda: host.stats().failures >= 2)
     finally:
         host.close()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -23,6 +23,7 @@ from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
+from waiting import PATIENCE, until
 
 TURNS = small_session().turns
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
@@ -35,7 +36,7 @@ def engine() -> LocalEngine:
 
 
 def host(store: Store | str | Path = "", policy: HostPolicy = NEVER, plan: Plan = PLAN) -> SessionHost:
-    store = store if isinstance(store, Store) else Store(store or f"memory://host{time.monotonic_ns()}")
+    store = store if isinstance(store, Store) else Store(store or f"memory://{uuid4().hex}")
     return SessionHost(engine(), plan, store, policy)
 
 
@@ -203,14 +204,13 @@ def test_a_session_answers_while_it_is_compacted(monkeypatch: pytest.MonkeyPatch
     def slow(session: Session, **options: Any) -> Any:
         progress = options.pop("progress")
         begun.set()
-        while not go.is_set():
+        while not go.wait(0.005):
             progress("repeat", 0, 1, "")
-            time.sleep(0.005)
         return real(session, **options, progress=progress)
 
     monkeypatch.setattr(Session, "prepare", slow)
     started, _, done = run(held, ask(TURNS))
-    assert begun.wait(10)
+    assert begun.wait(PATIENCE)
     again, _, last = run(held, ask((*TURNS, done.turn, user("And now?"))))
     assert again.session == started.session
     assert last.extension["compactions"] == 0
@@ -228,19 +228,14 @@ def test_a_failing_compaction_harms_nobody_and_is_counted(monkeypatch: pytest.Mo
         "holdfast.session.cache.compact_in_memory", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
     )
     started, _, done = run(held, ask(TURNS))
-    deadline = time.monotonic() + 10
-    while not held.stats().failures and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: held.stats().failures)
     assert held.stats().failures == 1
     assert run(held, ask((*TURNS, done.turn, user("Go on."))))[0].session == started.session
 
 
 def settled(held: SessionHost, name: str, compactions: int = 1) -> None:
     """Wait for the compaction in the background."""
-    deadline = time.monotonic() + 20
-    while held.registry.get(name, "k").session.compactions < compactions:
-        assert time.monotonic() < deadline, "it was never compacted"
-        time.sleep(0.02)
+    until(lambda: held.registry.get(name, "k").session.compactions >= compactions)
 
 
 def test_a_pause_of_the_user_is_used() -> None:
@@ -265,10 +260,7 @@ def test_to_look_who_rests_is_not_to_use_a_session(monkeypatch: pytest.MonkeyPat
         return real(*of)
 
     monkeypatch.setattr(held.registry, "list_entries", look)
-    deadline = time.monotonic() + 20
-    while looks[0] < 4:
-        assert time.monotonic() < deadline, "nobody looks"
-        time.sleep(0.01)
+    until(lambda: looks[0] >= 4)
     assert held.registry.memory.resident == tuple(names)
     held.close()
 
@@ -325,7 +317,7 @@ def test_two_requests_on_one_session_fork_and_never_mix() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert len({started.session for started, _, _ in found.values()}) == 3
     for question, (_, text, _) in found.items():
         assert text == run(host(), ask((*history, user(question)), max_tokens=8))[1]

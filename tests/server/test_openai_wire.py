@@ -8,6 +8,7 @@ from scripted import Reply, ScriptedHost
 
 from holdfast.errors import BadInput, Busy, Failed, TooLarge
 from holdfast.transcript.turn import Role, ToolCall
+from waiting import PATIENCE
 
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -19,7 +20,7 @@ class Bench:
 
     def __init__(self, host, url):
         self.host = host
-        self.client = OpenAI(base_url=f"{url}/v1", api_key="sk-test", max_retries=0, timeout=10)
+        self.client = OpenAI(base_url=f"{url}/v1", api_key="sk-test", max_retries=0, timeout=PATIENCE)
 
     def will(self, *replies):
         self.host.replies = list(replies)

@@ -24,7 +24,7 @@ from holdfast.server.wires.response_store import Around, Memory
 from holdfast.session.trigger import Trigger
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
-from waiting import until
+from waiting import PATIENCE, until
 
 CALL = ToolCall("call_1", "bash", '{"command":"ls"}')
 OTHER = ToolCall("call_2", "bash", "{}")
@@ -49,7 +49,7 @@ def url(served: tuple[ScriptedHost, str]) -> str:
 
 @pytest.fixture(scope="module")
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as one:
+    with httpx.Client(base_url=url, timeout=PATIENCE) as one:
         yield one
 
 
@@ -273,7 +273,7 @@ def test_a_reader_that_leaves_ends_the_answer(http: httpx.Client, client: openai
         next(iter(stream))
     until(lambda: '"499"' in http.get("/metrics").text)
     go.set()
-    assert host.idle.wait(5)
+    assert host.idle.wait(PATIENCE)
     assert host.said < 3
 
 

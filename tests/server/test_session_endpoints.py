@@ -1,8 +1,8 @@
 """Our own endpoints: what they pass on, what they answer, and whose sessions they show."""
 
 import json
-import time
 from contextlib import ExitStack
+from itertools import takewhile
 
 import httpx
 import pytest
@@ -23,6 +23,7 @@ from holdfast.server.http.app import create_app
 from holdfast.server.http.auth import digest
 from holdfast.server.http.settings import Settings
 from holdfast.server.protocol import RawTurn, SessionDetail, SessionRow
+from waiting import PATIENCE, until
 
 MINE, YOURS = "key-of-mine", "key-of-yours"
 AS_ME = {"Authorization": f"Bearer {MINE}"}
@@ -264,43 +265,40 @@ def test_every_response_is_as_the_page_of_the_api_declares(case):
 def test_events_tell_the_list_at_once_and_again_when_it_has_changed(host):
     with (
         serving(host, Settings(keys=frozenset([digest(MINE)]))) as url,
-        httpx.stream("GET", f"{url}/holdfast/events", headers=AS_ME, timeout=10) as answer,
+        httpx.stream("GET", f"{url}/holdfast/events", headers=AS_ME, timeout=PATIENCE) as answer,
     ):
         assert answer.headers["content-type"].startswith("text/event-stream")
         told = lists(answer)
         first = next(told)
         assert first == host.sessions(digest(MINE))
-        began = time.monotonic()
-        for _ in range(20):
+        for _ in range(50):
             host.shown["s-1"].say("user", "one more")
-        assert next(told)[0]["turns"] == first[0]["turns"] + 20
+        between = list(takewhile(lambda rows: rows[0]["turns"] < first[0]["turns"] + 50, told))
+        assert len(between) < 10  # twice a second, not one for each change
         host.drop("s-1", digest(MINE))
         assert next(told) == []
-        assert time.monotonic() - began > 0.5  # three lists within a second at the least, not one for each change
 
 
 def test_nobody_looks_at_the_sessions_once_the_client_has_gone(host):
     with serving(host) as url:
-        with httpx.stream("GET", f"{url}/holdfast/events", timeout=10) as answer:
+        with httpx.stream("GET", f"{url}/holdfast/events", timeout=PATIENCE) as answer:
             next(lists(answer))
-        deadline, looks = time.monotonic() + 5, -1
-        while looks != host.looks:  # none within a pause and a bit
-            assert time.monotonic() < deadline
-            looks = host.looks
-            for _ in range(4):
-                time.sleep(0.15)
+        until(lambda: "requests_under_way 1.0" in httpx.get(f"{url}/metrics", timeout=PATIENCE).text)  # this one
+        looks = host.looks[""]
+        with httpx.stream("GET", f"{url}/holdfast/events", headers=AS_ME, timeout=PATIENCE) as another:
+            next(lists(another))
+            until(lambda: host.looks[digest(MINE)] > 2)
+        assert host.looks[""] == looks
 
 
 def test_an_open_stream_does_not_hold_up_the_end_of_the_server(host):
     with ExitStack() as stack:
         url = stack.enter_context(serving(host))
-        with httpx.stream("GET", f"{url}/holdfast/events", timeout=10) as answer:
+        with httpx.stream("GET", f"{url}/holdfast/events", timeout=PATIENCE) as answer:
             told = lists(answer)
             next(told)
-            began = time.monotonic()
-            stack.close()
+            stack.close()  # fails where the server does not end
             assert list(told) == []
-            assert time.monotonic() - began < 3
 
 
 def lists(answer):

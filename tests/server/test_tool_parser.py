@@ -241,10 +241,13 @@ def test_a_call_that_is_rendered_as_text_comes_back_equal(arguments: dict[str, A
     assert [(call.name, json.loads(call.arguments)) for call in got.calls] == [("f.g-h", arguments)]
 
 
-def test_a_long_call_token_by_token_takes_no_time() -> None:
-    long = json.dumps({"name": "write", "arguments": {"text": 'a "quoted" <b> line\n' * 2000}})
-    written = f"<tool_call>{long}</tool_call>"
-    begun = time.process_time()
-    got = turn(*(written[i : i + 4] for i in range(0, len(written), 4)))
-    assert len(got.calls) == 1
-    assert time.process_time() - begun < 2
+def test_the_work_for_a_call_grows_with_its_length_and_not_with_its_square() -> None:
+    def work(lines: int) -> float:
+        long = json.dumps({"name": "write", "arguments": {"text": 'a "quoted" <b> line\n' * lines}})
+        written, begun = f"<tool_call>{long}</tool_call>", time.thread_time()
+        got = turn(*(written[i : i + 4] for i in range(0, len(written), 4)))
+        assert len(got.calls) == 1
+        return time.thread_time() - begun
+
+    short, long = (min(work(lines) for _ in range(3)) for lines in (125, 2000))
+    assert long < 64 * short  # of the processor; 16 times the length, and 256 is its square

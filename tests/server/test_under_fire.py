@@ -22,7 +22,7 @@ from scripted import Reply, ScriptedHost
 
 from holdfast.server.http.app import create_app
 from holdfast.server.http.settings import Settings
-from waiting import until
+from waiting import PATIENCE, until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 APP = create_app(ScriptedHost(), Settings(body_bytes=16 * 2**20, names=frozenset({"testserver"})))
@@ -183,7 +183,7 @@ def go():
 def test_two_requests_at_once_are_both_under_way(go):
     host = ScriptedHost(Reply(go=go))
     answers = []
-    with live(host) as url, httpx.Client(base_url=url) as http:
+    with live(host) as url, httpx.Client(base_url=url, timeout=PATIENCE) as http:
         threads = [
             threading.Thread(target=lambda: answers.append(http.post("/v1/chat/completions", json=CHAT)))
             for _ in range(2)
@@ -204,9 +204,9 @@ def test_a_slow_reader_does_not_hold_the_model():
     host = ScriptedHost(Reply(pieces=("x" * 1000,) * pieces))
     with live(host, concurrency=2, send_buffer=4096) as url, ExitStack() as stack:
         reader = stack.enter_context(asking(url, stream=True))
-        until(lambda: host.said == pieces, 20)
-        assert host.idle.wait(5)
-        other = stack.enter_context(httpx.Client(base_url=url))
+        until(lambda: host.said == pieces)
+        assert host.idle.wait(PATIENCE)
+        other = stack.enter_context(httpx.Client(base_url=url, timeout=PATIENCE))
         assert other.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}).status_code == 200
         read = b""
         while b"[DONE]" not in read[-200:]:
@@ -217,8 +217,8 @@ def test_a_slow_reader_does_not_hold_the_model():
 def test_a_reader_that_takes_nothing_at_all_is_let_go():
     host = ScriptedHost(Reply(pieces=("x" * 1000,) * 2000))
     with live(host, stalled_seconds=0.2, send_buffer=4096) as url, asking(url, stream=True):
-        until(lambda: counted(url, 499), 20)
-        assert host.idle.wait(5)
+        until(lambda: counted(url, 499))
+        assert host.idle.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -231,7 +231,7 @@ def test_a_client_that_hangs_up_ends_its_answer(go, stream):
                 until(lambda: b'"a"' in client.recv(4096))
         until(lambda: counted(url, 499))
         go.set()
-        assert host.idle.wait(5)
+        assert host.idle.wait(PATIENCE)
     assert (host.ended_early, host.said) == (1, 1)
 
 
@@ -251,7 +251,7 @@ def asking(url, *, short=False, **options):
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect((where[0], int(where[1])))
-    client.settimeout(10)
+    client.settimeout(PATIENCE)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     head += "Content-Type: application/json\r\n\r\n"
     client.sendall(head.encode() + (body[:5] if short else body))
@@ -259,4 +259,4 @@ def asking(url, *, short=False, **options):
 
 
 def counted(url, status):
-    return f'status="{status}"' in httpx.get(f"{url}/metrics").text
+    return f'status="{status}"' in httpx.get(f"{url}/metrics", timeout=PATIENCE).text

@@ -577,11 +577,14 @@ def test_sixteen_threads_append_to_one_log(url):
 
 
 class Slow(MemoryFileSystem):
-    """Time passes between the look and the write."""
+    """Between the look and the write of one caller come the looks of all the others, where no lock holds them off."""
+
+    looked = threading.Barrier(8)
 
     def exists(self, path, **kwargs):
         found = super().exists(path, **kwargs)
-        time.sleep(0.005)
+        with suppress(threading.BrokenBarrierError):
+            self.looked.wait(0.1)
         return found
 
 
@@ -606,7 +609,7 @@ def test_of_many_that_create_one_event_in_memory_one_does():
 PROCESS = """
 import sys
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
-from test_store_objects import append_all
+from test_objects import append_all
 from holdfast.storage.store import Store
 store = Store(sys.argv[3])
 for _ in range(20):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from importlib import import_module
 
 import pytest
 from hypothesis import given, settings
@@ -394,11 +392,9 @@ BAD = {
 @pytest.mark.parametrize("bad", BAD)
 def test_an_endpoint_that_misbehaves_leaves_the_session_as_it_was(bad, wire):
     held = draft(session())
-    import_module(wire.sdk)  # seconds at the first time, which are not the endpoint's
-    began = time.perf_counter()
     with serving(stub_of(bad)) as stub, pytest.raises(Failed):
         summarized(wire("stub", stub.url + ("/v1" if wire is OpenAIChat else ""), retries=1), held)
-    assert time.perf_counter() - began < 10
+    assert len(stub.requests) <= 2
     assert held == draft(session())
 
 
@@ -416,10 +412,9 @@ def test_a_compaction_whose_endpoint_misbehaves_takes_the_deterministic_way(bad)
 
 def test_a_slow_endpoint_is_left_in_time():
     with serving(Stub(drip=0.02)) as stub:
-        began = time.perf_counter()
         with pytest.raises(Failed, match="no answer within"):
             summarized(OpenAIChat("stub", stub.url + "/v1"), spec="summarize:timeout=0.3")
-    assert time.perf_counter() - began < 5
+        assert not stub.closing.is_set()
 
 
 def test_an_oversized_answer_is_cut_at_line_ends():

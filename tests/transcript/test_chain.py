@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -329,12 +328,12 @@ TestIndexed = Indexed.TestCase
 
 
 def test_threads_that_add_and_remove_never_make_a_wrong_link() -> None:
-    index, wrong, stop = PrefixIndex(), [], time.monotonic() + 0.2
+    index, wrong = PrefixIndex(), []
     histories = [said(*letters) for letters in ("abcd", "abce", "abf", "g")]
 
     def work(number: int) -> None:
         rng = Random(number)
-        while time.monotonic() < stop:
+        for _ in range(2000):
             turns, session = rng.choice(histories), str(rng.randrange(3))
             made = index.links(turns, SEED)
             if made != links(turns, SEED):
@@ -347,17 +346,15 @@ def test_threads_that_add_and_remove_never_make_a_wrong_link() -> None:
     assert not wrong
 
 
-def test_a_history_of_500_long_turns_is_found_in_under_five_milliseconds() -> None:
+def test_turns_that_are_known_are_compared_and_not_hashed_again() -> None:
     def turns() -> list[Turn]:
         return [
             called(json.dumps({"text": f"{at} " * 1000})) if at % 2 else Turn(Role.TOOL, f"{at} " * 1000, call_id="c")
             for at in range(500)
         ]
 
-    index, took = PrefixIndex(), []
-    index.add("one", SEED, links(turns()[:-2], SEED), turns()[:-2])
-    for _ in range(9):
-        asked, began = turns(), time.thread_time()
-        assert index.longest_prefix(index.links(asked, SEED)) == ("one", 498)
-        took.append(time.thread_time() - began)
-    assert min(took) < 0.005
+    index, first = PrefixIndex(), links(turns()[:-2], SEED)
+    index.add("one", SEED, first, turns()[:-2])
+    again = index.links(turns(), SEED)
+    assert index.longest_prefix(again) == ("one", 498)
+    assert all(link is known for link, known in zip(again, first, strict=False))  # a new hash is a new object
