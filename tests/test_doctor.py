@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from holdfast.doctor import STRATEGIES, checkup, compactions, rereads, tokens_by_kind
+from holdfast.doctor import STRATEGIES, examine_session, find_rereads, recorded_compactions, tokens_by_kind
 from holdfast.errors import BadOption, BadTranscript
 from holdfast.text.file_log import compact_file
 from holdfast.text.rewrite import TextPlan
@@ -48,7 +48,7 @@ def test_a_file_read_again_is_told_with_what_it_cost_and_whether_it_had_changed(
         *reading(4, "/a.py", "word " * 10),
         *reading(5, "/b.py", "other"),
     ]
-    (found,) = rereads(turns)
+    (found,) = find_rereads(turns)
     assert (found.path, found.times, found.unchanged) == ("/a.py", 3, 1)
     assert found.tokens == sum(count("word " * n) + 4 for n in (50, 10))
 
@@ -57,7 +57,7 @@ def test_a_summary_is_held_to_what_was_said_before_it():
     before = (*START, *reading(1, "/src/a.py", "PORT = 8123"), Turn(Role.ASSISTANT, "It listens on 8123."))
     after = (summary("Only /src/a.py was read. The user approved a rewrite."),)
     transcript = Transcript(after, meta={"compactions": [{"turns": before}]})
-    (found,) = compactions(transcript)
+    (found,) = recorded_compactions(transcript)
     lost = {fact.text for fact in found.lost}
     assert "Never edit setup.py." in lost
     assert "8123" in lost
@@ -70,13 +70,13 @@ def test_a_summary_is_held_to_what_was_said_before_it():
 def test_a_fact_in_a_turn_that_was_kept_is_not_lost():
     kept = Turn(Role.ASSISTANT, "It listens on 8123.")
     transcript = Transcript((summary("Nothing."), kept), meta={"compactions": [{"turns": (*START, kept)}]})
-    assert "8123" not in {fact.text for fact in compactions(transcript)[0].lost}
+    assert "8123" not in {fact.text for fact in recorded_compactions(transcript)[0].lost}
 
 
 def test_an_earlier_summary_bears_out_nothing_that_the_user_said():
     first = summary("The user approved a rewrite of the parser.")
     records = [{"turns": tuple(START)}, {"turns": (first, Turn(Role.ASSISTANT, "Going on."))}]
-    found = compactions(
+    found = recorded_compactions(
         Transcript((summary("The user approved a rewrite of the parser."),), meta={"compactions": records})
     )
     assert [len(one.invented) for one in found] == [1, 1]
@@ -92,7 +92,7 @@ def test_a_session_is_looked_over_whole(tmp_path):
         3,
     ]
     path.write_text(json.dumps(messages))
-    found = checkup(path, "claude-sonnet-4-5")
+    found = examine_session(path, "claude-sonnet-4-5")
     assert (found.format, found.turns) == ("openai_chat", 4)
     assert (found.biggest[0].turn, found.biggest[0].what[:15]) == (3, "assistant: word")
     assert found.problems["openai"][0].turn == 3
@@ -104,22 +104,22 @@ def test_a_session_is_looked_over_whole(tmp_path):
 def test_a_session_that_ended_well_is_legal_for_its_provider(tmp_path):
     path = tmp_path / "session.json"
     path.write_text(json.dumps([{"role": "user", "content": "Fix it."}, {"role": "assistant", "content": "Done."}]))
-    assert not checkup(path).problems["anthropic"]
+    assert not examine_session(path).problems["anthropic"]
 
 
 def test_the_log_of_the_session_is_told(tmp_path):
     path = tmp_path / "session.json"
     path.write_text(json.dumps([{"role": "user", "content": f"{n} " + "word " * 50} for n in range(8)]))
     compact_file(path, TextPlan("truncate", ratio=2))
-    assert [event.kind for event in checkup(path).logged] == ["compact"]
+    assert [event.kind for event in examine_session(path).logged] == ["compact"]
 
 
 def test_no_cost_where_no_model_is_named_and_an_error_for_one_without_a_price(tmp_path):
     path = tmp_path / "session.json"
     path.write_text('[{"role": "user", "content": "Hi."}]')
-    assert checkup(path).cost is None
+    assert examine_session(path).cost is None
     with pytest.raises(BadOption):
-        checkup(path, "no-such-model")
+        examine_session(path, "no-such-model")
 
 
 @pytest.mark.parametrize("text", ["", "nothing that is known", '{"a": 1}', "\0"])
@@ -127,4 +127,4 @@ def test_what_is_no_session_is_refused(tmp_path, text):
     path = tmp_path / "session"
     path.write_text(text)
     with pytest.raises(BadTranscript):
-        checkup(path)
+        examine_session(path)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.observations import observations
+from holdfast.methods.text.observations import free_observations
 from holdfast.methods.text.prune_tokens import LITERAL, PruneTokens
 from holdfast.model.bundled_models import DEFAULT, ensure
 from holdfast.transcript.draft import draft
@@ -110,7 +110,7 @@ def texts(paths: list[Path], limit: int) -> list[str]:
     found = []
     for path in paths:
         held = draft(read(path, lenient=True))
-        all_of = [held.pieces[at].turn.text for at in observations(held, Room(1, keep_recent=0))]
+        all_of = [held.pieces[at].turn.text for at in free_observations(held, Room(1, keep_recent=0))]
         found += [text for text in all_of if LEAST <= count(text) <= LONGEST][:limit]
     return found
 

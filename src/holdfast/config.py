@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The user's Holdfast folder: `$HOLDFAST_HOME`, else `$XDG_CACHE_HOME/holdfast`, else `~/.cache/holdfast`.
+    """Returns the user's Holdfast folder: `$HOLDFAST_HOME`, else `$XDG_CACHE_HOME/holdfast`, else `~/.cache/holdfast`.
 
     The folder is not created here.
     """
@@ -25,7 +25,7 @@ CONFIG_VARIABLE = "HOLDFAST_CONFIG"
 
 
 def config_file() -> Path | None:
-    """The file that `$HOLDFAST_CONFIG` names, else `holdfast.toml` of the user's Holdfast folder; None without.
+    """Returns the file that `$HOLDFAST_CONFIG` names, else `holdfast.toml` of the user's Holdfast folder, else None.
 
     The working folder is never searched, nor a session's: a file that someone sent must not say where a session and a
     key go.
@@ -36,14 +36,14 @@ def config_file() -> Path | None:
     return own if own.is_file() else None
 
 
-def config_places() -> str:
-    """Where the configuration is read from, for an error that tells the user to write one."""
+def describe_config_places() -> str:
+    """Describes where the configuration is read from, for an error that tells the user to write one."""
     return (
         f"{home() / CONFIG}, or a file that --config or ${CONFIG_VARIABLE} names; a {CONFIG} in the working folder is "
         "not read unasked"
     )
 
 
-def secret(name: str) -> str:
-    """The value of an environment variable, for a key; empty where it is not set."""
+def read_secret(name: str) -> str:
+    """Returns the value of an environment variable that holds a key; empty if it is not set."""
     return os.environ.get(name, "")

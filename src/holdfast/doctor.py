@@ -1,4 +1,4 @@
-"""Looks a session over: what is in it, what it wastes, what compactions took from it, and who would take it.
+"""Examines a session: what is in it, what it wastes, what compactions took from it, and which providers accept it.
 
 Reads leniently and loads no model. Turns are named from 1, as everywhere that a person reads them.
 """
@@ -36,7 +36,7 @@ _SUMMARY = "isCompactSummary"
 
 
 @dataclass(frozen=True)
-class Big:
+class BigTurn:
     """A turn by its size."""
 
     turn: int
@@ -51,14 +51,14 @@ class Reread:
     path: str
     times: int
     unchanged: int
-    """How often nothing had been written to it since it was last read."""
+    """The number of reads since whose predecessor nothing was written to the file."""
     tokens: int
     """Of all reads but the first."""
 
 
 @dataclass(frozen=True)
-class Compacted:
-    """What a compaction that the session records took and made up."""
+class RecordedCompaction:
+    """A compaction that the session records: what it lost and what it made up."""
 
     turns: int
     tokens_before: int
@@ -75,29 +75,29 @@ class Compacted:
 
 @dataclass(frozen=True)
 class Checkup:
-    """A session looked over."""
+    """The findings about a session."""
 
     format: str
     turns: int
     tokens: int
     kinds: dict[str, int]
     """Tokens by kind, the largest first."""
-    biggest: tuple[Big, ...]
-    rereads: tuple[Reread, ...]
-    compactions: tuple[Compacted, ...]
+    biggest: tuple[BigTurn, ...]
+    find_rereads: tuple[Reread, ...]
+    recorded_compactions: tuple[RecordedCompaction, ...]
     problems: dict[str, tuple[Problem, ...]]
     """By provider; empty where it would take the session."""
-    savings: dict[str, int]
+    possible_savings: dict[str, int]
     """Tokens that each text strategy would leave at its utmost."""
     cost: SessionCost | None
     """None where the model, or its price, is not known."""
     logged: tuple[Event, ...]
-    """What Holdfast changed in it so far."""
+    """The changes that Holdfast made to it so far."""
     skipped: tuple[str, ...]
 
 
-def checkup(path: Path, model: str = "") -> Checkup:
-    """Look a session file over; `model` is whose prices are taken, by default the one that the file names most.
+def examine_session(path: Path, model: str = "") -> Checkup:
+    """Examines a session file. `model` names whose prices are used; by default the one that the file names most.
 
     Raises BadTranscript for a file that is no session, BadOption for a model that was asked for and has no price.
     """
@@ -113,24 +113,26 @@ def checkup(path: Path, model: str = "") -> Checkup:
         turns=len(turns),
         tokens=sum(size for size, _ in sized),
         kinds=dict(sorted(kinds.items(), key=lambda pair: -pair[1])),
-        biggest=tuple(Big(at + 1, _what(turns[at], names), size) for size, at in sized[:BIGGEST]),
-        rereads=rereads(turns),
-        compactions=compactions(transcript),
-        problems={name: _problems(turns, name) for name in PROVIDERS},
-        savings=savings(transcript),
+        biggest=tuple(BigTurn(at + 1, _first_line(turns[at], names), size) for size, at in sized[:BIGGEST]),
+        rereads=find_rereads(turns),
+        compactions=recorded_compactions(transcript),
+        problems={name: _provider_problems(turns, name) for name in PROVIDERS},
+        savings=possible_savings(transcript),
         cost=_cost(transcript, model),
         logged=tuple(event for event, _ in lineage(path).steps),
         skipped=transcript.skipped,
     )
 
 
-def _problems(turns: Sequence[Turn], provider: str) -> tuple[Problem, ...]:
-    """What a provider would refuse once the user has answered: a session that ended well ends with the assistant."""
+def _provider_problems(turns: Sequence[Turn], provider: str) -> tuple[Problem, ...]:
+    """Returns what a provider would refuse. A session that ended well ends with the assistant, so that
+    is no problem.
+    """
     return tuple(found for found in problems(turns, provider) if found.rule != "user_last")
 
 
 def tokens_by_kind(turns: Sequence[Turn]) -> Counter[str]:
-    """Tokens by who says what: what a message itself takes is with its text."""
+    """Counts tokens by who says what; the message's own overhead counts with its text."""
     names = _tool_names(turns)
     task = next((at for at, turn in enumerate(turns) if turn.role is Role.USER), None)
     found: Counter[str] = Counter()
@@ -144,8 +146,8 @@ def tokens_by_kind(turns: Sequence[Turn]) -> Counter[str]:
     return found
 
 
-def rereads(turns: Sequence[Turn]) -> tuple[Reread, ...]:
-    """Files that were read again, those that cost most first."""
+def find_rereads(turns: Sequence[Turn]) -> tuple[Reread, ...]:
+    """Returns the files that were read again, those that cost most first."""
     seen = observed(turns)
     writes = defaultdict(list)
     for access in seen.writes:
@@ -166,40 +168,44 @@ def rereads(turns: Sequence[Turn]) -> tuple[Reread, ...]:
     return tuple(sorted(found, key=lambda reread: -reread.tokens))
 
 
-def compactions(transcript: Transcript) -> tuple[Compacted, ...]:
-    """What each compaction that the session records lost and made up, the oldest first."""
+def recorded_compactions(transcript: Transcript) -> tuple[RecordedCompaction, ...]:
+    """Returns what each recorded compaction lost and made up, the oldest first."""
     records = transcript.meta.get("compactions") or ()
-    segments = [_marked(tuple(turns), records) for turns in (*(one["turns"] for one in records), transcript.turns)]
+    segments = [
+        _mark_summaries(tuple(turns), records) for turns in (*(one["turns"] for one in records), transcript.turns)
+    ]
     said: tuple[Turn, ...] = ()
     found = []
     for record, (before, next_) in zip(records, pairwise(segments), strict=True):
-        after = _marked(tuple(record["after"]), records) if "after" in record else next_
+        after = _mark_summaries(tuple(record["after"]), records) if "after" in record else next_
         told = tuple(replace(turn, role=Role.ASSISTANT) if is_summary(turn) else turn for turn in before)
         said += tuple(turn for turn in before if not is_summary(turn))
-        found.append(_compacted(told, said, after))
+        found.append(_examine_compaction(told, said, after))
     return tuple(found)
 
 
-def _marked(turns: tuple[Turn, ...], records: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
-    """The turns, those that the records name as summaries known to `is_summary`."""
+def _mark_summaries(turns: tuple[Turn, ...], records: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
+    """Marks the turns that the records name as summaries, so that `is_summary` knows them."""
     named = {(turn.role, turn.text) for record in records for turn in record.get("summaries") or ()}
     marks = ({_SUMMARY: True} if (turn.role, turn.text) in named else {} for turn in turns)
     return tuple(replace(turn, extra={**turn.extra, **mark}) for turn, mark in zip(turns, marks, strict=True))
 
 
 def is_summary(turn: Turn) -> bool:
-    """Whether an agent wrote the turn in place of earlier ones, in the user's role."""
+    """Returns True if an agent wrote the turn in place of earlier ones, in the user's role."""
     return turn.extra.get(_SUMMARY) is True
 
 
-def savings(transcript: Transcript) -> dict[str, int]:
-    """Tokens that each strategy would leave at its utmost, the gate off."""
+def possible_savings(transcript: Transcript) -> dict[str, int]:
+    """Returns the tokens that each strategy would leave at its utmost, with the gate off."""
     plans = {name: TextPlan(name, budget=1, gate=False) for name in STRATEGIES}
     return {name: rewrite(transcript, plan).tokens for name, plan in plans.items()}
 
 
-def _compacted(before: tuple[Turn, ...], said: tuple[Turn, ...], after: tuple[Turn, ...]) -> Compacted:
-    """`before` with the words of earlier summaries as the assistant's; `said` is all that was said until then."""
+def _examine_compaction(
+    before: tuple[Turn, ...], said: tuple[Turn, ...], after: tuple[Turn, ...]
+) -> RecordedCompaction:
+    """Compares a summary with the session before it, where earlier summaries count as the assistant's words."""
     summaries = tuple(turn for turn in after if is_summary(turn))
     originals = {(turn.role, turn.text) for turn in before}
     kept = [turn for turn in after if (turn.role, turn.text) in originals]
@@ -208,7 +214,7 @@ def _compacted(before: tuple[Turn, ...], said: tuple[Turn, ...], after: tuple[Tu
     lost = [fact for fact in live if not standing.holds(fact.text, fact.kind)]
     whole = tuple(range(len(said)))
     held = Draft(Transcript(said), tuple(Piece(turn, whole, MADE) for turn in summaries))
-    return Compacted(
+    return RecordedCompaction(
         turns=len(before),
         tokens_before=sum(turn_size(turn, count) for turn in before),
         tokens=sum(turn_size(turn, count) for turn in summaries),
@@ -241,7 +247,7 @@ def _kind(turn: Turn, names: dict[str, str]) -> str:
     return "summary" if is_summary(turn) else turn.role.value
 
 
-def _what(turn: Turn, names: dict[str, str]) -> str:
+def _first_line(turn: Turn, names: dict[str, str]) -> str:
     first = next((line.strip() for line in turn.text.split("\n") if line.strip()), "")
     calls = ", ".join(f"{call.name} {call.arguments}" for call in turn.calls)
     return f"{_kind(turn, names)}: {first or calls}"

@@ -6,7 +6,7 @@ import pytest
 from agent_samples import PI, jsonl, message, opencode_message, opencode_text, pi_message, pi_node, rollout, text_part
 from sample_sessions import sdk_message
 
-from holdfast.doctor import checkup
+from holdfast.doctor import examine_session
 from holdfast.transcript.token_estimate import count
 
 TASK = "Fix it. Never edit setup.py."
@@ -68,7 +68,7 @@ def openhands(**forgotten):
 def test_a_compaction_that_a_format_records_is_held_to_what_was_said_before_it(tmp_path, name, text):
     path = tmp_path / "session.json"
     path.write_text(text)
-    looked = checkup(path)
+    looked = examine_session(path)
     (found,) = looked.compactions
     lost = {fact.text for fact in found.lost}
     assert looked.format == name
@@ -84,7 +84,7 @@ def test_the_summary_of_an_earlier_condensation_is_not_the_users_word(tmp_path):
     again = {**events[2], "id": 4, "args": {**events[2]["args"], "forgotten_events_end_id": 3}}
     path = tmp_path / "session.json"
     path.write_text(json.dumps([*events, again]))
-    assert [len(one.invented) for one in checkup(path).compactions] == [1, 1]
+    assert [len(one.invented) for one in examine_session(path).compactions] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -95,5 +95,5 @@ def test_a_condensation_that_makes_no_sense_is_looked_over_all_the_same(tmp_path
     events[2]["args"] = args
     path = tmp_path / "session.json"
     path.write_text(json.dumps(events))
-    (found,) = checkup(path).compactions
+    (found,) = examine_session(path).compactions
     assert found.lost == ()

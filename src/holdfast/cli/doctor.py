@@ -12,7 +12,7 @@ from holdfast.cli import console
 from holdfast.cli.console import AsJson
 
 if TYPE_CHECKING:
-    from holdfast.doctor import Checkup, Compacted
+    from holdfast.doctor import Checkup, RecordedCompaction
 
 SHOWN = 8  # kinds, files, facts or problems that are told without --json
 WIDTH = 76
@@ -31,9 +31,9 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Look a session over: what is in it, what past compactions lost, who would take it, what could be saved."""
-    from holdfast.doctor import checkup
+    from holdfast.doctor import examine_session
 
-    found = checkup(file, prices)
+    found = examine_session(file, prices)
     if as_json:
         console.emit({"file": str(file), **_evidence(found)})
         return
@@ -74,7 +74,7 @@ def _legal(found: Checkup) -> None:
             console.line(f"  {'refused by':<11} {', '.join(names)}: {told}")
 
 
-def _compaction(number: int, found: Compacted) -> None:
+def _compaction(number: int, found: RecordedCompaction) -> None:
     live, held = found.live.total(), found.held.total()
     console.line(
         f"  {f'compaction {number}':<12}{found.turns} turns, {found.tokens_before:,} tokens -> {found.tokens:,}; "
@@ -146,7 +146,7 @@ def _evidence(found: Checkup) -> dict[str, Any]:
     }
 
 
-def _compacted(found: Compacted) -> dict[str, Any]:
+def _compacted(found: RecordedCompaction) -> dict[str, Any]:
     return {
         "turns": found.turns,
         "tokens_before": found.tokens_before,

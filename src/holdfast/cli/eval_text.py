@@ -84,13 +84,13 @@ def text(
 
 def _needed(task: str, config: Path | None) -> Chat:
     """The model for a task. Raises BadOption where there is none."""
-    from holdfast.config import config_places
+    from holdfast.config import describe_config_places
     from holdfast.engine.routing import Task, chat_for
     from holdfast.errors import BadOption
 
     chat = chat_for(Task(task), config)
     if chat is None:
-        raise BadOption(f"no model is given for this: add [routes.{task}] to {config_places()}")
+        raise BadOption(f"no model is given for this: add [routes.{task}] to {describe_config_places()}")
     return chat
 
 

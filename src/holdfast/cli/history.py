@@ -51,13 +51,13 @@ def diff(
 ) -> None:
     """Say what a change made of each turn: verbatim, rewritten or dropped."""
     from holdfast.text.file_log import lineage
-    from holdfast.text.file_log.describe import difference, fates
-    from holdfast.text.file_log.lineage import session
+    from holdfast.text.file_log.describe import diff_lines, turn_fates
+    from holdfast.text.file_log.lineage import parse_version
 
     change, state = _step(lineage(file), event, file)
-    before, after = state.transcript.turns, session(change.after, file).turns
-    found = fates(change, before, state.origins, after)
-    lines = difference(before, after, file.name) if full else []
+    before, after = state.transcript.turns, parse_version(change.after, file).turns
+    found = turn_fates(change, before, state.origins, after)
+    lines = diff_lines(before, after, file.name) if full else []
     if as_json:
         rows = [{**vars(fate), "turns": _one_based(fate.turns)} for fate in found]
         console.emit({**_event(change), "turns": rows, **({"diff": lines} if full else {})})
@@ -116,10 +116,10 @@ def expand(
 def show_session(file: Path, why: str, as_json: bool) -> None:
     """A session with its lines numbered, or why one of them is there."""
     from holdfast.text.file_log import lineage
-    from holdfast.text.file_log.describe import numbers, shown
+    from holdfast.text.file_log.describe import describe_session, turn_ranges
 
     past = lineage(file)
-    lines = shown(past.now.transcript.turns, past.now.origins)
+    lines = describe_session(past.now.transcript.turns, past.now.origins)
     if not why:
         if as_json:
             rows = [
@@ -137,8 +137,8 @@ def show_session(file: Path, why: str, as_json: bool) -> None:
         raw = [{"turn": at + 1, **_turn(past.raw[at])} for at in sources]
         console.emit({"line": number, "text": line.text, "made_by": made, "raw": raw})
         return
-    told = f"made by {made} from turn {numbers(sources)}" if sources else f"made by {made}; stands for no turn"
-    console.line(f"line {number}: {line.text}\n{told if made else f'as it was said, turn {numbers(sources)}'}")
+    told = f"made by {made} from turn {turn_ranges(sources)}" if sources else f"made by {made}; stands for no turn"
+    console.line(f"line {number}: {line.text}\n{told if made else f'as it was said, turn {turn_ranges(sources)}'}")
     for at in sources:
         _print_turn(at + 1, past.raw[at])
 
@@ -151,10 +151,12 @@ def _found(why: str, lines: Sequence[str], file: Path) -> int:
         return int(why)
     hits = [number for number, text in enumerate(lines, 1) if why in text]
     if why.isdecimal() or len(hits) != 1:
-        numbers = f"lines {', '.join(map(str, hits[:8]))} say it" if hits and not why.isdecimal() else "no line is it"
+        turn_ranges = (
+            f"lines {', '.join(map(str, hits[:8]))} say it" if hits and not why.isdecimal() else "no line is it"
+        )
         raise BadOption(
             f"--why takes a number from 1 to {len(lines)}, as `holdfast show {file}` prints them, "
-            f"or words of one line; got {why[:60]!r}: {numbers}"
+            f"or words of one line; got {why[:60]!r}: {turn_ranges}"
         )
     return hits[0]
 
@@ -171,10 +173,10 @@ def _step(past: Lineage, number: int | None, file: Path) -> tuple[Event, State]:
 
 
 def _fate(fate: Fate) -> str:
-    from holdfast.text.file_log.describe import numbers
+    from holdfast.text.file_log.describe import turn_ranges
 
     size = f"{fate.tokens_before:>8,}" + (f" -> {fate.tokens:>7,}" if fate.fate == "rewritten" else "")
-    return f"  {numbers(fate.turns) or '-':>8}  {fate.role:<9}  {fate.fate:<9} {size:<20} {fate.by}"
+    return f"  {turn_ranges(fate.turns) or '-':>8}  {fate.role:<9}  {fate.fate:<9} {size:<20} {fate.by}"
 
 
 def _event(event: Event) -> dict[str, Any]:
@@ -195,10 +197,10 @@ def _turn(turn: Turn) -> dict[str, Any]:
 
 
 def _print_turn(number: int, turn: Turn) -> None:
-    from holdfast.text.file_log.describe import label, said
+    from holdfast.text.file_log.describe import turn_label, turn_lines
 
-    console.line(f"== {label(number, turn)}")
-    for text, _ in said(turn):
+    console.line(f"== {turn_label(number, turn)}")
+    for text, _ in turn_lines(turn):
         console.line(text)
 
 

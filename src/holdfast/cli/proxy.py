@@ -112,7 +112,7 @@ def _key(variable: str | None) -> str:
         return ""
     from holdfast import config
 
-    key = config.secret(variable).strip()
+    key = config.read_secret(variable).strip()
     if not key or not key.isascii() or not key.isprintable():
         raise BadOption(f"--api-key-env: set the environment variable {variable} to a key")
     return key

@@ -121,7 +121,7 @@ def chat_of(route: Route, key: str = "") -> RoutedChat:
         return RoutedChat(route, LocalChat(route.model, max_output=route.max_output))
     from holdfast.engine.remote import CHATS
 
-    key = key or (config.secret(route.key_env) if route.key_env else "")
+    key = key or (config.read_secret(route.key_env) if route.key_env else "")
     if route.key_env and not key:
         raise BadOption(f"{route.model} needs a key: set the environment variable {route.key_env}")
     remote = CHATS[route.kind](route.model, route.base_url, key, route.max_input, route.max_output)

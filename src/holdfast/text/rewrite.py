@@ -1,4 +1,4 @@
-"""Text-level compaction: a method rewrites the session, the gate says what the result no longer holds.
+"""Rewrites a session as text: a method shortens it, the gate puts back or lists what the result no longer holds.
 
 For models behind an API, where only text can be changed. Loads no model library.
 """
@@ -16,7 +16,7 @@ from holdfast.facts.ledger import Ledger, ledger
 from holdfast.gate.text.gate import TextReport, check, reserve, without_section
 from holdfast.methods.registry import TEXT, build_text
 from holdfast.methods.text.base import Room
-from holdfast.text.split_messages import unfolded
+from holdfast.text.split_messages import split_messages
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import Draft, draft
 from holdfast.transcript.token_estimate import count
@@ -25,7 +25,7 @@ from holdfast.transcript.turn import Transcript
 
 @dataclass(frozen=True)
 class TextPlan:
-    """How a session is rewritten."""
+    """A plan of a text compaction: the method, the size of the result, and the gate."""
 
     method: str = "tiered"
     """`NAME` or `NAME:key=value,…`."""
@@ -67,19 +67,22 @@ class Rewritten:
     budget: int
     seconds: float
     report: TextReport | None = None
-    """What the gate saw; None where it was off, or the session fitted."""
+    """The gate's report; None if the gate was off or the session fitted."""
     method: str = ""
     """The method whose result this is; empty where nothing was rewritten."""
     notes: tuple[str, ...] = ()
-    """What the methods have to say, and why it is not the method that was asked for, or not within the budget."""
+    """Messages of the methods, and the reason if another method than the planned one was used, or the budget was
+    exceeded.
+    """
     replies: tuple[ChatAnswer, ...] = ()
-    """What the compactor was asked, with its own tokens and seconds; also where its answer was of no use."""
+    """Answers of the summarising model, with its own tokens and seconds, those that could not be used included."""
+
 
 
 def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) -> Rewritten:
-    """Rewrite a session by plan.
+    """Rewrites a session by plan.
 
-    Raises BadOption for an unknown method, BadTranscript for an illegal session, Lost where a strict gate found losses.
+    Raises BadOption for an unknown method, BadTranscript for an illegal session, Lost if a strict gate found losses.
     """
     return rewrite_again(draft(transcript), plan, chat)
 
@@ -87,9 +90,9 @@ def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) ->
 def rewrite_again(
     held: Draft, plan: TextPlan, chat: Chat | None = None, *, frozen: int = 0, known: Ledger | None = None
 ) -> Rewritten:
-    """Rewrite a session that may have been rewritten before. A method that fails gives way to a deterministic one.
+    """Rewrites a session that may have been rewritten before. If a method fails, a deterministic one takes its place.
 
-    The first `frozen` pieces stay as they are. `known` is the ledger of `held.raw`, where the caller has it.
+    The first `frozen` pieces stay as they are. `known` is the ledger of the raw session, if the caller has it.
     """
     build_text(plan.method)
     check_legal(held.turns)
@@ -101,7 +104,7 @@ def rewrite_again(
     if room.fits(held):
         return Rewritten(held, before, before, budget, time.perf_counter() - began)
     known = (known or ledger(held.raw)) if plan.gate else None
-    made, method, notes = _attempt(_behind(held, frozen, unfolded), plan, room, known)
+    made, method, notes = _run_methods(_change_behind(held, frozen, split_messages), plan, room, known)
     report = None
     if known is not None:
         made, report = check(made, known, room, allow_over=plan.allow_over)
@@ -111,7 +114,7 @@ def rewrite_again(
         notes = (*notes, "nothing was gained, so the session stays as it was")
         report = TextReport() if known is not None else None
     if tokens > budget:
-        notes = (*notes, _over(tokens - budget, report, plan.allow_over))
+        notes = (*notes, _explain_excess(tokens - budget, report, plan.allow_over))
     if plan.strict and report:
         report.refuse()
     replies = tuple(metered.replies) if metered else ()
@@ -119,8 +122,8 @@ def rewrite_again(
     return Rewritten(made, before, tokens, budget, seconds, report, method, notes, replies)
 
 
-def _over(tokens: int, report: TextReport | None, allowed: float) -> str:
-    """Why a result is so many tokens over its budget."""
+def _explain_excess(tokens: int, report: TextReport | None, allowed: float) -> str:
+    """Explains the reason why a result is `tokens` over its budget."""
     if report and report.rules and tokens <= report.section:
         return (
             f"{tokens:,} tokens over the budget: {report.rules} rules of the user come back whatever it is, and take "
@@ -131,8 +134,8 @@ def _over(tokens: int, report: TextReport | None, allowed: float) -> str:
     return f"{tokens:,} tokens over the budget: the rest may not be dropped"
 
 
-def _behind(held: Draft, start: int, change: Callable[[Draft], Draft]) -> Draft:
-    """The draft with a change to what stands behind its first `start` pieces."""
+def _change_behind(held: Draft, start: int, change: Callable[[Draft], Draft]) -> Draft:
+    """Applies a change to the pieces behind the first `start` ones."""
     if not start:
         return change(held)
     rest = change(replace(held, pieces=held.pieces[start:]))
@@ -143,16 +146,16 @@ FALLBACKS = ("tiered", "truncate")
 """Deterministic methods for when the one that was asked for fails, in this order."""
 
 
-def _attempt(held: Draft, plan: TextPlan, room: Room, known: Ledger | None) -> tuple[Draft, str, tuple[str, ...]]:
-    """The result of the first method that gives a good one, its name, and why others did not."""
-    bare = _behind(held, room.frozen, without_section) if known else held
+def _run_methods(held: Draft, plan: TextPlan, room: Room, known: Ledger | None) -> tuple[Draft, str, tuple[str, ...]]:
+    """Returns the first result that may be used, the name of its method, and the reasons why other methods gave way."""
+    bare = _change_behind(held, room.frozen, without_section) if known else held
     left = reserve(bare, known, room) if known else 0
     inner = replace(room, budget=max(1, room.budget - left))
     notes: tuple[str, ...] = ()
     for spec in _methods(plan.method):
         try:
             made = bare if inner.fits(bare) else build_text(spec).rewrite(bare, inner)
-            if problem := _problem(bare, made, inner):
+            if problem := _find_problem(bare, made, inner):
                 raise Failed(problem)
         except (Failed, BadTranscript) as error:
             notes = (*notes, f"{spec} gave way: {error}")
@@ -166,8 +169,10 @@ def _methods(first: str) -> Iterator[str]:
     yield from (name for name in FALLBACKS if name in TEXT and name != first.partition(":")[0])
 
 
-def _problem(held: Draft, made: Draft, room: Room) -> str:
-    """What is wrong with a method's result; empty where it may be used. Raises BadTranscript for an illegal one."""
+def _find_problem(held: Draft, made: Draft, room: Room) -> str:
+    """Returns the problem of a method's result, or an empty text if it may be used. Raises BadTranscript if it is
+    illegal.
+    """
     check_legal(made.turns)
     free, kept = set(room.free(held)), set(map(id, made.pieces))
     fixed = [piece for at, piece in enumerate(held.pieces) if at not in free]

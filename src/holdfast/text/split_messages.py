@@ -1,4 +1,4 @@
-"""Messages of an earlier compaction that a file format joined to the user's own, told apart again."""
+"""Splits messages that a file format joined: what the user said, and messages of an earlier compaction beside it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from holdfast.transcript.turn import Role
 MADE = "unfold"
 
 
-def unfolded(held: Draft) -> Draft:
-    """The draft with every standing message as a piece of its own, after what the user said beside it."""
+def split_messages(held: Draft) -> Draft:
+    """Returns the draft with every message of ours as a piece of its own, behind the user's words beside it."""
     pieces = tuple(part for piece in held.pieces for part in _parts(piece))
     return replace(held, pieces=pieces) if len(pieces) != len(held.pieces) else held
 

@@ -177,7 +177,7 @@ def test_clamp_cuts_inside_a_line_that_is_too_long():
 @given(st.text(alphabet="ab \nérror: ", min_size=200, max_size=600), st.integers(0, 30), st.integers(0, 30))
 @FIXED
 def test_clamp_invents_nothing(text, head, tail):
-    made = Clamp(head, tail).clamped(text, Room(1), 2)
+    made = Clamp(head, tail).clamp_text(text, Room(1), 2)
     told = [line for line in made.split("\n") if line.startswith("[holdfast: ")]
     assert len(told) == 1
     assert all(line in text for line in made.split("\n") if line not in told)
@@ -278,7 +278,9 @@ def test_an_endless_word_takes_no_endless_time():
 
 @pytest.mark.model
 def test_a_model_finds_the_repetition_most_predictable():
-    tokens = prune_tokens.surprisals(["the cat sat. the cat sat. the cat sat. the zebra flew"], "smollm2-135m", 64)[0]
+    tokens = prune_tokens.token_surprisals(
+        ["the cat sat. the cat sat. the cat sat. the zebra flew"], "smollm2-135m", 64
+    )[0]
     by_place = {start: nats for start, _, nats in tokens}
     assert by_place[29] < 1 < by_place[42]
 

@@ -17,8 +17,8 @@ from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.storage.files import Disk
 from holdfast.text.file_log import compact_file, expand_file, lineage, log_path, read_log, undo_file
 from holdfast.text.file_log.change_file import raw_turn
-from holdfast.text.file_log.describe import fates, shown
-from holdfast.text.file_log.three_way_merge import continues, graft
+from holdfast.text.file_log.describe import describe_session, turn_fates
+from holdfast.text.file_log.three_way_merge import continues, three_way_merge
 from holdfast.text.rewrite import TextPlan
 
 FOLD = TextPlan("test_fold", ratio=5, keep_recent=1, gate=False)
@@ -127,9 +127,11 @@ def test_masked_arguments_are_told_by_diff_and_come_back_by_expand_and_undo(path
     past = lineage(path)
     assert "[holdfast: 1 lines" in load(path)[number - 1]["tool_calls"][0]["function"]["arguments"]
     (step,) = past.steps
-    found = fates(event, step[1].transcript.turns, step[1].origins, past.now.transcript.turns)
+    found = turn_fates(event, step[1].transcript.turns, step[1].origins, past.now.transcript.turns)
     assert [(fate.turns, fate.by) for fate in found if fate.fate == "rewritten"] == [((number - 1,), "mask_calls")]
-    (line,) = [line for line in shown(past.now.transcript.turns, past.now.origins) if "[holdfast: " in line.text]
+    (line,) = [
+        line for line in describe_session(past.now.transcript.turns, past.now.origins) if "[holdfast: " in line.text
+    ]
     assert past.sources(line) == (number - 1,)
     assert past.raw[number - 1].calls[0].arguments == call["function"]["arguments"]
     expand_file(path, number)
@@ -161,7 +163,7 @@ def test_every_line_of_a_summary_names_its_raw_turns_also_through_the_next_summa
     grow(path, [m for n in (5, 6) for m in exchange(n, f"result {n} " + "word " * 50)])
     compact_file(path, FOLD)
     past = lineage(path)
-    lines = shown(past.now.transcript.turns, past.now.origins)
+    lines = describe_session(past.now.transcript.turns, past.now.origins)
     found = {line.text: past.sources(line) for line in lines if line.text.startswith("- ")}
     assert found["- result"] == (past.now.origins[2].turns[-1],)
     texts = [line for line in lines if line.text.startswith("- step")]
@@ -192,11 +194,11 @@ def test_each_turn_is_told_verbatim_rewritten_or_dropped(path):
     compact_file(path, MASK)
     past = lineage(path)
     event, state = past.steps[0]
-    found = fates(event, state.transcript.turns, state.origins, past.now.transcript.turns)
+    found = turn_fates(event, state.transcript.turns, state.origins, past.now.transcript.turns)
     assert [fate.fate for fate in found] == ["verbatim"] * 3 + ["rewritten", "verbatim"] * 3 + ["verbatim"]
     compact_file(path, TextPlan("truncate", ratio=3, keep_recent=1, gate=False))
     event, state = lineage(path).steps[1]
-    found = fates(event, state.transcript.turns, state.origins, lineage(path).now.transcript.turns)
+    found = turn_fates(event, state.transcript.turns, state.origins, lineage(path).now.transcript.turns)
     assert {fate.fate for fate in found if fate.turns[0] in range(2, 6)} == {"dropped"}
 
 
@@ -395,5 +397,5 @@ def test_a_full_disk_is_told_with_the_file_that_found_no_room(path):
     ],
 )
 def test_what_was_appended_goes_behind_what_was_before(before, after, now, expected):
-    assert graft(before, after, now) == expected
+    assert three_way_merge(before, after, now) == expected
     assert continues(after, now) == (expected is not None)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from holdfast.facts.lifted import words
 from holdfast.facts.notes import MADE, Notes
 from holdfast.facts.user_words import user_words
-from holdfast.methods.text.activity_notes import known
+from holdfast.methods.text.activity_notes import activity_notes
 from holdfast.transcript.activity import Command, Observed
 from holdfast.transcript.claim_patterns import CLAIM
 from holdfast.transcript.draft import Draft, Line, Piece
@@ -164,7 +164,10 @@ class Checker:
 
     def written_by_code(self, turns: Sequence[int]) -> frozenset[str]:
         """Lines of notes on these turns that no model wrote."""
-        lines = (*Notes({}).render(), *(line for part in known(self._turns, turns).lines.values() for line in part))
+        lines = (
+            *Notes({}).render(),
+            *(line for part in activity_notes(self._turns, turns).lines.values() for line in part),
+        )
         return frozenset(line.text for line in lines)
 
     def reason(self, sentence: str, user: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Lines that no model is asked for: files read and written, commands and how they ended, calls without a result."""
+"""Notes that code writes without a model: files read and written, commands with their results, unanswered calls."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SHOWN = 200
 """Characters of a command or a path that are told."""
 
 
-def known(turns: Sequence[Turn], among: Iterable[int]) -> Notes:
-    """What the calls and results among these raw turns say."""
+def activity_notes(turns: Sequence[Turn], among: Iterable[int]) -> Notes:
+    """Returns notes on the calls and results of the raw turns in `among`."""
     here, seen = set(among), observed(turns)
     reads = [_file(access, READ) for access in seen.reads if access.turn in here]
     writes = [_file(access, WRITTEN) for access in seen.writes if access.turn in here]
@@ -28,11 +28,11 @@ def known(turns: Sequence[Turn], among: Iterable[int]) -> Notes:
 
 
 def _file(access: FileAccess, how: str) -> Line:
-    return Line(f"- {_short(access.path)}{how}", _sources(access.turn, access.result_turn))
+    return Line(f"- {_one_line(access.path)}{how}", _sources(access.turn, access.result_turn))
 
 
 def _command(ran: Command) -> Line:
-    return Line(f"- {_short(ran.text)}{ENDS}{_outcome(ran)}", _sources(ran.turn, ran.result_turn))
+    return Line(f"- {_one_line(ran.text)}{ENDS}{_outcome(ran)}", _sources(ran.turn, ran.result_turn))
 
 
 def _outcome(ran: Command) -> str:
@@ -40,14 +40,14 @@ def _outcome(ran: Command) -> str:
         return "no result"
     told = "" if ran.exit_code is None else f"exit {ran.exit_code}"
     tests = f"{ran.tests.passed} passed, {ran.tests.failed} failed" if ran.tests else ""
-    error = _short(ran.error_line) if ran.failed else ""
+    error = _one_line(ran.error_line) if ran.failed else ""
     return "; ".join(filter(None, (told, tests, error))) or ("failed" if ran.failed else "ran")
 
 
 def _open(turns: Sequence[Turn], unanswered: Iterable[int], here: set[int]) -> Iterator[Line]:
     for at in unanswered:
         if at in here:
-            names = ", ".join(_short(call.name) for call in turns[at].calls) or "a command"
+            names = ", ".join(_one_line(call.name) for call in turns[at].calls) or "a command"
             yield Line(f"- Called without a result: {names}", (at,))
 
 
@@ -55,7 +55,7 @@ def _sources(turn: int, result: int | None) -> tuple[int, ...]:
     return (turn,) if result is None else (turn, result)
 
 
-def _short(text: str) -> str:
-    """On one line, so that nothing in it can pass for a heading."""
+def _one_line(text: str) -> str:
+    """Returns the text on one line, so that nothing in it can pass for a heading."""
     line = " ".join(text.split()).replace(ENDS, " => ")
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}… ({len(line) - SHOWN} more characters)"

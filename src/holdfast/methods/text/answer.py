@@ -1,4 +1,4 @@
-"""What a summariser answered: its lines with their turns, and what was struck because nobody said it."""
+"""Parses a summariser's answer: its lines with their turns, and the lines struck because nobody said them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 
 @dataclass(frozen=True)
 class Answer:
-    """What of an answer may stand."""
+    """The lines of an answer that may stand."""
 
     notes: Notes
     replaced: tuple[Line, ...] = ()
@@ -46,8 +46,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What an answer is judged by."""
+class SummaryRequest:
+    """The request that an answer is checked against."""
 
     fence: str
     turns: Collection[int]
@@ -58,8 +58,8 @@ class Asked:
     """The standing lines S1, S2, …"""
 
 
-def parse(text: str, asked: Asked) -> Answer:
-    """The lines of an answer. Raises Failed where it is empty, has no section, or goes on with the session."""
+def parse_answer(text: str, asked: SummaryRequest) -> Answer:
+    """Parses the lines of an answer. Raises Failed if it is empty, has no section, or continues the session."""
     if not text.strip():
         raise Failed("the summary is empty")
     if asked.fence in text or _ROLE_PLAY.search(text):
@@ -67,9 +67,9 @@ def parse(text: str, asked: Asked) -> Answer:
     lines: dict[Section, list[Line]] = {}
     replaced: list[Line] = []
     struck: list[str] = []
-    for section, said in _lines(text):
-        body, gone = _replacing(said, asked.numbered)
-        line, reason = _checked(section, body, asked)
+    for section, said in _section_lines(text):
+        body, gone = _split_replacement(said, asked.numbered)
+        line, reason = _check_line(section, body, asked)
         if line is None:
             struck.append(f"{reason}: {body[:120]!r}")
         else:
@@ -83,8 +83,8 @@ def parse(text: str, asked: Asked) -> Answer:
     )
 
 
-def _lines(text: str) -> Iterator[tuple[Section, str]]:
-    """Every line under a heading that is known; what stands before the first is talk."""
+def _section_lines(text: str) -> Iterator[tuple[Section, str]]:
+    """Yields every line under a known heading; lines before the first heading are talk."""
     section = None
     for raw in text.splitlines():
         line = raw.strip()
@@ -104,27 +104,27 @@ def _section(heading: re.Match[str]) -> Section | None:
     return next((section for start, section in _NAMES.items() if name.startswith(start)), None)
 
 
-def _replacing(said: str, numbered: Sequence[Line]) -> tuple[str, list[Line]]:
-    """The line without its mark, and the standing lines that it takes the place of."""
+def _split_replacement(said: str, numbered: Sequence[Line]) -> tuple[str, list[Line]]:
+    """Returns the line without its mark, and the standing lines that it replaces."""
     named = [int(number) for found in _REPLACES.findall(said) for number in re.findall(r"\d{1,6}", found)]
     return _REPLACES.sub("", said).strip(), [numbered[n - 1] for n in named if 0 < n <= len(numbered)]
 
 
-def _checked(section: Section, body: str, asked: Asked) -> tuple[Line | None, str]:
-    """The line as it may stand, or None and the reason."""
+def _check_line(section: Section, body: str, asked: SummaryRequest) -> tuple[Line | None, str]:
+    """Returns the line if it may stand, else None and the reason."""
     if section is Section.COMMANDS:
         return None, "commands are taken from the session itself"
-    fact, sources = _sourced(body, asked.turns)
+    fact, sources = _split_sources(body, asked.turns)
     if section is Section.CONSTRAINTS:
-        said = _said_by_user(fact, asked.users)
+        said = _quote_user(fact, asked.users)
         return (said, "") if said else (None, "the user did not say this")
-    if CLAIM.search(fact) and not _said_by_user(fact, asked.users):
+    if CLAIM.search(fact) and not _quote_user(fact, asked.users):
         return None, "it claims what the user said without quoting it"
     return Line(f"- {fact}" if sources else f"- {fact}{UNSOURCED}", sources or tuple(asked.turns)), ""
 
 
-def _sourced(body: str, turns: Collection[int]) -> tuple[str, tuple[int, ...]]:
-    """The fact without its numbers, and the turns that they name; numbers of other turns name none."""
+def _split_sources(body: str, turns: Collection[int]) -> tuple[str, tuple[int, ...]]:
+    """Returns the fact without its turn numbers, and the turns that they name; numbers of other turns are ignored."""
     found: set[int] = set()
     while match := _SOURCE.search(body):
         for number in match[1].split(","):
@@ -134,20 +134,20 @@ def _sourced(body: str, turns: Collection[int]) -> tuple[str, tuple[int, ...]]:
     return body, tuple(sorted(found))
 
 
-def _said_by_user(fact: str, users: Mapping[int, str]) -> Line | None:
-    """The sentences of the user that hold the quotes of a line, whole, so that no "never" is cut off."""
+def _quote_user(fact: str, users: Mapping[int, str]) -> Line | None:
+    """Returns the user's whole sentences that hold the quotes of a line, so that no "never" is cut off, else None."""
     quotes = ["".join(found) for found in _QUOTED.findall(fact)] or [fact]
     said: dict[str, int] = {}
     for quote in quotes:
-        found = _sentence(quote, users)
+        found = _find_sentence(quote, users)
         if found is None:
             return None
         said[found[0]] = found[1]
     return Line("- " + " ".join(f'"{sentence}"' for sentence in said), tuple(sorted(set(said.values()))))
 
 
-def _sentence(quote: str, users: Mapping[int, str]) -> tuple[str, int] | None:
-    """The sentence of a user turn in which the quote stands, on one line, and the turn; the newest such turn."""
+def _find_sentence(quote: str, users: Mapping[int, str]) -> tuple[str, int] | None:
+    """Returns the sentence, on one line, of the newest user turn that holds the quote, and that turn."""
     words = quote.strip().strip("\"'\u201c\u201d.!?").split()
     if sum(map(str.isalnum, quote)) < SHORTEST_QUOTE:
         return None

@@ -1,4 +1,4 @@
-"""What a text method is: it rewrites a session, so that it takes fewer tokens and stays legal to send."""
+"""The contract of a text method: it rewrites a session, so that it takes fewer tokens and stays legal to send."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from holdfast.transcript.token_estimate import count
 
 @dataclass(frozen=True)
 class Room:
-    """What a rewrite may use."""
+    """The limits of a rewrite, and its tools."""
 
     budget: int
     """Tokens of the whole session."""
@@ -28,7 +28,7 @@ class Room:
         return held.size(self.count) <= self.budget
 
     def free(self, held: Draft) -> tuple[int, ...]:
-        """Pieces that may be touched, the oldest first."""
+        """Returns the pieces that may be touched, the oldest first."""
         return tuple(at for at in free(held, self.keep_recent) if at >= self.frozen)
 
 

@@ -1,6 +1,6 @@
-"""What a summariser is given: one message with the request, the notes that stand, and the transcript behind a fence.
+"""The prompt of a summariser: one message with the request, the notes that stand, and the transcript behind a fence.
 
-One message, so that it does not take itself for the agent; a fence that no text in it can contain, so that no tool
+It is one message, so that the model does not take itself for the agent. No text in it can contain the fence, so no tool
 result can end it and give orders.
 """
 
@@ -67,7 +67,7 @@ class Part:
     text: str
     size: int
     whole: bool
-    """Never cut: the user's own words."""
+    """True for the user's own words, which are never cut."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,14 @@ class Briefing:
     notes: tuple[str, ...] = ()
 
 
-def briefing(turns: Mapping[int, Turn], request: str, old: Notes, words: int, room: int, count: Count) -> Briefing:
-    """The message in at most about `room` tokens. Raises Failed where not even short excerpts of all turns fit."""
-    asked = _clipped(request, count(request), REQUEST) if count(request) > REQUEST else request
+def write_briefing(
+    turns: Mapping[int, Turn], request: str, old: Notes, words: int, room: int, count: Count
+) -> Briefing:
+    """Writes the message in about `room` tokens at most. Raises Failed if not even short excerpts of all turns fit."""
+    asked = _clip(request, count(request), REQUEST) if count(request) > REQUEST else request
     stands = "\n".join(f"S{number} {text}" for number, text in enumerate(_standing(old), 1))
     left = room - count(SYSTEM) - count(asked) - count(stands) - _FRAME
-    shown = fenced(turns, left, count, asked, stands)
+    shown = fence_turns(turns, left, count, asked, stands)
     told = f"={shown.fence}= the current request, in the user's words\n{asked}\n"
     if stands:
         told += (
@@ -95,28 +97,29 @@ def briefing(turns: Mapping[int, Turn], request: str, old: Notes, words: int, ro
     return replace(shown, prompt=f"{told}{shown.prompt}\n{ask}")
 
 
-def fenced(turns: Mapping[int, Turn], room: int, count: Count, *beside: str) -> Briefing:
-    """The turns in at most about `room` tokens, behind a fence that neither they nor the texts beside them hold."""
+def fence_turns(turns: Mapping[int, Turn], room: int, count: Count, *beside: str) -> Briefing:
+    """Writes the turns in about `room` tokens at most, behind a fence that neither they nor `beside` hold."""
     parts = [part for at, turn in turns.items() for part in _parts(at, turn, count)]
-    limit = _limit(parts, room)
+    limit = _part_limit(parts, room)
     shown = [
-        (part, part.text if part.whole or part.size <= limit else _clipped(part.text, part.size, limit))
-        for part in parts
+        (part, part.text if part.whole or part.size <= limit else _clip(part.text, part.size, limit)) for part in parts
     ]
     fence = hashlib.sha256("\0".join([*beside, *(text for _, text in shown)]).encode()).hexdigest()[:12]
     body = "\n".join(f"={fence}= turn {part.turn + 1}, {part.speaker}\n{text}" for part, text in shown)
     cut = sorted({part.turn for part in parts if not part.whole and part.size > limit})
-    return Briefing(f"{body}\n={fence}= end of the transcript", fence, _said(cut, limit))
+    return Briefing(f"{body}\n={fence}= end of the transcript", fence, _cut_note(cut, limit))
 
 
-def replaceable(old: Notes) -> tuple[Line, ...]:
-    """The standing lines by their number, from 1: what the user demanded is not among them, nor what code wrote."""
+def replaceable_lines(old: Notes) -> tuple[Line, ...]:
+    """Returns the standing lines that a model may replace, numbered from 1: none of the user's demands, none that code
+    wrote.
+    """
     return tuple(line for name in (Section.INTENT, Section.DECISIONS, Section.ERRORS) for line in old.of(name))
 
 
 def _standing(old: Notes) -> tuple[str, ...]:
     names = (Section.CONSTRAINTS, Section.FILES, Section.STATE)
-    numbered = [line.text.removeprefix("- ") for line in replaceable(old)]
+    numbered = [line.text.removeprefix("- ") for line in replaceable_lines(old)]
     return (*numbered, *(line.text.removeprefix("- ") for name in names for line in old.of(name)))
 
 
@@ -129,8 +132,8 @@ def _parts(at: int, turn: Turn, count: Count) -> list[Part]:
     return [Part(at, who, text, count(text), whole) for who, text in said if text.strip()]
 
 
-def _limit(parts: Sequence[Part], room: int) -> int:
-    """The most tokens that every part may have so that all fit."""
+def _part_limit(parts: Sequence[Part], room: int) -> int:
+    """Returns the largest number of tokens per part with which all parts fit. Raises Failed if it is too small."""
 
     def total(limit: int) -> int:
         return sum(_OVERHEAD + (part.size if part.whole else min(part.size, limit)) for part in parts)
@@ -147,15 +150,15 @@ def _limit(parts: Sequence[Part], room: int) -> int:
     return limit
 
 
-def _clipped(text: str, size: int, limit: int) -> str:
-    """Head and tail, saying in place how much is missing."""
+def _clip(text: str, size: int, limit: int) -> str:
+    """Returns head and tail of the text, and says in between how much is missing."""
     chars = max(1, len(text) * limit // max(size, 1))
     head = chars * 2 // 3
     mark = f"[… about {size - limit:,} of {size:,} tokens are not shown …]"
     return f"{text[:head]}\n{mark}\n{text[len(text) - chars + head :]}"
 
 
-def _said(cut: Sequence[int], limit: int) -> tuple[str, ...]:
+def _cut_note(cut: Sequence[int], limit: int) -> tuple[str, ...]:
     if not cut:
         return ()
     shown = ", ".join(str(at + 1) for at in cut[:20]) + (f" and {len(cut) - 20} more" if len(cut) > 20 else "")

@@ -1,4 +1,4 @@
-"""Keep the head and the tail of long observations: what stands in between is told in one line.
+"""Clamps long observations: the head and the tail stay, and one line says what stood between them.
 
 Lines of the middle that tell an error are kept: a failing build hides its reason there.
 """
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.observations import MARK, expand_hint, shortened
+from holdfast.methods.text.observations import MARK, expand_hint, shorten_observations
 from holdfast.transcript.draft import Draft, Piece
 from holdfast.transcript.outcomes import ERROR_LINE
 
@@ -38,14 +38,14 @@ class Clamp:
                 raise BadOption(f"clamp: {option} must be at least 0, got {getattr(self, option)}")
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
-        def clamped(piece: Piece) -> str | None:
+        def clamp(piece: Piece) -> str | None:
             long = not piece.made and room.count(piece.turn.text) > self.head + self.tail
-            return self.clamped(piece.turn.text, room, piece.turns[0]) if long else None
+            return self.clamp_text(piece.turn.text, room, piece.turns[0]) if long else None
 
-        return shortened(held, room, self.name, clamped)
+        return shorten_observations(held, room, self.name, clamp)
 
-    def clamped(self, text: str, room: Room, at: int) -> str:
-        """`text`, of raw turn `at`, with its middle told in one line."""
+    def clamp_text(self, text: str, room: Room, at: int) -> str:
+        """Returns the text of raw turn `at` with one line in place of its middle."""
         head = _beginning(text, self.head, room)
         tail = _end(text[len(head) :], self.tail, room)
         middle = text[len(head) : len(text) - len(tail)]
@@ -58,20 +58,20 @@ class Clamp:
 
 
 def _beginning(text: str, tokens: int, room: Room) -> str:
-    """The first lines of `text` that take at most `tokens`; where not even one does, about as many characters."""
-    stop = _run(text[: tokens * _NEAR].splitlines(keepends=True), tokens, room)
+    """Returns the first lines that take at most `tokens`, or about as many characters if the first line is longer."""
+    stop = _fitting_length(text[: tokens * _NEAR].splitlines(keepends=True), tokens, room)
     return text[: stop or tokens * _CHARACTERS]
 
 
 def _end(text: str, tokens: int, room: Room) -> str:
-    """The last lines of `text`, in the same way."""
+    """Returns the last lines that take at most `tokens`, or about as many characters if the last line is longer."""
     start = max(0, len(text) - tokens * _NEAR)
-    length = _run(text[start:].splitlines(keepends=True)[::-1], tokens, room) or tokens * _CHARACTERS
+    length = _fitting_length(text[start:].splitlines(keepends=True)[::-1], tokens, room) or tokens * _CHARACTERS
     return text[max(0, len(text) - length) :]
 
 
-def _run(lines: list[str], tokens: int, room: Room) -> int:
-    """Characters of the first of `lines` that together take at most `tokens`."""
+def _fitting_length(lines: list[str], tokens: int, room: Room) -> int:
+    """Returns the number of characters of the first of `lines` that together take at most `tokens`."""
     length = 0
     for line in lines:
         tokens -= room.count(line)

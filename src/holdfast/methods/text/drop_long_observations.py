@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.observations import shortened
+from holdfast.methods.text.observations import shorten_observations
 from holdfast.transcript.draft import Draft
 
 STUB = "[dropped]"
@@ -30,4 +30,6 @@ class DropLongObservations:
             raise BadOption(f"drop_long_observations: over must be at least 0 tokens, got {self.over}")
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
-        return shortened(held, room, self.name, lambda piece: STUB if room.count(piece.turn.text) > self.over else None)
+        return shorten_observations(
+            held, room, self.name, lambda piece: STUB if room.count(piece.turn.text) > self.over else None
+        )

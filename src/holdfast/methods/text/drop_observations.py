@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.drop_long_observations import STUB
-from holdfast.methods.text.observations import shortened
+from holdfast.methods.text.observations import shorten_observations
 from holdfast.transcript.draft import Draft
 
 
@@ -21,4 +21,4 @@ class DropObservations:
     name: ClassVar[str] = "drop_observations"
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
-        return shortened(held, room, self.name, lambda _: STUB)
+        return shorten_observations(held, room, self.name, lambda _: STUB)

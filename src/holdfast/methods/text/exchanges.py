@@ -1,4 +1,4 @@
-"""What the methods that drop whole exchanges share."""
+"""Helpers of the methods that drop whole exchanges."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Span = tuple[int, int]
 """An exchange as [start, stop) of the pieces."""
 
 
-def droppable(held: Draft, room: Room) -> list[Span]:
-    """Exchanges that may be dropped as a whole, the oldest first."""
+def droppable_exchanges(held: Draft, room: Room) -> list[Span]:
+    """Returns the exchanges that may be dropped as a whole, the oldest first."""
     free = set(room.free(held))
     return [span for span in units(held) if free.issuperset(range(*span))]
 
 
-def without(held: Draft, spans: Iterable[Span]) -> Draft:
-    """The draft without these exchanges; itself where there are none."""
+def drop_exchanges(held: Draft, spans: Iterable[Span]) -> Draft:
+    """Returns the draft without these exchanges."""
     dropped = {at for span in spans for at in range(*span)}
     return held.keep(set(range(len(held.pieces))) - dropped) if dropped else held
 
 
-def until_it_fits(held: Draft, room: Room, order: Iterable[Span]) -> list[Span]:
-    """The first exchanges of `order` that must go so that the draft fits; all where it never does."""
+def choose_until_fit(held: Draft, room: Room, order: Iterable[Span]) -> list[Span]:
+    """Returns the first exchanges of `order` that must go so that the draft fits, or all if it never does."""
     size, gone = held.size(room.count), []
     for span in order:
         if size <= room.budget:

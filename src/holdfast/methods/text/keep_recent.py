@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.exchanges import droppable, until_it_fits, without
+from holdfast.methods.text.exchanges import choose_until_fit, drop_exchanges, droppable_exchanges
 from holdfast.transcript.draft import Draft, units
 
 
@@ -31,7 +31,7 @@ class KeepRecent:
     def rewrite(self, held: Draft, room: Room) -> Draft:
         if room.fits(held):
             return held
-        spans, free = units(held), droppable(held, room)
+        spans, free = units(held), droppable_exchanges(held, room)
         newest = set(spans[max(0, len(spans) - self.exchanges) :])
         older = [span for span in free if span not in newest]
-        return without(held, {*older, *until_it_fits(held, room, free)})
+        return drop_exchanges(held, {*older, *choose_until_fit(held, room, free)})

@@ -1,9 +1,9 @@
-"""Replace long arguments of calls by one line that says what was there and how to get it back.
+"""Masks long arguments of calls: one line says what was there and how to get it back.
 
-Whole files, patches and scripts that the agent wrote stand in its calls. A call keeps its name and every key; only
-long strings go, and of a command the first line stays. Superseded writes go first, the newest write of every file
-last. Arguments that are broken JSON stay as they are; a call in the text (a fenced command, `<function=NAME>`) is
-masked there.
+Whole files, patches and scripts that the agent wrote stand in its calls. A call keeps its name and every key; only long
+strings go, and of a command the first line stays. Superseded writes go first, the newest write of every file last.
+Arguments that are broken JSON stay as they are; a call in the text (a fenced command, `<function=NAME>`) is masked
+there.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class MaskCalls:
         size = held.size(room.count)
         if size <= room.budget:
             return held
-        for long in sorted(self._long(held, room), key=lambda value: value.order):
+        for long in sorted(self._long_values(held, room), key=lambda value: value.order):
             old = held.pieces[long.piece].turn
-            turn = _masked(old, long, room)
+            turn = _mask_turn(old, long, room)
             saved = turn_size(old, room.count) - turn_size(turn, room.count)
             if saved <= 0:
                 continue
@@ -57,8 +57,8 @@ class MaskCalls:
                 break
         return held
 
-    def _long(self, held: Draft, room: Room) -> Iterator[_Long]:
-        """The long values that may be masked, the oldest first."""
+    def _long_values(self, held: Draft, room: Room) -> Iterator[_Long]:
+        """Yields the long values that may be masked, the oldest first."""
         newest = {normpath(access.path): access.turn for access in observed(held.raw.turns).writes}
         for at in room.free(held):
             piece = held.pieces[at]
@@ -68,7 +68,7 @@ class MaskCalls:
                 files = action(call).writes
                 last = [newest.get(normpath(path)) == piece.at for path in files]
                 order = 1 if not files else 2 if any(last) else 0
-                for key, text in _values(piece.turn, call):
+                for key, text in _argument_strings(piece.turn, call):
                     if room.count(text) > self.over and not text.split("\n")[-1].startswith(MARK):
                         yield _Long(order, at, piece.at, call, key, text, files)
 
@@ -87,15 +87,15 @@ class _Long:
     """The key that it stands under; empty where the arguments are one text."""
     text: str
     files: tuple[str, ...]
-    """What the call writes."""
+    """The files that the call writes."""
 
 
-def _values(turn: Turn, call: ToolCall) -> Iterator[tuple[str, str]]:
-    """The strings in a call's arguments, each under its innermost key; the whole where it is free text."""
+def _argument_strings(turn: Turn, call: ToolCall) -> Iterator[tuple[str, str]]:
+    """Yields the strings in a call's arguments, each with its innermost key; the whole text if it is no JSON."""
     if not call.arguments.lstrip().startswith(("{", "[")):
         yield from [("", call.arguments)] if turn.calls else []
     elif _is_object(call.arguments):
-        yield from ((key, text) for key, text, _ in _strings(call.arguments))
+        yield from ((key, text) for key, text, _ in _json_strings(call.arguments))
 
 
 def _is_object(arguments: str) -> bool:
@@ -105,8 +105,8 @@ def _is_object(arguments: str) -> bool:
         return False
 
 
-def _strings(arguments: str) -> Iterator[tuple[str, str, re.Match[str]]]:
-    """Every string value of an object's JSON text: its key, what it says, and where it stands."""
+def _json_strings(arguments: str) -> Iterator[tuple[str, str, re.Match[str]]]:
+    """Yields every string value of an object's JSON text: its key, its text, and its match."""
     key = ""
     for found in _STRING.finditer(arguments):
         said = json.loads(f'"{found[1]}"', strict=False)
@@ -116,31 +116,31 @@ def _strings(arguments: str) -> Iterator[tuple[str, str, re.Match[str]]]:
             yield key, said, found
 
 
-def _masked(turn: Turn, long: _Long, room: Room) -> Turn:
-    """The turn with one long value masked, in its text as well where the call stands there."""
-    mask = _mask(long, room)
+def _mask_turn(turn: Turn, long: _Long, room: Room) -> Turn:
+    """Returns the turn with one long value masked, also in its text if the call stands there."""
+    mask = _mask_text(long, room)
     calls = tuple(
-        replace(c, arguments=_put(c.arguments, long, mask)) if c.id == long.call.id else c for c in turn.calls
+        replace(c, arguments=_put_mask(c.arguments, long, mask)) if c.id == long.call.id else c for c in turn.calls
     )
     if turn.calls:
         return replace(turn, calls=calls, text=turn.text.replace(long.text, mask))
     return replace(turn, text=XML_ARGUMENT.sub(lambda m: m[0].replace(long.text, mask), turn.text))
 
 
-def _put(arguments: str, long: _Long, mask: str) -> str:
-    """The arguments with the mask; every other character stays."""
+def _put_mask(arguments: str, long: _Long, mask: str) -> str:
+    """Returns the arguments with the mask; every other character stays."""
     if not long.key:
         return mask if arguments == long.text else arguments
     made, end = "", 0
-    for key, said, found in _strings(arguments):
+    for key, said, found in _json_strings(arguments):
         if (key, said) == (long.key, long.text):
             made += arguments[end : found.start()] + json.dumps(mask, ensure_ascii=arguments.isascii())
             end = found.end()
     return made + arguments[end:]
 
 
-def _mask(long: _Long, room: Room) -> str:
-    """What stands in place of the value: of a command its first line, then the line that tells of the rest."""
+def _mask_text(long: _Long, room: Room) -> str:
+    """Returns the mask of a value: the first line if it is a command, then a line that describes the rest."""
     lines = long.text.strip().split("\n")
     first = "".join(char if char.isprintable() else " " for char in lines[0])
     first = first if len(first) <= _FIRST else f"{first[:_FIRST]}..."

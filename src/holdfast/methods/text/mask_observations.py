@@ -1,6 +1,6 @@
-"""Replace observations by one line that says what was there and how to get it back.
+"""Masks observations: one line says what was there and how to get it back.
 
-The line names the command or the file, the size, how it ended and the first error, as deterministic code knows them
+The line names the command or the file, the size, how it ended and the first error, as code knows them
 (transcript/activity.py): the agent keeps what it did and how that went, and can ask for the rest.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.observations import MARK, expand_hint, shortened
+from holdfast.methods.text.observations import MARK, expand_hint, shorten_observations
 from holdfast.transcript.activity import Step, steps
 from holdfast.transcript.draft import Draft, Piece
 from holdfast.transcript.outcomes import error_line, exit_code, test_counts
@@ -35,12 +35,12 @@ class MaskObservations:
             told = piece.turn.text.startswith(MARK)
             return None if told else _mask(held.raw.turns[at], at, by_result.get(at), room)
 
-        return shortened(held, room, self.name, mask)
+        return shorten_observations(held, room, self.name, mask)
 
 
 def _mask(raw: Turn, at: int, step: Step | None, room: Room) -> str:
     code = exit_code(raw)
-    facts = [_source(step), f"{room.count(raw.text):,} tokens, {raw.text.count(chr(10)) + 1:,} lines"]
+    facts = [_describe_source(step), f"{room.count(raw.text):,} tokens, {raw.text.count(chr(10)) + 1:,} lines"]
     facts += [] if code is None else [f"exit code {code}"]
     if tests := test_counts(raw.text) if step and step.action.commands else None:
         facts.append(f"tests: {tests.passed} passed, {tests.failed} failed, {tests.skipped} skipped")
@@ -50,12 +50,12 @@ def _mask(raw: Turn, at: int, step: Step | None, room: Room) -> str:
 
 
 def _may_tell_errors(step: Step | None, code: int | None) -> bool:
-    """A file's content may speak of errors, and so may a command that succeeded; neither is one."""
+    """Returns False for a file's content and a command that succeeded: both may speak of errors without being one."""
     return code != 0 and not (step and step.action.reads and step.action.alone)
 
 
-def _source(step: Step | None) -> str:
-    """What the observation is of."""
+def _describe_source(step: Step | None) -> str:
+    """Describes the command or the file that the observation is of."""
     if step is None:
         return "output of the harness"
     does = step.action

@@ -1,4 +1,4 @@
-"""Nothing is done: the baseline that every saving is measured against."""
+"""Leaves the session as it is: the baseline that every saving is measured against."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the methods that rewrite observations share: which pieces are observations, and the loop over them.
+"""Helpers of the methods that rewrite observations: which pieces are observations, and the loop over them.
 
 An observation is what a tool or the harness returned. It keeps its turn and its call; only its text is replaced.
 """
@@ -18,7 +18,7 @@ MARK = "[holdfast: "
 
 
 def expand_hint(at: int) -> str:
-    """How to get the raw turn `at` (from 0) back; turns are shown from 1."""
+    """Returns the command that prints the raw turn `at` (0-based) in full; turns are shown from 1."""
     return f"holdfast expand {at + 1}"
 
 
@@ -26,20 +26,20 @@ def is_observation(turn: Turn) -> bool:
     return turn.role is Role.TOOL or answers_text_call(turn)
 
 
-def observations(held: Draft, room: Room) -> tuple[int, ...]:
-    """Pieces with observations of the raw session that may be touched, the oldest first."""
+def free_observations(held: Draft, room: Room) -> tuple[int, ...]:
+    """Returns the pieces that are observations of the raw session and may be touched, the oldest first."""
     pieces = held.pieces
     return tuple(at for at in room.free(held) if pieces[at].at is not None and is_observation(pieces[at].turn))
 
 
-def shortened(held: Draft, room: Room, made: str, shorter: Callable[[Piece], str | None]) -> Draft:
-    """The draft with `shorter(piece)` as the text of its observations, the oldest first, until it fits.
+def shorten_observations(held: Draft, room: Room, made: str, shorter: Callable[[Piece], str | None]) -> Draft:
+    """Returns the draft with `shorter(piece)` as the text of its observations, the oldest first, until it fits.
 
-    Where that is None or not fewer tokens, the observation stays as it is.
+    An observation stays as it is if that is None or not fewer tokens.
     """
     pieces, size = list(held.pieces), held.size(room.count)
     changed = False
-    for at in observations(held, room):
+    for at in free_observations(held, room):
         if size <= room.budget:
             break
         piece = pieces[at]

@@ -1,8 +1,8 @@
-"""Drop the tokens of observations that a small language model expects, the most expected first.
+"""Drops the tokens of observations that a small language model expects, the most expected first.
 
 Perplexity pruning in the way of LLMLingua (Jiang et al., https://arxiv.org/abs/2310.05736), under one threshold over
-all observations and with the embedded model. What remains is for a model to read, not for a person. Cost: one prefill
-of the observations by the small model.
+all observations and with the embedded model. The result is for a model to read, not for a person. Cost: one prefill of
+the observations by the small model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.drop_long_observations import STUB
-from holdfast.methods.text.observations import MARK, observations
+from holdfast.methods.text.observations import MARK, free_observations
 from holdfast.transcript.draft import Draft
 
 Token = tuple[int, int, float]
@@ -35,11 +35,11 @@ class PruneTokens:
     """Observations lose their most predictable tokens."""
 
     model: str = "smollm2-135m"
-    """What tells how predictable a token is: a bundled model, a local folder or a Hugging Face id."""
+    """The model that tells how predictable a token is: a bundled model, a local folder or a Hugging Face id."""
     window: int = 1024
     """Tokens that the model reads at one time; each observation is read on its own."""
     keep_literals: bool = True
-    """Never cut paths, numbers and identifiers."""
+    """True if paths, numbers and identifiers are never cut."""
 
     name: ClassVar[str] = "prune_tokens"
 
@@ -50,25 +50,25 @@ class PruneTokens:
     def rewrite(self, held: Draft, room: Room) -> Draft:
         if room.fits(held):
             return held
-        targets = [at for at in observations(held, room) if not held.pieces[at].turn.text.startswith(MARK)]
+        targets = [at for at in free_observations(held, room) if not held.pieces[at].turn.text.startswith(MARK)]
         texts = [held.pieces[at].turn.text for at in targets]
-        tokens = surprisals(texts, self.model, self.window)
-        free = [self._free(text, found) for text, found in zip(texts, tokens, strict=True)]
+        tokens = token_surprisals(texts, self.model, self.window)
+        free = [self._free_tokens(text, found) for text, found in zip(texts, tokens, strict=True)]
         order = sorted((token[2], row, token[0], token[1]) for row, found in enumerate(free) for token in found)
         others = held.size(room.count) - sum(map(room.count, texts))
 
         def pruned(cuts: int) -> list[str]:
-            return [_shorter(*pair, room) for pair in zip(texts, _without(texts, order[:cuts]), strict=True)]
+            return [_shorter_of(*pair, room) for pair in zip(texts, _cut_texts(texts, order[:cuts]), strict=True)]
 
         few, many = 0, len(order)  # the fewest cuts that fit, by halves
         while few < many:
             middle = (few + many) // 2
             fits = others + sum(map(room.count, pruned(middle))) <= room.budget
             few, many = (few, middle) if fits else (middle + 1, many)
-        return _put(held, targets, pruned(many), self.name)
+        return _put_texts(held, targets, pruned(many), self.name)
 
-    def _free(self, text: str, tokens: Sequence[Token]) -> list[Token]:
-        """Tokens that may go: those that overlap no literal."""
+    def _free_tokens(self, text: str, tokens: Sequence[Token]) -> list[Token]:
+        """Returns the tokens that may go: those that overlap no literal."""
         if not self.keep_literals:
             return list(tokens)
         held = bytearray(len(text))
@@ -77,13 +77,13 @@ class PruneTokens:
         return [token for token in tokens if not any(held[token[0] : token[1]])]
 
 
-def surprisals(texts: Sequence[str], model: str, window: int) -> list[list[Token]]:
-    """The tokens of each text with their surprisal, read window by window."""
+def token_surprisals(texts: Sequence[str], model: str, window: int) -> list[list[Token]]:
+    """Returns the tokens of each text with their surprisal in nats, read window by window."""
     import torch
 
     from holdfast.engine.kv_context import KVContext, surprisal
 
-    loaded = _loaded(model)
+    loaded = _load_model(model)
     out: list[list[Token]] = []
     for text in texts:
         encoded = loaded.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
@@ -98,22 +98,22 @@ def surprisals(texts: Sequence[str], model: str, window: int) -> list[list[Token
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str) -> Any:
+def _load_model(name: str) -> Any:
     from holdfast.model.load import load
 
     return load(name)
 
 
-def _without(texts: Sequence[str], cuts: Sequence[tuple[float, int, int, int]]) -> list[str]:
-    """The texts without the characters of `cuts`, each (surprisal, text, start, end)."""
+def _cut_texts(texts: Sequence[str], cuts: Sequence[tuple[float, int, int, int]]) -> list[str]:
+    """Returns the texts without the characters of `cuts`, each (surprisal, text, start, end)."""
     spans: list[list[tuple[int, int]]] = [[] for _ in texts]
     for _, row, start, end in cuts:
         spans[row].append((start, end))
-    return [_cut(text, sorted(gone)) for text, gone in zip(texts, spans, strict=True)]
+    return [_cut_spans(text, sorted(gone)) for text, gone in zip(texts, spans, strict=True)]
 
 
-def _cut(text: str, spans: Sequence[tuple[int, int]]) -> str:
-    """`text` without the spans, in order; a blank where two words would become one, because that is a third word."""
+def _cut_spans(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    """Returns `text` without the spans, with a blank between two words that would become one."""
     kept, at = "", 0
     for start, end in [*spans, (len(text), len(text))]:
         part = text[at:start]
@@ -123,13 +123,13 @@ def _cut(text: str, spans: Sequence[tuple[int, int]]) -> str:
     return kept
 
 
-def _shorter(text: str, pruned: str, room: Room) -> str:
-    """`pruned` where it is fewer tokens, which blanks between words may prevent."""
+def _shorter_of(text: str, pruned: str, room: Room) -> str:
+    """Returns `pruned` if it is fewer tokens, else `text`: blanks between words may cost more than was cut."""
     pruned = pruned if pruned.strip() else STUB
     return pruned if room.count(pruned) < room.count(text) else text
 
 
-def _put(held: Draft, targets: Sequence[int], texts: Sequence[str], made: str) -> Draft:
+def _put_texts(held: Draft, targets: Sequence[int], texts: Sequence[str], made: str) -> Draft:
     pieces = list(held.pieces)
     for at, text in zip(targets, texts, strict=True):
         if text != pieces[at].turn.text:

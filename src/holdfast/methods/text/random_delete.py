@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.exchanges import droppable, until_it_fits, without
+from holdfast.methods.text.exchanges import choose_until_fit, drop_exchanges, droppable_exchanges
 from holdfast.transcript.draft import Draft
 
 
@@ -21,6 +21,6 @@ class RandomDelete:
     name: ClassVar[str] = "random_delete"
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
-        order = droppable(held, room)
+        order = droppable_exchanges(held, room)
         random.Random(self.seed).shuffle(order)
-        return without(held, until_it_fits(held, room, order))
+        return drop_exchanges(held, choose_until_fit(held, room, order))

@@ -1,7 +1,7 @@
-"""Keep the turns that are most like the task, and drop the rest: retrieval as context management.
+"""Keeps the turns that are most similar to the task, and drops the rest: retrieval as context management.
 
 The query is the newest request of the user and the task. Every kept turn brings its exchange along, so that calls keep
-their results. Where that does not fit, the least similar go first.
+their results. If that does not fit, the least similar go first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.exchanges import Span, droppable, until_it_fits, without
+from holdfast.methods.text.exchanges import Span, choose_until_fit, drop_exchanges, droppable_exchanges
 from holdfast.methods.text.observations import is_observation
 from holdfast.methods.text.similarity import SCORERS
 from holdfast.transcript.draft import Draft
@@ -36,7 +36,7 @@ class Retrieve:
             raise BadOption(f"retrieve: no scorer is called {self.scorer!r}; there are: {', '.join(SCORERS)}")
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
-        spans = [] if room.fits(held) else droppable(held, room)
+        spans = [] if room.fits(held) else droppable_exchanges(held, room)
         if not spans:
             return held
         scores = self._scores(held, spans)
@@ -45,22 +45,22 @@ class Retrieve:
         worst_first = sorted(spans, key=lambda span: max(scores[at] for at in range(*span)))
         kept = [span for span in worst_first if best.intersection(range(*span))]
         others = [span for span in worst_first if not best.intersection(range(*span))]
-        return without(held, {*others, *until_it_fits(held, room, [*others, *kept])})
+        return drop_exchanges(held, {*others, *choose_until_fit(held, room, [*others, *kept])})
 
     def _scores(self, held: Draft, spans: list[Span]) -> dict[int, float]:
-        """Similarity of every piece that may go to the query."""
+        """Returns the similarity of every piece that may go to the query."""
         pieces = [at for span in spans for at in range(*span)]
-        texts = [_words(held.pieces[at].turn) for at in pieces]
+        texts = [_turn_text(held.pieces[at].turn) for at in pieces]
         return dict(zip(pieces, SCORERS[self.scorer](_query(held), texts), strict=True))
 
 
 def _query(held: Draft) -> str:
-    """The newest request first, because an embedding sees the beginning alone."""
+    """Returns the query: the newest request first, because an embedding sees only the beginning."""
     asked = [turn.text for turn in held.turns if turn.role is Role.USER and turn.text and not is_observation(turn)]
     return "\n".join(dict.fromkeys([*asked[-1:], *asked[:1]]))
 
 
-def _words(turn: Turn) -> str:
-    """All that a turn says."""
+def _turn_text(turn: Turn) -> str:
+    """Returns all text of a turn: its text, its reasoning and its calls."""
     calls = [f"{call.name} {call.arguments}" for call in turn.calls]
     return "\n".join(filter(None, (turn.text, turn.reasoning, *calls)))

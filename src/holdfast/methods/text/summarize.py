@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from holdfast.config import config_places
+from holdfast.config import describe_config_places
 from holdfast.engine.chat import Chat, ChatAnswer, input_limit
 from holdfast.errors import BadOption, Failed
 from holdfast.facts.notes import MADE, Notes, Section, as_piece, bounded, merged, standing
-from holdfast.methods.text.activity_notes import known
-from holdfast.methods.text.answer import Asked, parse
+from holdfast.methods.text.activity_notes import activity_notes
+from holdfast.methods.text.answer import SummaryRequest, parse_answer
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.briefing import SYSTEM, briefing, replaceable
+from holdfast.methods.text.briefing import SYSTEM, replaceable_lines, write_briefing
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, task_piece, turn_size, units
 from holdfast.transcript.speaker import own_words
 
@@ -58,44 +58,46 @@ class Summarize:
     def rewrite(self, held: Draft, room: Room) -> Draft:
         """Raises Failed where no usable notes came, BadOption where there is no model to write them."""
         size, least = held.size(room.count), max(self.trigger, int(LEAST_OF_WINDOW * self.window))
-        gone = _gone(held, room)
+        gone = _pieces_to_replace(held, room)
         if room.fits(held) or not gone:
             return held
         if size < least:
-            return _noted(held, f"{MADE}: {size:,} tokens are under the {least:,} from which notes are made")
+            return _add_notes(held, f"{MADE}: {size:,} tokens are under the {least:,} from which notes are made")
         if room.chat is None:
-            raise BadOption(f"{MADE} needs a model: give [routes.compactor] in {config_places()}; or choose tiered")
+            raise BadOption(
+                f"{MADE} needs a model: give [routes.compactor] in {describe_config_places()}; or choose tiered"
+            )
         job = _job(held, gone, room)
         rest = size - sum(turn_size(held.pieces[at].turn, room.count) for at in gone)
         most = min(int(self.share * job.tokens), self.most, room.budget - rest) - MESSAGE_TOKENS
         if most < SMALLEST:
             raise Failed(f"only {max(most, 0)} tokens are left for notes on {job.tokens:,}; they need {SMALLEST}")
-        return self._summarized(held, job, most, room)
+        return self._summarize(held, job, most, room)
 
-    def _summarized(self, held: Draft, job: _Job, most: int, room: Room) -> Draft:
+    def _summarize(self, held: Draft, job: _NotesJob, most: int, room: Room) -> Draft:
         assert room.chat is not None
         shown = {at: held.raw.turns[at] for at in job.new}
         given = min(self.max_input, input_limit(room.chat) or self.max_input)
-        told = briefing(shown, _request(held), job.old, int(most * _WORDS), given, room.count)
-        reply = _asked(room.chat, told.prompt, most, self.timeout)
+        told = write_briefing(shown, _newest_request(held), job.old, int(most * _WORDS), given, room.count)
+        reply = _ask_model(room.chat, told.prompt, most, self.timeout)
         users = {at: words for at, turn in enumerate(held.raw.turns) if (words := own_words(turn))}
-        answer = parse(reply.text, Asked(told.fence, job.new, users, replaceable(job.old)))
-        new = _added(known(held.raw.turns, job.new), answer.notes)
+        answer = parse_answer(reply.text, SummaryRequest(told.fence, job.new, users, replaceable_lines(job.old)))
+        new = _join_notes(activity_notes(held.raw.turns, job.new), answer.notes)
         new = replace(new, turns=len(job.new), tokens=job.tokens - job.old.tokens)
         # state is what holds now: newer lines of it take the place of all older ones
         stale = job.old.of(Section.STATE) if answer.notes.of(Section.STATE) else ()
         whole = merged(job.old, new, (*answer.replaced, *stale))
         notes, left_out = bounded(whole, most, room.count)
-        made = _placed(held, job, notes)
+        made = _place_notes(held, job, notes)
         said = [*told.notes, *(f"{MADE}: struck, {reason}" for reason in answer.struck)]
         if left_out:
             said.append(f"{MADE}: {left_out} lines went, so that the notes take at most {most:,} tokens")
-        return _noted(made, *said)
+        return _add_notes(made, *said)
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What becomes notes."""
+class _NotesJob:
+    """The pieces that become notes, and the raw turns that the notes stand for."""
 
     gone: tuple[int, ...]
     """Pieces."""
@@ -108,14 +110,14 @@ class _Job:
     """Of everything that they will stand for, as it once was."""
 
 
-def _gone(held: Draft, room: Room) -> tuple[int, ...]:
-    """Whole exchanges of free pieces."""
+def _pieces_to_replace(held: Draft, room: Room) -> tuple[int, ...]:
+    """Returns the pieces of whole exchanges that may be touched."""
     free = set(room.free(held))
     spans = (range(start, stop) for start, stop in units(held))
     return tuple(at for span in spans if free.issuperset(span) for at in span)
 
 
-def _job(held: Draft, gone: tuple[int, ...], room: Room) -> _Job:
+def _job(held: Draft, gone: tuple[int, ...], room: Room) -> _NotesJob:
     old, new, covered = Notes({}), set[int](), set[int]()
     for at in gone:
         piece = held.pieces[at]
@@ -126,29 +128,29 @@ def _job(held: Draft, gone: tuple[int, ...], room: Room) -> _Job:
         else:
             new |= set(piece.turns)
     tokens = old.tokens + sum(turn_size(held.raw.turns[at], room.count) for at in new)
-    return _Job(gone, old, tuple(sorted(new)), tuple(sorted(covered)), tokens)
+    return _NotesJob(gone, old, tuple(sorted(new)), tuple(sorted(covered)), tokens)
 
 
-def _added(code: Notes, said: Notes) -> Notes:
-    """Code's lines before the model's; neither takes the place of the other."""
+def _join_notes(code: Notes, said: Notes) -> Notes:
+    """Joins code's lines and the model's, code's first; neither replaces the other."""
     return Notes({name: (*code.of(name), *said.of(name)) for name in {*code.lines, *said.lines}})
 
 
-def _asked(chat: Chat, prompt: str, most: int, timeout: float) -> ChatAnswer:
+def _ask_model(chat: Chat, prompt: str, most: int, timeout: float) -> ChatAnswer:
     reply = chat(SYSTEM, prompt, most + most // 2 + 300, timeout)  # room for the turns in brackets
     if reply.stopped == "length":
         raise Failed(f"{chat.name} did not end its summary within {most + most // 2 + 300:,} tokens")
     return reply
 
 
-def _request(held: Draft) -> str:
-    """The newest words of the user."""
+def _newest_request(held: Draft) -> str:
+    """Returns the newest words of the user."""
     said = (own_words(piece.turn).strip() for piece in reversed(held.pieces))
     return next(filter(None, said), "(none)")
 
 
-def _placed(held: Draft, job: _Job, notes: Notes) -> Draft:
-    """The draft with the notes in the place of what they stand for, after the task."""
+def _place_notes(held: Draft, job: _NotesJob, notes: Notes) -> Draft:
+    """Returns the draft with the notes in place of the pieces that they stand for, after the task."""
     task = task_piece(held)
     after = task if task is not None and task not in job.gone else -1
     place = next((at for at in job.gone if at > after), job.gone[0])
@@ -158,5 +160,5 @@ def _placed(held: Draft, job: _Job, notes: Notes) -> Draft:
     return replace(held, pieces=(*before, note, *behind))
 
 
-def _noted(held: Draft, *notes: str) -> Draft:
+def _add_notes(held: Draft, *notes: str) -> Draft:
     return replace(held, notes=(*held.notes, *notes))

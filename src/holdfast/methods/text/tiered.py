@@ -1,4 +1,4 @@
-"""Cheap first, and stop when it fits: what is lost least comes first, what is lost for good comes last.
+"""Applies text methods one after another until the session fits: what loses least comes first.
 
 Superseded reads, then the middle of long observations, then observations behind a line that says what was there, then
 observations altogether, then long arguments of calls, then whole exchanges. No model is asked.

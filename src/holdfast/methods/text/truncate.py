@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from holdfast.methods.text.base import Room
-from holdfast.methods.text.exchanges import droppable, until_it_fits, without
+from holdfast.methods.text.exchanges import choose_until_fit, drop_exchanges, droppable_exchanges
 from holdfast.transcript.draft import Draft
 
 
@@ -17,4 +17,4 @@ class Truncate:
     name: ClassVar[str] = "truncate"
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
-        return without(held, until_it_fits(held, room, droppable(held, room)))
+        return drop_exchanges(held, choose_until_fit(held, room, droppable_exchanges(held, room)))

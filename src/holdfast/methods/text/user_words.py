@@ -1,4 +1,4 @@
-"""The user's own words stay, the agent's go: where there is little room, what was asked outlives what was answered."""
+"""Keeps the user's own words and drops the agent's: in little room, what was asked outlives what was answered."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class UserWords:
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
         dropped, size = set[int](), held.size(room.count)
-        for start, stop in _order(held, set(room.free(held))):
+        for start, stop in _drop_order(held, set(room.free(held))):
             if size <= room.budget:
                 break
             dropped |= set(range(start, stop))
@@ -36,8 +36,8 @@ class UserWords:
         return held.keep(set(range(len(held.pieces))) - dropped) if dropped else held
 
 
-def _order(held: Draft, free: set[int]) -> Iterator[tuple[int, int]]:
-    """The exchanges that may go, the first to go first."""
+def _drop_order(held: Draft, free: set[int]) -> Iterator[tuple[int, int]]:
+    """Yields the exchanges that may go, the first to go first."""
     spans = [span for span in units(held) if free.issuperset(range(*span))]
     said = [(start, stop) for start, stop in spans if held.pieces[start].turn.role is Role.USER]
     yield from (span for span in spans if span not in said)

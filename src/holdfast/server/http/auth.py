@@ -9,7 +9,7 @@ from pathlib import Path
 
 from starlette.datastructures import Headers
 
-from holdfast.config import secret
+from holdfast.config import read_secret
 from holdfast.errors import BadOption
 from holdfast.server.http.errors import Refused
 from holdfast.server.http.settings import LOOPBACK_NAMES, Settings
@@ -29,7 +29,7 @@ def configured(file: Path | None) -> frozenset[str]:
     lines = _lines(file) if file else []
     if file and not lines:
         raise BadOption(f"{file} holds no API key; write one on each line")
-    return frozenset(map(digest, lines + _stripped(secret(VARIABLE).split(","))))
+    return frozenset(map(digest, lines + _stripped(read_secret(VARIABLE).split(","))))
 
 
 def _lines(file: Path) -> list[str]:

@@ -7,7 +7,7 @@ came from, so that undo, diff, expand and why need nothing else, at any later ti
 from __future__ import annotations
 
 from holdfast.text.file_log.change_file import Compaction, compact_file, expand_file, undo_file
-from holdfast.text.file_log.lineage import Lineage, lineage
+from holdfast.text.file_log.lineage import Lineage, read_lineage
 from holdfast.text.file_log.log import Event, log_path, read_log
 
 __all__ = [
@@ -16,8 +16,8 @@ __all__ = [
     "Lineage",
     "compact_file",
     "expand_file",
-    "lineage",
     "log_path",
+    "read_lineage",
     "read_log",
     "undo_file",
 ]

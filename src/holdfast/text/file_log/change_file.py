@@ -15,9 +15,9 @@ from holdfast.engine.chat import Chat
 from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.storage.files import DISK, Disk, check
 from holdfast.storage.files import replace as replace_file
-from holdfast.text.file_log.describe import label, said
-from holdfast.text.file_log.file_draft import in_file, standing
-from holdfast.text.file_log.lineage import Lineage, applied, lineage, session, spread
+from holdfast.text.file_log.describe import turn_label, turn_lines
+from holdfast.text.file_log.file_draft import draft_for_writer, draft_of_file
+from holdfast.text.file_log.lineage import Lineage, find_applied_events, parse_version, read_lineage, trace_turns
 from holdfast.text.file_log.log import (
     COMPACT,
     EXPAND,
@@ -31,7 +31,7 @@ from holdfast.text.file_log.log import (
     read_log,
     writing,
 )
-from holdfast.text.file_log.three_way_merge import graft
+from holdfast.text.file_log.three_way_merge import three_way_merge
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
 from holdfast.transcript.cuts import check_legal, legal_cuts
 from holdfast.transcript.draft import Draft, Line, Piece, draft
@@ -77,10 +77,10 @@ def compact_file(
     data = _content(path)
     text = text_of(data, path)
     check_legal(parse(text, path=str(path), lenient=lenient).turns)
-    past = lineage(path, data)
-    start = standing(past)
+    past = read_lineage(path, data)
+    start = draft_of_file(past)
     made = rewrite_again(start, plan, chat)
-    written = write(text, in_file(made.draft, start, past), path=str(path), lenient=True)
+    written = write(text, draft_for_writer(made.draft, start, past), path=str(path), lenient=True)
     parse(written, path=str(path), lenient=lenient)  # what cannot be read back is not written
     after = _bytes(written, data)
     if after == data:
@@ -111,20 +111,20 @@ def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc, dis
     """
     check_output(output or path)
     data = _content(path)
-    events = applied(read_log(path), data, path)
+    events = find_applied_events(read_log(path), data, path)
     if not events:
         raise BadInput(f"{path}: nothing to undo; {log_path(path).name} holds no change that this file came from")
     last = events[-1]
     if output is not None:
         replace_file(output, last.before, mode=mode_of(path), disk=disk)
         return last
-    restored = graft(last.before, last.after, data)
+    restored = three_way_merge(last.before, last.after, data)
     if restored is None:
         raise BadInput(
             f"{path} was changed since event {last.number} by more than appending, and undo would lose that change; "
             f"write the session as it was before to another file with `holdfast undo {path} -o OTHER`"
         )
-    before, after = (session(version, path) for version in (data, restored))
+    before, after = (parse_version(version, path) for version in (data, restored))
     event = Event(
         number=0,
         kind=UNDO,
@@ -153,12 +153,12 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc, disk: Disk = DIS
     """
     began = time.perf_counter()
     data = _content(path)
-    past = lineage(path, data)
-    start = standing(past)
+    past = read_lineage(path, data)
+    start = draft_of_file(past)
     held = _expanded(start, number, raw_turn(past, number, path))
     if held is None:
         return None
-    own = in_file(held, start, past)
+    own = draft_for_writer(held, start, past)
     after = _bytes(write(text_of(data, path), own, path=str(path), lenient=True), data)
     event = Event(
         number=0,
@@ -184,8 +184,8 @@ def _expanded(start: Draft, number: int, turn: Turn) -> Draft | None:
         if old.role is turn.role and old.call_id == turn.call_id:
             whole = replace(old, text=turn.text, reasoning=turn.reasoning, calls=turn.calls)
             return start.fold(at, at + 1, Piece(whole, (number - 1,), EXPAND))
-    note = f"[holdfast: {label(number, turn)} of this session, put back in full]\n" + "\n".join(
-        t for t, _ in said(turn)
+    note = f"[holdfast: {turn_label(number, turn)} of this session, put back in full]\n" + "\n".join(
+        t for t, _ in turn_lines(turn)
     )
     at = _place(start, number - 1)
     return start.fold(at, at, Piece(Turn(Role.USER, note), (number - 1,), EXPAND))
@@ -199,12 +199,12 @@ def _place(start: Draft, raw: int) -> int:
 
 def _origins(held: Draft, after: bytes, path: Path) -> tuple[Origin, ...]:
     """Where each turn of the written file came from. Raises BadTranscript where it cannot be read again."""
-    turns = session(after, path).turns
+    turns = parse_version(after, path).turns
     return tuple(_origin([held.pieces[at] for at in sources], turn) for sources, turn in _sources(held, turns))
 
 
 def _sources(held: Draft, turns: tuple[Turn, ...]) -> list[tuple[tuple[int, ...], Turn]]:
-    return list(zip(spread(held.turns, turns), turns, strict=True))
+    return list(zip(trace_turns(held.turns, turns), turns, strict=True))
 
 
 def _origin(pieces: list[Piece], turn: Turn) -> Origin:
@@ -244,7 +244,7 @@ def _save(path: Path, event: Event, output: Path | None, disk: Disk) -> Event:
         if bytes_of(path) != event.before:
             raise Failed(f"{path} changed while it was being rewritten; it was left as it is, run the command again")
         logged = event
-        older = () if target.resolve() == path.resolve() else applied(read_log(path), event.before, path)
+        older = () if target.resolve() == path.resolve() else find_applied_events(read_log(path), event.before, path)
         for number, one in enumerate((*older, event), _next(read_log(target))):
             logged = replace(one, number=number)
             append(file, logged)

@@ -1,4 +1,4 @@
-"""A session and its changes as lines to read: what show, diff and expand print."""
+"""Describes a session and its changes as lines to read: what show, diff and expand print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holdfast.transcript.turn import Turn
 
 
 @dataclass(frozen=True)
-class Shown:
+class PrintedLine:
     """A line of a session as it is printed."""
 
     text: str
@@ -25,7 +25,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of one turn in a change."""
+    """The fate of one turn in a change."""
 
     turns: tuple[int, ...]
     """0-based raw turns that it stood for."""
@@ -33,19 +33,19 @@ class Fate:
     fate: str
     """`verbatim`, `rewritten` or `dropped`."""
     by: str
-    """What rewrote it."""
+    """The method that rewrote it."""
     tokens_before: int
     tokens: int
     """Of what stands in its place; where several turns became one, told at the first of them."""
 
 
-def label(number: int, turn: Turn) -> str:
-    """A raw turn's name, by its 1-based number."""
+def turn_label(number: int, turn: Turn) -> str:
+    """Returns the name of a raw turn by its 1-based number."""
     return f"turn {number}, {turn.role.value}"
 
 
-def said(turn: Turn) -> Iterator[tuple[str, int | None]]:
-    """All that a turn says, line by line, with the line's place in its text."""
+def turn_lines(turn: Turn) -> Iterator[tuple[str, int | None]]:
+    """Yields every line of a turn, with its position in the turn's text (None for reasoning and calls)."""
     for line in turn.reasoning.split("\n") if turn.reasoning else ():
         yield f"(thinks) {line}", None
     for at, line in enumerate(turn.text.split("\n") if turn.text else ()):
@@ -54,18 +54,18 @@ def said(turn: Turn) -> Iterator[tuple[str, int | None]]:
         yield f"(calls) {call.name} {call.arguments}", None
 
 
-def shown(turns: Sequence[Turn], origins: Sequence[Origin]) -> list[Shown]:
-    """A session, each turn under a heading that says what it stands for."""
+def describe_session(turns: Sequence[Turn], origins: Sequence[Origin]) -> list[PrintedLine]:
+    """Returns the lines of a session, each turn under a heading that says which raw turns it stands for."""
     lines = []
     for at, (turn, origin) in enumerate(zip(turns, origins, strict=True)):
         made = f", by {origin.made}" if origin.made else ""
-        lines.append(Shown(f"== {turn.role.value}: turn {numbers(origin.turns) or 'none'}{made}", at))
-        lines += [Shown(text, at, line) for text, line in said(turn)]
+        lines.append(PrintedLine(f"== {turn.role.value}: turn {turn_ranges(origin.turns) or 'none'}{made}", at))
+        lines += [PrintedLine(text, at, line) for text, line in turn_lines(turn)]
     return lines
 
 
-def numbers(turns: Sequence[int]) -> str:
-    """0-based turns as 1-based ranges: `3-7, 9`."""
+def turn_ranges(turns: Sequence[int]) -> str:
+    """Formats 0-based turns as 1-based ranges: `3-7, 9`."""
     parts: list[list[int]] = []
     for at in sorted(turns):
         if parts and parts[-1][1] == at:
@@ -75,13 +75,13 @@ def numbers(turns: Sequence[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def fates(event: Event, before: Sequence[Turn], origins: Sequence[Origin], after: Sequence[Turn]) -> list[Fate]:
-    """What an event made of each turn of the file before it; `origins` are of those turns."""
+def turn_fates(event: Event, before: Sequence[Turn], origins: Sequence[Origin], after: Sequence[Turn]) -> list[Fate]:
+    """Returns the fate of each turn of the file before the event; `origins` are those of these turns."""
     told: set[int] = set()
     found = []
     for turn, origin in zip(before, origins, strict=True):
         holds = [at for at, new in enumerate(event.origins) if new.turns and set(new.turns).issuperset(origin.turns)]
-        same = next((at for at in holds if list(said(after[at])) == list(said(turn))), None)
+        same = next((at for at in holds if list(turn_lines(after[at])) == list(turn_lines(turn))), None)
         place = same if same is not None else next(iter(holds), None)
         fate = "dropped" if place is None else "rewritten" if same is None else "verbatim"
         by = event.origins[place].made if place is not None and same is None else ""
@@ -91,11 +91,11 @@ def fates(event: Event, before: Sequence[Turn], origins: Sequence[Origin], after
     return found
 
 
-def difference(before: Sequence[Turn], after: Sequence[Turn], name: str) -> list[str]:
-    """A unified diff of all that is said."""
+def diff_lines(before: Sequence[Turn], after: Sequence[Turn], name: str) -> list[str]:
+    """Returns a unified diff of every line of both sessions."""
     old, new = ([line for turn in turns for line in _plain(turn)] for turns in (before, after))
     return list(unified_diff(old, new, f"{name} before", f"{name} after", lineterm=""))
 
 
 def _plain(turn: Turn) -> list[str]:
-    return [f"== {turn.role.value}", *(text for text, _ in said(turn))]
+    return [f"== {turn.role.value}", *(text for text, _ in turn_lines(turn))]

@@ -1,5 +1,7 @@
-"""A session file and its past as one draft: the raw turns from the first on, and the file's turns as pieces that stand
-for them. Methods and the gate thus see all that was ever said, and every turn keeps its number for good."""
+"""A session file and its past as one draft: the raw turns from the first on, and the file's turns as pieces over them.
+
+Methods and the gate thus see all that was ever said, and every turn keeps its number for good.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,17 @@ from holdfast.transcript.draft import Draft, Line, Piece
 from holdfast.transcript.turn import Turn
 
 
-def standing(past: Lineage) -> Draft:
-    """The session as it stands, over its raw turns."""
+def draft_of_file(past: Lineage) -> Draft:
+    """Returns the file's session as a draft over its raw turns."""
     now = past.now
     pieces = (_piece(turn, origin) for turn, origin in zip(now.transcript.turns, now.origins, strict=True))
     return Draft(replace(now.transcript, turns=past.raw), tuple(pieces))
 
 
-def in_file(made: Draft, start: Draft, past: Lineage) -> Draft:
-    """`made`, which was rewritten from `start`, as a draft of the file's own turns, for its writer."""
+def draft_for_writer(made: Draft, start: Draft, past: Lineage) -> Draft:
+    """Returns the draft `made`, which was rewritten from `start`, as a draft of the file's own turns for the format's
+    writer.
+    """
     places = {id(piece): at for at, piece in enumerate(start.pieces)}
     stays = {id(piece) for piece in made.pieces}
     alike = defaultdict(list)
@@ -33,7 +37,7 @@ def in_file(made: Draft, start: Draft, past: Lineage) -> Draft:
         if at is None and not piece.lines and alike[_key(piece)]:
             at = alike[_key(piece)].pop(0)
         if at is None:
-            pieces.append(_new(piece, start))
+            pieces.append(_new_piece(piece, start))
         else:
             pieces.append(Piece(piece.turn, (at,), "" if piece.turn == start.pieces[at].turn else piece.made))
     return Draft(past.now.transcript, tuple(pieces), made.notes)
@@ -49,8 +53,8 @@ def _key(piece: Piece) -> object:
     return piece.turns, piece.turn.role, piece.turn.call_id
 
 
-def _new(piece: Piece, start: Draft) -> Piece:
-    """A piece that is in no turn of the file. Without lines it must not stand for one alone, as that one."""
+def _new_piece(piece: Piece, start: Draft) -> Piece:
+    """Returns a piece that is in no turn of the file. Without lines it must not stand for just one turn."""
     sources = set(piece.turns)
     turns = tuple(at for at, old in enumerate(start.pieces) if old.turns and sources.issuperset(old.turns))
     return replace(piece, turns=turns if piece.lines or len(turns) > 1 else ())

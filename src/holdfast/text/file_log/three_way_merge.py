@@ -1,7 +1,7 @@
-"""Whether a file went on from another, and the same going-on put behind a third: how undo keeps what came later.
+"""Merges what was appended to a compacted session file into the file as it was before: `undo` loses nothing.
 
-Lines are appended to a log file byte by byte. A JSON document is written anew each time that its session grows: there
-a list went on where its old items still stand first, and what stands beside the lists (counts, times) may differ.
+Lines are appended to a log file byte by byte. A JSON document is written anew each time that its session grows: then a
+list continues another if its first items are unchanged, and other values (counts, times) may differ.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ _MISSING = object()
 
 
 def continues(base: bytes, now: bytes) -> bool:
-    """Whether `now` is `base`, or `base` with something appended."""
-    return _tail(base, now) is not None or _continues(_json(base), _json(now))
+    """Returns True if `now` is `base`, or `base` with something appended."""
+    return _tail_of(base, now) is not None or _continues(_json(base), _json(now))
 
 
-def graft(before: bytes, after: bytes, now: bytes) -> bytes | None:
-    """`before` with what was appended to `after` until it became `now`; None where `now` does not continue `after`."""
-    tail = _tail(after, now)
+def three_way_merge(before: bytes, after: bytes, now: bytes) -> bytes | None:
+    """Returns `before` with what was appended to `after` to give `now`, or None if `now` does not continue `after`."""
+    tail = _tail_of(after, now)
     if tail is not None:
-        return before + (b"\n" if tail.strip() and _unlike(before, after, tail) else b"") + tail
+        return before + (b"\n" if tail.strip() and _needs_newline(before, after, tail) else b"") + tail
     old, base, new = _json(before), _json(after), _json(now)
     if not _continues(base, new) or type(old) is not type(base):
         return None
-    merged = _merged(old, base, new)
-    return before if merged == old else _written(merged, now)
+    merged = _merge_values(old, base, new)
+    return before if merged == old else _dump_like(merged, now)
 
 
-def _tail(base: bytes, now: bytes) -> bytes | None:
-    """What follows `base` in `now`, where it begins on a new line."""
+def _tail_of(base: bytes, now: bytes) -> bytes | None:
+    """Returns the bytes that follow `base` in `now` if they begin on a new line, else None."""
     tail = now[len(base) :]
     whole = not tail or base.endswith(b"\n") or tail.startswith((b"\n", b"\r\n"))
     return tail if now.startswith(base) and whole else None
 
 
-def _unlike(before: bytes, after: bytes, tail: bytes) -> bool:
-    """Whether the tail relied on a newline that `before` does not end with."""
+def _needs_newline(before: bytes, after: bytes, tail: bytes) -> bool:
+    """Returns True if the tail relied on a newline that `before` does not end with."""
     return after.endswith(b"\n") and not before.endswith(b"\n") and not tail.startswith((b"\n", b"\r\n"))
 
 
@@ -57,20 +57,20 @@ def _continues(base: Any, now: Any) -> bool:
     return base is not _MISSING and not isinstance(base, dict | list) and not isinstance(now, dict | list)
 
 
-def _merged(old: Any, base: Any, now: Any) -> Any:
+def _merge_values(old: Any, base: Any, now: Any) -> Any:
     if now == base:
         return old
     if isinstance(old, list) and isinstance(base, list) and isinstance(now, list):
         return old + now[len(base) :]
     if isinstance(old, dict) and isinstance(base, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*old, *now])
-        merged = {k: _merged(*(part.get(k, _MISSING) for part in (old, base, now))) for k in keys}
+        merged = {k: _merge_values(*(part.get(k, _MISSING) for part in (old, base, now))) for k in keys}
         return {key: value for key, value in merged.items() if value is not _MISSING}
     return now
 
 
-def _written(value: Any, like: bytes) -> bytes:
-    """JSON in the layout of `like`."""
+def _dump_like(value: Any, like: bytes) -> bytes:
+    """Dumps JSON in the layout of `like`."""
     text = like.decode("utf-8-sig")
     indent = re.match(r"\s*[\[{]\r?\n([ \t]+)", text)
     tight = re.search(r'"\s*:\S', text) is not None
