@@ -20,7 +20,7 @@ from holdfast.facts.ledger import RULES, Fact, ledger
 from holdfast.facts.notes import MADE
 from holdfast.facts.occurrences import Words, shown
 from holdfast.gate.text.claims import Struck, strike
-from holdfast.text.file_log import Event, lineage
+from holdfast.text.file_log import Event, read_lineage
 from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.transcript.activity import observed
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, Piece, turn_size
@@ -83,11 +83,11 @@ class Checkup:
     kinds: dict[str, int]
     """Tokens by kind, the largest first."""
     biggest: tuple[BigTurn, ...]
-    find_rereads: tuple[Reread, ...]
-    recorded_compactions: tuple[RecordedCompaction, ...]
+    rereads: tuple[Reread, ...]
+    compactions: tuple[RecordedCompaction, ...]
     problems: dict[str, tuple[Problem, ...]]
     """By provider; empty where it would take the session."""
-    possible_savings: dict[str, int]
+    savings: dict[str, int]
     """Tokens that each text strategy would leave at its utmost."""
     cost: SessionCost | None
     """None where the model, or its price, is not known."""
@@ -119,7 +119,7 @@ def examine_session(path: Path, model: str = "") -> Checkup:
         problems={name: _provider_problems(turns, name) for name in PROVIDERS},
         savings=possible_savings(transcript),
         cost=_cost(transcript, model),
-        logged=tuple(event for event, _ in lineage(path).steps),
+        logged=tuple(event for event, _ in read_lineage(path).steps),
         skipped=transcript.skipped,
     )
 

@@ -74,9 +74,9 @@ def test_before_a_compaction_a_copy_is_saved_from_which_every_turn_can_be_had(ru
     assert (done.stdout, done.stderr) == ("", "")
     copy = tmp_path / "kept" / "3f2a.jsonl"
     assert "8000" not in copy.read_text()
-    from holdfast.text.file_log import lineage
+    from holdfast.text.file_log import read_lineage
 
-    assert [turn.text for turn in lineage(copy).raw][2].startswith("PORT_0 = 8000")
+    assert [turn.text for turn in read_lineage(copy).raw][2].startswith("PORT_0 = 8000")
 
 
 def test_after_it_the_agent_is_told_what_its_summary_lost_and_made_up(run):

@@ -28,9 +28,9 @@ def add_to(app: typer.Typer) -> None:
 
 def log(file: File, as_json: AsJson = False) -> None:
     """List what was done to a session, the newest last."""
-    from holdfast.text.file_log import lineage, read_log
+    from holdfast.text.file_log import read_lineage, read_log
 
-    events, past = read_log(file), lineage(file)
+    events, past = read_log(file), read_lineage(file)
     standing = {event.number for event, _ in past.steps}
     if as_json:
         console.emit([{**_event(event), "stands": event.number in standing} for event in events])
@@ -50,11 +50,11 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Say what a change made of each turn: verbatim, rewritten or dropped."""
-    from holdfast.text.file_log import lineage
+    from holdfast.text.file_log import read_lineage
     from holdfast.text.file_log.describe import diff_lines, turn_fates
     from holdfast.text.file_log.lineage import parse_version
 
-    change, state = _step(lineage(file), event, file)
+    change, state = _step(read_lineage(file), event, file)
     before, after = state.transcript.turns, parse_version(change.after, file).turns
     found = turn_fates(change, before, state.origins, after)
     lines = diff_lines(before, after, file.name) if full else []
@@ -100,10 +100,10 @@ def expand(
     as_json: AsJson = False,
 ) -> None:
     """Print a turn in full, as it was said, whatever became of it since."""
-    from holdfast.text.file_log import expand_file, lineage
+    from holdfast.text.file_log import expand_file, read_lineage
     from holdfast.text.file_log.change_file import raw_turn
 
-    raw = raw_turn(lineage(file), turn, file)
+    raw = raw_turn(read_lineage(file), turn, file)
     done = expand_file(file, turn) if in_place else None
     if as_json:
         console.emit({"turn": turn, **_turn(raw), **({"event": done and _event(done)} if in_place else {})})
@@ -115,10 +115,10 @@ def expand(
 
 def show_session(file: Path, why: str, as_json: bool) -> None:
     """A session with its lines numbered, or why one of them is there."""
-    from holdfast.text.file_log import lineage
+    from holdfast.text.file_log import read_lineage
     from holdfast.text.file_log.describe import describe_session, turn_ranges
 
-    past = lineage(file)
+    past = read_lineage(file)
     lines = describe_session(past.now.transcript.turns, past.now.origins)
     if not why:
         if as_json:

@@ -15,7 +15,7 @@ import pytest
 from file_log.chat_files import exchange, grow, load, opening, save, user
 from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.storage.files import Disk
-from holdfast.text.file_log import compact_file, expand_file, lineage, log_path, read_log, undo_file
+from holdfast.text.file_log import compact_file, expand_file, log_path, read_lineage, read_log, undo_file
 from holdfast.text.file_log.change_file import raw_turn
 from holdfast.text.file_log.describe import describe_session, turn_fates
 from holdfast.text.file_log.three_way_merge import continues, three_way_merge
@@ -72,7 +72,7 @@ def test_undo_refuses_where_a_turn_was_edited_since_and_says_what_to_do(path):
     compact_file(path, FOLD)
     path.write_bytes(path.read_bytes().replace(b"Never touch", b"Please touch"))
     edited = path.read_bytes()
-    assert not lineage(path).intact
+    assert not read_lineage(path).intact
     with pytest.raises(BadInput, match=r"more than appending.*-o OTHER"):
         undo_file(path)
     assert path.read_bytes() == edited
@@ -85,13 +85,13 @@ def test_raw_turns_are_found_after_an_edit_by_somebody_else(path):
     said = [message["content"] for message in load(path)]
     compact_file(path, FOLD)
     path.write_bytes(path.read_bytes().replace(b"Never touch", b"Please touch"))
-    assert [turn.text for turn in lineage(path).raw] == [*said, said[1].replace("Never", "Please")]
+    assert [turn.text for turn in read_lineage(path).raw] == [*said, said[1].replace("Never", "Please")]
 
 
 def test_a_file_that_was_exchanged_for_another_session_has_no_past(path):
     compact_file(path, FOLD)
     save(path, [*opening()[:1], user("Something else."), user("And more.")])
-    assert lineage(path).steps == ()
+    assert read_lineage(path).steps == ()
 
 
 def test_expand_gives_the_raw_turn_after_several_compactions(path):
@@ -99,8 +99,8 @@ def test_expand_gives_the_raw_turn_after_several_compactions(path):
     compact_file(path, MASK)
     grow(path, exchange(5, "later " + "word " * 50))
     compact_file(path, FOLD)
-    assert [turn.text for turn in lineage(path).raw][: len(said)] == said
-    assert lineage(path).raw[-1].text.startswith("later")
+    assert [turn.text for turn in read_lineage(path).raw][: len(said)] == said
+    assert read_lineage(path).raw[-1].text.startswith("later")
 
 
 def test_expand_in_place_puts_a_masked_result_where_it_was(path):
@@ -124,7 +124,7 @@ def test_masked_arguments_are_told_by_diff_and_come_back_by_expand_and_undo(path
     save(path, [*opening(), {"role": "assistant", "content": None, "tool_calls": [call]}, answer, user("Go on")])
     before, number = path.read_bytes(), len(opening()) + 1
     event = compact_file(path, TextPlan("mask_calls", budget=1, keep_recent=1, gate=False)).event
-    past = lineage(path)
+    past = read_lineage(path)
     assert "[holdfast: 1 lines" in load(path)[number - 1]["tool_calls"][0]["function"]["arguments"]
     (step,) = past.steps
     found = turn_fates(event, step[1].transcript.turns, step[1].origins, past.now.transcript.turns)
@@ -162,7 +162,7 @@ def test_every_line_of_a_summary_names_its_raw_turns_also_through_the_next_summa
     compact_file(path, FOLD)
     grow(path, [m for n in (5, 6) for m in exchange(n, f"result {n} " + "word " * 50)])
     compact_file(path, FOLD)
-    past = lineage(path)
+    past = read_lineage(path)
     lines = describe_session(past.now.transcript.turns, past.now.origins)
     found = {line.text: past.sources(line) for line in lines if line.text.startswith("- ")}
     assert found["- result"] == (past.now.origins[2].turns[-1],)
@@ -176,7 +176,7 @@ def test_what_a_placeholder_names_is_the_turn_that_expand_gives_also_after_a_sec
     compact_file(path, TextPlan("mask_observations", ratio=5, keep_recent=1, gate=False))
     text = next(message["content"] for message in load(path) if "holdfast expand" in message["content"])
     number = int(text.partition("holdfast expand ")[2].rstrip("]"))
-    assert raw_turn(lineage(path), number, path).text.startswith("result 4 ")
+    assert raw_turn(read_lineage(path), number, path).text.startswith("result 4 ")
     assert number == 10
 
 
@@ -192,13 +192,13 @@ def test_a_rule_of_a_turn_that_went_two_compactions_ago_is_put_back(path):
 
 def test_each_turn_is_told_verbatim_rewritten_or_dropped(path):
     compact_file(path, MASK)
-    past = lineage(path)
+    past = read_lineage(path)
     event, state = past.steps[0]
     found = turn_fates(event, state.transcript.turns, state.origins, past.now.transcript.turns)
     assert [fate.fate for fate in found] == ["verbatim"] * 3 + ["rewritten", "verbatim"] * 3 + ["verbatim"]
     compact_file(path, TextPlan("truncate", ratio=3, keep_recent=1, gate=False))
-    event, state = lineage(path).steps[1]
-    found = turn_fates(event, state.transcript.turns, state.origins, lineage(path).now.transcript.turns)
+    event, state = read_lineage(path).steps[1]
+    found = turn_fates(event, state.transcript.turns, state.origins, read_lineage(path).now.transcript.turns)
     assert {fate.fate for fate in found if fate.turns[0] in range(2, 6)} == {"dropped"}
 
 
@@ -308,7 +308,7 @@ def test_a_damaged_log_is_named_with_its_line(path):
 def test_a_line_that_is_no_event_is_refused(path, line):
     log_path(path).write_text(line + "\n")
     with pytest.raises(BadInput, match="not an event"):
-        lineage(path)
+        read_lineage(path)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_an_event_that_was_edited_by_hand_is_refused(path, wrong):
     event = json.loads(log_path(path).read_text())
     log_path(path).write_text(json.dumps({**event, **wrong}) + "\n")
     with pytest.raises(BadInput, match=":1: not an event"):
-        lineage(path)
+        read_lineage(path)
 
 
 def test_a_line_that_is_nested_without_end_is_passed_over(path):
@@ -352,7 +352,7 @@ def test_an_event_of_another_session_is_refused(path):
     fields["origins"].append([[99], "", []])
     log_path(path).write_text(json.dumps(fields) + "\n")
     with pytest.raises(BadInput, match="does not fit"):
-        lineage(path)
+        read_lineage(path)
 
 
 def test_the_event_is_on_the_disk_before_the_session_is_touched(path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import BadTranscript
-from holdfast.text.file_log import compact_file, lineage, undo_file
+from holdfast.text.file_log import compact_file, read_lineage, undo_file
 from holdfast.text.rewrite import TextPlan
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.read import read
@@ -30,7 +30,7 @@ def test_three_compactions_lose_no_turn_and_can_be_undone(file, tmp_path):
     shutil.copy(file, path)
     for method in ("clamp", "tiered", "truncate"):
         compact_file(path, TextPlan(method, ratio=2), lenient=True)
-        assert [turn.text for turn in lineage(path).raw] == [turn.text for turn in transcript.turns]
-    while lineage(path).steps:
+        assert [turn.text for turn in read_lineage(path).raw] == [turn.text for turn in transcript.turns]
+    while read_lineage(path).steps:
         undo_file(path)
     assert path.read_bytes() == file.read_bytes()

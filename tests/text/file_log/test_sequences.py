@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from file_log.chat_files import exchange, grow, load, opening, save, user
 from holdfast.errors import BadInput
 from holdfast.storage.files import Disk
-from holdfast.text.file_log import compact_file, expand_file, lineage, log_path, read_log, undo_file
+from holdfast.text.file_log import compact_file, expand_file, log_path, read_lineage, read_log, undo_file
 from holdfast.text.rewrite import TextPlan
 from holdfast.transcript.read import read
 
@@ -95,7 +95,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule()
     def undo(self):
-        if lineage(self.path).steps:
+        if read_lineage(self.path).steps:
             undo_file(self.path)
         else:
             with pytest.raises(BadInput, match="nothing to undo"):
@@ -130,7 +130,7 @@ class Sessions(RuleBasedStateMachine):
 
     @invariant()
     def every_raw_turn_is_there(self):
-        past = lineage(self.path)
+        past = read_lineage(self.path)
         assert past.intact
         assert [turn.text for turn in past.raw] == [message["content"] for message in self.messages]
         held = {at for origin in past.now.origins for at in origin.turns}
@@ -144,7 +144,7 @@ class Sessions(RuleBasedStateMachine):
         if not hasattr(self, "path"):
             return
         for _ in read_log(self.path):
-            if not lineage(self.path).steps:
+            if not read_lineage(self.path).steps:
                 break
             undo_file(self.path)
         assert load(self.path) == self.messages
