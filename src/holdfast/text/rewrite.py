@@ -78,7 +78,6 @@ class Rewritten:
     """Answers of the summarising model, with its own tokens and seconds, those that could not be used included."""
 
 
-
 def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) -> Rewritten:
     """Rewrites a session by plan.
 
