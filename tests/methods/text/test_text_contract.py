@@ -42,7 +42,7 @@ recents = st.integers(0, 4)
 def method(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(similarity.SCORERS, "embedding", words_in_common)
-        patch.setattr(prune_tokens, "surprisals", invented_surprisals)
+        patch.setattr(prune_tokens, "token_surprisals", invented_surprisals)
         yield build_text(request.param)
 
 
