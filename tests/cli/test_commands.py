@@ -120,9 +120,11 @@ def test_methods_are_listed_with_their_options(run):
     listed = {(m["level"], m["name"]): m for m in json.loads(run("methods", "--json")[1])}
     assert listed["latent", "kvzip"]["options"]["allocation"] == "global"
     assert listed["latent", "virtual_tokens_uniform"]["options"]["weights"] == "uniform"
+    assert (listed["latent", "informed"]["kind"], listed["latent", "knorm"]["kind"]) == ("recommended", "baseline")
     assert listed["text", "clamp"]["options"] == {"head": 128, "tail": 128, "errors": 8}
     shown = run("methods")[1]
     assert all(name in shown for _, name in listed)
+    assert shown.index("latent method: recommended") < shown.index("latent method: baseline") < shown.index("knorm")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from holdfast.context.segments import SoftSegment, StateSegment
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
-from holdfast.methods.latent.split_by_age import split_span
+from holdfast.methods.latent.baselines.split_by_age import split_span
 from holdfast.methods.registry import build
 
 BEFORE, LENGTH = 12, 40

@@ -10,7 +10,7 @@ from holdfast.context.budget import Budget
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
-from holdfast.methods.latent.refine import PARTS, descended, padded
+from holdfast.methods.latent.baselines.refine import PARTS, descended, padded
 from holdfast.methods.per_head import HeadSlots
 from holdfast.methods.query_batch import QueryBatch, attention_error, output_and_mass_error
 from holdfast.methods.registry import build

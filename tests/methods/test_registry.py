@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast.errors import BadOption
-from holdfast.methods.registry import LATENT, build, defaults
+from holdfast.methods.registry import LATENT, TEXT, build, defaults
 
 
 def spec(name):
@@ -25,6 +25,24 @@ def test_a_row_uses_the_defaults_that_it_shows(name):
     method = build(spec(name))
     shown = defaults(LATENT[name]) | ({"question": "what"} if name == "virtual_tokens_attention" else {})
     assert {key: str(getattr(method, key)) for key in shown} == {key: str(value) for key, value in shown.items()}
+
+
+@pytest.mark.parametrize("entries", [LATENT, TEXT], ids=["latent", "text"])
+def test_recommended_methods_come_first_then_baselines_then_ablations(entries):
+    kinds = [entry.kind for entry in entries.values()]
+    assert kinds == sorted(kinds, key=["recommended", "baseline", "ablation"].index)
+
+
+def test_baselines_live_in_a_folder_of_their_own():
+    for entry in LATENT.values():
+        if entry.kind != "ablation":
+            assert (".latent.baselines." in entry.path) == (entry.kind == "baseline")
+
+
+def test_a_former_name_still_builds_its_method_and_warns():
+    with pytest.warns(DeprecationWarning, match="split_by_age"):
+        method = build("old_new:at=0.25")
+    assert (method.name, method.at) == ("split_by_age", 0.25)
 
 
 def test_rows_that_name_a_variant_fix_its_option():

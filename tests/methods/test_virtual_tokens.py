@@ -15,8 +15,8 @@ from holdfast.context.segments import SoftSegment, StateSegment
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
-from holdfast.methods.latent import virtual_tokens as vt
-from holdfast.methods.latent.virtual_tokens import VirtualTokens, pooling, uniqueness
+from holdfast.methods.latent.baselines import virtual_tokens as vt
+from holdfast.methods.latent.baselines.virtual_tokens import VirtualTokens, pooling, uniqueness
 from holdfast.model.states import States
 
 BEFORE, LENGTH, SLOTS = 9, 24, 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +39,13 @@ def methods(as_json: AsJson = False) -> None:
         rows += [("text", name, entry, {}) for name, entry in TEXT.items()]
         console.emit(
             [
-                {"name": name, "level": level, "summary": entry.summary, "options": defaults(entry) | also}
+                {
+                    "name": name,
+                    "level": level,
+                    "kind": entry.kind,
+                    "summary": entry.summary,
+                    "options": defaults(entry) | also,
+                }
                 for level, name, entry, also in rows
             ]
         )
@@ -56,14 +62,18 @@ def _print_methods(title: str, entries: Mapping[str, Entry]) -> None:
 
     from holdfast.methods.registry import defaults
 
-    table = Table(title, "what it does", "options and their defaults", box=None, padding=(0, 2, 0, 0))
-    table.columns[-1].overflow = "fold"
-    for name, entry in entries.items():
-        full = not entry.options  # a variant has the options of its method
-        options = " ".join(f"{k}={v}" for k, v in defaults(entry).items()) if full else ""
-        fixed = " ".join(f"{k}={v}" for k, v in entry.options)
-        table.add_row(name, entry.summary, options or fixed)
-    console.stdout().print(table)
+    for kind, names in groupby(entries, key=lambda name: entries[name].kind):
+        heads = (f"{title}: {kind}", "what it does", "options and their defaults")
+        table = Table(*heads, box=None, padding=(0, 2, 0, 0))
+        table.columns[-1].overflow = "fold"
+        for name in names:
+            entry = entries[name]
+            full = not entry.options  # a variant has the options of its method
+            options = " ".join(f"{k}={v}" for k, v in defaults(entry).items()) if full else ""
+            fixed = " ".join(f"{k}={v}" for k, v in entry.options)
+            table.add_row(name, entry.summary, options or fixed)
+        console.stdout().print(table)
+        console.line("")
 
 
 def read(

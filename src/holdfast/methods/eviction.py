@@ -102,3 +102,11 @@ class Eviction(ABC):
 def shares_path(given: str, engine: LocalEngine) -> Path:
     """Where a model's calibrated shares are."""
     return Path(given) if given else home() / "shares" / f"{engine.model.digest}.json"
+
+
+def zero_scores(prefill: SpanPrefill) -> dict[int, Tensor]:
+    """No attention yet, `[G, T]` per full layer."""
+    model = prefill.engine.model
+    return {
+        layer: torch.zeros(model.family.kv_heads, len(prefill.span), device=model.device) for layer in prefill.layers
+    }

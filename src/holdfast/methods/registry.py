@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.errors import BadOption
 
@@ -14,72 +14,88 @@ if TYPE_CHECKING:
     from holdfast.methods.text.base import TextMethod
 
 
+Kind = Literal["recommended", "baseline", "ablation"]
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A row: where the class is, one line of help, and the options that a named variant fixes."""
+    """A row: a class, one line of help, the options that a named variant fixes, and the kind of the method."""
 
     path: str
     summary: str
     options: tuple[tuple[str, str], ...] = ()
+    kind: Kind = "baseline"
+    """`recommended`: docs/log.md shows that it pays; `baseline`: it does not, or nobody measured it; `ablation`: a
+    variant of another row that answers one question."""
+
+
+def _recommended(path: str, summary: str) -> Entry:
+    return Entry(path, summary, kind="recommended")
+
+
+def _ablation(path: str, summary: str, **options: str) -> Entry:
+    return Entry(path, summary, tuple(options.items()), "ablation")
 
 
 _HERE = "holdfast.methods.latent"
-_VT = "holdfast.methods.latent.virtual_tokens:VirtualTokens"
-_KVZIP = "holdfast.methods.latent.kvzip:KVzip"
+_BASELINES = "holdfast.methods.latent.baselines"
+_KVZIP = f"{_HERE}.kvzip:KVzip"
+_VT = f"{_BASELINES}.virtual_tokens:VirtualTokens"
 
 LATENT: dict[str, Entry] = {
-    "truncate": Entry("holdfast.methods.latent.truncate:Truncate", "drop the oldest tokens (baseline)"),
-    "informed": Entry(
+    "informed": _recommended(
         f"{_HERE}.informed:Informed", "keep what a repeat attends to where the span is informative, one threshold"
     ),
-    "kvzip": Entry(_KVZIP, "keep the KV pairs that a repeat of the span attends to, one threshold over all heads"),
-    "kvzip_per_head": Entry(_KVZIP, "kvzip with an equal share for every head", (("allocation", "head"),)),
-    "snapkv": Entry(f"{_HERE}.snapkv:SnapKV", "keep what the newest tokens of the span look at"),
-    "expected_attention": Entry(
-        f"{_HERE}.expected_attention:ExpectedAttention", "keep what queries like the span's own would attend to"
+    "kvzip": _recommended(
+        _KVZIP, "keep the KV pairs that a repeat of the span attends to, one threshold over all heads"
     ),
-    "h2o": Entry(f"{_HERE}.h2o:H2O", "keep what the span's own tokens attended to most, and the newest"),
-    "keydiff": Entry(f"{_HERE}.keydiff:KeyDiff", "keep the keys least like the others of their head"),
-    "knorm": Entry(f"{_HERE}.knorm:Knorm", "keep the keys of the smallest norm"),
-    "streaming": Entry(f"{_HERE}.streaming:Streaming", "keep the first tokens and the newest, as states"),
-    "random": Entry(f"{_HERE}.random:Random", "keep random KV pairs (control)"),
-    "attention_match": Entry(
+    "attention_match": _recommended(
         f"{_HERE}.attention_match:AttentionMatch", "fit mass and values of kept slots to what the whole span gave"
     ),
-    "refine": Entry(f"{_HERE}.refine:Refine", "gradient steps on the keys, biases and values of kept slots"),
-    "merge": Entry(f"{_HERE}.merge:Merge", "fold what is dropped into its nearest kept neighbour"),
-    "pool": Entry(f"{_HERE}.pool:Pool", "surprisal-weighted means of neighbouring tokens, as states"),
-    "hybrid": Entry(f"{_HERE}.hybrid:Hybrid", "one method keeps the best, another stands for the rest"),
-    "split_by_age": Entry(
-        f"{_HERE}.split_by_age:SplitByAge", "one method for the older part of a span, another for the newer"
+    "truncate": Entry(f"{_BASELINES}.truncate:Truncate", "drop the oldest tokens"),
+    "random": Entry(f"{_BASELINES}.random:Random", "keep random KV pairs (control)"),
+    "streaming": Entry(f"{_BASELINES}.streaming:Streaming", "keep the first tokens and the newest, as states"),
+    "h2o": Entry(f"{_BASELINES}.h2o:H2O", "keep what the span's own tokens attended to most, and the newest"),
+    "snapkv": Entry(f"{_BASELINES}.snapkv:SnapKV", "keep what the newest tokens of the span look at"),
+    "expected_attention": Entry(
+        f"{_BASELINES}.expected_attention:ExpectedAttention", "keep what queries like the span's own would attend to"
     ),
+    "keydiff": Entry(f"{_BASELINES}.keydiff:KeyDiff", "keep the keys least like the others of their head"),
+    "knorm": Entry(f"{_BASELINES}.knorm:Knorm", "keep the keys of the smallest norm"),
+    "merge": Entry(f"{_BASELINES}.merge:Merge", "fold what is dropped into its nearest kept neighbour"),
+    "pool": Entry(f"{_BASELINES}.pool:Pool", "surprisal-weighted means of neighbouring tokens, as states"),
+    "hybrid": Entry(f"{_BASELINES}.hybrid:Hybrid", "one method keeps the best, another stands for the rest"),
+    "split_by_age": Entry(
+        f"{_BASELINES}.split_by_age:SplitByAge", "one method for the older part of a span, another for the newer"
+    ),
+    "refine": Entry(f"{_BASELINES}.refine:Refine", "gradient steps on the keys, biases and values of kept slots"),
     "virtual_tokens": Entry(_VT, "gradient-tuned virtual tokens that match the span's values"),
-    "virtual_tokens_distilled": Entry(
+    "kvzip_per_head": _ablation(_KVZIP, "kvzip with an equal share for every head", allocation="head"),
+    "virtual_tokens_distilled": _ablation(
         _VT,
         "values first, then what the full context says when it repeats the span",
-        (("start", "weighted"), ("steps", "30"), ("distil", "40")),
+        start="weighted",
+        steps="30",
+        distil="40",
     ),
-    "virtual_tokens_final_layer": Entry(_VT, "ablation: match the last hidden states only", (("target", "final"),)),
-    "virtual_tokens_kv": Entry(_VT, "ablation: match rotated keys and values", (("target", "kv"),)),
-    "virtual_tokens_pre_rope": Entry(_VT, "match un-rotated keys and values", (("target", "kv_pre_rope"),)),
-    "virtual_tokens_uniform": Entry(_VT, "ablation: every token weighs the same", (("weights", "uniform"),)),
-    "virtual_tokens_attention": Entry(
-        _VT,
-        "ablation: tokens weigh what a question attends to (needs question=...)",
-        (("weights", "attention"),),
+    "virtual_tokens_final_layer": _ablation(_VT, "match the last hidden states only", target="final"),
+    "virtual_tokens_kv": _ablation(_VT, "match rotated keys and values", target="kv"),
+    "virtual_tokens_pre_rope": _ablation(_VT, "match un-rotated keys and values", target="kv_pre_rope"),
+    "virtual_tokens_uniform": _ablation(_VT, "every token weighs the same", weights="uniform"),
+    "virtual_tokens_attention": _ablation(
+        _VT, "tokens weigh what a question attends to (needs question=...)", weights="attention"
     ),
-    "virtual_tokens_consecutive": Entry(
-        _VT, "ablation: positions one after another from the span's start", (("positions", "consecutive"),)
+    "virtual_tokens_consecutive": _ablation(
+        _VT, "positions one after another from the span's start", positions="consecutive"
     ),
-    "virtual_tokens_hybrid": Entry(
-        _VT,
-        "the 15 % most unique values stay verbatim, the rest is compressed",
-        (("verbatim", "uniqueness"),),
+    "virtual_tokens_hybrid": _ablation(
+        _VT, "the 15 % most unique values stay verbatim, the rest is compressed", verbatim="uniqueness"
     ),
-    "virtual_tokens_hybrid_perplexity": Entry(
-        _VT, "ablation: the 15 % most surprising tokens stay verbatim", (("verbatim", "perplexity"),)
+    "virtual_tokens_hybrid_perplexity": _ablation(
+        _VT, "the 15 % most surprising tokens stay verbatim", verbatim="perplexity"
     ),
 }
+"""Latent methods by name, the recommended ones first, then baselines, then ablations."""
 
 FORMER_NAMES = {"old_new": "split_by_age"}
 """Names of latent methods that still work, and what each is called now."""
@@ -87,28 +103,35 @@ FORMER_NAMES = {"old_new": "split_by_age"}
 _TEXT = "holdfast.methods.text"
 
 TEXT: dict[str, Entry] = {
-    "none": Entry(f"{_TEXT}.none:Nothing", "leave the session as it is (baseline)"),
-    "truncate": Entry(f"{_TEXT}.truncate:Truncate", "drop the oldest exchanges (baseline)"),
-    "keep_recent": Entry(f"{_TEXT}.keep_recent:KeepRecent", "keep the newest exchanges and nothing older (baseline)"),
-    "random_delete": Entry(f"{_TEXT}.random_delete:RandomDelete", "drop random exchanges (control)"),
-    "drop_observations": Entry(f"{_TEXT}.drop_observations:DropObservations", "drop observations (baseline)"),
-    "drop_long_observations": Entry(
-        f"{_TEXT}.drop_long_observations:DropLongObservations", "drop the long observations (baseline)"
+    "tiered": _recommended(f"{_TEXT}.tiered:Tiered", "cheap steps first, stop when it fits; no model"),
+    "summarize": _recommended(
+        f"{_TEXT}.summarize:Summarize", "a model writes notes on the older turns, under fixed headings"
     ),
-    "mask_observations": Entry(
+    "user_words": _recommended(f"{_TEXT}.user_words:UserWords", "drop what the agent said before what the user said"),
+    "mask_observations": _recommended(
         f"{_TEXT}.mask_observations:MaskObservations", "one line for an observation: what it was, how to get it back"
     ),
-    "mask_calls": Entry(
+    "mask_calls": _recommended(
         f"{_TEXT}.mask_calls:MaskCalls", "one line for a long argument of a call: what it was, how to get it back"
     ),
-    "dedup_reads": Entry(f"{_TEXT}.dedup_reads:DedupReads", "drop reads of files that were read or written since"),
-    "clamp": Entry(f"{_TEXT}.clamp:Clamp", "keep head, tail and error lines of long observations"),
-    "retrieve": Entry(f"{_TEXT}.retrieve:Retrieve", "keep the turns most like the task, drop the rest"),
-    "prune_tokens": Entry(f"{_TEXT}.prune_tokens:PruneTokens", "drop the tokens of observations that a model expects"),
-    "user_words": Entry(f"{_TEXT}.user_words:UserWords", "drop what the agent said before what the user said"),
-    "tiered": Entry(f"{_TEXT}.tiered:Tiered", "cheap steps first, stop when it fits; no model"),
-    "summarize": Entry(f"{_TEXT}.summarize:Summarize", "a model writes notes on the older turns, under fixed headings"),
+    "dedup_reads": _recommended(
+        f"{_TEXT}.dedup_reads:DedupReads", "drop reads of files that were read or written since"
+    ),
+    "clamp": _recommended(f"{_TEXT}.clamp:Clamp", "keep head, tail and error lines of long observations"),
+    "retrieve": _recommended(f"{_TEXT}.retrieve:Retrieve", "keep the turns most like the task, drop the rest"),
+    "prune_tokens": _recommended(
+        f"{_TEXT}.prune_tokens:PruneTokens", "drop the tokens of observations that a model expects"
+    ),
+    "none": Entry(f"{_TEXT}.none:Nothing", "leave the session as it is"),
+    "truncate": Entry(f"{_TEXT}.truncate:Truncate", "drop the oldest exchanges"),
+    "keep_recent": Entry(f"{_TEXT}.keep_recent:KeepRecent", "keep the newest exchanges and nothing older"),
+    "random_delete": Entry(f"{_TEXT}.random_delete:RandomDelete", "drop random exchanges (control)"),
+    "drop_observations": Entry(f"{_TEXT}.drop_observations:DropObservations", "drop observations"),
+    "drop_long_observations": Entry(
+        f"{_TEXT}.drop_long_observations:DropLongObservations", "drop the long observations"
+    ),
 }
+"""Text methods by name, the recommended ones first."""
 
 
 STORAGE = "storage"

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from holdfast.methods.eviction import Eviction
+from holdfast.methods.eviction import Eviction, zero_scores
 from holdfast.methods.reference_queries import SpanPrefill, check_query_options, raise_to_attention, reference_queries
 
 
@@ -40,11 +39,3 @@ class KVzip(Eviction):
             for layer, s in scores.items():
                 raise_to_attention(s, one, layer, prefill.keys(layer))
         return scores
-
-
-def zero_scores(prefill: SpanPrefill) -> dict[int, Tensor]:
-    """No attention yet, `[G, T]` per full layer."""
-    model = prefill.engine.model
-    return {
-        layer: torch.zeros(model.family.kv_heads, len(prefill.span), device=model.device) for layer in prefill.layers
-    }

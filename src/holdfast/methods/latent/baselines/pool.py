@@ -19,7 +19,7 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, prefill_progress, quiet
-from holdfast.methods.latent.virtual_tokens import pooling
+from holdfast.methods.latent.baselines.virtual_tokens import pooling
 from holdfast.methods.per_head import HeadSlots, Masks, build_segment, pair_bytes, select_pairs
 from holdfast.methods.surprisal_weight import pooling_weight
 from holdfast.model.states import States

@@ -18,7 +18,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.latent.h2o import newest_first
+from holdfast.methods.latent.baselines.h2o import newest_first
 from holdfast.methods.reference_queries import QueryRecorder, ReferenceQueries, SpanPrefill, log_attention
 from holdfast.model.attention import Observer
 

@@ -11,8 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.methods.eviction import Eviction
-from holdfast.methods.latent.kvzip import zero_scores
+from holdfast.methods.eviction import Eviction, zero_scores
 from holdfast.methods.reference_queries import SpanPrefill
 
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import BadOption
-from holdfast.methods.eviction import Eviction
-from holdfast.methods.latent.kvzip import zero_scores
+from holdfast.methods.eviction import Eviction, zero_scores
 from holdfast.methods.reference_queries import SpanPrefill
 
 
