@@ -1,9 +1,13 @@
-"""Writes docs/methods.md from the registry; with --check, fails if the file is out of date."""
+"""Writes docs/methods.md from the registry, and the index of docs/log.md from its headings.
+
+With --check, writes nothing and fails if one of them is out of date.
+"""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import groupby, pairwise
@@ -11,7 +15,10 @@ from pathlib import Path
 
 from holdfast.methods.registry import COMMON, LATENT, TEXT, Entry, defaults, load_class
 
-TARGET = Path(__file__).parent / "methods.md"
+METHODS, LOG = Path(__file__).parent / "methods.md", Path(__file__).parent / "log.md"
+ENTRY = re.compile(r"## (?P<date>\d{4}-\d\d-\d\d): (?P<title>[^:]+): (?P<verdict>.+)")
+"""A heading of the log: date, title, and the verdict in one line."""
+INDEX = re.compile("(?<=<!-- index -->\n).*?(?=<!-- /index -->)", re.DOTALL)
 KINDS = {
     "recommended": "[log.md](log.md) shows that these pay.",
     "baseline": "These are what others are compared with: by [log.md](log.md) they do not pay, or nobody measured it.",
@@ -75,16 +82,37 @@ def field_docs(cls: type) -> dict[str, str]:
     return out
 
 
+def log_with_index(log: str) -> str:
+    """Returns the log with its index made anew. Raises ValueError if a heading has no verdict or the index no place."""
+    rows = ["| date | measured | verdict |", "|---|---|---|"]
+    for heading in re.findall(r"^##.*", INDEX.sub("", log), re.MULTILINE):
+        entry = ENTRY.fullmatch(heading)
+        if entry:
+            rows.append(f"| {entry['date']} | [{entry['title']}](#{anchor(heading)}) | {entry['verdict']} |")
+        elif heading.startswith("## ") or ": " not in heading:
+            raise ValueError(f"a heading of the log is `## YYYY-MM-DD: title: verdict`, got {heading!r}")
+    if not INDEX.search(log):
+        raise ValueError("the log has no place for its index, between <!-- index --> and <!-- /index -->")
+    return INDEX.sub(lambda _: "\n".join(rows) + "\n", log)
+
+
+def anchor(heading: str) -> str:
+    """Returns the fragment by which GitHub links to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
+
+
 def main() -> int:
-    """Writes or checks the page; returns the exit code."""
-    text = "\n".join(page_lines()).rstrip() + "\n"
+    """Writes or checks both pages; returns the exit code."""
+    methods = "\n".join(page_lines()).rstrip() + "\n"
+    pages = {METHODS: methods, LOG: log_with_index(LOG.read_text(encoding="utf-8"))}
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" not in sys.argv[1:]:
-        TARGET.write_text(text, encoding="utf-8")
+        for path in stale:
+            path.write_text(pages[path], encoding="utf-8")
         return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/methods.md is out of date; run: python docs/generate.py", file=sys.stderr)
-    return 1
+    for path in stale:
+        print(f"docs/{path.name} is out of date; run: python docs/generate.py", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":
