@@ -24,7 +24,7 @@ from fleet_sizes import DECODE, MODELS, RATIO, Model
 import holdfast
 from holdfast.cost.calls import session as calls_of
 from holdfast.transcript.draft import turn_size
-from holdfast.transcript.token_estimate import count as tokens_of
+from holdfast.transcript.token_estimate import estimate_tokens as tokens_of
 
 COMPACTION = 1.0  # of the prefill of the same tokens: `informed` at 7,900 tokens (docs/log.md, speed and bytes)
 TAIL = 8192  # tokens that are verbatim when a session is compacted

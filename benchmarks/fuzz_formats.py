@@ -20,7 +20,7 @@ from typing import Any
 
 from holdfast.errors import HoldfastError
 from holdfast.transcript.document import decode
-from holdfast.transcript.draft import draft
+from holdfast.transcript.draft import new_draft
 from holdfast.transcript.read import parse
 from holdfast.transcript.turn import Transcript
 from holdfast.transcript.write import write
@@ -102,7 +102,7 @@ def judged(text: str, whole: Transcript, chance: random.Random) -> str:
         raise AssertionError("read otherwise in lenient mode, though it is sound")
     for lost in _unaccounted(text, whole, found):
         raise AssertionError(f"silently lost: {lost!r}")
-    held = draft(found).put(chance.randrange(len(found.turns)), "rewritten", "fuzz")
+    held = new_draft(found).replace_text(chance.randrange(len(found.turns)), "rewritten", "fuzz")
     back = "\n".join(turn.text for turn in parse(write(text, held, lenient=True)).turns)
     for turn in held.turns:
         if turn.text not in back:

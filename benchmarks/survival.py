@@ -17,15 +17,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from holdfast.facts.ledger import RULES, Ledger, ledger
-from holdfast.facts.literals import AtomKind
-from holdfast.facts.occurrences import Words, shown
+from holdfast.facts.literals import FactKind
+from holdfast.facts.occurrences import SearchableText, visible_text
+from holdfast.facts.session_facts import RULE_KINDS, SessionFacts, collect_facts
 from holdfast.methods.registry import TEXT
 from holdfast.text.rewrite import TextPlan, rewrite_again
 from holdfast.transcript.cuts import legal_cuts
-from holdfast.transcript.draft import Draft, Piece, draft
+from holdfast.transcript.draft import Draft, Piece, new_draft
 from holdfast.transcript.read import read
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Transcript
 
 MODELS = ("summarize", "prune_tokens", "retrieve")
@@ -71,13 +71,16 @@ def main() -> None:
 def measured(options: argparse.Namespace) -> Iterator[Row]:
     for path in options.files:
         whole = read(path)
-        known = ledger(whole)
+        known = collect_facts(whole)
         for strategy in options.strategies.split(","):
             for ratio in map(float, options.ratios.split(",")):
                 for rounds in map(int, options.rounds.split(",")):
                     for gate in (False, True):
                         plan = TextPlan(
-                            strategy, int(draft(whole).size(count) / ratio), keep_recent=options.keep_recent, gate=gate
+                            strategy,
+                            int(new_draft(whole).size(estimate_tokens) / ratio),
+                            keep_recent=options.keep_recent,
+                            gate=gate,
                         )
                         began = time.perf_counter()
                         made = compacted(whole, plan, rounds)
@@ -94,18 +97,20 @@ def compacted(whole: Transcript, plan: TextPlan, rounds: int) -> Draft:
         if not raw.turns:
             continue
         fresh = tuple(Piece(turn, (at,)) for at, turn in enumerate(raw.turns))
-        held = Draft(raw, (*held.pieces, *fresh[len(held.raw.turns) :])) if held else draft(raw)
+        held = Draft(raw, (*held.pieces, *fresh[len(held.raw.turns) :])) if held else new_draft(raw)
         held = rewrite_again(held, plan).draft
     assert held is not None
     return held
 
 
-def row(session: str, made: Draft, known: Ledger, plan: TextPlan, ran: tuple[float, int, float]) -> Row:
+def row(session: str, made: Draft, known: SessionFacts, plan: TextPlan, ran: tuple[float, int, float]) -> Row:
     """Count what the result holds; a rule must be said by someone whose word counts."""
-    said = Words("\n".join(shown(turn) for turn in made.turns))
-    ruled = Words("\n".join(shown(turn) for turn in made.turns if turn.role in (Role.USER, Role.SYSTEM)))
-    there = [f for f in known.live if (ruled if f.kind in RULES else said).holds(f.text, f.kind)]
-    rules, kept = ([f for f in facts if f.kind is AtomKind.PROHIBITION] for facts in (known.live, there))
+    said = SearchableText("\n".join(visible_text(turn) for turn in made.turns))
+    ruled = SearchableText(
+        "\n".join(visible_text(turn) for turn in made.turns if turn.role in (Role.USER, Role.SYSTEM))
+    )
+    there = [f for f in known.live if (ruled if f.kind in RULE_KINDS else said).contains(f.text, f.kind)]
+    rules, kept = ([f for f in facts if f.kind is FactKind.PROHIBITION] for facts in (known.live, there))
     ratio, rounds, seconds = ran
     return Row(
         session,
@@ -117,7 +122,7 @@ def row(session: str, made: Draft, known: Ledger, plan: TextPlan, ran: tuple[flo
         len(there),
         len(rules),
         len(kept),
-        made.size(count),
+        made.size(estimate_tokens),
         plan.budget or 0,
         seconds,
     )

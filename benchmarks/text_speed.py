@@ -17,11 +17,11 @@ from pathlib import Path
 
 from holdfast.methods.registry import TEXT, build_text
 from holdfast.methods.text.base import Room
-from holdfast.transcript.activity import observed
-from holdfast.transcript.draft import draft, turn_size
+from holdfast.transcript.activity import find_activity
+from holdfast.transcript.draft import new_draft, turn_size
 from holdfast.transcript.read import read
-from holdfast.transcript.shell import shell_access
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.shell import find_shell_access
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "taskdeck" / "session.json"
@@ -42,7 +42,7 @@ def long_session(paths: list[Path], tokens: int) -> Transcript:
             call_id = f"{copy}:{turn.call_id}" if turn.call_id else ""
             text = f"{turn.text} {copy}" if turn.text else ""
             turns.append(replace(turn, text=text, calls=calls, call_id=call_id))
-            size += turn_size(turns[-1], count)
+            size += turn_size(turns[-1], estimate_tokens)
     raise AssertionError
 
 
@@ -54,8 +54,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def forget() -> None:
-    count.cache_clear()
-    shell_access.cache_clear()
+    estimate_tokens.cache_clear()
+    find_shell_access.cache_clear()
 
 
 def main() -> None:
@@ -63,15 +63,15 @@ def main() -> None:
     parser.add_argument("sessions", nargs="*", type=Path, default=[EXAMPLE])
     parser.add_argument("--tokens", type=int, default=200_000)
     given = parser.parse_args()
-    build_text("retrieve:scorer=bm25").rewrite(draft(read(EXAMPLE)), Room(1))  # imports its library
+    build_text("retrieve:scorer=bm25").rewrite(new_draft(read(EXAMPLE)), Room(1))  # imports its library
     transcript = long_session(given.sessions, given.tokens)
-    held = draft(transcript)
-    size = held.size(count)
-    room = Room(int(size / RATIO), count)
+    held = new_draft(transcript)
+    size = held.size(estimate_tokens)
+    room = Room(int(size / RATIO), estimate_tokens)
     print(f"{size:,} tokens, {len(transcript.turns):,} turns; budget {room.budget:,}\n")
     forget()
-    print(f"counting alone {seconds(lambda: held.size(count)):.3f} s")
-    print(f"observed {seconds(lambda: observed(transcript.turns)):.3f} s\n")
+    print(f"counting alone {seconds(lambda: held.size(estimate_tokens)):.3f} s")
+    print(f"observed {seconds(lambda: find_activity(transcript.turns)):.3f} s\n")
     print("| strategy | cold s | warm s | tokens |\n|---|--:|--:|--:|")
     specs = [name for name in TEXT if name not in MODELS and name != "retrieve"]
     for spec in [*specs, "retrieve:scorer=bm25"]:
@@ -80,7 +80,7 @@ def main() -> None:
         cold = seconds(lambda method=method: method.rewrite(held, room))
         made = method.rewrite(held, room)
         warm = seconds(lambda method=method: method.rewrite(held, room))
-        print(f"| {spec} | {cold:.3f} | {warm:.3f} | {made.size(count):,} |")
+        print(f"| {spec} | {cold:.3f} | {warm:.3f} | {made.size(estimate_tokens):,} |")
 
 
 if __name__ == "__main__":

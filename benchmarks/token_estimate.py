@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from holdfast.errors import BadTranscript
 from holdfast.model.bundled_models import BUNDLES, folder
 from holdfast.transcript.read import read
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 
 
 def texts(path: Path) -> list[str]:
@@ -56,7 +56,7 @@ def main() -> None:
         except BadTranscript as error:
             print(f"| {path.name} | {str(error).rpartition(': ')[2][:60]} |")
             continue
-        estimate = sum(map(count, parts))
+        estimate = sum(map(estimate_tokens, parts))
         cells = []
         for name, tokenizer in tokenizers.items():
             real = sum(len(e.ids) for e in tokenizer.encode_batch(parts, add_special_tokens=False))

@@ -12,7 +12,7 @@ from holdfast.context import store
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import StateSegment
 from holdfast.engine.kv_context import KVContext
-from holdfast.gate.latent.gate import Report, Work, checked
+from holdfast.gate.latent.gate import GatedSpan, LatentReport, compress_through_gate
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
 
@@ -48,13 +48,13 @@ def work_of(engine, latent, ratio, head=HEAD, text=TEXT):
     past = past_of(engine, head)
     span, method = span_of(engine, past.next_position, text), build(latent)
     study = method.study(span, past, engine)
-    return Work(method, study, from_ratio(len(span), ratio), span, past, engine)
+    return GatedSpan(method, study, from_ratio(len(span), ratio), span, past, engine)
 
 
 def gated(gate, work):
     """Segments and report of one span."""
-    report = Report(gate.threshold)
-    return checked(gate, work, report), report
+    report = LatentReport(gate.threshold)
+    return compress_through_gate(gate, work, report), report
 
 
 def same(one, two):

@@ -10,8 +10,8 @@ from holdfast.doctor import STRATEGIES, examine_session, find_rereads, recorded_
 from holdfast.errors import BadOption, BadTranscript
 from holdfast.text.file_log import compact_file
 from holdfast.text.rewrite import TextPlan
-from holdfast.transcript.draft import draft
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.draft import new_draft
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 
@@ -36,7 +36,7 @@ def test_tokens_by_kind_add_up_to_the_session():
     turns = [*START, *reading(1, "/a.py", "x = 1\n" * 9), Turn(Role.ASSISTANT, "Done.", reasoning="Hm."), START[1]]
     kinds = tokens_by_kind(turns)
     assert kinds.keys() == {"system", "task", "user", "assistant", "reasoning", "calls of Read", "results of Read"}
-    assert kinds.total() == draft(Transcript(tuple(turns))).size(count)
+    assert kinds.total() == new_draft(Transcript(tuple(turns))).size(estimate_tokens)
 
 
 def test_a_file_read_again_is_told_with_what_it_cost_and_whether_it_had_changed():
@@ -50,7 +50,7 @@ def test_a_file_read_again_is_told_with_what_it_cost_and_whether_it_had_changed(
     ]
     (found,) = find_rereads(turns)
     assert (found.path, found.times, found.unchanged) == ("/a.py", 3, 1)
-    assert found.tokens == sum(count("word " * n) + 4 for n in (50, 10))
+    assert found.tokens == sum(estimate_tokens("word " * n) + 4 for n in (50, 10))
 
 
 def test_a_summary_is_held_to_what_was_said_before_it():

@@ -43,7 +43,7 @@ class Holdfast(Compactor):
         said = tuple(turns.Turn(turns.Role(t.role.value), t.content) for t in transcript.turns)
         done = rewrite(turns.Transcript(said), TextPlan(self.method, ratio=1 / self.share, keep_recent=1))
         text = "\n".join(f"[{turn.role}] {turn.text}" for turn in done.draft.turns)
-        verbatim = [transcript.turns[p.at].id for p in done.draft.pieces if p.at is not None and not p.made]
+        verbatim = [transcript.turns[p.at].id for p in done.draft.pieces if p.at is not None and not p.writer]
         return CompactionArtifact(summaryText=text, selectedSourceTurnIds=verbatim)
 
 

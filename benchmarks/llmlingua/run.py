@@ -21,9 +21,9 @@ from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import free_observations
 from holdfast.methods.text.prune_tokens import LITERAL, PruneTokens
 from holdfast.model.bundled_models import DEFAULT, ensure
-from holdfast.transcript.draft import draft
+from holdfast.transcript.draft import new_draft
 from holdfast.transcript.read import read
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 LEAST = 200  # tokens of an observation that is worth compressing
@@ -78,9 +78,9 @@ def ours(keep_literals: bool) -> Callable[[str, float], str]:
 
     def compress(text: str, share: float) -> str:
         turns = (Turn(Role.USER, "x"), Turn(Role.ASSISTANT, calls=(ToolCall("k", "x", ""),)), Turn(Role.TOOL, text))
-        held = draft(Transcript(turns))
-        around = held.size(count) - count(text)
-        made = method.rewrite(held, Room(around + int(count(text) * share), keep_recent=0))
+        held = new_draft(Transcript(turns))
+        around = held.size(estimate_tokens) - estimate_tokens(text)
+        made = method.rewrite(held, Room(around + int(estimate_tokens(text) * share), keep_recent=0))
         return made.turns[-1].text
 
     return compress
@@ -98,8 +98,8 @@ class Sums:
 
     def add(self, text: str, made: str, seconds: float) -> None:
         found = {match.group() for match in LITERAL.finditer(text)}
-        self.before += count(text)
-        self.after += count(made)
+        self.before += estimate_tokens(text)
+        self.after += estimate_tokens(made)
         self.literals += len(found)
         self.kept += sum(literal in made for literal in found)
         self.seconds += seconds
@@ -109,9 +109,9 @@ def texts(paths: list[Path], limit: int) -> list[str]:
     """The first observations of each session that are worth it."""
     found = []
     for path in paths:
-        held = draft(read(path, lenient=True))
+        held = new_draft(read(path, lenient=True))
         all_of = [held.pieces[at].turn.text for at in free_observations(held, Room(1, keep_recent=0))]
-        found += [text for text in all_of if LEAST <= count(text) <= LONGEST][:limit]
+        found += [text for text in all_of if LEAST <= estimate_tokens(text) <= LONGEST][:limit]
     return found
 
 
@@ -128,7 +128,7 @@ def main() -> None:
     print("| compressor | tokens | share | literals kept | s |\n|---|--:|--:|--:|--:|")
     shares = [given.share] * len(sources)
     theirs = measure("llmlingua 0.2.2", llmlingua(), sources, shares)
-    shares = [count(made) / count(text) for text, made in zip(sources, theirs, strict=True)]
+    shares = [estimate_tokens(made) / estimate_tokens(text) for text, made in zip(sources, theirs, strict=True)]
     measure("prune_tokens", ours(True), sources, shares)
     measure("prune_tokens:keep_literals=false", ours(False), sources, shares)
 

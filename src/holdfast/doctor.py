@@ -16,17 +16,17 @@ from typing import Any
 from holdfast.cost.prices import prices
 from holdfast.cost.session_cost import SessionCost, session_cost
 from holdfast.errors import BadOption
-from holdfast.facts.ledger import RULES, Fact, ledger
-from holdfast.facts.notes import MADE
-from holdfast.facts.occurrences import Words, shown
-from holdfast.gate.text.claims import Struck, strike
+from holdfast.facts.notes import NOTES_WRITER
+from holdfast.facts.occurrences import SearchableText, visible_text
+from holdfast.facts.session_facts import RULE_KINDS, Fact, collect_facts
+from holdfast.gate.text.claims import StruckSentence, strike_claims
 from holdfast.text.file_log import Event, read_lineage
 from holdfast.text.rewrite import TextPlan, rewrite
-from holdfast.transcript.activity import observed
+from holdfast.transcript.activity import find_activity
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, Piece, turn_size
-from holdfast.transcript.legality import PROVIDERS, Problem, problems
+from holdfast.transcript.legality import PROVIDERS, Problem, find_problems
 from holdfast.transcript.read import read
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 STRATEGIES = ("dedup_reads", "clamp", "mask_observations", "drop_observations")
@@ -69,7 +69,7 @@ class RecordedCompaction:
     live: Counter[str]
     lost: tuple[Fact, ...]
     """The user's rules first, then the newest."""
-    invented: tuple[Struck, ...]
+    invented: tuple[StruckSentence, ...]
     """Sentences that no turn bears out."""
 
 
@@ -105,7 +105,7 @@ def examine_session(path: Path, model: str = "") -> Checkup:
     turns = transcript.turns
     kinds = tokens_by_kind(turns)
     sized = sorted(
-        ((turn_size(turn, count), at) for at, turn in enumerate(turns)), key=lambda pair: (-pair[0], pair[1])
+        ((turn_size(turn, estimate_tokens), at) for at, turn in enumerate(turns)), key=lambda pair: (-pair[0], pair[1])
     )
     names = _tool_names(turns)
     return Checkup(
@@ -128,7 +128,7 @@ def _provider_problems(turns: Sequence[Turn], provider: str) -> tuple[Problem, .
     """Returns what a provider would refuse. A session that ended well ends with the assistant, so that
     is no problem.
     """
-    return tuple(found for found in problems(turns, provider) if found.rule != "user_last")
+    return tuple(found for found in find_problems(turns, provider) if found.rule != "user_last")
 
 
 def tokens_by_kind(turns: Sequence[Turn]) -> Counter[str]:
@@ -138,17 +138,19 @@ def tokens_by_kind(turns: Sequence[Turn]) -> Counter[str]:
     found: Counter[str] = Counter()
     for at, turn in enumerate(turns):
         kind = "task" if at == task else _kind(turn, names)
-        found[kind] += MESSAGE_TOKENS + (count(turn.text) if turn.text else 0)
+        found[kind] += MESSAGE_TOKENS + (estimate_tokens(turn.text) if turn.text else 0)
         if turn.reasoning:
-            found["reasoning"] += count(turn.reasoning)
+            found["reasoning"] += estimate_tokens(turn.reasoning)
         for call in turn.calls:
-            found[f"calls of {call.name}"] += count(call.name) + (count(call.arguments) if call.arguments else 0)
+            found[f"calls of {call.name}"] += estimate_tokens(call.name) + (
+                estimate_tokens(call.arguments) if call.arguments else 0
+            )
     return found
 
 
 def find_rereads(turns: Sequence[Turn]) -> tuple[Reread, ...]:
     """Returns the files that were read again, those that cost most first."""
-    seen = observed(turns)
+    seen = find_activity(turns)
     writes = defaultdict(list)
     for access in seen.writes:
         writes[normpath(access.path)].append(access.turn)
@@ -163,7 +165,7 @@ def find_rereads(turns: Sequence[Turn]) -> tuple[Reread, ...]:
             continue
         pairs = pairwise(reads)
         unchanged = sum(not any(a.turn < at < b.turn for at in writes[path]) for a, b in pairs)
-        tokens = sum(turn_size(turns[at], count) for at in results[1:])
+        tokens = sum(turn_size(turns[at], estimate_tokens) for at in results[1:])
         found.append(Reread(f"{reads[0].path} ({part})" if part else reads[0].path, len(results), unchanged, tokens))
     return tuple(sorted(found, key=lambda reread: -reread.tokens))
 
@@ -209,19 +211,19 @@ def _examine_compaction(
     summaries = tuple(turn for turn in after if is_summary(turn))
     originals = {(turn.role, turn.text) for turn in before}
     kept = [turn for turn in after if (turn.role, turn.text) in originals]
-    standing = Words("\n".join(shown(turn) for turn in (*summaries, *kept)))
-    live = ledger(Transcript(before)).live
-    lost = [fact for fact in live if not standing.holds(fact.text, fact.kind)]
+    standing = SearchableText("\n".join(visible_text(turn) for turn in (*summaries, *kept)))
+    live = collect_facts(Transcript(before)).live
+    lost = [fact for fact in live if not standing.contains(fact.text, fact.kind)]
     whole = tuple(range(len(said)))
-    held = Draft(Transcript(said), tuple(Piece(turn, whole, MADE) for turn in summaries))
+    held = Draft(Transcript(said), tuple(Piece(turn, whole, NOTES_WRITER) for turn in summaries))
     return RecordedCompaction(
         turns=len(before),
-        tokens_before=sum(turn_size(turn, count) for turn in before),
-        tokens=sum(turn_size(turn, count) for turn in summaries),
+        tokens_before=sum(turn_size(turn, estimate_tokens) for turn in before),
+        tokens=sum(turn_size(turn, estimate_tokens) for turn in summaries),
         held=Counter(fact.kind.value for fact in live) - Counter(fact.kind.value for fact in lost),
         live=Counter(fact.kind.value for fact in live),
-        lost=tuple(sorted(lost, key=lambda fact: (fact.kind not in RULES, -fact.turn))),
-        invented=strike(held, observed(said))[1],
+        lost=tuple(sorted(lost, key=lambda fact: (fact.kind not in RULE_KINDS, -fact.turn))),
+        invented=strike_claims(held, find_activity(said))[1],
     )
 
 

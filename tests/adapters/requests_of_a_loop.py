@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Turn
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network when imported
@@ -31,7 +31,7 @@ def check_requests(requests: Sequence[Sequence[Turn]], shown: Sequence[Sequence[
         check_legal(request)
         said = "\n".join(turn.text for turn in request if turn.role in ("user", "system"))
         assert all(rule in said for rule in RULES)
-        assert sum(count(turn.text) for turn in request) <= TRIGGER
+        assert sum(estimate_tokens(turn.text) for turn in request) <= TRIGGER
     breaks = sum(list(after[: len(before)]) != list(before) for before, after in pairwise(shown))
     assert 0 < compactions < len(requests) / 4
     assert breaks == compactions

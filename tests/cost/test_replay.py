@@ -18,7 +18,7 @@ from holdfast.errors import BadOption, Failed
 from holdfast.methods.registry import TEXT, Entry
 from holdfast.methods.text.base import Room
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.draft import Draft, Line, draft, made_of, units
+from holdfast.transcript.draft import Draft, Line, new_draft, piece_of_lines, units
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 LISTED = Prices("m", Rates(3, 15, 0.3, 3.75, 6))
@@ -39,7 +39,7 @@ class Asking:
         text = "\n".join(held.pieces[at].turn.text for at in free)
         answer = room.chat("sum it up", text, 2000, 10).text
         raw = tuple(at for piece in free for at in held.pieces[piece].turns)
-        return held.fold(free[0], free[-1] + 1, made_of([Line(answer, raw)], self.name))
+        return held.replace_pieces(free[0], free[-1] + 1, piece_of_lines([Line(answer, raw)], self.name))
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def test_what_a_compaction_would_lose_is_put_back_and_paid_for(spec):
 
 def test_what_is_put_back_leaves_the_cached_pieces_as_they_are():
     held, strategy = session(with_a_rule(20)), strategies("cache+truncate", 3000)[0]
-    whole = draft(held.transcript)
+    whole = new_draft(held.transcript)
     start = next(begin for begin, _ in units(whole) if begin >= 4)
     made = compact(whole, strategy, held, Terms(LISTED), start)
     assert made is not None

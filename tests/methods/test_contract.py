@@ -19,7 +19,7 @@ from holdfast.context.segments import CompactContext, SoftSegment, StateSegment,
 from holdfast.engine.kv_context import KVContext, open_context
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
-from holdfast.gate.latent.fact_tokens import marked
+from holdfast.gate.latent.fact_tokens import build_fact_mask
 from holdfast.methods.registry import LATENT, build
 from holdfast.model.load import adopt
 from holdfast.transcript.cuts import check_legal, legal_cuts
@@ -270,7 +270,7 @@ def test_law_7_turn_by_turn_in_one_session_equals_composing_the_segments(two, se
         for span in spans(part, by_turn=True):
             past = open_context(two.model, CompactContext(tuple(made), span.start))
             budget = from_ratio(len(span), RATIO)
-            told = replace(span, facts=marked(span.blocks, two.model.tokenizer))
+            told = replace(span, facts=build_fact_mask(span.blocks, two.model.tokenizer))
             made += method.compress(method.study(told, past, two.engine), budget)
     composed = CompactContext(tuple(made), context.next_position)
     got, want = (two.engine.next_logits(two.engine.open(c), PROBE) for c in (composed, context))

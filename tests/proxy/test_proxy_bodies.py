@@ -14,7 +14,7 @@ from proxied import SMALL, anthropic_history, chat_history, responses_history
 from holdfast.proxy.caller import Tenant, loads
 from holdfast.proxy.wires import WIRES
 from holdfast.text.rewrite import TextPlan
-from holdfast.transcript.cuts import orphans
+from holdfast.transcript.cuts import find_orphans
 
 TINY = replace(SMALL, plan=TextPlan(budget=60, keep_recent=1), trigger=120)
 HISTORIES = {"openai_chat": chat_history, "anthropic": anthropic_history, "openai_responses": responses_history}
@@ -34,7 +34,7 @@ def check(wire: Any, data: bytes) -> None:
     body = json.loads(made.body.decode(), parse_constant=refused)
     history = wire.read(body)
     before = wire.read(loads(data))
-    assert not orphans(history.turns) or orphans(before.turns)
+    assert not find_orphans(history.turns) or find_orphans(before.turns)
     rest = {key: value for key, value in loads(data).items() if key not in (wire.field, "system", "tools")}
     assert {key: body[key] for key in rest} == rest
     assert list(body) == list(loads(data))

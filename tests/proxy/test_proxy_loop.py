@@ -29,7 +29,7 @@ from proxied import (
 
 from holdfast.proxy.wires import wire_of
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 from stub_endpoint import anthropic_answer, openai_answer
 
 STEPS = 60
@@ -100,7 +100,7 @@ def test_a_loop_of_an_official_client_stays_flat_and_byte_stable(make, key):
     for seen, request in zip(up.seen, sent, strict=True):
         check_legal(wire_of(seen.method, seen.path).read({key: request}).turns)  # type: ignore[union-attr]
         assert all(rule in seen.body.decode() for rule in RULES)
-        assert count(json.dumps(request)) < 3 * TRIGGER  # JSON adds as much again
+        assert estimate_tokens(json.dumps(request)) < 3 * TRIGGER  # JSON adds as much again
     breaks = [at for at, (old, new) in enumerate(pairwise(sent)) if new[: len(old)] != old]
     assert status["requests"] == STEPS
     assert status["failures"] == 0

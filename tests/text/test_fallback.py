@@ -17,7 +17,7 @@ from holdfast.session.trigger import CircuitBreaker
 from holdfast.text import rewrite as rewrite_module
 from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.draft import Draft, draft
+from holdfast.transcript.draft import Draft, new_draft
 from holdfast.transcript.turn import Role, Turn
 from small_sessions import long, says, session, tool, user
 
@@ -32,8 +32,8 @@ BAD: dict[str, Callable[[Draft, Room], Draft]] = {
     "raises": fails,
     "orphans a result": lambda held, room: held.keep(at for at in range(len(held.pieces)) if at != 3),
     "is empty": lambda held, room: held.keep(()),
-    "blank": lambda held, room: held.put(2, " ", "summarize"),
-    "bigger": lambda held, room: held.put(2, long(9000), "summarize"),
+    "blank": lambda held, room: held.replace_text(2, " ", "summarize"),
+    "bigger": lambda held, room: held.replace_text(2, long(9000), "summarize"),
     "drops the task": lambda held, room: held.keep(at for at in range(len(held.pieces)) if at != 1),
 }
 
@@ -64,7 +64,7 @@ def test_when_every_method_fails_the_session_stays_as_it_was(monkeypatch: pytest
 
     monkeypatch.setattr(rewrite_module, "build_text", lambda spec: Bad())
     done = rewrite(SESSION, TextPlan("keep_recent", ratio=3, keep_recent=1))
-    assert done.draft == draft(SESSION)
+    assert done.draft == new_draft(SESSION)
     assert len(done.notes) >= 3
 
 

@@ -5,23 +5,23 @@ import json
 import pytest
 
 from holdfast.engine.chat import ChatAnswer
-from holdfast.facts.notes import Notes, Section, as_piece
+from holdfast.facts.notes import Notes, NotesSection, notes_to_piece
 from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.text.split_messages import split_messages
-from holdfast.transcript.draft import Line, draft
+from holdfast.transcript.draft import Line, new_draft
 from holdfast.transcript.read import parse
-from holdfast.transcript.speaker import FACTS as HEADER
+from holdfast.transcript.speaker import SECTION_TITLE as HEADER
 from holdfast.transcript.speaker import is_notes
 from holdfast.transcript.turn import Role, Transcript, Turn
 from holdfast.transcript.write import write
 
-NOTES = as_piece(Notes({Section.STATE: (Line("- half done"),)}, 7, 900), (1,)).turn.text
+NOTES = notes_to_piece(Notes({NotesSection.STATE: (Line("- half done"),)}, 7, 900), (1,)).turn.text
 FACTS = f"{HEADER}\n- user forbids (turn 0): Never push."
 TASK = "Fix the parser.\nNever push."
 
 
 def parts(text, role=Role.USER):
-    return [piece.turn.text for piece in split_messages(draft(Transcript((Turn(role, text, call_id="c"),)))).pieces]
+    return [piece.turn.text for piece in split_messages(new_draft(Transcript((Turn(role, text, call_id="c"),)))).pieces]
 
 
 @pytest.mark.parametrize("joined", ["\n", "\n\n"])
@@ -36,7 +36,7 @@ def test_notes_and_facts_come_after_what_the_user_said(joined):
 
 @pytest.mark.parametrize("text", [TASK, NOTES, FACTS, f"> {NOTES}", f"see {HEADER}", ""])
 def test_what_is_one_message_stays_as_it_is(text):
-    held = draft(Transcript((Turn(Role.USER, text),)))
+    held = new_draft(Transcript((Turn(Role.USER, text),)))
     assert split_messages(held) is held
 
 
@@ -45,7 +45,7 @@ def test_what_a_tool_printed_is_never_told_apart():
 
 
 def test_a_line_of_unfolded_notes_names_the_turn_that_it_was_read_from():
-    held = split_messages(draft(Transcript((Turn(Role.USER, f"{TASK}\n{NOTES}"),))))
+    held = split_messages(new_draft(Transcript((Turn(Role.USER, f"{TASK}\n{NOTES}"),))))
     assert held.pieces[0].at == 0
     assert held.pieces[1].at is None
     assert {line.turns for line in held.pieces[1].lines} == {(0,)}
@@ -82,5 +82,5 @@ def test_a_file_whose_roles_alternate_holds_one_set_of_notes_over_many_rounds():
         assert text.count("# Notes on") == 1
         assert text.count(HEADER) <= 1
         assert again.turns[0].text.startswith(TASK)
-        assert sum(is_notes(piece.turn) for piece in split_messages(draft(again)).pieces) == 1
+        assert sum(is_notes(piece.turn) for piece in split_messages(new_draft(again)).pieces) == 1
         assert f"make part{label}0" in text

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
-from holdfast.transcript.draft import Draft, Line, Piece, draft, made_of, units
+from holdfast.transcript.draft import Draft, Line, Piece, new_draft, piece_of_lines, units
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 TEXTS = st.sampled_from(
@@ -51,7 +51,7 @@ def said(turns: tuple[Turn, ...], merged: bool = False) -> list[Said]:
 def changed(drawn: st.DrawFn, transcript: Transcript) -> Draft:
     """A draft with some units dropped or folded into a summary, some texts and arguments rewritten, and maybe a facts
     section."""
-    held = draft(transcript)
+    held = new_draft(transcript)
     for _ in range(drawn(st.integers(0, 4))):
         spans = units(held)
         first = drawn(st.integers(0, len(spans) - 1))
@@ -66,13 +66,15 @@ def changed(drawn: st.DrawFn, transcript: Transcript) -> Draft:
             held = held.keep(at for at in range(len(held.pieces)) if not start <= at < stop)
         elif what == "fold":
             turns = tuple(at for piece in held.pieces[start:stop] for at in piece.turns)
-            held = held.fold(start, stop, made_of([Line(line, turns) for line in text.split("\n")], "summarize"))
+            held = held.replace_pieces(
+                start, stop, piece_of_lines([Line(line, turns) for line in text.split("\n")], "summarize")
+            )
         elif what == "put":
-            held = held.put(drawn(st.integers(start, stop - 1)), text, "clamp")
+            held = held.replace_text(drawn(st.integers(start, stop - 1)), text, "clamp")
         elif what == "calls":
             held = with_arguments(held, drawn(st.integers(start, stop - 1)), text)
         elif not closed(held, start):
-            held = held.fold(start, start, Piece(Turn(Role.USER, text), (), "facts", (Line(text),)))
+            held = held.replace_pieces(start, start, Piece(Turn(Role.USER, text), (), "facts", (Line(text),)))
     return held
 
 
@@ -84,7 +86,7 @@ def closed(held: Draft, at: int) -> bool:
 def with_arguments(held: Draft, at: int, text: str) -> Draft:
     """The draft with `text` in every string among the arguments of a piece's calls."""
     calls = tuple(replace(call, arguments=arguments(call, text)) for call in held.pieces[at].turn.calls)
-    return held.put_calls(at, calls, "mask_calls") if calls else held
+    return held.replace_calls(at, calls, "mask_calls") if calls else held
 
 
 def arguments(call: ToolCall, text: str) -> str:

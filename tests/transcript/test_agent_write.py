@@ -33,7 +33,7 @@ from sample_sessions import FIXED
 from holdfast.errors import HoldfastError
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.document import decode
-from holdfast.transcript.draft import Draft, Line, draft, made_of, units
+from holdfast.transcript.draft import Draft, Line, new_draft, piece_of_lines, units
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.read import parse
 from holdfast.transcript.write import write
@@ -86,8 +86,10 @@ def holds(text: str, held: Draft) -> str:
 
 def folded(text: str, stop: int) -> Draft:
     """The first turns folded into a summary."""
-    held = draft(parse(text))
-    return held.fold(0, stop, made_of([Line("What was done so far.", tuple(range(stop)))], "summarize"))
+    held = new_draft(parse(text))
+    return held.replace_pieces(
+        0, stop, piece_of_lines([Line("What was done so far.", tuple(range(stop)))], "summarize")
+    )
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -95,7 +97,7 @@ def test_draft_without_changes_gives_the_file_itself(name: str) -> None:
     text = SAMPLES[name]
     form = next(known for known in FORMATS if known.name == name.split(maxsplit=1)[0])
     assert form.write is not None
-    assert form.write(decode(text), draft(parse(text))) == text
+    assert form.write(decode(text), new_draft(parse(text))) == text
 
 
 @settings(FIXED, max_examples=200)
@@ -123,7 +125,7 @@ def rows(text: str) -> list[Any]:
 def test_logs_only_grow(name: str) -> None:
     text = SAMPLES[name]
     last = len(parse(text).turns) - 1
-    made = holds(text, draft(parse(text)).put(last, "Other words.", "clamp"))
+    made = holds(text, new_draft(parse(text)).replace_text(last, "Other words.", "clamp"))
     assert made.startswith(text)
     assert rows(made)[: len(rows(text))] == rows(text)
 
@@ -148,7 +150,7 @@ def test_pi_head_folded_into_a_summary_is_a_compaction_that_names_the_first_kept
 
 
 def test_pi_other_changes_are_a_branch_that_keeps_the_model_and_the_messages() -> None:
-    held = draft(parse(AGENTS["pi"])).put(2, "masked", "mask_observations")
+    held = new_draft(parse(AGENTS["pi"])).replace_text(2, "masked", "mask_observations")
     made = rows(holds(AGENTS["pi"], held))[len(PI) :]
     assert [row["type"] for row in made[:2]] == ["model_change", "message"]
     assert made[0]["parentId"] is None
@@ -161,7 +163,7 @@ def test_pi_other_changes_are_a_branch_that_keeps_the_model_and_the_messages() -
 def test_entries_that_nothing_touched_are_equal_in_the_file(name: str) -> None:
     text = SAMPLES[name]
     at = next(at for at, turn in enumerate(parse(text).turns) if turn.call_id)
-    made = holds(text, draft(parse(text)).put(at, "masked", "mask_observations"))
+    made = holds(text, new_draft(parse(text)).replace_text(at, "masked", "mask_observations"))
     before, after = json.loads(text), json.loads(made)
     key = "history" if name.startswith("swe") else "messages"
     olds, news = (value if isinstance(value, list) else value[key] for value in (before, after))
@@ -170,7 +172,9 @@ def test_entries_that_nothing_touched_are_equal_in_the_file(name: str) -> None:
 
 
 def test_opencode_masked_result_is_not_shown_as_pruned_and_keeps_its_times() -> None:
-    made = json.loads(holds(AGENTS["opencode"], draft(parse(AGENTS["opencode"])).put(5, "masked", "mask_observations")))
+    made = json.loads(
+        holds(AGENTS["opencode"], new_draft(parse(AGENTS["opencode"])).replace_text(5, "masked", "mask_observations"))
+    )
     state = next(part for part in made["messages"][1]["parts"] if part.get("callID") == "t3")["state"]
     assert (state["status"], state["output"], state["time"]) == ("completed", "masked", {"start": 1, "end": 2})
 
@@ -185,7 +189,7 @@ def test_opencode_new_messages_get_ids_that_sort_where_they_stand() -> None:
 
 def test_gemini_log_does_not_bring_back_what_was_taken_back_or_replaced() -> None:
     text = jsonl(*GEMINI_LINES)
-    made = holds(text, draft(parse(text)).put(2, "masked", "mask_observations"))
+    made = holds(text, new_draft(parse(text)).replace_text(2, "masked", "mask_observations"))
     assert "Wrong." not in made
     assert "$rewindTo" not in made
     assert made.split("\n")[0] == text.split("\n")[0]
@@ -193,7 +197,7 @@ def test_gemini_log_does_not_bring_back_what_was_taken_back_or_replaced() -> Non
 
 def test_responses_instructions_are_rewritten_where_they_stand() -> None:
     text = AGENTS["openai_responses"]
-    made = json.loads(holds(text, draft(parse(text)).put(0, "Be a good agent.", "clamp")))
+    made = json.loads(holds(text, new_draft(parse(text)).replace_text(0, "Be a good agent.", "clamp")))
     assert made["instructions"] == "Be a good agent."
     assert made["input"] == json.loads(text)["input"]
 
@@ -247,9 +251,9 @@ def test_file_read_leniently_is_written_without_what_could_not_be_read(name: str
     text = jsonl(*values) if document.lines else json.dumps(values)
     read = parse(text, lenient=True)
     assert len(read.skipped) == 1
-    assert parse(write(text, draft(read))).turns
-    made = write(text, draft(read).put(0, "Other words.", "clamp"))
-    assert said(parse(made).turns) == said(draft(read).put(0, "Other words.", "clamp").turns)
+    assert parse(write(text, new_draft(read))).turns
+    made = write(text, new_draft(read).replace_text(0, "Other words.", "clamp"))
+    assert said(parse(made).turns) == said(new_draft(read).replace_text(0, "Other words.", "clamp").turns)
 
 
 @settings(FIXED, max_examples=100)
@@ -285,5 +289,5 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "transcripts"
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real sessions are not here")
 def test_real_codex_session_with_a_folded_head_is_resumed_after_it() -> None:
     text = (DATA / "codex-01-t2012.jsonl").read_text(encoding="utf-8")
-    made = holds(text, folded(text, units(draft(parse(text)))[-3][0]))
+    made = holds(text, folded(text, units(new_draft(parse(text)))[-3][0]))
     assert made.startswith(text)

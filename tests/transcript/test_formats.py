@@ -243,7 +243,7 @@ def test_claude_prompt_typed_while_the_agent_worked_is_a_user_turn() -> None:
     assert shape(transcript) == [("user", "Go"), ("user", "And b.py")]
 
 
-def test_claude_chain_survives_a_skipped_line() -> None:
+def test_claude_code_chain_survives_a_skipped_line() -> None:
     text = lines(*CLAUDE_CODE).split("\n")
     text[2] = text[2][:40]
     transcript = parse("\n".join(text), lenient=True)

@@ -29,7 +29,7 @@ from sample_sessions import (
 
 from holdfast.errors import BadTranscript
 from holdfast.transcript import read
-from holdfast.transcript.draft import draft
+from holdfast.transcript.draft import new_draft
 from holdfast.transcript.read import parse
 from holdfast.transcript.turn import Transcript
 from holdfast.transcript.write import write
@@ -111,7 +111,7 @@ def calls_during(what: Callable[[], object]) -> int:
 def test_reading_and_writing_take_work_in_proportion_to_the_file(make: Callable[[int], str]) -> None:
     def work(rounds: int) -> int:
         text = make(rounds)
-        return calls_during(lambda: write(text, draft(parse(text)).put(2, "rewritten", "clamp")))
+        return calls_during(lambda: write(text, new_draft(parse(text)).replace_text(2, "rewritten", "clamp")))
 
     assert work(160) < 5 * work(40)
 
@@ -157,18 +157,22 @@ def test_gemini_session_of_the_user_alone_is_recognised_without_its_head() -> No
 def test_codex_item_of_an_unknown_type_that_is_rewritten_becomes_a_message() -> None:
     row = rollout("response_item", {**message("developer", "Be brief."), "type": "memo"})
     text = jsonl(CODEX[0], row, *CODEX[3:])
-    made = parse(write(text, draft(parse(text)).put(0, "Other words.", "clamp")))
+    made = parse(write(text, new_draft(parse(text)).replace_text(0, "Other words.", "clamp")))
     assert made.turns[0].text == "Other words."
 
 
 def test_aider_fence_that_was_left_open_ends_with_its_turn() -> None:
     text = "# aider chat started at now\n\n#### fix it  \n\n```py\nx = 1\n\n> Applied  \n\n#### go on  \n> Cut off}\n"
     assert texts(text) == ["fix it", "```py\nx = 1", "Applied", "go on", "Cut off}"]
-    assert texts(write(text, draft(parse(text)).put(1, "Done.", "clamp")))[2:] == ["Applied", "go on", "Cut off}"]
+    assert texts(write(text, new_draft(parse(text)).replace_text(1, "Done.", "clamp")))[2:] == [
+        "Applied",
+        "go on",
+        "Cut off}",
+    ]
 
 
 def test_stray_separator_at_the_end_of_a_log_does_not_spoil_the_line_before_it() -> None:
     text = BY_FORMAT["claude_code"].rstrip("\n") + "\u2028"
     read = parse(text, lenient=True)
-    made = write(text, draft(read).put(0, "Other words.", "clamp"))
+    made = write(text, new_draft(read).replace_text(0, "Other words.", "clamp"))
     assert [turn.text for turn in read.turns[1:]] == texts(made)[1:]

@@ -12,8 +12,8 @@ from rewriting import changed
 from sample_sessions import ANTHROPIC, BY_FORMAT, FIXED, OPENAI, openai_call, tool_result, tool_use
 
 from holdfast.errors import BadOption
-from holdfast.transcript.legality import PROVIDERS, problems
-from holdfast.transcript.provider_requests import anthropic_messages, openai_messages
+from holdfast.transcript.legality import PROVIDERS, find_problems
+from holdfast.transcript.provider_requests import to_anthropic_messages, to_openai_messages
 from holdfast.transcript.read import parse
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
@@ -55,25 +55,25 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_session_is_refused_by_rule_and_turn(name: str) -> None:
     turns, provider, at, rule = BROKEN[name]
-    assert [(found.turn, found.rule) for found in problems(turns, provider)] == [(at, rule)]
+    assert [(found.turn, found.rule) for found in find_problems(turns, provider)] == [(at, rule)]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_sound_session_has_no_problem(provider: str) -> None:
     turns = (Turn(Role.SYSTEM, "x"), ASK, calls("a", "b", reasoning="T", extra=SIGNED), result("b"), result("a"))
-    assert problems(turns, provider) == ()
+    assert find_problems(turns, provider) == ()
 
 
 def test_reasoning_may_go_once_the_user_has_spoken_again() -> None:
     session = (ASK, calls("a"), result("a"), ASK, calls("b", reasoning="T"), result("b"))
-    assert problems(session, "deepseek") == ()
+    assert find_problems(session, "deepseek") == ()
 
 
 def test_messages_as_they_stand_are_judged_by_their_own_rules() -> None:
-    assert problems(OPENAI, "openai") == ()
-    assert [found.rule for found in problems(ANTHROPIC["messages"], "anthropic")] == ["user_last"]
+    assert find_problems(OPENAI, "openai") == ()
+    assert [found.rule for found in find_problems(ANTHROPIC["messages"], "anthropic")] == ["user_last"]
     twice = [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": ""}]}]
-    assert {(found.turn, found.rule) for found in problems(twice, "anthropic")} >= {
+    assert {(found.turn, found.rule) for found in find_problems(twice, "anthropic")} >= {
         (1, "alternation"),
         (1, "empty_block"),
     }
@@ -82,7 +82,7 @@ def test_messages_as_they_stand_are_judged_by_their_own_rules() -> None:
         {"role": "assistant", "content": tool_use("c")},
         {"role": "user", "content": [{"type": "text", "text": "b"}, *tool_result("c")]},
     ]
-    assert [(found.turn, found.rule) for found in problems(late, "anthropic")] == [(2, "results_first")]
+    assert [(found.turn, found.rule) for found in find_problems(late, "anthropic")] == [(2, "results_first")]
 
 
 def test_items_of_the_responses_wire_are_paired_by_call_id() -> None:
@@ -90,28 +90,31 @@ def test_items_of_the_responses_wire_are_paired_by_call_id() -> None:
     answer = {"type": "function_call_output", "call_id": "a", "output": "ok"}
     ask = {"role": "user", "content": [{"type": "input_text", "text": "x"}]}
     assert (
-        problems(
+        find_problems(
             [ask, {"type": "reasoning"}, made, {**made, "call_id": "b"}, answer, {**answer, "call_id": "b"}],
             "openai_responses",
         )
         == ()
     )
-    assert [found.turn for found in problems([ask, answer], "openai_responses")] == [1]
+    assert [found.turn for found in find_problems([ask, answer], "openai_responses")] == [1]
 
 
 def test_thinking_without_its_signature_is_refused_where_it_stands_in_a_message() -> None:
     blocks = [{"type": "thinking", "thinking": "T"}, *tool_use("c")]
     sent = [{"role": "user", "content": "a"}, {"role": "assistant", "content": blocks}]
-    assert [(found.turn, found.rule) for found in problems(sent, "anthropic")] == [(1, "signature"), (1, "user_last")]
+    assert [(found.turn, found.rule) for found in find_problems(sent, "anthropic")] == [
+        (1, "signature"),
+        (1, "user_last"),
+    ]
 
 
 def test_message_that_is_none_is_a_problem_of_its_shape() -> None:
-    assert [found.rule for found in problems([{"role": "wizard"}], "openai")] == ["shape"]
+    assert [found.rule for found in find_problems([{"role": "wizard"}], "openai")] == ["shape"]
 
 
 def test_unknown_provider_is_refused_with_those_there_are() -> None:
     with pytest.raises(BadOption, match="anthropic"):
-        problems((), "acme")
+        find_problems((), "acme")
 
 
 @FIXED
@@ -119,20 +122,20 @@ def test_unknown_provider_is_refused_with_those_there_are() -> None:
 def test_request_composed_of_any_draft_is_legal(name: str, data: st.DataObject) -> None:
     held = data.draw(changed(parse(BY_FORMAT[name])))
     open_ended = {"pairing", "user_first", "user_last", "empty"}
-    assert {found.rule for found in problems(openai_messages(held.turns), "openai")} <= open_ended
-    _, messages = anthropic_messages(held.turns)
-    assert {found.rule for found in problems(messages, "anthropic")} <= {*open_ended, "thinking_kept"}
+    assert {found.rule for found in find_problems(to_openai_messages(held.turns), "openai")} <= open_ended
+    _, messages = to_anthropic_messages(held.turns)
+    assert {found.rule for found in find_problems(messages, "anthropic")} <= {*open_ended, "thinking_kept"}
 
 
 def test_ids_that_are_used_again_are_made_unique_in_a_request() -> None:
     turns = (ASK, calls("a.b"), result("a.b"), calls("a.b"), result("a.b"))
-    assert problems(turns, "anthropic") != ()
-    assert problems(anthropic_messages(turns)[1], "anthropic") == ()
+    assert find_problems(turns, "anthropic") != ()
+    assert find_problems(to_anthropic_messages(turns)[1], "anthropic") == ()
 
 
 def test_request_keeps_signed_thinking_for_anthropic_and_reasoning_content_for_openai() -> None:
     signed = parse(BY_FORMAT["anthropic"]).turns
-    system, messages = anthropic_messages(signed)
+    system, messages = to_anthropic_messages(signed)
     assert system == "Be brief."
     assert (
         messages
@@ -144,23 +147,23 @@ def test_request_keeps_signed_thinking_for_anthropic_and_reasoning_content_for_o
         ]
         or json.dumps(messages[2]).count("tool_result") == 2
     )
-    assert "reasoning_content" not in openai_messages(signed)[2]
-    assert openai_messages(parse(json.dumps(OPENAI)).turns)[2]["reasoning_content"] == "I should list."
+    assert "reasoning_content" not in to_openai_messages(signed)[2]
+    assert to_openai_messages(parse(json.dumps(OPENAI)).turns)[2]["reasoning_content"] == "I should list."
 
 
 def test_image_crosses_from_one_wire_to_the_other_in_its_place() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     parts: list[Any] = [{"type": "text", "text": "see"}, image, {"type": "text", "text": "there"}]
     (turn,) = parse(json.dumps([{"role": "user", "content": parts}])).turns
-    assert openai_messages([turn])[0]["content"] == parts
-    _, (message,) = anthropic_messages([turn])
+    assert to_openai_messages([turn])[0]["content"] == parts
+    _, (message,) = to_anthropic_messages([turn])
     source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
     assert message["content"][1] == {"type": "image", "source": source}
     back = parse(json.dumps({"system": "x", "messages": [message]})).turns[1]
-    assert openai_messages([back])[0]["content"] == parts
+    assert to_openai_messages([back])[0]["content"] == parts
 
 
 def test_call_whose_arguments_are_no_object_is_sent_as_one() -> None:
     turn = calls("a", arguments="ls -l")
-    assert openai_messages([turn])[0]["tool_calls"] == [openai_call("a", "ls -l")]
-    assert anthropic_messages([turn])[1][0]["content"][0]["input"] == {"arguments": "ls -l"}
+    assert to_openai_messages([turn])[0]["tool_calls"] == [openai_call("a", "ls -l")]
+    assert to_anthropic_messages([turn])[1][0]["content"][0]["input"] == {"arguments": "ls -l"}

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_sessions import FIXED
 
-from holdfast.transcript.activity import Command, FileAccess, observed
-from holdfast.transcript.outcomes import Tests, error_line, exit_code, test_counts
+from holdfast.transcript.activity import Command, FileAccess, find_activity
+from holdfast.transcript.outcomes import RunCounts, count_tests, find_error_line, read_exit_code
 from holdfast.transcript.read import read
-from holdfast.transcript.shell import shell_access
+from holdfast.transcript.shell import find_shell_access
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 PATCH = "*** Begin Patch\n*** Update File: src/a.py\n@@\n-x\n+y\n*** Add File: b.md\n+z\n*** End Patch"
@@ -41,7 +41,7 @@ def one(name: str, arguments: object, text: str = "", **more: object) -> tuple[T
     ],
 )
 def test_commands_are_found_in_every_formats_shell_tool(name, arguments, commands) -> None:
-    assert [found.text for found in observed(one(name, arguments)).commands] == commands
+    assert [found.text for found in find_activity(one(name, arguments)).commands] == commands
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_commands_are_found_in_every_formats_shell_tool(name, arguments, command
     ],
 )
 def test_reads_are_found_with_what_was_read_of_the_file(name, arguments, path, part) -> None:
-    (found,) = observed(one(name, arguments, "x = 1")).reads
+    (found,) = find_activity(one(name, arguments, "x = 1")).reads
     assert (found.turn, found.result_turn, found.path) == (0, 1, path)
     assert part is None or found.part == part
 
@@ -85,18 +85,18 @@ def test_reads_are_found_with_what_was_read_of_the_file(name, arguments, path, p
     ],
 )
 def test_writes_are_found_in_tools_patches_heredocs_and_redirections(name, arguments, paths) -> None:
-    assert [found.path for found in observed(one(name, arguments, "ok")).writes] == paths
+    assert [found.path for found in find_activity(one(name, arguments, "ok")).writes] == paths
 
 
 def test_a_failed_call_neither_read_nor_wrote() -> None:
     turns = (*one("Read", {"file_path": "a"}, "no such file", is_error=True), *one("Edit", {"file_path": "a"}, "no"))
     failed = (*turns[:3], Turn(Role.TOOL, "no match", call_id="k", is_error=True))
-    seen = observed(failed)
+    seen = find_activity(failed)
     assert (seen.reads, seen.writes) == ((), ())
 
 
 def test_what_a_failed_command_wrote_is_still_written() -> None:
-    seen = observed(one("bash", {"command": "cat > a.py <<'EOF'\nx\nEOF\npython a.py"}, "boom\n[exit code 1]"))
+    seen = find_activity(one("bash", {"command": "cat > a.py <<'EOF'\nx\nEOF\npython a.py"}, "boom\n[exit code 1]"))
     assert seen.writes == (FileAccess(0, "a.py", 1),)
     assert seen.commands[0].failed
 
@@ -104,7 +104,7 @@ def test_what_a_failed_command_wrote_is_still_written() -> None:
 def test_calls_written_as_text_count_and_are_answered_by_the_next_observation() -> None:
     text = "Look:\n<function=bash>\n<parameter=command>cat a.py</parameter>\n</function>"
     turns = (Turn(Role.ASSISTANT, text), Turn(Role.USER, "OBSERVATION:\nx = 1"), Turn(Role.ASSISTANT, text))
-    seen = observed((*turns, Turn(Role.USER, "Stop, never do that.")))
+    seen = find_activity((*turns, Turn(Role.USER, "Stop, never do that.")))
     assert [(c.turn, c.result_turn) for c in seen.commands] == [(0, 1), (2, None)]
     assert seen.open_calls == (2,)
 
@@ -117,7 +117,7 @@ def test_results_are_matched_by_id_and_open_calls_named() -> None:
         Turn(Role.TOOL, "fine", call_id="a"),
         Turn(Role.ASSISTANT, calls=(ToolCall("c", "Bash", '{"command": "ls"}'),)),
     )
-    seen = observed(turns)
+    seen = find_activity(turns)
     assert [(c.text, c.result_turn, c.exit_code, c.failed) for c in seen.commands] == [
         ("false", 2, None, False),
         ("true", 1, 1, True),
@@ -129,7 +129,7 @@ def test_results_are_matched_by_id_and_open_calls_named() -> None:
 def test_an_edit_of_the_open_file_and_one_that_the_harness_applied_are_writes() -> None:
     edit = one("edit", {"search": "x", "replace": "y"}, "done\n(Open file: /r/a.py)\n(Current directory: /r)")
     harness = (Turn(Role.TOOL, "Tokens: 5 sent\nApplied edit to docs/b.md  \nCommit 1a2b3c4 docs"),)
-    assert [found.path for found in observed((*edit, *harness)).writes] == ["/r/a.py", "docs/b.md"]
+    assert [found.path for found in find_activity((*edit, *harness)).writes] == ["/r/a.py", "docs/b.md"]
 
 
 @pytest.mark.parametrize(
@@ -150,34 +150,37 @@ def test_an_edit_of_the_open_file_and_one_that_the_harness_applied_are_writes() 
     ],
 )
 def test_exit_codes_are_read_where_harnesses_leave_them(text, extra, code) -> None:
-    assert exit_code(Turn(Role.TOOL, text, extra=extra)) == code
+    assert read_exit_code(Turn(Role.TOOL, text, extra=extra)) == code
 
 
 @pytest.mark.parametrize(
     ("text", "counts"),
     [
-        ("== 2 failed, 10 passed, 1 skipped, 3 warnings in 1.02s ==", Tests(10, 2, 1)),
-        ("3 passed in 0.12s", Tests(3)),
-        ("== 1 passed, 1 error in 61.00s (0:01:01) ==", Tests(1, 1)),
-        ("Ran 5 tests in 0.001s\n\nFAILED (failures=1, errors=1, skipped=1)", Tests(2, 2, 1)),
-        ("Ran 2 tests in 0.001s\n\nOK", Tests(2)),
-        ("Test Suites: 1 failed, 1 total\nTests:       1 failed, 2 skipped, 4 passed, 7 total", Tests(4, 1, 2)),
-        (" Test Files  1 failed (1)\n\x1b[2m      Tests \x1b[22m 1 failed | 6 passed (7)", Tests(6, 1)),
-        ("  12 passing (20ms)\n  1 pending\n  2 failing", Tests(12, 2, 1)),
-        ("\u2139 tests 9\n\u2139 pass 8\n\u2139 fail 1\n\u2139 skipped 0", Tests(8, 1)),
-        ("--- PASS: TestA (0.00s)\n    --- FAIL: TestA/b (0.00s)\n--- SKIP: TestC\nFAIL\tx/y\t0.1s", Tests(1, 1, 1)),
-        ("ok  \tx/y\t0.012s\nok  \tx/z\t(cached)", Tests(2)),
+        ("== 2 failed, 10 passed, 1 skipped, 3 warnings in 1.02s ==", RunCounts(10, 2, 1)),
+        ("3 passed in 0.12s", RunCounts(3)),
+        ("== 1 passed, 1 error in 61.00s (0:01:01) ==", RunCounts(1, 1)),
+        ("Ran 5 tests in 0.001s\n\nFAILED (failures=1, errors=1, skipped=1)", RunCounts(2, 2, 1)),
+        ("Ran 2 tests in 0.001s\n\nOK", RunCounts(2)),
+        ("Test Suites: 1 failed, 1 total\nTests:       1 failed, 2 skipped, 4 passed, 7 total", RunCounts(4, 1, 2)),
+        (" Test Files  1 failed (1)\n\x1b[2m      Tests \x1b[22m 1 failed | 6 passed (7)", RunCounts(6, 1)),
+        ("  12 passing (20ms)\n  1 pending\n  2 failing", RunCounts(12, 2, 1)),
+        ("\u2139 tests 9\n\u2139 pass 8\n\u2139 fail 1\n\u2139 skipped 0", RunCounts(8, 1)),
+        (
+            "--- PASS: TestA (0.00s)\n    --- FAIL: TestA/b (0.00s)\n--- SKIP: TestC\nFAIL\tx/y\t0.1s",
+            RunCounts(1, 1, 1),
+        ),
+        ("ok  \tx/y\t0.012s\nok  \tx/z\t(cached)", RunCounts(2)),
         (
             "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured\n"
             "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured",
-            Tests(4, 2, 1),
+            RunCounts(4, 2, 1),
         ),
         ("all good", None),
         ("we have 3 passed pawns in 2 games", None),
     ],
 )
 def test_counts_are_read_from_every_runner(text, counts) -> None:
-    assert test_counts(text) == counts
+    assert count_tests(text) == counts
 
 
 @pytest.mark.parametrize(
@@ -191,16 +194,16 @@ def test_counts_are_read_from_every_runner(text, counts) -> None:
     ],
 )
 def test_the_first_error_line_is_found(text, line) -> None:
-    assert error_line(text) == line
+    assert find_error_line(text) == line
 
 
 def test_a_long_error_line_is_cut_with_a_mark() -> None:
-    assert error_line("ValueError: " + "x" * 500).endswith("x…")
-    assert len(error_line("ValueError: " + "x" * 500)) == 160
+    assert find_error_line("ValueError: " + "x" * 500).endswith("x…")
+    assert len(find_error_line("ValueError: " + "x" * 500)) == 160
 
 
 def test_the_example_is_known_whole() -> None:
-    seen = observed(read("examples/taskdeck/session.json").turns)
+    seen = find_activity(read("examples/taskdeck/session.json").turns)
     assert all(command.exit_code is not None for command in seen.commands)
     assert sum(command.failed for command in seen.commands) == 5
     assert seen.open_calls == ()
@@ -210,11 +213,11 @@ def test_the_example_is_known_whole() -> None:
 @given(st.text(alphabet="cat<>|&;'\"\\ \n$()EOFab.1-", max_size=60))
 @FIXED
 def test_no_command_is_too_strange(text) -> None:
-    found = shell_access(text)
+    found = find_shell_access(text)
     assert not found.alone or found.reads
 
 
 @given(st.text(max_size=80), st.sampled_from(("bash", "Read", "apply_patch", "editor", "x")))
 @FIXED
 def test_no_arguments_are_too_strange(arguments, name) -> None:
-    observed(one(name, arguments, arguments))
+    find_activity(one(name, arguments, arguments))

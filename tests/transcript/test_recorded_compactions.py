@@ -7,7 +7,7 @@ from agent_samples import PI, jsonl, message, opencode_message, opencode_text, p
 from sample_sessions import sdk_message
 
 from holdfast.doctor import examine_session
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 
 TASK = "Fix it. Never edit setup.py."
 FACT = "It listens on 8123."
@@ -75,7 +75,7 @@ def test_a_compaction_that_a_format_records_is_held_to_what_was_said_before_it(t
     # Codex, where it lists no new history, keeps the user's messages.
     assert ("Never edit setup.py." in lost) is ('replacement_history": null' not in text)
     assert "8123" in lost
-    assert found.tokens == count(SUMMARY) + 4
+    assert found.tokens == estimate_tokens(SUMMARY) + 4
     assert [struck.sentence for struck in found.invented] == ["The user approved a rewrite."]
 
 

@@ -11,7 +11,7 @@ from sample_sessions import FIXED
 
 from holdfast.model.bundled_models import folder
 from holdfast.transcript.read import read
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 
 
 def one_by_one(text: str) -> int:
@@ -29,13 +29,13 @@ def one_by_one(text: str) -> int:
 @given(st.text(alphabet="abcXYZé²ß数_1234 \n\t.-'\u0301", max_size=60))
 @FIXED
 def test_the_fast_count_is_the_count_run_by_run(text):
-    assert count(text) == one_by_one(text)
+    assert estimate_tokens(text) == one_by_one(text)
 
 
 def test_short_words_are_one_token_and_long_ones_several():
-    assert [count(text) for text in ("", "word", " word", "internationalisation", "12345", "...", "\n\n\n")] == [
-        *(0, 1, 1, 4, 2, 1, 1)
-    ]
+    assert [
+        estimate_tokens(text) for text in ("", "word", " word", "internationalisation", "12345", "...", "\n\n\n")
+    ] == [*(0, 1, 1, 4, 2, 1, 1)]
 
 
 @pytest.mark.model
@@ -45,4 +45,4 @@ def test_the_estimate_is_within_15_percent_of_the_embedded_models_tokenizer():
     tokenizer = Tokenizer.from_file(str(folder("smollm2-135m") / "tokenizer.json"))
     texts = [turn.text for turn in read("examples/taskdeck/session.json").turns]
     real = sum(len(tokenizer.encode(text).ids) for text in texts)
-    assert abs(sum(map(count, texts)) / real - 1) < 0.15
+    assert abs(sum(map(estimate_tokens, texts)) / real - 1) < 0.15

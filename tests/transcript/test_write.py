@@ -16,7 +16,7 @@ from sample_sessions import BY_FORMAT, FIXED, lines
 from holdfast.errors import BadTranscript
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.document import decode
-from holdfast.transcript.draft import Draft, draft
+from holdfast.transcript.draft import Draft, new_draft
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.read import parse
 from holdfast.transcript.write import write
@@ -57,9 +57,9 @@ def test_draft_without_changes_gives_the_file_itself(name: str) -> None:
     text = BY_FORMAT[name]
     form = next(known for known in FORMATS if known.name == name)
     assert form.write is not None
-    assert write(text, draft(parse(text))) == text
+    assert write(text, new_draft(parse(text))) == text
     if "forgotten_events" not in parse(text).meta:  # what was forgotten is not written where anything changes
-        assert form.write(decode(text), draft(parse(text))) == text
+        assert form.write(decode(text), new_draft(parse(text))) == text
 
 
 @FIXED
@@ -93,7 +93,7 @@ def test_lenient_reading_of_a_damaged_file_is_written_as_a_sound_one(name: str, 
         found = parse(text, lenient=True)
     except BadTranscript:
         return
-    repaired = parse(write(text, draft(found)))
+    repaired = parse(write(text, new_draft(found)))
     merged = found.format in MERGES
     assert said(repaired.turns, merged) == said(found.turns, merged)
     assert repaired.skipped == ()

@@ -28,17 +28,17 @@ from sample_sessions import (
 from test_write import holds
 
 from holdfast.errors import BadInput
-from holdfast.transcript.draft import Draft, Line, Piece, draft, made_of
-from holdfast.transcript.legality import problems
+from holdfast.transcript.draft import Draft, Line, Piece, new_draft, piece_of_lines
+from holdfast.transcript.legality import find_problems
 from holdfast.transcript.read import parse
 from holdfast.transcript.turn import Role, Turn
 from holdfast.transcript.write import write
 
-SUMMARY = made_of([Line("Summary", (0, 1, 2))], "summarize")
+SUMMARY = piece_of_lines([Line("Summary", (0, 1, 2))], "summarize")
 
 
 def rewritten(text: str, index: int, to: str = "rewritten") -> Any:
-    made = write(text, draft(parse(text)).put(index, to, "clamp"))
+    made = write(text, new_draft(parse(text)).replace_text(index, to, "clamp"))
     try:
         return json.loads(made)
     except ValueError:
@@ -96,12 +96,12 @@ def test_openai_calls_keep_their_fields_and_legacy_calls_their_shape() -> None:
         {"role": "function", "name": "f", "content": "ok"},
     ]
     text = json.dumps(rows)
-    held = draft(parse(text))
+    held = new_draft(parse(text))
     for at in (0, 2):
         turn = held.pieces[at].turn
         (old,) = turn.calls
         new = Turn(turn.role, turn.text, turn.reasoning, (type(old)(old.id, old.name, "{}"),), extra=turn.extra)
-        held = held.fold(at, at + 1, Piece(new, (at,), "clamp"))
+        held = held.replace_pieces(at, at + 1, Piece(new, (at,), "clamp"))
     made = json.loads(write(text, held))
     assert made[0]["tool_calls"] == [{**call, "function": {"name": "bash", "arguments": "{}"}}]
     assert made[2]["function_call"] == {"name": "f", "arguments": "{}"}
@@ -115,11 +115,11 @@ def test_anthropic_drop_between_two_of_one_role_joins_them_with_results_first() 
     session = copy.deepcopy(ANTHROPIC)
     session["messages"] += [{"role": "user", "content": "Thanks"}, {"role": "assistant", "content": "Bye."}]
     text = json.dumps(session)
-    held = draft(parse(text))
+    held = new_draft(parse(text))
     messages = json.loads(write(text, held.keep([0, 1, 2, 3, 4, 5, 7, 8])))["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
     assert messages[2]["content"] == [*ANTHROPIC["messages"][2]["content"], {"type": "text", "text": "Thanks"}]
-    assert {found.rule for found in problems(messages, "anthropic")} == {"user_last"}
+    assert {found.rule for found in find_problems(messages, "anthropic")} == {"user_last"}
 
 
 def test_anthropic_thinking_stays_whole_when_the_text_beside_it_changes() -> None:
@@ -185,7 +185,7 @@ def test_any_change_of_a_forked_or_compacted_claude_session_reads_back(make: Any
 
 def test_claude_fold_of_the_head_is_written_as_the_agents_own_compaction() -> None:
     text = lines(*long_claude())
-    held = draft(parse(text)).fold(0, 6, SUMMARY)
+    held = new_draft(parse(text)).replace_pieces(0, 6, SUMMARY)
     made = write(text, held)
     rows = made.splitlines()
     assert rows[:9] == text.splitlines()[:9]
@@ -209,30 +209,32 @@ def test_claude_fold_of_the_head_is_written_as_the_agents_own_compaction() -> No
 
 def test_claude_task_that_stays_before_the_summary_is_told_again_behind_the_boundary() -> None:
     text = lines(*long_claude())
-    made = parse(write(text, draft(parse(text)).fold(1, 6, SUMMARY)))
+    made = parse(write(text, new_draft(parse(text)).replace_pieces(1, 6, SUMMARY)))
     assert [turn.text for turn in made.turns] == ["Fix it", "Summary", "Now c.py", "Done."]
     assert len(made.meta["compactions"]) == 1
 
 
 def test_claude_session_that_is_compacted_again_shows_the_last_summary() -> None:
     text = lines(*long_claude())
-    once = write(text, draft(parse(text)).fold(0, 6, SUMMARY))
-    twice = parse(write(once, draft(parse(once)).fold(0, 2, made_of([Line("Later", (0, 1))], "summarize"))))
+    once = write(text, new_draft(parse(text)).replace_pieces(0, 6, SUMMARY))
+    twice = parse(
+        write(once, new_draft(parse(once)).replace_pieces(0, 2, piece_of_lines([Line("Later", (0, 1))], "summarize")))
+    )
     assert [turn.text for turn in twice.turns] == ["Later", "Done."]
     assert len(twice.meta["compactions"]) == 2
 
 
 def test_claude_edit_inside_stays_in_its_line_and_writes_no_compaction() -> None:
     text = lines(*long_claude())
-    made = write(text, draft(parse(text)).put(1, "Rewritten.", "clamp").put(2, "gone", "clamp"))
+    made = write(text, new_draft(parse(text)).replace_text(1, "Rewritten.", "clamp").replace_text(2, "gone", "clamp"))
     old, new = text.splitlines(), made.splitlines()
     assert [at for at in range(len(old)) if old[at] != new[at]] == [1, 4]
     assert json.loads(new[1])["message"]["content"] == [{"type": "text", "text": "Rewritten."}]
 
 
-def test_claude_chain_closes_over_lines_that_went() -> None:
+def test_claude_code_chain_closes_over_lines_that_went() -> None:
     text = lines(*long_claude())
-    held = draft(parse(text))
+    held = new_draft(parse(text))
     made = [json.loads(row) for row in write(text, held.keep([0, 4, 5, 6, 7])).splitlines()]
     assert {row["uuid"]: row["parentUuid"] for row in made} == {
         "u1": None,
@@ -257,7 +259,7 @@ def test_openhands_text_changes_where_the_model_said_it_and_where_the_action_sho
 
 def test_openhands_new_turn_has_an_id_that_no_event_has() -> None:
     text = BY_FORMAT["openhands"]
-    held = draft(parse(text))
+    held = new_draft(parse(text))
     made = json.loads(write(text, Draft(held.raw, (*held.pieces, SUMMARY))))["history"]
     assert [event["id"] for event in made] == [*range(9), 9]
     assert (made[-1]["source"], made[-1]["action"], made[-1]["args"]["content"]) == ("user", "message", "Summary")
@@ -266,7 +268,7 @@ def test_openhands_new_turn_has_an_id_that_no_event_has() -> None:
 @pytest.mark.parametrize("name", ["openhands", "openhands_v1"])
 def test_openhands_refuses_a_result_that_no_event_made(name: str) -> None:
     text = BY_FORMAT[name]
-    held = draft(parse(text))
+    held = new_draft(parse(text))
     with pytest.raises(BadInput, match="fold it into a user turn"):
         write(text, Draft(held.raw, (*held.pieces, Piece(Turn(Role.TOOL, "x", call_id="c1"), (), "odd"))))
 
@@ -281,9 +283,9 @@ def test_mini_action_is_recorded_where_its_fence_went_from_the_text() -> None:
 
 def test_aider_text_of_the_model_cannot_pass_for_the_user_or_leave_a_fence_open() -> None:
     text = BY_FORMAT["aider"]
-    held = draft(parse(text))
+    held = new_draft(parse(text))
     at = next(at for at, turn in enumerate(held.turns) if turn.role is Role.ASSISTANT)
-    back = parse(write(text, held.put(at, "#### not the user\n```\ncut", "clamp")))
+    back = parse(write(text, held.replace_text(at, "#### not the user\n```\ncut", "clamp")))
     assert [turn.role for turn in back.turns] == [turn.role for turn in held.turns]
     assert back.turns[at].text == " #### not the user\n```\ncut\n```".strip()
 
@@ -297,7 +299,7 @@ def test_claude_message_that_a_compaction_cut_in_two_is_not_put_together_again()
         claude_line("user", "r2", "a2", tool_result("c2")),
     ]
     text = lines(*rows)
-    made = parse(write(text, draft(parse(text)).fold(0, 3, SUMMARY)))
+    made = parse(write(text, new_draft(parse(text)).replace_pieces(0, 3, SUMMARY)))
     assert [turn.text for turn in made.turns] == ["Summary", "", "ok"]
     assert [call.id for call in made.turns[1].calls] == ["c2"]
 
@@ -320,10 +322,10 @@ def test_arguments_that_are_a_text_where_an_object_is_usual_stay_a_text(name: st
     (key, value) = list(TEXT_INPUTS[name].items())[-1]
     old = json.dumps(value)
     text = BY_FORMAT[name].replace(f'"{key}": {old}', f'"{key}": {json.dumps(PATCH)}', 1)
-    held = draft(parse(text))
+    held = new_draft(parse(text))
     at, call = next((at, c) for at, turn in enumerate(held.turns) for c in turn.calls if c.arguments == PATCH)
     calls = tuple(replace(c, arguments=LESS) if c == call else c for c in held.turns[at].calls)
-    made = held.put_calls(at, calls, "mask_calls")
+    made = held.replace_calls(at, calls, "mask_calls")
     assert LESS in [c.arguments for turn in parse(write(text, made)).turns for c in turn.calls]
     holds(text, made)
 
@@ -333,17 +335,17 @@ def test_gemini_signature_beside_a_call_stays_when_its_arguments_change() -> Non
     answer = {"functionResponse": {"name": "w", "response": {"output": "ok"}}}
     rows = [{"role": "user", "parts": [{"text": "Go"}]}, {"role": "model", "parts": [part]}]
     text = json.dumps([*rows, {"role": "user", "parts": [answer]}])
-    held = draft(parse(text))
+    held = new_draft(parse(text))
     (call,) = held.turns[1].calls
-    made = json.loads(write(text, held.put_calls(1, (replace(call, arguments='{"text": "-"}'),), "mask_calls")))
+    made = json.loads(write(text, held.replace_calls(1, (replace(call, arguments='{"text": "-"}'),), "mask_calls")))
     assert made[1]["parts"] == [{**part, "functionCall": {"name": "w", "args": {"text": "-"}}}]
 
 
 def test_swe_agent_action_in_the_text_takes_the_new_command_and_keeps_its_result() -> None:
     text = BY_FORMAT["swe_agent"]
-    held = draft(parse(text))
+    held = new_draft(parse(text))
     at = next(at for at, turn in enumerate(held.turns) if turn.calls)
     (call,) = held.turns[at].calls
-    made = held.put_calls(at, (replace(call, arguments='{"command": "ls -a"}'),), "mask_calls")
+    made = held.replace_calls(at, (replace(call, arguments='{"command": "ls -a"}'),), "mask_calls")
     assert "ls -a" in [message.get("action") for message in json.loads(write(text, made))["history"]]
     holds(text, made)

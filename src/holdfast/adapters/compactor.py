@@ -19,8 +19,8 @@ from holdfast.errors import BadOption
 from holdfast.methods.registry import build_text
 from holdfast.session.trigger import CircuitBreaker
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
-from holdfast.transcript.draft import Draft, Piece, draft
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.draft import Draft, Piece, new_draft
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Transcript, Turn
 
 Item = TypeVar("Item")
@@ -64,7 +64,7 @@ class View:
     def _item(self, piece: Piece, items: Sequence[Item], write: Callable[[Turn, Item | None], Item]) -> Item:
         place = self.place(piece)
         original = None if place is None else items[place]
-        return write(piece.turn, original) if piece.made or original is None else original
+        return write(piece.turn, original) if piece.writer or original is None else original
 
 
 @dataclass
@@ -120,7 +120,7 @@ class Compactor:
         """How a history is to be sent now. Where compacting fails, it is what stood before. `force` compacts below the
         trigger too."""
         standing, places = self._standing(turns)
-        size = standing.held.size(count)
+        size = standing.held.size(estimate_tokens)
         due = force or (size > self.trigger and not standing.breaker.refuses(len(standing.held.raw.turns), size))
         return View((self._compact(standing, size) if due else standing.held).pieces, places)
 
@@ -168,7 +168,7 @@ class Compactor:
         """
         fitting = [(known, start) for known in self._known if (start := _begins(history, known.held)) is not None]
         if not fitting:
-            return Standing(draft(Transcript(history)), self.breaker), {at: at for at in range(len(history))}
+            return Standing(new_draft(Transcript(history)), self.breaker), {at: at for at in range(len(history))}
         known, (length, places) = max(fitting, key=lambda found: len(found[0].held.raw.turns))
         self._remember(known)
         old, new = known.held, history[length:]

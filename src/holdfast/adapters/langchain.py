@@ -13,8 +13,8 @@ from typing import Any
 from holdfast.adapters.compactor import Compactor
 from holdfast.adapters.extras import missing
 from holdfast.adapters.messages import as_object, content_of
+from holdfast.transcript.content import read_content
 from holdfast.transcript.document import Malformed
-from holdfast.transcript.parts import fold
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 try:
@@ -79,7 +79,7 @@ def message_of(turn: Turn, original: BaseMessage | None) -> BaseMessage:
 
 
 def _turn(message: BaseMessage, number: int) -> Turn:
-    folded = fold(message.content)
+    folded = read_content(message.content)
     reasoning = message.additional_kwargs.get("reasoning_content")
     return Turn(
         role=_role(message),

@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from holdfast.adapters.compactor import Compactor
+from holdfast.transcript.content import write_content
 from holdfast.transcript.document import Document, Malformed
 from holdfast.transcript.formats import mini_swe_agent, openai_chat
-from holdfast.transcript.formats.openai_write import put_call
-from holdfast.transcript.formats.rebuild import input_like
-from holdfast.transcript.provider_requests import openai_call, openai_message
-from holdfast.transcript.refill import refill
+from holdfast.transcript.formats.apply_draft import input_like
+from holdfast.transcript.formats.openai_chat_write import put_call
+from holdfast.transcript.provider_requests import to_openai_call, to_openai_message
 from holdfast.transcript.turn import ToolCall, Turn
 
 Message = dict[str, Any]
@@ -39,7 +39,7 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
 
 def message_of(turn: Turn, original: Message | None) -> Message:
     """A rewritten turn as a message: in the shape of the one whose place it has, with every field that it has."""
-    made = openai_message(turn)
+    made = to_openai_message(turn)
     if original is None or not _same_shape(original, made):
         return made
     gone = _REASONING if not turn.reasoning else ()
@@ -58,7 +58,7 @@ def content_of(content: Any, turn: Turn) -> Any:
     calls = {call.id: call for call in turn.calls}
     if content is None and not turn.text:
         return None
-    filled = refill(content, turn.text, lambda part: _stays(part, bool(turn.reasoning), calls))
+    filled = write_content(content, turn.text, lambda part: _stays(part, bool(turn.reasoning), calls))
     return [_part(part, calls) for part in filled] if isinstance(filled, list) else filled
 
 
@@ -101,7 +101,7 @@ def _calls(original: Message, calls: Sequence[ToolCall]) -> list[Message]:
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
     inside = {part.get("id") for part in parts if part.get("type") == "tool_use"}
     return [
-        put_call(old, call) if (old := wire.get(call.id)) else openai_call(call)
+        put_call(old, call) if (old := wire.get(call.id)) else to_openai_call(call)
         for call in calls
         if call.id in wire or call.id not in inside
     ]

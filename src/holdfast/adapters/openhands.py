@@ -106,7 +106,9 @@ def _condensation(events: Sequence[LLMConvertibleEvent], compactor: Compactor) -
         raise NoCondensationAvailableException("nothing in this view can be compacted; see the compactor's warnings")
     return Condensation(
         forgotten_event_ids={event.id for event in gone},
-        summary="\n\n".join(_told(piece.turn) for piece in view.pieces if piece.made or view.place(piece) not in whole),
+        summary="\n\n".join(
+            _told(piece.turn) for piece in view.pieces if piece.writer or view.place(piece) not in whole
+        ),
         summary_offset=min(at for at in range(len(events)) if at not in whole),
         llm_response_id="holdfast",
     )
@@ -114,7 +116,7 @@ def _condensation(events: Sequence[LLMConvertibleEvent], compactor: Compactor) -
 
 def _whole_exchanges(turns: Sequence[Turn], view: View) -> set[int]:
     """Events of the exchanges that nothing touched: a result and its call are forgotten together or not at all."""
-    kept = {view.place(piece) for piece in view.pieces if not piece.made}
+    kept = {view.place(piece) for piece in view.pieces if not piece.writer}
     spans = [range(start, stop) for start, stop in exchanges(Transcript(tuple(turns)))]
     return {at for span in spans if kept.issuperset(span) for at in span}
 

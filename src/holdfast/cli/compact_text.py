@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.cli import console
 from holdfast.errors import BadOption, Failed
-from holdfast.facts.ledger import Fact
-from holdfast.facts.notes import MADE as SUMMARY
+from holdfast.facts.notes import NOTES_WRITER as SUMMARY
+from holdfast.facts.session_facts import Fact
 from holdfast.gate.text.gate import TextReport
 from holdfast.methods.registry import build_text
 from holdfast.text.file_log import compact_file

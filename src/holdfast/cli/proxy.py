@@ -120,7 +120,7 @@ def _key(variable: str | None) -> str:
 
 def _chat(method: str, config: Path | None) -> RoutedChat | None:
     """The model of holdfast.toml, where the method asks one."""
-    from holdfast.facts.notes import MADE as SUMMARY
+    from holdfast.facts.notes import NOTES_WRITER as SUMMARY
 
     if method.partition(":")[0] != SUMMARY:
         return None

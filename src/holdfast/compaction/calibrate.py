@@ -18,7 +18,7 @@ from holdfast.context.allocation import best
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
-from holdfast.gate.latent.fact_tokens import marked
+from holdfast.gate.latent.fact_tokens import build_fact_mask
 from holdfast.methods.base import Progress, RankedStudy, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.transcript.turn import Transcript
@@ -70,4 +70,4 @@ def _spans(transcripts: Sequence[Transcript], engine: LocalEngine, window: int, 
         raise BadInput(f"no session has {window} tokens; give longer ones or a smaller --window")
     chosen = [ids for _, _, ids in sorted(pieces, key=lambda piece: piece[:2])[:limit]]
     blocks = [Block(ids, Origin(0, Kind.OBSERVATION, (0, 0), (0, len(ids)))) for ids in chosen]
-    return [Span((block,), 0, facts=marked((block,), engine.model.tokenizer)) for block in blocks]
+    return [Span((block,), 0, facts=build_fact_mask((block,), engine.model.tokenizer)) for block in blocks]

@@ -26,8 +26,8 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine, stream_text
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, BadOption
-from holdfast.gate.latent.fact_tokens import marked
-from holdfast.gate.latent.gate import Gate, Report, Work, checked
+from holdfast.gate.latent.fact_tokens import build_fact_mask
+from holdfast.gate.latent.gate import Gate, GatedSpan, LatentReport, compress_through_gate
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.model.bundled_models import DEFAULT
@@ -139,7 +139,7 @@ def compact_in_memory(
     if plan.slots is not None:
         plan = replace(plan, ratio=ratio_for(cut, plan.slots, by_turn))
     from_ratio(1, plan.ratio)  # a senseless ratio fails before any work is done
-    report = Report(plan.gate.threshold) if plan.gate else None
+    report = LatentReport(plan.gate.threshold) if plan.gate else None
     work = _SpanCompressor(method, engine, plan.ratio, progress, plan.gate, report)
     first = next((part.start for part in cut if part.compact), -1)
     begin = begin or StartingMemory(KVContext(engine.model))
@@ -199,7 +199,7 @@ class _SpanCompressor:
     ratio: float
     progress: Progress
     gate: Gate | None
-    report: Report | None
+    report: LatentReport | None
     seconds: float = 0.0
     told: list[Any] = field(default_factory=list)
     """What methods report of their own work, span by span, as the held-out error of a fit."""
@@ -209,20 +209,20 @@ class _SpanCompressor:
         if budget.holds(len(span)):
             return (TokenSegment(span.ids, span.positions, span.origins),)
         began = time.perf_counter()
-        span = replace(span, facts=marked(span.blocks, self.engine.model.tokenizer))
+        span = replace(span, facts=build_fact_mask(span.blocks, self.engine.model.tokenizer))
         finding = time.perf_counter() - began
         study, seconds = self._study(span, live, shared)
         began = time.perf_counter() - finding
-        made = self._gated(Work(self.method, study, budget, span, live, self.engine, self.progress))
+        made = self._gated(GatedSpan(self.method, study, budget, span, live, self.engine, self.progress))
         self.seconds += seconds + time.perf_counter() - began
         if report := getattr(study, "report", None):
             self.told.append(dict(report))
         return made
 
-    def _gated(self, work: Work) -> tuple[Segment, ...]:
+    def _gated(self, work: GatedSpan) -> tuple[Segment, ...]:
         if self.gate is None or self.report is None:
             return self.method.compress(work.study, work.budget, self.progress)
-        return checked(self.gate, work, self.report)
+        return compress_through_gate(self.gate, work, self.report)
 
     def _study(self, span: Span, live: KVContext, shared: SharedStudy | None) -> tuple[Any, float]:
         if shared and shared.study is not None:

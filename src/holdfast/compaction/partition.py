@@ -13,7 +13,7 @@ from holdfast.compaction.plan import Policy
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.transcript.cuts import exchanges
-from holdfast.transcript.speaker import speaker
+from holdfast.transcript.speaker import find_speaker
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 
@@ -41,7 +41,7 @@ def parts(transcript: Transcript, rendered: RenderedSession, policy: Policy) -> 
 
 def stays(block: Block, turn: Turn, policy: Policy) -> bool:
     """Whether the policy keeps a block of this turn verbatim. What a tool says in a user's message is the tool's."""
-    return block.kind in policy.pin and (block.kind is not Kind.USER or speaker(turn) is Role.USER)
+    return block.kind in policy.pin and (block.kind is not Kind.USER or find_speaker(turn) is Role.USER)
 
 
 def ratio_for(cut: list[Part], slots: int, by_turn: bool = False) -> float:

@@ -33,7 +33,7 @@ from holdfast.context.surgery import shift_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
-from holdfast.gate.latent.fact_tokens import marked
+from holdfast.gate.latent.fact_tokens import build_fact_mask
 from holdfast.methods.base import Progress, Span, quiet
 from holdfast.methods.registry import build
 from holdfast.transcript.turn import Transcript, Turn
@@ -156,7 +156,7 @@ def _compacted(
             made: Sequence[Segment] = (TokenSegment(span.ids, span.positions, span.origins),)
             if part.compact and not budget.holds(len(span)):
                 later = ids[span.start - first + len(span) :][:LATER]
-                told = replace(span, later=later, facts=marked(span.blocks, engine.model.tokenizer))
+                told = replace(span, later=later, facts=build_fact_mask(span.blocks, engine.model.tokenizer))
                 made = method.compress(method.study(told, live, engine, progress), budget, progress)
             segments += made
             _extend(live, made, span.start + len(span))

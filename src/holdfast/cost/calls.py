@@ -17,9 +17,9 @@ from typing import Any
 from holdfast.cost.cache import Block, Prompt, prompt
 from holdfast.cost.usage import Usage, recorded
 from holdfast.errors import BadOption
-from holdfast.facts.ledger import Ledger, ledger
+from holdfast.facts.session_facts import SessionFacts, collect_facts
 from holdfast.transcript.draft import turn_size
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 SECONDS_PER_TURN = 15.0
@@ -54,7 +54,7 @@ class Session:
     """Tokens of the provider for one that `count` finds."""
     timed: bool = False
     """Whether the file says when each call was made."""
-    ledgers: dict[int, Ledger] = field(default_factory=dict, repr=False, compare=False)
+    ledgers: dict[int, SessionFacts] = field(default_factory=dict, repr=False, compare=False)
     """The last ledger that was asked for, by its number of turns: strategies and cuts of one call share it."""
 
     @property
@@ -62,16 +62,16 @@ class Session:
         """Whether the file says what calls took."""
         return any(call.recorded for call in self.calls)
 
-    def ledger(self, turns: int) -> Ledger:
+    def ledger(self, turns: int) -> SessionFacts:
         """The facts of the first so many turns."""
         if turns not in self.ledgers:
             self.ledgers.clear()
-            self.ledgers[turns] = ledger(replace(self.transcript, turns=self.transcript.turns[:turns]))
+            self.ledgers[turns] = collect_facts(replace(self.transcript, turns=self.transcript.turns[:turns]))
         return self.ledgers[turns]
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
-        return round(count(text) * self.scale)
+        return round(estimate_tokens(text) * self.scale)
 
     def prompt(self, turns: Iterable[Turn]) -> Prompt:
         """These turns as they are sent."""
@@ -91,7 +91,7 @@ def session(transcript: Transcript, seconds_per_turn: float = SECONDS_PER_TURN) 
     usages = [recorded(turns[at]) for at in made]
     overhead, scale = _fit(turns, made, usages)
     times, timed = _times(turns, made, seconds_per_turn)
-    own = [round(turn_size(turns[at], count) * scale) for at in made]
+    own = [round(turn_size(turns[at], estimate_tokens) * scale) for at in made]
     outputs = [max(size, usage.output if usage else 0) for size, usage in zip(own, usages, strict=True)]
     calls = tuple(Call(*parts) for parts in zip(made, times, outputs, usages, strict=True))
     return Session(transcript, calls, overhead, scale, timed)
@@ -101,7 +101,7 @@ def _fit(turns: tuple[Turn, ...], made: list[int], usages: list[Usage | None]) -
     """Overhead and scale by a straight line through the recorded prompts; 0 and 1 where it is none."""
     sizes = [0]
     for turn in turns:
-        sizes.append(sizes[-1] + turn_size(turn, count))
+        sizes.append(sizes[-1] + turn_size(turn, estimate_tokens))
     points = [(sizes[at], usage.prompt) for at, usage in zip(made, usages, strict=True) if usage]
     ours, theirs = [x for x, _ in points], [y for _, y in points]
     if not points:
@@ -145,4 +145,4 @@ def _block(role: Role, text: str, reasoning: str, calls: tuple[ToolCall, ...], c
     for part in (role, text, reasoning, call_id, *(x for call in calls for x in (call.id, call.name, call.arguments))):
         digest.update(f"{len(part)}:".encode() + part.encode("utf-8", "surrogatepass"))
     turn = Turn(role, text, reasoning, calls, call_id)
-    return Block(digest.digest(), round(turn_size(turn, count) * scale))
+    return Block(digest.digest(), round(turn_size(turn, estimate_tokens) * scale))

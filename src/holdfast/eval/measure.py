@@ -27,7 +27,7 @@ from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.probes import Probe, known_without
 from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
-from holdfast.gate.latent.gate import split
+from holdfast.gate.latent.gate import split_gate_spec
 from holdfast.methods.base import Progress
 
 LEAKED = 8  # tokens of an answer without the span, in which a fair probe's keyword does not stand
@@ -108,7 +108,7 @@ class Windowed:
         for spec, ratio in pending:
             if spec in (FULL, NONE) or ratio is None:
                 continue
-            yield from self._compacted(spec, ratio, shared.setdefault(split(spec)[0], SharedStudy()), base)
+            yield from self._compacted(spec, ratio, shared.setdefault(split_gate_spec(spec)[0], SharedStudy()), base)
 
     def pending(self) -> list[tuple[str, float | None]]:
         """Methods and ratios of which a row is missing."""
@@ -116,7 +116,7 @@ class Windowed:
 
     def _compacted(self, spec: str, ratio: float, shared: SharedStudy, base: dict[str, Any]) -> Iterator[Row]:
         self.setting.progress("method", 0, 1, f"{spec} at {ratio:g}x")
-        method, gate = split(spec)
+        method, gate = split_gate_spec(spec)
         plan = Plan(method, ratio, self.setting.by_turn, Policy(pin=(), keep_recent=0), gate)
         try:
             context, live = compact_in_memory(

@@ -24,7 +24,7 @@ from holdfast.eval.probes import Probe
 from holdfast.eval.rows import FULL, NONE, Row, append_row, read_rows
 from holdfast.eval.score import SAME
 from holdfast.eval.windows import NEXT_TOKENS, Window, locate, turn_windows, windows
-from holdfast.gate.latent.gate import split
+from holdfast.gate.latent.gate import split_gate_spec
 from holdfast.methods.base import Progress, quiet
 from holdfast.methods.registry import build
 from holdfast.parallel import RayCluster, Work, run_tasks
@@ -88,7 +88,7 @@ def measure(
     run = replace(run, threads=1) if fleet else run
     for spec in run.latent:
         if spec not in (FULL, NONE):
-            build(split(spec)[0])  # an unknown method fails before anything is measured
+            build(split_gate_spec(spec)[0])  # an unknown method fails before anything is measured
     check_size(run, engine)
     written = _known(engine, _config(run, engine), out, note)
     before = len(written)

@@ -16,43 +16,43 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from holdfast.facts.literals import AtomKind, Span, literals
-from holdfast.facts.masks import unescaped, without_marks
-from holdfast.facts.passages import commands, errors, instructions, quotes
+from holdfast.facts.literals import FactKind, Span, find_literals
+from holdfast.facts.masks import blank_escapes, blank_marks
+from holdfast.facts.passages import find_commands, find_errors, find_quotes, find_rules
 from holdfast.transcript.turn import Role
 
-__all__ = ["Atom", "AtomKind", "atoms"]
+__all__ = ["FactKind", "TextFact", "extract_facts"]
 
 
 @dataclass(frozen=True)
-class Atom:
+class TextFact:
     """One literal at one place; the same literal elsewhere is another atom."""
 
-    kind: AtomKind
+    kind: FactKind
     text: str
     """Exactly as it stands there, with any escapes inside it."""
     chars: tuple[int, int]
     """Character span in the text that was searched."""
 
-    def moved(self, by: int) -> Atom:
+    def shift(self, by: int) -> TextFact:
         """The same atom in a text that has `by` characters more before it."""
         return replace(self, chars=(self.chars[0] + by, self.chars[1] + by)) if by else self
 
 
-def atoms(text: str, speaker: Role | None = None) -> tuple[Atom, ...]:
+def extract_facts(text: str, speaker: Role | None = None) -> tuple[TextFact, ...]:
     """The atoms of `text` by position, an outer one before those in it. Only a user's words hold instructions."""
-    shown = unescaped(text)
-    bare = without_marks(shown)
-    narrow = _longest(_without_line_numbers(bare, literals(bare)), len(text))
+    shown = blank_escapes(text)
+    bare = blank_marks(shown)
+    narrow = _longest(_without_line_numbers(bare, find_literals(bare)), len(text))
     taken = {(span.start, span.end) for span in narrow}
     wide: list[Span] = []
-    asked = instructions(bare) if speaker is Role.USER else ()
-    for found in (commands(shown), errors(bare), asked, quotes(bare)):
+    asked = find_rules(bare) if speaker is Role.USER else ()
+    for found in (find_commands(shown), find_errors(bare), asked, find_quotes(bare)):
         kept = [span for span in _longest(found, len(text)) if (span.start, span.end) not in taken]
         taken.update((span.start, span.end) for span in kept)
         wide += kept
     ordered = sorted([*narrow, *wide], key=lambda span: (span.start, -span.end))
-    return tuple(Atom(span.kind, text[span.start : span.end], (span.start, span.end)) for span in ordered)
+    return tuple(TextFact(span.kind, text[span.start : span.end], (span.start, span.end)) for span in ordered)
 
 
 def _longest(spans: Iterable[Span], length: int) -> list[Span]:
@@ -76,4 +76,4 @@ def _without_line_numbers(text: str, spans: Iterable[Span]) -> Iterator[Span]:
     for one, two in pairwise(_LINE_NUMBER.finditer(text)):
         if int(two[1]) == int(one[1]) + 1 and text.count("\n", one.start(1), two.start(1)) == 1:
             counting |= {one.start(1), two.start(1)}
-    return (span for span in spans if span.kind is not AtomKind.NUMBER or span.start not in counting)
+    return (span for span in spans if span.kind is not FactKind.NUMBER or span.start not in counting)

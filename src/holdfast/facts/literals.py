@@ -14,7 +14,7 @@ from typing import NamedTuple
 from holdfast.facts.word_lists import DIRS, DOMAINS, EXTENSIONS, NOT_NAMES
 
 
-class AtomKind(StrEnum):
+class FactKind(StrEnum):
     """What an atom is."""
 
     URL = "url"
@@ -37,7 +37,7 @@ class Span(NamedTuple):
 
     start: int
     end: int
-    kind: AtomKind
+    kind: FactKind
 
 
 class Row(NamedTuple):
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     needs: frozenset[str]
     """Only a line with all of these characters is searched: 0 stands for any digit, A for any ASCII capital."""
     pattern: re.Pattern[str]
-    rule: Callable[[str], AtomKind | None]
+    rule: Callable[[str], FactKind | None]
     """The kind of what was found, or None where it is none."""
 
 
@@ -63,11 +63,11 @@ _UNIT = (
 )
 
 
-def _known(kind: AtomKind) -> Callable[[str], AtomKind | None]:
+def _known(kind: FactKind) -> Callable[[str], FactKind | None]:
     return lambda text: None if text.casefold() in NOT_NAMES or len(text) > LONGEST else kind
 
 
-def _path(text: str) -> AtomKind | None:
+def _path(text: str) -> FactKind | None:
     """A run with a slash: prose such as `and/or` or `read/write` is none."""
     name = re.split(r"::|:\d|#L|\(", text, maxsplit=1)[0]
     parts = [part for part in name.split("/") if part]
@@ -77,11 +77,11 @@ def _path(text: str) -> AtomKind | None:
     rooted = name.startswith(("/", "./", "../", "~/", "@", "$", "**/")) or (name.endswith("/") and name.islower())
     marked = any(re.search(r"[_.]|[a-z][A-Z]|[^\W\d]-?\d", part) for part in parts)
     if rooted or marked or len(long) > 2 or (len(parts) > 1 and parts[0] in DIRS):
-        return AtomKind.PATH
+        return FactKind.PATH
     return None
 
 
-def _dotted(text: str) -> AtomKind | None:
+def _dotted(text: str) -> FactKind | None:
     """A run with dots: a file name, a host, or a chain of attributes with something of its own in it."""
     name = re.split(r"::|:\d|#L|\(", text, maxsplit=1)[0]
     parts = name.split(".")
@@ -93,53 +93,53 @@ def _dotted(text: str) -> AtomKind | None:
         and parts[0] not in ("self", "this", "console", "logger")
         and (len(last) > 1 or len(parts[0]) > 1)
     ):
-        return AtomKind.PATH
+        return FactKind.PATH
     if not all(re.fullmatch(r"[^\W\d]\w+", part) for part in parts):
         return None
     if len(parts) < 4 and last in DOMAINS and name == name.casefold():
-        return AtomKind.URL
+        return FactKind.URL
     if any(re.search(r"\w_\w|[a-z][A-Z]|\w\d", part) for part in parts) or len(parts) > 2:
-        return AtomKind.IDENTIFIER
-    return AtomKind.IDENTIFIER if parts[0][:1].isupper() and parts[1].islower() and len(parts[1]) > 3 else None
+        return FactKind.IDENTIFIER
+    return FactKind.IDENTIFIER if parts[0][:1].isupper() and parts[1].islower() and len(parts[1]) > 3 else None
 
 
-def _name(text: str) -> AtomKind | None:
+def _name(text: str) -> FactKind | None:
     if len(text) > 80 or text[0].isdigit() or not any(map(str.isalpha, text)) or text.casefold() in NOT_NAMES:
         return None
-    return AtomKind.IDENTIFIER
+    return FactKind.IDENTIFIER
 
 
-def _kebab(text: str) -> AtomKind | None:
+def _kebab(text: str) -> FactKind | None:
     """A hyphenated word with a digit in it, or a header; `flex-1` and `mid-1990s` are none."""
     digits = any(map(str.isdigit, text)) and not re.fullmatch(
         r"[a-z]+(?:-[a-z]+)*-(?:\d{1,2}(?:\.\d+)?|\d{3,4}s)", text
     )
-    return _known(AtomKind.IDENTIFIER)(text) if digits or text.startswith("x-") else None
+    return _known(FactKind.IDENTIFIER)(text) if digits or text.startswith("x-") else None
 
 
-def _hash(text: str) -> AtomKind | None:
+def _hash(text: str) -> FactKind | None:
     mixed = any(map(str.isdigit, text)) and any(map(str.isalpha, text))
-    return AtomKind.HASH if mixed and not re.fullmatch(r"\d+e\d+", text) else None
+    return FactKind.HASH if mixed and not re.fullmatch(r"\d+e\d+", text) else None
 
 
-def _number(text: str) -> AtomKind | None:
+def _number(text: str) -> FactKind | None:
     """Two digits, or one with a unit or a label; a tuple needs a number of two digits."""
     if text[0] in "([" or re.search(r"\d-\d", text):
-        return AtomKind.NUMBER if re.search(r"\d\d", text) else None
+        return FactKind.NUMBER if re.search(r"\d\d", text) else None
     alone = re.sub(r"\W|_", "", text)
-    return AtomKind.NUMBER if len(alone) > 1 and len(text) <= 40 and alone.strip("0") else None
+    return FactKind.NUMBER if len(alone) > 1 and len(text) <= 40 and alone.strip("0") else None
 
 
-def _address(text: str) -> AtomKind:
+def _address(text: str) -> FactKind:
     """`dev@host.org`, or a package at a version."""
-    return AtomKind.VERSION if text.partition("@")[2][0].isdigit() else AtomKind.URL
+    return FactKind.VERSION if text.partition("@")[2][0].isdigit() else FactKind.URL
 
 
-def _url(text: str) -> AtomKind | None:
-    return AtomKind.URL if len(text.partition("://")[2]) > 2 else None
+def _url(text: str) -> FactKind | None:
+    return FactKind.URL if len(text.partition("://")[2]) > 2 else None
 
 
-def _row(needs: str, pattern: str, rule: Callable[[str], AtomKind | None]) -> Row:
+def _row(needs: str, pattern: str, rule: Callable[[str], FactKind | None]) -> Row:
     return Row(frozenset(needs), re.compile(pattern, re.VERBOSE), rule)
 
 
@@ -157,56 +157,56 @@ TABLE = (
     _row(
         ".0",
         r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)(?::\d{2,5})?(?![\w/])",
-        _known(AtomKind.URL),
+        _known(FactKind.URL),
     ),
-    _row(":0", r"(?<![\w.])localhost:\d{2,5}(?![\w/])", _known(AtomKind.URL)),
+    _row(":0", r"(?<![\w.])localhost:\d{2,5}(?![\w/])", _known(FactKind.URL)),
     _row("@.", r"(?<![\w.+-])[\w.+-]{1,64}+@[\w-]++(?:\.[\w-]++)++(?::[\w./~-]++)?+", _address),
     _row(
         "-0",
         r"(?<![\w-])[\da-fA-F]{8}-[\da-fA-F]{4}-[\da-fA-F]{4}-[\da-fA-F]{4}-[\da-fA-F]{12}(?![\w-])",
-        _known(AtomKind.HASH),
+        _known(FactKind.HASH),
     ),
-    _row("sha", r"(?<![\w-])(?:sha(?:1|256|384|512))[-:][\w+/=]{20,200}", _known(AtomKind.HASH)),
+    _row("sha", r"(?<![\w-])(?:sha(?:1|256|384|512))[-:][\w+/=]{20,200}", _known(FactKind.HASH)),
     _row("0", r"(?<![\w.-])[\da-f]{7,64}+(?![\w-])", _hash),
     _row("/", rf"(?<![{_HEAD}/<*\\]){_SEG}*+/(?:{_SEG}|/)*+{_WHERE}", _path),
     _row(
         "\\:",
         r"(?<![\w\\])[A-Za-z]:\\{1,2}[^\s\"'<>|*?:;,()\\\x1e]++(?:\\{1,2}[^\s\"'<>|*?:;,()\\\x1e]++)*+",
-        _known(AtomKind.PATH),
+        _known(FactKind.PATH),
     ),
-    _row("\\.", r"(?<![\w\\.-])[\w.-]++(?:\\{1,2}[\w.-]++)++(?<=[\w\\]\.\w\w)\w{0,8}+(?::\d+)?", _known(AtomKind.PATH)),
-    _row("\\", r"(?<![\w\\])\\{2,4}[\w.-]{2,80}\\{1,2}[\w.$-]{2,80}(?:\\{1,2}[\w.$-]++)*+", _known(AtomKind.PATH)),
+    _row("\\.", r"(?<![\w\\.-])[\w.-]++(?:\\{1,2}[\w.-]++)++(?<=[\w\\]\.\w\w)\w{0,8}+(?::\d+)?", _known(FactKind.PATH)),
+    _row("\\", r"(?<![\w\\])\\{2,4}[\w.-]{2,80}\\{1,2}[\w.$-]{2,80}(?:\\{1,2}[\w.$-]++)*+", _known(FactKind.PATH)),
     _row(
         ".",
         rf"(?<![{_HEAD}/\\])[^\W_][\w@+~$-]*+(?:\.[\w@+~$-]++)++{_WHERE}|(?<![{_HEAD}/\\])_[\w]*+(?:\.\w++)++",
         _dotted,
     ),
-    _row(".", r"(?<![^\s\"'`])\.[a-z][\w-]{2,30}+(?:\.[\w-]{1,30}+)*+(?![\w(./])", _known(AtomKind.PATH)),
+    _row(".", r"(?<![^\s\"'`])\.[a-z][\w-]{2,30}+(?:\.[\w-]{1,30}+)*+(?![\w(./])", _known(FactKind.PATH)),
     _row(
         "A",
         r"(?<![\w/.])(?:Makefile|Dockerfile|Procfile|Gemfile|Rakefile|Justfile)(?::\d+)?(?!\w)",
-        _known(AtomKind.PATH),
+        _known(FactKind.PATH),
     ),
     _row(
         ".0",
         r"(?<![\w.:-])(?:\d{1,3}:)?+v?\d{1,9}+(?:\.\d++){2,5}+(?:[-+~.]?+[A-Za-z][\w.+~-]*+|[-+~]\d[\w.+~-]*+)?+(?!\w)",
-        _known(AtomKind.VERSION),
+        _known(FactKind.VERSION),
     ),
-    _row("v0", r"(?<![\w.])v\d++(?:\.\d++)*+(?:-[\w.]++)?+(?![\w/])", _known(AtomKind.VERSION)),
+    _row("v0", r"(?<![\w.])v\d++(?:\.\d++)*+(?:-[\w.]++)?+(?![\w/])", _known(FactKind.VERSION)),
     _row(
         ".0",
         r"""(?:[=<>~^!]=?|\b(?:[Vv]ersion|[Pp]ython|[Nn]ode(?:\.js)?|Go|Rust|Ruby|Java|PHP|Ubuntu|Debian)[ ])
             (?P<atom>\d{1,4}(?:\.\d++){1,4}+)(?![\w.]?\w)""",
-        lambda text: AtomKind.VERSION,
+        lambda text: FactKind.VERSION,
     ),
-    _row("-A0", r"(?<![\w-])[A-Z]{2,10}-\d{1,7}(?![\w-])", _known(AtomKind.IDENTIFIER)),
-    _row("#0", r"(?<![\w#&/])[A-Za-z]{0,10}+\#\d{2,7}(?!\w)", _known(AtomKind.IDENTIFIER)),
+    _row("-A0", r"(?<![\w-])[A-Z]{2,10}-\d{1,7}(?![\w-])", _known(FactKind.IDENTIFIER)),
+    _row("#0", r"(?<![\w#&/])[A-Za-z]{0,10}+\#\d{2,7}(?!\w)", _known(FactKind.IDENTIFIER)),
     _row("-", r"(?<![\w./@-])[a-z][a-z\d]{0,40}+(?:-[a-z\d][a-z\d.]*+)++(?![\w/])", _kebab),
-    _row(":", r"(?<![\w:])node:\w++(?:/\w++)*+", _known(AtomKind.IDENTIFIER)),
+    _row(":", r"(?<![\w:])node:\w++(?:/\w++)*+", _known(FactKind.IDENTIFIER)),
     _row("()", r"(?<![\w.])\w++\(\)", _name),
     _row("_", r"(?<!\w)(?:_++[^\W\d_]\w\w|[^\W_]++_++[^\W_])\w*+", _name),
     _row("A", r"(?<!\w)(?:[^\W\d_][^\W_A-Z]*+(?<=[^\W_A-Z])[A-Z]|[A-Z]{2,80}+[a-z]{3})\w*+", _name),
-    _row("A=", r"(?<![\w.$])[A-Z][A-Z\d]{2,40}+(?=[ ]{0,4}=(?!=))", _known(AtomKind.IDENTIFIER)),
+    _row("A=", r"(?<![\w.$])[A-Z][A-Z\d]{2,40}+(?=[ ]{0,4}=(?!=))", _known(FactKind.IDENTIFIER)),
     _row(
         " ",
         r"""\b(?:def|class|function|func|fn|struct|interface|enum|trait|type|fun)[ ]{1,4}(?P<atom>[^\W\d]\w{2,80}+)
@@ -217,13 +217,13 @@ TABLE = (
         "-0",
         r"""(?<![\w.:/-])\d{4}-\d\d-\d\d
             (?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?(?![\w-])""",
-        _known(AtomKind.NUMBER),
+        _known(FactKind.NUMBER),
     ),
     _row(
         ":0",
         r"""(?<![\w.:/-])(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?[ ](?:at[ ])?)?
             \d{1,2}:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?![\w:])""",
-        _known(AtomKind.NUMBER),
+        _known(FactKind.NUMBER),
     ),
     _row(",0", r"(?<![\w\])])[(\[]-?\d{1,12}(?:\.\d{1,12})?(?:,[ ]?-?\d{1,12}(?:\.\d{1,12})?){1,7},?[)\]]", _number),
     _row("-0", r"(?<![\w.,:/-])\d{1,9}+[ ]?-[ ]?\d{1,9}+(?![\w./:-]|,\d)", _number),
@@ -233,7 +233,7 @@ TABLE = (
             |\b(?:[Ii]tem|[Ss]tep|[Rr]ule|[Tt]ask|[Ii]ssue|[Pp]hase|[Ll]evel|[Ss]tatus|[Cc]ode|PR)[ ]\d(?![\w.]?\w)""",
         _number,
     ),
-    _row("x0", r"(?<!\w)0x[\da-fA-F]{2,32}(?!\w)", _known(AtomKind.NUMBER)),
+    _row("x0", r"(?<!\w)0x[\da-fA-F]{2,32}(?!\w)", _known(FactKind.NUMBER)),
     _row(
         "0",
         rf"(?<![\w.,])(?<![A-Za-z]-)[$€£]?\d++(?:[,_]\d{{3}}(?!\d))*+(?:\.\d++)?+(?:{_UNIT}|(?![\w.]?\w)|(?=\.(?!\w)))",
@@ -245,14 +245,14 @@ TABLE = (
 _LINE = re.compile(r"[^\n]{1,500}+[^\s]*+")
 
 
-def lines(text: str) -> Iterator[tuple[int, int]]:
+def line_spans(text: str) -> Iterator[tuple[int, int]]:
     """Where each line begins and ends; one of over 500 characters is cut at a blank."""
     return (match.span() for match in _LINE.finditer(text))
 
 
-def literals(text: str) -> Iterator[Span]:
+def find_literals(text: str) -> Iterator[Span]:
     """Every literal that any row finds, overlapping ones too, line by line: an earlier row is the more specific."""
-    for start, end in lines(text):
+    for start, end in line_spans(text):
         has = set(text[start:end])
         if not _DIGITS.isdisjoint(has):
             has.add("0")

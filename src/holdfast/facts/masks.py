@@ -33,7 +33,7 @@ _MARK = re.compile(
 )
 
 
-def unescaped(text: str) -> str:
+def blank_escapes(text: str) -> str:
     """`text` without terminal escapes and with JSON's escapes undone in place."""
     return _ESCAPE.sub(_plain, text)
 
@@ -47,6 +47,6 @@ def _plain(match: re.Match[str]) -> str:
     return QUOTE if match["quote"] else " " * len(found)
 
 
-def without_marks(text: str) -> str:
+def blank_marks(text: str) -> str:
     """`text` without the marks of chat templates, the names of called tools, and the positions in diffs."""
     return _MARK.sub(lambda match: " " * len(match[0]), text)

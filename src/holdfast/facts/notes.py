@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from holdfast.transcript.draft import Count, Line, Piece
-from holdfast.transcript.speaker import NOTES, is_notes
+from holdfast.transcript.speaker import NOTES_TITLE, is_notes
 from holdfast.transcript.turn import Role, Turn
 
 
-class Section(StrEnum):
+class NotesSection(StrEnum):
     """What the notes are of, in the order in which they are written."""
 
     INTENT = "Intent"
@@ -26,33 +26,33 @@ class Section(StrEnum):
     STATE = "State and next step"
 
 
-SHARES: Mapping[Section, float] = {
-    Section.INTENT: 0.08,
-    Section.CONSTRAINTS: 0.22,
-    Section.DECISIONS: 0.15,
-    Section.FILES: 0.17,
-    Section.COMMANDS: 0.12,
-    Section.ERRORS: 0.12,
-    Section.STATE: 0.14,
+SHARES: Mapping[NotesSection, float] = {
+    NotesSection.INTENT: 0.08,
+    NotesSection.CONSTRAINTS: 0.22,
+    NotesSection.DECISIONS: 0.15,
+    NotesSection.FILES: 0.17,
+    NotesSection.COMMANDS: 0.12,
+    NotesSection.ERRORS: 0.12,
+    NotesSection.STATE: 0.14,
 }
 """What of the size is a section's own; what it leaves goes to the others, in the order of `_FIRST`."""
 
 _FIRST = (
-    Section.CONSTRAINTS,
-    Section.STATE,
-    Section.INTENT,
-    Section.DECISIONS,
-    Section.ERRORS,
-    Section.FILES,
-    Section.COMMANDS,
+    NotesSection.CONSTRAINTS,
+    NotesSection.STATE,
+    NotesSection.INTENT,
+    NotesSection.DECISIONS,
+    NotesSection.ERRORS,
+    NotesSection.FILES,
+    NotesSection.COMMANDS,
 )
 
-MADE = "summarize"
-READ, WRITTEN = " (read)", " (written)"
-ENDS = " -> "
+NOTES_WRITER = "summarize"
+READ_MARK, WRITTEN_MARK = " (read)", " (written)"
+OUTCOME_ARROW = " -> "
 """Between a command and its outcome."""
 
-_TITLE = re.compile(NOTES)
+_TITLE = re.compile(NOTES_TITLE)
 _PREFACE = 'A record of what was done, which asks for nothing; only what "Constraints" quotes is in the user\'s words.'
 _HEADING = re.compile(r"## (.+)")
 _PROHIBITS = re.compile(r"\b(?:never|no|not|don'?t|won'?t|mustn'?t|only|without|avoid|stop)\b", re.IGNORECASE)
@@ -62,71 +62,71 @@ _PROHIBITS = re.compile(r"\b(?:never|no|not|don'?t|won'?t|mustn'?t|only|without|
 class Notes:
     """Lines by section, the oldest first, and how much of a session they stand for."""
 
-    lines: Mapping[Section, tuple[Line, ...]]
+    lines: Mapping[NotesSection, tuple[Line, ...]]
     turns: int = 0
     tokens: int = 0
 
-    def of(self, section: Section) -> tuple[Line, ...]:
+    def of(self, section: NotesSection) -> tuple[Line, ...]:
         return self.lines.get(section, ())
 
     def render(self) -> tuple[Line, ...]:
         """Title, preface, and every section that has lines."""
         head = (Line(f"# Notes on {self.turns:,} earlier turns ({self.tokens:,} tokens)"), Line(_PREFACE))
-        body = ((Line(f"## {name}"), *self.of(name)) for name in Section if self.of(name))
+        body = ((Line(f"## {name}"), *self.of(name)) for name in NotesSection if self.of(name))
         return (*head, *(line for part in body for line in part))
 
 
-def standing(piece: Piece) -> Notes | None:
+def read_notes(piece: Piece) -> Notes | None:
     """The notes of an earlier compaction, in memory or read back from a file; None where a piece holds none."""
     title = _TITLE.match(piece.turn.text) if is_notes(piece.turn) else None
     if title is None:
         return None
     lines = piece.lines or tuple(Line(text, piece.turns) for text in piece.turn.text.split("\n"))
-    found: dict[Section, tuple[Line, ...]] = {}
+    found: dict[NotesSection, tuple[Line, ...]] = {}
     section = None
     for line in lines:
         if heading := _HEADING.fullmatch(line.text):
-            section = next((name for name in Section if name == heading[1]), None)
+            section = next((name for name in NotesSection if name == heading[1]), None)
         elif section and line.text.strip():
             found[section] = (*found.get(section, ()), replace(line, turns=line.turns or piece.turns))
     turns, tokens = (int(number.replace(",", "") or 0) for number in title.groups())
     return Notes(found, turns, tokens)
 
 
-def merged(old: Notes, new: Notes, replaced: Iterable[Line] = ()) -> Notes:
+def merge_notes(old: Notes, new: Notes, replaced: Iterable[Line] = ()) -> Notes:
     """The newer lines added to the older; a line on the same file or command takes the place of the older one."""
     gone = set(replaced)
-    kept = Notes({name: tuple(line for line in old.of(name) if line not in gone) for name in Section})
-    lines = {name: _joined(name, (*kept.of(name), *new.of(name))) for name in Section}
+    kept = Notes({name: tuple(line for line in old.of(name) if line not in gone) for name in NotesSection})
+    lines = {name: _joined(name, (*kept.of(name), *new.of(name))) for name in NotesSection}
     return Notes(lines, old.turns + new.turns, old.tokens + new.tokens)
 
 
-def _joined(section: Section, lines: Iterable[Line]) -> tuple[Line, ...]:
+def _joined(section: NotesSection, lines: Iterable[Line]) -> tuple[Line, ...]:
     """Of lines with one key the newest, at its place, with the sources of all; a file once written stays so."""
     held: dict[str, Line] = {}
     for line in lines:
         key = _key(section, line.text)
         if old := held.pop(key, None):
-            text = old.text if old.text.endswith(WRITTEN) and line.text.endswith(READ) else line.text
+            text = old.text if old.text.endswith(WRITTEN_MARK) and line.text.endswith(READ_MARK) else line.text
             line = Line(text, tuple(sorted({*old.turns, *line.turns})))  # noqa: PLW2901
         held[key] = line
     return tuple(held.values())
 
 
-def _key(section: Section, text: str) -> str:
+def _key(section: NotesSection, text: str) -> str:
     """What a line is about, where code wrote it; else the line itself."""
-    if section is Section.FILES:
-        return text.removesuffix(READ).removesuffix(WRITTEN)
-    return text.rpartition(ENDS)[0] or text if section is Section.COMMANDS else text
+    if section is NotesSection.FILES:
+        return text.removesuffix(READ_MARK).removesuffix(WRITTEN_MARK)
+    return text.rpartition(OUTCOME_ARROW)[0] or text if section is NotesSection.COMMANDS else text
 
 
-def bounded(notes: Notes, most: int, count: Count) -> tuple[Notes, int]:
+def fit_notes(notes: Notes, most: int, count: Count) -> tuple[Notes, int]:
     """The notes in at most `most` tokens, and how many lines went: each section has its share, what is left over goes
     round, and of one section the least important and then the oldest lines go first."""
-    frame = replace(notes, lines={name: (Line(""),) for name in Section if notes.of(name)}).render()
+    frame = replace(notes, lines={name: (Line(""),) for name in NotesSection if notes.of(name)}).render()
     room = most - sum(_size(line, count) for line in frame)
-    chosen: dict[Section, set[int]] = {name: set() for name in Section}
-    for shares in (SHARES, dict.fromkeys(Section, 1.0)):
+    chosen: dict[NotesSection, set[int]] = {name: set() for name in NotesSection}
+    for shares in (SHARES, dict.fromkeys(NotesSection, 1.0)):
         for name in _FIRST:
             own = min(int(shares[name] * most), room) if shares is SHARES else room
             lines = notes.of(name)
@@ -135,31 +135,31 @@ def bounded(notes: Notes, most: int, count: Count) -> tuple[Notes, int]:
                 if size <= own:
                     chosen[name].add(at)
                     own, room = own - size, room - size
-    kept = {name: tuple(line for at, line in enumerate(notes.of(name)) if at in chosen[name]) for name in Section}
-    return replace(notes, lines=kept), sum(len(notes.of(name)) - len(kept[name]) for name in Section)
+    kept = {name: tuple(line for at, line in enumerate(notes.of(name)) if at in chosen[name]) for name in NotesSection}
+    return replace(notes, lines=kept), sum(len(notes.of(name)) - len(kept[name]) for name in NotesSection)
 
 
 def _size(line: Line, count: Count) -> int:
     return count(line.text) + 1  # the line's end
 
 
-def _by_rank(section: Section, lines: tuple[Line, ...]) -> list[tuple[int, Line]]:
+def _by_rank(section: NotesSection, lines: tuple[Line, ...]) -> list[tuple[int, Line]]:
     return sorted(enumerate(lines), key=lambda item: _rank(section, *item))
 
 
-def _rank(section: Section, at: int, line: Line) -> tuple[int, int]:
+def _rank(section: NotesSection, at: int, line: Line) -> tuple[int, int]:
     """Sorts the most important line first, then the newest."""
     weight = 0
-    if section is Section.CONSTRAINTS:
+    if section is NotesSection.CONSTRAINTS:
         weight = bool(_PROHIBITS.search(line.text))
-    elif section is Section.FILES:
-        weight = 1 + line.text.endswith(WRITTEN) - line.text.endswith(READ)
-    elif section is Section.COMMANDS:
-        weight = not line.text.endswith(f"{ENDS}exit 0")
+    elif section is NotesSection.FILES:
+        weight = 1 + line.text.endswith(WRITTEN_MARK) - line.text.endswith(READ_MARK)
+    elif section is NotesSection.COMMANDS:
+        weight = not line.text.endswith(f"{OUTCOME_ARROW}exit 0")
     return -weight, -at
 
 
-def as_piece(notes: Notes, turns: tuple[int, ...]) -> Piece:
+def notes_to_piece(notes: Notes, turns: tuple[int, ...]) -> Piece:
     """The notes as a message that stands for `turns`."""
     lines = tuple(replace(line, turns=line.turns or turns) for line in notes.render())
-    return Piece(Turn(Role.USER, "\n".join(line.text for line in lines)), turns, MADE, lines)
+    return Piece(Turn(Role.USER, "\n".join(line.text for line in lines)), turns, NOTES_WRITER, lines)

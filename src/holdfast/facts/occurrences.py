@@ -11,28 +11,28 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from holdfast.facts.literals import AtomKind
+from holdfast.facts.literals import FactKind
 from holdfast.transcript.turn import Turn
 
 _WORD = re.compile(r"\w+")
-_EDGES: dict[AtomKind, tuple[str, str]] = {
+_EDGES: dict[FactKind, tuple[str, str]] = {
     **dict.fromkeys(
-        (AtomKind.NUMBER, AtomKind.VERSION, AtomKind.HASH), (r"(?<![\w.])(?<!\d[,:-])", r"(?![\w]|[.,:-]\d)")
+        (FactKind.NUMBER, FactKind.VERSION, FactKind.HASH), (r"(?<![\w.])(?<!\d[,:-])", r"(?![\w]|[.,:-]\d)")
     ),
-    **dict.fromkeys((AtomKind.PATH, AtomKind.URL), (r"(?<![\w/\\.@~$-])", r"(?![\w/\\]|[.@-]\w)")),
+    **dict.fromkeys((FactKind.PATH, FactKind.URL), (r"(?<![\w/\\.@~$-])", r"(?![\w/\\]|[.@-]\w)")),
 }
 _EDGE = (r"(?<!\w)", r"(?!\w)")
 
 
 @lru_cache(maxsize=1 << 14)
-def _pattern(text: str, kind: AtomKind) -> re.Pattern[str]:
+def _pattern(text: str, kind: FactKind) -> re.Pattern[str]:
     before, after = _EDGES.get(kind, _EDGE)
     if kind not in _EDGES:  # a word may not go on; behind a bracket anything may stand
         before, after = before if _WORD.match(text[0]) else "", after if _WORD.match(text[-1]) else ""
     return re.compile(before + re.escape(text) + after)
 
 
-def occurrences(text: str, kind: AtomKind, inside: str) -> list[int]:
+def find_occurrences(text: str, kind: FactKind, inside: str) -> list[int]:
     """Where `text` stands as itself."""
     found, at = [], inside.find(text)
     while at >= 0:
@@ -42,7 +42,7 @@ def occurrences(text: str, kind: AtomKind, inside: str) -> list[int]:
     return found
 
 
-def stands(text: str, kind: AtomKind, inside: str) -> bool:
+def occurs_in(text: str, kind: FactKind, inside: str) -> bool:
     """Whether `text` stands there as itself."""
     at = inside.find(text)
     while at >= 0:
@@ -52,18 +52,18 @@ def stands(text: str, kind: AtomKind, inside: str) -> bool:
     return False
 
 
-class Words:
+class SearchableText:
     """A text to ask many times; most of what it does not hold is known by its words alone."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._words = set(_WORD.findall(text))
 
-    def holds(self, text: str, kind: AtomKind) -> bool:
-        return self._words.issuperset(_WORD.findall(text)) and stands(text, kind, self.text)
+    def contains(self, text: str, kind: FactKind) -> bool:
+        return self._words.issuperset(_WORD.findall(text)) and occurs_in(text, kind, self.text)
 
 
-def shown(turn: Turn) -> str:
+def visible_text(turn: Turn) -> str:
     """What a turn says, its calls' arguments both as they stand and without the escapes of JSON."""
     return "\n".join(part for part in _shown(turn) if part)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from holdfast.facts.literals import AtomKind, Span, lines
+from holdfast.facts.literals import FactKind, Span, line_spans
 from holdfast.facts.masks import QUOTE
 from holdfast.facts.word_lists import EDITOR, IMPERATIVES, STRUCTURE
 
@@ -43,7 +43,7 @@ _QUOTED = (
 _WORDY = re.compile(r"[\w./@#$<(\[^~:%!&*-].*(?<![\s,:;(+=\[{\\])", re.DOTALL)
 
 
-def quotes(text: str) -> Iterator[Span]:
+def find_quotes(text: str) -> Iterator[Span]:
     """Short strings in quotes, backticks or Markdown bold, without them."""
     for match in chain.from_iterable(pattern.finditer(text) for pattern in _QUOTED):
         if not match.lastgroup:
@@ -54,7 +54,7 @@ def quotes(text: str) -> Iterator[Span]:
             continue
         styling = re.search(r"(?:class|className|style|d|viewBox)=$", text[max(0, start - 12) : start - 1])
         if sum(map(str.isalnum, content)) > 1 and any(map(str.isalpha, content)) and not styling:
-            yield Span(start, end, AtomKind.QUOTED)
+            yield Span(start, end, FactKind.QUOTED)
 
 
 def _is_field(text: str, start: int, end: int) -> bool:
@@ -93,9 +93,9 @@ _HINTS = (
 """A line with none of these is no error: looking for them is what makes this fast."""
 
 
-def errors(text: str) -> Iterator[Span]:
+def find_errors(text: str) -> Iterator[Span]:
     """Error messages, each from its first word to the end of its line."""
-    for first, last in lines(text):
+    for first, last in line_spans(text):
         line = text[first:last]
         if not any(hint in line for hint in _HINTS):
             continue
@@ -103,7 +103,7 @@ def errors(text: str) -> Iterator[Span]:
             for match in pattern.finditer(text, first, last):
                 start, end = _cut(*match.span(), text)
                 if re.search(r"[^\W\d]{3}", text[start:end]):
-                    yield Span(start, end, AtomKind.ERROR)
+                    yield Span(start, end, FactKind.ERROR)
 
 
 _SCRIPT = re.compile(
@@ -116,7 +116,7 @@ _SCRIPT = re.compile(
 )
 
 
-def commands(text: str) -> Iterator[Span]:
+def find_commands(text: str) -> Iterator[Span]:
     """The lines of shell scripts: a call's `command`, a fenced script, a line after a prompt."""
     for match in _SCRIPT.finditer(text):
         group = next(name for name in "abcd" if match[name] is not None)
@@ -133,7 +133,7 @@ def _script(text: str, start: int, end: int) -> Iterator[Span]:
         if line.startswith("$ "):
             a, line = a + 2, line[2:]
         if re.search(r"[^\W\d]{2}", line) and line[0] != "#" and line not in EDITOR:
-            yield Span(a, b, AtomKind.COMMAND)
+            yield Span(a, b, FactKind.COMMAND)
         open_string = (line.count('"') + line.count(QUOTE)) % 2 or line.count("'") % 2
         if stop == end or "<<" in line or open_string:
             return
@@ -178,7 +178,7 @@ _OPENING = re.compile(
 _CODE = re.compile(r"[}{\])@/<|+]|(?:import|from|def|class|const|let|var|return|if|for)\b.*[;:{}(\\]$|.*[;{}(\\]$")
 
 
-def instructions(text: str) -> Iterator[Span]:
+def find_rules(text: str) -> Iterator[Span]:
     """Sentences of a user that ask, forbid or prefer, outside fenced code. A question asks only where it is a request.
 
     One that does not say what it is about takes the sentence before it along: on another line, as a rule of its own.
@@ -205,15 +205,15 @@ def instructions(text: str) -> Iterator[Span]:
             before = start, end
 
 
-def _rule(sentence: str) -> AtomKind | None:
+def _rule(sentence: str) -> FactKind | None:
     """What a sentence is to the agent; None where it asks for nothing."""
     idle = sentence.endswith("?") and not _REQUEST.search(sentence)
     if idle or (sentence.count(" ") < 2 and not _SHORT.match(sentence)):
         return None
     if _FORBIDS.search(sentence):
-        return AtomKind.PROHIBITION
+        return FactKind.PROHIBITION
     if _ASKS.search(sentence) or _PREFERS.search(sentence) or _imperative(sentence):
-        return AtomKind.INSTRUCTION
+        return FactKind.INSTRUCTION
     return None
 
 

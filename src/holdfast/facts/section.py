@@ -11,39 +11,39 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from holdfast.facts.extract import Atom
-from holdfast.facts.literals import AtomKind
-from holdfast.transcript.draft import Count, Line, Piece, made_of
-from holdfast.transcript.speaker import FACTS
+from holdfast.facts.extract import TextFact
+from holdfast.facts.literals import FactKind
+from holdfast.transcript.draft import Count, Line, Piece, piece_of_lines
+from holdfast.transcript.speaker import SECTION_TITLE
 from holdfast.transcript.turn import Role
 
 if TYPE_CHECKING:
-    from holdfast.facts.ledger import Fact
+    from holdfast.facts.session_facts import Fact
 
-MADE = "gate"
-_RULES = {AtomKind.PROHIBITION: "user forbids", AtomKind.INSTRUCTION: "user asks"}
+SECTION_WRITER = "gate"
+_RULES = {FactKind.PROHIBITION: "user forbids", FactKind.INSTRUCTION: "user asks"}
 _RULE = re.compile(r"^- user (?P<verb>forbids|asks) \(turn (?P<turn>\d+)\): (?P<rule>[^\n]+)$", re.MULTILINE)
 _NAMES = {
-    AtomKind.ERROR: "errors",
-    AtomKind.COMMAND: "commands",
-    AtomKind.PATH: "paths",
-    AtomKind.URL: "addresses",
-    AtomKind.HASH: "hashes",
-    AtomKind.VERSION: "versions",
-    AtomKind.IDENTIFIER: "identifiers",
-    AtomKind.NUMBER: "numbers",
-    AtomKind.QUOTED: "quoted",
+    FactKind.ERROR: "errors",
+    FactKind.COMMAND: "commands",
+    FactKind.PATH: "paths",
+    FactKind.URL: "addresses",
+    FactKind.HASH: "hashes",
+    FactKind.VERSION: "versions",
+    FactKind.IDENTIFIER: "identifiers",
+    FactKind.NUMBER: "numbers",
+    FactKind.QUOTED: "quoted",
 }
-_WIDE = (AtomKind.ERROR, AtomKind.COMMAND, AtomKind.QUOTED)
+_WIDE = (FactKind.ERROR, FactKind.COMMAND, FactKind.QUOTED)
 
 
-def rules_in(text: str) -> tuple[Atom, ...]:
+def read_rules(text: str) -> tuple[TextFact, ...]:
     """The rules that a section carries."""
-    kinds = {"forbids": AtomKind.PROHIBITION, "asks": AtomKind.INSTRUCTION}
-    return tuple(Atom(kinds[match["verb"]], match["rule"], match.span("rule")) for match in _RULE.finditer(text))
+    kinds = {"forbids": FactKind.PROHIBITION, "asks": FactKind.INSTRUCTION}
+    return tuple(TextFact(kinds[match["verb"]], match["rule"], match.span("rule")) for match in _RULE.finditer(text))
 
 
-def place(fact: Fact) -> tuple[str, str]:
+def section_line(fact: Fact) -> tuple[str, str]:
     """Which line a fact goes to, as its beginning and what parts the facts on it."""
     if fact.kind in _RULES:
         return f"- {_RULES[fact.kind]} (turn {fact.turn + 1}): ", ""
@@ -51,28 +51,28 @@ def place(fact: Fact) -> tuple[str, str]:
     return f"- {whose}{_NAMES[fact.kind]}: ", " | " if fact.kind in _WIDE else ", "
 
 
-def cost(fact: Fact, begun: set[str], count: Count) -> int:
+def line_cost(fact: Fact, begun: set[str], count: Count) -> int:
     """Tokens that a fact adds at most to a section in which these lines have begun."""
-    begins, between = place(fact)
+    begins, between = section_line(fact)
     if between and begins in begun:
         return count(between + fact.text)
     return count("\n" + begins + fact.text)
 
 
-def section(facts: Sequence[Fact]) -> Piece:
+def write_section(facts: Sequence[Fact]) -> Piece:
     """The message, rules first; every line names the turns that it is from."""
     lines: dict[tuple[str, str], tuple[list[str], list[int]]] = {}
     for fact in sorted(facts, key=_order):
-        begins, between = place(fact)
+        begins, between = section_line(fact)
         texts, turns = lines.setdefault((begins, "" if between else fact.text), ([], []))
         texts.append(fact.text)
         turns.append(fact.turn)
-    joins = dict(map(place, facts))
+    joins = dict(map(section_line, facts))
     body = (
         Line(begins + joins[begins].join(texts), tuple(sorted(set(turns))))
         for (begins, _), (texts, turns) in lines.items()
     )
-    return made_of((Line(FACTS), *body), MADE)
+    return piece_of_lines((Line(SECTION_TITLE), *body), SECTION_WRITER)
 
 
 def _order(fact: Fact) -> tuple[int, int, int, int]:

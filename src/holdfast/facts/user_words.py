@@ -5,32 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from holdfast.facts.extract import Atom
-from holdfast.facts.notes import Section
-from holdfast.facts.passages import instructions
-from holdfast.facts.section import rules_in
-from holdfast.transcript.speaker import own_words, voices
+from holdfast.facts.extract import TextFact
+from holdfast.facts.notes import NotesSection
+from holdfast.facts.passages import find_rules
+from holdfast.facts.section import read_rules
+from holdfast.transcript.speaker import extract_own_words, split_voices
 from holdfast.transcript.turn import Role, Turn
 
-_CONSTRAINTS = re.compile(rf"^## {Section.CONSTRAINTS}\n(?P<quoted>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_CONSTRAINTS = re.compile(rf"^## {NotesSection.CONSTRAINTS}\n(?P<quoted>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
-def carried(turn: Turn) -> Iterator[Atom]:
+def read_carried_rules(turn: Turn) -> Iterator[TextFact]:
     """The user's rules that an earlier compaction wrote down in this turn."""
-    for voice in voices(turn) if turn.role is Role.USER else ():
+    for voice in split_voices(turn) if turn.role is Role.USER else ():
         if voice.speaker is not Role.USER:
-            found = rules_in(voice.text) if voice.speaker is Role.TOOL else _quoted(voice.text)
-            yield from (atom.moved(voice.start) for atom in found)
+            found = read_rules(voice.text) if voice.speaker is Role.TOOL else _quoted(voice.text)
+            yield from (atom.shift(voice.start) for atom in found)
 
 
-def user_words(turn: Turn) -> str:
+def extract_user_words(turn: Turn) -> str:
     """What the user says in a turn; empty where it is not the user's."""
-    return "\n".join(filter(None, (own_words(turn), *(atom.text for atom in carried(turn)))))
+    return "\n".join(filter(None, (extract_own_words(turn), *(atom.text for atom in read_carried_rules(turn)))))
 
 
-def _quoted(notes: str) -> Iterator[Atom]:
+def _quoted(notes: str) -> Iterator[TextFact]:
     for part in _CONSTRAINTS.finditer(notes):
         begin = part.start("quoted")
-        for span in instructions(part["quoted"]):
+        for span in find_rules(part["quoted"]):
             chars = (begin + span.start, begin + span.end)
-            yield Atom(span.kind, notes[slice(*chars)], chars)
+            yield TextFact(span.kind, notes[slice(*chars)], chars)

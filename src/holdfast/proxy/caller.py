@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.adapters.compactor import Compactor, View
-from holdfast.facts.ledger import Fact
+from holdfast.facts.session_facts import Fact
 from holdfast.proxy.breakpoints import KEY, Marks, lifted, place, put_back
 from holdfast.proxy.options import Options
 from holdfast.proxy.wires import Body, Wire
 from holdfast.text.rewrite import Rewritten
 from holdfast.transcript.draft import turn_size
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Turn
 
 MARK = f'"{KEY}"'.encode()
@@ -155,7 +155,7 @@ class Tenant:
         if any(turns[: len(left)] == left for left in self._left_alone):
             return Prepared(None, turns, before, before)
         view = compact(turns)
-        rewritten = len(view.pieces) != len(turns) or any(piece.made for piece in view.pieces)
+        rewritten = len(view.pieces) != len(turns) or any(piece.writer for piece in view.pieces)
         after = _tokens(piece.turn for piece in view.pieces) if rewritten else before
         if self.options.dry_run or (self._failures and not rewritten):
             return Prepared(None, turns, before, after)
@@ -200,4 +200,4 @@ def _no_constant(name: str) -> None:
 
 
 def _tokens(turns: Iterable[Turn]) -> int:
-    return sum(turn_size(turn, count) for turn in turns)
+    return sum(turn_size(turn, estimate_tokens) for turn in turns)

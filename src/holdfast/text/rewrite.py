@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 from holdfast.engine.chat import Chat, ChatAnswer, MeteredChat
 from holdfast.errors import BadOption, BadTranscript, Failed
-from holdfast.facts.ledger import Ledger, ledger
-from holdfast.gate.text.gate import TextReport, check, reserve, without_section
+from holdfast.facts.session_facts import SessionFacts, collect_facts
+from holdfast.gate.text.gate import TextReport, check_draft, drop_section, reserve_tokens
 from holdfast.methods.registry import TEXT, build_text
 from holdfast.methods.text.base import Room
 from holdfast.text.split_messages import split_messages
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.draft import Draft, draft
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.draft import Draft, new_draft
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Transcript
 
 
@@ -83,11 +83,11 @@ def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) ->
 
     Raises BadOption for an unknown method, BadTranscript for an illegal session, Lost if a strict gate found losses.
     """
-    return rewrite_again(draft(transcript), plan, chat)
+    return rewrite_again(new_draft(transcript), plan, chat)
 
 
 def rewrite_again(
-    held: Draft, plan: TextPlan, chat: Chat | None = None, *, frozen: int = 0, known: Ledger | None = None
+    held: Draft, plan: TextPlan, chat: Chat | None = None, *, frozen: int = 0, known: SessionFacts | None = None
 ) -> Rewritten:
     """Rewrites a session that may have been rewritten before. If a method fails, a deterministic one takes its place.
 
@@ -96,18 +96,18 @@ def rewrite_again(
     build_text(plan.method)
     check_legal(held.turns)
     began = time.perf_counter()
-    before = held.size(count)
+    before = held.size(estimate_tokens)
     budget = plan.budget if plan.budget is not None else max(1, int(before / (plan.ratio or 1)))
     metered = MeteredChat(chat) if chat else None
-    room = Room(budget, count, plan.keep_recent, metered, frozen)
+    room = Room(budget, estimate_tokens, plan.keep_recent, metered, frozen)
     if room.fits(held):
         return Rewritten(held, before, before, budget, time.perf_counter() - began)
-    known = (known or ledger(held.raw)) if plan.gate else None
+    known = (known or collect_facts(held.raw)) if plan.gate else None
     made, method, notes = _run_methods(_change_behind(held, frozen, split_messages), plan, room, known)
     report = None
     if known is not None:
-        made, report = check(made, known, room, allow_over=plan.allow_over)
-    tokens = made.size(count)
+        made, report = check_draft(made, known, room, allow_over=plan.allow_over)
+    tokens = made.size(estimate_tokens)
     if tokens >= before:
         made, tokens, method = held, before, ""
         notes = (*notes, "nothing was gained, so the session stays as it was")
@@ -145,10 +145,12 @@ FALLBACKS = ("tiered", "truncate")
 """Deterministic methods for when the one that was asked for fails, in this order."""
 
 
-def _run_methods(held: Draft, plan: TextPlan, room: Room, known: Ledger | None) -> tuple[Draft, str, tuple[str, ...]]:
+def _run_methods(
+    held: Draft, plan: TextPlan, room: Room, known: SessionFacts | None
+) -> tuple[Draft, str, tuple[str, ...]]:
     """Returns the first result that may be used, the name of its method, and the reasons why other methods gave way."""
-    bare = _change_behind(held, room.frozen, without_section) if known else held
-    left = reserve(bare, known, room) if known else 0
+    bare = _change_behind(held, room.frozen, drop_section) if known else held
+    left = reserve_tokens(bare, known, room) if known else 0
     inner = replace(room, budget=max(1, room.budget - left))
     notes: tuple[str, ...] = ()
     for spec in _methods(plan.method):
@@ -177,7 +179,7 @@ def _find_problem(held: Draft, made: Draft, room: Room) -> str:
     fixed = [piece for at, piece in enumerate(held.pieces) if at not in free]
     if any(id(piece) not in kept and piece not in made.pieces for piece in fixed):
         return "it touched what must stay: system prompt, task or newest exchanges"
-    if any(piece.made and not piece.turn.text.strip() and not piece.turn.calls for piece in made.pieces):
+    if any(piece.writer and not piece.turn.text.strip() and not piece.turn.calls for piece in made.pieces):
         return "it left a message empty"
     if made.size(room.count) > held.size(room.count):
         return "the result is larger than the session"

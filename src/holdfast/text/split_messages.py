@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from holdfast.facts.notes import MADE as NOTES
-from holdfast.facts.section import MADE as SECTION
+from holdfast.facts.notes import NOTES_WRITER as NOTES
+from holdfast.facts.section import SECTION_WRITER as SECTION
 from holdfast.transcript.draft import Draft, Line, Piece
-from holdfast.transcript.speaker import voices
+from holdfast.transcript.speaker import split_voices
 from holdfast.transcript.turn import Role
 
 MADE = "unfold"
@@ -22,7 +22,7 @@ def split_messages(held: Draft) -> Draft:
 
 def _parts(piece: Piece) -> Iterator[Piece]:
     turn = piece.turn
-    found = () if piece.made else voices(turn)
+    found = () if piece.writer else split_voices(turn)
     if len(found) < 2:
         yield piece
         return
@@ -30,7 +30,7 @@ def _parts(piece: Piece) -> Iterator[Piece]:
     for voice in reversed(standing):
         said = said[: voice.start] + said[voice.start + len(voice.text) :]
     if said.strip():
-        yield replace(piece, turn=replace(turn, text=said.strip()), made=MADE)
+        yield replace(piece, turn=replace(turn, text=said.strip()), writer=MADE)
     for voice in standing:
         lines = tuple(Line(text, piece.turns) for text in voice.text.split("\n"))
         made = NOTES if voice.speaker is Role.ASSISTANT else SECTION

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from holdfast.transcript.cuts import callers_of
-from holdfast.transcript.outcomes import Tests, error_line, exit_code, test_counts
-from holdfast.transcript.tools import Action, action, answers_text_call, calls_of
+from holdfast.transcript.cuts import find_callers
+from holdfast.transcript.outcomes import RunCounts, count_tests, find_error_line, read_exit_code
+from holdfast.transcript.tools import Action, answers_text_call, list_calls, parse_action
 from holdfast.transcript.turn import Role, Turn
 
 _APPLIED = re.compile(r"^Applied edit to (.+?)\s*$", re.MULTILINE)
@@ -29,7 +29,7 @@ class Command:
     """None where nothing answers it."""
     error_line: str = ""
     """The first line of the result that tells an error; empty where the exit code is 0."""
-    tests: Tests | None = None
+    tests: RunCounts | None = None
     failed: bool = False
     """It is known to have failed: its exit code is not 0, the result is marked as an error, or a test failed."""
 
@@ -49,7 +49,7 @@ class FileAccess:
 
 
 @dataclass(frozen=True)
-class Observed:
+class Activity:
     """Everything, in the order of the session."""
 
     commands: tuple[Command, ...] = ()
@@ -69,22 +69,22 @@ class Step:
     result: int | None
 
 
-def steps(turns: Sequence[Turn]) -> Iterator[Step]:
+def find_steps(turns: Sequence[Turn]) -> Iterator[Step]:
     """Every call of a session, in order."""
-    answers = {(caller, turns[at].call_id): at for at, caller in reversed(callers_of(turns).items())}
+    answers = {(caller, turns[at].call_id): at for at, caller in reversed(find_callers(turns).items())}
     for at, turn in enumerate(turns):
         told = at + 1 if at + 1 < len(turns) and answers_text_call(turns[at + 1]) else None
-        for call in calls_of(turn):
-            yield Step(at, call.name, action(call), answers.get((at, call.id)) if turn.calls else told)
+        for call in list_calls(turn):
+            yield Step(at, call.name, parse_action(call), answers.get((at, call.id)) if turn.calls else told)
 
 
-def observed(turns: Sequence[Turn]) -> Observed:
+def find_activity(turns: Sequence[Turn]) -> Activity:
     """What the turns' calls and results say."""
     commands: list[Command] = []
     reads: list[FileAccess] = []
     writes: list[FileAccess] = []
     unanswered: dict[int, None] = {}
-    for step in steps(turns):
+    for step in find_steps(turns):
         result = None if step.result is None else turns[step.result]
         does = step.action
         if result is None:
@@ -97,7 +97,7 @@ def observed(turns: Sequence[Turn]) -> Observed:
         if not failed:
             writes += [FileAccess(step.turn, path, step.result) for path in _written(does, result)]
     writes = sorted([*writes, *_applied(turns)], key=lambda access: access.turn)
-    return Observed(tuple(commands), tuple(reads), tuple(writes), tuple(unanswered))
+    return Activity(tuple(commands), tuple(reads), tuple(writes), tuple(unanswered))
 
 
 def _applied(turns: Sequence[Turn]) -> Iterator[FileAccess]:
@@ -110,9 +110,9 @@ def _applied(turns: Sequence[Turn]) -> Iterator[FileAccess]:
 def _command(step: Step, text: str, result: Turn | None) -> Command:
     if result is None:
         return Command(step.turn, text)
-    code, tests = exit_code(result), test_counts(result.text)
+    code, tests = read_exit_code(result), count_tests(result.text)
     failed = bool(code) or result.is_error or bool(tests and tests.failed)
-    error = error_line(result.text) if code != 0 else ""
+    error = find_error_line(result.text) if code != 0 else ""
     return Command(step.turn, text, code, step.result, error, tests, failed)
 
 

@@ -16,7 +16,7 @@ _SAYS = r"""(?:says?|said|ask(?:s|ed)?|want(?:s|ed)?|request(?:s|ed)?|approve[sd
 _SAID_BY = r"""(?:asked|requested|approved|confirmed|forbidden|instructed|wanted|required|authori[sz]ed|ordered
     |permitted|allowed|told|agreed|signed[ ]off)"""
 _WISH = r"(?:requests?|instructions?|approval|orders?|wish(?:es)?|permission|consent|confirmation|demands?)"
-CLAIM = re.compile(
+USER_CLAIM = re.compile(
     rf"""\b{_WHO}\b[ ]{_HAS}{_SAYS}\b
         |\byou[ ]{_HAS}(?:said|asked|told|wanted|requested|approved|confirmed|instructed|agreed|forbade|allowed)\b
         |\b{_SAID_BY}[ ](?:for[ ]|off[ ])?(?:by|with)[ ]{_WHO}\b

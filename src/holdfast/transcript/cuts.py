@@ -34,14 +34,14 @@ def exchanges(transcript: Transcript) -> tuple[tuple[int, int], ...]:
 
 def calls_stay_with_results(turns: Sequence[Turn]) -> set[int]:
     """No result is separated from its call."""
-    callers = callers_of(turns)
+    callers = find_callers(turns)
     return _all_but(turns, [(callers[at], at) for at in callers])
 
 
 def results_of_one_turn_stay_together(turns: Sequence[Turn]) -> set[int]:
     """All results of one assistant turn are on one side."""
     first_last: dict[int, tuple[int, int]] = {}
-    for at, caller in callers_of(turns).items():
+    for at, caller in find_callers(turns).items():
         first_last[caller] = (first_last.get(caller, (at, at))[0], at)
     return _all_but(turns, list(first_last.values()))
 
@@ -62,22 +62,22 @@ INVARIANTS: tuple[Callable[[Sequence[Turn]], set[int]], ...] = (
 def check_legal(turns: Sequence[Turn]) -> None:
     """Raise BadTranscript where a result has no call, or a call no result. The last assistant turn may have
     calls without results: the agent stopped there."""
-    for at, reason in orphans(turns):
+    for at, reason in find_orphans(turns):
         raise BadTranscript(f"turn {at + 1} {reason}; read the file with --lenient to drop it")
 
 
-def orphans(turns: Sequence[Turn]) -> tuple[tuple[int, str], ...]:
+def find_orphans(turns: Sequence[Turn]) -> tuple[tuple[int, str], ...]:
     """Every result without a call, then every call without a result: the index of its turn, and what is wrong."""
     return (*_orphan_results(turns), *_orphan_calls(turns))
 
 
 def without_orphans(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[tuple[int, str], ...]]:
     """The turns without orphaned results and calls, and for each one dropped its `source` and the reason."""
-    dropped = tuple((turns[at].source, reason) for at, reason in sorted(orphans(turns)))
-    return tuple(turn for _, turn in sound(turns)), dropped
+    dropped = tuple((turns[at].source, reason) for at, reason in sorted(find_orphans(turns)))
+    return tuple(turn for _, turn in drop_orphans(turns)), dropped
 
 
-def sound(turns: Sequence[Turn]) -> tuple[tuple[int, Turn], ...]:
+def drop_orphans(turns: Sequence[Turn]) -> tuple[tuple[int, Turn], ...]:
     """What is left without orphans, each turn with its index: results without a call go, calls without a result too."""
     results, calls = dict(_orphan_results(turns)), dict(_orphan_calls(turns))
     unanswered = _unanswered(turns)
@@ -90,7 +90,7 @@ def sound(turns: Sequence[Turn]) -> tuple[tuple[int, Turn], ...]:
     )
 
 
-def callers_of(turns: Sequence[Turn]) -> dict[int, int]:
+def find_callers(turns: Sequence[Turn]) -> dict[int, int]:
     """Index of each result -> index of the assistant turn that it answers: the latest with that id, because
     some servers count their ids from zero in every message."""
     latest: dict[str, int] = {}
@@ -108,7 +108,7 @@ def _all_but(turns: Sequence[Turn], spans: Sequence[tuple[int, int]]) -> set[int
 
 
 def _orphan_results(turns: Sequence[Turn]) -> list[tuple[int, str]]:
-    callers = callers_of(turns)
+    callers = find_callers(turns)
     found: list[tuple[int, str]] = []
     open_: Counter[tuple[int, str]] = Counter((at, call.id) for at, t in enumerate(turns) for call in t.calls)
     for at, turn in enumerate(turns):
@@ -136,6 +136,6 @@ def _orphan_calls(turns: Sequence[Turn]) -> list[tuple[int, str]]:
 def _unanswered(turns: Sequence[Turn]) -> dict[int, set[str]]:
     """For each turn, the ids of its calls that nothing answers."""
     answered: dict[int, set[str]] = {}
-    for at, caller in callers_of(turns).items():
+    for at, caller in find_callers(turns).items():
         answered.setdefault(caller, set()).add(turns[at].call_id)
     return {at: {call.id for call in turn.calls} - answered.get(at, set()) for at, turn in enumerate(turns)}

@@ -60,7 +60,7 @@ class Document:
         if self.lines:
             return self.lines
         items = self.value.get("messages") if isinstance(self.value, dict) else self.value
-        return numbered(items)
+        return number_entries(items)
 
     def refuse(self, reason: str, number: int = 0) -> BadTranscript:
         """The error for this file, or for one entry of it, in one line whatever it quotes."""
@@ -87,7 +87,7 @@ class Document:
         return tuple(good), tuple(skipped)
 
 
-def numbered(items: object) -> tuple[Entry, ...]:
+def number_entries(items: object) -> tuple[Entry, ...]:
     """The items of a JSON list as entries; nothing where there is no list."""
     if not isinstance(items, list):
         return ()
@@ -99,7 +99,7 @@ def decode(text: str, path: str = "", lenient: bool = False) -> Document:
     text = _without_surrogates(text)
     problem = ""
     try:
-        value = strict_json(text)
+        value = parse_json(text)
     except Malformed as error:
         problem = str(error)
     else:
@@ -130,12 +130,12 @@ def _json_lines(text: str) -> tuple[Entry, ...]:
 
 def _json_line(number: int, line: str) -> Entry:
     try:
-        return Entry(number, strict_json(line))
+        return Entry(number, parse_json(line))
     except Malformed as error:
         return Entry(number, problem=f"expected one JSON object per line, got {error}")
 
 
-def strict_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Decode, or raise Malformed with a one-line reason. Lone surrogates become U+FFFD, NaN and Infinity null."""
     try:
         return _clean(json.loads(text, parse_constant=_no_constant), MAX_DEPTH)

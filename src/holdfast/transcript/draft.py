@@ -34,7 +34,7 @@ class Piece:
     turn: Turn
     turns: tuple[int, ...]
     """0-based raw turns that it stands for: its own where it is verbatim."""
-    made: str = ""
+    writer: str = ""
     """What rewrote it, e.g. `mask_observations`; empty where it stands as in the session."""
     lines: tuple[Line, ...] = ()
     """Of a rewritten turn's text, where lines have sources of their own; else every line has those of the piece."""
@@ -78,33 +78,33 @@ class Draft:
         kept = set(indices)
         return replace(self, pieces=tuple(piece for at, piece in enumerate(self.pieces) if at in kept))
 
-    def put(self, index: int, text: str, made: str) -> Draft:
+    def replace_text(self, index: int, text: str, writer: str) -> Draft:
         """The draft with another text in one piece."""
         old = self.pieces[index]
-        new = replace(old, turn=replace(old.turn, text=text), made=made, lines=())
+        new = replace(old, turn=replace(old.turn, text=text), writer=writer, lines=())
         return replace(self, pieces=(*self.pieces[:index], new, *self.pieces[index + 1 :]))
 
-    def put_calls(self, index: int, calls: tuple[ToolCall, ...], made: str) -> Draft:
+    def replace_calls(self, index: int, calls: tuple[ToolCall, ...], writer: str) -> Draft:
         """The draft with other arguments in the calls of one piece."""
         old = self.pieces[index]
-        new = replace(old, turn=replace(old.turn, calls=calls), made=made)
+        new = replace(old, turn=replace(old.turn, calls=calls), writer=writer)
         return replace(self, pieces=(*self.pieces[:index], new, *self.pieces[index + 1 :]))
 
-    def fold(self, start: int, stop: int, piece: Piece) -> Draft:
+    def replace_pieces(self, start: int, stop: int, piece: Piece) -> Draft:
         """The draft with one piece in place of `pieces[start:stop]`."""
         return replace(self, pieces=(*self.pieces[:start], piece, *self.pieces[stop:]))
 
 
-def draft(transcript: Transcript) -> Draft:
+def new_draft(transcript: Transcript) -> Draft:
     """A session before anything is rewritten."""
     return Draft(transcript, tuple(Piece(turn, (at,)) for at, turn in enumerate(transcript.turns)))
 
 
-def made_of(lines: Iterable[Line], made: str, role: Role = Role.USER) -> Piece:
+def piece_of_lines(lines: Iterable[Line], writer: str, role: Role = Role.USER) -> Piece:
     """A new piece from lines; it stands for all of their turns."""
     held = tuple(lines)
     turns = tuple(sorted({at for line in held for at in line.turns}))
-    return Piece(Turn(role, "\n".join(line.text for line in held)), turns, made, held)
+    return Piece(Turn(role, "\n".join(line.text for line in held)), turns, writer, held)
 
 
 def turn_size(turn: Turn, count: Count) -> int:
@@ -123,7 +123,7 @@ def task_piece(held: Draft) -> int | None:
     return next((at for at, piece in enumerate(held.pieces) if piece.turn.role is Role.USER), None)
 
 
-def free(held: Draft, keep_recent: int) -> tuple[int, ...]:
+def free_pieces(held: Draft, keep_recent: int) -> tuple[int, ...]:
     """Pieces that a method may touch: all but the system turns at the head, the task, and the newest exchanges."""
     spans = units(held)
     head = next((at for at, piece in enumerate(held.pieces) if piece.turn.role is not Role.SYSTEM), len(held.pieces))

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from holdfast.errors import BadOption
-from holdfast.transcript.cuts import orphans
+from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, Malformed
 from holdfast.transcript.formats import anthropic, openai_chat
 from holdfast.transcript.turn import Role, ToolCall, Turn
@@ -32,7 +32,7 @@ class Problem:
     message: str
 
 
-def problems(session: Sequence[Turn] | Sequence[Mapping[str, Any]], provider: str) -> tuple[Problem, ...]:
+def find_problems(session: Sequence[Turn] | Sequence[Mapping[str, Any]], provider: str) -> tuple[Problem, ...]:
     """What `provider` would refuse, in the order of the session. Raises BadOption for an unknown provider."""
     if provider not in PROVIDERS:
         raise BadOption(f"no provider is called {provider!r}; there are: {', '.join(PROVIDERS)}")
@@ -86,7 +86,7 @@ def _item(item: Mapping[str, Any]) -> tuple[Turn, ...]:
 
 def _pairing(turns: Sequence[Turn]) -> Found:
     """Every result has its call, and every call but the last turn's its result."""
-    yield from orphans(turns)
+    yield from find_orphans(turns)
 
 
 def _results_follow(turns: Sequence[Turn]) -> Found:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from holdfast.transcript.turn import Turn
 
-SHOWN = 160
+LONGEST_ERROR_LINE = 160
 """Characters of an error line that are told."""
 
 _END_LINES = 8  # harnesses tell the exit code within so many lines of either end
@@ -28,7 +28,7 @@ ERROR_LINE = re.compile(
 
 
 @dataclass(frozen=True)
-class Tests:
+class RunCounts:
     """What a test run reported."""
 
     passed: int = 0
@@ -41,14 +41,16 @@ class Tests:
         return self.passed > 0 and self.failed == 0
 
 
-def exit_code(result: Turn) -> int | None:
+def read_exit_code(result: Turn) -> int | None:
     """The exit code that the harness recorded beside the result, or wrote at either end of it."""
     recorded = _recorded(result)
     if recorded is not None:
         return recorded
     lines = result.text.strip().split("\n")
     ends = lines if len(lines) <= 2 * _END_LINES else [*lines[:_END_LINES], *lines[-_END_LINES:]]
-    found = _EXIT.findall("\n".join(line[:SHOWN] for line in ends)) or _EXIT_FIELD.findall(result.text[-SHOWN:])
+    found = _EXIT.findall("\n".join(line[:LONGEST_ERROR_LINE] for line in ends)) or _EXIT_FIELD.findall(
+        result.text[-LONGEST_ERROR_LINE:]
+    )
     return int(found[-1]) if found else None
 
 
@@ -61,14 +63,14 @@ def _recorded(result: Turn) -> int | None:
     return next((code for code in codes if isinstance(code, int) and not isinstance(code, bool)), None)
 
 
-def error_line(text: str) -> str:
+def find_error_line(text: str) -> str:
     """The first line that tells an error, cut to `SHOWN` characters; empty where there is none."""
     found = ERROR_LINE.search(_plain(text))
     line = found.group().strip() if found else ""
-    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+    return line if len(line) <= LONGEST_ERROR_LINE else line[: LONGEST_ERROR_LINE - 1] + "…"
 
 
-def test_counts(text: str) -> Tests | None:
+def count_tests(text: str) -> RunCounts | None:
     """Counts of the test run in `text` (pytest, unittest, jest, vitest, mocha, node, go, cargo); None where none is."""
     shown = _plain(text)
     return next((found for reader in _RUNNERS if (found := reader(shown))), None)
@@ -79,8 +81,8 @@ def _plain(text: str) -> str:
     return _COLOUR.sub("", text) if "\x1b" in text else text
 
 
-test_counts.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name
-Tests.__test__ = False  # type: ignore[attr-defined]
+count_tests.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name
+RunCounts.__test__ = False  # type: ignore[attr-defined]
 
 _PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in \d[\d.:]*m?s?\b", re.MULTILINE)
 _UNITTEST = re.compile(r"^Ran (\d+) tests? in .*?\n\s*(OK|FAILED)(?: \((.*?)\))?\s*$", re.MULTILINE)
@@ -101,18 +103,18 @@ _KIND = {
 }
 
 
-def _sum(pairs: list[tuple[int, str]]) -> Tests | None:
+def _sum(pairs: list[tuple[int, str]]) -> RunCounts | None:
     """Counts by their runner's words; None where none of the words is a result."""
     known = [(number, _KIND[word]) for number, word in pairs if word in _KIND]
     if not known:
         return None
-    return Tests(*(sum(n for n, kind in known if kind == of) for of in ("passed", "failed", "skipped")))
+    return RunCounts(*(sum(n for n, kind in known if kind == of) for of in ("passed", "failed", "skipped")))
 
 
-def _last(pattern: re.Pattern[str]) -> Callable[[str], Tests | None]:
+def _last(pattern: re.Pattern[str]) -> Callable[[str], RunCounts | None]:
     """Reader of a summary line such as `1 failed, 2 passed`; the last one counts."""
 
-    def read(text: str) -> Tests | None:
+    def read(text: str) -> RunCounts | None:
         for found in reversed(pattern.findall(text)):
             if counts := _sum([(int(number), word) for number, word in _NUMBERED.findall(found)]):
                 return counts
@@ -121,27 +123,27 @@ def _last(pattern: re.Pattern[str]) -> Callable[[str], Tests | None]:
     return read
 
 
-def _unittest(text: str) -> Tests | None:
+def _unittest(text: str) -> RunCounts | None:
     found = _UNITTEST.findall(text)
     if not found:
         return None
     ran, _, told = found[-1]
-    counts = _sum([(int(number), word.strip()) for word, number in _NAMED.findall(told)]) or Tests()
-    return Tests(max(0, int(ran) - counts.failed - counts.skipped), counts.failed, counts.skipped)
+    counts = _sum([(int(number), word.strip()) for word, number in _NAMED.findall(told)]) or RunCounts()
+    return RunCounts(max(0, int(ran) - counts.failed - counts.skipped), counts.failed, counts.skipped)
 
 
-def _go(text: str) -> Tests | None:
+def _go(text: str) -> RunCounts | None:
     """Tests where they are listed (-v), else packages."""
     return _sum([(1, word) for word in _GO_TEST.findall(text) or _GO_PACKAGE.findall(text)])
 
 
-def _cargo(text: str) -> Tests | None:
+def _cargo(text: str) -> RunCounts | None:
     """Every crate and the doc tests have a line of their own."""
     found = _CARGO.findall(text)
-    return Tests(*(sum(int(row[at]) for row in found) for at in range(3))) if found else None
+    return RunCounts(*(sum(int(row[at]) for row in found) for at in range(3))) if found else None
 
 
-_RUNNERS: tuple[Callable[[str], Tests | None], ...] = (
+_RUNNERS: tuple[Callable[[str], RunCounts | None], ...] = (
     _last(_PYTEST),
     _unittest,
     _cargo,

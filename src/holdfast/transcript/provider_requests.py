@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
-from holdfast.transcript.refill import refill
+from holdfast.transcript.content import write_content
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 _OPENAI_PARTS = re.compile("image_url|input_audio|file")
@@ -22,20 +22,20 @@ _DATA_URL = re.compile(r"data:([^;,]+);base64,(.*)", re.DOTALL)
 _THOUGHTS = ("thinking", "redacted_thinking")
 
 
-def openai_messages(turns: Iterable[Turn]) -> list[dict[str, Any]]:
+def to_openai_messages(turns: Iterable[Turn]) -> list[dict[str, Any]]:
     """Messages for an OpenAI-compatible chat endpoint. A turn that says nothing at all is left out."""
-    return [openai_message(turn) for turn in with_unique_ids(turns) if _says(turn)]
+    return [to_openai_message(turn) for turn in make_ids_unique(turns) if _says(turn)]
 
 
-def anthropic_messages(turns: Iterable[Turn]) -> tuple[str, list[dict[str, Any]]]:
+def to_anthropic_messages(turns: Iterable[Turn]) -> tuple[str, list[dict[str, Any]]]:
     """The system prompt, and messages that alternate, for Anthropic. A system turn after the head becomes user text."""
-    unique = with_unique_ids(turns)
+    unique = make_ids_unique(turns)
     head = list(takewhile(lambda turn: turn.role is Role.SYSTEM, unique))
-    said = [anthropic_message(turn) for turn in unique[len(head) :] if _says(turn)]
-    return "\n\n".join(turn.text for turn in head if turn.text), alternating(said)
+    said = [to_anthropic_message(turn) for turn in unique[len(head) :] if _says(turn)]
+    return "\n\n".join(turn.text for turn in head if turn.text), merge_neighbours(said)
 
 
-def openai_message(turn: Turn) -> dict[str, Any]:
+def to_openai_message(turn: Turn) -> dict[str, Any]:
     """One turn as a chat message. A tool turn that answers no call is the user's."""
     content = _content(turn, _OPENAI_PARTS)
     if turn.role is Role.TOOL and turn.call_id:
@@ -46,15 +46,15 @@ def openai_message(turn: Turn) -> dict[str, Any]:
         message["reasoning_content"] = turn.reasoning
     if turn.calls:
         message["content"] = content or None
-        message["tool_calls"] = [openai_call(call) for call in turn.calls]
+        message["tool_calls"] = [to_openai_call(call) for call in turn.calls]
     return message
 
 
-def openai_call(call: ToolCall) -> dict[str, Any]:
+def to_openai_call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def anthropic_message(turn: Turn) -> dict[str, Any]:
+def to_anthropic_message(turn: Turn) -> dict[str, Any]:
     """One turn as a message, its content a list of blocks."""
     content = _content(turn, _ANTHROPIC_PARTS)
     blocks = ([{"type": "text", "text": content}] if content else []) if isinstance(content, str) else content
@@ -63,14 +63,14 @@ def anthropic_message(turn: Turn) -> dict[str, Any]:
         return {"role": "user", "content": [result | ({"is_error": True} if turn.is_error else {})]}
     if turn.role is not Role.ASSISTANT:
         return {"role": "user", "content": blocks}
-    return {"role": "assistant", "content": [*_thoughts(turn), *blocks, *map(anthropic_call, turn.calls)]}
+    return {"role": "assistant", "content": [*_thoughts(turn), *blocks, *map(to_anthropic_call, turn.calls)]}
 
 
-def anthropic_call(call: ToolCall) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call.id, "name": call.name, "input": call_input(call)}
+def to_anthropic_call(call: ToolCall) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": parse_arguments(call)}
 
 
-def call_input(call: ToolCall) -> dict[str, Any]:
+def parse_arguments(call: ToolCall) -> dict[str, Any]:
     """The arguments as an object; what is none is under the key `arguments`."""
     try:
         value = json.loads(call.arguments or "{}")
@@ -79,18 +79,18 @@ def call_input(call: ToolCall) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": call.arguments}
 
 
-def alternating(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def merge_neighbours(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Neighbours of one role as one message; the results that a user message holds stand first in it."""
     merged: list[dict[str, Any]] = []
     for message in messages:
         if merged and merged[-1]["role"] == message["role"]:
-            merged[-1] = joined(merged[-1], message)
+            merged[-1] = merge_messages(merged[-1], message)
         else:
             merged.append(dict(message))
     return merged
 
 
-def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def merge_messages(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Two Anthropic messages of one role as one; other fields are the first's, or the second's where it has none."""
     blocks = [*_blocks(first.get("content")), *_blocks(second.get("content"))]
     if first["role"] == "user":
@@ -98,7 +98,7 @@ def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     return {**second, **first, "content": blocks}
 
 
-def with_unique_ids(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+def make_ids_unique(turns: Iterable[Turn]) -> tuple[Turn, ...]:
     """The turns with every call's id used once, as providers want it; results follow their calls."""
     used: Counter[str] = Counter()
     latest: dict[str, str] = {}
@@ -137,7 +137,7 @@ def _content(turn: Turn, types: re.Pattern[str]) -> Any:
     """The text, or where it shows parts that the wire can carry, those parts and the text between them."""
     parts = [_converted(part, types) for part in _parts(turn)]
     sent = [part for part in parts if types.fullmatch(str(part.get("type")))]
-    filled = refill(sent, turn.text)
+    filled = write_content(sent, turn.text)
     return filled if any(_type(part) != "text" for part in filled) else turn.text
 
 

@@ -10,14 +10,14 @@ from holdfast.transcript.cuts import check_legal, without_orphans
 from holdfast.transcript.document import Document, decode
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.formats.base import Format
+from holdfast.transcript.json_fields import json_kind
 from holdfast.transcript.turn import Transcript
-from holdfast.transcript.wire import kind
 
 
 def read(path: str | Path, *, lenient: bool = False) -> Transcript:
     """Read a session file. Lenient: what is malformed is left out and listed in `skipped`."""
     path = Path(path)
-    return parse(text_of(bytes_of(path), path), path=str(path), lenient=lenient)
+    return parse(decode_text(read_bytes(path), path), path=str(path), lenient=lenient)
 
 
 def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
@@ -37,7 +37,7 @@ def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
     return transcript
 
 
-def bytes_of(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """The file's bytes, or an error of one line."""
     try:
         return path.read_bytes()
@@ -58,7 +58,7 @@ def is_text(path: Path) -> bool:
         return b"\0" not in file.read(4096)
 
 
-def text_of(data: bytes, path: Path) -> str:
+def decode_text(data: bytes, path: Path) -> str:
     """A session file's bytes as text, or an error of one line; `path` is only named in it."""
     if b"\0" in data:
         raise BadTranscript("is binary; a session file is UTF-8 text", path=str(path))
@@ -96,7 +96,7 @@ def _shape(value: object) -> str:
         return f"an object with the keys {', '.join(map(repr, sorted(value)[:8])) or 'none'}"
     if isinstance(value, list):
         return f"a list of {len(value)}" + (f", the first {_shape(value[0])}" if value else "")
-    return kind(value)
+    return json_kind(value)
 
 
 def _repaired(transcript: Transcript, unit: str) -> Transcript:

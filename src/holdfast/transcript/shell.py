@@ -32,11 +32,11 @@ class ShellAccess:
 
 
 @lru_cache(maxsize=1 << 12)
-def shell_access(text: str, folder: str = "") -> ShellAccess:
+def find_shell_access(text: str, folder: str = "") -> ShellAccess:
     """Files that the command `text` reads (cat, head, tail, sed -n, nl) and writes (redirection, tee, cp, mv, sed -i,
     a heredoc, an apply_patch body). Paths are relative to `folder`, where it was run, and follow its `cd`."""
     bare = _without_heredocs(text)
-    patched = patched_files(text) if "*** Begin Patch" in text else ()
+    patched = find_patched_files(text) if "*** Begin Patch" in text else ()
     reads: list[tuple[str, str]] = []
     writes: list[str] = [join(folder, path) for path in patched]
     alone = not patched and "<<" not in bare
@@ -53,7 +53,7 @@ def shell_access(text: str, folder: str = "") -> ShellAccess:
     return ShellAccess(tuple(dict.fromkeys(reads)), tuple(dict.fromkeys(writes)), alone and bool(reads))
 
 
-def patched_files(text: str) -> tuple[str, ...]:
+def find_patched_files(text: str) -> tuple[str, ...]:
     """Files that a patch (apply_patch's own form, or a unified diff) changes."""
     found = (match.group(1) or match.group(2) for match in _PATCHED.finditer(text))
     return tuple(dict.fromkeys(path for path in found if path != "/dev/null"))

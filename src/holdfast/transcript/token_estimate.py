@@ -18,7 +18,7 @@ _ANY_WORD = re.compile(r"[^\W\d_]+")
 
 
 @lru_cache(maxsize=1 << 14)
-def count(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """About as many tokens as a byte-pair tokenizer of a current model makes of `text`."""
     longer = _LONG_WORD if text.isascii() else _ANY_WORD  # other scripts take more tokens in words of any length
     return len(_RUN.findall(text)) + sum(map(_more, longer.findall(text)))

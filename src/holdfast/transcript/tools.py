@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.transcript.shell import patched_files, shell_access
+from holdfast.transcript.shell import find_patched_files, find_shell_access
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 _SHELL = {"runcommand", "runcommands", "executecommand", "runterminalcmd", "run", "execbash", "cmd", "containerexec"}
@@ -67,12 +67,12 @@ class Action:
     """Edits the file that is open, whose name only the result tells."""
 
 
-def action(call: ToolCall) -> Action:
+def parse_action(call: ToolCall) -> Action:
     """What `call` does, as far as its name and arguments say it."""
     name = re.sub(r"[^a-z]", "", call.name.rpartition("__")[2].lower())
     arguments = _arguments(call.arguments)
     if name in _PATCH:
-        return Action(writes=patched_files(_text(arguments, call.arguments)))
+        return Action(writes=find_patched_files(_text(arguments, call.arguments)))
     if name in _EDITOR:
         asked = str(arguments.get("command", "edit"))
         name = "view" if asked in ("view", "open") else "edit"
@@ -86,7 +86,7 @@ def action(call: ToolCall) -> Action:
     return Action()
 
 
-def calls_of(turn: Turn) -> tuple[ToolCall, ...]:
+def list_calls(turn: Turn) -> tuple[ToolCall, ...]:
     """The calls of a turn, those included that stand in its text as `<function=NAME>` (models without tool calls)."""
     if turn.calls or turn.role is not Role.ASSISTANT or "<function=" not in turn.text:
         return turn.calls
@@ -143,7 +143,7 @@ def _commands(arguments: Mapping[str, Any]) -> list[str]:
 
 def _shell(commands: tuple[str, ...], arguments: Mapping[str, Any]) -> Action:
     folder = next((value for key in _FOLDERS if isinstance(value := arguments.get(key), str)), "")
-    accesses = [shell_access(command, folder) for command in commands]
+    accesses = [find_shell_access(command, folder) for command in commands]
     return Action(
         commands,
         tuple(read for access in accesses for read in access.reads),

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from holdfast.errors import BadInput
-from holdfast.transcript.cuts import sound
+from holdfast.transcript.cuts import drop_orphans
 from holdfast.transcript.document import Document, decode
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import FORMATS
@@ -20,7 +20,7 @@ def write(text: str, held: Draft, *, path: str = "", lenient: bool = False) -> s
     is repaired, without the entries that could not be read and without orphans. Raises BadInput where the format
     cannot be written.
     """
-    if all(not piece.made for piece in held.pieces) and not held.dropped and not held.raw.skipped:
+    if all(not piece.writer for piece in held.pieces) and not held.dropped and not held.raw.skipped:
         return text
     form = next((known for known in FORMATS if known.name == held.raw.format), None)
     if form is None or form.write is None:
@@ -33,7 +33,7 @@ def write(text: str, held: Draft, *, path: str = "", lenient: bool = False) -> s
 def _unrepaired(form: Format, document: Document, held: Draft) -> tuple[Document, Draft]:
     """The draft over all turns that could be read, orphans included, and the document with what could not named."""
     raw = form.read(document)
-    at = [index for index, _ in sound(raw.turns)]
+    at = [index for index, _ in drop_orphans(raw.turns)]
     pieces = tuple(replace(piece, turns=tuple(at[turn] for turn in piece.turns)) for piece in held.pieces)
     numbers = (re.match(rf"{document.unit} (\d+):", reason) for reason in raw.skipped)
     left_out = frozenset(int(found[1]) for found in numbers if found)

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import render
-from holdfast.gate.latent.fact_tokens import AtomKind, atoms, in_blocks
-from holdfast.gate.latent.token_text import TokenText
+from holdfast.gate.latent.fact_tokens import FactKind, extract_facts, locate_facts
+from holdfast.gate.latent.token_text import TokenDecoder
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 NARROW = {
-    AtomKind.URL,
-    AtomKind.PATH,
-    AtomKind.HASH,
-    AtomKind.VERSION,
-    AtomKind.IDENTIFIER,
-    AtomKind.NUMBER,
+    FactKind.URL,
+    FactKind.PATH,
+    FactKind.HASH,
+    FactKind.VERSION,
+    FactKind.IDENTIFIER,
+    FactKind.NUMBER,
 }
 PROSE = """The morning was cold, and she walked slowly along the river. Nobody knew why the old mill had closed; perhaps
 the owner's children didn't want it. He and/or his wife would read/write letters every day, e.g. to the well-known
@@ -30,7 +30,7 @@ one in spring, one in autumn. Years later, the McAllisters' mill became a school
 
 
 def found(text: str, speaker: Role | None = None) -> list[tuple[str, str]]:
-    return [(atom.kind.value, atom.text) for atom in atoms(text, speaker)]
+    return [(atom.kind.value, atom.text) for atom in extract_facts(text, speaker)]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_literals_of_every_kind_are_found(text, kind, literal):
 
 
 def test_ordinary_prose_has_almost_no_atoms():
-    assert len(atoms(PROSE, Role.ASSISTANT)) <= 1
+    assert len(extract_facts(PROSE, Role.ASSISTANT)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_script_ends_where_a_here_document_begins():
 
 
 def test_the_same_literal_twice_is_two_atoms():
-    assert [atom.chars for atom in atoms("due_day, due_day")] == [(0, 7), (9, 16)]
+    assert [atom.chars for atom in extract_facts("due_day, due_day")] == [(0, 7), (9, 16)]
 
 
 PIECES = st.sampled_from(
@@ -228,7 +228,7 @@ PIECES = st.sampled_from(
 @given(st.one_of(st.text(max_size=300), st.lists(PIECES, max_size=80).map("".join)), st.sampled_from([None, *Role]))
 @settings(max_examples=300, deadline=None)
 def test_atoms_of_any_text_are_exact_ordered_and_nest_by_the_rule(text, speaker):
-    everything = atoms(text, speaker)
+    everything = extract_facts(text, speaker)
     assert [a.chars[0] for a in everything] == sorted(a.chars[0] for a in everything)
     for atom in everything:
         assert atom.text == text[slice(*atom.chars)] != ""
@@ -242,7 +242,7 @@ def test_atoms_of_any_text_are_exact_ordered_and_nest_by_the_rule(text, speaker)
 )
 @pytest.mark.parametrize("end", ["", "!"])
 def test_long_runs_are_no_atoms_and_are_passed_over(unit, end):
-    assert atoms(unit * (200_000 // len(unit)) + end, Role.USER) == ()
+    assert extract_facts(unit * (200_000 // len(unit)) + end, Role.USER) == ()
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_long_runs_are_no_atoms_and_are_passed_over(unit, end):
     ],
 )
 def test_repeated_openings_are_searched_in_linear_time(unit):
-    atoms((unit * 200_000)[:200_000], Role.USER)  # with a quadratic pattern this takes minutes
+    extract_facts((unit * 200_000)[:200_000], Role.USER)  # with a quadratic pattern this takes minutes
 
 
 def session(code: str) -> Transcript:
@@ -281,16 +281,16 @@ def session(code: str) -> Transcript:
 def test_located_atoms_are_held_by_their_tokens(tokenizer_with):
     tokenizer = tokenizer_with()
     rendered = render(session("due_day"), tokenizer)
-    located = in_blocks(rendered.blocks, tokenizer)
+    located = locate_facts(rendered.blocks, tokenizer)
     for place in located:
         first, last = place.tokens
         start, stop = rendered.offsets[first], [*rendered.offsets, len(rendered.text)][last]
-        assert place.atom.text in rendered.text[start : max(stop, start + 1)]
-        assert place.atom.text in tokenizer.decode(rendered.ids[first:last])
+        assert place.fact.text in rendered.text[start : max(stop, start + 1)]
+        assert place.fact.text in tokenizer.decode(rendered.ids[first:last])
         if first + 1 < last:
-            assert place.atom.text not in tokenizer.decode(rendered.ids[first + 1 : last])
-            assert place.atom.text not in tokenizer.decode(rendered.ids[first : last - 1])
-    got = {(place.turn, place.atom.kind.value, place.atom.text) for place in located}
+            assert place.fact.text not in tokenizer.decode(rendered.ids[first + 1 : last])
+            assert place.fact.text not in tokenizer.decode(rendered.ids[first : last - 1])
+    got = {(place.turn, place.fact.kind.value, place.fact.text) for place in located}
     assert {
         (1, "prohibition", "Never touch due_day."),
         (2, "command", "cat app.py"),
@@ -304,8 +304,8 @@ def test_located_atoms_are_held_by_their_tokens(tokenizer_with):
 def test_atoms_of_blocks_cut_out_of_a_session_keep_their_tokens(tokenizer_with):
     tokenizer = tokenizer_with()
     blocks = render(session("due_day"), tokenizer).blocks
-    assert in_blocks(blocks[2:], tokenizer) == tuple(p for p in in_blocks(blocks, tokenizer) if p.turn >= 2)
-    assert in_blocks((), tokenizer) == ()
+    assert locate_facts(blocks[2:], tokenizer) == tuple(p for p in locate_facts(blocks, tokenizer) if p.turn >= 2)
+    assert locate_facts((), tokenizer) == ()
 
 
 @given(st.text(max_size=60), st.integers(0, 30), st.integers(0, 30))
@@ -313,10 +313,10 @@ def test_atoms_of_blocks_cut_out_of_a_session_keep_their_tokens(tokenizer_with):
 def test_tokens_give_back_their_text_wherever_they_are_cut(tokenizer_with, text, skip, drop):
     tokenizer = tokenizer_with()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    whole = TokenText(tokenizer).decode(ids)
+    whole = TokenDecoder(tokenizer).decode(ids)
     assert whole.text == text
     assert whole.ends[-1:] in ([], [len(text)])
-    part = TokenText(tokenizer).decode(ids[skip : len(ids) - drop])
+    part = TokenDecoder(tokenizer).decode(ids[skip : len(ids) - drop])
     assert part.text.strip("\ufffd") in text
     assert all(0 <= a <= b <= len(part.text) for a, b in zip(part.starts, part.ends, strict=True))
 
@@ -325,7 +325,7 @@ def test_a_block_cut_within_a_character_is_searched(tokenizer_with):
     tokenizer = tokenizer_with()
     ids = tuple(tokenizer("😀 due_day 😀", add_special_tokens=False)["input_ids"])
     block = Block(ids[1:-1], Origin(4, Kind.OBSERVATION, (0, 9), (100, 98 + len(ids))))
-    (place,) = in_blocks([block], tokenizer)
+    (place,) = locate_facts([block], tokenizer)
     inside = [token - 99 for token in range(*place.tokens)]
     assert (place.turn, tokenizer.decode([ids[n] for n in inside])) == (4, "due_day")
 
@@ -341,5 +341,5 @@ def test_word_piece_and_byte_fallback_names_are_read():
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
     ids = [4 + byte for byte in "€".encode()] + [3]
-    assert TokenText(tokenizer).decode(ids) == ("€ due_day", [0, 0, 0, 1], [1, 1, 1, 9])
-    assert re.fullmatch("\ufffd+ due_day", TokenText(tokenizer).decode(ids[1:]).text)
+    assert TokenDecoder(tokenizer).decode(ids) == ("€ due_day", [0, 0, 0, 1], [1, 1, 1, 9])
+    assert re.fullmatch("\ufffd+ due_day", TokenDecoder(tokenizer).decode(ids[1:]).text)

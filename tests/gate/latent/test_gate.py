@@ -21,8 +21,8 @@ from holdfast.context.surgery import keep
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
-from holdfast.gate.latent.fact_tokens import Atom, AtomKind, Located, in_blocks, marked
-from holdfast.gate.latent.gate import NOTED, Gate, Report, checked, split
+from holdfast.gate.latent.fact_tokens import FactKind, FactTokens, TextFact, build_fact_mask, locate_facts
+from holdfast.gate.latent.gate import NOTABLE_FALL, Gate, LatentReport, compress_through_gate, split_gate_spec
 from holdfast.gate.latent.survival import Survival
 from holdfast.methods.registry import LATENT, Entry, build
 
@@ -80,27 +80,27 @@ def test_the_tokens_of_the_report_are_those_that_were_compacted(evidence, sessio
     assert evidence["tokens_lost"] == len(lost) == len(set(lost)) > 0
     assert set(lost) <= compacted
     fell = dict(map(tuple, evidence["falls"]))
-    assert all(nats >= NOTED for nats in fell.values())
+    assert all(nats >= NOTABLE_FALL for nats in fell.values())
     assert {i for i, nats in fell.items() if nats > evidence["threshold"] + 0.01} <= set(lost) <= set(fell)
     repaired = {i for a, b in evidence["spans_repaired"] for i in range(a, b)}
     assert not repaired & set(lost)
-    small = NOTED * (len(compacted) - len(fell))
+    small = NOTABLE_FALL * (len(compacted) - len(fell))
     assert sum(fell.values()) - 1 <= evidence["nats_lost"] <= sum(fell.values()) + small
     assert evidence["nats_lost_first"] > 0
-    found = in_blocks([b for part in cut if part.compact for b in part.blocks], engine.model.tokenizer)
+    found = locate_facts([b for part in cut if part.compact for b in part.blocks], engine.model.tokenizer)
     assert sum(counts["found"] for counts in evidence["atoms"].values()) == len(found)
 
 
 def test_a_report_counts_over_spans():
     def atom(first, last):
-        return Located(Atom(AtomKind.PATH, "a.py", (0, 4)), 2, (first, last))
+        return FactTokens(TextFact(FactKind.PATH, "a.py", (0, 4)), 2, (first, last))
 
-    report, index = Report(1.0), torch.arange(10, 14)
+    report, index = LatentReport(1.0), torch.arange(10, 14)
     before = Survival(torch.tensor([3.0, 3.0, 0.0, -1.0]), index, 1.0)
     after = Survival(torch.tensor([0.0, 2.0, 0.0, 0.2]), index, 1.0)
     for _ in range(2):
         report.add(before, after, [atom(10, 11), atom(11, 12), atom(12, 13)])
-    assert report.atoms == {"path": Counter(found=6, kept=2, repaired=2, lost=2)}
+    assert report.facts == {"path": Counter(found=6, kept=2, repaired=2, lost=2)}
     assert report.spans_lost == [(11, 12)] * 2
     assert report.spans_repaired == [(10, 11)] * 2
     assert [at for at, _ in report.falls] == [11, 13] * 2
@@ -191,18 +191,18 @@ def test_a_senseless_gate_is_refused(options, says):
 
 
 def test_a_gate_is_written_behind_its_method():
-    assert split("kvzip") == ("kvzip", None)
-    assert split("kvzip:chunk=9+gate") == ("kvzip:chunk=9", Gate())
-    assert split("informed:queries=own+random+gate:repair=false,allow_over=0.1") == (
+    assert split_gate_spec("kvzip") == ("kvzip", None)
+    assert split_gate_spec("kvzip:chunk=9+gate") == ("kvzip:chunk=9", Gate())
+    assert split_gate_spec("informed:queries=own+random+gate:repair=false,allow_over=0.1") == (
         "informed:queries=own+random",
         Gate(repair=False, allow_over=0.1),
     )
     for spec in ("kvzip+gate:depth=1", "kvzip+gate:threshold=x", "kvzip+gate:repair", "kvzip+gate:threshold=nan"):
         with pytest.raises(BadOption):
-            split(spec)
+            split_gate_spec(spec)
     for spec in ("kvzip+gates", "kvzip+gate+gate", "kvzip+gate.5"):
         with pytest.raises(BadOption):
-            build(split(spec)[0])
+            build(split_gate_spec(spec)[0])
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def test_a_memory_of_nonsense_is_lost_altogether(two):
     made, report = gated(Gate(), replace(work, method=Broken(), study=states))
     assert torch.isnan(two.engine.next_logits(work.memory(made), PROBE)).all()
     assert sum(b - a for a, b in report.spans_lost) == len(work.span)
-    assert all(n["lost"] == n["found"] for n in report.atoms.values())
+    assert all(n["lost"] == n["found"] for n in report.facts.values())
     with pytest.raises(Lost):
         report.refuse()
 
@@ -255,13 +255,13 @@ def test_whatever_stops_the_gate_leaves_past_and_study_as_they_were(two, error):
     for at in range(1, steps + 1):
         progress.at = 0
         study = work.method.study(work.span, work.past, two.engine, progress)
-        progress.at, report = at, Report(1.0)
+        progress.at, report = at, LatentReport(1.0)
         progress.calls.clear()
         with pytest.raises(type(error)):
-            checked(Gate(), replace(work, study=study), report)
+            compress_through_gate(Gate(), replace(work, study=study), report)
         assert unchanged(work.past, before)
         assert all(torch.equal(study.scores[layer], s) for layer, s in scores.items())
-        assert report.as_evidence() == Report(1.0).as_evidence()
+        assert report.as_evidence() == LatentReport(1.0).as_evidence()
     again, reported = gated(Gate(), replace(work, study=study))
     assert same(CompactContext(again, 1000), CompactContext(want, 1000))
     assert reported.lost == wanted.lost
@@ -335,7 +335,7 @@ def test_a_span_knows_what_followed_it_and_which_tokens_are_facts(tiny, session,
     for span in Spy.seen:
         end = span.start + len(span)
         assert span.later.tolist() == list(ids[end : end + 1024])
-        assert span.facts.tolist() == marked(span.blocks, engine.model.tokenizer).tolist()
+        assert span.facts.tolist() == build_fact_mask(span.blocks, engine.model.tokenizer).tolist()
         assert len(span.facts) == len(span)
     assert any(span.facts.any() for span in Spy.seen)
 

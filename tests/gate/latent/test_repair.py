@@ -9,9 +9,9 @@ from gated import HEAD, TEXT, gated, pairs_in, past_of, same, span_of, work_of
 from holdfast.context import store
 from holdfast.context.segments import CompactContext, StateSegment
 from holdfast.engine.local import LocalEngine
-from holdfast.gate.latent.fact_tokens import marked
+from holdfast.gate.latent.fact_tokens import build_fact_mask
 from holdfast.gate.latent.gate import Gate
-from holdfast.gate.latent.repair import LEAST, carriers, restored, settled
+from holdfast.gate.latent.repair import LEAST_ATTENTION, make_scores_finite, measure_carriers, prefer_carriers
 from holdfast.methods.base import RankedStudy
 from holdfast.methods.eviction import Eviction
 from holdfast.methods.reference_queries import SpanPrefill
@@ -35,7 +35,7 @@ def fallen_facts(work, told):
     """Nats by which the tokens of facts fell together."""
     fall, held = (
         (work.reading().repeat_log_probs - told).clamp_min(0),
-        marked(work.span.blocks, work.engine.model.tokenizer),
+        build_fact_mask(work.span.blocks, work.engine.model.tokenizer),
     )
     return float(fall[held].sum())
 
@@ -104,7 +104,7 @@ def test_carriers_are_what_the_plain_model_attends_to(tiny_plain, tokenizer_with
     read = SpanPrefill(span, past, *engine.capture(past, span.ids, span.positions), engine, lambda *_: None)
     lost = torch.zeros(len(span), dtype=torch.bool)
     lost[[0, 17, 40]] = True
-    got = carriers(read, lost)
+    got = measure_carriers(read, lost)
 
     head = engine.model.tokenizer(HEAD, add_special_tokens=False)["input_ids"]
     prompt = prompt_ids(engine.model)
@@ -122,22 +122,22 @@ def test_carriers_are_what_the_plain_model_attends_to(tiny_plain, tokenizer_with
 def test_only_chunks_with_a_loss_are_repeated_and_none_without(two):
     work = work_of(two.engine, "kvzip", 4, text=TEXT * 4)
     read = work.reading()
-    nothing = carriers(read, torch.zeros(len(work.span), dtype=torch.bool))
+    nothing = measure_carriers(read, torch.zeros(len(work.span), dtype=torch.bool))
     assert not any(s.any() for s in nothing.values())
     late = torch.zeros(len(work.span), dtype=torch.bool)
     late[-1] = True
     assert len(work.span) > 256
-    assert all(s.any() for s in carriers(read, late).values())
+    assert all(s.any() for s in measure_carriers(read, late).values())
 
 
 def test_the_strongest_carriers_come_first_and_no_other_score_is_touched():
     scores = {0: torch.tensor([[0.5, -2.0, 0.0, 9.0]]), 1: torch.tensor([[1.0, 1.0, 1.0, 1.0]])}
-    carry = {0: torch.tensor([[0.2, 0.9, 0.1, LEAST / 2]]), 1: torch.tensor([[0.0, 0.0, 0.8, 0.0]])}
+    carry = {0: torch.tensor([[0.2, 0.9, 0.1, LEAST_ATTENTION / 2]]), 1: torch.tensor([[0.0, 0.0, 0.8, 0.0]])}
     kept = {layer: s.clone() for layer, s in scores.items()}
-    got = restored(scores, carry, 1.0)  # two heads, so two pairs
+    got = prefer_carriers(scores, carry, 1.0)  # two heads, so two pairs
     assert got[0].tolist() == [[0.5, torch.inf, 0.0, 9.0]]
     assert got[1].tolist() == [[1.0, 1.0, torch.inf, 1.0]]
-    assert restored(scores, carry, 4.0)[0][0, 3] == 9.0  # what carries next to nothing is no carrier
+    assert prefer_carriers(scores, carry, 4.0)[0][0, 3] == 9.0  # what carries next to nothing is no carrier
     assert all(torch.equal(scores[layer], s) for layer, s in kept.items())
 
 
@@ -146,8 +146,8 @@ def test_what_was_repaired_can_be_stored_and_read_again(two, latent, tmp_path):
     """Worths are stored with the slots, and a file holds finite numbers alone."""
     work = work_of(two.engine, latent, 4)
     lost = torch.ones(len(work.span), dtype=torch.bool)
-    scores = restored(work.study.scores, carriers(work.reading(), lost), 0.5 * work.budget.slots)
-    made = settled(work.method.compress(work.study.with_scores(scores), work.budget))
+    scores = prefer_carriers(work.study.scores, measure_carriers(work.reading(), lost), 0.5 * work.budget.slots)
+    made = make_scores_finite(work.method.compress(work.study.with_scores(scores), work.budget))
     end = work.span.start + len(work.span)
     context = CompactContext(made, end)
     loaded = store.load(store.save(context, tmp_path / "a", two.model), two.model)

@@ -10,8 +10,8 @@ import torch
 from gated import gated, past_of, snapshot, unchanged, work_of
 from holdfast.context.surgery import keep
 from holdfast.engine.kv_context import KVContext
-from holdfast.gate.latent.gate import Gate, control
-from holdfast.gate.latent.skill_check import CONTROL, skill
+from holdfast.gate.latent.gate import Gate, measure_skills
+from holdfast.gate.latent.skill_check import CONTROL, measure_skill
 
 
 def test_every_question_and_answer_has_tokens(tiny):
@@ -31,7 +31,7 @@ def test_the_control_is_what_the_plain_model_says(pair):
         with torch.no_grad():
             logits = pair.plain(torch.tensor([[*head, *prompt, *target]])).logits[0, -len(target) - 1 : -1]
         want.append(logits.log_softmax(-1).gather(1, torch.tensor(target)[:, None])[:, 0])
-    assert skill(pair.engine, live) == pytest.approx(float(torch.cat(want).mean()), abs=1e-4)
+    assert measure_skill(pair.engine, live) == pytest.approx(float(torch.cat(want).mean()), abs=1e-4)
     assert unchanged(live, before)
 
 
@@ -40,8 +40,8 @@ def test_a_memory_that_took_over_is_seen(two):
     states = work.study.prefill.states
     whole = keep(states, [None] * len(states.keys))
     crammed = replace(whole, layers=tuple(replace(s, values=s.values * 100) for s in whole.layers))
-    before = control(two.engine, work.reading().after, work.memory((whole,)))
-    after = control(two.engine, work.reading().after, work.memory((crammed,)))
+    before = measure_skills(two.engine, work.reading().after, work.memory((whole,)))
+    after = measure_skills(two.engine, work.reading().after, work.memory((crammed,)))
     assert before["full"] == pytest.approx(before["compact"], abs=1e-3)
     assert before["full"] == after["full"]
     assert abs(after["compact"] - after["full"]) > 0.02
@@ -50,9 +50,9 @@ def test_a_memory_that_took_over_is_seen(two):
 def test_the_control_stands_in_the_report_of_the_memory_that_was_kept(two):
     work = work_of(two.engine, "kvzip", 6)
     made, report = gated(Gate(), work)
-    assert report.skills == control(two.engine, work.reading().after, work.memory(made))
+    assert report.skills == measure_skills(two.engine, work.reading().after, work.memory(made))
     assert all(x <= 0 for x in report.skills.values())
 
 
 def test_an_empty_memory_has_skills(two):
-    assert skill(two.engine, KVContext(two.model)) < 0
+    assert measure_skill(two.engine, KVContext(two.model)) < 0

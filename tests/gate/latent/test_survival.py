@@ -18,9 +18,9 @@ from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.budget import Budget
 from holdfast.context.segments import TokenSegment
 from holdfast.context.surgery import keep
-from holdfast.gate.latent.fact_tokens import Atom, AtomKind, Located, in_blocks
-from holdfast.gate.latent.gate import Gate, Work
-from holdfast.gate.latent.survival import UNREADABLE, Survival, fallen, ranges
+from holdfast.gate.latent.fact_tokens import FactKind, FactTokens, TextFact, locate_facts
+from holdfast.gate.latent.gate import Gate, GatedSpan
+from holdfast.gate.latent.survival import UNREADABLE, Survival, find_runs, measure_fall
 from holdfast.methods.registry import build
 from holdfast.methods.repeat_prompt import CHUNK, prompt_ids, score_repeat
 from holdfast.transcript.turn import Role, Transcript, Turn
@@ -30,14 +30,14 @@ LONG = "".join(f"line {n}: port {8000 + n} at src/m{n}.py\n" for n in range(16))
 
 
 def located(first, last):
-    return Located(Atom(AtomKind.NUMBER, "7", (0, 1)), 0, (first, last))
+    return FactTokens(TextFact(FactKind.NUMBER, "7", (0, 1)), 0, (first, last))
 
 
 def survival_of(work, segments, threshold=TINY):
     """As the gate measures it."""
     told = score_repeat(work.memory(segments), work.span.ids)
     return Survival(
-        fallen(work.reading().repeat_log_probs, told), torch.arange(*work.span.blocks[0].origin.tokens), threshold
+        measure_fall(work.reading().repeat_log_probs, told), torch.arange(*work.span.blocks[0].origin.tokens), threshold
     )
 
 
@@ -53,7 +53,7 @@ def test_a_memory_that_nobody_changed_loses_nothing(pair, head, text):
         assert survived.fall.abs().max() < TINY
         assert not survived.lost.any()
         assert survived.spans() == []
-        assert not [x for x in in_blocks(work.span.blocks, pair.model.tokenizer) if survived.is_lost(x)]
+        assert not [x for x in locate_facts(work.span.blocks, pair.model.tokenizer) if survived.is_lost(x)]
 
 
 def test_a_budget_that_holds_the_span_loses_nothing(pair):
@@ -115,7 +115,7 @@ def test_survival_is_what_a_repeat_by_hand_finds(two, latent):
 
 @given(st.sets(st.integers(0, 60)))
 def test_ranges_are_the_longest_runs(numbers):
-    found = ranges(torch.tensor(sorted(numbers), dtype=torch.int64))
+    found = find_runs(torch.tensor(sorted(numbers), dtype=torch.int64))
     assert [i for a, b in found for i in range(a, b)] == sorted(numbers)
     assert all(a < b for a, b in found)
     assert all(one[1] < two[0] for one, two in pairwise(found))
@@ -124,7 +124,7 @@ def test_ranges_are_the_longest_runs(numbers):
 def test_an_atom_is_found_behind_a_gap_and_runs_end_at_one():
     index = torch.tensor([0, 1, 2, 10, 11, 12, 13])
     survived = Survival(torch.tensor([0.0, 0.0, 2.0, 2.0, 0.6, 0.6, 0.0]), index, 1.0)
-    assert survived.place(located(10, 12)) == slice(3, 5)
+    assert survived.token_slice(located(10, 12)) == slice(3, 5)
     assert survived.nats(located(11, 13)) == pytest.approx(1.2)
     assert survived.spans() == [(2, 3), (10, 11)]
 
@@ -140,7 +140,7 @@ def test_an_atom_is_lost_by_one_token_or_by_all_together_and_at_the_threshold_is
 
 def test_a_memory_that_gives_no_number_has_lost_the_token():
     full, compact = torch.tensor([-1.0, -1.0, math.nan, -1.0]), torch.tensor([-2.0, math.nan, -1.0, -math.inf])
-    assert fallen(full, compact).tolist() == [1.0, UNREADABLE, UNREADABLE, UNREADABLE]
+    assert measure_fall(full, compact).tolist() == [1.0, UNREADABLE, UNREADABLE, UNREADABLE]
 
 
 def test_losses_of_a_session_with_a_gap_stand_where_the_session_has_them(two):
@@ -172,7 +172,7 @@ def test_a_method_may_be_asked_about_a_part_of_a_block(two):
     span = type(work.span)((type(block)(block.ids[20:], late),), work.span.start)
     method = build("kvzip")
     study = method.study(span, work.past, two.engine)
-    _, report = gated(Gate(), Work(method, study, Budget(len(span) // 6), span, work.past, two.engine))
+    _, report = gated(Gate(), GatedSpan(method, study, Budget(len(span) // 6), span, work.past, two.engine))
     ids = [0] * origin.tokens[0] + list(block.ids)
     assert report.lost
     for entry in report.lost:

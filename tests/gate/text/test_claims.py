@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.gate.text.claims import Struck, strike
-from holdfast.transcript.activity import observed
-from holdfast.transcript.draft import Line, draft, made_of
+from holdfast.gate.text.claims import StruckSentence, strike_claims
+from holdfast.transcript.activity import find_activity
+from holdfast.transcript.draft import Line, new_draft, piece_of_lines
 from holdfast.transcript.turn import Transcript
 from small_sessions import says, session, tool, user
 
@@ -28,11 +28,11 @@ PASSING = session(
 )
 
 
-def summary(transcript: Transcript, text: str, made: str = "summarize") -> tuple[str, tuple[Struck, ...]]:
+def summary(transcript: Transcript, text: str, made: str = "summarize") -> tuple[str, tuple[StruckSentence, ...]]:
     """What is left of a summary of the whole session."""
-    whole = draft(transcript)
-    piece = made_of([Line(line, (1,)) for line in text.split("\n")], made)
-    held, struck = strike(whole.fold(2, len(whole.pieces), piece), observed(transcript.turns))
+    whole = new_draft(transcript)
+    piece = piece_of_lines([Line(line, (1,)) for line in text.split("\n")], made)
+    held, struck = strike_claims(whole.replace_pieces(2, len(whole.pieces), piece), find_activity(transcript.turns))
     return held.pieces[2].turn.text, struck
 
 
@@ -195,8 +195,10 @@ def test_only_what_a_model_wrote_is_read() -> None:
 
 
 def test_lines_keep_their_sources_when_one_goes() -> None:
-    whole = draft(FAILING)
-    piece = made_of([Line("All tests pass.", (2,)), Line("Port 8080. All tests pass. Uses SQLite.", (6,))], "summarize")
-    held, struck = strike(whole.fold(2, 6, piece), observed(FAILING.turns))
+    whole = new_draft(FAILING)
+    piece = piece_of_lines(
+        [Line("All tests pass.", (2,)), Line("Port 8080. All tests pass. Uses SQLite.", (6,))], "summarize"
+    )
+    held, struck = strike_claims(whole.replace_pieces(2, 6, piece), find_activity(FAILING.turns))
     assert [(line.text, line.turns) for line in held.pieces[2].lines] == [("Port 8080. Uses SQLite.", (6,))]
     assert len(struck) == 2

@@ -13,9 +13,9 @@ from holdfast.errors import BadOption
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.mask_calls import MaskCalls
-from holdfast.transcript.draft import draft
+from holdfast.transcript.draft import new_draft
 from holdfast.transcript.read import parse
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Transcript, Turn
 from holdfast.transcript.write import write
 
@@ -28,7 +28,7 @@ def arguments(made):
 
 
 def masked(transcript, room=TIGHT, **options):
-    return MaskCalls(**options).rewrite(draft(transcript), room)
+    return MaskCalls(**options).rewrite(new_draft(transcript), room)
 
 
 def wrote(number, path, text=CODE):
@@ -37,9 +37,10 @@ def wrote(number, path, text=CODE):
 
 def test_a_written_file_becomes_one_line_and_its_path_stays():
     (made,) = arguments(masked(session(wrote(1, "src/a.py"))))
+    size = estimate_tokens(CODE)
     assert json.loads(made) == {
         "file_path": "src/a.py",
-        "content": f"[holdfast: 62 lines, {count(CODE)} tokens; begins `import json`; back by: holdfast expand 2]",
+        "content": f"[holdfast: 62 lines, {size} tokens; begins `import json`; back by: holdfast expand 2]",
     }
 
 
@@ -48,13 +49,13 @@ def test_of_a_command_the_first_line_stays():
     (made,) = arguments(masked(session(exchange(1, "bash", {"command": command, "timeout": 9}, "ok"))))
     first, told = json.loads(made)["command"].split("\n")
     assert first == "cd app && cat > b.py <<'EOF'"
-    assert told == f"[holdfast: 64 lines, {count(command)} tokens; back by: holdfast expand 2]"
+    assert told == f"[holdfast: 64 lines, {estimate_tokens(command)} tokens; back by: holdfast expand 2]"
     assert json.loads(made)["timeout"] == 9
 
 
 def test_a_command_of_one_endless_line_is_cut():
     (made,) = arguments(masked(session(exchange(1, "bash", {"command": "echo " + "word " * 900}, "ok"))))
-    assert count(json.loads(made)["command"]) < 80
+    assert estimate_tokens(json.loads(made)["command"]) < 80
 
 
 def test_files_that_only_the_text_of_a_patch_names_are_named():
@@ -85,16 +86,16 @@ def test_what_is_not_masked_stays_character_for_character():
 @pytest.mark.parametrize("broken", ['{"content": "' + CODE, "[" + json.dumps(CODE) + "]", json.dumps({"content": "x"})])
 def test_broken_or_short_arguments_stay(broken):
     transcript = session(exchange(1, "Write", broken, "ok"))
-    held = draft(transcript)
+    held = new_draft(transcript)
     assert MaskCalls().rewrite(held, TIGHT) is held
 
 
 def test_superseded_writes_go_first_and_the_newest_state_of_a_file_last():
     command = exchange(3, "bash", {"command": f"node <<'EOF'\n{CODE}EOF"}, "ok")
     transcript = session(wrote(1, "b.py"), wrote(2, "a.py"), command, wrote(4, "./a.py"))
-    held, order = draft(transcript), []
+    held, order = new_draft(transcript), []
     while True:
-        made = MaskCalls().rewrite(held, Room(held.size(count) - 1, keep_recent=0))
+        made = MaskCalls().rewrite(held, Room(held.size(estimate_tokens) - 1, keep_recent=0))
         if made is held:
             break
         order += [at for at, pair in enumerate(zip(held.turns, made.turns, strict=True)) if pair[0] != pair[1]]
@@ -105,18 +106,18 @@ def test_superseded_writes_go_first_and_the_newest_state_of_a_file_last():
 def test_a_write_that_failed_is_not_the_newest_state():
     failed = exchange(2, "Write", {"file_path": "a.py", "content": CODE}, "denied", is_error=True)
     transcript = session(wrote(1, "a.py"), failed)
-    made = masked(transcript, Room(draft(transcript).size(count) - 1, keep_recent=0))
+    made = masked(transcript, Room(new_draft(transcript).size(estimate_tokens) - 1, keep_recent=0))
     assert [CODE[:20] in json.loads(text)["content"] for text in arguments(made)] == [True, False]
 
 
 def test_it_stops_when_the_session_fits():
     transcript = session(*(wrote(n, f"{n}.py") for n in range(4)))
-    made = masked(transcript, Room(draft(transcript).size(count) - 10, keep_recent=0))
+    made = masked(transcript, Room(new_draft(transcript).size(estimate_tokens) - 10, keep_recent=0))
     assert ["holdfast" in text for text in arguments(made)] == [True, False, False, False]
 
 
 def test_the_newest_exchanges_stay():
-    held = draft(session(wrote(1, "a.py")))
+    held = new_draft(session(wrote(1, "a.py")))
     assert MaskCalls().rewrite(held, Room(1, keep_recent=1)) is held
 
 
@@ -147,7 +148,7 @@ def test_a_call_in_the_text_is_masked_there():
 
 
 def test_what_the_agent_says_without_a_call_stays():
-    held = draft(Transcript((Turn(Role.USER, CODE), Turn(Role.ASSISTANT, f"<parameter=x>{CODE}</parameter>"))))
+    held = new_draft(Transcript((Turn(Role.USER, CODE), Turn(Role.ASSISTANT, f"<parameter=x>{CODE}</parameter>"))))
     assert MaskCalls().rewrite(held, TIGHT) is held
 
 

@@ -15,8 +15,8 @@ from holdfast.methods.text import prune_tokens, similarity
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.clamp import Clamp
 from holdfast.methods.text.prune_tokens import LITERAL
-from holdfast.transcript.draft import draft
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.draft import new_draft
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 LONG = "\n".join(f"line {n} of the listing" for n in range(200))
@@ -24,7 +24,7 @@ TIGHT = Room(1, keep_recent=0)
 
 
 def rewritten(spec, transcript, room=TIGHT):
-    return build_text(spec).rewrite(draft(transcript), room)
+    return build_text(spec).rewrite(new_draft(transcript), room)
 
 
 def texts(made):
@@ -40,7 +40,7 @@ def numbered(count_):
 
 def test_keep_recent_keeps_so_many_exchanges_however_much_room_there_is():
     transcript = numbered(9)
-    size = draft(transcript).size(count)
+    size = new_draft(transcript).size(estimate_tokens)
     made = rewritten("keep_recent:exchanges=4", transcript, Room(size - 1, keep_recent=1))
     assert texts(made) == ["5", "6", "7", "8"]
     assert made.pieces[0].turn.text == "Fix it"
@@ -53,7 +53,7 @@ def test_keep_recent_keeps_fewer_where_those_do_not_fit():
 
 def test_random_delete_depends_on_the_seed_alone():
     transcript = numbered(30)
-    room = Room(draft(transcript).size(count) // 2, keep_recent=0)
+    room = Room(new_draft(transcript).size(estimate_tokens) // 2, keep_recent=0)
     kept = [tuple(texts(rewritten(f"random_delete:seed={seed}", transcript, room))) for seed in (0, 0, 1)]
     assert kept[0] == kept[1] != kept[2]
     assert kept[0] != tuple(texts(rewritten("truncate", transcript, room)))
@@ -72,7 +72,7 @@ def test_long_observations_alone_are_dropped_and_their_calls_stay():
 
 def test_work_stops_when_it_fits():
     transcript = session(*(exchange(n, "bash", {"command": "x"}, LONG) for n in range(3)))
-    room = Room(draft(transcript).size(count) - 10, keep_recent=0)
+    room = Room(new_draft(transcript).size(estimate_tokens) - 10, keep_recent=0)
     assert texts(rewritten("drop_observations", transcript, room)) == ["[dropped]", LONG, LONG]
 
 
@@ -83,7 +83,7 @@ def test_a_mask_says_what_was_there_how_it_ended_and_how_to_get_it_back():
     text = f"{LONG}\nFAILED tests/test_a.py::test_b\n1 failed, 4 passed in 0.2s\n[exit code 1]"
     (mask,) = texts(rewritten("mask_observations", session(exchange(1, "Bash", {"command": "pytest -q"}, text))))
     assert mask == (
-        f"[holdfast: output of `pytest -q`; {count(text):,} tokens, 203 lines; exit code 1; "
+        f"[holdfast: output of `pytest -q`; {estimate_tokens(text):,} tokens, 203 lines; exit code 1; "
         "tests: 4 passed, 1 failed, 0 skipped; first error: FAILED tests/test_a.py::test_b; back by: holdfast expand 3]"
     )
 
@@ -104,7 +104,7 @@ def test_a_mask_of_a_long_command_is_one_line_and_cut_with_a_mark():
 
 def test_short_observations_and_other_masks_are_not_masked():
     transcript = session(exchange(1, "bash", {"command": "true"}, "ok"))
-    held = draft(transcript)
+    held = new_draft(transcript)
     assert rewritten("mask_observations", transcript) == held
     once = rewritten("mask_observations", session(exchange(1, "bash", {"command": "x"}, LONG)))
     assert build_text("mask_observations").rewrite(once, TIGHT) == once
@@ -171,7 +171,7 @@ def test_clamp_cuts_inside_a_line_that_is_too_long():
     (made,) = texts(rewritten("clamp:head=10,tail=10", session(exchange(1, "bash", {}, "word " * 5000))))
     assert made.startswith("word word")
     assert made.endswith("word ")
-    assert count(made) < 60
+    assert estimate_tokens(made) < 60
 
 
 @given(st.text(alphabet="ab \nérror: ", min_size=200, max_size=600), st.integers(0, 30), st.integers(0, 30))
@@ -202,7 +202,7 @@ def test_the_turn_most_like_the_task_is_kept_with_its_call(spec, monkeypatch):
 def test_retrieval_without_a_number_keeps_as_many_as_fit(monkeypatch):
     monkeypatch.setitem(similarity.SCORERS, "embedding", words_in_common)
     transcript = haystack()
-    room = Room(draft(transcript).size(count) * 2 // 3, keep_recent=1)
+    room = Room(new_draft(transcript).size(estimate_tokens) * 2 // 3, keep_recent=1)
     made = rewritten("retrieve:k=0", transcript, room)
     assert room.fits(made)
     assert len(texts(made)) > 5
@@ -250,9 +250,9 @@ def literals(text):
 
 def test_pruning_fits_the_budget_with_no_more_cuts_than_it_takes(invented):
     transcript = session(exchange(1, "bash", {"command": "x"}, LONG))
-    room = Room(draft(transcript).size(count) * 2 // 3, keep_recent=0)
+    room = Room(new_draft(transcript).size(estimate_tokens) * 2 // 3, keep_recent=0)
     made = rewritten("prune_tokens", transcript, room)
-    assert room.budget - 3 <= made.size(count) <= room.budget
+    assert room.budget - 3 <= made.size(estimate_tokens) <= room.budget
 
 
 def test_pruning_keeps_every_path_number_and_identifier_whole(invented):
@@ -262,7 +262,7 @@ def test_pruning_keeps_every_path_number_and_identifier_whole(invented):
     assert "took" not in pruned
     assert set(literals(text)) <= set(literals(pruned))
     (cut,) = texts(rewritten("prune_tokens:keep_literals=false", transcript))
-    assert count(cut) < count(pruned)
+    assert estimate_tokens(cut) < estimate_tokens(pruned)
 
 
 @pytest.mark.parametrize(
@@ -292,10 +292,10 @@ def test_tiered_stops_at_the_first_step_that_is_enough():
     read = exchange(1, "Read", {"file_path": "a.py"}, LONG)
     again = exchange(2, "Read", {"file_path": "a.py"}, LONG)
     transcript = session(read, again)
-    room = Room(draft(transcript).size(count) - 100, keep_recent=0)
-    assert {piece.made for piece in rewritten("tiered", transcript, room).pieces} == {"", "dedup_reads"}
+    room = Room(new_draft(transcript).size(estimate_tokens) - 100, keep_recent=0)
+    assert {piece.writer for piece in rewritten("tiered", transcript, room).pieces} == {"", "dedup_reads"}
     made = rewritten("tiered:steps=drop_observations+truncate", transcript, room)
-    assert {piece.made for piece in made.pieces} == {"", "drop_observations"}
+    assert {piece.writer for piece in made.pieces} == {"", "drop_observations"}
 
 
 @pytest.mark.parametrize(

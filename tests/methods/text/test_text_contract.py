@@ -18,9 +18,9 @@ from holdfast.methods.registry import TEXT, build_text
 from holdfast.methods.text import prune_tokens, similarity
 from holdfast.methods.text.base import Room
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.draft import draft, units
+from holdfast.transcript.draft import new_draft, units
 from holdfast.transcript.read import read
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "transcripts"
 READABLE = ("aider-01", "claude-01", "claude-04", "cline-01", "messages-01", "mini-01", "openhands-03")
@@ -47,13 +47,13 @@ def method(request):
 
 
 def room_for(held, ratio, keep_recent):
-    return Room(max(1, int(held.size(count) / ratio)), count, keep_recent, BriefChat())
+    return Room(max(1, int(held.size(estimate_tokens) / ratio)), estimate_tokens, keep_recent, BriefChat())
 
 
 def check(method, transcript, ratio, keep_recent):
     """Every law at once, over one session."""
     before = copy.deepcopy(transcript)
-    held = draft(transcript)
+    held = new_draft(transcript)
     room = room_for(held, ratio, keep_recent)
     try:
         made = method.rewrite(held, room)
@@ -66,12 +66,12 @@ def check(method, transcript, ratio, keep_recent):
     if room.fits(held):
         assert made is held
     check_legal(made.turns)
-    assert made.size(count) <= held.size(count)
+    assert made.size(estimate_tokens) <= held.size(estimate_tokens)
     assert made.raw is transcript
     assert made.turns == build_text(method.name).rewrite(held, room).turns
     check_pieces(held, made, room)
     floor = held.keep(set(range(len(held.pieces))) - set(room.free(held)))
-    if method.name in REACHES and floor.size(count) <= room.budget and not splits_an_exchange(held, room):
+    if method.name in REACHES and floor.size(estimate_tokens) <= room.budget and not splits_an_exchange(held, room):
         assert room.fits(made)
     if method.name in STABLE:
         assert method.rewrite(made, room).turns == made.turns
@@ -81,10 +81,10 @@ def check_pieces(held, made, room):
     protected = set(range(len(held.pieces))) - set(room.free(held))
     stands_for = [piece.turns for piece in made.pieces]
     assert all(turns and set(turns) <= set(range(len(held.pieces))) for turns in stands_for)
-    unchanged = {piece.at for piece in made.pieces if not piece.made}
+    unchanged = {piece.at for piece in made.pieces if not piece.writer}
     assert protected <= unchanged
     for piece in made.pieces:
-        if not piece.made:
+        if not piece.writer:
             assert piece.turn is held.pieces[piece.at].turn
         else:
             assert piece.turn.text or piece.turn.calls

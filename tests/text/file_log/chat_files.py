@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from holdfast.methods.registry import Entry
 from holdfast.methods.text.base import Room
-from holdfast.transcript.draft import Draft, Line, made_of, units
+from holdfast.transcript.draft import Draft, Line, piece_of_lines, units
 from holdfast.transcript.turn import Role
 
 
@@ -20,7 +20,7 @@ class Mask:
     def rewrite(self, held: Draft, room: Room) -> Draft:
         for at in room.free(held):
             if held.pieces[at].turn.role is Role.TOOL:
-                held = held.put(at, f"[{len(held.pieces[at].turn.text)} characters]", self.name)
+                held = held.replace_text(at, f"[{len(held.pieces[at].turn.text)} characters]", self.name)
         return held
 
 
@@ -40,7 +40,7 @@ class Fold:
             piece = held.pieces[at]
             kept = [line for line in piece.lines if line.text.startswith("- ")]
             lines += kept or [Line(f"- {piece.turn.text[:6]}", piece.turns)]
-        return held.fold(whole[0], whole[-1] + 1, made_of(lines, self.name))
+        return held.replace_pieces(whole[0], whole[-1] + 1, piece_of_lines(lines, self.name))
 
 
 METHODS = {

@@ -14,8 +14,8 @@ from holdfast.errors import Failed
 from holdfast.eval.probes import broken_rule
 from holdfast.eval.text.probes import CATEGORIES, TextProbe, stays, turn_text
 from holdfast.methods.text.briefing import fence_turns
-from holdfast.transcript.draft import draft, free
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.draft import free_pieces, new_draft
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Transcript, Turn
 
 TIMEOUT = 120.0
@@ -57,9 +57,9 @@ def asked_probes(chat: Chat, transcript: Transcript, name: str, each: int, keep_
 
     Raises Failed where the model gives no list, or none that is fair.
     """
-    touched = {at: transcript.turns[at] for at in free(draft(transcript), keep_recent)}
-    room = (input_limit(chat) or 100_000) - count(_WRITE) - 100
-    shown = fence_turns(touched, room, count)
+    touched = {at: transcript.turns[at] for at in free_pieces(new_draft(transcript), keep_recent)}
+    room = (input_limit(chat) or 100_000) - estimate_tokens(_WRITE) - 100
+    shown = fence_turns(touched, room, estimate_tokens)
     ask = f"Write {each} questions of each category about this transcript, each about another turn."
     reply = chat(_WRITE, f"{shown.prompt}\n{ask}", 300 * each * len(CATEGORIES), TIMEOUT)
     rows, verbatim = _json(reply.text, "[", "]"), stays(transcript, keep_recent)
@@ -84,7 +84,7 @@ def _fair(row: Any, at: int, name: str, turns: dict[int, Turn], verbatim: str) -
 
 def answered(chat: Chat, turns: Sequence[Turn], question: str) -> ChatAnswer:
     """The answer of a model that sees these turns whole."""
-    shown = fence_turns(dict(enumerate(turns)), UNLIMITED, count, question)
+    shown = fence_turns(dict(enumerate(turns)), UNLIMITED, estimate_tokens, question)
     return chat(_ANSWER, f"{shown.prompt}\nQuestion: {question}", ANSWER_TOKENS, TIMEOUT)
 
 

@@ -14,8 +14,8 @@ from random import Random
 from zlib import crc32
 
 from holdfast.eval.probes import Probe, broken_rule
-from holdfast.facts.extract import Atom, AtomKind, atoms
-from holdfast.transcript.draft import draft, free
+from holdfast.facts.extract import FactKind, TextFact, extract_facts
+from holdfast.transcript.draft import free_pieces, new_draft
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 CATEGORIES = ("recall", "decision", "artifact", "continuation")
@@ -28,12 +28,12 @@ NEWEST = 0.15
 """Share of the turns, the newest of those that may be touched, from which work goes on."""
 
 _LITERALS = {
-    AtomKind.NUMBER,
-    AtomKind.VERSION,
-    AtomKind.IDENTIFIER,
-    AtomKind.HASH,
-    AtomKind.URL,
-    AtomKind.PATH,
+    FactKind.NUMBER,
+    FactKind.VERSION,
+    FactKind.IDENTIFIER,
+    FactKind.HASH,
+    FactKind.URL,
+    FactKind.PATH,
 }
 _DECIDES = re.compile(
     r"\b(?:instead|because|since|decid\w+|chos\w+|choose|prefer\w*|use|using|switch\w*|should|must|never|don'?t|rather|"
@@ -57,7 +57,7 @@ class Found:
 
     turn: int
     role: Role
-    atom: Atom
+    fact: TextFact
     line: str
     place: tuple[int, int]
     """Of the literal in the line."""
@@ -65,7 +65,7 @@ class Found:
 
 def cloze(transcript: Transcript, name: str, each: int, keep_recent: int, seed: int = 0) -> list[TextProbe]:
     """Up to `each` probes of every category about the turns that a compaction may touch, the same for equal seeds."""
-    touched = free(draft(transcript), keep_recent)
+    touched = free_pieces(new_draft(transcript), keep_recent)
     found = [item for at in touched for item in _found(at, transcript.turns[at])]
     verbatim = stays(transcript, keep_recent)
     probes = []
@@ -78,7 +78,7 @@ def cloze(transcript: Transcript, name: str, each: int, keep_recent: int, seed: 
 
 def stays(transcript: Transcript, keep_recent: int) -> str:
     """The text of every turn that no compaction touches."""
-    touched = set(free(draft(transcript), keep_recent))
+    touched = set(free_pieces(new_draft(transcript), keep_recent))
     return "\n".join(turn_text(turn) for at, turn in enumerate(transcript.turns) if at not in touched)
 
 
@@ -88,7 +88,7 @@ def turn_text(turn: Turn) -> str:
 
 
 def _found(at: int, turn: Turn) -> Iterator[Found]:
-    for atom in atoms(turn.text, turn.role):
+    for atom in extract_facts(turn.text, turn.role):
         start = turn.text.rfind("\n", 0, atom.chars[0]) + 1
         end = turn.text.find("\n", atom.chars[1])
         line = turn.text[start : end if end >= 0 else None]
@@ -100,7 +100,7 @@ def _found(at: int, turn: Turn) -> Iterator[Found]:
 def _categories(item: Found, touched: Sequence[int]) -> Iterator[str]:
     if item.turn >= touched[int(len(touched) * (1 - NEWEST))]:
         yield "continuation"
-    elif item.atom.kind is AtomKind.PATH:
+    elif item.fact.kind is FactKind.PATH:
         yield "artifact"
     elif item.role in (Role.USER, Role.ASSISTANT) and _DECIDES.search(item.line):
         yield "decision"
@@ -114,11 +114,11 @@ def _first(
     """A probe of every literal that makes a fair one; no literal is asked for twice."""
     probes: dict[str, TextProbe] = {}
     for item in fitting:
-        if item.atom.text in probes or len(probes) >= _MOST:
+        if item.fact.text in probes or len(probes) >= _MOST:
             continue
         probe = _probe(item, found, category, name)
         if probe and not broken_rule(probe, verbatim):
-            probes[item.atom.text] = probe
+            probes[item.fact.text] = probe
     return list(probes.values())
 
 
@@ -127,8 +127,8 @@ _MOST = 100
 
 
 def _probe(item: Found, found: Sequence[Found], category: str, name: str) -> TextProbe | None:
-    answer = item.atom.text
-    others = {other.atom.text for other in found if other.atom.kind is item.atom.kind} - {answer}
+    answer = item.fact.text
+    others = {other.fact.text for other in found if other.fact.kind is item.fact.kind} - {answer}
     near = sorted(other for other in others if answer not in other and other not in answer)
     if not near:
         return None
@@ -137,7 +137,7 @@ def _probe(item: Found, found: Sequence[Found], category: str, name: str) -> Tex
         transcript=name,
         id=f"{category}-{item.turn + 1}-{crc32(blanked.encode()):08x}",
         category=category,
-        question=f"Which {item.atom.kind} stood in the place of {BLANK} in this line of the session? {blanked}",
+        question=f"Which {item.fact.kind} stood in the place of {BLANK} in this line of the session? {blanked}",
         answer=answer,
         accept=[answer],
         distractor=max(near, key=lambda other: (SequenceMatcher(None, answer, other).ratio(), other)),

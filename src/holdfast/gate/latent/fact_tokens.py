@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.block import Block, Kind
-from holdfast.facts.extract import Atom, AtomKind, atoms
-from holdfast.gate.latent.token_text import TokenText
+from holdfast.facts.extract import FactKind, TextFact, extract_facts
+from holdfast.gate.latent.token_text import TokenDecoder
 from holdfast.transcript.turn import Role
 
-__all__ = ["Atom", "AtomKind", "Located", "atoms", "in_blocks"]
+__all__ = ["FactKind", "FactTokens", "TextFact", "extract_facts", "locate_facts"]
 
 
 @dataclass(frozen=True)
-class Located:
+class FactTokens:
     """An atom and the tokens that hold it."""
 
-    atom: Atom
+    fact: TextFact
     """Its characters count from the beginning of its block, as the tokenizer decodes it."""
     turn: int
     """Index into `Transcript.turns`."""
@@ -40,26 +40,26 @@ _SPEAKERS = {
 }
 
 
-def marked(blocks: Sequence[Block], tokenizer: Any) -> Tensor:
+def build_fact_mask(blocks: Sequence[Block], tokenizer: Any) -> Tensor:
     """`[T]` bool over the tokens of all blocks: whether each belongs to an atom."""
     out, at = torch.zeros(sum(map(len, blocks)), dtype=torch.bool), 0
     for block in blocks:
         first = block.origin.tokens[0]
-        for found in in_blocks((block,), tokenizer):
+        for found in locate_facts((block,), tokenizer):
             out[at + found.tokens[0] - first : at + found.tokens[1] - first] = True
         at += len(block)
     return out
 
 
-def in_blocks(blocks: Sequence[Block], tokenizer: Any) -> tuple[Located, ...]:
+def locate_facts(blocks: Sequence[Block], tokenizer: Any) -> tuple[FactTokens, ...]:
     """The atoms of each block, in order, with their tokens; nothing but the blocks' ids is needed."""
-    decoder = TokenText(tokenizer)
-    found: list[Located] = []
+    decoder = TokenDecoder(tokenizer)
+    found: list[FactTokens] = []
     for block in blocks:
         text, starts, ends = decoder.decode(block.ids)
         first = block.origin.tokens[0]
-        for atom in atoms(text, _SPEAKERS[block.kind]):
+        for atom in extract_facts(text, _SPEAKERS[block.kind]):
             begin = bisect_right(ends, atom.chars[0])
             end = bisect_left(starts, atom.chars[1])
-            found.append(Located(atom, block.origin.turn, (first + begin, first + end)))
+            found.append(FactTokens(atom, block.origin.turn, (first + begin, first + end)))
     return tuple(found)

@@ -20,17 +20,17 @@ from holdfast.context.segments import Segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
-from holdfast.gate.latent.fact_tokens import Located, in_blocks
-from holdfast.gate.latent.repair import carriers, restored, settled
-from holdfast.gate.latent.skill_check import skill
-from holdfast.gate.latent.survival import Survival, fallen, ranges
+from holdfast.gate.latent.fact_tokens import FactTokens, locate_facts
+from holdfast.gate.latent.repair import make_scores_finite, measure_carriers, prefer_carriers
+from holdfast.gate.latent.skill_check import measure_skill
+from holdfast.gate.latent.survival import Survival, find_runs, measure_fall
 from holdfast.methods.base import LatentMethod, Progress, RankedStudy, Span, quiet
 from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.methods.registry import read_options
 from holdfast.methods.repeat_prompt import score_repeat
 
-NOTED = 0.1  # nats; a smaller fall is not worth a line
-SHARES = (0.05, 0.1)  # of the budget, that may go to the strongest carriers of lost facts, round by round
+NOTABLE_FALL = 0.1  # nats; a smaller fall is not worth a line
+REPAIR_SHARES = (0.05, 0.1)  # of the budget, that may go to the strongest carriers of lost facts, round by round
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Gate:
 
 
 @dataclass
-class Report:
+class LatentReport:
     """What the gate saw, over all spans of a session."""
 
     threshold: float
@@ -63,7 +63,7 @@ class Report:
     """Of measuring and repairing, part of the compaction's."""
     slots_over: int = 0
     """Slots a head beyond the budget, over all spans."""
-    atoms: dict[str, Counter[str]] = field(default_factory=dict)
+    facts: dict[str, Counter[str]] = field(default_factory=dict)
     """Per kind: how many were `found`, and are `kept`, `repaired` or `lost`."""
     lost: list[dict[str, Any]] = field(default_factory=list)
     repaired: list[dict[str, Any]] = field(default_factory=list)
@@ -78,17 +78,17 @@ class Report:
     skills: dict[str, float] = field(default_factory=dict)
     """The unrelated control over the full and over the compact memory after the last span, nats a token."""
 
-    def add(self, before: Survival, after: Survival, atoms: Sequence[Located]) -> None:
+    def add(self, before: Survival, after: Survival, atoms: Sequence[FactTokens]) -> None:
         """Count one span in."""
         self.tokens += len(after.fall)
-        self.nats_lost_first += total(before)
-        self.nats_lost += total(after)
+        self.nats_lost_first += sum_falls(before)
+        self.nats_lost += sum_falls(after)
         self.spans_lost += after.spans()
-        noted = after.fall > NOTED
+        noted = after.fall > NOTABLE_FALL
         self.falls += zip(after.index[noted].tolist(), after.fall[noted].tolist(), strict=True)
-        self.spans_repaired += ranges(after.index[before.lost & ~after.lost])
+        self.spans_repaired += find_runs(after.index[before.lost & ~after.lost])
         for found in atoms:
-            counts = self.atoms.setdefault(found.atom.kind.value, Counter(found=0, kept=0, repaired=0, lost=0))
+            counts = self.facts.setdefault(found.fact.kind.value, Counter(found=0, kept=0, repaired=0, lost=0))
             counts["found"] += 1
             if after.is_lost(found):
                 counts["lost"] += 1
@@ -107,7 +107,7 @@ class Report:
             "tokens_lost": sum(b - a for a, b in self.spans_lost),
             "nats_lost_first": round(self.nats_lost_first, 2),
             "nats_lost": round(self.nats_lost, 2),
-            "atoms": {kind: dict(counts) for kind, counts in self.atoms.items()},
+            "atoms": {kind: dict(counts) for kind, counts in self.facts.items()},
             "lost": self.lost,
             "repaired": self.repaired,
             "spans_lost": [list(span) for span in self.spans_lost],
@@ -131,7 +131,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Work:
+class GatedSpan:
     """One span on its way through the gate."""
 
     method: LatentMethod
@@ -160,59 +160,59 @@ class Work:
         return live
 
 
-def checked(gate: Gate, work: Work, report: Report) -> tuple[Segment, ...]:
+def compress_through_gate(gate: Gate, work: GatedSpan, report: LatentReport) -> tuple[Segment, ...]:
     """Compress a span, measure what was lost, repair it if that helps, and count it into `report`."""
     budget = work.budget
     made = work.method.compress(work.study, budget, work.progress)
     began = time.perf_counter()
     read = work.reading()
     reference, index = read.repeat_log_probs, _index(work.span)
-    atoms = in_blocks(work.span.blocks, work.engine.model.tokenizer)
+    atoms = locate_facts(work.span.blocks, work.engine.model.tokenizer)
 
     def survival(segments: Sequence[Segment]) -> Survival:
         told = score_repeat(work.memory(segments), work.span.ids, work.progress)
-        return Survival(fallen(reference, told), index, gate.threshold)
+        return Survival(measure_fall(reference, told), index, gate.threshold)
 
     first = best = survival(made)
     if gate.repair and isinstance(work.study, RankedStudy):
         room = Budget(work.budget.slots + int(work.budget.slots * gate.allow_over))
-        for share in SHARES:
-            lost = in_lost(best, atoms)
+        for share in REPAIR_SHARES:
+            lost = mask_lost_facts(best, atoms)
             if not lost.any():
                 break
-            scores = restored(work.study.scores, carriers(read, lost), share * room.slots)
-            candidate = settled(work.method.compress(work.study.with_scores(scores), room, work.progress))
+            scores = prefer_carriers(work.study.scores, measure_carriers(read, lost), share * room.slots)
+            candidate = make_scores_finite(work.method.compress(work.study.with_scores(scores), room, work.progress))
             again = survival(candidate)
-            if total(again, atoms) >= total(best, atoms):
+            if sum_falls(again, atoms) >= sum_falls(best, atoms):
                 break
             made, best, budget = candidate, again, room
     report.slots_over += budget.slots - work.budget.slots
-    report.skills = control(work.engine, read.after, work.memory(made))
+    report.skills = measure_skills(work.engine, read.after, work.memory(made))
     report.add(first, best, atoms)
     report.seconds += time.perf_counter() - began
     return made
 
 
-def total(survival: Survival, atoms: Sequence[Located] | None = None) -> float:
+def sum_falls(survival: Survival, atoms: Sequence[FactTokens] | None = None) -> float:
     """Nats by which all tokens that fell did so together, or those of `atoms` alone."""
     fall = survival.fall.clamp_min(0)
     return float(fall.sum() if atoms is None else fall[_mask(survival, atoms)].sum())
 
 
-def in_lost(survival: Survival, atoms: Sequence[Located]) -> Tensor:
+def mask_lost_facts(survival: Survival, atoms: Sequence[FactTokens]) -> Tensor:
     """`[T]` bool: the tokens of lost atoms that fell themselves."""
-    return _mask(survival, [found for found in atoms if survival.is_lost(found)]) & (survival.fall > NOTED)
+    return _mask(survival, [found for found in atoms if survival.is_lost(found)]) & (survival.fall > NOTABLE_FALL)
 
 
-def control(engine: LocalEngine, full: KVContext, compact: KVContext) -> dict[str, float]:
+def measure_skills(engine: LocalEngine, full: KVContext, compact: KVContext) -> dict[str, float]:
     """The unrelated skills over the full and over the compact memory, nats a token."""
-    return {"full": round(skill(engine, full), 4), "compact": round(skill(engine, compact), 4)}
+    return {"full": round(measure_skill(engine, full), 4), "compact": round(measure_skill(engine, compact), 4)}
 
 
-def _mask(survival: Survival, atoms: Sequence[Located]) -> Tensor:
+def _mask(survival: Survival, atoms: Sequence[FactTokens]) -> Tensor:
     out = torch.zeros_like(survival.fall, dtype=torch.bool)
     for found in atoms:
-        out[survival.place(found)] = True
+        out[survival.token_slice(found)] = True
     return out
 
 
@@ -220,17 +220,17 @@ def _index(span: Span) -> Tensor:
     return torch.cat([torch.arange(*block.origin.tokens) for block in span.blocks])
 
 
-def _entry(found: Located, survival: Survival) -> dict[str, Any]:
+def _entry(found: FactTokens, survival: Survival) -> dict[str, Any]:
     return {
-        "kind": found.atom.kind.value,
-        "text": found.atom.text,
+        "kind": found.fact.kind.value,
+        "text": found.fact.text,
         "turn": found.turn,
         "tokens": list(found.tokens),
         "nats": round(survival.nats(found), 2),
     }
 
 
-def split(spec: str) -> tuple[str, Gate | None]:
+def split_gate_spec(spec: str) -> tuple[str, Gate | None]:
     """A method and its gate from `METHOD` or `METHOD+gate` or `METHOD+gate:repair=false,allow_over=0.1`.
 
     Raises BadOption for an option that a gate does not have.

@@ -17,11 +17,11 @@ from holdfast.context.segments import Segment, StateSegment
 from holdfast.methods.reference_queries import QueryRecorder, SpanPrefill, raise_to_attention, unweighted_queries
 from holdfast.methods.repeat_prompt import CHUNK, prompt_ids
 
-LEAST = 1e-3  # attention below which a pair carries nothing of a lost token
+LEAST_ATTENTION = 1e-3  # attention below which a pair carries nothing of a lost token
 
 
 @torch.no_grad()
-def carriers(prefill: SpanPrefill, lost: Tensor) -> dict[int, Tensor]:
+def measure_carriers(prefill: SpanPrefill, lost: Tensor) -> dict[int, Tensor]:
     """Largest attention that each pair of the span receives when the model says the tokens in `lost [T]`.
 
     Per full-attention layer `[G, T]`. Only the chunks that hold a lost token are repeated.
@@ -47,13 +47,16 @@ def carriers(prefill: SpanPrefill, lost: Tensor) -> dict[int, Tensor]:
     return scores
 
 
-def restored(scores: Mapping[int, Tensor], carry: Mapping[int, Tensor], slots: float) -> dict[int, Tensor]:
+def prefer_carriers(scores: Mapping[int, Tensor], carry: Mapping[int, Tensor], slots: float) -> dict[int, Tensor]:
     """Scores in which the strongest carriers, `slots` a head on average, come before all else."""
     strongest = best(carry, int(slots * sum(s.shape[0] for s in scores.values())))
-    return {layer: s.masked_fill(strongest[layer] & (carry[layer] >= LEAST), torch.inf) for layer, s in scores.items()}
+    return {
+        layer: s.masked_fill(strongest[layer] & (carry[layer] >= LEAST_ATTENTION), torch.inf)
+        for layer, s in scores.items()
+    }
 
 
-def settled(made: Sequence[Segment]) -> tuple[Segment, ...]:
+def make_scores_finite(made: Sequence[Segment]) -> tuple[Segment, ...]:
     """Segments whose slots that came before all else are worth as much as the best of the others.
 
     Worths are stored, and files hold finite numbers alone.

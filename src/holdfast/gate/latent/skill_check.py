@@ -29,7 +29,7 @@ CONTROL = (
 
 
 @torch.no_grad()
-def skill(engine: LocalEngine, live: KVContext) -> float:
+def measure_skill(engine: LocalEngine, live: KVContext) -> float:
     """Mean log-probability (nats a token, at most 0) of the control's answers over a memory."""
 
     def ids(text: str) -> tuple[int, ...]:

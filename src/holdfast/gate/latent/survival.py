@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.gate.latent.fact_tokens import Located
+from holdfast.gate.latent.fact_tokens import FactTokens
 
 UNREADABLE = 1e3  # nats: the fall of a token for which a memory gives no number
 
@@ -31,30 +31,30 @@ class Survival:
         """`[T]` bool"""
         return self.fall > self.threshold
 
-    def nats(self, found: Located) -> float:
+    def nats(self, found: FactTokens) -> float:
         """How far the log-probability of an atom fell."""
-        return float(self.fall[self.place(found)].sum())
+        return float(self.fall[self.token_slice(found)].sum())
 
-    def is_lost(self, found: Located) -> bool:
+    def is_lost(self, found: FactTokens) -> bool:
         """Whether one of its tokens fell by more than the threshold, or all of them together did."""
-        place = self.place(found)
+        place = self.token_slice(found)
         return bool(self.lost[place].any()) or self.nats(found) > self.threshold
 
     def spans(self) -> list[tuple[int, int]]:
         """Runs of lost tokens, as `Located.tokens` counts them."""
-        return ranges(self.index[self.lost])
+        return find_runs(self.index[self.lost])
 
-    def place(self, found: Located) -> slice:
+    def token_slice(self, found: FactTokens) -> slice:
         """Where an atom's tokens stand in the span."""
         return slice(*torch.searchsorted(self.index, torch.tensor(found.tokens)).tolist())
 
 
-def fallen(full: Tensor, compact: Tensor) -> Tensor:
+def measure_fall(full: Tensor, compact: Tensor) -> Tensor:
     """Nats by which log-probabilities `[T]` fell; a memory that gives no number (NaN) has lost the token."""
     return (full - compact).nan_to_num(nan=UNREADABLE, posinf=UNREADABLE, neginf=0.0)
 
 
-def ranges(index: Tensor) -> list[tuple[int, int]]:
+def find_runs(index: Tensor) -> list[tuple[int, int]]:
     """Runs of consecutive numbers in rising `index [n]`, each as its first and the one after its last."""
     if not len(index):
         return []

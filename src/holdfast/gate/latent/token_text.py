@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
-class Decoded(NamedTuple):
+class DecodedText(NamedTuple):
     """Text of some ids. A character whose bytes stand in several tokens belongs to all of them."""
 
     text: str
@@ -18,7 +18,7 @@ class Decoded(NamedTuple):
     """One past the last character that each token has a byte of."""
 
 
-class TokenText:
+class TokenDecoder:
     """What each id of a tokenizer stands for. Asks the tokenizer once per id."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -27,7 +27,7 @@ class TokenText:
         self._before = len(self._said(self._anchor))
         self._pieces: dict[int, bytes] = {}
 
-    def decode(self, ids: Sequence[int]) -> Decoded:
+    def decode(self, ids: Sequence[int]) -> DecodedText:
         """Text of `ids`; bytes that are no character (a cut within one) become U+FFFD."""
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         texts: list[str] = []
@@ -41,7 +41,7 @@ class TokenText:
             at += len(text)
             ends.append(at + bool(utf8.getstate()[0]))
         texts.append(utf8.decode(b"", final=True))
-        return Decoded("".join(texts), starts, ends)
+        return DecodedText("".join(texts), starts, ends)
 
     def _piece(self, token: int) -> bytes:
         if token not in self._pieces:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from holdfast.facts.lifted import words
-from holdfast.facts.notes import MADE, Notes
-from holdfast.facts.user_words import user_words
+from holdfast.facts.lifts import topic_words
+from holdfast.facts.notes import NOTES_WRITER, Notes
+from holdfast.facts.user_words import extract_user_words
 from holdfast.methods.text.activity_notes import activity_notes
-from holdfast.transcript.activity import Command, Observed
-from holdfast.transcript.claim_patterns import CLAIM
+from holdfast.transcript.activity import Activity, Command
+from holdfast.transcript.claim_patterns import USER_CLAIM
 from holdfast.transcript.draft import Draft, Line, Piece
-from holdfast.transcript.outcomes import Tests
+from holdfast.transcript.outcomes import RunCounts
 from holdfast.transcript.turn import Turn
 
 CLOSE = 0.75
@@ -26,7 +26,7 @@ CLOSE = 0.75
 
 
 @dataclass(frozen=True)
-class Struck:
+class StruckSentence:
     """A sentence that was taken out."""
 
     sentence: str
@@ -101,17 +101,17 @@ _TEST_COMMAND = re.compile(
 )
 
 
-def strike(held: Draft, seen: Observed) -> tuple[Draft, tuple[Struck, ...]]:
+def strike_claims(held: Draft, seen: Activity) -> tuple[Draft, tuple[StruckSentence, ...]]:
     """The draft without sentences that the raw session does not bear out, and these."""
-    if not any(piece.made == MADE for piece in held.pieces):
+    if not any(piece.writer == NOTES_WRITER for piece in held.pieces):
         return held, ()
-    check = Checker(held.raw.turns, seen)
-    struck: list[Struck] = []
-    pieces = tuple(_piece(piece, check, struck) if piece.made == MADE else piece for piece in held.pieces)
+    check = ClaimChecker(held.raw.turns, seen)
+    struck: list[StruckSentence] = []
+    pieces = tuple(_piece(piece, check, struck) if piece.writer == NOTES_WRITER else piece for piece in held.pieces)
     return (replace(held, pieces=pieces), tuple(struck)) if struck else (held, ())
 
 
-def _piece(piece: Piece, check: Checker, struck: list[Struck]) -> Piece:
+def _piece(piece: Piece, check: ClaimChecker, struck: list[StruckSentence]) -> Piece:
     """A piece without its false sentences; lines that are empty then go, other lines stay as they are."""
     lines = piece.lines or tuple(Line(text, piece.turns) for text in piece.turn.text.split("\n"))
     kept: list[Line] = []
@@ -132,26 +132,26 @@ def _piece(piece: Piece, check: Checker, struck: list[Struck]) -> Piece:
     return replace(piece, turn=replace(piece.turn, text=text), lines=tuple(kept) if piece.lines else ())
 
 
-def _line(text: str, check: Checker, user: bool) -> tuple[str, bool, list[Struck]]:
+def _line(text: str, check: ClaimChecker, user: bool) -> tuple[str, bool, list[StruckSentence]]:
     """What is left of a line, whether the lines after it are the user's words, and what was struck."""
-    found: list[Struck] = []
+    found: list[StruckSentence] = []
     for part in text.split("\n"):
         if _HEADING.match(part):
             user = bool(_OF_USER.search(part))
             continue
         for match in _SENTENCE.finditer(part):
             if reason := check.reason(match[0], user):
-                found.append(Struck(match[0].strip(), reason))
+                found.append(StruckSentence(match[0].strip(), reason))
                 text = text.replace(match[0], "", 1)
     return text, user, found
 
 
-class Checker:
+class ClaimChecker:
     """Judges sentences by what the user said and by how commands ended."""
 
-    def __init__(self, turns: Sequence[Turn], seen: Observed) -> None:
+    def __init__(self, turns: Sequence[Turn], seen: Activity) -> None:
         self._turns = turns
-        said = [text for turn in turns if (text := user_words(turn))]
+        said = [text for turn in turns if (text := extract_user_words(turn))]
         self._said = [_plain(text) for text in said]
         self._passages = [passage for text in said for passage in _passages(text)]
         self._commands = [command for command in seen.commands if command.result_turn is not None]
@@ -172,7 +172,7 @@ class Checker:
 
     def reason(self, sentence: str, user: bool = False) -> str:
         """Why a sentence is struck; empty where it may stay. `user`: it stands under a heading for the user's words."""
-        claim = CLAIM.search(sentence)
+        claim = USER_CLAIM.search(sentence)
         if claim or user:
             unsaid = self._claim(sentence, claim[0] if claim else "") or self._order(sentence)
             return unsaid or ("" if user else self._done(_QUOTE.sub("", sentence)))
@@ -201,12 +201,12 @@ class Checker:
 
     def _close(self, sentence: str, claim: str) -> bool:
         """Whether one passage of the user has nearly all of the claim's words, and says yes or no as the claim does."""
-        about = words(sentence.replace(claim, " ") if claim else sentence) - _FILLERS
+        about = topic_words(sentence.replace(claim, " ") if claim else sentence) - _FILLERS
         approves, negated = bool(_APPROVES.search(claim)), bool(_NEGATES.search(sentence))
         if not about and not approves:
             return True  # it claims nothing
         for passage in self._passages:
-            if len(about & words(passage)) < CLOSE * len(about) or negated != bool(_NEGATES.search(passage)):
+            if len(about & topic_words(passage)) < CLOSE * len(about) or negated != bool(_NEGATES.search(passage)):
                 continue
             if passage.rstrip().endswith("?") and not (_POLITE.search(passage) or _ABOUT.search(sentence)):
                 continue
@@ -256,7 +256,7 @@ def _tests(sentence: str, runs: Sequence[Command]) -> str:
         return ""
     if runs[-1].failed:
         return f"the last test run failed (turn {_from_one(runs[-1])})"
-    counted: list[Tests] = [run.tests for run in runs if run.tests]
+    counted: list[RunCounts] = [run.tests for run in runs if run.tests]
     for number in map(int, _COUNT.findall(sentence)):
         if counted and number not in {tests.passed for tests in counted}:
             return f"no test run passed {number}"
@@ -277,7 +277,7 @@ def _names(sentence: str, command: Command) -> bool:
     return text in _plain(sentence) or any(len(quote) > 2 and quote in text for quote in quotes)
 
 
-_FILLERS = words(
+_FILLERS = topic_words(
     "user said asked wanted requested approved confirmed forbade told would like that this has have had was were been "
     "then to by about explicitly clearly per on as whether also now agent assistant explicit"
 )

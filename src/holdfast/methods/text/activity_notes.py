@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from holdfast.facts.notes import ENDS, READ, WRITTEN, Notes, Section
-from holdfast.transcript.activity import Command, FileAccess, observed
+from holdfast.facts.notes import OUTCOME_ARROW, READ_MARK, WRITTEN_MARK, Notes, NotesSection
+from holdfast.transcript.activity import Command, FileAccess, find_activity
 from holdfast.transcript.draft import Line
 from holdfast.transcript.turn import Turn
 
@@ -15,14 +15,14 @@ SHOWN = 200
 
 def activity_notes(turns: Sequence[Turn], among: Iterable[int]) -> Notes:
     """Returns notes on the calls and results of the raw turns in `among`."""
-    here, seen = set(among), observed(turns)
-    reads = [_file(access, READ) for access in seen.reads if access.turn in here]
-    writes = [_file(access, WRITTEN) for access in seen.writes if access.turn in here]
+    here, seen = set(among), find_activity(turns)
+    reads = [_file(access, READ_MARK) for access in seen.reads if access.turn in here]
+    writes = [_file(access, WRITTEN_MARK) for access in seen.writes if access.turn in here]
     return Notes(
         {
-            Section.FILES: tuple(sorted([*reads, *writes], key=lambda line: line.turns)),
-            Section.COMMANDS: tuple(_command(ran) for ran in seen.commands if ran.turn in here),
-            Section.STATE: tuple(_open(turns, seen.open_calls, here)),
+            NotesSection.FILES: tuple(sorted([*reads, *writes], key=lambda line: line.turns)),
+            NotesSection.COMMANDS: tuple(_command(ran) for ran in seen.commands if ran.turn in here),
+            NotesSection.STATE: tuple(_open(turns, seen.open_calls, here)),
         }
     )
 
@@ -32,7 +32,7 @@ def _file(access: FileAccess, how: str) -> Line:
 
 
 def _command(ran: Command) -> Line:
-    return Line(f"- {_one_line(ran.text)}{ENDS}{_outcome(ran)}", _sources(ran.turn, ran.result_turn))
+    return Line(f"- {_one_line(ran.text)}{OUTCOME_ARROW}{_outcome(ran)}", _sources(ran.turn, ran.result_turn))
 
 
 def _outcome(ran: Command) -> str:
@@ -57,5 +57,5 @@ def _sources(turn: int, result: int | None) -> tuple[int, ...]:
 
 def _one_line(text: str) -> str:
     """Returns the text on one line, so that nothing in it can pass for a heading."""
-    line = " ".join(text.split()).replace(ENDS, " => ")
+    line = " ".join(text.split()).replace(OUTCOME_ARROW, " => ")
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}… ({len(line) - SHOWN} more characters)"

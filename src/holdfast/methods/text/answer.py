@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.errors import Failed
-from holdfast.facts.notes import Notes, Section
-from holdfast.transcript.claim_patterns import CLAIM
+from holdfast.facts.notes import Notes, NotesSection
+from holdfast.transcript.claim_patterns import USER_CLAIM
 from holdfast.transcript.draft import Line
 
 UNSOURCED = " (source not given)"
@@ -16,13 +16,13 @@ SHORTEST_QUOTE = 6
 """Letters and digits: fewer would stand in any user's words by chance."""
 
 _NAMES = {
-    "intent": Section.INTENT,
-    "constraint": Section.CONSTRAINTS,
-    "decision": Section.DECISIONS,
-    "file": Section.FILES,
-    "command": Section.COMMANDS,
-    "error": Section.ERRORS,
-    "state": Section.STATE,
+    "intent": NotesSection.INTENT,
+    "constraint": NotesSection.CONSTRAINTS,
+    "decision": NotesSection.DECISIONS,
+    "file": NotesSection.FILES,
+    "command": NotesSection.COMMANDS,
+    "error": NotesSection.ERRORS,
+    "state": NotesSection.STATE,
 }
 _HEADING = re.compile(r"(?:#{1,6}[ ]*(?P<a>[^#\n]+)|\*\*(?P<b>[^*\n]{1,60})\*\*:?|(?P<c>[A-Z][\w ,]{1,60}):)\s*")
 _BULLET = re.compile(r"(?:[-*\u2022]|\d{1,3}[.)])\s+")
@@ -64,7 +64,7 @@ def parse_answer(text: str, asked: SummaryRequest) -> Answer:
         raise Failed("the summary is empty")
     if asked.fence in text or _ROLE_PLAY.search(text):
         raise Failed("the summariser went on with the session instead of summarising it")
-    lines: dict[Section, list[Line]] = {}
+    lines: dict[NotesSection, list[Line]] = {}
     replaced: list[Line] = []
     struck: list[str] = []
     for section, said in _section_lines(text):
@@ -83,7 +83,7 @@ def parse_answer(text: str, asked: SummaryRequest) -> Answer:
     )
 
 
-def _section_lines(text: str) -> Iterator[tuple[Section, str]]:
+def _section_lines(text: str) -> Iterator[tuple[NotesSection, str]]:
     """Yields every line under a known heading; lines before the first heading are talk."""
     section = None
     for raw in text.splitlines():
@@ -98,7 +98,7 @@ def _section_lines(text: str) -> Iterator[tuple[Section, str]]:
                 yield section, body
 
 
-def _section(heading: re.Match[str]) -> Section | None:
+def _section(heading: re.Match[str]) -> NotesSection | None:
     name = next(filter(None, heading.groups())).strip("*: ").casefold()
     name = re.sub(r"^\d+[.)]\s*", "", name)
     return next((section for start, section in _NAMES.items() if name.startswith(start)), None)
@@ -110,15 +110,15 @@ def _split_replacement(said: str, numbered: Sequence[Line]) -> tuple[str, list[L
     return _REPLACES.sub("", said).strip(), [numbered[n - 1] for n in named if 0 < n <= len(numbered)]
 
 
-def _check_line(section: Section, body: str, asked: SummaryRequest) -> tuple[Line | None, str]:
+def _check_line(section: NotesSection, body: str, asked: SummaryRequest) -> tuple[Line | None, str]:
     """Returns the line if it may stand, else None and the reason."""
-    if section is Section.COMMANDS:
+    if section is NotesSection.COMMANDS:
         return None, "commands are taken from the session itself"
     fact, sources = _split_sources(body, asked.turns)
-    if section is Section.CONSTRAINTS:
+    if section is NotesSection.CONSTRAINTS:
         said = _quote_user(fact, asked.users)
         return (said, "") if said else (None, "the user did not say this")
-    if CLAIM.search(fact) and not _quote_user(fact, asked.users):
+    if USER_CLAIM.search(fact) and not _quote_user(fact, asked.users):
         return None, "it claims what the user said without quoting it"
     return Line(f"- {fact}" if sources else f"- {fact}{UNSOURCED}", sources or tuple(asked.turns)), ""
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.engine.chat import Chat
-from holdfast.transcript.draft import Count, Draft, free
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.draft import Count, Draft, free_pieces
+from holdfast.transcript.token_estimate import estimate_tokens
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Room:
 
     budget: int
     """Tokens of the whole session."""
-    count: Count = count
+    count: Count = estimate_tokens
     keep_recent: int = 3
     """Newest exchanges that stay as they are."""
     chat: Chat | None = None
@@ -29,7 +29,7 @@ class Room:
 
     def free(self, held: Draft) -> tuple[int, ...]:
         """Returns the pieces that may be touched, the oldest first."""
-        return tuple(at for at in free(held, self.keep_recent) if at >= self.frozen)
+        return tuple(at for at in free_pieces(held, self.keep_recent) if at >= self.frozen)
 
 
 class TextMethod(Protocol):

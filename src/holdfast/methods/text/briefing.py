@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.errors import Failed
-from holdfast.facts.notes import Notes, Section
+from holdfast.facts.notes import Notes, NotesSection
 from holdfast.transcript.draft import Count, Line
-from holdfast.transcript.speaker import speaker
+from holdfast.transcript.speaker import find_speaker
 from holdfast.transcript.turn import Role, Turn
 
 SYSTEM = """\
@@ -114,17 +114,19 @@ def replaceable_lines(old: Notes) -> tuple[Line, ...]:
     """Returns the standing lines that a model may replace, numbered from 1: none of the user's demands, none that code
     wrote.
     """
-    return tuple(line for name in (Section.INTENT, Section.DECISIONS, Section.ERRORS) for line in old.of(name))
+    return tuple(
+        line for name in (NotesSection.INTENT, NotesSection.DECISIONS, NotesSection.ERRORS) for line in old.of(name)
+    )
 
 
 def _standing(old: Notes) -> tuple[str, ...]:
-    names = (Section.CONSTRAINTS, Section.FILES, Section.STATE)
+    names = (NotesSection.CONSTRAINTS, NotesSection.FILES, NotesSection.STATE)
     numbered = [line.text.removeprefix("- ") for line in replaceable_lines(old)]
     return (*numbered, *(line.text.removeprefix("- ") for name in names for line in old.of(name)))
 
 
 def _parts(at: int, turn: Turn, count: Count) -> list[Part]:
-    voice = speaker(turn)
+    voice = find_speaker(turn)
     name = _SPEAKERS[voice] + (" (an error)" if turn.is_error else "")
     said = [(f"{name}, thinking", turn.reasoning), (name, turn.text)]
     said += [(f"{name}, calls {' '.join(call.name.split())[:80]}", call.arguments) for call in turn.calls]

@@ -39,7 +39,7 @@ class Clamp:
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
         def clamp(piece: Piece) -> str | None:
-            long = not piece.made and room.count(piece.turn.text) > self.head + self.tail
+            long = not piece.writer and room.count(piece.turn.text) > self.head + self.tail
             return self.clamp_text(piece.turn.text, room, piece.turns[0]) if long else None
 
         return shorten_observations(held, room, self.name, clamp)

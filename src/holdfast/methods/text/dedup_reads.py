@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import MARK, expand_hint, shorten_observations
-from holdfast.transcript.activity import FileAccess, Observed, observed
+from holdfast.transcript.activity import Activity, FileAccess, find_activity
 from holdfast.transcript.draft import Draft, Piece
 
 
@@ -26,7 +26,7 @@ class DedupReads:
     def rewrite(self, held: Draft, room: Room) -> Draft:
         if room.fits(held):
             return held
-        stale = find_superseded_reads(observed(held.raw.turns))
+        stale = find_superseded_reads(find_activity(held.raw.turns))
 
         def stub(piece: Piece) -> str | None:
             at = piece.turns[0]
@@ -47,7 +47,7 @@ class _Newer:
         return f"{self.path} was {self.verb} in turn {self.turn + 1}"
 
 
-def find_superseded_reads(seen: Observed) -> dict[int, str]:
+def find_superseded_reads(seen: Activity) -> dict[int, str]:
     """Returns the raw result turns of which nothing is current any more, each with what supersedes it."""
     written = {normpath(access.path): access.turn for access in seen.writes}
     read: dict[tuple[str, str], int] = {}

@@ -18,9 +18,9 @@ from typing import ClassVar
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import MARK, expand_hint
-from holdfast.transcript.activity import observed
+from holdfast.transcript.activity import find_activity
 from holdfast.transcript.draft import Draft, turn_size
-from holdfast.transcript.tools import COMMAND_KEYS, XML_ARGUMENT, action, calls_of
+from holdfast.transcript.tools import COMMAND_KEYS, XML_ARGUMENT, list_calls, parse_action
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 _FIRST = 160  # characters of a first line that are shown
@@ -50,8 +50,8 @@ class MaskCalls:
             saved = turn_size(old, room.count) - turn_size(turn, room.count)
             if saved <= 0:
                 continue
-            held = held.put_calls(long.piece, turn.calls, self.name)
-            held = held if turn.text == old.text else held.put(long.piece, turn.text, self.name)
+            held = held.replace_calls(long.piece, turn.calls, self.name)
+            held = held if turn.text == old.text else held.replace_text(long.piece, turn.text, self.name)
             size -= saved
             if size <= room.budget:
                 break
@@ -59,13 +59,13 @@ class MaskCalls:
 
     def _long_values(self, held: Draft, room: Room) -> Iterator[_Long]:
         """Yields the long values that may be masked, the oldest first."""
-        newest = {normpath(access.path): access.turn for access in observed(held.raw.turns).writes}
+        newest = {normpath(access.path): access.turn for access in find_activity(held.raw.turns).writes}
         for at in room.free(held):
             piece = held.pieces[at]
             if piece.at is None or piece.turn.role is not Role.ASSISTANT:
                 continue
-            for call in calls_of(piece.turn):
-                files = action(call).writes
+            for call in list_calls(piece.turn):
+                files = parse_action(call).writes
                 last = [newest.get(normpath(path)) == piece.at for path in files]
                 order = 1 if not files else 2 if any(last) else 0
                 for key, text in _argument_strings(piece.turn, call):

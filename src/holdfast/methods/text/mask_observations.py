@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import MARK, expand_hint, shorten_observations
-from holdfast.transcript.activity import Step, steps
+from holdfast.transcript.activity import Step, find_steps
 from holdfast.transcript.draft import Draft, Piece
-from holdfast.transcript.outcomes import error_line, exit_code, test_counts
+from holdfast.transcript.outcomes import count_tests, find_error_line, read_exit_code
 from holdfast.transcript.turn import Turn
 
 _CALL = 100  # characters of a command that are shown
@@ -30,7 +30,7 @@ class MaskObservations:
 
         def mask(piece: Piece) -> str | None:
             if not by_result:  # only where something must be masked
-                by_result.update({step.result: step for step in steps(held.raw.turns) if step.result is not None})
+                by_result.update({step.result: step for step in find_steps(held.raw.turns) if step.result is not None})
             at = piece.turns[0]
             told = piece.turn.text.startswith(MARK)
             return None if told else _mask(held.raw.turns[at], at, by_result.get(at), room)
@@ -39,13 +39,13 @@ class MaskObservations:
 
 
 def _mask(raw: Turn, at: int, step: Step | None, room: Room) -> str:
-    code = exit_code(raw)
+    code = read_exit_code(raw)
     facts = [_describe_source(step), f"{room.count(raw.text):,} tokens, {raw.text.count(chr(10)) + 1:,} lines"]
     facts += [] if code is None else [f"exit code {code}"]
-    if tests := test_counts(raw.text) if step and step.action.commands else None:
+    if tests := count_tests(raw.text) if step and step.action.commands else None:
         facts.append(f"tests: {tests.passed} passed, {tests.failed} failed, {tests.skipped} skipped")
     if raw.is_error or _may_tell_errors(step, code):
-        facts += [f"first error: {line}"] if (line := error_line(raw.text)) else []
+        facts += [f"first error: {line}"] if (line := find_error_line(raw.text)) else []
     return f"{MARK}{'; '.join(facts)}; back by: {expand_hint(at)}]"
 
 

@@ -46,7 +46,7 @@ def shorten_observations(held: Draft, room: Room, made: str, shorter: Callable[[
         text = shorter(piece)
         saved = 0 if text is None else room.count(piece.turn.text) - room.count(text)
         if text is not None and saved > 0:
-            pieces[at] = replace(piece, turn=replace(piece.turn, text=text), made=made, lines=())
+            pieces[at] = replace(piece, turn=replace(piece.turn, text=text), writer=made, lines=())
             size -= saved
             changed = True
     return replace(held, pieces=tuple(pieces)) if changed else held

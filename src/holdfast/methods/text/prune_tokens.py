@@ -133,5 +133,5 @@ def _put_texts(held: Draft, targets: Sequence[int], texts: Sequence[str], made: 
     pieces = list(held.pieces)
     for at, text in zip(targets, texts, strict=True):
         if text != pieces[at].turn.text:
-            pieces[at] = replace(pieces[at], turn=replace(pieces[at].turn, text=text), made=made, lines=())
+            pieces[at] = replace(pieces[at], turn=replace(pieces[at].turn, text=text), writer=made, lines=())
     return replace(held, pieces=tuple(pieces))

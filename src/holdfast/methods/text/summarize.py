@@ -12,13 +12,13 @@ from typing import ClassVar
 from holdfast.config import describe_config_places
 from holdfast.engine.chat import Chat, ChatAnswer, input_limit
 from holdfast.errors import BadOption, Failed
-from holdfast.facts.notes import MADE, Notes, Section, as_piece, bounded, merged, standing
+from holdfast.facts.notes import NOTES_WRITER, Notes, NotesSection, fit_notes, merge_notes, notes_to_piece, read_notes
 from holdfast.methods.text.activity_notes import activity_notes
 from holdfast.methods.text.answer import SummaryRequest, parse_answer
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.briefing import SYSTEM, replaceable_lines, write_briefing
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, task_piece, turn_size, units
-from holdfast.transcript.speaker import own_words
+from holdfast.transcript.speaker import extract_own_words
 
 SMALLEST = 120
 """Tokens: less than this holds no notes."""
@@ -30,7 +30,7 @@ _WORDS = 0.6  # words of notes in a token, with their turns in brackets
 class Summarize:
     """The older exchanges become notes; system prompt, task and newest exchanges stay."""
 
-    name: ClassVar[str] = MADE
+    name: ClassVar[str] = NOTES_WRITER
 
     trigger: int = 12_000
     """Tokens below which a session is left alone."""
@@ -49,11 +49,11 @@ class Summarize:
         sizes = {"trigger": (self.trigger, 0), "window": (self.window, 0), "most": (self.most, SMALLEST)}
         for key, (value, least) in {**sizes, "max_input": (self.max_input, 1000)}.items():
             if value < least:
-                raise BadOption(f"{MADE}: {key} must be at least {least}, got {value}")
+                raise BadOption(f"{NOTES_WRITER}: {key} must be at least {least}, got {value}")
         if not 0 < self.share <= 1:
-            raise BadOption(f"{MADE}: share must be over 0 and at most 1, got {self.share}")
+            raise BadOption(f"{NOTES_WRITER}: share must be over 0 and at most 1, got {self.share}")
         if not 0 < self.timeout <= 3600:
-            raise BadOption(f"{MADE}: timeout must be over 0 and at most 3600 seconds, got {self.timeout}")
+            raise BadOption(f"{NOTES_WRITER}: timeout must be over 0 and at most 3600 seconds, got {self.timeout}")
 
     def rewrite(self, held: Draft, room: Room) -> Draft:
         """Raises Failed where no usable notes came, BadOption where there is no model to write them."""
@@ -62,10 +62,12 @@ class Summarize:
         if room.fits(held) or not gone:
             return held
         if size < least:
-            return _add_notes(held, f"{MADE}: {size:,} tokens are under the {least:,} from which notes are made")
+            return _add_notes(
+                held, f"{NOTES_WRITER}: {size:,} tokens are under the {least:,} from which notes are made"
+            )
         if room.chat is None:
             raise BadOption(
-                f"{MADE} needs a model: give [routes.compactor] in {describe_config_places()}; or choose tiered"
+                f"{NOTES_WRITER} needs a model: give [routes.compactor] in {describe_config_places()}; or choose tiered"
             )
         job = _job(held, gone, room)
         rest = size - sum(turn_size(held.pieces[at].turn, room.count) for at in gone)
@@ -80,18 +82,18 @@ class Summarize:
         given = min(self.max_input, input_limit(room.chat) or self.max_input)
         told = write_briefing(shown, _newest_request(held), job.old, int(most * _WORDS), given, room.count)
         reply = _ask_model(room.chat, told.prompt, most, self.timeout)
-        users = {at: words for at, turn in enumerate(held.raw.turns) if (words := own_words(turn))}
+        users = {at: words for at, turn in enumerate(held.raw.turns) if (words := extract_own_words(turn))}
         answer = parse_answer(reply.text, SummaryRequest(told.fence, job.new, users, replaceable_lines(job.old)))
         new = _join_notes(activity_notes(held.raw.turns, job.new), answer.notes)
         new = replace(new, turns=len(job.new), tokens=job.tokens - job.old.tokens)
         # state is what holds now: newer lines of it take the place of all older ones
-        stale = job.old.of(Section.STATE) if answer.notes.of(Section.STATE) else ()
-        whole = merged(job.old, new, (*answer.replaced, *stale))
-        notes, left_out = bounded(whole, most, room.count)
+        stale = job.old.of(NotesSection.STATE) if answer.notes.of(NotesSection.STATE) else ()
+        whole = merge_notes(job.old, new, (*answer.replaced, *stale))
+        notes, left_out = fit_notes(whole, most, room.count)
         made = _place_notes(held, job, notes)
-        said = [*told.notes, *(f"{MADE}: struck, {reason}" for reason in answer.struck)]
+        said = [*told.notes, *(f"{NOTES_WRITER}: struck, {reason}" for reason in answer.struck)]
         if left_out:
-            said.append(f"{MADE}: {left_out} lines went, so that the notes take at most {most:,} tokens")
+            said.append(f"{NOTES_WRITER}: {left_out} lines went, so that the notes take at most {most:,} tokens")
         return _add_notes(made, *said)
 
 
@@ -121,10 +123,10 @@ def _job(held: Draft, gone: tuple[int, ...], room: Room) -> _NotesJob:
     old, new, covered = Notes({}), set[int](), set[int]()
     for at in gone:
         piece = held.pieces[at]
-        notes = standing(piece)
+        notes = read_notes(piece)
         covered |= set(piece.turns)
         if notes:
-            old = merged(old, notes)
+            old = merge_notes(old, notes)
         else:
             new |= set(piece.turns)
     tokens = old.tokens + sum(turn_size(held.raw.turns[at], room.count) for at in new)
@@ -145,7 +147,7 @@ def _ask_model(chat: Chat, prompt: str, most: int, timeout: float) -> ChatAnswer
 
 def _newest_request(held: Draft) -> str:
     """Returns the newest words of the user."""
-    said = (own_words(piece.turn).strip() for piece in reversed(held.pieces))
+    said = (extract_own_words(piece.turn).strip() for piece in reversed(held.pieces))
     return next(filter(None, said), "(none)")
 
 
@@ -154,7 +156,7 @@ def _place_notes(held: Draft, job: _NotesJob, notes: Notes) -> Draft:
     task = task_piece(held)
     after = task if task is not None and task not in job.gone else -1
     place = next((at for at in job.gone if at > after), job.gone[0])
-    note, gone = as_piece(notes, job.covered), set(job.gone)
+    note, gone = notes_to_piece(notes, job.covered), set(job.gone)
     before = [piece for at, piece in enumerate(held.pieces[:place]) if at not in gone]
     behind = [piece for at, piece in enumerate(held.pieces) if at >= place and at not in gone]
     return replace(held, pieces=(*before, note, *behind))

@@ -19,7 +19,7 @@ from holdfast.server.http import auth, errors
 from holdfast.server.http.errors import Refused
 from holdfast.server.http.metrics import Metrics
 from holdfast.server.http.settings import Settings
-from holdfast.transcript.document import Malformed, strict_json
+from holdfast.transcript.document import Malformed, parse_json
 
 log = logging.getLogger("holdfast.server")
 LONG = 2**18  # bytes from which JSON is read beside the event loop
@@ -186,7 +186,7 @@ async def checked(body: bytes, headers: Headers, path: str) -> bytes:
 
 def _clean(body: bytes) -> bytes:
     try:
-        value = strict_json(body.decode("utf-8-sig"))
+        value = parse_json(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise Refused(f"the body is not UTF-8: byte {error.start} cannot stand there") from None
     except Malformed as error:

@@ -25,10 +25,10 @@ from holdfast.server.protocol import (
     ToolCallDelta,
 )
 from holdfast.server.wires.openai_common import Common, Usage, at_most, chat_logprobs, usage
-from holdfast.transcript.cuts import orphans
+from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, Malformed
 from holdfast.transcript.formats.openai_chat import ROLES, pair_by_order, turn_of
-from holdfast.transcript.provider_requests import openai_call
+from holdfast.transcript.provider_requests import to_openai_call
 from holdfast.transcript.turn import ToolCall, Turn
 
 router = APIRouter(tags=["OpenAI"])
@@ -151,7 +151,7 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
     """One turn for each message, read by itself: what a message means never depends on those behind it, so a history
     that grew still begins with the turns that it had. Raises Refused."""
     turns = pair_by_order(_turn(number, message) for number, message in enumerate(messages))
-    for at, reason in orphans(turns)[:1]:
+    for at, reason in find_orphans(turns)[:1]:
         raise Refused(f"messages[{at}] {reason}", f"messages[{at}]")
     return turns
 
@@ -192,7 +192,7 @@ def _message(turn: Turn) -> dict[str, Any]:
     if turn.reasoning:
         message["reasoning_content"] = turn.reasoning
     if turn.calls:
-        message["tool_calls"] = [openai_call(call) for call in turn.calls]
+        message["tool_calls"] = [to_openai_call(call) for call in turn.calls]
     return message
 
 
@@ -227,4 +227,4 @@ async def _chunks(
 
 
 def _call(call: ToolCall, index: int) -> dict[str, Any]:
-    return {"index": index, **openai_call(call)}
+    return {"index": index, **to_openai_call(call)}

@@ -31,11 +31,11 @@ from holdfast.server.protocol import (
     ToolCallDelta,
 )
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
-from holdfast.transcript.cuts import orphans
+from holdfast.transcript.content import read_content
+from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Malformed
 from holdfast.transcript.formats.anthropic import turns_of
-from holdfast.transcript.parts import fold
-from holdfast.transcript.provider_requests import anthropic_call, call_input
+from holdfast.transcript.provider_requests import parse_arguments, to_anthropic_call
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 router = APIRouter(
@@ -152,7 +152,7 @@ def turns_read(body: Prompt) -> tuple[Turn, ...]:
     try:
         if body.system:
             _check(body.system, "system", ("text",))
-            turns.append(Turn(Role.SYSTEM, fold(body.system).text))
+            turns.append(Turn(Role.SYSTEM, read_content(body.system).text))
     except Malformed as error:
         raise Refused(f"system: {error}") from None
     for number, sent in enumerate(body.messages):
@@ -161,7 +161,7 @@ def turns_read(body: Prompt) -> tuple[Turn, ...]:
             turns += turns_of(sent, number)
         except Malformed as error:
             raise Refused(f"messages.{number}: {error}") from None
-    for at, reason in orphans(turns):
+    for at, reason in find_orphans(turns):
         raise Refused(f"messages.{turns[at].source}: it {reason}; send each tool_use with its tool_result")
     return tuple(turns)
 
@@ -201,7 +201,7 @@ def message(events: Iterable[GenerateOutput], model: str, made: str) -> dict[str
     said = list(events)
     (end,) = (event for event in said if isinstance(event, AnswerEnd))
     blocks = [_filled(block, said) for block in ("thinking", "text")]
-    calls = [anthropic_call(event.call) for event in said if isinstance(event, ToolCallDelta)]
+    calls = [to_anthropic_call(event.call) for event in said if isinstance(event, ToolCallDelta)]
     return {
         **_head(model, made),
         "content": [*(block for block in blocks if block), *calls],
@@ -285,8 +285,8 @@ class Blocks:
     def end(self) -> Iterator[dict[str, Any]]:
         yield from self._close()
         for call in self.calls:
-            yield self._event("content_block_start", content_block={**anthropic_call(call), "input": {}})
-            written = json.dumps(call_input(call), ensure_ascii=False)
+            yield self._event("content_block_start", content_block={**to_anthropic_call(call), "input": {}})
+            written = json.dumps(parse_arguments(call), ensure_ascii=False)
             yield self._event("content_block_delta", delta={"type": "input_json_delta", "partial_json": written})
             yield self._stop()
 

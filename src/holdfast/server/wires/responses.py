@@ -27,7 +27,7 @@ from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateOutput, Gen
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
 from holdfast.server.wires.response_items import Answer, made, usage
 from holdfast.server.wires.response_store import Around, Memory
-from holdfast.transcript.cuts import orphans
+from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, Malformed
 from holdfast.transcript.formats.openai_responses import Item, read_item, said_of
 from holdfast.transcript.turn import Role, Turn
@@ -293,7 +293,7 @@ def _history(body: Input, request: Request) -> History:
     history = History(before, added)
     if not history.turns:
         raise Refused("input is empty; send a text or a list of items", "input")
-    for at, reason in orphans(history.turns)[:1]:
+    for at, reason in find_orphans(history.turns)[:1]:
         where = f"input[{history.turns[at].source - 1}]" if at >= len(before) else "the history before input"
         raise Refused(f"{where} {reason}", "input")
     return history

@@ -34,9 +34,9 @@ from holdfast.text.file_log.log import (
 from holdfast.text.file_log.three_way_merge import three_way_merge
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
 from holdfast.transcript.cuts import check_legal, legal_cuts
-from holdfast.transcript.draft import Draft, Line, Piece, draft
-from holdfast.transcript.read import bytes_of, parse, text_of
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.draft import Draft, Line, Piece, new_draft
+from holdfast.transcript.read import decode_text, parse, read_bytes
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Turn
 from holdfast.transcript.write import write
 
@@ -75,7 +75,7 @@ def compact_file(
     """
     check_output(output or path)
     data = _content(path)
-    text = text_of(data, path)
+    text = decode_text(data, path)
     check_legal(parse(text, path=str(path), lenient=lenient).turns)
     past = read_lineage(path, data)
     start = draft_of_file(past)
@@ -132,8 +132,8 @@ def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc, dis
         before=data,
         after=restored,
         plan={"of": last.number},
-        tokens_before=draft(before).size(count),
-        tokens=draft(after).size(count),
+        tokens_before=new_draft(before).size(estimate_tokens),
+        tokens=new_draft(after).size(estimate_tokens),
     )
     _save(path, event, None, disk)
     return last
@@ -159,7 +159,7 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc, disk: Disk = DIS
     if held is None:
         return None
     own = draft_for_writer(held, start, past)
-    after = _bytes(write(text_of(data, path), own, path=str(path), lenient=True), data)
+    after = _bytes(write(decode_text(data, path), own, path=str(path), lenient=True), data)
     event = Event(
         number=0,
         kind=EXPAND,
@@ -167,8 +167,8 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc, disk: Disk = DIS
         before=data,
         after=after,
         plan={"turn": number},
-        tokens_before=start.size(count),
-        tokens=held.size(count),
+        tokens_before=start.size(estimate_tokens),
+        tokens=held.size(estimate_tokens),
         seconds=round(time.perf_counter() - began, 3),
         origins=_origins(held, after, path),
     )
@@ -177,18 +177,18 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc, disk: Disk = DIS
 
 def _expanded(start: Draft, number: int, turn: Turn) -> Draft | None:
     own = [at for at, piece in enumerate(start.pieces) if piece.turns == (number - 1,)]
-    if any(start.pieces[at].made in ("", EXPAND) for at in own):
+    if any(start.pieces[at].writer in ("", EXPAND) for at in own):
         return None
     for at in own:
         old = start.pieces[at].turn
         if old.role is turn.role and old.call_id == turn.call_id:
             whole = replace(old, text=turn.text, reasoning=turn.reasoning, calls=turn.calls)
-            return start.fold(at, at + 1, Piece(whole, (number - 1,), EXPAND))
+            return start.replace_pieces(at, at + 1, Piece(whole, (number - 1,), EXPAND))
     note = f"[holdfast: {turn_label(number, turn)} of this session, put back in full]\n" + "\n".join(
         t for t, _ in turn_lines(turn)
     )
     at = _place(start, number - 1)
-    return start.fold(at, at, Piece(Turn(Role.USER, note), (number - 1,), EXPAND))
+    return start.replace_pieces(at, at, Piece(Turn(Role.USER, note), (number - 1,), EXPAND))
 
 
 def _place(start: Draft, raw: int) -> int:
@@ -208,7 +208,7 @@ def _sources(held: Draft, turns: tuple[Turn, ...]) -> list[tuple[tuple[int, ...]
 
 
 def _origin(pieces: list[Piece], turn: Turn) -> Origin:
-    made = "+".join(dict.fromkeys(piece.made for piece in pieces if piece.made))
+    made = "+".join(dict.fromkeys(piece.writer for piece in pieces if piece.writer))
     turns = tuple(sorted({at for piece in pieces for at in piece.turns}))
     if not any(piece.lines for piece in pieces):
         return Origin(turns, made if len(pieces) < 2 else made or "joined")
@@ -229,7 +229,7 @@ def _content(path: Path) -> bytes:
     """The bytes of a file that will be read again and has a place for a log. Raises BadInput for a pipe or a device."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise BadInput(f"{path}: a pipe or a device has no past; write the session to a file first")
-    return bytes_of(path)
+    return read_bytes(path)
 
 
 def _bytes(text: str, like: bytes) -> bytes:
@@ -241,7 +241,7 @@ def _save(path: Path, event: Event, output: Path | None, disk: Disk) -> Event:
     target = path if output is None else output
     check(target)
     with writing(target, path, disk) as file:
-        if bytes_of(path) != event.before:
+        if read_bytes(path) != event.before:
             raise Failed(f"{path} changed while it was being rewritten; it was left as it is, run the command again")
         logged = event
         older = () if target.resolve() == path.resolve() else find_applied_events(read_log(path), event.before, path)

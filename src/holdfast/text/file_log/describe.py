@@ -8,7 +8,7 @@ from difflib import unified_diff
 
 from holdfast.text.file_log.log import Event, Origin
 from holdfast.transcript.draft import turn_size
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Turn
 
 
@@ -85,9 +85,9 @@ def turn_fates(event: Event, before: Sequence[Turn], origins: Sequence[Origin], 
         place = same if same is not None else next(iter(holds), None)
         fate = "dropped" if place is None else "rewritten" if same is None else "verbatim"
         by = event.origins[place].made if place is not None and same is None else ""
-        size = 0 if place is None or place in told else turn_size(after[place], count)
+        size = 0 if place is None or place in told else turn_size(after[place], estimate_tokens)
         told.update(() if place is None else (place,))
-        found.append(Fate(origin.turns, turn.role.value, fate, by, turn_size(turn, count), size))
+        found.append(Fate(origin.turns, turn.role.value, fate, by, turn_size(turn, estimate_tokens), size))
     return found
 
 

@@ -39,7 +39,7 @@ def draft_for_writer(made: Draft, start: Draft, past: Lineage) -> Draft:
         if at is None:
             pieces.append(_new_piece(piece, start))
         else:
-            pieces.append(Piece(piece.turn, (at,), "" if piece.turn == start.pieces[at].turn else piece.made))
+            pieces.append(Piece(piece.turn, (at,), "" if piece.turn == start.pieces[at].turn else piece.writer))
     return Draft(past.now.transcript, tuple(pieces), made.notes)
 
 

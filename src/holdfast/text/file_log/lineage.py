@@ -12,7 +12,7 @@ from holdfast.errors import BadInput
 from holdfast.text.file_log.describe import PrintedLine
 from holdfast.text.file_log.log import UNDO, Event, Origin, log_path, read_log
 from holdfast.text.file_log.three_way_merge import continues
-from holdfast.transcript.read import bytes_of, parse, text_of
+from holdfast.transcript.read import decode_text, parse, read_bytes
 from holdfast.transcript.turn import Transcript, Turn
 
 
@@ -50,7 +50,7 @@ def read_lineage(path: Path, data: bytes | None = None) -> Lineage:
 
     Raises BadTranscript for a file that is no session, BadInput for a damaged log.
     """
-    data = bytes_of(path) if data is None else data
+    data = read_bytes(path) if data is None else data
     events = find_applied_events(read_log(path), data, path)
     raw: list[Turn] = []
     turns: tuple[Turn, ...] = ()
@@ -66,7 +66,7 @@ def read_lineage(path: Path, data: bytes | None = None) -> Lineage:
 
 def parse_version(data: bytes, path: Path) -> Transcript:
     """Parses a version of the file leniently, because a file with skipped lines may have been compacted."""
-    return parse(text_of(data, path), path=str(path), lenient=True)
+    return parse(decode_text(data, path), path=str(path), lenient=True)
 
 
 def find_applied_events(events: Sequence[Event], data: bytes, path: Path) -> tuple[Event, ...]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft
-from holdfast.transcript.formats.rebuild import Change, rebuild
+from holdfast.transcript.formats.apply_draft import Change, apply_draft
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 START = re.compile(r"^# aider chat started at (.*)$", re.MULTILINE)
@@ -75,7 +75,7 @@ def write(document: Document, held: Draft) -> str:
     entries = tuple(Entry(number, row) for number, row in enumerate(document.text.split("\n"), 1))
     rows: list[str] = []
     last = 0
-    for item in rebuild(entries, held, _edit, _new, _where(document.text)):
+    for item in apply_draft(entries, held, _edit, _new, _where(document.text)):
         # Neighbours that were none before would be read as one turn.
         if rows and item.number != last + 1 and rows[-1].strip() and item.value.strip():
             rows.append("")

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from holdfast.transcript.content import read_content, read_parts
 from holdfast.transcript.document import Document, Entry, Malformed
 from holdfast.transcript.formats import openai_chat
-from holdfast.transcript.parts import fold, fold_parts
+from holdfast.transcript.json_fields import copy_object, take_required_text
 from holdfast.transcript.turn import Role, Transcript, Turn
-from holdfast.transcript.wire import need_text, obj
 
 ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
 
@@ -38,7 +38,7 @@ def _system_turns(document: Document, meta: dict[str, Any]) -> tuple[Turn, ...]:
     """The top-level system prompt, taken out of `meta`."""
     prompts = [meta.pop(key) for key in system_keys(meta)]
     try:
-        folded = [fold(prompt) for prompt in prompts]
+        folded = [read_content(prompt) for prompt in prompts]
     except Malformed as error:
         raise document.refuse(f"system prompt: {error}") from None
     return tuple(Turn(Role.SYSTEM, content.text, extra=content.extra) for content in folded)
@@ -55,8 +55,8 @@ def _entry_turns(entry: Entry) -> tuple[Turn, ...]:
 
 def turns_of(message: object, source: int) -> tuple[Turn, ...]:
     """The turns of one message. What the message held beside role and content is kept on the first."""
-    fields = obj(message, "a message")
-    name = need_text(fields, "role", "a message")
+    fields = copy_object(message, "a message")
+    name = take_required_text(fields, "role", "a message")
     if name not in ROLES:
         raise Malformed(f'expected "role" to be one of {", ".join(ROLES)}, got "{name[:40]}"')
     if "content" not in fields:
@@ -69,7 +69,7 @@ def turns_of(message: object, source: int) -> tuple[Turn, ...]:
         parts = [(position, block) for position, block in parts if not is_result(block)]
     turns = results
     if parts or not results:
-        folded = fold_parts(parts) if isinstance(content, list) else fold(content)
+        folded = read_parts(parts) if isinstance(content, list) else read_content(content)
         calls = tuple(folded.calls)
         said = Turn(ROLES[name], folded.text, folded.reasoning, calls, source=source, extra=folded.extra)
         turns = [*results, said]
@@ -82,11 +82,11 @@ def is_result(block: object) -> bool:
 
 
 def _result(block: object, source: int) -> Turn:
-    fields = obj(block, "a tool_result")
+    fields = copy_object(block, "a tool_result")
     del fields["type"]
-    call_id = need_text(fields, "tool_use_id", "a tool_result")
+    call_id = take_required_text(fields, "tool_use_id", "a tool_result")
     is_error = fields.pop("is_error", None) is True
-    content = fold(fields.pop("content", None))
+    content = read_content(fields.pop("content", None))
     return Turn(
         Role.TOOL,
         content.text,

@@ -7,12 +7,20 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from holdfast.transcript.content import write_content
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import anthropic
-from holdfast.transcript.formats.rebuild import Change, Item, kept_calls, place, put_blocks, rebuild, render
-from holdfast.transcript.provider_requests import anthropic_call, anthropic_message, joined
-from holdfast.transcript.refill import refill
+from holdfast.transcript.formats.apply_draft import (
+    Change,
+    NewEntry,
+    apply_draft,
+    find_raw_turn,
+    match_calls,
+    render_file,
+    replace_blocks,
+)
+from holdfast.transcript.provider_requests import merge_messages, to_anthropic_call, to_anthropic_message
 from holdfast.transcript.turn import Role, Turn
 
 
@@ -24,17 +32,17 @@ class Split:
 
 
 def write(document: Document, held: Draft) -> str:
-    return render(_with_system(document, held), items(document, held))
+    return render_file(_with_system(document, held), items(document, held))
 
 
-def items(document: Document, held: Draft) -> list[Item]:
+def items(document: Document, held: Draft) -> list[NewEntry]:
     """The messages of the new file; one that nothing touched is the very value that was decoded."""
-    made = rebuild(document.entries, held, edit, new)
+    made = apply_draft(document.entries, held, edit, new)
     return _alternating([item for item in made if item.number not in document.left_out])
 
 
 def new(turn: Turn, _near: Any) -> dict[str, Any]:
-    return anthropic_message(turn)
+    return to_anthropic_message(turn)
 
 
 def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
@@ -64,7 +72,7 @@ def _said(message: dict[str, Any]) -> Any:
 def _edited(role: str, part: Any, raw: Turn | None, turn: Turn) -> tuple[str, Any]:
     """The role and the content of one turn of a message; a result is a list of one block."""
     if raw is None:
-        fresh = anthropic_message(turn)
+        fresh = to_anthropic_message(turn)
         return fresh["role"], fresh["content"]
     if raw.role is not Role.TOOL:
         return role, part if raw == turn else put_content(part, raw, turn)
@@ -74,18 +82,18 @@ def _edited(role: str, part: Any, raw: Turn | None, turn: Turn) -> tuple[str, An
 def put_content(content: Any, raw: Turn, turn: Turn) -> Any:
     """The content that read as `raw`, so that it reads as `turn`. Thinking stays as it is (it is signed), or goes."""
     if raw.calls != turn.calls:
-        kept, fresh = kept_calls(raw.calls, turn.calls)
+        kept, fresh = match_calls(raw.calls, turn.calls)
         blocks = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
-        content = [*put_blocks(blocks, calls=kept), *map(anthropic_call, fresh)]
+        content = [*replace_blocks(blocks, calls=kept), *map(to_anthropic_call, fresh)]
     if raw.reasoning and not turn.reasoning and isinstance(content, list):
-        content = put_blocks(content, thinking=False)
-    return content if raw.text == turn.text else refill(content, turn.text)
+        content = replace_blocks(content, thinking=False)
+    return content if raw.text == turn.text else write_content(content, turn.text)
 
 
 def _put_result(block: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
     made = dict(block)
     if raw.text != turn.text:
-        made["content"] = refill(block.get("content"), turn.text)
+        made["content"] = write_content(block.get("content"), turn.text)
     if raw.is_error != turn.is_error:
         made["is_error"] = turn.is_error
     return made
@@ -95,26 +103,26 @@ def _whole(role: str, contents: Sequence[Any]) -> dict[str, Any]:
     """One message of the contents of its turns."""
     message = {"role": role, "content": contents[0]}
     for content in contents[1:]:
-        message = joined(message, {"role": role, "content": content})
+        message = merge_messages(message, {"role": role, "content": content})
     return message
 
 
-def _alternating(items: Sequence[Item]) -> list[Item]:
+def _alternating(items: Sequence[NewEntry]) -> list[NewEntry]:
     """Neighbours of one role become one message, but for those that were neighbours in the file already."""
-    made: list[Item] = []
-    flat: list[Item] = []
+    made: list[NewEntry] = []
+    flat: list[NewEntry] = []
     for item in items:
-        flat += map(Item, item.value.messages) if isinstance(item.value, Split) else [item]
+        flat += map(NewEntry, item.value.messages) if isinstance(item.value, Split) else [item]
     for item in flat:
         last = made[-1] if made else None
         if last is None or (item.number and item.number == last.number + 1) or not _same_role(last, item):
             made.append(item)
         else:
-            made[-1] = replace(item, value=joined(last.value, item.value))
+            made[-1] = replace(item, value=merge_messages(last.value, item.value))
     return made
 
 
-def _same_role(one: Item, two: Item) -> bool:
+def _same_role(one: NewEntry, two: NewEntry) -> bool:
     values = (one.value, two.value)
     return all(isinstance(value, dict) for value in values) and one.value.get("role") == two.value.get("role")
 
@@ -124,12 +132,12 @@ def _with_system(document: Document, held: Draft) -> Document:
     heads = [at for at, turn in enumerate(held.raw.turns) if not turn.source]
     if not heads:
         return document
-    kept = {place(piece, held): piece.turn for piece in held.pieces}
+    kept = {find_raw_turn(piece, held): piece.turn for piece in held.pieces}
     value = dict(document.value)
     for key, at in zip(anthropic.system_keys(value), heads, strict=True):
         turn, raw = kept.get(at), held.raw.turns[at]
         if turn is None:
             del value[key]
         elif turn.text != raw.text:
-            value[key] = refill(value[key], turn.text)
+            value[key] = write_content(value[key], turn.text)
     return replace(document, value=value)

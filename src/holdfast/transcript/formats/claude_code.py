@@ -14,9 +14,9 @@ from typing import Any
 
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.formats import anthropic
-from holdfast.transcript.formats.claude_chain import Chains, Line
+from holdfast.transcript.formats.claude_code_chain import Chains, Line
+from holdfast.transcript.json_fields import copy_object, text_or_empty
 from holdfast.transcript.turn import Transcript, Turn
-from holdfast.transcript.wire import obj, text_or_empty
 
 _ENVELOPE = ("type", "message", "uuid", "parentUuid", "logicalParentUuid", "isSidechain", "sessionId")
 _SESSION = ("sessionId", "cwd", "gitBranch", "version")
@@ -50,7 +50,7 @@ def _main_lines(lines: tuple[Line, ...]) -> list[Line]:
 
 
 def _line(entry: Entry) -> Line:
-    fields = obj(entry.value, "a line")
+    fields = copy_object(entry.value, "a line")
     return Line(
         number=entry.number,
         fields=fields,
@@ -63,7 +63,7 @@ def _said(fields: dict[str, Any], number: int) -> tuple[Turn, ...]:
     """The turns of one line; none where the line is bookkeeping."""
     type_ = fields.get("type")
     if type_ in ("user", "assistant"):
-        message = {**obj(fields.get("message"), '"message"'), "role": type_}
+        message = {**copy_object(fields.get("message"), '"message"'), "role": type_}
         turns = anthropic.turns_of(message, number)
     elif type_ == "attachment" and _queued_prompt(fields) is not None:
         turns = anthropic.turns_of({"role": "user", "content": _queued_prompt(fields)}, number)

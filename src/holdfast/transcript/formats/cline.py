@@ -14,14 +14,14 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
+from holdfast.transcript.content import write_content
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import anthropic, anthropic_write, openai_chat
-from holdfast.transcript.formats.rebuild import Change, rebuild, render, several, unpacked
-from holdfast.transcript.provider_requests import call_input
-from holdfast.transcript.refill import refill
+from holdfast.transcript.formats.apply_draft import Change, apply_draft, pack_entries, render_file, unpack_entries
+from holdfast.transcript.json_fields import to_json_text
+from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import json_text
 
 _OWN_FIELDS = ("modelInfo", "metrics")
 _RESULT = re.compile(r"\[([a-z_]+)(?: for .*?)?\] Result:", re.DOTALL)
@@ -128,7 +128,7 @@ def _call(text: str, head: str) -> tuple[str, ToolCall]:
 def write(document: Document, held: Draft) -> str:
     if not any(_is_text_result(entry.value) for entry in document.entries):
         return anthropic_write.write(document, held)
-    return render(document, unpacked(document.entries, rebuild(document.entries, held, _edit, _new)))
+    return render_file(document, unpack_entries(document.entries, apply_draft(document.entries, held, _edit, _new)))
 
 
 def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
@@ -148,10 +148,10 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
             messages[-1]["content"] += parts
         elif result and raw != new and not _USER_WORDS.search(new.text):
             # Without its tag it would be read as part of the result.
-            messages.append({"role": "user", "content": _as_list(refill(said, new.text))})
+            messages.append({"role": "user", "content": _as_list(write_content(said, new.text))})
         else:
-            messages[-1]["content"] += said if raw == new else _as_list(refill(said, _spoken(new)))
-    return several([message for message in messages if message["content"]], 1)
+            messages[-1]["content"] += said if raw == new else _as_list(write_content(said, _spoken(new)))
+    return pack_entries([message for message in messages if message["content"]], 1)
 
 
 def _text_part(text: str) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _spoken(turn: Turn) -> str:
 
 
 def _xml(call: ToolCall) -> str:
-    fields = "".join(f"<{key}>{json_text(value)}</{key}>\n" for key, value in call_input(call).items())
+    fields = "".join(f"<{key}>{to_json_text(value)}</{key}>\n" for key, value in parse_arguments(call).items())
     return f"<{call.name}>\n{fields}</{call.name}>"
 
 

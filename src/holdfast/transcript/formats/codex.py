@@ -26,8 +26,8 @@ from holdfast.transcript.formats.openai_responses import (
     said_of,
     write_items,
 )
+from holdfast.transcript.json_fields import copy_object, take_list, text_or_empty
 from holdfast.transcript.turn import Role, Transcript, Turn
-from holdfast.transcript.wire import obj, take_list, text_or_empty
 
 _LINE_TYPES = ("session_meta", "response_item", "event_msg", "turn_context", "compacted")
 _BOOKKEEPING = ("ghost_snapshot", "other")
@@ -86,7 +86,7 @@ class Line:
 
 def read_line(entry: Entry) -> Line:
     """One line of either layout."""
-    fields = obj(entry.value, "a line")
+    fields = copy_object(entry.value, "a line")
     if is_log_mark(fields):
         return Line(entry.number, "legacy", fields)
     if "payload" not in fields and is_item(fields):
@@ -94,7 +94,7 @@ def read_line(entry: Entry) -> Line:
     kind = text_or_empty(fields.get("type"))
     if not kind:
         raise Malformed('expected a line to have a "type"')
-    payload = obj(fields.get("payload"), '"payload"')
+    payload = copy_object(fields.get("payload"), '"payload"')
     inner = Entry(entry.number, payload)
     if kind == "response_item":
         return Line(entry.number, kind, payload, _items(inner))
@@ -184,7 +184,7 @@ def _rebuilt(before: tuple[Said, ...], line: Line) -> list[Item]:
     for item in reversed(spoken):
         if item.turn.extra.get("compacted"):
             continue
-        room -= token_estimate.count(item.turn.text) if item.turn.role is Role.USER else 0
+        room -= token_estimate.estimate_tokens(item.turn.text) if item.turn.role is Role.USER else 0
         if room >= 0:
             kept.append(item)
     content = [{"type": "input_text", "text": text_or_empty(line.fields.get("message"))}]

@@ -12,13 +12,27 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
-from holdfast.transcript.document import Document, Entry, Malformed, numbered
+from holdfast.transcript.document import Document, Entry, Malformed, number_entries
 from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.apply_draft import (
+    Change,
+    apply_draft,
+    input_like,
+    pack_entries,
+    render_file,
+    unpack_entries,
+)
 from holdfast.transcript.formats.openai_chat import pair_by_order
-from holdfast.transcript.formats.rebuild import Change, input_like, rebuild, render, several, unpacked
-from holdfast.transcript.provider_requests import call_input
+from holdfast.transcript.json_fields import (
+    copy_object,
+    take_list,
+    take_required_text,
+    take_text,
+    text_or_empty,
+    to_json_text,
+)
+from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text, text_or_empty
 
 _SPOKEN = {"user": Role.USER, "gemini": Role.ASSISTANT, "model": Role.ASSISTANT}
 _NOTES = ("info", "error", "warning")
@@ -48,7 +62,7 @@ def _is_head(value: object) -> bool:
 def entries(document: Document) -> tuple[Entry, ...]:
     """The records or messages."""
     if isinstance(document.value, dict) and "messages" not in document.value:
-        return numbered(document.value.get("history"))
+        return number_entries(document.value.get("history"))
     return document.entries
 
 
@@ -105,11 +119,11 @@ def _rewound(live: dict[str, Entry], id_: str) -> dict[str, Entry]:
 
 def turns_of(entry: Entry) -> tuple[Turn, ...]:
     """The turns of one record or message; none of a note of the program."""
-    fields = obj(entry.value, "a message")
+    fields = copy_object(entry.value, "a message")
     if _is_note(fields):
         return ()
     content = isinstance(fields.get("parts"), list)
-    name = need_text(fields, "role" if content else "type", "a message")
+    name = take_required_text(fields, "role" if content else "type", "a message")
     if name not in _SPOKEN:
         raise Malformed(f'expected the speaker to be one of {", ".join(_SPOKEN)}, got "{name[:40]}"')
     folded = fold_parts(take_list(fields, "parts") if content else fields.pop("content", None))
@@ -144,7 +158,7 @@ def fold_parts(content: object) -> Folded:
     """A string, one part, or a list of parts."""
     folded = Folded()
     for position, part in enumerate(content if isinstance(content, list) else [content]):
-        fields = {"text": part} if isinstance(part, str) or part is None else obj(part, "a part")
+        fields = {"text": part} if isinstance(part, str) or part is None else copy_object(part, "a part")
         _fold_part(fields, folded)
         if fields:
             folded.rest[str(position)] = fields
@@ -154,14 +168,14 @@ def fold_parts(content: object) -> Folded:
 def _fold_part(fields: dict[str, Any], folded: Folded) -> None:
     """Takes from `fields` what it understood."""
     if "functionCall" in fields:
-        call = obj(fields.pop("functionCall"), '"functionCall"')
-        name, id_ = need_text(call, "name", "a functionCall"), take_text(call, "id")
-        arguments = json_text(call.pop("args", {}))
+        call = copy_object(fields.pop("functionCall"), '"functionCall"')
+        name, id_ = take_required_text(call, "name", "a functionCall"), take_text(call, "id")
+        arguments = to_json_text(call.pop("args", {}))
         # Of the call and not of its place, which changes when turns before it go.
         made = f"call_{crc32(f'{name} {arguments}'.encode()):08x}_{len(folded.calls)}"
         folded.calls.append(ToolCall(id_ or made, name, arguments))
     elif "functionResponse" in fields:
-        folded.results.append(_response(obj(fields.pop("functionResponse"), '"functionResponse"')))
+        folded.results.append(_response(copy_object(fields.pop("functionResponse"), '"functionResponse"')))
     elif "text" in fields:
         text = take_text(fields, "text")
         (folded.thoughts if fields.get("thought") is True else folded.texts).append(text)
@@ -174,7 +188,7 @@ def _response(fields: dict[str, Any]) -> Turn:
     response = fields.pop("response", None)
     held = dict(response) if isinstance(response, dict) else {}
     key = next((key for key in ("output", "error") if isinstance(held.get(key), str)), "")
-    text = held.pop(key) if key else json_text(response)
+    text = held.pop(key) if key else to_json_text(response)
     extra = {**fields, **({"response": held} if key and held else {})}
     call_id = take_text(extra, "id")
     return Turn(Role.TOOL, text, call_id=call_id, is_error=key == "error", extra=extra)
@@ -182,9 +196,9 @@ def _response(fields: dict[str, Any]) -> Turn:
 
 def _record_call(value: object) -> tuple[ToolCall, Turn]:
     """A recorded call and its result. One that was cut off has an empty result, as it is replayed with one."""
-    fields = obj(value, "a tool call")
-    call_id, name = need_text(fields, "id", "a tool call"), need_text(fields, "name", "a tool call")
-    call = ToolCall(call_id, name, json_text(fields.pop("args", {})))
+    fields = copy_object(value, "a tool call")
+    call_id, name = take_required_text(fields, "id", "a tool call"), take_required_text(fields, "name", "a tool call")
+    call = ToolCall(call_id, name, to_json_text(fields.pop("args", {})))
     folded = fold_parts(fields.pop("result", None))
     if folded.calls:
         raise Malformed("expected the result of a tool call to hold no functionCall")
@@ -216,12 +230,12 @@ def write(document: Document, held: Draft) -> str:
     place = {entry.number: at for at, entry in enumerate(kept, 1)}
     where = [(place[turn.source],) for turn in held.raw.turns]
     record = not any(isinstance(entry.value, dict) and is_content(entry.value) for entry in live)
-    items = unpacked(entries_, rebuild(entries_, held, _edit, _new_record if record else _new_content, where))
+    items = unpack_entries(entries_, apply_draft(entries_, held, _edit, _new_record if record else _new_content, where))
     items = [replace(item, number=kept[item.number - 1].number if item.number else 0) for item in items]
     if record:
         items = [replace(item, value=_with_id(item.value, at)) for at, item in enumerate(items)]
     key = "history" if isinstance(document.value, dict) and "messages" not in document.value else "messages"
-    return render(document, items, key)
+    return render_file(document, items, key)
 
 
 def _is_beside(value: object) -> bool:
@@ -235,7 +249,9 @@ def _with_id(value: Any, at: int) -> Any:
 
 def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
     (value,) = values
-    return [_edited_record(value, changes)] if "parts" not in value else several(_edited_content(value, changes), 1)
+    return (
+        [_edited_record(value, changes)] if "parts" not in value else pack_entries(_edited_content(value, changes), 1)
+    )
 
 
 def _edited_record(value: dict[str, Any], changes: tuple[Change, ...]) -> Any:
@@ -257,7 +273,7 @@ def _edited_record(value: dict[str, Any], changes: tuple[Change, ...]) -> Any:
 
 def _edited_call(old: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
     fields = {**old, "id": call.id, "name": call.name}
-    if json_text(old.get("args", {})) != call.arguments:
+    if to_json_text(old.get("args", {})) != call.arguments:
         fields["args"] = input_like(old.get("args"), call)
     if result and result.new and result.new != result.raw:
         fields["result"] = [_response_part(result.new, call.name)]
@@ -273,7 +289,7 @@ def _response_part(turn: Turn, name: str) -> dict[str, Any]:
 
 def _edited_content(value: dict[str, Any], changes: tuple[Change, ...]) -> list[Any]:
     """A message of a checkpoint. What is new inside it parts it, so that it stays a turn of its own."""
-    responses = iter([part for part in value["parts"] if "functionResponse" in obj(part, "a part")])
+    responses = iter([part for part in value["parts"] if "functionResponse" in copy_object(part, "a part")])
     rest = [part for part in value["parts"] if "functionResponse" not in part]
     messages: list[Any] = [{**value, "parts": []}]
     for change in changes:
@@ -319,7 +335,7 @@ def _edited_call_part(part: dict[str, Any], call: ToolCall) -> dict[str, Any]:
 
 
 def _call_part(call: ToolCall) -> dict[str, Any]:
-    return {"functionCall": {"id": call.id, "name": call.name, "args": call_input(call)}}
+    return {"functionCall": {"id": call.id, "name": call.name, "args": parse_arguments(call)}}
 
 
 def _new_content(turn: Turn, _near: Any) -> Any:
@@ -332,5 +348,5 @@ def _new_content(turn: Turn, _near: Any) -> Any:
 def _new_record(turn: Turn, near: Any) -> Any:
     stamp = {"timestamp": near["timestamp"]} if isinstance(near, dict) and "timestamp" in near else {}
     fields = {"id": "", **stamp, "type": "gemini" if turn.role is Role.ASSISTANT else "user", "content": turn.text}
-    calls = [{"id": call.id, "name": call.name, "args": call_input(call)} for call in turn.calls]
+    calls = [{"id": call.id, "name": call.name, "args": parse_arguments(call)} for call in turn.calls]
     return {**fields, **({"toolCalls": calls} if calls else {})}

@@ -13,10 +13,10 @@ from typing import Any
 
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft
-from holdfast.transcript.formats import openai_chat, openai_write
-from holdfast.transcript.formats.rebuild import Change, rebuild, render
-from holdfast.transcript.formats.text_calls import with_text_calls
-from holdfast.transcript.provider_requests import call_input, openai_message
+from holdfast.transcript.formats import openai_chat, openai_chat_write
+from holdfast.transcript.formats.apply_draft import Change, apply_draft, render_file
+from holdfast.transcript.formats.text_calls import add_text_calls
+from holdfast.transcript.provider_requests import parse_arguments, to_openai_message
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 FENCE = re.compile(r"```(?:bash|mswea_bash_command)\s*\n(.*?)\n```", re.DOTALL)
@@ -51,12 +51,12 @@ def read(document: Document) -> Transcript:
     meta = openai_chat.top_level(document)
     if exits:
         meta["exit"] = exits
-    turns = with_text_calls(openai_chat.pair_by_order(turns), _action, lambda turn, _: f"call_{turn.source}_0")
+    turns = add_text_calls(openai_chat.pair_by_order(turns), _action, lambda turn, _: f"call_{turn.source}_0")
     return Transcript(tuple(map(_without_actions, turns)), "mini_swe_agent", meta, skipped)
 
 
 def write(document: Document, held: Draft) -> str:
-    return render(document, rebuild(document.entries, held, _edit, _new))
+    return render_file(document, apply_draft(document.entries, held, _edit, _new))
 
 
 def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
@@ -64,12 +64,12 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
     # A call made of a fence is nowhere on the wire but in the text and in the recorded actions.
     on_wire = values[0].get("tool_calls") or values[0].get("function_call")
     same = raw if raw is None or on_wire else replace(raw, calls=turn.calls if turn else ())
-    (message,) = openai_write.edit(values, (Change(same, turn),))
+    (message,) = openai_chat_write.edit(values, (Change(same, turn),))
     return [_settled(message, turn)]
 
 
 def _new(turn: Turn, _near: Any) -> dict[str, Any]:
-    return _settled(openai_message(turn), turn)
+    return _settled(to_openai_message(turn), turn)
 
 
 def _settled(message: dict[str, Any], turn: Turn | None) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _settled(message: dict[str, Any], turn: Turn | None) -> dict[str, Any]:
 
 
 def _command(call: ToolCall) -> str:
-    command = call_input(call).get("command")
+    command = parse_arguments(call).get("command")
     return command if isinstance(command, str) else call.arguments
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from holdfast.transcript.content import read_content
 from holdfast.transcript.document import Document, Entry, Malformed
-from holdfast.transcript.parts import fold
+from holdfast.transcript.json_fields import copy_object, take_list, take_required_text, take_text, to_json_text
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text
 
 ROLES = {
     "system": Role.SYSTEM,
@@ -77,9 +77,9 @@ def top_level(document: Document) -> dict[str, Any]:
 
 def turn_of(entry: Entry) -> Turn:
     """One message."""
-    fields = obj(entry.value, "a message")
+    fields = copy_object(entry.value, "a message")
     role = take_role(fields)
-    content = fold(fields.pop("content", None))
+    content = read_content(fields.pop("content", None))
     refusal = take_text(fields, "refusal")
     reasoning = "\n".join(filter(None, (_take_reasoning(fields), content.reasoning)))
     calls, rest = _take_calls(fields, entry.number)
@@ -96,7 +96,7 @@ def turn_of(entry: Entry) -> Turn:
 
 
 def take_role(fields: dict[str, Any]) -> Role:
-    name = need_text(fields, "role", "a message")
+    name = take_required_text(fields, "role", "a message")
     if name not in ROLES:
         raise Malformed(f'expected "role" to be one of {", ".join(ROLES)}, got "{name[:40]}"')
     return ROLES[name]
@@ -114,7 +114,7 @@ def _is_text(fields: dict[str, Any], key: str) -> bool:
 
 def _take_calls(fields: dict[str, Any], number: int) -> tuple[list[ToolCall], dict[str, Any]]:
     """The calls of a message, and what they held that is not understood, by position."""
-    wire = [obj(call, "a tool call") for call in take_list(fields, "tool_calls")]
+    wire = [copy_object(call, "a tool call") for call in take_list(fields, "tool_calls")]
     legacy = fields.pop("function_call", None)
     if legacy is not None:
         wire.append({"function": legacy})
@@ -128,9 +128,9 @@ def _take_call(call: dict[str, Any], default_id: str) -> ToolCall:
     """Leaves in `call` what was not understood."""
     type_ = call.pop("type", None)
     key = "custom" if type_ == "custom" else "function"
-    body = obj(call.pop(key, None), f'"{key}" of a tool call')
-    name = need_text(body, "name", "a tool call")
-    arguments = json_text(body.pop("input" if key == "custom" else "arguments", None))
+    body = copy_object(call.pop(key, None), f'"{key}" of a tool call')
+    name = take_required_text(body, "name", "a tool call")
+    arguments = to_json_text(body.pop("input" if key == "custom" else "arguments", None))
     if body:
         call[key] = body
     return ToolCall(take_text(call, "id") or default_id, name, arguments)

@@ -12,14 +12,20 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from holdfast.transcript.document import Document, Entry, Malformed, numbered
+from holdfast.transcript.content import read_content, read_parts, write_content
+from holdfast.transcript.document import Document, Entry, Malformed, number_entries
 from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.apply_draft import Change, apply_draft, pack_entries, render_file, unpack_entries
 from holdfast.transcript.formats.openai_chat import ROLES
-from holdfast.transcript.formats.rebuild import Change, rebuild, render, several, unpacked
-from holdfast.transcript.parts import fold, fold_parts
-from holdfast.transcript.refill import refill
+from holdfast.transcript.json_fields import (
+    copy_object,
+    take_list,
+    take_required_text,
+    take_text,
+    text_or_empty,
+    to_json_text,
+)
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text, text_or_empty
 
 LISTS = ("input", "output", "items")
 _ITEM_TYPES = ("reasoning", "compaction", "compaction_summary", "item_reference")
@@ -82,8 +88,10 @@ def item_entries(document: Document) -> tuple[Entry, ...]:
     if document.lines:
         return document.lines
     if isinstance(document.value, dict):
-        return numbered(next((document.value[key] for key in LISTS if isinstance(document.value.get(key), list)), None))
-    return numbered(document.value)
+        return number_entries(
+            next((document.value[key] for key in LISTS if isinstance(document.value.get(key), list)), None)
+        )
+    return number_entries(document.value)
 
 
 def read(document: Document) -> Transcript:
@@ -109,7 +117,7 @@ def _instructions(meta: dict[str, Any]) -> tuple[Turn, ...]:
 
 def read_item(entry: Entry) -> Item:
     """One item, by its type. A type that nobody knows is shown as a placeholder in what the model said."""
-    fields = obj(entry.value, "an item")
+    fields = copy_object(entry.value, "an item")
     value = dict(fields)
     type_ = take_text(fields, "type") or "message"
     if type_ == "message":
@@ -123,17 +131,17 @@ def read_item(entry: Entry) -> Item:
     elif type_.endswith("_call") and fields.get("call_id"):
         turn = _call(type_, fields)
     else:
-        folded = fold_parts([(0, {**fields, "type": type_})])
+        folded = read_parts([(0, {**fields, "type": type_})])
         turn = Turn(Role.ASSISTANT, folded.text, extra={"type": type_, **folded.rest.get("0", {})})
     return Item(entry.number, value, replace(turn, source=entry.number))
 
 
 def _message(fields: dict[str, Any]) -> Turn:
-    name = need_text(fields, "role", "a message")
+    name = take_required_text(fields, "role", "a message")
     role = ROLES.get(name)
     if role is None or role is Role.TOOL:
         raise Malformed(f'expected "role" to be one of system, developer, user, assistant, got "{name[:40]}"')
-    content = fold(fields.pop("content", None))
+    content = read_content(fields.pop("content", None))
     return Turn(role, content.text, content.reasoning, tuple(content.calls), extra={**fields, **content.extra})
 
 
@@ -148,19 +156,19 @@ def _reasoning(fields: dict[str, Any]) -> Turn:
 
 
 def _call(type_: str, fields: dict[str, Any]) -> Turn:
-    call_id = need_text(fields, "call_id", f"a {type_}")
+    call_id = take_required_text(fields, "call_id", f"a {type_}")
     named = type_ in ("function_call", "custom_tool_call")
-    name = need_text(fields, "name", f"a {type_}") if named else type_.removesuffix("_call")
+    name = take_required_text(fields, "name", f"a {type_}") if named else type_.removesuffix("_call")
     key = next((key for key in _ARGUMENTS if key in fields), "")
-    call = ToolCall(call_id, name, json_text(fields.pop(key, None)))
+    call = ToolCall(call_id, name, to_json_text(fields.pop(key, None)))
     extra = fields if type_ == "function_call" else {"type": type_, **fields}
     return Turn(Role.ASSISTANT, calls=(call,), extra=extra)
 
 
 def _result(type_: str, fields: dict[str, Any]) -> Turn:
-    call_id = need_text(fields, "call_id", f"a {type_}")
+    call_id = take_required_text(fields, "call_id", f"a {type_}")
     output = fields.pop("output", None)
-    content = fold([output] if isinstance(output, dict) else output)
+    content = read_content([output] if isinstance(output, dict) else output)
     extra = {**fields, **content.extra}
     if type_ != "function_call_output":
         extra["type"] = type_
@@ -224,7 +232,7 @@ def write_items(document: Document, held: Draft, found: Sequence[Said | None]) -
     entries = item_entries(document)
     value = document.value if isinstance(document.value, dict) else {}
     key = next((key for key in LISTS if isinstance(value.get(key), list)), "")
-    return render(document, unpacked(entries, rebuild(entries, held, _edit, _new, where)), key)
+    return render_file(document, unpack_entries(entries, apply_draft(entries, held, _edit, _new, where)), key)
 
 
 def _with_instructions(document: Document, held: Draft) -> Document:
@@ -264,11 +272,11 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
     ((raw, new),) = ((change.raw, change.new) for change in changes)
     if raw is None or new is None:
         return values
-    return several(edited(values, raw, new), len(values))
+    return pack_entries(edited(values, raw, new), len(values))
 
 
 def _new(turn: Turn, _near: Any) -> Any:
-    return several(items_of(turn), 1)[0]
+    return pack_entries(items_of(turn), 1)[0]
 
 
 def items_of(turn: Turn) -> list[Any]:
@@ -285,7 +293,7 @@ def edited(values: Sequence[Any], raw: Turn, new: Turn) -> list[Any]:
     if (raw.role, raw.call_id) != (new.role, new.call_id):
         return items_of(new)
     if raw.role is Role.TOOL:
-        return [{**values[0], "output": refill(values[0].get("output"), new.text)}]
+        return [{**values[0], "output": write_content(values[0].get("output"), new.text)}]
     if raw.role is not Role.ASSISTANT:
         return [_message_item(values[0], values[0]["role"], new.text)] if _is_message(values[0]) else items_of(new)
     return list(_edited_answer(values, raw, new))
@@ -326,7 +334,7 @@ def _call_id(value: dict[str, Any]) -> str:
 def _message_item(old: dict[str, Any], role: str, text: str) -> dict[str, Any]:
     kind = "output_text" if role == "assistant" else "input_text"
     if old:
-        return {**old, "content": refill(old.get("content"), text)}
+        return {**old, "content": write_content(old.get("content"), text)}
     return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
 
 

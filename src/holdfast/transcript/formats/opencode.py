@@ -12,14 +12,21 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from holdfast.transcript.content import read_parts, write_content
 from holdfast.transcript.document import Document, Entry, Malformed
 from holdfast.transcript.draft import Draft
-from holdfast.transcript.formats.rebuild import Change, Item, input_like, rebuild, render, several, unpacked
-from holdfast.transcript.parts import fold_parts
-from holdfast.transcript.provider_requests import call_input
-from holdfast.transcript.refill import refill
+from holdfast.transcript.formats.apply_draft import (
+    Change,
+    NewEntry,
+    apply_draft,
+    input_like,
+    pack_entries,
+    render_file,
+    unpack_entries,
+)
+from holdfast.transcript.json_fields import copy_object, take_list, take_required_text, text_or_empty, to_json_text
+from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import json_text, need_text, obj, take_list, text_or_empty
 
 CLEARED = "[Old tool result content cleared]"
 """What the agent sends in place of an output that it has pruned."""
@@ -96,12 +103,12 @@ def _compaction(summary: Message, before: list[Message], part: dict[str, Any]) -
 
 def read_message(entry: Entry) -> Message:
     """One message."""
-    fields = obj(entry.value, "a message")
-    info = obj(fields.pop("info", None), '"info"')
-    role = need_text(dict(info), "role", '"info"')
+    fields = copy_object(entry.value, "a message")
+    info = copy_object(fields.pop("info", None), '"info"')
+    role = take_required_text(dict(info), "role", '"info"')
     if "parts" not in fields:
         raise Malformed('expected a message to have "parts"')
-    parts = tuple(obj(part, "a part") for part in take_list(fields, "parts"))
+    parts = tuple(copy_object(part, "a part") for part in take_list(fields, "parts"))
     if role == "user":
         turns = _user(parts)
     elif role == "assistant":
@@ -128,7 +135,7 @@ def _user(parts: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
     sent = [(at, part) for at, part in enumerate(parts) if not _is_unsent(part)]
     if not sent:
         return ()
-    folded = fold_parts(_shown(at, part) for at, part in sent)
+    folded = read_parts(_shown(at, part) for at, part in sent)
     return (Turn(Role.USER, folded.text, extra=folded.extra),)
 
 
@@ -151,7 +158,7 @@ def _step(parts: list[tuple[int, dict[str, Any]]]) -> tuple[Turn, ...]:
     """One answer of the model and the results of its calls; nothing where it said nothing."""
     said = [(at, part) for at, part in parts if not _is_unsent(part) and part.get("type") != "tool"]
     thoughts = [text_or_empty(part.get("text")) for _, part in said if part.get("type") == "reasoning"]
-    folded = fold_parts(_shown(at, part) for at, part in said if part.get("type") != "reasoning")
+    folded = read_parts(_shown(at, part) for at, part in said if part.get("type") != "reasoning")
     made = [_tool(part) for _, part in parts if part.get("type") == "tool"]
     if not said and not made:
         return ()
@@ -166,10 +173,13 @@ def _step(parts: list[tuple[int, dict[str, Any]]]) -> tuple[Turn, ...]:
 
 
 def _tool(part: dict[str, Any]) -> tuple[ToolCall, Turn]:
-    call_id, name = need_text(dict(part), "callID", "a tool part"), need_text(dict(part), "tool", "a tool part")
-    state = obj(part.get("state", {}), '"state"')
+    call_id, name = (
+        take_required_text(dict(part), "callID", "a tool part"),
+        take_required_text(dict(part), "tool", "a tool part"),
+    )
+    state = copy_object(part.get("state", {}), '"state"')
     extra = {"state": state, **_beside(part, "type", "callID", "tool", "state")}
-    call = ToolCall(call_id, name, json_text(state.pop("input", {})))
+    call = ToolCall(call_id, name, to_json_text(state.pop("input", {})))
     status = text_or_empty(state.get("status"))
     if status in ("pending", "running"):
         return call, Turn(Role.TOOL, INTERRUPTED, call_id=call_id, is_error=True, extra=extra)
@@ -192,17 +202,17 @@ def write(document: Document, held: Draft) -> str:
     # A summary ends what the message before it asked for: nothing may come between them.
     asks = {live[at].number: (at,) for at in range(1, len(live)) if live[at].is_summary and live[at - 1].compaction}
     where = [(*asks.get(turn.source, ()), place[turn.source]) for turn in held.raw.turns]
-    items = unpacked(entries, rebuild(entries, held, _edit, _new, where))
+    items = unpack_entries(entries, apply_draft(entries, held, _edit, _new, where))
     if asks and items[0].number != 1:
         # As a compaction the summary would hide what now stands before it.
         items = [item for item in items if item.number != 1]
     items = [replace(item, number=live[item.number - 1].number if item.number else 0) for item in items]
-    return render(document, _with_ids(items))
+    return render_file(document, _with_ids(items))
 
 
-def _with_ids(items: list[Item]) -> list[Item]:
+def _with_ids(items: list[NewEntry]) -> list[NewEntry]:
     """New messages get ids that sort where they stand, because the agent sorts by them."""
-    done: list[Item] = []
+    done: list[NewEntry] = []
     used: set[str] = set()
     before = "msg_"
     for item in items:
@@ -214,7 +224,7 @@ def _with_ids(items: list[Item]) -> list[Item]:
                 value = _tied(value, own)
             used.add(own)
             before = own or before
-        done.append(Item(value, item.number))
+        done.append(NewEntry(value, item.number))
     return done
 
 
@@ -248,7 +258,7 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
         messages[-1]["parts"] += _edited([part for _, part in run], mine)
         for turn in added:
             messages += [_new(turn, value), {**value, "parts": []}]
-    return [*asked, *several([message for message in messages if message["parts"]], 1)]
+    return [*asked, *pack_entries([message for message in messages if message["parts"]], 1)]
 
 
 def _edited(parts: list[dict[str, Any]], changes: list[Change]) -> list[Any]:
@@ -260,7 +270,7 @@ def _edited(parts: list[dict[str, Any]], changes: list[Change]) -> list[Any]:
         return []
     raw, new = said.raw, said.new
     words = [part for part in parts if _is_word(part)]
-    fresh = words if new.text == raw.text else refill(words, new.text)
+    fresh = words if new.text == raw.text else write_content(words, new.text)
     thoughts = [part for part in parts if part.get("type") == "reasoning"]
     if new.reasoning != raw.reasoning:
         thoughts = [{"type": "reasoning", "text": new.reasoning}] if new.reasoning else []
@@ -284,7 +294,7 @@ def _is_word(part: dict[str, Any]) -> bool:
 def _edited_tool(part: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
     """A call with its result. One that never ended has only an error to hold it."""
     state = part["state"] if isinstance(part.get("state"), dict) else {}
-    if json_text(state.get("input", {})) != call.arguments:
+    if to_json_text(state.get("input", {})) != call.arguments:
         state = {**state, "input": input_like(state.get("input"), call)}
     if result and result.new and result.new != result.raw:
         times = state.get("time")
@@ -306,6 +316,6 @@ def _new(turn: Turn, near: Any) -> Any:
     role = "assistant" if turn.role is Role.ASSISTANT else "user"
     parts: list[Any] = [{"type": "text", "text": turn.text}]
     for call in turn.calls:
-        state = {"status": "pending", "input": call_input(call)}
+        state = {"status": "pending", "input": parse_arguments(call)}
         parts.append({"type": "tool", "callID": call.id, "tool": call.name, "state": state})
     return {"info": {"role": role, **kept}, "parts": parts}

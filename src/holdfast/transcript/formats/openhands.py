@@ -12,9 +12,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from holdfast.transcript.document import Document, Entry, numbered
+from holdfast.transcript.document import Document, Entry, number_entries
+from holdfast.transcript.json_fields import copy_object, take_required_text, take_text, text_or_empty, to_json_text
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import json_text, need_text, obj, take_text, text_or_empty
 
 _SILENT_ACTIONS = {"recall", "null", "change_agent_state", "condensation", "condensation_request"}
 _SILENT_OBSERVATIONS = {"recall", "null", "agent_state_changed", "agent_condensation"}
@@ -33,8 +33,8 @@ def _is_event(event: dict[str, Any]) -> bool:
 def events(document: Document) -> tuple[Entry, ...]:
     """The events of a file, wherever it keeps them."""
     if isinstance(document.value, dict):
-        return numbered(document.value.get("history"))
-    return document.lines or numbered(document.value)
+        return number_entries(document.value.get("history"))
+    return document.lines or number_entries(document.value)
 
 
 def read(document: Document) -> Transcript:
@@ -112,7 +112,7 @@ def _is_silent(event: Any) -> bool:
 
 
 def _turn(entry: Entry) -> Turn | None:
-    event = obj(entry.value, "an event")
+    event = copy_object(entry.value, "an event")
     if _is_silent(event):
         return None
     turn = _observation(event) if event.get("observation") else _action(event)
@@ -121,8 +121,8 @@ def _turn(entry: Entry) -> Turn | None:
 
 def _action(event: dict[str, Any]) -> Turn:
     """Takes from `event` what it understood."""
-    action = need_text(event, "action", "an event without an observation")
-    args = obj(event.pop("args", {}), '"args"')
+    action = take_required_text(event, "action", "an event without an observation")
+    args = copy_object(event.pop("args", {}), '"args"')
     if action in ("system", "message"):
         text = take_text(args, "content")
         role = Role.USER if event.get("source") == "user" else Role.ASSISTANT
@@ -149,10 +149,10 @@ def _tool_call(event: dict[str, Any], action: str, args: dict[str, Any]) -> tupl
     """The model's own message and call where the event records them; else a call made of the action."""
     record = event.get("tool_call_metadata")
     if not isinstance(record, dict):
-        return {}, ToolCall(f"event_{event.get('id')}", action, json_text(args))
+        return {}, ToolCall(f"event_{event.get('id')}", action, to_json_text(args))
     record = dict(record)
-    call_id = need_text(record, "tool_call_id", "tool_call_metadata")
-    name = need_text(record, "function_name", "tool_call_metadata")
+    call_id = take_required_text(record, "tool_call_id", "tool_call_metadata")
+    name = take_required_text(record, "function_name", "tool_call_metadata")
     response = record.get("model_response")
     message: dict[str, Any] = {}
     if isinstance(response, dict):
@@ -160,7 +160,7 @@ def _tool_call(event: dict[str, Any], action: str, args: dict[str, Any]) -> tupl
         record["model_response"] = {key: value for key, value in response.items() if key != "choices"}
     event["tool_call_metadata"] = record
     sent = [function for id_, function in _functions(message) if id_ == call_id]
-    return message, ToolCall(call_id, name, json_text(sent[0].get("arguments") if sent else args))
+    return message, ToolCall(call_id, name, to_json_text(sent[0].get("arguments") if sent else args))
 
 
 def first_message(response: dict[str, Any]) -> dict[str, Any]:

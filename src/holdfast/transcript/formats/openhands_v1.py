@@ -11,10 +11,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from holdfast.transcript.content import read_content
 from holdfast.transcript.document import Document, Entry
-from holdfast.transcript.parts import fold
+from holdfast.transcript.json_fields import (
+    copy_object,
+    take_list,
+    take_required_text,
+    take_text,
+    text_or_empty,
+    to_json_text,
+)
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import json_text, need_text, obj, take_list, take_text, text_or_empty
 
 REJECTED = "Action rejected: "
 _ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
@@ -109,8 +116,8 @@ def _id(event: Any) -> str:
 
 def _turn(entry: Entry) -> Turn | None:
     """The turn of one event; None where the model gets none."""
-    event = obj(entry.value, "an event")
-    type_ = need_text(event, "kind", "an event")
+    event = copy_object(entry.value, "an event")
+    type_ = take_required_text(event, "kind", "an event")
     if type_ not in _KINDS:
         return None
     turn = {"SystemPromptEvent": _system, "MessageEvent": _message, "ActionEvent": _action}.get(type_, _result)(event)
@@ -119,33 +126,35 @@ def _turn(entry: Entry) -> Turn | None:
 
 def _system(event: dict[str, Any]) -> Turn:
     parts = [event.pop(key, None) for key in ("system_prompt", "dynamic_context")]
-    return Turn(Role.SYSTEM, fold([part for part in parts if part]).text)
+    return Turn(Role.SYSTEM, read_content([part for part in parts if part]).text)
 
 
 def _message(event: dict[str, Any]) -> Turn:
-    message = obj(event.pop("llm_message", None), '"llm_message"')
-    role = _ROLES.get(need_text(message, "role", '"llm_message"'), Role.USER)
+    message = copy_object(event.pop("llm_message", None), '"llm_message"')
+    role = _ROLES.get(take_required_text(message, "role", '"llm_message"'), Role.USER)
     parts = message.pop("content", None)
-    content = fold([*parts, *take_list(event, "extended_content")] if isinstance(parts, list) else parts)
+    content = read_content([*parts, *take_list(event, "extended_content")] if isinstance(parts, list) else parts)
     reasoning = take_text(message, "reasoning_content") or content.reasoning
     return Turn(role, content.text, reasoning, extra={"llm_message": message, **content.extra})
 
 
 def _action(event: dict[str, Any]) -> Turn:
-    thought = fold(event.pop("thought", None))
+    thought = read_content(event.pop("thought", None))
     reasoning = take_text(event, "reasoning_content")
-    record = obj(event.pop("tool_call", {}), '"tool_call"')
-    name = text_or_empty(record.get("name")) or need_text(event, "tool_name", "an ActionEvent")
-    call = ToolCall(need_text(event, "tool_call_id", "an ActionEvent"), name, json_text(record.get("arguments")))
+    record = copy_object(event.pop("tool_call", {}), '"tool_call"')
+    name = text_or_empty(record.get("name")) or take_required_text(event, "tool_name", "an ActionEvent")
+    call = ToolCall(
+        take_required_text(event, "tool_call_id", "an ActionEvent"), name, to_json_text(record.get("arguments"))
+    )
     return Turn(Role.ASSISTANT, thought.text, reasoning, (call,), extra=thought.extra)
 
 
 def _result(event: dict[str, Any]) -> Turn:
-    call_id = need_text(event, "tool_call_id", "the answer to a call")
+    call_id = take_required_text(event, "tool_call_id", "the answer to a call")
     if "observation" in event:
-        made = obj(event.pop("observation"), '"observation"')
-        content = fold(made.pop("content", made.pop("output", None)))
-        extra = fold(take_list(event, "extended_content")).text
+        made = copy_object(event.pop("observation"), '"observation"')
+        content = read_content(made.pop("content", made.pop("output", None)))
+        extra = read_content(take_list(event, "extended_content")).text
         text = "\n".join(filter(None, (content.text, extra)))
         error = made.get("is_error") is True
         return Turn(Role.TOOL, text, call_id=call_id, is_error=error, extra={"observation": made, **content.extra})

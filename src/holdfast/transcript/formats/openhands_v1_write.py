@@ -6,19 +6,19 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from holdfast.errors import BadInput
+from holdfast.transcript.content import write_content
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.apply_draft import Change, apply_draft, match_calls, render_file
 from holdfast.transcript.formats.openhands_v1 import REJECTED, kind, message_event, one_per_response, seen
-from holdfast.transcript.formats.rebuild import Change, kept_calls, rebuild, render
-from holdfast.transcript.refill import refill
+from holdfast.transcript.json_fields import to_json_text
 from holdfast.transcript.turn import Role, ToolCall, Turn
-from holdfast.transcript.wire import json_text
 
 
 def write(document: Document, held: Draft) -> str:
     log, _ = seen(document)
     where = [numbers for _, numbers in one_per_response(log)]
-    return render(document, rebuild([entry for entry, _ in log], held, _edit, _new, where))
+    return render_file(document, apply_draft([entry for entry, _ in log], held, _edit, _new, where))
 
 
 def _new(turn: Turn, near: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
 
 
 def _actions(values: list[Any], raw: Turn, turn: Turn) -> list[Any]:
-    kept, fresh = kept_calls(raw.calls, turn.calls)
+    kept, fresh = match_calls(raw.calls, turn.calls)
     if fresh or not any(kept):
         said = message_event(values[0].get("id"), "agent", "assistant", turn.text)
         return [{**said, "timestamp": values[0].get("timestamp")}, *[None] * (len(values) - 1)]
@@ -62,7 +62,7 @@ def _actions(values: list[Any], raw: Turn, turn: Turn) -> list[Any]:
 
 def _put_call(event: dict[str, Any], call: ToolCall) -> dict[str, Any]:
     record = event.get("tool_call")
-    if isinstance(record, dict) and json_text(record.get("arguments")) != call.arguments:
+    if isinstance(record, dict) and to_json_text(record.get("arguments")) != call.arguments:
         event["tool_call"] = {**record, "arguments": call.arguments}
     return event
 
@@ -79,7 +79,7 @@ def _put_message(event: dict[str, Any], text: str) -> None:
     more = event.get("extended_content") or []
     if isinstance(content, list):
         content, more = [*content, *more], []
-    event["llm_message"] = {**message, "content": refill(content, text)}
+    event["llm_message"] = {**message, "content": write_content(content, text)}
     if event.get("extended_content"):
         event["extended_content"] = more
 
@@ -88,7 +88,7 @@ def _put_result(event: dict[str, Any], text: str) -> None:
     if "observation" in event:
         made = event["observation"]
         key = "content" if "content" in made or "output" not in made else "output"
-        event["observation"] = {**made, key: refill(made.get(key), text)}
+        event["observation"] = {**made, key: write_content(made.get(key), text)}
         if event.get("extended_content"):
             event["extended_content"] = []
     elif "error" in event:

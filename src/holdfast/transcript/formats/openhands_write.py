@@ -8,11 +8,11 @@ from typing import Any
 from holdfast.errors import BadInput
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.apply_draft import Change, apply_draft, match_calls, render_file
 from holdfast.transcript.formats.openhands import events, first_message, spoken
-from holdfast.transcript.formats.rebuild import Change, kept_calls, rebuild, render
-from holdfast.transcript.provider_requests import call_input
+from holdfast.transcript.json_fields import text_or_empty, to_json_text
+from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import Role, ToolCall, Turn
-from holdfast.transcript.wire import json_text, text_or_empty
 
 
 def write(document: Document, held: Draft) -> str:
@@ -24,8 +24,8 @@ def write(document: Document, held: Draft) -> str:
     def new(turn: Turn, near: Any) -> dict[str, Any]:
         return {"id": next(fresh), **_message(turn, near)}
 
-    items = rebuild(entries, held, _edit, new, [numbers for _, numbers in groups])
-    return render(document, items, key="history")
+    items = apply_draft(entries, held, _edit, new, [numbers for _, numbers in groups])
+    return render_file(document, items, key="history")
 
 
 def _message(turn: Turn, near: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
         return [_observation(values[0], raw, turn)]
     if not raw.calls:
         return [_said(values[0], turn.text)]
-    kept, fresh = kept_calls(raw.calls, turn.calls)
+    kept, fresh = match_calls(raw.calls, turn.calls)
     if fresh or not any(kept):
         return [{"id": values[0].get("id"), **_message(turn, values[0])}, *[None] * (len(values) - 1)]
     left = [_action(value, raw, turn, call) for value, call in zip(values, kept, strict=True) if call]
@@ -87,7 +87,7 @@ def _action(event: dict[str, Any], raw: Turn, turn: Turn, call: ToolCall) -> dic
     args = dict(event.get("args") or {})
     old = next(old for old in raw.calls if old.id == call.id)
     if old.arguments != call.arguments:
-        args = {**({"thought": args["thought"]} if "thought" in args else {}), **call_input(call)}
+        args = {**({"thought": args["thought"]} if "thought" in args else {}), **parse_arguments(call)}
     if raw.text != turn.text:
         args["thought"] = turn.text
     made = {**event, "args": args}
@@ -124,6 +124,6 @@ def _put_arguments(call: Any, now: dict[str, str]) -> Any:
     if not isinstance(function, dict):
         return call
     arguments = now.get(_id(call))
-    if arguments is None or json_text(function.get("arguments")) == arguments:
+    if arguments is None or to_json_text(function.get("arguments")) == arguments:
         return call
     return {**call, "function": {**function, "arguments": arguments}}

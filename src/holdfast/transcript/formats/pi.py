@@ -13,15 +13,14 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+from holdfast.transcript.content import read_content, write_content
 from holdfast.transcript.document import Document, Entry, Malformed
 from holdfast.transcript.draft import Draft
+from holdfast.transcript.formats.apply_draft import input_like
 from holdfast.transcript.formats.codex import appended
-from holdfast.transcript.formats.rebuild import input_like
-from holdfast.transcript.parts import fold
-from holdfast.transcript.refill import refill
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.json_fields import copy_object, take_required_text, text_or_empty
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import need_text, obj, text_or_empty
 
 _SUMMARIES = ("compaction", "branch_summary", "compactionSummary", "branchSummary")
 _INSERTED = ("custom", "hookMessage", "custom_message")
@@ -73,8 +72,8 @@ def read(document: Document) -> Transcript:
 
 
 def _node(entry: Entry) -> Node:
-    fields = obj(entry.value, "a line")
-    type_ = need_text(dict(fields), "type", "a line")
+    fields = copy_object(entry.value, "a line")
+    type_ = take_required_text(dict(fields), "type", "a line")
     # The first version had no tree: each line follows the one above it.
     own = text_or_empty(fields.get("id")) or f"line {entry.number}"
     parent = text_or_empty(fields.get("parentId")) if "parentId" in fields else f"line {entry.number - 1}"
@@ -86,7 +85,7 @@ def _turn(type_: str, fields: dict[str, Any]) -> Turn | None:
     """What a node says; None for bookkeeping and for what the model is not sent."""
     envelope = {key: value for key, value in fields.items() if key not in _ENVELOPE}
     if type_ == "message":
-        message = obj(fields.get("message"), '"message"')
+        message = copy_object(fields.get("message"), '"message"')
         turn = _said(message)
         return turn and replace(turn, extra={**turn.extra, **envelope})
     if type_ in ("compaction", "branch_summary", "custom_message"):
@@ -95,13 +94,13 @@ def _turn(type_: str, fields: dict[str, Any]) -> Turn | None:
 
 
 def _said(message: dict[str, Any]) -> Turn | None:
-    role = need_text(message, "role", "a message")
+    role = take_required_text(message, "role", "a message")
     if role in _SUMMARIES:
         text = message.pop("summary", None)
         return Turn(Role.USER, text_or_empty(text), extra=message)
     if role == "bashExecution":
         return _shell(message)
-    content = fold(_renamed(message.pop("content", None)))
+    content = read_content(_renamed(message.pop("content", None)))
     extra = {**message, **content.extra}
     if role in _INSERTED:
         return Turn(Role.TOOL, content.text, extra=extra)
@@ -112,7 +111,7 @@ def _said(message: dict[str, Any]) -> Turn | None:
             return None
         return Turn(Role.ASSISTANT, content.text, content.reasoning, tuple(content.calls), extra=extra)
     if role == "toolResult":
-        call_id = need_text(message, "toolCallId", "a toolResult")
+        call_id = take_required_text(message, "toolCallId", "a toolResult")
         extra = {key: value for key, value in extra.items() if key not in ("toolCallId", "isError")}
         is_error = message.get("isError") is True
         return Turn(Role.TOOL, content.text, call_id=call_id, is_error=is_error, extra=extra)
@@ -225,7 +224,7 @@ def write(document: Document, held: Draft) -> str:
     head = held.pieces[0]
     tail = tuple(piece.at for piece in held.pieces[1:])
     whole = tuple(range(len(held.raw.turns) - len(tail), len(held.raw.turns)))
-    untouched = tail == whole and all(not piece.made for piece in held.pieces[1:])
+    untouched = tail == whole and all(not piece.writer for piece in held.pieces[1:])
     if head.at is None and head.turn.role is Role.USER and not head.turn.calls and kept and untouched:
         return appended(document, [_folded(head.turn, path, kept[0])])
     return appended(document, _branched(held, path, by_number))
@@ -233,7 +232,7 @@ def write(document: Document, held: Draft) -> str:
 
 def _folded(summary: Turn, path: list[Node], first: Node) -> dict[str, Any]:
     leaf = path[-1]
-    size_ = sum(count(node.turn.text) for node in path if node.turn)
+    size_ = sum(estimate_tokens(node.turn.text) for node in path if node.turn)
     fields = {"summary": summary.text, "firstKeptEntryId": first.id, "tokensBefore": size_}
     return {"type": "compaction", "id": _fresh(leaf.id), "parentId": leaf.id, **_stamp(leaf), **fields}
 
@@ -296,7 +295,7 @@ def _edited(node: Node, raw: Turn, new: Turn) -> dict[str, Any]:
     elif holder.get("role") == "bashExecution":
         return {**_stamp(node), **_new(new)}
     elif raw.role is not Role.ASSISTANT:
-        holder = {**holder, "content": refill(holder.get("content"), new.text)}
+        holder = {**holder, "content": write_content(holder.get("content"), new.text)}
     else:
         holder = {**holder, "content": _answer(holder.get("content"), raw, new)}
     return {**fields, "message": holder} if isinstance(message, dict) else holder
@@ -311,7 +310,7 @@ def _answer(content: Any, raw: Turn, new: Turn) -> list[Any]:
     if new.reasoning != raw.reasoning:
         thoughts = [{"type": "thinking", "thinking": new.reasoning}] if new.reasoning else []
     if new.text != raw.text:
-        words = refill(words, new.text)
+        words = write_content(words, new.text)
     same = {call.id for call in new.calls if call in raw.calls}
     calls = [olds[c.id] if c.id in same and c.id in olds else _call_part(olds.get(c.id, {}), c) for c in new.calls]
     return [*thoughts, *words, *calls]

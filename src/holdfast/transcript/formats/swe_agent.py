@@ -12,16 +12,15 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
-from holdfast.transcript.document import Document, Entry, numbered
+from holdfast.transcript.content import read_content, write_content
+from holdfast.transcript.document import Document, Entry, number_entries
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats import openai_chat
-from holdfast.transcript.formats.rebuild import Change, rebuild, render
-from holdfast.transcript.formats.text_calls import with_text_calls
-from holdfast.transcript.parts import fold
-from holdfast.transcript.provider_requests import call_input, openai_call
-from holdfast.transcript.refill import refill
+from holdfast.transcript.formats.apply_draft import Change, apply_draft, render_file
+from holdfast.transcript.formats.text_calls import add_text_calls
+from holdfast.transcript.json_fields import copy_object, take_list, text_or_empty
+from holdfast.transcript.provider_requests import parse_arguments, to_openai_call
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.wire import obj, take_list, text_or_empty
 
 _MARKS = ("agent", "message_type", "is_demo", "tool_call_ids", "action")
 
@@ -40,18 +39,18 @@ def read(document: Document) -> Transcript:
     steps = document.value.get("trajectory")
     if isinstance(steps, list):
         meta["steps"] = len(steps)
-    return Transcript(with_text_calls(openai_chat.pair_by_order(turns), _action, _call_id), "swe_agent", meta, skipped)
+    return Transcript(add_text_calls(openai_chat.pair_by_order(turns), _action, _call_id), "swe_agent", meta, skipped)
 
 
 def entries(document: Document) -> tuple[Entry, ...]:
     """The messages of the history."""
-    return numbered(document.value["history"])
+    return number_entries(document.value["history"])
 
 
 def _turn(entry: Entry) -> Turn:
-    fields = obj(entry.value, "a message")
+    fields = copy_object(entry.value, "a message")
     call_ids = [id_ for id_ in take_list(fields, "tool_call_ids") if isinstance(id_, str)]
-    thoughts = fold(take_list(fields, "thinking_blocks"))
+    thoughts = read_content(take_list(fields, "thinking_blocks"))
     turn = openai_chat.turn_of(Entry(entry.number, fields))
     blocks = {"thinking_blocks": thoughts.rest} if thoughts.rest else {}
     reasoning = "\n".join(filter(None, (turn.reasoning, thoughts.reasoning)))
@@ -72,7 +71,7 @@ def _action(turn: Turn) -> str:
 
 
 def write(document: Document, held: Draft) -> str:
-    return render(document, rebuild(entries(document), held, _edit, _new), "history")
+    return render_file(document, apply_draft(entries(document), held, _edit, _new), "history")
 
 
 def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
@@ -84,7 +83,7 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
         return [_new(new, value)]
     fields = dict(value)
     if new.text != raw.text:
-        fields["content"] = refill(value.get("content"), new.text)
+        fields["content"] = write_content(value.get("content"), new.text)
     if new.reasoning != raw.reasoning:
         known = {
             key: held
@@ -102,14 +101,14 @@ def _with_calls(fields: dict[str, Any], raw: Sequence[ToolCall], new: Sequence[T
         return {**fields, "action": command}
     olds = {call.id: old for call, old in zip(raw, wire, strict=False)} if isinstance(wire, list) else {}
     same = {call.id for call in raw if call in new}
-    calls = [olds[call.id] if call.id in olds and call.id in same else openai_call(call) for call in new]
+    calls = [olds[call.id] if call.id in olds and call.id in same else to_openai_call(call) for call in new]
     kept = {key: value for key, value in fields.items() if key not in ("tool_calls", "action")}
     return {**kept, **({"tool_calls": calls} if calls else {})}
 
 
 def _command(call: ToolCall) -> str:
     """The command line of a call that has nothing else, as an action can say it; else empty."""
-    given = call_input(call)
+    given = parse_arguments(call)
     return text_or_empty(given.get("command")).strip() if given.keys() == {"command"} else ""
 
 
@@ -117,7 +116,7 @@ def _new(turn: Turn, near: Any) -> Any:
     agent = {"agent": near["agent"]} if isinstance(near, dict) and "agent" in near else {}
     fields: dict[str, Any] = {"role": turn.role.value, "content": turn.text, **agent}
     if turn.calls:
-        fields["tool_calls"] = list(map(openai_call, turn.calls))
+        fields["tool_calls"] = list(map(to_openai_call, turn.calls))
     if turn.call_id:
         fields["tool_call_ids"] = [turn.call_id]
     if turn.reasoning:

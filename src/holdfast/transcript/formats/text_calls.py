@@ -9,7 +9,7 @@ from dataclasses import replace
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 
-def with_text_calls(
+def add_text_calls(
     turns: tuple[Turn, ...], command: Callable[[Turn], str], name: Callable[[Turn, str], str]
 ) -> tuple[Turn, ...]:
     """The turns with a `bash` call wherever `command` finds one; `name` gives the call's id."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.transcript.json_fields import text_or_empty
 from holdfast.transcript.turn import Role, Turn
-from holdfast.transcript.wire import text_or_empty
 
 
 @dataclass(frozen=True)

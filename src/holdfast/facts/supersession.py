@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.facts.extract import Atom
-from holdfast.facts.occurrences import occurrences
-from holdfast.transcript.activity import FileAccess, observed
+from holdfast.facts.extract import TextFact
+from holdfast.facts.occurrences import find_occurrences
+from holdfast.transcript.activity import FileAccess, find_activity
 from holdfast.transcript.tools import answers_text_call
 from holdfast.transcript.turn import Role, Turn
 
@@ -34,7 +34,7 @@ _SAID = re.compile(
 
 
 @dataclass(frozen=True)
-class Edited:
+class Edit:
     """Text of a part that an edit took out of the file."""
 
     gone: str
@@ -43,36 +43,36 @@ class Edited:
 
 
 @dataclass(frozen=True)
-class Superseded:
+class Supersession:
     """What no longer holds."""
 
     parts: dict[Part, int] = field(default_factory=dict)
     """Whole parts, each with the turn that made it history."""
-    edits: dict[Part, list[tuple[Edited, str]]] = field(default_factory=dict)
+    edits: dict[Part, list[tuple[Edit, str]]] = field(default_factory=dict)
     """Per part: what was edited out since, and the part's text."""
     values: dict[Part, list[tuple[int, int, int]]] = field(default_factory=dict)
     """Per part: spans of values that were set again, and the turn that did."""
     written: frozenset[str] = frozenset()
     """Paths that were written."""
 
-    def by(self, turn: int, part: int, atom: Atom) -> int | None:
+    def by(self, turn: int, part: int, atom: TextFact) -> int | None:
         """The turn that superseded an atom of a part that as a whole still holds."""
         start, stop = atom.chars
         for first, last, turned in self.values.get((turn, part), ()):
             if first <= start and stop <= last:
                 return turned
         for edit, text in self.edits.get((turn, part), ()):
-            gone = len(occurrences(atom.text, atom.kind, edit.gone))
-            everywhere = gone == len(occurrences(atom.text, atom.kind, text))
-            if gone and everywhere and not occurrences(atom.text, atom.kind, edit.left):
+            gone = len(find_occurrences(atom.text, atom.kind, edit.gone))
+            everywhere = gone == len(find_occurrences(atom.text, atom.kind, text))
+            if gone and everywhere and not find_occurrences(atom.text, atom.kind, edit.left):
                 return edit.by
         return None
 
 
-def superseded(turns: Sequence[Turn]) -> Superseded:
+def find_supersession(turns: Sequence[Turn]) -> Supersession:
     """What later turns made history."""
-    seen = observed(turns)
-    found = Superseded(written=frozenset(posixpath.normpath(access.path) for access in seen.writes))
+    seen = find_activity(turns)
+    found = Supersession(written=frozenset(posixpath.normpath(access.path) for access in seen.writes))
     ran: dict[str, int] = {}
     for command in seen.commands:
         if command.result_turn is not None:
@@ -87,13 +87,13 @@ def superseded(turns: Sequence[Turn]) -> Superseded:
     return found
 
 
-def _replace(found: Superseded, old: int | None, new: int) -> None:
+def _replace(found: Supersession, old: int | None, new: int) -> None:
     if old is not None and old < new:
         found.parts[old, 0] = new
 
 
 def _file(
-    found: Superseded, turns: Sequence[Turn], held: list[tuple[Part, str]], access: FileAccess, wrote: bool
+    found: Supersession, turns: Sequence[Turn], held: list[tuple[Part, str]], access: FileAccess, wrote: bool
 ) -> None:
     """One access of a file; `held` are the parts that show it, each with the range that it shows."""
     if not wrote:
@@ -115,7 +115,7 @@ def _file(
         held.append(((access.turn, number), "written"))
 
 
-def _all(found: Superseded, held: Sequence[tuple[Part, str]], by: int) -> None:
+def _all(found: Supersession, held: Sequence[tuple[Part, str]], by: int) -> None:
     for part, _ in held:
         if part[0] < by:
             found.parts.setdefault(part, by)
@@ -137,7 +137,7 @@ def _arguments(turn: Turn, path: str) -> Iterator[tuple[int, Mapping[str, Any]]]
             yield number, fields
 
 
-def _edits(fields: Mapping[str, Any], by: int) -> Iterator[Edited]:
+def _edits(fields: Mapping[str, Any], by: int) -> Iterator[Edit]:
     """What a call replaces in a file, by what."""
     nested = fields.get("edits")
     for item in (fields, *(nested if isinstance(nested, list) else ())):
@@ -146,10 +146,10 @@ def _edits(fields: Mapping[str, Any], by: int) -> Iterator[Edited]:
         gone = next((item[key] for key in _OLD if isinstance(item.get(key), str)), "")
         left = next((item[key] for key in _NEW if isinstance(item.get(key), str)), None)
         if gone and left is not None:
-            yield Edited(gone, left, by)
+            yield Edit(gone, left, by)
 
 
-def _values(found: Superseded, turns: Sequence[Turn]) -> None:
+def _values(found: Supersession, turns: Sequence[Turn]) -> None:
     """`port = 8080`, and later `port = 9090` from the same side: the user, or tool results that no call asked for.
 
     What two calls print may be of two places, so there only the same file or the same command counts.

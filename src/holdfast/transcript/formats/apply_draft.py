@@ -15,9 +15,9 @@ from typing import Any
 
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft, Piece
-from holdfast.transcript.provider_requests import call_input
+from holdfast.transcript.json_fields import to_json_text
+from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import ToolCall, Turn
-from holdfast.transcript.wire import json_text
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Item:
+class NewEntry:
     """One entry of the new file."""
 
     value: Any
@@ -46,13 +46,13 @@ New = Callable[[Turn, Any], Any]
 """A turn that is in no entry, and the nearest entry that holds turns (None in a file without) -> an entry."""
 
 
-def rebuild(
+def apply_draft(
     entries: Sequence[Entry],
     held: Draft,
     edit: Edit,
     new: New,
     where: Sequence[tuple[int, ...]] | None = None,
-) -> list[Item]:
+) -> list[NewEntry]:
     """The entries of the new file, in order.
 
     `where` gives for each raw turn the numbers of the entries that hold it; by default `Turn.source`. A turn whose
@@ -71,14 +71,14 @@ def rebuild(
     gone = {number for number in spoken if result[number] is None}
     gone |= _stranded([entry.number for entry in entries], spoken, gone)
     end = max(spoken, default=0)
-    items: list[Item] = []
+    items: list[NewEntry] = []
     for entry in entries:
-        items += [Item(new(turn, entry.value)) for turn in before.get(entry.number, ())]
+        items += [NewEntry(new(turn, entry.value)) for turn in before.get(entry.number, ())]
         if entry.number not in gone:
-            items.append(Item(result[entry.number], entry.number))
+            items.append(NewEntry(result[entry.number], entry.number))
         if entry.number == end:
-            items += [Item(new(turn, entry.value)) for turn in before.get(_END, ())]
-    return items if end else [*items, *(Item(new(turn, None)) for turn in before.get(_END, ()))]
+            items += [NewEntry(new(turn, entry.value)) for turn in before.get(_END, ())]
+    return items if end else [*items, *(NewEntry(new(turn, None)) for turn in before.get(_END, ()))]
 
 
 @dataclass
@@ -111,7 +111,7 @@ def _distinct(groups: Iterable[_Group | None]) -> list[_Group]:
     return list({id(group): group for group in groups if group is not None}.values())
 
 
-def place(piece: Piece, held: Draft) -> int | None:
+def find_raw_turn(piece: Piece, held: Draft) -> int | None:
     """The raw turn that a piece is in place of; None where it is new, or has another speaker or another call."""
     if piece.at is None:
         return None
@@ -128,7 +128,7 @@ def _lay(held: Draft, groups: Sequence[_Group | None]) -> dict[int, list[Turn]]:
     waiting: list[Turn] = []
     last = -1
     for piece in held.pieces:
-        at = place(piece, held)
+        at = find_raw_turn(piece, held)
         if at is None or at <= last:
             waiting.append(piece.turn)
             continue
@@ -177,24 +177,24 @@ class _Several:
     values: tuple[Any, ...]
 
 
-def several(values: Sequence[Any], places: int) -> list[Any]:
+def pack_entries(values: Sequence[Any], places: int) -> list[Any]:
     """What an `edit` or a `new` gives where the number of entries changes; `unpacked` lays it out."""
     return [_Several(tuple(values)), *[None] * (places - 1)]
 
 
-def unpacked(entries: Sequence[Entry], items: Iterable[Item]) -> list[Item]:
+def unpack_entries(entries: Sequence[Entry], items: Iterable[NewEntry]) -> list[NewEntry]:
     """The items, those made with `several` one by one. A value that was an entry is that entry."""
     numbers = {id(entry.value): entry.number for entry in entries}
-    flat: list[Item] = []
+    flat: list[NewEntry] = []
     for item in items:
         if isinstance(item.value, _Several):
-            flat += [Item(value, numbers.get(id(value), 0)) for value in item.value.values]
+            flat += [NewEntry(value, numbers.get(id(value), 0)) for value in item.value.values]
         else:
             flat.append(item)
     return flat
 
 
-def kept_calls(raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> tuple[list[ToolCall | None], list[ToolCall]]:
+def match_calls(raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> tuple[list[ToolCall | None], list[ToolCall]]:
     """For each call of a turn what it is now, None where it went; and the calls that are new."""
     left = list(calls)
     kept: list[ToolCall | None] = []
@@ -204,7 +204,7 @@ def kept_calls(raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> tuple[list
     return kept, left
 
 
-def put_blocks(
+def replace_blocks(
     content: Sequence[Any], calls: Sequence[ToolCall | None] | None = None, thinking: bool = True
 ) -> list[Any]:
     """Content parts with other calls (one for each `tool_use`, None to drop it) and with or without thinking."""
@@ -222,16 +222,16 @@ def put_blocks(
 
 
 def _put_use(part: dict[str, Any], call: ToolCall) -> dict[str, Any]:
-    same = json_text(part.get("input", {})) == call.arguments and part["name"] == call.name
+    same = to_json_text(part.get("input", {})) == call.arguments and part["name"] == call.name
     return part if same else {**part, "name": call.name, "input": input_like(part.get("input"), call)}
 
 
 def input_like(old: Any, call: ToolCall) -> Any:
     """A call's arguments in the kind in which they stood: as a text, or as an object."""
-    return call.arguments if isinstance(old, str) else call_input(call)
+    return call.arguments if isinstance(old, str) else parse_arguments(call)
 
 
-def render(document: Document, items: Sequence[Item], key: str = "messages") -> str:
+def render_file(document: Document, items: Sequence[NewEntry], key: str = "messages") -> str:
     """The file's text with these entries: JSON lines, a JSON list, or the object with its list under `key`.
 
     A line whose value is the very one that was decoded is written as it stood, byte for byte. Indentation, key

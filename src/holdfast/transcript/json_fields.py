@@ -11,7 +11,7 @@ from typing import Any
 from holdfast.transcript.document import Malformed
 
 
-def kind(value: object) -> str:
+def json_kind(value: object) -> str:
     """What stands there, in JSON's words, for messages."""
     if value is None:
         return "null"
@@ -21,10 +21,10 @@ def kind(value: object) -> str:
     return names.get(type(value), "something else")
 
 
-def obj(value: object, what: str) -> dict[str, Any]:
+def copy_object(value: object, what: str) -> dict[str, Any]:
     """A copy of a JSON object, to take fields from."""
     if not isinstance(value, dict):
-        raise Malformed(f"expected {what} to be an object, got {kind(value)}")
+        raise Malformed(f"expected {what} to be an object, got {json_kind(value)}")
     return dict(value)
 
 
@@ -34,11 +34,11 @@ def take_text(fields: dict[str, Any], key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Malformed(f'expected "{key}" to be a string, got {kind(value)}')
+        raise Malformed(f'expected "{key}" to be a string, got {json_kind(value)}')
     return value
 
 
-def need_text(fields: dict[str, Any], key: str, what: str) -> str:
+def take_required_text(fields: dict[str, Any], key: str, what: str) -> str:
     """Remove and return a string that must be there and not be empty."""
     value = take_text(fields, key)
     if not value:
@@ -52,7 +52,7 @@ def take_list(fields: dict[str, Any], key: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise Malformed(f'expected "{key}" to be a list, got {kind(value)}')
+        raise Malformed(f'expected "{key}" to be a list, got {json_kind(value)}')
     return value
 
 
@@ -61,7 +61,7 @@ def text_or_empty(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def json_text(value: object) -> str:
+def to_json_text(value: object) -> str:
     """Tool arguments as text: a string as it stood, an object serialised the way models write it."""
     if isinstance(value, str):
         return value

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from holdfast.facts.literals import AtomKind
-from holdfast.facts.passages import instructions
+from holdfast.facts.literals import FactKind
+from holdfast.facts.passages import find_rules
 from holdfast.facts.word_lists import words_of
 
 _SENTENCE = re.compile(r"[^\n.!?]++(?:[.!?](?![\s\"')*]|$)[^\n.!?]*+)*+[.!?]*+")
@@ -70,27 +70,27 @@ class Lift:
     """Only rules of this turn or a later one."""
 
     def lifts(self, rule: str, turn: int) -> bool:
-        return turn >= self.since and bool(self.about) and self.about <= words(rule)
+        return turn >= self.since and bool(self.about) and self.about <= topic_words(rule)
 
 
-def lifts(said: Sequence[tuple[int, str]]) -> tuple[Lift, ...]:
+def find_lifts(said: Sequence[tuple[int, str]]) -> tuple[Lift, ...]:
     """Every lift in what the user said, `(turn, text)` in order."""
     found: list[Lift] = []
     before: tuple[int, str] | None = None
     for turn, text in said:
         found += [Lift(turn, chars, about) for chars, about in _in_text(text)]
         first = text.lstrip().partition("\n")[0]
-        asked = list(instructions(before[1])) if before and _BARE.match(first) else []
-        if before and len(asked) == 1 and asked[0].kind is AtomKind.INSTRUCTION:
+        asked = list(find_rules(before[1])) if before and _BARE.match(first) else []
+        if before and len(asked) == 1 and asked[0].kind is FactKind.INSTRUCTION:
             start = text.find(first)
             rule = before[1][asked[0].start : asked[0].end]
-            found.append(Lift(turn, (start, start + len(first)), words(rule), before[0]))
+            found.append(Lift(turn, (start, start + len(first)), topic_words(rule), before[0]))
         before = turn, text
     return tuple(found)
 
 
 @lru_cache(maxsize=1 << 14)
-def words(text: str) -> frozenset[str]:
+def topic_words(text: str) -> frozenset[str]:
     """What a sentence is about: its words without the idle ones, alike where they mean the same here."""
     found = (match[0].lower() for match in _WORD.finditer(text))
     return frozenset(_stem(word) for word in found if word not in _IDLE)
@@ -115,5 +115,5 @@ def _in_text(text: str) -> list[tuple[tuple[int, int], frozenset[str]]]:
         topic = _AFTER.split(lift["topic"], maxsplit=1)[0]
         if not _NEGATES.search(topic):
             start = match.start() + len(match[0]) - len(match[0].lstrip())
-            found.append(((start, start + len(sentence)), words(topic)))
+            found.append(((start, start + len(sentence)), topic_words(topic)))
     return found

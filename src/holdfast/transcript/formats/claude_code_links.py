@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from holdfast.transcript.formats.claude_chain import Chains
-from holdfast.transcript.formats.rebuild import Item
-from holdfast.transcript.wire import text_or_empty
+from holdfast.transcript.formats.apply_draft import NewEntry
+from holdfast.transcript.formats.claude_code_chain import Chains
+from holdfast.transcript.json_fields import text_or_empty
 
 _ENDS = ("headUuid", "anchorUuid", "tailUuid")
 
 
-def linked(items: Sequence[Item], chains: Chains, where: Sequence[tuple[int, ...]]) -> list[Item]:
+def linked(items: Sequence[NewEntry], chains: Chains, where: Sequence[tuple[int, ...]]) -> list[NewEntry]:
     """The items with their parents set. `where` are the lines of each turn, in the session's order; a new item stands
     before the line that follows it in the session, or at its end."""
     said = [number for numbers in where for number in numbers]
@@ -26,21 +26,21 @@ def linked(items: Sequence[Item], chains: Chains, where: Sequence[tuple[int, ...
         if not item.number and (at == 0 or items[at - 1].number)
     }
     links = _Links(items, chains, where, set(runs.values()))
-    made: list[Item] = []
+    made: list[NewEntry] = []
     for at, item in enumerate(items):
         if item.number:
             made.append(replace(item, value=links.relinked(item.value)))
         elif at in runs:
             run = [new.value for new in items[at : _run_end(items, at)]]
-            made += map(Item, links.chained(run, runs[at]))
+            made += map(NewEntry, links.chained(run, runs[at]))
     return made
 
 
-def _run_end(items: Sequence[Item], start: int) -> int:
+def _run_end(items: Sequence[NewEntry], start: int) -> int:
     return next((at for at in range(start, len(items)) if items[at].number), len(items))
 
 
-def _with_end_last(items: Sequence[Item], said: Sequence[int]) -> Sequence[Item]:
+def _with_end_last(items: Sequence[NewEntry], said: Sequence[int]) -> Sequence[NewEntry]:
     """The session's last line behind all others of it: a segment that a compaction preserved stands above the summary,
     and where all that followed it went, the summary would pass for the end."""
     places = {item.number: at for at, item in enumerate(items) if item.number}
@@ -54,7 +54,7 @@ def _with_end_last(items: Sequence[Item], said: Sequence[int]) -> Sequence[Item]
     return [*items[:start], *items[last + 1 : end + 1], *items[start : last + 1], *items[end + 1 :]]
 
 
-def _without_loose_ends(items: Sequence[Item], chains: Chains, said: set[int]) -> list[Item]:
+def _without_loose_ends(items: Sequence[NewEntry], chains: Chains, said: set[int]) -> list[NewEntry]:
     """Where the session's last turns went, an abandoned branch behind them would pass for its end."""
     last = max((at for at, item in enumerate(items) if not item.number or item.number in said), default=-1)
     spoken = {line.number for line in chains.lines if line.turns}
@@ -64,7 +64,9 @@ def _without_loose_ends(items: Sequence[Item], chains: Chains, said: set[int]) -
 class _Links:
     """Parents of what is left."""
 
-    def __init__(self, items: Sequence[Item], chains: Chains, where: Sequence[tuple[int, ...]], led: set[str]) -> None:
+    def __init__(
+        self, items: Sequence[NewEntry], chains: Chains, where: Sequence[tuple[int, ...]], led: set[str]
+    ) -> None:
         """`led` are the lines that new lines will stand before."""
         self._chains = chains
         self._lines = {line.uuid: line for line in chains.lines}

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from holdfast.transcript.content import write_content
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
-from holdfast.transcript.formats.rebuild import Change, kept_calls, put_blocks, rebuild, render
-from holdfast.transcript.provider_requests import openai_call, openai_message
-from holdfast.transcript.refill import refill
+from holdfast.transcript.formats.apply_draft import Change, apply_draft, match_calls, render_file, replace_blocks
+from holdfast.transcript.json_fields import to_json_text
+from holdfast.transcript.provider_requests import to_openai_call, to_openai_message
 from holdfast.transcript.turn import ToolCall, Turn
-from holdfast.transcript.wire import json_text
 
 _REASONING = ("reasoning_content", "reasoning")
 
 
 def write(document: Document, held: Draft) -> str:
-    return render(document, rebuild(document.entries, held, edit, new))
+    return render_file(document, apply_draft(document.entries, held, edit, new))
 
 
 def new(turn: Turn, _near: Any) -> dict[str, Any]:
-    return openai_message(turn)
+    return to_openai_message(turn)
 
 
 def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
@@ -42,7 +42,7 @@ def put_message(value: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
     if raw.text != turn.text:
         if message.get("refusal"):
             message["refusal"] = None
-        message["content"] = refill(message.get("content"), turn.text)
+        message["content"] = write_content(message.get("content"), turn.text)
     return message
 
 
@@ -54,12 +54,12 @@ def _put_reasoning(message: dict[str, Any], reasoning: str) -> None:
             message.pop(name, None)
     message.update(dict.fromkeys(names, reasoning) if reasoning else {})
     if isinstance(message.get("content"), list):
-        message["content"] = put_blocks(message["content"], thinking=False)
+        message["content"] = replace_blocks(message["content"], thinking=False)
 
 
 def _put_calls(message: dict[str, Any], raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> None:
     """Calls that stay keep their fields; what is new is appended."""
-    kept, fresh = kept_calls(raw, calls)
+    kept, fresh = match_calls(raw, calls)
     wire = message.get("tool_calls") or []
     made = [put_call(old, call) for old, call in zip(wire, kept, strict=False) if call]
     rest = kept[len(wire) :]
@@ -70,9 +70,9 @@ def _put_calls(message: dict[str, Any], raw: Sequence[ToolCall], calls: Sequence
         else:
             message["function_call"] = _put_body(message["function_call"], "arguments", legacy)
     if isinstance(message.get("content"), list):
-        message["content"] = put_blocks(message["content"], calls=rest)
+        message["content"] = replace_blocks(message["content"], calls=rest)
     if made or fresh:
-        message["tool_calls"] = [*made, *map(openai_call, fresh)]
+        message["tool_calls"] = [*made, *map(to_openai_call, fresh)]
     else:
         message.pop("tool_calls", None)
 
@@ -85,5 +85,5 @@ def put_call(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
 
 
 def _put_body(body: dict[str, Any], field: str, call: ToolCall) -> dict[str, Any]:
-    same = json_text(body.get(field)) == call.arguments and body.get("name") == call.name
+    same = to_json_text(body.get(field)) == call.arguments and body.get("name") == call.name
     return body if same else {**body, "name": call.name, field: call.arguments}

@@ -14,14 +14,14 @@ from typing import Any
 
 from holdfast.errors import BadInput
 from holdfast.transcript.document import Document
-from holdfast.transcript.draft import Draft, Piece, draft
+from holdfast.transcript.draft import Draft, Piece, new_draft
 from holdfast.transcript.formats import anthropic_write
-from holdfast.transcript.formats.claude_chain import Chains
+from holdfast.transcript.formats.apply_draft import Change, NewEntry, apply_draft, find_raw_turn, render_file
 from holdfast.transcript.formats.claude_code import as_parts, chains_of, spoken
-from holdfast.transcript.formats.claude_links import linked
-from holdfast.transcript.formats.rebuild import Change, Item, place, rebuild, render
-from holdfast.transcript.provider_requests import anthropic_message
-from holdfast.transcript.token_estimate import count
+from holdfast.transcript.formats.claude_code_chain import Chains
+from holdfast.transcript.formats.claude_code_links import linked
+from holdfast.transcript.provider_requests import to_anthropic_message
+from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Turn
 
 _ENVELOPE = ("isSidechain", "userType", "cwd", "sessionId", "version", "gitBranch", "slug", "timestamp")
@@ -33,10 +33,10 @@ def write(document: Document, held: Draft) -> str:
     chains = chains_of(document)
     where = _where(chains)
     head, kept = _split(held)
-    items = rebuild(document.lines, kept, _edit, _new, where)
+    items = apply_draft(document.lines, kept, _edit, _new, where)
     if head:
         items = _with_compaction(items, held, head, where)
-    return render(document, linked(items, chains, where))
+    return render_file(document, linked(items, chains, where))
 
 
 def _where(chains: Chains) -> list[tuple[int, ...]]:
@@ -52,22 +52,22 @@ def _split(held: Draft) -> tuple[tuple[Piece, ...], Draft]:
     No pieces: there is none.
     """
     said = tuple(takewhile(lambda piece: piece.turn.role is Role.USER, held.pieces))
-    stop = 1 + max((at for at, piece in enumerate(said) if place(piece, held) is None), default=-1)
+    stop = 1 + max((at for at, piece in enumerate(said) if find_raw_turn(piece, held) is None), default=-1)
     head, rest = said[:stop], held.pieces[stop:]
-    until = place(rest[0], held) if rest else len(held.raw.turns)
-    kept = {place(piece, held) for piece in head}
-    told = {turn for piece in head if place(piece, held) is None for turn in piece.turns}
+    until = find_raw_turn(rest[0], held) if rest else len(held.raw.turns)
+    kept = {find_raw_turn(piece, held) for piece in head}
+    told = {turn for piece in head if find_raw_turn(piece, held) is None for turn in piece.turns}
     if until is None or not told & set(range(until)) - kept:
         return (), held
-    return head, replace(held, pieces=(*draft(held.raw).pieces[:until], *rest))
+    return head, replace(held, pieces=(*new_draft(held.raw).pieces[:until], *rest))
 
 
 def _with_compaction(
-    items: list[Item], held: Draft, head: Sequence[Piece], where: Sequence[tuple[int, ...]]
-) -> list[Item]:
+    items: list[NewEntry], held: Draft, head: Sequence[Piece], where: Sequence[tuple[int, ...]]
+) -> list[NewEntry]:
     """The agent's own records of a compaction, before the first line that was kept."""
     rest = held.pieces[len(head) :]
-    follows = place(rest[0], held) if rest else None
+    follows = find_raw_turn(rest[0], held) if rest else None
     ends = where[-1] if follows is None else where[follows]
     found = [at for at, item in enumerate(items) if item.number in ends]
     cut = found[0] if follows is not None else found[-1] + 1
@@ -75,8 +75,8 @@ def _with_compaction(
     near = items[found[0]].value
     metadata = {
         "trigger": "manual",
-        "preTokens": draft(held.raw).size(count),
-        "postTokens": held.size(count),
+        "preTokens": new_draft(held.raw).size(estimate_tokens),
+        "postTokens": held.size(estimate_tokens),
     }
     boundary = {
         **_envelope(near, "system"),
@@ -87,14 +87,14 @@ def _with_compaction(
         "compactMetadata": metadata,
     }
     made = [boundary, *(_retold(piece, held, near, values, where) for piece in head)]
-    return [*items[:cut], *map(Item, made), *items[cut:]]
+    return [*items[:cut], *map(NewEntry, made), *items[cut:]]
 
 
 def _retold(
     piece: Piece, held: Draft, near: dict[str, Any], values: dict[int, Any], where: Sequence[tuple[int, ...]]
 ) -> dict[str, Any]:
     """A line behind the boundary: a summary, or the user's words again."""
-    own = place(piece, held)
+    own = find_raw_turn(piece, held)
     if own is None:
         return {**_new(piece.turn, near), "isVisibleInTranscriptOnly": True, "isCompactSummary": True}
     turns = [at for at, numbers in enumerate(where) if numbers == where[own]]
@@ -106,7 +106,7 @@ def _retold(
 
 
 def _new(turn: Turn, near: dict[str, Any]) -> dict[str, Any]:
-    message = anthropic_message(turn)
+    message = to_anthropic_message(turn)
     if message["role"] == "user" and turn.role is not Role.TOOL:
         message["content"] = turn.text
     return {**_envelope(near, message["role"]), "message": message}
