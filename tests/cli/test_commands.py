@@ -151,7 +151,7 @@ def test_methods_are_listed_with_their_options(run):
         (["compact", TASKDECK, "-o", TASKDECK], 2, "is the input"),
         (["compact", TASKDECK, "-o", "."], 2, "give a file in a folder"),
         (["compact", TASKDECK, "-o", "/nonexistent/x"], 2, "give a file in a folder"),
-        (["compact", TASKDECK, "-o", Path(__file__)], 2, "is no .holdfast file"),
+        (["compact", TASKDECK, "-o", Path(__file__)], 2, "stands there already"),
         (["eval", "report", TASKDECK, "-o", TASKDECK], 2, "is the input"),
         (["fetch", "gpt-9"], 2, "smollm2-135m"),
         (["eval", "score", "/nonexistent.jsonl"], 2, "nonexistent.jsonl"),

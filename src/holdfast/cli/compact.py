@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import console, ray_options
+from holdfast.cli import console, outputs, ray_options
 from holdfast.cli.console import AsJson, Config, Device, Dtype, Model
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def compact(
     ray: ray_options.Ray = False,
     ray_address: ray_options.Address = "",
     task_timeout: ray_options.Timeout = ray_options.SECONDS,
+    force: outputs.ForceInPlace = False,
     as_json: AsJson = False,
 ) -> None:
     """Compact sessions into .holdfast files, or with --text into session files of their own format."""
@@ -68,7 +69,7 @@ def compact(
 
     over = _checked(ratio, budget, gate, strict, allow_over)
     workers = ray_options.of(ray, ray_address, task_timeout, "cpu" if text else device)
-    sessions = Sessions(tuple(files), output, lenient, as_json, workers)
+    sessions = Sessions(tuple(files), output, lenient, as_json, workers, force)
     if text is not None:
         from holdfast.cli.compact_text import plan_of
 
@@ -124,14 +125,14 @@ def _compact_text(sessions: Sessions, plan: TextPlan, config: Path | None) -> No
         compact_many.compact_text(sessions, plan, compact_text.chat_of(plan.method, config))
         return
     (file,) = sessions.given
-    compact_text.compact_text(compact_text.Job(file, sessions.output, plan, sessions.lenient, sessions.as_json, config))
+    compact_text.compact_text(
+        compact_text.Job(file, sessions.output, plan, sessions.lenient, sessions.as_json, config, sessions.force)
+    )
 
 
 def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str]) -> None:
     from holdfast.cli import compact_many
     from holdfast.compaction.compact import compact as compact_session
-    from holdfast.compaction.compact import save
-    from holdfast.context.store import check_target
     from holdfast.methods.registry import build
     from holdfast.transcript.read import read as read_transcript
 
@@ -140,13 +141,12 @@ def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str])
         return
     (file,), output = sessions.given, sessions.output
     build(plan.latent)
-    console.output_file(output, file)
-    check_target(output)
+    outputs.check_output(output, file, force=sessions.force)
     transcript = read_transcript(file, lenient=sessions.lenient)
     engine = console.engine(*model)
     with console.progress() as report:
         context = compact_session(transcript, engine, plan, report)
-    save(context, output, engine)
+    outputs.save_context(context, output, engine, sessions.force)
     if sessions.as_json:
         console.emit({"output": str(output), **context.evidence, "recipe": context.recipe})
         return
@@ -165,24 +165,28 @@ def calibrate(
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    force: outputs.Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn which share of the budget each head of a model deserves (for allocation=learned)."""
     from holdfast.compaction.calibrate import calibrate as learn
-    from holdfast.context.allocation import save_shares
+    from holdfast.context.allocation import save_shares, shares_json
     from holdfast.methods.eviction import shares_path
     from holdfast.methods.registry import build
     from holdfast.transcript.read import read as read_transcript
 
     build(latent)
     if output:
-        console.output_file(output, *sessions)
+        outputs.check_output(output, *sessions, force=force)
     transcripts = [read_transcript(path) for path in sessions]
     engine = console.engine(model, dtype, device)
     with console.progress() as report:
         shares = learn(transcripts, engine, latent, window, limit, report)
     path = output or shares_path("", engine)
-    save_shares(path, engine.model.digest, shares)
+    if output:
+        outputs.write_bytes(output, shares_json(engine.model.digest, shares), force)
+    else:
+        save_shares(path, engine.model.digest, shares)
     flat = sorted((x for row in shares.values() for x in row), reverse=True)
     facts = {"output": str(path), "heads": len(flat), "largest_over_mean": flat[0] * len(flat)}
     facts["top_tenth_holds"] = sum(flat[: max(1, len(flat) // 10)])

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from holdfast import __version__
-from holdfast.cli import console
+from holdfast.cli import console, outputs
 from holdfast.errors import BadInput, BadOption, Failed, HoldfastError
 from holdfast.eval.rows import append_row, read_lines
 from holdfast.parallel import RayCluster, Work, run_tasks
@@ -32,7 +32,7 @@ LOG = "compacted.jsonl"
 OURS = (".holdfast", ".holdfast.jsonl", LOG)
 """Ends of names of files that Holdfast writes beside sessions."""
 Evidence = dict[str, Any]
-Compact = Callable[[Path, Path], Evidence]
+Compact = Callable[["Order"], Evidence]
 """Compacts a session file into another file."""
 
 
@@ -67,6 +67,7 @@ class Sessions:
     lenient: bool = False
     as_json: bool = False
     fleet: RayCluster | None = None
+    force: bool = False
 
     @property
     def many(self) -> bool:
@@ -89,6 +90,8 @@ class Order:
     sha256: str
     options: str
     """JSON."""
+    force: bool = False
+    """Whether what stands at `output` may be overwritten."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -115,14 +118,14 @@ def compact_text(sessions: Sessions, plan: TextPlan, chat: Chat | None) -> None:
 
 
 def _latent(plan: Plan, model: tuple[str, str, str], lenient: bool) -> Work[Order, Compacted | str]:
-    from holdfast.compaction.compact import compact, save
+    from holdfast.compaction.compact import compact
     from holdfast.transcript.read import read
 
     engine = console.engine(*model)
 
-    def one(file: Path, output: Path) -> Evidence:
-        context = compact(read(file, lenient=lenient), engine, plan)
-        save(context, output, engine)
+    def one(order: Order) -> Evidence:
+        context = compact(read(order.file, lenient=lenient), engine, plan)
+        outputs.save_context(context, order.output, engine, order.force)
         lost = [atoms["lost"] for atoms in context.evidence.get("gate", {}).get("atoms", {}).values()]
         return {**context.evidence, "lost": sum(lost)}
 
@@ -133,8 +136,8 @@ def _text(plan: TextPlan, chat: Chat | None, lenient: bool) -> Work[Order, Compa
     from holdfast.cli.compact_text import evidence
     from holdfast.text.file_log import compact_file
 
-    def one(file: Path, output: Path) -> Evidence:
-        made = compact_file(file, plan, output, chat, lenient=lenient).rewritten
+    def one(order: Order) -> Evidence:
+        made = compact_file(order.file, plan, order.output, chat, lenient=lenient, force=order.force).rewritten
         return {**evidence(made), "lost": made.report.total("lost") if made.report else 0}
 
     return partial(_done, one)
@@ -143,7 +146,8 @@ def _text(plan: TextPlan, chat: Chat | None, lenient: bool) -> Work[Order, Compa
 def _done(compact: Compact, order: Order) -> Iterator[Compacted | str]:
     """The line for one session, or why there is none."""
     try:
-        evidence = compact(order.file, order.output)
+        outputs.check_output(order.output, order.file, force=order.force)
+        evidence = compact(order)
     except HoldfastError as error:
         yield str(error)
         return
@@ -165,7 +169,7 @@ def _compact(
     folder = _folder(sessions.output)
     told = json.dumps(options, sort_keys=True, default=str)
     orders = _orders(sessions.files(), folder, suffix, told)
-    missing = _missing(orders, folder)
+    missing = [_forced(order, sessions.force) for order in _missing(orders, folder)]
     failed: dict[str, str] = {}
     with console.progress() as report, closing(run_tasks(missing, opened, sessions.fleet)) as everything:
         for number, done in enumerate(everything):
@@ -190,15 +194,15 @@ def _compact(
 
 def _orders(files: Sequence[Path], folder: Path, suffix: str, options: str) -> list[Order]:
     """Raise BadOption where two sessions, or a session and its output, would be one file."""
-    outputs: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
     for file in files:
         output = folder / (file.name + suffix)
-        if output in outputs:
-            raise BadOption(f"{outputs[output]} and {file} would both become {output}; give each its own -o FOLDER")
+        if output in sources:
+            raise BadOption(f"{sources[output]} and {file} would both become {output}; give each its own -o FOLDER")
         if output.exists() and any(output.samefile(given) for given in files if given.name == output.name):
             raise BadOption(f"{output} is an input; give another folder for the output")
-        outputs[output] = file
-    return [Order(file, output, _sha256(file), options) for output, file in outputs.items()]
+        sources[output] = file
+    return [Order(file, output, _sha256(file), options) for output, file in sources.items()]
 
 
 def _missing(orders: Sequence[Order], folder: Path) -> list[Order]:
@@ -206,6 +210,13 @@ def _missing(orders: Sequence[Order], folder: Path) -> list[Order]:
     lines = read_lines(log, Compacted, "", console.say) if log.exists() and b"\n" in log.read_bytes() else []
     newest = {line.output: line.key for line in lines}  # the same output may have been made with other options since
     return [order for order in orders if newest.get(order.output.name) != order.key or not order.output.is_file()]
+
+
+def _forced(order: Order, force: bool) -> Order:
+    """The order, which may overwrite what Holdfast made itself: an older output, or that of a run that was killed."""
+    from holdfast.text.file_log import log_path
+
+    return replace(order, force=force or order.output.name.endswith(OURS) or log_path(order.output).exists())
 
 
 def _folder(output: Path) -> Path:

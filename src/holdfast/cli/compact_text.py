@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cli import console
+from holdfast.cli import console, outputs
 from holdfast.errors import BadOption, Failed
 from holdfast.facts.notes import NOTES_WRITER as SUMMARY
 from holdfast.facts.session_facts import Fact
@@ -33,6 +33,7 @@ class Job:
     as_json: bool = False
     config: Path | None = None
     """Where the models stand; None for the user's own file."""
+    force: bool = False
 
 
 def plan_of(
@@ -50,9 +51,10 @@ def compact_text(job: Job) -> None:
     build_text(job.plan.method)
     same = job.output.resolve() == job.file.resolve()  # another name of the file would not be written
     if not same:
-        console.output_file(job.output, job.file)
+        outputs.check_output(job.output, job.file, force=job.force)
     chat = chat_of(job.plan.method, job.config)
-    made = compact_file(job.file, job.plan, None if same else job.output, chat, lenient=job.lenient)
+    output = None if same else job.output
+    made = compact_file(job.file, job.plan, output, chat, lenient=job.lenient, force=job.force)
     done = made.rewritten
     if job.as_json:
         console.emit({"output": str(job.output), **evidence(done), "usd_of_compactor": _money(chat, done)})

@@ -116,14 +116,6 @@ def progress() -> Iterator[Report]:
         yield report
 
 
-def output_file(path: Path, *inputs: Path) -> None:
-    """Raise BadOption, before any work, where `path` cannot become a file or is one of the inputs."""
-    if not path.name or path.is_dir() or not path.parent.is_dir():
-        raise BadOption(f"{path}: give a file in a folder that exists")
-    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
-        raise BadOption(f"{path} is the input; give another name for the output")
-
-
 def kinds(text: str) -> tuple[Kind, ...]:
     """Kinds of block from `KIND,KIND,…` or `none`. Raises BadOption."""
     names = [name.strip() for name in text.split(",") if name.strip() not in ("", "none")]

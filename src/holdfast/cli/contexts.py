@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import console
+from holdfast.cli import console, outputs
 from holdfast.cli.compact import print_evidence
 from holdfast.cli.console import AsJson, Device
 from holdfast.cli.history import show_session
@@ -115,6 +115,7 @@ def show(
     page: Annotated[Path | None, typer.Option("--html", help="Write the session, coloured by fate.")] = None,
     session: Annotated[Path | None, typer.Option(help="The session that it was made from (for --html).")] = None,
     model: Annotated[str, typer.Option("--model", help="Default: the model that made the file (for --html).")] = "",
+    force: outputs.Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a stored context holds, where it came from and what it cost; or print a session, line by line."""
@@ -136,7 +137,7 @@ def show(
         raise BadOption("--turns and --json print; leave them out with --html")
     manifest = read_manifest(file)
     if page:
-        _write_page(file, manifest, page, session, model)
+        _write_page(file, manifest, page, session, model, force)
         return
     if as_json:
         console.emit({**manifest.model_dump(mode="json"), "file_bytes": file.stat().st_size})
@@ -199,18 +200,17 @@ def fetch(
     console.line(f"{name} ({BUNDLES[name].licence}) is at {folder}")
 
 
-def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None, model: str) -> None:
+def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None, model: str, force: bool) -> None:
     from holdfast.blocks.render import render
     from holdfast.compaction.compact import session_digest
     from holdfast.errors import BadContext, BadInput
     from holdfast.eval.report.session_page import fates, session_page
     from holdfast.model.load import tokenizer
-    from holdfast.storage.files import replace
     from holdfast.transcript.read import read as read_transcript
 
     if session is None:
         raise BadInput("--html colours the session itself; give the file that was compacted with --session")
-    console.output_file(page, session, file)
+    outputs.check_output(page, session, file, force=force)
     made_from = manifest.evidence.get("session_digest")
     if made_from is None:
         raise BadInput(f"{file} does not say which one session it was made from, as joined contexts do not")
@@ -223,7 +223,7 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
         drawn = session_page(f"{file.name}: {session.name}", rendered, fate, manifest.evidence)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadContext(f"{file}: its evidence is not as the gate writes it; make it again") from error
-    replace(page, drawn.encode())
+    outputs.write_bytes(page, drawn.encode(), force)
     console.line(f"{page} written")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import console
+from holdfast.cli import console, outputs
 from holdfast.cli.console import AsJson
 from holdfast.errors import BadOption, BadTranscript
 
@@ -59,6 +59,7 @@ def cost(
     ] = None,
     seconds_per_turn: Annotated[float, typer.Option(help="Between calls, where the file has no times.")] = 15.0,
     plot: Annotated[Path | None, typer.Option(help="PNG of the prompts' tokens, call by call.")] = None,
+    force: outputs.Force = False,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +70,7 @@ def cost(
     from holdfast.cost.strategy import strategies as rows_of
 
     if plot:
-        console.output_file(plot, file)
+        outputs.check_output(plot, file, force=force)
     listed = price_list(prices, price_file)
     terms = Terms(
         listed,
@@ -84,7 +85,7 @@ def cost(
     )
     held, runs = _replayed(file, rows_of(strategies, trigger, budget), terms, seconds_per_turn, lenient)
     if plot:
-        _draw(plot, file, runs)
+        _draw(plot, file, runs, force)
     if as_json:
         console.emit(as_rows(file, held, terms, runs))
     else:
@@ -111,12 +112,11 @@ def _replayed(
         return held, [replay(held, row, terms, told(row)) for row in rows]
 
 
-def _draw(plot: Path, file: Path, runs: Sequence[Run]) -> None:
+def _draw(plot: Path, file: Path, runs: Sequence[Run], force: bool) -> None:
     from holdfast.eval.report.curves import curves
-    from holdfast.storage.files import replace
 
     prompts = {run.strategy.spec: [step.usage.prompt for step in run.steps] for run in runs}
-    replace(plot, curves(f"{file.name}: what each call sends", prompts).png)
+    outputs.write_bytes(plot, curves(f"{file.name}: what each call sends", prompts).png, force)
     console.say(f"{plot} written")
 
 

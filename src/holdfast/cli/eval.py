@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import console, eval_text, ray_options
+from holdfast.cli import console, eval_text, outputs, ray_options
 from holdfast.cli.console import AsJson, Device, Dtype, Model
 from holdfast.cli.contexts import DEFAULT_MODEL
 
@@ -43,7 +43,7 @@ def run(
 
     if span not in ("window", "turn"):
         raise BadOption(f"--span must be window or turn, got {span!r}")
-    console.output_file(out, probes, transcripts)
+    outputs.check_rows(out, probes, transcripts)
     ratios = tuple(console.checked_ratio(r) for r in ratio)
     job = Run(
         transcripts_in(transcripts),
@@ -96,13 +96,20 @@ def score(
 def report(
     rows: Annotated[Path, typer.Argument(help="Rows of `holdfast eval run`.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page; PNG plots are written beside it.")],
+    force: outputs.Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page and PNG plots."""
-    from holdfast.eval.report import write_report
+    from holdfast.eval.report import report_files
 
-    console.output_file(output, rows)
-    written = write_report(rows, output)
+    outputs.check_output(output, rows, force=force)
+
+    drawn = report_files(rows, output)
+    for path in drawn:
+        outputs.check_output(path, rows, force=force)
+    for path, data in drawn.items():
+        outputs.write_bytes(path, data, force)
+    written = list(drawn)
     if as_json:
         console.emit([str(path) for path in written])
         return

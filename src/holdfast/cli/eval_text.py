@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli import console, ray_options
+from holdfast.cli import console, outputs, ray_options
 from holdfast.cli.console import AsJson, Config
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def text(
     from holdfast.eval.text.run import TextRun, measure
     from holdfast.eval.text.score import score
 
-    console.output_file(output, *files)
+    outputs.check_rows(output, *files)
     planner = _needed(Task.PLANNER, config) if write or answers else None
     job = TextRun(
         tuple(path for file in files for path in transcripts_in(file)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import console
+from holdfast.cli import console, outputs
 from holdfast.cli.console import AsJson
 
 if TYPE_CHECKING:
@@ -30,15 +30,20 @@ def log(file: File, as_json: AsJson = False) -> None:
     """List what was done to a session, the newest last."""
     from holdfast.text.file_log import read_lineage, read_log
 
-    events, past = read_log(file), read_lineage(file)
-    standing = {event.number for event, _ in past.steps}
+    events = read_log(file)
+    changes = any(event.kind != "overwrite" for event in events)  # a page that was overwritten has no turns
+    standing = {event.number for event, _ in read_lineage(file).steps} if changes else set()
     if as_json:
         console.emit([{**_event(event), "stands": event.number in standing} for event in events])
         return
     if not events:
         console.line(f"{file}: no changes logged")
     for event in events:
-        state = "" if event.number in standing or event.kind == "undo" else "  (taken back, or never took place)"
+        state = (
+            ""
+            if event.number in standing or event.kind in ("undo", "overwrite")
+            else "  (taken back, or never took place)"
+        )
         change = f"{event.tokens_before:>9,} -> {event.tokens:>9,} tokens"
         console.line(f"{event.number:>4}  {event.time}  {event.kind:<8}{change}  {_asked(event)}{state}")
 
@@ -77,16 +82,20 @@ def undo(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the session as it was here; leave FILE alone.")
     ] = None,
+    force: outputs.ForceInPlace = False,
     as_json: AsJson = False,
 ) -> None:
     """Take back the last change; turns that came later stay."""
     from holdfast.text.file_log import undo_file
 
     if output is not None:
-        console.output_file(output, file)
-    done = undo_file(file, output)
+        outputs.check_output(output, file, force=force)
+    done = undo_file(file, output, force=force)
     if as_json:
         console.emit({"file": str(output or file), "undone": _event(done)})
+        return
+    if done.kind == "overwrite":
+        console.line(f"event {done.number} (overwrite) taken back: {output or file} is what stood there before it")
         return
     tokens = f"{done.tokens_before:,} tokens"
     where = f"{output} has" if output else f"{file} has again"
@@ -97,6 +106,7 @@ def expand(
     file: File,
     turn: Annotated[int, typer.Argument(help="Number of the raw turn, from 1, as `show` and `diff` name it.")],
     in_place: Annotated[bool, typer.Option("--in-place", help="Put it back into the session.")] = False,
+    force: outputs.ForceInPlace = False,
     as_json: AsJson = False,
 ) -> None:
     """Print a turn in full, as it was said, whatever became of it since."""
@@ -104,7 +114,7 @@ def expand(
     from holdfast.text.file_log.change_file import raw_turn
 
     raw = raw_turn(read_lineage(file), turn, file)
-    done = expand_file(file, turn) if in_place else None
+    done = expand_file(file, turn, force=force) if in_place else None
     if as_json:
         console.emit({"turn": turn, **_turn(raw), **({"event": done and _event(done)} if in_place else {})})
         return

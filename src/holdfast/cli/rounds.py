@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli import console
+from holdfast.cli import console, outputs
 from holdfast.cli.console import AsJson, Device
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def recompact(
     model: OwnModel = "",
     dtype: OwnDtype = "",
     device: Device = "cpu",
+    force: outputs.Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a compact context more compact, without reading the session again."""
@@ -47,9 +48,9 @@ def recompact(
         console.checked_ratio(ratio)
     if (ratio is None) == (slots is None):
         raise BadOption("give either --ratio or --slots")
-    engine, (context,) = _opened([file], output, model, dtype, device)
+    engine, (context,) = _opened([file], output, (model, dtype, device), force)
     made = tighten(context, engine, ratio=ratio, slots=slots, allocation=allocation, apart=apart)
-    _written(made, output, engine, as_json)
+    _written(made, output, engine, force, as_json)
 
 
 def join(
@@ -61,6 +62,7 @@ def join(
     model: OwnModel = "",
     dtype: OwnDtype = "",
     device: Device = "cpu",
+    force: outputs.Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Put contexts one after another. The later ones' slots have not seen the earlier ones."""
@@ -69,32 +71,30 @@ def join(
 
     if len(files) < 2:
         raise BadOption(f"join needs at least two files, got {len(files)}")
-    engine, contexts = _opened(files, output, model, dtype, device)
-    _written(compose(contexts, engine, drop_head=drop_head), output, engine, as_json)
+    engine, contexts = _opened(files, output, (model, dtype, device), force)
+    _written(compose(contexts, engine, drop_head=drop_head), output, engine, force, as_json)
 
 
 def _opened(
-    files: list[Path], output: Path, model: str, dtype: str, device: str
+    files: list[Path], output: Path, model: tuple[str, str, str], force: bool
 ) -> tuple[LocalEngine, list[CompactContext]]:
     """The files' contexts and the engine that made them. Raises before any work where `output` cannot be written."""
     from holdfast.compaction.compact import restore
-    from holdfast.context.store import check_target, read_manifest
+    from holdfast.context.store import read_manifest
     from holdfast.errors import BadOption
     from holdfast.model.bundled_models import BUNDLES
 
-    console.output_file(output, *files)
-    check_target(output)
+    outputs.check_output(output, *files, force=force)
+    name, dtype, device = model
     first, *_ = [read_manifest(file) for file in files]
-    if not model and first.model not in BUNDLES:  # a file from elsewhere does not choose what is loaded here
+    if not name and first.model not in BUNDLES:  # a file from elsewhere does not choose what is loaded here
         raise BadOption(f"{files[0]} says that it was made with {first.model!r}; pass it with --model if you trust it")
-    engine = console.engine(model or first.model, dtype or first.dtype, device)
+    engine = console.engine(name or first.model, dtype or first.dtype, device)
     return engine, [restore(file, engine) for file in files]
 
 
-def _written(context: CompactContext, output: Path, engine: LocalEngine, as_json: bool) -> None:
-    from holdfast.compaction.compact import save
-
-    save(context, output, engine)
+def _written(context: CompactContext, output: Path, engine: LocalEngine, force: bool, as_json: bool) -> None:
+    outputs.save_context(context, output, engine, force)
     held = context.evidence
     if as_json:
         console.emit({"output": str(output), **held, "recipe": context.recipe})

@@ -131,10 +131,15 @@ def apportion(weights: Sequence[float], total: int, most: int) -> list[int]:
 
 
 def save_shares(path: Path, model_digest: str, shares: Mapping[int, Sequence[float]]) -> None:
-    """Write calibrated shares as a small JSON file."""
-    rounded = {str(layer): [round(x, 7) for x in row] for layer, row in shares.items()}
+    """Write calibrated shares as a small JSON file, over an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, (json.dumps({"model_digest": model_digest, "shares": rounded}, indent=1) + "\n").encode())
+    replace(path, shares_json(model_digest, shares))
+
+
+def shares_json(model_digest: str, shares: Mapping[int, Sequence[float]]) -> bytes:
+    """The bytes of such a file."""
+    rounded = {str(layer): [round(x, 7) for x in row] for layer, row in shares.items()}
+    return (json.dumps({"model_digest": model_digest, "shares": rounded}, indent=1) + "\n").encode()
 
 
 def load_shares(path: Path, model_digest: str) -> dict[int, list[float]]:

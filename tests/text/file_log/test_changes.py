@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from datetime import UTC, datetime
-from unittest.mock import patch
 
 import pytest
 
@@ -213,23 +212,6 @@ def test_a_copy_takes_its_past_along(path):
     assert other.read_bytes() == masked
     undo_file(other)
     assert other.read_bytes() == before
-
-
-def test_a_session_that_grew_meanwhile_is_left_alone(path):
-    class Slow:
-        name = "slow"
-
-        def rewrite(self, held, room):
-            grow(path, [user("wait")])
-            return held.keep((0, 1, 8, 9))
-
-    with (
-        patch("holdfast.text.rewrite.build_text", return_value=Slow()),
-        pytest.raises(Failed, match="run the command again"),
-    ):
-        compact_file(path, FOLD)
-    assert load(path)[-1] == user("wait")
-    assert read_log(path) == ()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of another kind")

@@ -2,6 +2,6 @@
 
 from holdfast.eval.report.lost import fates
 from holdfast.eval.report.terminal import table
-from holdfast.eval.report.write import write_report
+from holdfast.eval.report.write import report_files, write_report
 
-__all__ = ["fates", "table", "write_report"]
+__all__ = ["fates", "report_files", "table", "write_report"]

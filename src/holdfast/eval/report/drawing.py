@@ -10,10 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
-
-from holdfast.storage.files import replace
 
 INK, MUTED, RULE = "#1c2129", "#667080", "#dde2e9"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#4b9fd8", "#7a7a7a")
@@ -85,12 +82,6 @@ def draw(name: str, width: float, height: float, paint: Callable[[Any], None]) -
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return Drawn(name, _themed(svg.getvalue()), png.getvalue())
-
-
-def save(drawn: Drawn, folder: Path, stem: str) -> Path:
-    path = folder / f"{stem}-{drawn.name}.png"
-    replace(path, drawn.png)
-    return path
 
 
 @contextmanager

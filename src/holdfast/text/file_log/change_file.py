@@ -1,37 +1,35 @@
-"""The verbs that change a session file: compact, undo, expand. Each writes its event first, then the file at once.
+"""The verbs that change a session file: compact, undo, expand.
 
-A file that somebody else changed meanwhile is left alone; what fails leaves the session exactly as it was.
+What fails leaves the session exactly as it was.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast.engine.chat import Chat
-from holdfast.errors import BadInput, BadOption, Failed
-from holdfast.storage.files import DISK, Disk, check
-from holdfast.storage.files import replace as replace_file
+from holdfast.errors import BadInput, BadOption
+from holdfast.storage.files import DISK, Disk
 from holdfast.text.file_log.describe import turn_label, turn_lines
 from holdfast.text.file_log.file_draft import draft_for_writer, draft_of_file
 from holdfast.text.file_log.lineage import Lineage, find_applied_events, parse_version, read_lineage, trace_turns
 from holdfast.text.file_log.log import (
     COMPACT,
     EXPAND,
+    OVERWRITE,
     UNDO,
     Event,
     Origin,
-    append,
     check_output,
     log_path,
-    mode_of,
     read_log,
-    writing,
 )
 from holdfast.text.file_log.three_way_merge import three_way_merge
+from holdfast.text.file_log.write_session import write_copy, write_in_place, write_output
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
 from holdfast.transcript.cuts import check_legal, legal_cuts
 from holdfast.transcript.draft import Draft, Line, Piece, new_draft
@@ -58,23 +56,27 @@ class Compaction:
     """Its entry in the log; None where the session fitted and stayed as it was."""
 
 
-def compact_file(
+def compact_file(  # noqa: PLR0913  (each is an option of its own)
     path: Path,
     plan: TextPlan,
     output: Path | None = None,
     chat: Chat | None = None,
     *,
     lenient: bool = False,
+    force: bool = False,
     clock: Clock = utc,
     disk: Disk = DISK,
 ) -> Compaction:
     """Compact a session file as text, in place or into `output`, and log it beside the file that was written.
 
-    Raises BadTranscript and BadOption as `read` and `rewrite` do, BadInput for a format that cannot be written, and
-    Failed where the file changed meanwhile.
+    What an agent appends meanwhile stays behind the compaction. `force`: also where a process has the file open, or
+    something else stands at `output`, which is logged first. Raises BadTranscript and BadOption as `read` and `rewrite`
+    do, BadInput for a format that cannot be written, a link, and an `output` that is taken, and Failed where the file
+    was changed meanwhile by more than appending.
     """
-    check_output(output or path)
+    output = None if output is None or output.resolve() == path.resolve() else output
     data = _content(path)
+    check_output(output or path, force or output is None)
     text = decode_text(data, path)
     check_legal(parse(text, path=str(path), lenient=lenient).turns)
     past = read_lineage(path, data)
@@ -85,7 +87,7 @@ def compact_file(
     after = _bytes(written, data)
     if after == data:
         if output is not None:
-            replace_file(output, data, mode=mode_of(path), disk=disk)
+            write_output(output, data, like=path, force=force, disk=disk)
         return Compaction(made, None)
     event = Event(
         number=0,
@@ -100,31 +102,39 @@ def compact_file(
         gate=made.report.as_evidence() if made.report else {},
         origins=_origins(made.draft, after, path),
     )
-    return Compaction(made, _save(path, event, output, disk))
+    if output is None:
+        return Compaction(made, write_in_place(path, event, force=force, disk=disk))
+    return Compaction(made, write_copy(path, event, output, force=force, disk=disk))
 
 
-def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc, disk: Disk = DISK) -> Event:
+def undo_file(
+    path: Path, output: Path | None = None, *, force: bool = False, clock: Clock = utc, disk: Disk = DISK
+) -> Event:
     """Take back the last change: the file exactly as it was before it, and behind that what was appended since.
 
-    `output` gets the file as it was instead, without what came later. Returns the event that was taken back. Raises
-    BadInput where there is nothing to undo, and where the file was changed since by more than appending.
+    `output` gets the file as it was instead, without what came later. A file that was overwritten by force comes back.
+    Returns the event that was taken back. Raises BadInput where there is nothing to undo, and where the file was
+    changed since by more than appending; and as `compact_file` does.
     """
-    check_output(output or path)
     data = _content(path)
-    events = find_applied_events(read_log(path), data, path)
+    check_output(output or path, force or output is None)
+    log = read_log(path)
+    events = [event for event in log if event.kind == OVERWRITE and event.after == data]
+    events = events or list(find_applied_events(log, data, path))
     if not events:
         raise BadInput(f"{path}: nothing to undo; {log_path(path).name} holds no change that this file came from")
     last = events[-1]
     if output is not None:
-        replace_file(output, last.before, mode=mode_of(path), disk=disk)
+        write_output(output, last.before, like=path, force=force, disk=disk)
         return last
-    restored = three_way_merge(last.before, last.after, data)
+    restored = last.before if last.kind == OVERWRITE else three_way_merge(last.before, last.after, data)
     if restored is None:
         raise BadInput(
             f"{path} was changed since event {last.number} by more than appending, and undo would lose that change; "
             f"write the session as it was before to another file with `holdfast undo {path} -o OTHER`"
         )
-    before, after = (parse_version(version, path) for version in (data, restored))
+    versions = () if last.kind == OVERWRITE else (data, restored)
+    sizes = [new_draft(parse_version(version, path)).size(estimate_tokens) for version in versions] or [0, 0]
     event = Event(
         number=0,
         kind=UNDO,
@@ -132,10 +142,10 @@ def undo_file(path: Path, output: Path | None = None, *, clock: Clock = utc, dis
         before=data,
         after=restored,
         plan={"of": last.number},
-        tokens_before=new_draft(before).size(estimate_tokens),
-        tokens=new_draft(after).size(estimate_tokens),
+        tokens_before=sizes[0],
+        tokens=sizes[1],
     )
-    _save(path, event, None, disk)
+    write_in_place(path, event, force=force, disk=disk)
     return last
 
 
@@ -146,7 +156,7 @@ def raw_turn(past: Lineage, number: int, path: Path) -> Turn:
     return past.raw[number - 1]
 
 
-def expand_file(path: Path, number: int, *, clock: Clock = utc, disk: Disk = DISK) -> Event | None:
+def expand_file(path: Path, number: int, *, force: bool = False, clock: Clock = utc, disk: Disk = DISK) -> Event | None:
     """Put a raw turn (1-based) back into the session, where it stands in part, or as a note where it went.
 
     None where it stands there as it was said. Raises BadOption for a turn that there is not.
@@ -172,7 +182,7 @@ def expand_file(path: Path, number: int, *, clock: Clock = utc, disk: Disk = DIS
         seconds=round(time.perf_counter() - began, 3),
         origins=_origins(held, after, path),
     )
-    return _save(path, event, None, disk)
+    return write_in_place(path, event, force=force, disk=disk)
 
 
 def _expanded(start: Draft, number: int, turn: Turn) -> Draft | None:
@@ -234,23 +244,3 @@ def _content(path: Path) -> bytes:
 
 def _bytes(text: str, like: bytes) -> bytes:
     return (_BOM if like.startswith(_BOM) else b"") + text.encode()
-
-
-def _save(path: Path, event: Event, output: Path | None, disk: Disk) -> Event:
-    """Log the event, then write the file. A copy takes its past along."""
-    target = path if output is None else output
-    check(target)
-    with writing(target, path, disk) as file:
-        if read_bytes(path) != event.before:
-            raise Failed(f"{path} changed while it was being rewritten; it was left as it is, run the command again")
-        logged = event
-        older = () if target.resolve() == path.resolve() else find_applied_events(read_log(path), event.before, path)
-        for number, one in enumerate((*older, event), _next(read_log(target))):
-            logged = replace(one, number=number)
-            append(file, logged)
-        replace_file(target, event.after, mode=mode_of(path), disk=disk)
-    return logged
-
-
-def _next(events: Sequence[Event]) -> int:
-    return events[-1].number + 1 if events else 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from holdfast.errors import BadInput
 from holdfast.text.file_log.describe import PrintedLine
-from holdfast.text.file_log.log import UNDO, Event, Origin, log_path, read_log
+from holdfast.text.file_log.log import OVERWRITE, UNDO, Event, Origin, log_path, read_log
 from holdfast.text.file_log.three_way_merge import continues
 from holdfast.transcript.read import decode_text, parse, read_bytes
 from holdfast.transcript.turn import Transcript, Turn
@@ -77,7 +77,13 @@ def find_applied_events(events: Sequence[Event], data: bytes, path: Path) -> tup
     found: list[Event] = []
     newest = math.inf
     for event in reversed(events):
-        if event.number >= newest or not _took_place(event, data, path):
+        if event.number >= newest:
+            continue
+        if event.kind == OVERWRITE:
+            if any(event.after == later.after for later in found) or (not found and continues(event.after, data)):
+                break  # all before it is the past of the file that stood there
+            continue
+        if not _took_place(event, data, path):
             continue
         if event.kind == UNDO:
             newest = int(event.plan["of"])  # that was the last one then: nothing since counts

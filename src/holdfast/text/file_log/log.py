@@ -14,14 +14,15 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import BadInput, BadOption
-from holdfast.storage.files import DISK, Disk, Lines
+from holdfast.storage.files import DISK, Disk, Lines, check
 
 _SUFFIX = ".holdfast.jsonl"
-COMPACT, EXPAND, UNDO = "compact", "expand", "undo"
+COMPACT, EXPAND, UNDO, OVERWRITE = "compact", "expand", "undo", "overwrite"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Event:
     number: int
     """1-based, in the log's order."""
     kind: str
-    """`compact`, `expand` or `undo`."""
+    """`compact`, `expand` or `undo`; `overwrite` where the file took the place of another one, by force."""
     time: str
     """UTC, ISO 8601."""
     before: bytes
@@ -65,10 +66,21 @@ def log_path(session: Path) -> Path:
     return real.with_name(real.name + _SUFFIX)
 
 
-def check_output(path: Path) -> None:
-    """Raise BadOption where a session that is written to `path` would take the place of some session's log."""
+def check_output(path: Path, force: bool = False) -> None:
+    """Raise BadOption where what is written to `path` would take the place of some session's log, and BadInput where it
+    would go through a link, to another user's file or, without `force`, over any file."""
     if path.resolve().name.endswith(_SUFFIX):
         raise BadOption(f"{path}: the name of a log, which holds the past of a session; give another name")
+    if check(path) is not None and not force:
+        raise BadInput(
+            f"{path} stands there already; give another name, or --force to overwrite it, and `holdfast undo {path}` "
+            "brings it back"
+        )
+
+
+def now() -> str:
+    """The time, in UTC and ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_log(session: Path) -> tuple[Event, ...]:

@@ -1,0 +1,159 @@
+"""Writes a change: the event first, then the file, and behind it what an agent appended meanwhile.
+
+A change that only appends, as the compactions of Codex and pi do, is appended. Any other takes the file's place, and
+what stood there at that moment is compared with what the change was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from holdfast.errors import BadTranscript, Conflict
+from holdfast.storage import files, handles
+from holdfast.storage.files import DISK, Disk, Lines
+from holdfast.text.file_log.lineage import find_applied_events, parse_version, read_lineage
+from holdfast.text.file_log.log import OVERWRITE, Event, append, check_output, mode_of, now, read_log, writing
+from holdfast.text.file_log.three_way_merge import three_way_merge
+
+
+def write_in_place(path: Path, event: Event, *, force: bool = False, disk: Disk = DISK) -> Event:
+    """Returns the event as it was logged; the file is then `event.after`, and behind it what was appended meanwhile.
+
+    Raises BadInput for a link or another user's file, Failed where another holdfast is writing, and Conflict where the
+    file was changed by more than appending, or, without `force`, where a process has it open to write.
+    """
+    files.check(path)
+    grows = event.after.startswith(event.before)
+    if not (force or grows):
+        check_released(path)
+    merge = partial(_appended, path, event)
+    with writing(path, path, disk) as lines:
+        merge(disk.read(path))
+        logged = replace(event, number=_next(read_log(path)))
+        append(lines, logged)
+        if grows:
+            return _extended(path, logged, lines, disk)
+        files.exchange(path, event.after, merge, wait=not force, disk=disk)
+    return logged
+
+
+def write_copy(path: Path, event: Event, output: Path, *, force: bool = False, disk: Disk = DISK) -> Event:
+    """Returns the event as it was logged beside `output`, which takes the past of `path` along.
+
+    Raises BadInput where something stands there; with `force` that goes to the log first.
+    """
+    check_output(output, force)
+    with writing(output, path, disk) as lines:
+        old = _overwritten(output, event.after, lines, disk)
+        logged = event
+        older = find_applied_events(read_log(path), event.before, path)
+        for number, one in enumerate((*older, event), _next(read_log(output))):
+            logged = replace(one, number=number)
+            append(lines, logged)
+        _put(output, event.after, old, mode_of(path), disk)
+    return logged
+
+
+def write_output(path: Path, data: bytes, *, like: Path | None = None, force: bool = False, disk: Disk = DISK) -> None:
+    """Write a file that was asked for, with the permissions of `like` where it is new.
+
+    Raises BadInput where something stands there; with `force` that goes to the log beside it first, so that `undo`
+    brings it back.
+    """
+    check_output(path, force)
+    mode = None if like is None else mode_of(like)
+    if files.check(path) is None:
+        _put(path, data, None, mode, disk)
+        return
+    with writing(path, path, disk) as lines:
+        _put(path, data, _overwritten(path, data, lines, disk), mode, disk)
+
+
+def check_released(path: Path) -> None:
+    """Raise Conflict where another process has the file open to write, as far as the system tells."""
+    if found := handles.keepers(path):
+        names = ", ".join(f"{name} ({process})" for process, name in found.items())
+        raise Conflict(
+            f"{path} is open in {names}, which would go on in the old file; stop the agent first, or use the proxy "
+            "(--force replaces the file all the same)"
+        )
+
+
+def _put(path: Path, data: bytes, old: bytes | None, mode: int | None, disk: Disk) -> None:
+    """Write a file where `old` stands, or nothing. Raises Conflict where that is no longer so."""
+
+    def same(found: bytes) -> bytes:
+        if found != old:
+            raise Conflict(
+                f"{path} changed while it was being overwritten; it was left as it is, run the command again"
+            )
+        return b""
+
+    if old is not None:
+        files.exchange(path, data, same, disk=disk)
+        return
+    try:
+        files.create(path, data, mode=mode, disk=disk)
+    except FileExistsError:
+        raise Conflict(f"{path} was written by somebody else meanwhile; it was left as it is") from None
+
+
+def _overwritten(path: Path, data: bytes, lines: Lines, disk: Disk) -> bytes | None:
+    """The bytes of the file that `data` will overwrite, which stand in the log now; None where there is none."""
+    if files.check(path) is None:
+        return None
+    check_released(path)
+    old = disk.read(path)
+    append(lines, Event(_next(read_log(path)), OVERWRITE, now(), before=old, after=data))
+    return old
+
+
+def _appended(path: Path, event: Event, found: bytes) -> bytes:
+    """What goes behind `event.after` for what was appended to `event.before` until the file was `found`.
+
+    Raises Conflict where it was changed otherwise, or where the session could not go on so behind the change.
+    """
+    if found == event.before:
+        return b""
+    whole = three_way_merge(event.after, event.before, found) if found.startswith(event.before) else None
+    if whole is None or not _goes_on(path, event, found, whole):
+        raise Conflict(f"{path} changed while it was being rewritten; it was left as it is, run the command again")
+    return whole[len(event.after) :]
+
+
+def _goes_on(path: Path, event: Event, found: bytes, whole: bytes) -> bool:
+    """Whether all that can be read of what was appended can also be read behind the change."""
+    try:
+        left_out = [len(parse_version(data, path).skipped) for data in (event.before, found, event.after, whole)]
+    except BadTranscript:
+        return False
+    return left_out[3] - left_out[2] <= left_out[1] - left_out[0]
+
+
+def _extended(path: Path, event: Event, lines: Lines, disk: Disk) -> Event:
+    """Append what the event adds. Where an agent was faster by a line, the line is said again behind it, if the format
+    lets a compaction hide what stands before it; the event that is true is logged too."""
+    record = event.after[len(event.before) :]
+    files.append(path, record, disk=disk)
+    found = disk.read(path)
+    if found.startswith(event.after):
+        return event
+    at = found.find(record, len(event.before))
+    if at < 0:
+        raise Conflict(f"{path} was rewritten while it was being appended to; run the command again")
+    before, between = found[:at], found[len(event.before) : at]
+    true = replace(event, number=event.number + 1, before=before, after=before + record)
+    past = read_lineage(path, before)
+    new = len(past.now.transcript.turns) - len(parse_version(event.before, path).turns)
+    if new > 0 and len(parse_version(true.after + between, path).turns) == len(event.origins) + new:
+        files.append(path, between, disk=disk)
+        true = replace(true, after=true.after + between, origins=(*event.origins, *past.now.origins[-new:]))
+    append(lines, true)
+    return true
+
+
+def _next(events: Sequence[Event]) -> int:
+    return events[-1].number + 1 if events else 1
