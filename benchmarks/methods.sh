@@ -19,4 +19,4 @@ choices+=("attention_match:base=informed(allocation=head)" snapkv:allocation=glo
 choices+=(informed:queries=repeat+later kvzip:queries=own kvzip:queries=study kvzip:queries=random)
 run "${choices[@]/#/--latent=}" --ratio 8 --ratio 16
 .venv/bin/holdfast eval score "$rows"
-.venv/bin/holdfast eval report "$rows" -o out/methods.html
+.venv/bin/holdfast eval report "$rows" -o out/methods.html --force

@@ -17,5 +17,5 @@ for ablation in final_layer kv pre_rope uniform consecutive hybrid hybrid_perple
 done
 run --latent "virtual_tokens_consecutive:$steps" --latent "virtual_tokens_uniform:$steps" --ratio 1.6 --ratio 4.8
 .venv/bin/holdfast eval score "$rows"
-.venv/bin/holdfast eval report "$rows" -o out/seed.html
+.venv/bin/holdfast eval report "$rows" -o out/seed.html --force
 .venv/bin/python benchmarks/attention_weights.py --steps "${STEPS:-100}"

@@ -11,4 +11,4 @@ mkdir -p out
   --ratio 8 --window "${WINDOW:-2048}" --out "$rows"
 .venv/bin/holdfast eval score "$rows" --by-transcript
 .venv/bin/holdfast eval score "$rows"
-.venv/bin/holdfast eval report "$rows" -o out/sessions.html
+.venv/bin/holdfast eval report "$rows" -o out/sessions.html --force
