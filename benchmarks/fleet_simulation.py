@@ -22,7 +22,7 @@ from typing import Any
 from fleet_sizes import DECODE, MODELS, RATIO, Model
 
 import holdfast
-from holdfast.cost.calls import session as calls_of
+from holdfast.cost.calls import read_session as calls_of
 from holdfast.transcript.draft import turn_size
 from holdfast.transcript.token_estimate import estimate_tokens as tokens_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any
 
-from holdfast.cost.prices import prices
+from holdfast.cost.prices import read_prices
 from holdfast.cost.session_cost import SessionCost, session_cost
 from holdfast.errors import BadOption
 from holdfast.facts.notes import NOTES_WRITER
@@ -232,7 +232,7 @@ def _cost(transcript: Transcript, model: str) -> SessionCost | None:
     if not model and not named:
         return None
     try:
-        return session_cost(transcript, prices(model or named.most_common(1)[0][0]))
+        return session_cost(transcript, read_prices(model or named.most_common(1)[0][0]))
     except BadOption:
         if model:
             raise

@@ -31,18 +31,18 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 
 from holdfast.adapters.compactor import Compactor
-from holdfast.adapters.pydantic_ai import HoldfastProcessor, Said, _said, _turns, _written
+from holdfast.adapters.pydantic_ai import HoldfastProcessor, TurnSource, _turn_sources, _turns, _write_turn
 from holdfast.text.rewrite import Rewritten, TextPlan
 from holdfast.transcript.turn import Role, Turn
 
 
 def shown(messages: list[ModelMessage]) -> list[str]:
     """What a model is sent, part by part; times are not sent."""
-    return [f"{said.message.kind} {turn}" for said, turn in zip(_said(messages), turns(messages), strict=True)]
+    return [f"{said.message.kind} {turn}" for said, turn in zip(_turn_sources(messages), turns(messages), strict=True)]
 
 
 def turns(messages: list[ModelMessage]) -> list[Turn]:
-    return _turns(list(_said(messages)))
+    return _turns(list(_turn_sources(messages)))
 
 
 @pytest.mark.parametrize("method", ["tiered", "truncate", "mask_observations"])
@@ -132,14 +132,14 @@ def test_a_rewritten_response_keeps_its_thoughts_and_the_calls_that_it_still_has
     )
     message = ModelResponse(parts=[thought, TextPart("old", id="x", provider_name="p"), one, two])
     read = turns([message])[0]
-    kept = _written(Turn(Role.ASSISTANT, "new", "hm", read.calls[:1]), Said(message)).message
+    kept = _write_turn(Turn(Role.ASSISTANT, "new", "hm", read.calls[:1]), TurnSource(message)).message
     assert list(kept.parts) == [thought, TextPart("new"), one]
-    assert list(_written(Turn(Role.ASSISTANT, "new"), Said(message)).message.parts) == [TextPart("new")]
-    assert list(_written(read, None).message.parts) == [TextPart("old"), one, two]
+    assert list(_write_turn(Turn(Role.ASSISTANT, "new"), TurnSource(message)).message.parts) == [TextPart("new")]
+    assert list(_write_turn(read, None).message.parts) == [TextPart("old"), one, two]
 
 
 def test_a_rewritten_result_is_still_the_answer_to_its_call():
     part = ToolReturnPart("run", "long", "a")
     message = ModelRequest(parts=[part])
-    made = _written(Turn(Role.TOOL, "short", call_id="a"), Said(message, part))
+    made = _write_turn(Turn(Role.TOOL, "short", call_id="a"), TurnSource(message, part))
     assert (made.part.content, made.part.tool_call_id, made.part.tool_name) == ("short", "a", "run")

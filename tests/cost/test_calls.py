@@ -9,9 +9,9 @@ import pytest
 from sessions import exchange, session_of, words
 
 from holdfast.cost import Prices, session_cost
-from holdfast.cost.calls import session
+from holdfast.cost.calls import read_session
 from holdfast.cost.prices import Rates
-from holdfast.cost.usage import Usage, recorded
+from holdfast.cost.usage import Usage, read_recorded_usage
 from holdfast.transcript.read import read
 from holdfast.transcript.turn import Role, Transcript, Turn
 
@@ -45,7 +45,7 @@ def said(**extra: object) -> Turn:
     ],
 )
 def test_usage_is_read_from_every_dialect(extra, usage):
-    assert recorded(said(**extra)) == usage
+    assert read_recorded_usage(said(**extra)) == usage
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_usage_is_read_from_every_dialect(extra, usage):
     [None, [], "x", {}, {"input_tokens": "3"}, {"input_tokens": -1}, {"input_tokens": True}, {"input_tokens": 0}],
 )
 def test_usage_that_cannot_be_used_is_as_if_it_were_not_there(usage):
-    assert recorded(said(usage=usage)) is None
+    assert read_recorded_usage(said(usage=usage)) is None
     assert session_cost(Transcript((said(usage=usage),)), LISTED).basis == "simulated"
 
 
 def test_every_assistant_turn_is_a_call_with_all_before_it():
     transcript = session_of(3)
-    held = session(transcript)
+    held = read_session(transcript)
     assert [call.turn for call in held.calls] == [2, 4, 6]
     sizes = [held.prompt(transcript.turns[: call.turn]).tokens for call in held.calls]
     assert sizes == sorted(sizes)
@@ -70,14 +70,14 @@ def test_times_are_as_recorded_and_never_run_backwards():
     turns = [turn for at, when in enumerate((100, 160, 130, 500)) for turn in exchange(at, 1, 1, None)]
     stamps = iter(["2026-01-01T00:01:40Z", "2026-01-01T00:02:40+00:00", "2026-01-01T00:02:10", "2026-01-01T00:08:20Z"])
     turns = [replace(t, extra={"timestamp": next(stamps)}) if t.role is Role.ASSISTANT else t for t in turns]
-    held = session(Transcript(tuple(turns)))
+    held = read_session(Transcript(tuple(turns)))
     assert held.timed
     assert [call.at for call in held.calls] == [0, 60, 60, 400]
 
 
 def test_without_times_calls_are_a_stated_time_apart():
     turns = tuple(turn for at in range(3) for turn in exchange(at, 1, 1, None))
-    held = session(Transcript(turns), seconds_per_turn=7)
+    held = read_session(Transcript(turns), seconds_per_turn=7)
     assert [call.at for call in held.calls] == [0, 7, 14]
     assert not held.timed
 
@@ -85,12 +85,12 @@ def test_without_times_calls_are_a_stated_time_apart():
 @pytest.mark.parametrize("stamp", ["soon", "", None, [], True, -5, float("inf"), 1e300, "9999-99-99"])
 def test_a_time_that_is_none_is_not_used(stamp):
     turns = (said(timestamp=stamp), Turn(Role.USER, "go"), said(timestamp=stamp))
-    assert [call.at for call in session(Transcript(turns)).calls] == [0, 15]
+    assert [call.at for call in read_session(Transcript(turns)).calls] == [0, 15]
 
 
 def test_recorded_prompts_say_what_stands_outside_the_file_and_how_long_a_token_is():
     plain = session_of(8)
-    ours = session(plain)
+    ours = read_session(plain)
     told = iter(call.turn for call in ours.calls)
     turns = [
         replace(
@@ -100,7 +100,7 @@ def test_recorded_prompts_say_what_stands_outside_the_file_and_how_long_a_token_
         else turn
         for turn in plain.turns
     ]
-    held = session(Transcript(tuple(turns)))
+    held = read_session(Transcript(tuple(turns)))
     assert held.scale == pytest.approx(1.25, abs=0.01)
     assert held.overhead == pytest.approx(5000, abs=5)
     assert held.count(words(100)) == pytest.approx(1.25 * ours.count(words(100)), abs=1)
@@ -109,7 +109,7 @@ def test_recorded_prompts_say_what_stands_outside_the_file_and_how_long_a_token_
 def test_a_recorded_output_counts_unless_the_turn_holds_more():
     long = Turn(Role.ASSISTANT, words(500), extra={"usage": {**ANTHROPIC, "output_tokens": 2}})
     thinking = Turn(Role.ASSISTANT, "x", extra={"usage": {**ANTHROPIC, "output_tokens": 900}})
-    outputs = [call.output for call in session(Transcript((long, thinking))).calls]
+    outputs = [call.output for call in read_session(Transcript((long, thinking))).calls]
     assert outputs[0] >= 500
     assert outputs[1] == 900
 
@@ -139,7 +139,7 @@ def test_a_session_of_no_calls_costs_nothing():
 )
 def test_a_line_through_recorded_prompts_fits_real_sessions(name):
     transcript = read(DATA / name)
-    held = session(transcript)
+    held = read_session(transcript)
     for call in held.calls:
         assert call.recorded is not None
         ours = held.prompt(transcript.turns[: call.turn]).tokens

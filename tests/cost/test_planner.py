@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import parse_strategies as st
 from sessions import recorded_sessions, session_of
 
-from holdfast.cost.cache import Block, Cache, Rules, prompt
-from holdfast.cost.calls import session
-from holdfast.cost.compaction import Compacted, Terms
+from holdfast.cost.cache import Block, Cache, Rules, build_prompt
+from holdfast.cost.calls import read_session
+from holdfast.cost.compaction import SimulatedCompaction, Terms
 from holdfast.cost.planner import Now, Option, Past, dominates
-from holdfast.cost.prices import Prices, Rates, prices
+from holdfast.cost.prices import Prices, Rates, read_prices
 from holdfast.cost.replay import Run, replay
-from holdfast.cost.strategy import Strategy, strategies
+from holdfast.cost.strategy import Strategy, parse_strategies
 from holdfast.errors import BadTranscript
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.read import read
@@ -50,7 +50,7 @@ def running(run: Run) -> list[float]:
 
 def both(transcript: Transcript, terms: Terms, method: str = "truncate", trigger: int = 500) -> tuple[Run, Run]:
     """Following the advice, and never compacting."""
-    held = session(transcript)
+    held = read_session(transcript)
     advised = replay(held, Strategy("plan", method, True, "plan", trigger, max(1, trigger // 4)), terms)
     return advised, replay(held, Strategy("cache", cached=True), terms)
 
@@ -82,7 +82,7 @@ def test_advice_never_costs_more_on_a_recorded_session_at_any_price_list(path):
     except BadTranscript as error:
         pytest.skip(f"not a format that is read: {error}")
     for model, life in (("claude-sonnet-4-5", "5m"), ("claude-opus-4-5", "1h"), ("gpt-5", "5m")):
-        listed = prices(model)
+        listed = read_prices(model)
         advised, never = both(transcript, Terms(listed, rules=Rules(listed.caching, life)), "truncate", 6000)
         assert all(a <= b * (1 + 1e-9) for a, b in zip(running(advised), running(never), strict=True)), model
 
@@ -143,22 +143,22 @@ def test_advice_tells_the_earliest_turn_that_changes():
 
 @pytest.mark.parametrize("caching", ["explicit", "automatic"])
 def test_hindsight_is_at_most_what_the_advice_and_the_trigger_cost(caching):
-    held = session(session_of(25, found=400))
+    held = read_session(session_of(25, found=400))
     terms = Terms(SONNET, rules=Rules(caching, minimum=64))
-    found = strategies("cache,cache+truncate@2000,plan+truncate@2000,best+truncate@2000")
+    found = parse_strategies("cache,cache+truncate@2000,plan+truncate@2000,best+truncate@2000")
     never, fixed, advised, best = (replay(held, one, terms).money for one in found)
     assert best <= min(never, advised)
     assert best <= fixed * 1.001
 
 
 def now_of(uncompacted: int) -> Now:
-    sent = prompt([Block(b"all", uncompacted)])
+    sent = build_prompt([Block(b"all", uncompacted)])
     return Now(sent, Cache(), sent, Cache(), Past((), (), ()))
 
 
 def left_with(tokens: int) -> Option:
     held = Draft(Transcript(()), ())
-    return Option(Compacted(held, 0, 1), prompt([Block(b"rest", tokens)]))
+    return Option(SimulatedCompaction(held, 0, 1), build_prompt([Block(b"rest", tokens)]))
 
 
 def test_what_would_be_too_short_to_be_cached_is_never_advised():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cost.prices import Prices, Rates, of_route, prices
+from holdfast.cost.prices import Prices, Rates, read_prices, route_prices
 from holdfast.cost.usage import Usage
 from holdfast.engine.routing import Route
 from holdfast.errors import BadOption
@@ -36,23 +36,23 @@ def test_a_tier_is_for_the_whole_call_and_only_above_its_start():
 
 
 def test_a_known_model_has_its_makers_shares():
-    listed = prices("claude-sonnet-4-5")
+    listed = read_prices("claude-sonnet-4-5")
     rates = listed.rates
     assert listed.caching == "explicit"
     shares = (rates.cache_read / rates.input, rates.cache_write / rates.input, rates.cache_write_1h / rates.input)
     assert shares == pytest.approx((0.1, 1.25, 2.0))
     assert listed.rates_of(10_000_000).input >= rates.input
-    assert prices("anthropic/claude-sonnet-4-5").rates == rates
+    assert read_prices("anthropic/claude-sonnet-4-5").rates == rates
 
 
 def test_a_model_that_only_reads_from_its_cache_caches_by_itself_and_says_so():
-    listed = prices("gpt-5")
+    listed = read_prices("gpt-5")
     assert listed.caching == "automatic"
     assert listed.notes == ("caching is automatic",)
 
 
 def test_missing_cache_prices_follow_the_shares_and_are_said(tmp_path):
-    listed = prices("m", written(tmp_path, '[models."m"]\ninput = 2\noutput = 3'))
+    listed = read_prices("m", written(tmp_path, '[models."m"]\ninput = 2\noutput = 3'))
     assert listed.rates == Rates(2, 3, 0.2, 2.5, 4)
     said = " ".join(listed.notes)
     assert all(word in said for word in ("cache_read", "cache_write", "cache_write_1h", "explicit"))
@@ -61,8 +61,8 @@ def test_missing_cache_prices_follow_the_shares_and_are_said(tmp_path):
 def test_the_file_goes_before_the_library_in_both_spellings(tmp_path):
     toml = written(tmp_path, '[models."gpt-5"]\ninput = 7\noutput = 8\ncache_read = 0\ncaching = "automatic"')
     json = written(tmp_path, '{"models": {"gpt-5": {"input": 7, "output": 8, "cache_read": 0}}}', "prices.json")
-    assert prices("gpt-5", toml).rates == prices("gpt-5", json).rates == Rates(7, 8, 0, 8.75, 14)
-    assert prices("claude-sonnet-4-5", toml) == prices("claude-sonnet-4-5")
+    assert read_prices("gpt-5", toml).rates == read_prices("gpt-5", json).rates == Rates(7, 8, 0, 8.75, 14)
+    assert read_prices("claude-sonnet-4-5", toml) == read_prices("claude-sonnet-4-5")
 
 
 @pytest.mark.parametrize(
@@ -83,20 +83,20 @@ def test_the_file_goes_before_the_library_in_both_spellings(tmp_path):
 )
 def test_a_bad_price_file_is_refused_by_the_key_that_is_wrong(tmp_path, text, named):
     with pytest.raises(BadOption, match=named):
-        prices("m", written(tmp_path, text))
+        read_prices("m", written(tmp_path, text))
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "null", "[" * 100_000])
 def test_a_bad_json_file_is_refused(tmp_path, text):
     with pytest.raises(BadOption):
-        prices("m", written(tmp_path, text, "prices.json"))
+        read_prices("m", written(tmp_path, text, "prices.json"))
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     for path in (tmp_path, tmp_path / "none.toml", tmp_path / "bytes.toml"):
         with pytest.raises(BadOption, match=path.name):
-            prices("m", path)
+            read_prices("m", path)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
 )
 def test_an_unknown_model_is_refused_with_what_to_do(model, hint):
     with pytest.raises(BadOption, match=hint):
-        prices(model)
+        read_prices(model)
 
 
 def test_a_model_that_is_not_billed_by_tokens_is_refused():
     with pytest.raises(BadOption, match="no price per token"):
-        prices("whisper-1")
+        read_prices("whisper-1")
 
 
 def test_prices_are_found_without_a_network():
@@ -140,9 +140,9 @@ def test_without_the_library_the_extra_is_named():
 
 
 def test_a_row_of_the_routing_table_has_its_own_prices_else_its_models():
-    own = of_route(Route(kind="openai", model="claude-sonnet-4-5", price_in=0.25, price_out=1.0))
+    own = route_prices(Route(kind="openai", model="claude-sonnet-4-5", price_in=0.25, price_out=1.0))
     assert own.money(Usage(input=1_000_000, output=500_000)) == pytest.approx(0.75)
-    assert of_route(Route(kind="anthropic", model="claude-sonnet-4-5")) == prices("claude-sonnet-4-5")
-    assert of_route(Route(kind="local", model="smollm2-135m")).money(Usage(input=10**6, output=10**6)) == 0
+    assert route_prices(Route(kind="anthropic", model="claude-sonnet-4-5")) == read_prices("claude-sonnet-4-5")
+    assert route_prices(Route(kind="local", model="smollm2-135m")).money(Usage(input=10**6, output=10**6)) == 0
     with pytest.raises(BadOption, match="knows no model"):
-        of_route(Route(kind="openai", model="nobody-knows"))
+        route_prices(Route(kind="openai", model="nobody-knows"))

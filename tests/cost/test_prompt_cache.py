@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.cost.cache import SECONDS, Block, Cache, Prompt, Rules, prompt
+from holdfast.cost.cache import SECONDS, Block, Cache, Prompt, Rules, build_prompt
 from holdfast.cost.prices import Prices, Rates
 from holdfast.cost.usage import Usage
 
@@ -30,7 +30,7 @@ CALLS = st.lists(st.tuples(BLOCKS, st.integers(0, 2), st.floats(0, 5000)), min_s
 
 def sent(*sizes: int, head: int = 0) -> Prompt:
     """Blocks that are told apart by their place and size."""
-    return prompt([Block(f"{at}:{size}".encode(), size) for at, size in enumerate(sizes)], head)
+    return build_prompt([Block(f"{at}:{size}".encode(), size) for at, size in enumerate(sizes)], head)
 
 
 def played(rules: Rules, calls: list[tuple[Prompt, float]]) -> list[Usage]:
@@ -43,7 +43,7 @@ def played(rules: Rules, calls: list[tuple[Prompt, float]]) -> list[Usage]:
 
 def timed(calls: list[tuple[list[Block], int, float]]) -> list[tuple[Prompt, float]]:
     times = accumulate(gap for _, _, gap in calls)
-    return [(prompt(blocks, head), at) for (blocks, head, _), at in zip(calls, times, strict=True)]
+    return [(build_prompt(blocks, head), at) for (blocks, head, _), at in zip(calls, times, strict=True)]
 
 
 @given(ANY_RULES, CALLS)
@@ -110,14 +110,14 @@ def test_a_read_renews_the_life():
 
 
 def test_from_the_first_changed_block_on_nothing_is_read():
-    long, changed = sent(300, 200, 400), prompt([Block(b"0:300", 300), Block(b"new", 50), Block(b"2:400", 400)])
+    long, changed = sent(300, 200, 400), build_prompt([Block(b"0:300", 300), Block(b"new", 50), Block(b"2:400", 400)])
     grown = [(sent(300), 0), (sent(300, 200), 1), (long, 2), (changed, 3)]
     after = played(EXPLICIT, grown)[3]
     assert (after.cached, after.written) == (300, 450)
 
 
 def test_a_head_is_read_after_everything_behind_it_changed():
-    before, after = sent(400, 50, 60, head=1), prompt([Block(b"0:400", 400), Block(b"x", 70)], head=1)
+    before, after = sent(400, 50, 60, head=1), build_prompt([Block(b"0:400", 400), Block(b"x", 70)], head=1)
     assert played(EXPLICIT, [(before, 0), (after, 1)])[1].cached == 400
 
 
@@ -130,8 +130,8 @@ def test_an_entry_too_many_blocks_back_is_not_seen():
     near, far = [Block(b"n", 1)] * 20, [Block(b"n", 1)] * 21
     start = [Block(b"s", 500)]
     rules = replace(EXPLICIT, breakpoints=1)
-    assert played(rules, [(prompt(start), 0), (prompt(start + near), 1)])[1].cached == 500
-    assert played(rules, [(prompt(start), 0), (prompt(start + far), 1)])[1].cached == 0
+    assert played(rules, [(build_prompt(start), 0), (build_prompt(start + near), 1)])[1].cached == 500
+    assert played(rules, [(build_prompt(start), 0), (build_prompt(start + far), 1)])[1].cached == 0
 
 
 def test_automatic_prefixes_grow_in_steps_and_cost_nothing_to_write():

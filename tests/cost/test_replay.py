@@ -9,7 +9,7 @@ import pytest
 from sessions import session_of
 
 from holdfast.cost.cache import Rules
-from holdfast.cost.calls import session
+from holdfast.cost.calls import read_session
 from holdfast.cost.compaction import Terms, compact
 from holdfast.cost.prices import Prices, Rates
 from holdfast.cost.replay import Run, replay
@@ -74,14 +74,14 @@ def asking(monkeypatch):
 
 
 def runs(text, count=20, found=300, **terms):
-    held = session(session_of(count, found=found))
+    held = read_session(session_of(count, found=found))
     rules = Rules(minimum=64)
     return [replay(held, one, Terms(LISTED, rules=rules, **terms)) for one in strategies(text, 2000)]
 
 
 def test_with_no_cache_every_prompt_is_plain_input():
     transcript = session_of(5)
-    held = session(transcript)
+    held = read_session(transcript)
     run = replay(held, Strategy("none"), Terms(LISTED))
     whole = [held.prompt(transcript.turns[: call.turn]).tokens for call in held.calls]
     assert [step.usage.input for step in run.steps] == whole
@@ -123,7 +123,7 @@ def test_no_strategy_loses_a_call():
 
 
 def test_a_compactor_is_paid_at_its_own_price(asking):
-    held = session(session_of(20))
+    held = read_session(session_of(20))
     strategy = strategies("cache+asking", 2000)[0]
     own, other = (replay(held, strategy, Terms(LISTED, compactor=c, rules=Rules(minimum=64))) for c in (None, CHEAP))
     assert own.compactions
@@ -160,7 +160,7 @@ def with_a_rule(count: int) -> Transcript:
 
 @pytest.mark.parametrize("spec", ["cache+truncate", "plan+truncate", "best+truncate"])
 def test_what_a_compaction_would_lose_is_put_back_and_paid_for(spec):
-    held, strategy = session(with_a_rule(20)), strategies(spec, 2000)[0]
+    held, strategy = read_session(with_a_rule(20)), strategies(spec, 2000)[0]
     terms = Terms(LISTED, rules=Rules("off"), keep_recent=1)
     gated, bare = replay(held, strategy, terms), replay(held, strategy, replace(terms, gate=False))
 
@@ -176,7 +176,7 @@ def test_what_a_compaction_would_lose_is_put_back_and_paid_for(spec):
 
 
 def test_what_is_put_back_leaves_the_cached_pieces_as_they_are():
-    held, strategy = session(with_a_rule(20)), strategies("cache+truncate", 3000)[0]
+    held, strategy = read_session(with_a_rule(20)), strategies("cache+truncate", 3000)[0]
     whole = new_draft(held.transcript)
     start = next(begin for begin, _ in units(whole) if begin >= 4)
     made = compact(whole, strategy, held, Terms(LISTED), start)

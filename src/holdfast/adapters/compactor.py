@@ -38,7 +38,7 @@ class CompactionWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Standing:
-    """What one history was last made into."""
+    """The draft that one history was last compacted to, with its circuit breaker."""
 
     held: Draft
     breaker: CircuitBreaker
@@ -50,15 +50,16 @@ class View:
 
     pieces: tuple[Piece, ...]
     places: Mapping[int, int]
-    """Where raw turns stand in the history that was handed over."""
+    """The position of each raw turn in the history that was handed over."""
 
     def build(self, items: Sequence[Item], write: Callable[[Turn, Item | None], Item]) -> list[Item]:
-        """The items, one per turn of that history, with `write` for what was rewritten: its turn, and the item whose
-        place it has."""
+        """Builds the items to send. `write` makes an item of a rewritten turn and of the item in whose
+        place it stands.
+        """
         return [self._item(piece, items, write) for piece in self.pieces]
 
     def place(self, piece: Piece) -> int | None:
-        """Where the turn that a piece has the place of stands in that history."""
+        """Returns the position in that history of the turn in whose place the piece stands, or None."""
         return None if piece.at is None else self.places.get(piece.at)
 
     def _item(self, piece: Piece, items: Sequence[Item], write: Callable[[Turn, Item | None], Item]) -> Item:
@@ -72,7 +73,7 @@ class Compactor:
     """One for each agent. Safe to share between threads, sessions and forks: a history is known by its own turns."""
 
     plan: TextPlan | None = None
-    """How to compact; `tiered` to half of the trigger where None."""
+    """The plan of a compaction; None means `tiered` to half of the trigger."""
     trigger: int = TRIGGER
     """Tokens of a history above which it is compacted."""
     window: int | None = None
@@ -80,11 +81,11 @@ class Compactor:
     chat: Chat | None = None
     """The model that writes summaries, for plans that need one."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
-    """When not to try again."""
+    """The rule that stops compactions that gain nothing."""
     on_failure: Callable[[str], None] | None = None
-    """Told why a compaction failed; a CompactionWarning where None."""
+    """Called with the reason of a failed compaction; None issues a CompactionWarning."""
     on_compaction: Callable[[Rewritten], None] | None = None
-    """Told of every compaction: what it cost and what it lost."""
+    """Called with every compaction: what it cost and what it lost."""
 
     def __post_init__(self) -> None:
         if self.trigger < 1 or (self.window is not None and self.window < 1):
@@ -106,31 +107,33 @@ class Compactor:
         read: Callable[[Sequence[Item]], Sequence[Turn]],
         write: Callable[[Turn, Item | None], Item],
     ) -> list[Item]:
-        """A library's own messages, compacted: `read` gives one turn for each, `write` as in `View.build`.
+        """Compacts a library's own messages: `read` gives one turn for each, `write` is as in `View.build`.
 
         Messages that cannot be read or written go through as they are, and that is reported.
         """
         try:
             return self.view(read(items)).build(items, write)
         except Exception as error:
-            self.failed(error)
+            self.report_failure(error)
             return list(items)
 
     def view(self, turns: Sequence[Turn], force: bool = False) -> View:
-        """How a history is to be sent now. Where compacting fails, it is what stood before. `force` compacts below the
-        trigger too."""
+        """Returns the history as it is to be sent now, compacted if it is due; `force` compacts below the trigger too.
+
+        If a compaction fails, the history is sent as before.
+        """
         standing, places = self._standing(turns)
         size = standing.held.size(estimate_tokens)
         due = force or (size > self.trigger and not standing.breaker.refuses(len(standing.held.raw.turns), size))
         return View((self._compact(standing, size) if due else standing.held).pieces, places)
 
     def standing(self, turns: Sequence[Turn]) -> View:
-        """A history as it was last compacted, with what came since; nothing is compacted now."""
+        """Returns the history as it was last compacted, with the turns since; compacts nothing."""
         standing, places = self._standing(turns)
         return View(standing.held.pieces, places)
 
-    def failed(self, error: Exception | str) -> None:
-        """Report that a history goes out as it was."""
+    def report_failure(self, error: Exception | str) -> None:
+        """Reports that a history goes out as it was."""
         message = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
         if self.on_failure:
             self.on_failure(message)
@@ -138,17 +141,19 @@ class Compactor:
             warnings.warn(f"history not compacted: {message}", CompactionWarning, stacklevel=2)
 
     def _compact(self, standing: Standing, size: int) -> Draft:
-        """The draft that is to be sent from now on."""
+        """Compacts the draft and returns the one that is to be sent from now on."""
         assert self.plan is not None
         held, turns = standing.held, len(standing.held.raw.turns)
         done: Rewritten | None = None
         try:
             done = rewrite_again(held, self.plan, self.chat)
         except Exception as error:
-            self.failed(error)
+            self.report_failure(error)
         breaker = standing.breaker.after(turns, size, done.tokens if done else None)
         if done is not None and breaker.failures:
-            self.failed(f"{done.tokens_before} tokens would have become {done.tokens}, too little to break a cache for")
+            self.report_failure(
+                f"{done.tokens_before} tokens would have become {done.tokens}, too little to break a cache for"
+            )
         elif done is not None:
             held = done.draft
         with self._lock:
@@ -162,11 +167,13 @@ class Compactor:
             return self._find(tuple(turns))
 
     def _find(self, history: tuple[Turn, ...]) -> tuple[Standing, dict[int, int]]:
-        """What stands for this history, brought up to its end, and where its raw turns stand in it.
+        """Returns the draft for this history, extended to its end, and the positions of its raw turns in the history.
 
-        Some libraries hand the raw history over each time, others what they were given back.
+        Some libraries hand over the raw history each time, others the history that they were given back.
         """
-        fitting = [(known, start) for known in self._known if (start := _begins(history, known.held)) is not None]
+        fitting = [
+            (known, start) for known in self._known if (start := _match_history(history, known.held)) is not None
+        ]
         if not fitting:
             return Standing(new_draft(Transcript(history)), self.breaker), {at: at for at in range(len(history))}
         known, (length, places) = max(fitting, key=lambda found: len(found[0].held.raw.turns))
@@ -182,16 +189,18 @@ class Compactor:
         self._known = [*(known for known in self._known if known is not standing), standing][-_HISTORIES:]
 
 
-def _begins(history: tuple[Turn, ...], held: Draft) -> tuple[int, dict[int, int]] | None:
-    """How many turns of a history are those of a draft, and where its raw turns stand there; None where they differ."""
+def _match_history(history: tuple[Turn, ...], held: Draft) -> tuple[int, dict[int, int]] | None:
+    """Returns how many turns of a history belong to a draft, and the positions of its raw turns; None
+    if they differ.
+    """
     raw = held.raw.turns
     if history[: len(raw)] == raw:
         return len(raw), {at: at for at in range(len(raw))}
-    if tuple(map(_bare, history[: len(held.pieces)])) == tuple(map(_bare, held.turns)):
+    if tuple(map(_without_source, history[: len(held.pieces)])) == tuple(map(_without_source, held.turns)):
         return len(held.pieces), {piece.at: at for at, piece in enumerate(held.pieces) if piece.at is not None}
     return None
 
 
-def _bare(turn: Turn) -> Turn:
-    """A turn without where it stood."""
+def _without_source(turn: Turn) -> Turn:
+    """Returns the turn without its position in a file."""
     return replace(turn, source=0)

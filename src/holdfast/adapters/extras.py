@@ -9,6 +9,6 @@ class MissingExtra(BadInput, ImportError):
     """The library that an adapter is for is not installed."""
 
 
-def missing(library: str, extra: str) -> MissingExtra:
-    """The error for a library that cannot be imported."""
+def missing_library(library: str, extra: str) -> MissingExtra:
+    """Returns the error for a library that cannot be imported."""
     return MissingExtra(f"this adapter needs {library}, which cannot be imported; pip install 'holdfast[{extra}]'")

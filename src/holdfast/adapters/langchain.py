@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from holdfast.adapters.compactor import Compactor
-from holdfast.adapters.extras import missing
+from holdfast.adapters.extras import missing_library
 from holdfast.adapters.messages import as_object, content_of
 from holdfast.transcript.content import read_content
 from holdfast.transcript.document import Malformed
@@ -22,7 +22,7 @@ try:
     from langchain.agents.middleware.types import ModelRequest
     from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 except ImportError as error:
-    raise missing("langchain 1.x", "langchain") from error
+    raise missing_library("langchain 1.x", "langchain") from error
 
 _KINDS: tuple[tuple[type[BaseMessage], Role], ...] = (
     (SystemMessage, Role.SYSTEM),
@@ -47,20 +47,20 @@ class HoldfastMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> Any:
         return await handler(await asyncio.to_thread(self._compacted, request))
 
-    def _compacted(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        """The system message counts towards the trigger, and is never touched."""
+    def _compact_request(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """Compacts the request's messages. The system message counts towards the trigger, and is never touched."""
         head: list[BaseMessage] = [request.system_message] if request.system_message else []
         made = self.compactor.apply([*head, *request.messages], turns_of, message_of)
         return request.override(messages=made[len(head) :])  # type: ignore[arg-type]
 
 
 def turns_of(messages: Sequence[BaseMessage]) -> list[Turn]:
-    """One turn for each message. Raises Malformed for a kind that no model is sent."""
+    """Returns one turn for each message. Raises Malformed for a kind that no model is sent."""
     return [_turn(message, number) for number, message in enumerate(messages, 1)]
 
 
 def message_of(turn: Turn, original: BaseMessage | None) -> BaseMessage:
-    """A rewritten turn as a message, with everything that the one whose place it has carries besides."""
+    """Returns a rewritten turn as a message that keeps all other fields of the message in whose place it stands."""
     if original is None or _role(original) is not turn.role:
         return _new(turn)
     content = content_of(original.content, turn)
@@ -71,7 +71,9 @@ def message_of(turn: Turn, original: BaseMessage | None) -> BaseMessage:
     return original.model_copy(
         update={
             "content": content or "",
-            "tool_calls": [_put(old, calls[old["id"] or ""]) for old in original.tool_calls if old["id"] in calls],
+            "tool_calls": [
+                _put_arguments(old, calls[old["id"] or ""]) for old in original.tool_calls if old["id"] in calls
+            ],
             "invalid_tool_calls": [call for call in original.invalid_tool_calls if call["id"] in calls],
             "additional_kwargs": {key: value for key, value in original.additional_kwargs.items() if key not in gone},
         }
@@ -100,14 +102,14 @@ def _role(message: BaseMessage) -> Role:
 
 
 def _calls(message: AIMessage) -> tuple[ToolCall, ...]:
-    """Calls that the library could not parse count too: their results answer them."""
+    """Returns the calls of a message. Calls that the library could not parse count too, because results answer them."""
     parsed = [ToolCall(call["id"] or "", call["name"], json.dumps(call["args"])) for call in message.tool_calls]
     broken = [ToolCall(c["id"] or "", c["name"] or "", c["args"] or "") for c in message.invalid_tool_calls]
     return (*parsed, *broken)
 
 
-def _put(old: Any, call: ToolCall) -> Any:
-    """A call of the library with the arguments that it has now."""
+def _put_arguments(old: Any, call: ToolCall) -> Any:
+    """Returns the library's call with the arguments of `call`."""
     args = as_object(call.arguments)
     return old if args == old["args"] or not isinstance(args, dict) else {**old, "args": args}
 

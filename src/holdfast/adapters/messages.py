@@ -22,12 +22,12 @@ _THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 
 
 def compact_messages(compactor: Compactor, messages: Sequence[Message]) -> list[Message]:
-    """The messages of the next request. Those that nothing touched are the very objects that were given."""
+    """Returns the messages of the next request. Messages that nothing touched are the very objects that were given."""
     return compactor.apply(messages, turns_of, message_of)
 
 
 def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
-    """One turn for each message. Raises BadTranscript for what is no chat message."""
+    """Returns one turn for each message. Raises BadTranscript for what is no chat message."""
     document = Document("", value=list(messages))
     # Agents that act through a fenced block get their results as user messages; read as results, they can be masked.
     reads = mini_swe_agent.read if mini_swe_agent.sniff(document) else openai_chat.read
@@ -38,7 +38,9 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
 
 
 def message_of(turn: Turn, original: Message | None) -> Message:
-    """A rewritten turn as a message: in the shape of the one whose place it has, with every field that it has."""
+    """Returns a rewritten turn as a message in the shape, and with all fields, of the message in whose
+    place it stands.
+    """
     made = to_openai_message(turn)
     if original is None or not _same_shape(original, made):
         return made
@@ -54,16 +56,18 @@ def message_of(turn: Turn, original: Message | None) -> Message:
 
 
 def content_of(content: Any, turn: Turn) -> Any:
-    """Message content, a string or a list of parts, that says what the turn says; calls that it dropped go."""
+    """Returns message content, a string or a list of parts, with the text of the turn and without calls that it
+    dropped.
+    """
     calls = {call.id: call for call in turn.calls}
     if content is None and not turn.text:
         return None
-    filled = write_content(content, turn.text, lambda part: _stays(part, bool(turn.reasoning), calls))
+    filled = write_content(content, turn.text, lambda part: _is_kept(part, bool(turn.reasoning), calls))
     return [_part(part, calls) for part in filled] if isinstance(filled, list) else filled
 
 
 def _part(part: Any, calls: Mapping[str, ToolCall]) -> Any:
-    """A part, a call among them with the arguments that it has now."""
+    """Returns a part; a call has the arguments of the rewritten turn."""
     call = calls.get(part.get("id", "")) if isinstance(part, dict) and part.get("type") == "tool_use" else None
     if call is None or as_object(call.arguments) == part.get("input"):
         return part
@@ -78,15 +82,15 @@ def as_object(arguments: str) -> Any:
         return None
 
 
-def _stays(part: Mapping[str, Any], reasoning: bool, ids: Collection[str]) -> bool:
-    """Of a part that shows no text."""
+def _is_kept(part: Mapping[str, Any], reasoning: bool, ids: Collection[str]) -> bool:
+    """Returns True if a part without text stays in the message."""
     if part.get("type") in _THOUGHTS:
         return reasoning
     return part.get("type") != "tool_use" or part.get("id") in ids
 
 
 def _same_shape(original: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
-    """A result may stand as a user message: that of a fenced command."""
+    """Returns True if the turn fits the message. The result of a fenced command may stand as a user message."""
     return original.get("role") == made["role"] or (original.get("role"), made["role"]) in (
         ("user", "tool"),
         ("function", "tool"),
@@ -95,7 +99,7 @@ def _same_shape(original: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
 
 
 def _calls(original: Message, calls: Sequence[ToolCall]) -> list[Message]:
-    """The calls of a rewritten message, with every field that they had; those that stand in its content are there."""
+    """Returns the calls of a rewritten message with all their fields, without those that stand in its content."""
     wire = {old.get("id"): old for old in original["tool_calls"]}
     content = original.get("content")
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []

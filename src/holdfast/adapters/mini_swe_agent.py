@@ -21,7 +21,7 @@ class CompactingModel:
         self.compactor = compactor or Compactor()
 
     def query(self, messages: list[Message], **kwargs: Any) -> Message:
-        """Ask the model with compacted messages."""
+        """Asks the model with compacted messages."""
         reply: Message = self.model.query(compact_messages(self.compactor, messages), **kwargs)
         return reply
 

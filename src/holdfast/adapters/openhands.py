@@ -47,7 +47,7 @@ class HoldfastCondenser(CondenserBase):  # type: ignore[misc]
         self._compactor = Compactor(plan, self.trigger)
 
     def with_compactor(self, compactor: Compactor) -> HoldfastCondenser:
-        """The same condenser with a compactor of your own: with a model for summaries, or with callbacks."""
+        """Returns the same condenser with a compactor of your own: with a model for summaries, or with callbacks."""
         self._compactor = compactor
         return self
 
@@ -61,12 +61,12 @@ class HoldfastCondenser(CondenserBase):  # type: ignore[misc]
 
 
 def turns_of(events: Sequence[LLMConvertibleEvent]) -> list[Turn]:
-    """One turn for each event, from what the model is told of it."""
+    """Returns one turn for each event, from what the model is shown of it."""
     return [_turn(event.to_llm_message(), number) for number, event in enumerate(events, 1)]
 
 
 def event_of(turn: Turn, original: LLMConvertibleEvent | None) -> LLMConvertibleEvent:
-    """A rewritten turn as an event: an action stays one, anything else is a message in the same place."""
+    """Returns a rewritten turn as an event: an action stays one, anything else is a message in the same place."""
     text = [TextContent(text=turn.text)]
     if isinstance(original, ActionEvent) and [call.id for call in turn.calls] == [original.tool_call_id]:
         thoughts: dict[str, Any] = {} if turn.reasoning else {"reasoning_content": None, "thinking_blocks": []}
@@ -97,7 +97,7 @@ def _turn(message: Message, number: int) -> Turn:
 
 
 def _condensation(events: Sequence[LLMConvertibleEvent], compactor: Compactor) -> Condensation:
-    """A compaction as the library's own event. Raises NoCondensationAvailableException where nothing can go."""
+    """Returns a compaction as the library's own event. Raises NoCondensationAvailableException if nothing can go."""
     turns = turns_of(events)
     view = compactor.view(turns, force=True)
     whole = _whole_exchanges(turns, view)
@@ -107,7 +107,7 @@ def _condensation(events: Sequence[LLMConvertibleEvent], compactor: Compactor) -
     return Condensation(
         forgotten_event_ids={event.id for event in gone},
         summary="\n\n".join(
-            _told(piece.turn) for piece in view.pieces if piece.writer or view.place(piece) not in whole
+            _model_messages(piece.turn) for piece in view.pieces if piece.writer or view.place(piece) not in whole
         ),
         summary_offset=min(at for at in range(len(events)) if at not in whole),
         llm_response_id="holdfast",
@@ -115,12 +115,14 @@ def _condensation(events: Sequence[LLMConvertibleEvent], compactor: Compactor) -
 
 
 def _whole_exchanges(turns: Sequence[Turn], view: View) -> set[int]:
-    """Events of the exchanges that nothing touched: a result and its call are forgotten together or not at all."""
+    """Returns the events of exchanges that nothing touched: a result and its call are forgotten
+    together or not at all.
+    """
     kept = {view.place(piece) for piece in view.pieces if not piece.writer}
     spans = [range(start, stop) for start, stop in exchanges(Transcript(tuple(turns)))]
     return {at for span in spans if kept.issuperset(span) for at in span}
 
 
-def _told(turn: Turn) -> str:
+def _model_messages(turn: Turn) -> str:
     calls = [f"{call.name} {call.arguments}" for call in turn.calls]
     return "\n".join([f"[{turn.role.value}]", *filter(None, [turn.text, *calls])])

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from holdfast.adapters.compactor import Compactor
-from holdfast.adapters.extras import missing
+from holdfast.adapters.extras import missing_library
 from holdfast.transcript.document import Malformed
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
@@ -33,12 +33,12 @@ try:
         UserPromptPart,
     )
 except ImportError as error:
-    raise missing("pydantic-ai 2.x", "pydantic-ai") from error
+    raise missing_library("pydantic-ai 2.x", "pydantic-ai") from error
 
 
 @dataclass(frozen=True)
-class Said:
-    """What one turn is read from: a response, or one part of a request."""
+class TurnSource:
+    """The source of one turn: a response, or one part of a request."""
 
     message: ModelMessage
     part: Any = None
@@ -52,21 +52,21 @@ class HoldfastProcessor:
         self.compactor = compactor or Compactor()
 
     def __call__(self, messages: list[ModelMessage]) -> list[ModelMessage]:
-        said = list(_said(messages))
-        made = self.compactor.apply(said, _turns, _written)
-        return list(_joined(made))
+        said = list(_turn_sources(messages))
+        made = self.compactor.apply(said, _turns, _write_turn)
+        return list(_join_parts(made))
 
 
-def _said(messages: Iterable[ModelMessage]) -> Iterator[Said]:
+def _turn_sources(messages: Iterable[ModelMessage]) -> Iterator[TurnSource]:
     for message in messages:
         if isinstance(message, ModelRequest) and message.parts:
-            yield from (Said(message, part) for part in message.parts)
+            yield from (TurnSource(message, part) for part in message.parts)
         else:
-            yield Said(message)
+            yield TurnSource(message)
 
 
-def _joined(said: Iterable[Said]) -> Iterator[ModelMessage]:
-    """Parts of one request as one request again: the very one that was given, where they are all there."""
+def _join_parts(said: Iterable[TurnSource]) -> Iterator[ModelMessage]:
+    """Joins parts of one request to a request: the very one that was given if all its parts are there."""
     for _, run in groupby(said, key=lambda one: id(one.message)):
         held = list(run)
         message, parts = held[0].message, [one.part for one in held]
@@ -79,11 +79,11 @@ def _same(parts: Sequence[Any], others: Sequence[Any]) -> bool:
     return len(parts) == len(others) and all(one is other for one, other in zip(parts, others, strict=True))
 
 
-def _turns(said: Sequence[Said]) -> list[Turn]:
+def _turns(said: Sequence[TurnSource]) -> list[Turn]:
     return [_turn(one, number) for number, one in enumerate(said, 1)]
 
 
-def _turn(said: Said, number: int) -> Turn:
+def _turn(said: TurnSource, number: int) -> Turn:
     """Raises Malformed for a part whose place in a history only the library knows."""
     message, part = said.message, said.part
     if isinstance(message, ModelResponse):
@@ -103,7 +103,7 @@ def _turn(said: Said, number: int) -> Turn:
 
 
 def _prompt(content: Any) -> str:
-    """The words, and a placeholder for what is none."""
+    """Returns the words, with a placeholder for what is no text."""
     if isinstance(content, str):
         return content
     return "\n".join(item if isinstance(item, str) else getattr(item, "content", f"[{item.kind}]") for item in content)
@@ -125,18 +125,18 @@ def _response(message: ModelResponse, number: int) -> Turn:
     return Turn(Role.ASSISTANT, "\n".join(texts), "\n".join(thoughts), tuple(calls), source=number)
 
 
-def _written(turn: Turn, original: Said | None) -> Said:
-    """A rewritten turn in the place of what it was read from, or as a message of its own."""
+def _write_turn(turn: Turn, original: TurnSource | None) -> TurnSource:
+    """Returns a rewritten turn in the place of its source, or as a message of its own."""
     if original and isinstance(original.message, ModelResponse) and turn.role is Role.ASSISTANT:
-        return Said(replace(original.message, parts=list(_response_parts(turn, original.message.parts))))
+        return TurnSource(replace(original.message, parts=list(_response_parts(turn, original.message.parts))))
     if original and isinstance(original.part, ToolReturnPart) and turn.role is Role.TOOL:
-        return Said(original.message, replace(original.part, content=turn.text))
+        return TurnSource(original.message, replace(original.part, content=turn.text))
     if original and isinstance(original.part, UserPromptPart | SystemPromptPart) and turn.role is not Role.ASSISTANT:
-        return Said(original.message, replace(original.part, content=turn.text))
+        return TurnSource(original.message, replace(original.part, content=turn.text))
     if turn.role is Role.ASSISTANT:
-        return Said(ModelResponse(parts=list(_response_parts(turn, ()))))
+        return TurnSource(ModelResponse(parts=list(_response_parts(turn, ()))))
     part = SystemPromptPart(turn.text) if turn.role is Role.SYSTEM else UserPromptPart(turn.text)
-    return Said(ModelRequest(parts=[part]), part)
+    return TurnSource(ModelRequest(parts=[part]), part)
 
 
 def _response_parts(turn: Turn, parts: Iterable[Any]) -> Iterator[Any]:

@@ -68,11 +68,11 @@ def _money(chat: RoutedChat | None, done: Rewritten) -> float | None:
     """USD of what the compactor was asked; None where its prices are not known."""
     if not chat or not done.replies:
         return 0.0
-    from holdfast.cost.prices import of_route
+    from holdfast.cost.prices import route_prices
     from holdfast.cost.usage import Usage
 
     try:
-        prices = of_route(chat.route)
+        prices = route_prices(chat.route)
     except (BadOption, Failed):  # an own endpoint's model, or no price library: the tokens are told all the same
         return None
     return sum(prices.money(Usage(input=reply.tokens_in, output=reply.tokens_out)) for reply in done.replies)

@@ -66,8 +66,8 @@ def cost(
     """What a recorded session costs behind an API, under caching and compaction."""
     from holdfast.cost.cache import Rules
     from holdfast.cost.compaction import Terms
-    from holdfast.cost.prices import prices as price_list
-    from holdfast.cost.strategy import strategies as rows_of
+    from holdfast.cost.prices import read_prices as price_list
+    from holdfast.cost.strategy import parse_strategies as rows_of
 
     if plot:
         outputs.check_output(plot, file, force=force)
@@ -95,11 +95,11 @@ def cost(
 def _replayed(
     file: Path, rows: Sequence[Strategy], terms: Terms, seconds_per_turn: float, lenient: bool
 ) -> tuple[Session, list[Run]]:
-    from holdfast.cost.calls import session
+    from holdfast.cost.calls import read_session
     from holdfast.cost.replay import replay
     from holdfast.transcript.read import read
 
-    held = session(read(file, lenient=lenient), seconds_per_turn)
+    held = read_session(read(file, lenient=lenient), seconds_per_turn)
     if not held.calls:
         raise BadTranscript(
             "no turn of an assistant: no model was called, so there is nothing to price", path=str(file)

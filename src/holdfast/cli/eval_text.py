@@ -53,7 +53,7 @@ def text(
     from holdfast.eval.run import transcripts_in
     from holdfast.eval.text.rows import TextRow
     from holdfast.eval.text.run import TextRun, measure
-    from holdfast.eval.text.score import score
+    from holdfast.eval.text.score import score_rows
 
     outputs.check_rows(output, *files)
     planner = _needed(Task.PLANNER, config) if write or answers else None
@@ -74,7 +74,7 @@ def text(
     )
     with console.progress() as report:
         written = measure(job, output, report, console.say, ray_options.of(ray, ray_address, task_timeout))
-    scores = score(read_lines(output, TextRow, "text -o", console.say))
+    scores = score_rows(read_lines(output, TextRow, "text -o", console.say))
     if as_json:
         console.emit({"out": str(output), "rows": written, "scores": [s.model_dump(mode="json") for s in scores]})
         return

@@ -28,7 +28,7 @@ SECONDS: dict[Life, float] = {"5m": 300.0, "1h": 3600.0}
 
 @dataclass(frozen=True)
 class Rules:
-    """How a provider caches."""
+    """The caching rules of a provider."""
 
     caching: Caching | Literal["off"] = "explicit"
     life: Life = "5m"
@@ -59,19 +59,19 @@ class Mark:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is sent."""
+    """A prompt as it is sent: its blocks' ends."""
 
     marks: tuple[Mark, ...]
     head: int = 0
-    """How many blocks are the system head."""
+    """The number of blocks of the system head."""
 
     @property
     def tokens(self) -> int:
         return self.marks[-1].tokens if self.marks else 0
 
 
-def prompt(blocks: Iterable[Block], head: int = 0) -> Prompt:
-    """A prompt from its blocks."""
+def build_prompt(blocks: Iterable[Block], head: int = 0) -> Prompt:
+    """Builds a prompt from its blocks."""
 
     def extend(before: Mark, block: Block) -> Mark:
         return Mark(blake2b(before.prefix + block.key, digest_size=16).digest(), before.tokens + block.tokens)
@@ -80,15 +80,15 @@ def prompt(blocks: Iterable[Block], head: int = 0) -> Prompt:
     return Prompt(tuple(marks)[1:], head)
 
 
-def shared(one: Prompt, other: Prompt) -> int:
-    """How many leading blocks two prompts have in common."""
+def count_shared_blocks(one: Prompt, other: Prompt) -> int:
+    """Returns how many leading blocks two prompts have in common."""
     pairs = zip(one.marks, other.marks, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one.marks), len(other.marks)))
 
 
 @dataclass(frozen=True)
 class Cache:
-    """What the provider holds for this client."""
+    """The provider's cache for one client."""
 
     rules: Rules = field(default_factory=Rules)
     dies: Mapping[bytes, float] = field(default_factory=dict)
@@ -96,7 +96,9 @@ class Cache:
     last: Prompt = Prompt(())
 
     def call(self, sent: Prompt, at: float) -> tuple[Cache, Usage]:
-        """The cache after a prompt that is sent at second `at`, and what it was billed as. Time runs forwards."""
+        """Returns the cache after a prompt that is sent at second `at`, and what it was billed as.
+        Time runs forwards.
+        """
         if self.rules.caching == "off":
             return self, Usage(input=sent.tokens)
         live = {prefix: dies for prefix, dies in self.dies.items() if dies >= at}
@@ -123,7 +125,7 @@ class Cache:
         return replace(self, dies=after, last=sent), Usage(input=sent.tokens - end, cached=read, **wrote)
 
     def places(self, sent: Prompt) -> tuple[int, ...]:
-        """The blocks at whose ends breakpoints stand."""
-        wanted = (len(sent.marks), shared(self.last, sent), sent.head, sent.head + 1)
+        """Returns the blocks at whose ends breakpoints stand."""
+        wanted = (len(sent.marks), count_shared_blocks(self.last, sent), sent.head, sent.head + 1)
         ends = [count - 1 for count in dict.fromkeys(wanted) if 0 < count <= len(sent.marks)]
         return tuple(i for i in ends[: self.rules.breakpoints] if sent.marks[i].tokens >= self.rules.minimum)

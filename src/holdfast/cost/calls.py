@@ -53,28 +53,28 @@ class Session:
     scale: float = 1.0
     """Tokens of the provider for one that `count` finds."""
     timed: bool = False
-    """Whether the file says when each call was made."""
+    """True if the file says when each call was made."""
     ledgers: dict[int, SessionFacts] = field(default_factory=dict, repr=False, compare=False)
     """The last ledger that was asked for, by its number of turns: strategies and cuts of one call share it."""
 
     @property
     def measured(self) -> bool:
-        """Whether the file says what calls took."""
+        """True if the file says what calls took."""
         return any(call.recorded for call in self.calls)
 
     def ledger(self, turns: int) -> SessionFacts:
-        """The facts of the first so many turns."""
+        """Returns the facts of the first `turns` turns."""
         if turns not in self.ledgers:
             self.ledgers.clear()
             self.ledgers[turns] = collect_facts(replace(self.transcript, turns=self.transcript.turns[:turns]))
         return self.ledgers[turns]
 
     def count(self, text: str) -> int:
-        """Tokens of a text."""
+        """Returns the tokens of a text."""
         return round(estimate_tokens(text) * self.scale)
 
     def prompt(self, turns: Iterable[Turn]) -> Prompt:
-        """These turns as they are sent."""
+        """Returns these turns as they are sent."""
         sent = tuple(turns)
         head = next((at for at, turn in enumerate(sent) if turn.role is not Role.SYSTEM), len(sent))
         extra = (Block(b"overhead", self.overhead),) if self.overhead else ()
@@ -82,23 +82,23 @@ class Session:
         return prompt((*extra, *blocks), head + len(extra))
 
 
-def session(transcript: Transcript, seconds_per_turn: float = SECONDS_PER_TURN) -> Session:
-    """The calls of a recorded session. Raises BadOption for a time that is none."""
+def read_session(transcript: Transcript, seconds_per_turn: float = SECONDS_PER_TURN) -> Session:
+    """Returns the calls of a recorded session. Raises BadOption for seconds that are no number of at least 0."""
     if not 0 <= seconds_per_turn < float("inf"):
         raise BadOption(f"seconds per turn must be a number of at least 0, got {seconds_per_turn}")
     turns = transcript.turns
     made = [at for at, turn in enumerate(turns) if turn.role is Role.ASSISTANT]
     usages = [recorded(turns[at]) for at in made]
-    overhead, scale = _fit(turns, made, usages)
-    times, timed = _times(turns, made, seconds_per_turn)
+    overhead, scale = _fit_scale(turns, made, usages)
+    times, timed = _call_times(turns, made, seconds_per_turn)
     own = [round(turn_size(turns[at], estimate_tokens) * scale) for at in made]
     outputs = [max(size, usage.output if usage else 0) for size, usage in zip(own, usages, strict=True)]
     calls = tuple(Call(*parts) for parts in zip(made, times, outputs, usages, strict=True))
     return Session(transcript, calls, overhead, scale, timed)
 
 
-def _fit(turns: tuple[Turn, ...], made: list[int], usages: list[Usage | None]) -> tuple[int, float]:
-    """Overhead and scale by a straight line through the recorded prompts; 0 and 1 where it is none."""
+def _fit_scale(turns: tuple[Turn, ...], made: list[int], usages: list[Usage | None]) -> tuple[int, float]:
+    """Fits overhead and scale by a straight line through the recorded prompts; 0 and 1 if there are none."""
     sizes = [0]
     for turn in turns:
         sizes.append(sizes[-1] + turn_size(turn, estimate_tokens))
@@ -112,8 +112,8 @@ def _fit(turns: tuple[Turn, ...], made: list[int], usages: list[Usage | None]) -
     return max(0, round(rest[len(rest) // 2])), scale
 
 
-def _times(turns: tuple[Turn, ...], made: list[int], step: float) -> tuple[list[float], bool]:
-    """When each call was made, never backwards; `step` seconds after the one before where the file does not say."""
+def _call_times(turns: tuple[Turn, ...], made: list[int], step: float) -> tuple[list[float], bool]:
+    """Returns the time of each call, never backwards; `step` seconds after the one before if the file does not say."""
     stamps = [_stamp(turns[at].extra) for at in made]
     first = next((at for at, stamp in enumerate(stamps) if stamp is not None), None)
     start = 0.0 if first is None else (stamps[first] or 0.0) - step * first

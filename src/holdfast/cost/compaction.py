@@ -30,7 +30,7 @@ MINIMUM_GAIN = CircuitBreaker.least_gain
 
 @dataclass(frozen=True)
 class Terms:
-    """What a replay assumes."""
+    """The assumptions of a replay."""
 
     prices: Prices
     compactor: Prices | None = None
@@ -38,12 +38,12 @@ class Terms:
     rules: Rules = field(default_factory=Rules)
     keep_recent: int = 3
     gate: bool = True
-    """Whether what a compaction would lose is put back, as `holdfast compact` does."""
+    """True if what a compaction would lose is put back, as `holdfast compact` does."""
     answer: float = ANSWER
     reread: float = 0.0
     """Of the tokens that a compaction takes out, how many the agent reads again at once, with one more call."""
     risk: float = 0.0
-    """What the planner may spend ahead of its savings, as a share of what never compacting has cost so far."""
+    """The share of the cost of never compacting so far that the planner may spend ahead of its savings."""
     remaining: int | None = None
     """Calls that the planner expects; None: as many as there were."""
 
@@ -57,12 +57,12 @@ class Terms:
             raise BadOption(f"the calls that remain must be at least 1, got {self.remaining}")
 
     def compactor_money(self, usage: Usage) -> float:
-        """USD of what a compactor read and wrote."""
+        """Returns the USD of what a compactor read and wrote."""
         return (self.compactor or self.prices).money(usage)
 
 
 @dataclass(frozen=True)
-class Compacted:
+class SimulatedCompaction:
     """A session after one compaction."""
 
     draft: Draft
@@ -74,12 +74,12 @@ class Compacted:
     start: int = 0
     """Pieces at the head that it was not to touch."""
     instead: str = ""
-    """Why another method did it; empty where the strategy's own did."""
+    """The reason why another method did it; empty if the strategy's own did."""
 
 
 @dataclass(frozen=True)
-class _Assumed:
-    """Answers with notes that say nothing, as long as the terms say."""
+class _PlaceholderModel:
+    """A stand-in for a model: its notes say nothing and are as long as the terms state."""
 
     session: Session
     share: float
@@ -92,36 +92,40 @@ class _Assumed:
         return ChatAnswer(text, read, room)
 
 
-def size(held: Draft, session: Session) -> int:
-    """Tokens of what the file holds, as the provider counts them."""
+def draft_tokens(held: Draft, session: Session) -> int:
+    """Returns the draft's tokens as the provider counts them."""
     return held.size(session.count)
 
 
-def compact(held: Draft, strategy: Strategy, session: Session, terms: Terms, start: int = 0) -> Compacted | None:
-    """Compact what stands behind the first `start` pieces, so that the whole has the strategy's budget.
+def compact(
+    held: Draft, strategy: Strategy, session: Session, terms: Terms, start: int = 0
+) -> SimulatedCompaction | None:
+    """Compacts what stands behind the first `start` pieces, so that the whole has the strategy's budget.
 
-    An edit that frees too little is not made: None, or what the compactor took for nothing.
+    An edit that frees too little is not made: returns None, or what the compactor took for nothing.
     """
-    before = size(held, session)
+    before = draft_tokens(held, session)
     budget = max(1, round(strategy.budget / session.scale))
     plan = TextPlan(strategy.method, budget, keep_recent=terms.keep_recent, gate=terms.gate)
     known = session.ledger(len(held.raw.turns)) if terms.gate else None
-    done = rewrite_again(held, plan, _Assumed(session, terms.answer), frozen=start, known=known)
+    done = rewrite_again(held, plan, _PlaceholderModel(session, terms.answer), frozen=start, known=known)
     spent = Usage(
         sum(reply.tokens_in for reply in done.replies), output=sum(reply.tokens_out for reply in done.replies)
     )
     pieces = done.draft.pieces
-    freed = before - size(done.draft, session)
+    freed = before - draft_tokens(done.draft, session)
     if freed < MINIMUM_GAIN * before:
-        return Compacted(held, len(held.raw.turns), 0, spent) if spent.prompt else None
+        return SimulatedCompaction(held, len(held.raw.turns), 0, spent) if spent.prompt else None
     same = next((i for i, (a, b) in enumerate(zip(held.pieces, pieces, strict=False)) if a.turn != b.turn), len(pieces))
     changed = [at for piece in held.pieces[same:] for at in piece.turns]
     instead = done.notes[0] if done.method != strategy.method else ""
-    return Compacted(done.draft, min(changed, default=0), freed, spent, start, instead)
+    return SimulatedCompaction(done.draft, min(changed, default=0), freed, spent, start, instead)
 
 
-def starts(held: Draft, session: Session, terms: Terms, parts: int = 4) -> Iterator[int]:
-    """Where an edit could begin: at the head, and at exchanges that halve, quarter, … the tokens that may change."""
+def cut_candidates(held: Draft, session: Session, terms: Terms, parts: int = 4) -> Iterator[int]:
+    """Yields positions where an edit could begin: the head, and exchanges that halve, quarter, … the tokens that may
+    change.
+    """
     free = Room(1, session.count, terms.keep_recent).free(held)
     sizes = [turn_size(held.pieces[at].turn, session.count) for at in free]
     whole, begins = sum(sizes), {start for start, _ in units(held)}

@@ -1,4 +1,4 @@
-"""Where to cut given what is cached now, and whether to: money and seconds of compacting now, later or never.
+"""The planner: whether to compact now, and where to cut, given what is cached: money and seconds of each choice.
 
 The rule. Before call k let N and A be the money that never compacting and this advice have cost so far; N is known,
 because the counterfactual's prompts and cache are replayed beside the real ones. An option (a rewrite of the session
@@ -32,8 +32,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from holdfast.cost.cache import SECONDS, Cache, Prompt, shared
-from holdfast.cost.compaction import Compacted, Terms
+from holdfast.cost.cache import SECONDS, Cache, Prompt, count_shared_blocks
+from holdfast.cost.compaction import SimulatedCompaction, Terms
 from holdfast.cost.prices import Prices, Rates
 from holdfast.cost.usage import Usage
 
@@ -120,13 +120,13 @@ class Now:
 class Option:
     """One compaction that could be made now, and the prompt after it."""
 
-    made: Compacted
+    made: SimulatedCompaction
     sent: Prompt
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do before the next call."""
+    """The advice before the next call."""
 
     when: Literal["now", "later", "never"]
     option: Option | None
@@ -145,16 +145,16 @@ class Advice:
 
 
 def advise(now: Now, options: Sequence[Option], terms: Terms, speeds: Speeds = SPEEDS) -> Advice:
-    """What to do before this call."""
+    """Advises what to do before this call."""
     calls = terms.remaining or max(1, len(now.past.prompts))
     _, usage = now.uncompacted_cache.call(now.uncompacted, now.past.at)
     never_call = terms.prices.money(usage)
     allowed = now.past.never - now.past.spent + terms.risk * (now.past.never + never_call)
-    judged = [_Judged(option, _extra(now, option, never_call, terms)) for option in options]
-    never = _expected(now, None, None, calls, terms, speeds)
+    judged = [_Judgement(option, _extra_money(now, option, never_call, terms)) for option in options]
+    never = _expect(now, None, None, calls, terms, speeds)
 
-    def gain(held: _Judged) -> float:
-        return never.money - _expected(now, held.option, 0, calls, terms, speeds).money
+    def gain(held: _Judgement) -> float:
+        return never.money - _expect(now, held.option, 0, calls, terms, speeds).money
 
     paying = sorted((held for held in judged if gain(held) > 0), key=gain, reverse=True)
     safe = [held for held in paying if held.extra <= allowed and dominates(now, held.option, terms)]
@@ -162,9 +162,9 @@ def advise(now: Now, options: Sequence[Option], terms: Terms, speeds: Speeds = S
         reason = "nothing to take out" if not judged else f"no cut pays for itself within {calls} calls"
         return Advice("never", None, 0.0, allowed, never, never, never, calls, reason)
     best = (safe or paying)[0]
-    spent = _expected(now, best.option, 0, calls, terms, speeds)
+    spent = _expect(now, best.option, 0, calls, terms, speeds)
     later = min(
-        (_expected(now, best.option, delay, calls, terms, speeds) for delay in range(1, calls + 1)),
+        (_expect(now, best.option, delay, calls, terms, speeds) for delay in range(1, calls + 1)),
         key=lambda held: held.money,
     )
     if safe:
@@ -174,19 +174,19 @@ def advise(now: Now, options: Sequence[Option], terms: Terms, speeds: Speeds = S
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Judgement:
     option: Option
     extra: float
 
 
-def _extra(now: Now, option: Option, never_call: float, terms: Terms) -> float:
-    """USD of the compactor and of this call after it, less this call of the counterfactual."""
+def _extra_money(now: Now, option: Option, never_call: float, terms: Terms) -> float:
+    """Returns the USD of the compactor and of this call after it, less this call of the counterfactual."""
     _, usage = now.cache.call(option.sent, now.past.at)
     return terms.compactor_money(option.made.compactor) + terms.prices.money(usage) - never_call
 
 
 def dominates(now: Now, option: Option, terms: Terms) -> bool:
-    """Whether no later call can cost more than the counterfactual's: part (b) of the rule."""
+    """Returns True if no later call can cost more than the counterfactual's: part (b) of the rule."""
     rules, kept = terms.rules, option.sent.tokens
     saved = now.uncompacted.tokens - kept
     if rules.caching == "off":
@@ -206,34 +206,34 @@ def _all_rates(prices: Prices) -> list[Rates]:
     return [prices.rates, *(rates for _, rates in prices.tiers)]
 
 
-def _expected(now: Now, option: Option | None, at: int | None, calls: int, terms: Terms, speeds: Speeds) -> Spent:
-    """Money and seconds of this call and those that are expected, with `option` taken after `at` of them."""
+def _expect(now: Now, option: Option | None, at: int | None, calls: int, terms: Terms, speeds: Speeds) -> Spent:
+    """Returns money and seconds of this call and those that are expected, with `option` taken after `at` of them."""
     growth, output = now.past.growth, round(now.past.output)
     warm = now.past.gap <= SECONDS[terms.rules.life] and terms.rules.caching != "off"
     sent = option.sent if option and at == 0 else now.sent
     _, first = now.cache.call(sent, now.past.at)
     spent, tokens = _spent(first + Usage(output=output), terms.prices, speeds), float(sent.tokens)
     if option and at == 0:
-        spent += _compactor(option, 1.0, terms, speeds)
+        spent += _compactor_money(option, 1.0, terms, speeds)
     for call in range(1, calls):
         before, tokens, cut = tokens, tokens + growth, 0.0
         if option and call == at:
             cut = tokens * (1 - option.sent.tokens / max(1, now.sent.tokens))
-            spent += _compactor(option, tokens / max(1, now.sent.tokens), terms, speeds)
+            spent += _compactor_money(option, tokens / max(1, now.sent.tokens), terms, speeds)
         tokens -= cut
-        kept = _stable(now, option) if option and call == at else before
+        kept = _stable_tokens(now, option) if option and call == at else before
         read = min(round(kept), round(tokens)) if warm else 0
-        spent += _spent(_billed(round(tokens), read, output, terms), terms.prices, speeds)
+        spent += _spent(_bill(round(tokens), read, output, terms), terms.prices, speeds)
     return spent
 
 
-def _stable(now: Now, option: Option) -> int:
-    """Tokens before the earliest change."""
-    same = shared(now.sent, option.sent)
+def _stable_tokens(now: Now, option: Option) -> int:
+    """Returns the tokens before the earliest change."""
+    same = count_shared_blocks(now.sent, option.sent)
     return now.sent.marks[same - 1].tokens if same else 0
 
 
-def _billed(tokens: int, read: int, output: int, terms: Terms) -> Usage:
+def _bill(tokens: int, read: int, output: int, terms: Terms) -> Usage:
     fresh = tokens - read
     if terms.rules.caching != "explicit":
         return Usage(input=fresh, cached=read, output=output)
@@ -241,8 +241,8 @@ def _billed(tokens: int, read: int, output: int, terms: Terms) -> Usage:
     return Usage(cached=read, output=output, **wrote)
 
 
-def _compactor(option: Option, times: float, terms: Terms, speeds: Speeds) -> Spent:
-    """A compactor's price, for a session so many times as long."""
+def _compactor_money(option: Option, times: float, terms: Terms, speeds: Speeds) -> Spent:
+    """Returns a compactor's price for a session `times` times as long."""
     one = option.made.compactor
     usage = Usage(input=round(one.input * times), output=round(one.output * times))
     return Spent(terms.compactor_money(usage), speeds.seconds(usage))

@@ -1,4 +1,4 @@
-"""What a model's tokens cost: from the price library's own snapshot, or from a file of the user's. No network."""
+"""Prices of models' tokens: from the price library's own snapshot, or from a file of the user's. No network."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ class Prices:
     caching: Caching = "explicit"
     source: str = ""
     notes: tuple[str, ...] = ()
-    """What was assumed."""
+    """The assumptions made."""
 
     def rates_of(self, prompt: int) -> Rates:
-        """The rates of a call with a prompt of so many tokens."""
+        """Returns the rates of a call with a prompt of `prompt` tokens."""
         return next((rates for start, rates in reversed(self.tiers) if prompt > start), self.rates)
 
     def money(self, usage: Usage) -> float:
-        """USD of one call. Not of a sum of calls: tiers go by the prompt of each."""
+        """Returns the USD of one call. Do not give it a sum of calls: tiers go by the prompt of each."""
         rates = self.rates_of(usage.prompt)
         spent = usage.input * rates.input + usage.output * rates.output + usage.cached * rates.cache_read
         return (spent + usage.written * rates.cache_write + usage.written_1h * rates.cache_write_1h) / MTOK
 
 
 @dataclass(frozen=True)
-class _Given:
+class _StatedPrices:
     """Prices as a source states them; None where it does not."""
 
     input: float
@@ -67,33 +67,34 @@ class _Given:
     cache_write: float | None = None
     cache_write_1h: float | None = None
     caching: Caching | None = None
-    tiers: tuple[tuple[int, _Given], ...] = field(default=())
+    tiers: tuple[tuple[int, _StatedPrices], ...] = field(default=())
 
 
-def prices(model: str, file: Path | None = None) -> Prices:
-    """The prices of `model`: of `file` where it has them, else of the bundled snapshot.
+def read_prices(model: str, file: Path | None = None) -> Prices:
+    """Returns the prices of `model`: those of `file` if it has them, else those of the bundled snapshot.
 
-    Raises BadOption for a model or a file that cannot be used, Failed where the price library is not installed.
+    Raises BadOption for a model or a file that cannot be used, Failed if the price library is not installed.
     """
-    own = price_file(file) if file else {}
-    return own[model] if model in own else _bundled(model)
+    own = read_price_file(file) if file else {}
+    return own[model] if model in own else _snapshot_prices(model)
 
 
-def of_route(route: Route) -> Prices:
-    """The prices of a row of the routing table: none of a model of this process, its own, else those of its model.
+def route_prices(route: Route) -> Prices:
+    """Returns the prices of a route: zero for a model of this process, its own prices, else those of its model.
 
-    Raises as `prices` does.
+    Raises as `read_prices` does.
     """
     if route.kind == "local":
         return Prices(route.model, Rates(0, 0, 0, 0, 0), source="a model of this process")
     if route.price_in is None or route.price_out is None:
-        return prices(route.model)
-    return _filled(route.model, _Given(route.price_in, route.price_out), config.CONFIG)
+        return read_prices(route.model)
+    return _fill_prices(route.model, _StatedPrices(route.price_in, route.price_out), config.CONFIG)
 
 
-def price_file(path: Path) -> Mapping[str, Prices]:
-    """A TOML or JSON file: `[models."NAME"]` with input, output and, where known, cache_read, cache_write,
-    cache_write_1h (USD per million tokens) and caching. Raises BadOption naming the key that is wrong."""
+def read_price_file(path: Path) -> Mapping[str, Prices]:
+    """Reads a TOML or JSON file: `[models."NAME"]` with input, output and optionally cache_read, cache_write,
+    cache_write_1h (USD per million tokens) and caching. Raises BadOption naming the key that is wrong.
+    """
     from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
     class Model(BaseModel):
@@ -114,7 +115,9 @@ def price_file(path: Path) -> Mapping[str, Prices]:
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()[:3])
         raise BadOption(f"{path}: {'; '.join(faults)}; prices are USD per million tokens") from None
-    return {name: _filled(name, _Given(**model.model_dump()), str(path)) for name, model in read.models.items()}
+    return {
+        name: _fill_prices(name, _StatedPrices(**model.model_dump()), str(path)) for name, model in read.models.items()
+    }
 
 
 def _load(path: Path) -> Any:
@@ -130,7 +133,7 @@ def _load(path: Path) -> Any:
         raise BadOption(f"{path}: is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
 
 
-def _filled(model: str, given: _Given, source: str) -> Prices:
+def _fill_prices(model: str, given: _StatedPrices, source: str) -> Prices:
     caching = given.caching or (
         "automatic" if given.cache_write is None and given.cache_read is not None else "explicit"
     )
@@ -144,7 +147,7 @@ def _filled(model: str, given: _Given, source: str) -> Prices:
     return Prices(model, _rates(given), tiers, caching, source, tuple(notes))
 
 
-def _rates(given: _Given) -> Rates:
+def _rates(given: _StatedPrices) -> Rates:
     def known(value: float | None, share: float) -> float:
         return given.input * share if value is None else value
 
@@ -152,7 +155,7 @@ def _rates(given: _Given) -> Rates:
     return Rates(given.input, given.output, read, write, known(given.cache_write_1h, WRITE_1H_SHARE))
 
 
-def _bundled(model: str) -> Prices:
+def _snapshot_prices(model: str) -> Prices:
     try:
         import genai_prices
         from genai_prices.data_snapshot import get_snapshot
@@ -170,10 +173,10 @@ def _bundled(model: str) -> Prices:
             continue
         # some prices depend on the hour: those of noon, so that a run can be repeated
         noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-        stated = _stated(info.get_prices(noon)) if info.prices else None
+        stated = _read_library_price(info.get_prices(noon)) if info.prices else None
         if stated is None:
             raise BadOption(f"{source} has no price per token of {model!r}; state it in a --price-file")
-        return _filled(model, stated, source)
+        return _fill_prices(model, stated, source)
     known = {info.id for held in snapshot.providers if held.id in _MAKERS for info in held.models}
     near = get_close_matches(model, sorted(known), n=3, cutoff=0.4)
     hint = f"; near it: {', '.join(near)}" if near else ""
@@ -183,8 +186,8 @@ def _bundled(model: str) -> Prices:
 _MAKERS = {"anthropic", "openai", "google", "mistral", "deepseek", "x-ai", "cohere"}
 
 
-def _stated(price: Any) -> _Given | None:
-    """A ModelPrice of the library; None where it is not by tokens."""
+def _read_library_price(price: Any) -> _StatedPrices | None:
+    """Reads a ModelPrice of the library; None if it is not by tokens."""
     keys = {"input": "input_mtok", "output": "output_mtok", "cache_read": "cache_read_mtok"}
     keys |= {"cache_write": "cache_write_mtok", "cache_write_1h": "cache_write_1h_mtok"}
     found = {key: getattr(price, theirs) for key, theirs in keys.items()}
@@ -201,4 +204,4 @@ def _stated(price: Any) -> _Given | None:
     def given(start: int | None) -> dict[str, Any]:
         return {key: at(value, start) for key, value in found.items()}
 
-    return _Given(**given(None), tiers=tuple((start, _Given(**given(start))) for start in starts))
+    return _StatedPrices(**given(None), tiers=tuple((start, _StatedPrices(**given(start))) for start in starts))

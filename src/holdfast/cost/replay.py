@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from holdfast.cost.best_schedule import best
+from holdfast.cost.best_schedule import find_best_schedule
 from holdfast.cost.calls import Session
-from holdfast.cost.compaction import Terms, compact, size, starts
+from holdfast.cost.compaction import Terms, compact, cut_candidates, draft_tokens
 from holdfast.cost.planner import Advice, Now, Option, Past, advise
-from holdfast.cost.replay_state import Progress, Step, World, called, due, grown, quiet, start
+from holdfast.cost.replay_state import Progress, ReplayState, Step, add_turns, is_due, make_call, quiet, start_replay
 from holdfast.cost.strategy import Strategy
-from holdfast.cost.usage import Usage, total
+from holdfast.cost.usage import Usage, sum_usage
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Run:
     @property
     def usage(self) -> Usage:
         """Of the agent's calls."""
-        return total(step.usage for step in self.steps)
+        return sum_usage(step.usage for step in self.steps)
 
     @property
     def compactor(self) -> Usage:
-        return total(step.made.compactor for step in self.steps if step.made)
+        return sum_usage(step.made.compactor for step in self.steps if step.made)
 
     @property
     def money(self) -> float:
@@ -49,28 +49,28 @@ class Run:
 
 
 def replay(session: Session, strategy: Strategy, terms: Terms, progress: Progress = quiet) -> Run:
-    """The session's calls under a strategy."""
+    """Replays the session's calls under a strategy."""
     terms = terms if strategy.cached else replace(terms, rules=replace(terms.rules, caching="off"))
     if strategy.when == "best":
-        found = Run(strategy, best(session, strategy, terms, progress).steps)
+        found = Run(strategy, find_best_schedule(session, strategy, terms, progress).steps)
         advised = Run(strategy, replay(session, replace(strategy, when="plan"), terms).steps)
         return min(found, advised, key=lambda run: run.money)
-    world = never = start(session, terms)
+    world = never = start_replay(session, terms)
     advice = None
     past = Past((), (), ())
     for at, call in enumerate(session.calls):
         progress(at, len(session.calls))
-        world, never = grown(world, session, call.turn), grown(never, session, call.turn)
+        world, never = add_turns(world, session, call.turn), add_turns(never, session, call.turn)
         made = None
-        if strategy.method and due(world, strategy, session):
+        if strategy.method and is_due(world, strategy, session):
             if strategy.when == "plan":
-                said = planned(world, never, strategy, session, terms, replace(past, next_at=call.at), hurried=True)
+                said = ask_planner(world, never, strategy, session, terms, replace(past, next_at=call.at), hurried=True)
                 made = said.option.made if said.when == "now" and said.option else None
             else:
                 made = compact(world.held, strategy, session, terms)
-                world = replace(world, tried=size(made.draft if made else world.held, session))
-        world = called(world, call, made, session, terms)
-        never = called(never, call, None, session, terms)
+                world = replace(world, tried=draft_tokens(made.draft if made else world.held, session))
+        world = make_call(world, call, made, session, terms)
+        never = make_call(never, call, None, session, terms)
         past = Past(
             (*past.prompts, never.steps[-1].usage.prompt),
             (*past.outputs, call.output),
@@ -80,18 +80,25 @@ def replay(session: Session, strategy: Strategy, terms: Terms, progress: Progres
         )
     if strategy.when == "plan" and session.calls:
         whole = len(session.transcript.turns)
-        here, there = grown(world, session, whole), grown(never, session, whole)
-        advice = planned(here, there, strategy, session, terms, past)
+        here, there = add_turns(world, session, whole), add_turns(never, session, whole)
+        advice = ask_planner(here, there, strategy, session, terms, past)
     return Run(strategy, world.steps, advice)
 
 
-def planned(
-    world: World, never: World, strategy: Strategy, session: Session, terms: Terms, past: Past, *, hurried: bool = False
+def ask_planner(
+    world: ReplayState,
+    never: ReplayState,
+    strategy: Strategy,
+    session: Session,
+    terms: Terms,
+    past: Past,
+    *,
+    hurried: bool = False,
 ) -> Advice:
-    """What the planner says before the next call.
+    """Returns the planner's advice before the next call.
 
-    Cuts are compared without the gate, which makes each a little longer; the best is then judged as the gate leaves
-    it. Where `hurried`, only one that would be made now.
+    Cuts are compared without the gate, which makes each a little longer; the best is then judged as the gate leaves it.
+    If `hurried`, only cuts that would be made now are compared.
     """
     here, there = session.prompt(world.held.turns), session.prompt(never.held.turns)
     now = Now(here, world.cache, there, never.cache, past)
@@ -101,7 +108,7 @@ def planned(
         options = [Option(held, session.prompt(held.draft.turns)) for held in made if held and held.freed]
         return advise(now, options, terms)
 
-    first = said(starts(world.held, session, terms), False)
+    first = said(cut_candidates(world.held, session, terms), False)
     if not terms.gate or not first.option or (hurried and first.when != "now"):
         return first
     return said([first.option.made.start], True)

@@ -1,4 +1,4 @@
-"""Where a replay stands, and what one call does to it."""
+"""The state of a replay, and the effect of one call on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from holdfast.cost.cache import Cache
 from holdfast.cost.calls import Call, Session
-from holdfast.cost.compaction import Compacted, Terms, size
+from holdfast.cost.compaction import SimulatedCompaction, Terms, draft_tokens
 from holdfast.cost.strategy import Strategy
 from holdfast.cost.usage import Usage
 from holdfast.transcript.draft import Draft, Piece, turn_size
@@ -22,7 +22,7 @@ REREAD_OUTPUT = 100
 
 
 def quiet(done: int, total: int) -> None:
-    """The progress of a caller who does not want any."""
+    """Ignores progress."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Step:
     usage: Usage
     money: float
     """USD, the compactor's included."""
-    made: Compacted | None = None
+    made: SimulatedCompaction | None = None
     compactor_money: float = 0.0
     reread: bool = False
-    """Whether it is a call of its own that reads again what was taken out."""
+    """True for a call of its own that reads again what was taken out."""
 
 
 @dataclass(frozen=True)
-class World:
-    """Where a replay stands."""
+class ReplayState:
+    """The state of a replay between two calls."""
 
     held: Draft
     cache: Cache
@@ -55,50 +55,52 @@ class World:
         return sum(step.money for step in self.steps)
 
 
-def start(session: Session, terms: Terms) -> World:
-    """Before the first call."""
-    return World(Draft(replace(session.transcript, turns=()), ()), Cache(terms.rules))
+def start_replay(session: Session, terms: Terms) -> ReplayState:
+    """Returns the state before the first call."""
+    return ReplayState(Draft(replace(session.transcript, turns=()), ()), Cache(terms.rules))
 
 
-def grown(world: World, session: Session, stop: int) -> World:
-    """With the turns up to `stop` at the end."""
+def add_turns(world: ReplayState, session: Session, stop: int) -> ReplayState:
+    """Returns the state with the turns up to `stop` at the end."""
     turns, begin = session.transcript.turns, len(world.held.raw.turns)
     raw = replace(world.held.raw, turns=turns[:stop])
     new = tuple(Piece(turns[at], (at,)) for at in range(begin, stop))
     return replace(world, held=Draft(raw, (*world.held.pieces, *new)))
 
 
-def due(world: World, strategy: Strategy, session: Session) -> bool:
-    """Whether the session is long enough to be compacted."""
-    return size(world.held, session) > max(strategy.trigger, GROWTH * world.tried)
+def is_due(world: ReplayState, strategy: Strategy, session: Session) -> bool:
+    """Returns True if the session is long enough to be compacted."""
+    return draft_tokens(world.held, session) > max(strategy.trigger, GROWTH * world.tried)
 
 
-def called(world: World, call: Call, made: Compacted | None, session: Session, terms: Terms) -> World:
-    """After one call, compacted first where something was `made`, and read again where the terms say so."""
+def make_call(
+    world: ReplayState, call: Call, made: SimulatedCompaction | None, session: Session, terms: Terms
+) -> ReplayState:
+    """Returns the state after one call, compacted first if an option is given, and read again if the terms say so."""
     if not made:
-        return _sent(world, call, call.output, session, terms)
+        return _send(world, call, call.output, session, terms)
     price = terms.compactor_money(made.compactor)
     back = _read_again(world.held, made, session, terms)
-    after = _sent(replace(world, held=made.draft), call, REREAD_OUTPUT if back else call.output, session, terms)
+    after = _send(replace(world, held=made.draft), call, REREAD_OUTPUT if back else call.output, session, terms)
     sent = after.steps[-1]
     last = replace(sent, made=made, money=sent.money + price, compactor_money=price, reread=bool(back))
     after = replace(after, steps=(*after.steps[:-1], last))
-    return _sent(_with(after, back), call, call.output, session, terms) if back else after
+    return _send(_with(after, back), call, call.output, session, terms) if back else after
 
 
-def _sent(world: World, call: Call, output: int, session: Session, terms: Terms) -> World:
+def _send(world: ReplayState, call: Call, output: int, session: Session, terms: Terms) -> ReplayState:
     cache, usage = world.cache.call(session.prompt(world.held.turns), call.at)
     usage = replace(usage, output=output)
     return replace(world, cache=cache, steps=(*world.steps, Step(call.turn, usage, terms.prices.money(usage))))
 
 
-def _with(world: World, turns: Sequence[tuple[int, Turn]]) -> World:
+def _with(world: ReplayState, turns: Sequence[tuple[int, Turn]]) -> ReplayState:
     pieces = tuple(Piece(turn, (at,), "read again") for at, turn in turns)
     return replace(world, held=replace(world.held, pieces=(*world.held.pieces, *pieces)))
 
 
-def _read_again(held: Draft, made: Compacted, session: Session, terms: Terms) -> list[tuple[int, Turn]]:
-    """The newest results that the compaction took out, until the share of the terms is reached; answers to no call."""
+def _read_again(held: Draft, made: SimulatedCompaction, session: Session, terms: Terms) -> list[tuple[int, Turn]]:
+    """Puts back the newest results that the compaction took out, until the share of the terms is reached."""
     kept = {id(piece.turn) for piece in made.draft.pieces}
     back: list[tuple[int, Turn]] = []
     room = terms.reread * made.freed

@@ -1,4 +1,4 @@
-"""What a session is replayed under: whether the prompt cache is used, which method compacts, and when."""
+"""The strategies of a replay: whether the prompt cache is used, which method compacts, and when."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Strategy:
     budget: int = TRIGGER // BUDGET_SHARE
 
 
-def strategies(text: str, trigger: int = TRIGGER, budget: int | None = None) -> tuple[Strategy, ...]:
-    """Read `none,cache,METHOD,cache+METHOD,plan+METHOD,best+METHOD@TRIGGER/BUDGET,…`.
+def parse_strategies(text: str, trigger: int = TRIGGER, budget: int | None = None) -> tuple[Strategy, ...]:
+    """Parses `none,cache,METHOD,cache+METHOD,plan+METHOD,best+METHOD@TRIGGER/BUDGET,…`.
 
     A method's options keep their commas. Raises BadOption for what is not a strategy.
     """

@@ -35,8 +35,8 @@ class Usage:
         )
 
 
-def total(usages: Iterable[Usage]) -> Usage:
-    """All of them together."""
+def sum_usage(usages: Iterable[Usage]) -> Usage:
+    """Returns the sum of the usages."""
     return sum(usages, Usage())
 
 
@@ -68,10 +68,10 @@ _READ_IS_WITHIN = ("input_tokens_details", "prompt_tokens", "promptTokens", "cac
 """Keys of the dialects whose count of input holds what was read from the cache."""
 
 
-def recorded(turn: Turn) -> Usage | None:
-    """What the file says that the call of an assistant turn took; None where it says nothing that can be used.
+def read_recorded_usage(turn: Turn) -> Usage | None:
+    """Returns what the file says that an assistant turn's call took, or None if it says nothing usable.
 
-    Counts that are no whole numbers of at least 0 are taken as not said.
+    Counts that are no whole numbers of at least 0 are ignored.
     """
     for place in _PLACES:
         found = _at(turn.extra, place)

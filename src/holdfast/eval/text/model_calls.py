@@ -1,4 +1,4 @@
-"""What models are asked in an evaluation: to write probes, to answer one from a context, and to judge an answer."""
+"""Calls of models in an evaluation: to write probes, to answer one from a context, and to judge an answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from holdfast.engine.chat import Chat, ChatAnswer, input_limit
 from holdfast.errors import Failed
 from holdfast.eval.probes import broken_rule
-from holdfast.eval.text.probes import CATEGORIES, TextProbe, stays, turn_text
+from holdfast.eval.text.probes import CATEGORIES, TextProbe, turn_text, untouched_text
 from holdfast.methods.text.briefing import fence_turns
 from holdfast.transcript.draft import free_pieces, new_draft
 from holdfast.transcript.token_estimate import estimate_tokens
@@ -52,17 +52,17 @@ _WRITE = (
 )
 
 
-def asked_probes(chat: Chat, transcript: Transcript, name: str, each: int, keep_recent: int) -> list[TextProbe]:
-    """Up to `each` probes of every category, written by a model; those that break a rule are left out.
+def write_probes(chat: Chat, transcript: Transcript, name: str, each: int, keep_recent: int) -> list[TextProbe]:
+    """Returns up to `each` probes of every category, written by a model; those that break a rule are left out.
 
-    Raises Failed where the model gives no list, or none that is fair.
+    Raises Failed if the model gives no list, or none that is fair.
     """
     touched = {at: transcript.turns[at] for at in free_pieces(new_draft(transcript), keep_recent)}
     room = (input_limit(chat) or 100_000) - estimate_tokens(_WRITE) - 100
     shown = fence_turns(touched, room, estimate_tokens)
     ask = f"Write {each} questions of each category about this transcript, each about another turn."
     reply = chat(_WRITE, f"{shown.prompt}\n{ask}", 300 * each * len(CATEGORIES), TIMEOUT)
-    rows, verbatim = _json(reply.text, "[", "]"), stays(transcript, keep_recent)
+    rows, verbatim = _extract_json(reply.text, "[", "]"), untouched_text(transcript, keep_recent)
     found = [_fair(row, at, name, touched, verbatim) for at, row in enumerate(rows if isinstance(rows, list) else [])]
     kept = [probe for probe in found if probe]
     chosen = [probe for c in CATEGORIES for probe in [p for p in kept if p.category == c][:each]]
@@ -82,25 +82,25 @@ def _fair(row: Any, at: int, name: str, turns: dict[int, Turn], verbatim: str) -
     return probe if stands and probe.category in CATEGORIES and not broken_rule(probe, verbatim) else None
 
 
-def answered(chat: Chat, turns: Sequence[Turn], question: str) -> ChatAnswer:
-    """The answer of a model that sees these turns whole."""
+def answer_probe(chat: Chat, turns: Sequence[Turn], question: str) -> ChatAnswer:
+    """Returns the answer of a model that sees these turns whole."""
     shown = fence_turns(dict(enumerate(turns)), UNLIMITED, estimate_tokens, question)
     return chat(_ANSWER, f"{shown.prompt}\nQuestion: {question}", ANSWER_TOKENS, TIMEOUT)
 
 
-def judged(chat: Chat, probe: TextProbe, answer: str) -> tuple[float, ChatAnswer]:
-    """A score from 0 to 5. Raises Failed where the judge gives none."""
+def judge_answer(chat: Chat, probe: TextProbe, answer: str) -> tuple[float, ChatAnswer]:
+    """Returns the judge's score from 0 to 5. Raises Failed if the judge gives none."""
     asked = {"question": probe.question, "reference": probe.answer, "answer": answer}
     reply = chat(_JUDGE, json.dumps(asked, ensure_ascii=False), ANSWER_TOKENS, TIMEOUT)
-    verdict = _json(reply.text, "{", "}")
+    verdict = _extract_json(reply.text, "{", "}")
     score = verdict.get("score") if isinstance(verdict, dict) else None
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 5:
         raise Failed(f"{chat.name} gave no score from 0 to 5 but {reply.text.strip()[:60]!r}; choose another validator")
     return float(score), reply
 
 
-def _json(text: str, first: str, last: str) -> Any:
-    """The value between the first and the last bracket, whatever stands around it; None where it is none."""
+def _extract_json(text: str, first: str, last: str) -> Any:
+    """Returns the JSON value between the first and the last bracket, or None if there is none."""
     match = re.search(re.escape(first) + ".*" + re.escape(last), text, re.DOTALL)
     try:
         return json.loads(match[0]) if match else None

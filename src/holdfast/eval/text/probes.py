@@ -52,7 +52,7 @@ class TextProbe(Probe):
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """A literal in a line of a turn."""
 
     turn: int
@@ -63,41 +63,43 @@ class Found:
     """Of the literal in the line."""
 
 
-def cloze(transcript: Transcript, name: str, each: int, keep_recent: int, seed: int = 0) -> list[TextProbe]:
-    """Up to `each` probes of every category about the turns that a compaction may touch, the same for equal seeds."""
+def make_cloze_probes(transcript: Transcript, name: str, each: int, keep_recent: int, seed: int = 0) -> list[TextProbe]:
+    """Makes up to `each` probes of every category about the turns that a compaction may touch, equal
+    for equal seeds.
+    """
     touched = free_pieces(new_draft(transcript), keep_recent)
-    found = [item for at in touched for item in _found(at, transcript.turns[at])]
-    verbatim = stays(transcript, keep_recent)
+    found = [item for at in touched for item in _find_candidates(at, transcript.turns[at])]
+    verbatim = untouched_text(transcript, keep_recent)
     probes = []
     for category in CATEGORIES:
         fitting = [item for item in found if category in _categories(item, touched)]
         Random(seed + crc32(f"{name} {category}".encode())).shuffle(fitting)
-        probes += _first(fitting, found, category, name, verbatim)[:each] if each else []
+        probes += _make_probes(fitting, found, category, name, verbatim)[:each] if each else []
     return probes
 
 
-def stays(transcript: Transcript, keep_recent: int) -> str:
-    """The text of every turn that no compaction touches."""
+def untouched_text(transcript: Transcript, keep_recent: int) -> str:
+    """Returns the text of every turn that no compaction touches."""
     touched = set(free_pieces(new_draft(transcript), keep_recent))
     return "\n".join(turn_text(turn) for at, turn in enumerate(transcript.turns) if at not in touched)
 
 
 def turn_text(turn: Turn) -> str:
-    """Everything that a turn says."""
+    """Returns all text of a turn."""
     return "\n".join(part for part in (turn.text, turn.reasoning, *(call.arguments for call in turn.calls)) if part)
 
 
-def _found(at: int, turn: Turn) -> Iterator[Found]:
+def _find_candidates(at: int, turn: Turn) -> Iterator[Candidate]:
     for atom in extract_facts(turn.text, turn.role):
         start = turn.text.rfind("\n", 0, atom.chars[0]) + 1
         end = turn.text.find("\n", atom.chars[1])
         line = turn.text[start : end if end >= 0 else None]
         other = line.replace(atom.text, "")
         if len(line) <= LONGEST and atom.kind in _LITERALS and len(re.findall(r"[^\W\d]{3,}", other)) >= 3:
-            yield Found(at, turn.role, atom, line, (atom.chars[0] - start, atom.chars[1] - start))
+            yield Candidate(at, turn.role, atom, line, (atom.chars[0] - start, atom.chars[1] - start))
 
 
-def _categories(item: Found, touched: Sequence[int]) -> Iterator[str]:
+def _categories(item: Candidate, touched: Sequence[int]) -> Iterator[str]:
     if item.turn >= touched[int(len(touched) * (1 - NEWEST))]:
         yield "continuation"
     elif item.fact.kind is FactKind.PATH:
@@ -108,10 +110,10 @@ def _categories(item: Found, touched: Sequence[int]) -> Iterator[str]:
         yield "recall"
 
 
-def _first(
-    fitting: Sequence[Found], found: Sequence[Found], category: str, name: str, verbatim: str
+def _make_probes(
+    fitting: Sequence[Candidate], found: Sequence[Candidate], category: str, name: str, verbatim: str
 ) -> list[TextProbe]:
-    """A probe of every literal that makes a fair one; no literal is asked for twice."""
+    """Makes a probe of every literal that gives a fair one; no literal is asked for twice."""
     probes: dict[str, TextProbe] = {}
     for item in fitting:
         if item.fact.text in probes or len(probes) >= _MOST:
@@ -126,7 +128,7 @@ _MOST = 100
 """Probes of one category and session: enough for any run."""
 
 
-def _probe(item: Found, found: Sequence[Found], category: str, name: str) -> TextProbe | None:
+def _probe(item: Candidate, found: Sequence[Candidate], category: str, name: str) -> TextProbe | None:
     answer = item.fact.text
     others = {other.fact.text for other in found if other.fact.kind is item.fact.kind} - {answer}
     near = sorted(other for other in others if answer not in other and other not in answer)

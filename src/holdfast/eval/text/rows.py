@@ -20,7 +20,7 @@ class TextRow(BaseModel):
     created: str
     """ISO 8601 time with its zone."""
     config: dict[str, Any] = {}
-    """Who wrote the probes, answered and judged; `keep_recent`, `seed`."""
+    """The models that wrote the probes, answered and judged; `keep_recent`, `seed`."""
     transcript: str
     transcript_digest: str
     probe: str
@@ -31,9 +31,9 @@ class TextRow(BaseModel):
     distractor: str
     turn: Count
     method: str
-    """As spelled; `full` for the session as it was."""
+    """The method as spelled; `full` for the session as it was."""
     ratio: Annotated[FiniteFloat, Field(ge=1)]
-    """How many times fewer tokens were asked for."""
+    """The ratio of tokens that was asked for."""
     used: str = ""
     """The method whose result it is: another one where the method failed, none where nothing was rewritten."""
     tokens_full: Count
@@ -43,13 +43,13 @@ class TextRow(BaseModel):
     compactor_tokens_in: Count = 0
     compactor_tokens_out: Count = 0
     notes: tuple[str, ...] = ()
-    """What the compaction had to say."""
+    """The messages of the compaction."""
     text: str
     """The answer; empty where only the context was searched."""
     hit: bool
-    """Whether the right answer stands in the answer, or in the context where no model answers."""
+    """True if the right answer stands in the answer, or in the context if no model answers."""
     fooled: bool
-    """Whether the distractor stands in the answer and the right answer does not; never where no model answers."""
+    """True if the distractor stands in the answer and the right answer does not; false if no model answers."""
     exact: bool | None = None
     f1: Share | None = None
     judged: tuple[Score, ...] = ()
@@ -65,5 +65,5 @@ class TextRow(BaseModel):
 
     @property
     def key(self) -> tuple[str, str, str, float]:
-        """What was measured; two rows with one key are the same measurement."""
+        """The measurement's identity: two rows with one key are the same measurement."""
         return self.transcript_digest, self.probe_digest, self.method, self.ratio

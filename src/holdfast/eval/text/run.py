@@ -17,8 +17,8 @@ from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption, Failed, HoldfastError
 from holdfast.eval.metrics import exact_match, f1, keyword_hit
 from holdfast.eval.rows import FULL, append_row, read_lines
-from holdfast.eval.text.model_calls import answered, asked_probes, judged
-from holdfast.eval.text.probes import CATEGORIES, TextProbe, cloze, turn_text
+from holdfast.eval.text.model_calls import answer_probe, judge_answer, write_probes
+from holdfast.eval.text.probes import CATEGORIES, TextProbe, make_cloze_probes, turn_text
 from holdfast.eval.text.rows import TextRow
 from holdfast.methods.registry import build_text
 from holdfast.parallel import RayCluster, Work, run_tasks
@@ -39,7 +39,9 @@ Written = TextRow | TextProbe | str
 
 @dataclass(frozen=True)
 class TextRun:
-    """What is measured, and who is asked; without a model the context itself is searched for the answer."""
+    """The settings of a run: sessions, methods and models; without a model the context itself is searched for the
+    answer.
+    """
 
     transcripts: tuple[Path, ...]
     methods: tuple[str, ...]
@@ -86,16 +88,16 @@ class Context:
 
 
 def measure(run: TextRun, out: Path, report: Report, note: Note, fleet: RayCluster | None = None) -> int:
-    """Append a row for every probe and context that `out` does not hold yet; returns how many.
+    """Appends a row for every probe and context that `out` does not hold yet; returns how many.
 
-    Sessions, compactions and calls that fail are told to `note` and left for the next run. A fleet measures sessions on
-    many machines, which find them at the same paths.
+    Sessions, compactions and calls that fail are reported to `note` and left for the next run. A Ray cluster measures
+    sessions on many machines, which find them at the same paths.
     """
-    written, store = _known(run, out, note), _stored(out) if run.writer else []
+    written, store = _read_known_keys(run, out, note), _read_stored_probes(out) if run.writer else []
     before, owner = len(written), {probe.session: probe.transcript for probe in store}
-    paths = [path.absolute() for path in _sampled(run)]
+    paths = [path.absolute() for path in _sample_paths(run)]
     expected = len(paths) * run.probes * len(CATEGORIES) * len(list(_specs(run)))
-    opened = partial(_opened, replace(run, transcripts=()), frozenset(written), tuple(store))
+    opened = partial(_open_work, replace(run, transcripts=()), frozenset(written), tuple(store))
     with closing(run_tasks(paths, opened, fleet)) as everything:
         for at, done in enumerate(everything):
             report("session", at, len(paths), done.task.name)
@@ -110,17 +112,17 @@ def measure(run: TextRun, out: Path, report: Report, note: Note, fleet: RayClust
                         written.add(made.key)
                         report("probe", len(written), max(len(written), expected), made.method)
                 elif owner.setdefault(made.session, made.transcript) == made.transcript:
-                    append_row(_store(out), made)
+                    append_row(_probe_file(out), made)
     report("session", len(paths), len(paths), "")
     return len(written) - before
 
 
-def _opened(run: TextRun, done: Set[Key], store: Sequence[TextProbe]) -> Work[Path, Written]:
-    return partial(_session, run, done, store)
+def _open_work(run: TextRun, done: Set[Key], store: Sequence[TextProbe]) -> Work[Path, Written]:
+    return partial(_measure_session, run, done, store)
 
 
-def _session(run: TextRun, done: Set[Key], store: Sequence[TextProbe], path: Path) -> Iterator[Written]:
-    """All that is missing of one session."""
+def _measure_session(run: TextRun, done: Set[Key], store: Sequence[TextProbe], path: Path) -> Iterator[Written]:
+    """Yields all rows that are missing of one session."""
     told: list[str] = []
     try:
         transcript, digest = read(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -134,15 +136,15 @@ def _session(run: TextRun, done: Set[Key], store: Sequence[TextProbe], path: Pat
     for method, ratio in _specs(run):
         missing = [probe for probe in probes if (digest, probe.digest, method, ratio) not in done]
         if missing and (context := _context(run, transcript, digest, (method, ratio), told.append)):
-            for row in _rows(run, context, missing, told.append):
+            for row in _measure_rows(run, context, missing, told.append):
                 yield from told
                 yield row
                 told.clear()
     yield from told
 
 
-def _known(run: TextRun, out: Path, note: Note) -> set[Key]:
-    """What `out` holds. Raises BadOption where it was measured in another way."""
+def _read_known_keys(run: TextRun, out: Path, note: Note) -> set[Key]:
+    """Returns the keys of the rows in `out`. Raises BadOption if they were measured in another way."""
     if not out.exists() or b"\n" not in out.read_bytes():
         return set()
     rows = read_lines(out, TextRow, "text -o", note)
@@ -153,7 +155,7 @@ def _known(run: TextRun, out: Path, note: Note) -> set[Key]:
     return {row.key for row in rows}
 
 
-def _sampled(run: TextRun) -> list[Path]:
+def _sample_paths(run: TextRun) -> list[Path]:
     paths = sorted(run.transcripts)
     return sorted(Random(run.seed).sample(paths, run.limit)) if len(paths) > run.limit else paths
 
@@ -163,23 +165,23 @@ def _specs(run: TextRun) -> Iterator[tuple[str, float]]:
     yield from ((method, ratio) for method in run.methods for ratio in run.ratios)
 
 
-def _store(out: Path) -> Path:
-    """What a model wrote is kept beside the rows, since it would not write the same again."""
+def _probe_file(out: Path) -> Path:
+    """Returns the file that keeps the probes a model wrote, since it would not write the same ones again."""
     return out.with_suffix(".probes.jsonl")
 
 
-def _stored(out: Path) -> list[TextProbe]:
-    store = _store(out)
+def _read_stored_probes(out: Path) -> list[TextProbe]:
+    store = _probe_file(out)
     return read_lines(store, TextProbe, "text -o", str) if store.exists() and store.stat().st_size else []
 
 
 def _probes(run: TextRun, transcript: Transcript, name: str, digest: str) -> list[TextProbe]:
     if run.writer is None:
-        probes = cloze(transcript, name, run.probes, run.keep_recent, run.seed)
+        probes = make_cloze_probes(transcript, name, run.probes, run.keep_recent, run.seed)
         if not probes:
             raise Failed("it has no line of which a fair probe can be made")
         return probes
-    asked = asked_probes(run.writer, transcript, name, run.probes, run.keep_recent)
+    asked = write_probes(run.writer, transcript, name, run.probes, run.keep_recent)
     return [probe.model_copy(update={"session": digest}) for probe in asked]
 
 
@@ -193,8 +195,8 @@ def _context(run: TextRun, transcript: Transcript, digest: str, spec: tuple[str,
         return None
 
 
-def _rows(run: TextRun, context: Context, probes: Sequence[TextProbe], note: Note) -> Iterator[TextRow]:
-    """In the order in which they are done."""
+def _measure_rows(run: TextRun, context: Context, probes: Sequence[TextProbe], note: Note) -> Iterator[TextRow]:
+    """Yields the rows in the order in which they are done."""
     with ThreadPoolExecutor(run.workers if run.answerer else 1) as pool:
         asked = {pool.submit(_row, run, context, probe): probe for probe in probes}
         try:
@@ -230,18 +232,18 @@ def _row(run: TextRun, context: Context, probe: TextProbe) -> TextRow:
         "notes": made.notes,
     }
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    said = _answer(run, context, probe)
+    said = _answer_fields(run, context, probe)
     return TextRow.model_validate({"version": __version__, "created": now, "config": run.config, **about, **said})
 
 
-def _answer(run: TextRun, context: Context, probe: TextProbe) -> dict[str, object]:
-    """What is in the row about the answer."""
+def _answer_fields(run: TextRun, context: Context, probe: TextProbe) -> dict[str, object]:
+    """Returns the fields of the row about the answer."""
     turns = context.made.draft.turns
     if run.answerer is None:
         held = "\n".join(turn_text(turn) for turn in turns)
         return {"text": "", "hit": keyword_hit(held, probe.accept), "fooled": False}
-    reply = answered(run.answerer, turns, probe.question)
-    verdicts = [judged(run.judge, probe, reply.text) for _ in range(PASSES)] if run.judge else []
+    reply = answer_probe(run.answerer, turns, probe.question)
+    verdicts = [judge_answer(run.judge, probe, reply.text) for _ in range(PASSES)] if run.judge else []
     replies = [reply, *(verdict for _, verdict in verdicts)]
     hit = keyword_hit(reply.text, probe.accept)
     return {

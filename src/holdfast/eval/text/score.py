@@ -18,7 +18,7 @@ WITHIN = 0.3
 
 
 class TextScore(BaseModel):
-    """What one method kept at one ratio, on the probes that the full context was asked too."""
+    """The score of one method at one ratio, on the probes that the full context was asked too."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -47,8 +47,10 @@ class TextScore(BaseModel):
     """Read and written by the compactor over all sessions."""
 
 
-def score(rows: Iterable[TextRow]) -> list[TextScore]:
-    """The full context first, then by method and ratio. Raises BadInput where rows have no full context beside them."""
+def score_rows(rows: Iterable[TextRow]) -> list[TextScore]:
+    """Scores the full context first, then by method and ratio. Raises BadInput if rows have no full context beside
+    them.
+    """
     latest = {row.key: row for row in rows}
     configs = {str(sorted(row.config.items())) for row in latest.values()}
     if len(configs) > 1:
