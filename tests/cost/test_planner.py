@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import parse_strategies as st
+from hypothesis import strategies as st
 from sessions import recorded_sessions, session_of
 
 from holdfast.cost.cache import Block, Cache, Rules, build_prompt

@@ -118,8 +118,8 @@ def test_prices_are_found_without_a_network():
         "class Refused(socket.socket):\n"
         "    def connect(self, *args): raise SystemExit('network')\n"
         "socket.socket = Refused\n"
-        "from holdfast.cost import prices\n"
-        "assert prices('claude-sonnet-4-5').rates.input > 0\n"
+        "from holdfast.cost import read_prices\n"
+        "assert read_prices('claude-sonnet-4-5').rates.input > 0\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -128,9 +128,9 @@ def test_without_the_library_the_extra_is_named():
     code = (
         "import sys\n"
         "sys.modules['genai_prices'] = None\n"
-        "from holdfast.cost import prices\n"
+        "from holdfast.cost import read_prices\n"
         "try:\n"
-        "    prices('gpt-5')\n"
+        "    read_prices('gpt-5')\n"
         "except Exception as error:\n"
         "    assert 'holdfast[cost]' in str(error), error\n"
         "else:\n"

@@ -40,12 +40,12 @@ class HoldfastMiddleware(AgentMiddleware[Any, Any, Any]):
         self.compactor = compactor or Compactor()
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
-        return handler(self._compacted(request))
+        return handler(self._compact_request(request))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[Any]]
     ) -> Any:
-        return await handler(await asyncio.to_thread(self._compacted, request))
+        return await handler(await asyncio.to_thread(self._compact_request, request))
 
     def _compact_request(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         """Compacts the request's messages. The system message counts towards the trigger, and is never touched."""

@@ -22,7 +22,7 @@ class Strategy:
     """One row of the table."""
 
     spec: str
-    """As it was given."""
+    """The strategy as the user wrote it."""
     method: str = ""
     """Text method, as `NAME:key=value,…`; empty where nothing is compacted."""
     cached: bool = False

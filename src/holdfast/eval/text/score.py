@@ -48,8 +48,8 @@ class TextScore(BaseModel):
 
 
 def score_rows(rows: Iterable[TextRow]) -> list[TextScore]:
-    """Scores the full context first, then by method and ratio. Raises BadInput if rows have no full context beside
-    them.
+    """Returns scores: the full context first, then by method and ratio. Raises BadInput if rows have
+    no full context.
     """
     latest = {row.key: row for row in rows}
     configs = {str(sorted(row.config.items())) for row in latest.values()}
