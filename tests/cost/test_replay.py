@@ -13,7 +13,7 @@ from holdfast.cost.calls import read_session
 from holdfast.cost.compaction import Terms, compact
 from holdfast.cost.prices import Prices, Rates
 from holdfast.cost.replay import Run, replay
-from holdfast.cost.strategy import Strategy, strategies
+from holdfast.cost.strategy import Strategy, parse_strategies
 from holdfast.errors import BadOption, Failed
 from holdfast.methods.registry import TEXT, Entry
 from holdfast.methods.text.base import Room
@@ -76,7 +76,7 @@ def asking(monkeypatch):
 def runs(text, count=20, found=300, **terms):
     held = read_session(session_of(count, found=found))
     rules = Rules(minimum=64)
-    return [replay(held, one, Terms(LISTED, rules=rules, **terms)) for one in strategies(text, 2000)]
+    return [replay(held, one, Terms(LISTED, rules=rules, **terms)) for one in parse_strategies(text, 2000)]
 
 
 def test_with_no_cache_every_prompt_is_plain_input():
@@ -124,7 +124,7 @@ def test_no_strategy_loses_a_call():
 
 def test_a_compactor_is_paid_at_its_own_price(asking):
     held = read_session(session_of(20))
-    strategy = strategies("cache+asking", 2000)[0]
+    strategy = parse_strategies("cache+asking", 2000)[0]
     own, other = (replay(held, strategy, Terms(LISTED, compactor=c, rules=Rules(minimum=64))) for c in (None, CHEAP))
     assert own.compactions
     assert own.compactor == other.compactor
@@ -160,7 +160,7 @@ def with_a_rule(count: int) -> Transcript:
 
 @pytest.mark.parametrize("spec", ["cache+truncate", "plan+truncate", "best+truncate"])
 def test_what_a_compaction_would_lose_is_put_back_and_paid_for(spec):
-    held, strategy = read_session(with_a_rule(20)), strategies(spec, 2000)[0]
+    held, strategy = read_session(with_a_rule(20)), parse_strategies(spec, 2000)[0]
     terms = Terms(LISTED, rules=Rules("off"), keep_recent=1)
     gated, bare = replay(held, strategy, terms), replay(held, strategy, replace(terms, gate=False))
 
@@ -176,7 +176,7 @@ def test_what_a_compaction_would_lose_is_put_back_and_paid_for(spec):
 
 
 def test_what_is_put_back_leaves_the_cached_pieces_as_they_are():
-    held, strategy = read_session(with_a_rule(20)), strategies("cache+truncate", 3000)[0]
+    held, strategy = read_session(with_a_rule(20)), parse_strategies("cache+truncate", 3000)[0]
     whole = new_draft(held.transcript)
     start = next(begin for begin, _ in units(whole) if begin >= 4)
     made = compact(whole, strategy, held, Terms(LISTED), start)
@@ -209,7 +209,7 @@ def test_a_replay_is_the_same_twice():
 
 def test_a_methods_options_keep_their_commas_and_signs():
     specs = "none,clamp:head=10,tail=5,plan+tiered:steps=clamp+truncate@9000/100,cache"
-    found = strategies(specs)
+    found = parse_strategies(specs)
     assert [s.spec for s in found] == [
         "none",
         "clamp:head=10,tail=5",
@@ -222,7 +222,7 @@ def test_a_methods_options_keep_their_commas_and_signs():
         9000,
         100,
     )
-    assert strategies("tiered:steps=clamp+truncate")[0].method == "tiered:steps=clamp+truncate"
+    assert parse_strategies("tiered:steps=clamp+truncate")[0].method == "tiered:steps=clamp+truncate"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_methods_options_keep_their_commas_and_signs():
 )  # fmt: skip
 def test_what_is_no_strategy_is_refused(text):
     with pytest.raises(BadOption):
-        strategies(text)
+        parse_strategies(text)
 
 
 @pytest.mark.parametrize(

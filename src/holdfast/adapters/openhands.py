@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from holdfast.adapters.compactor import TRIGGER, Compactor, View
-from holdfast.adapters.extras import missing
+from holdfast.adapters.extras import missing_library
 from holdfast.text.rewrite import TextPlan
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -25,7 +25,7 @@ try:
     from openhands.sdk.llm import LLM, Message, TextContent
     from pydantic import Field, PrivateAttr
 except ImportError as error:
-    raise missing("openhands-sdk 1.x (Python 3.12 or newer)", "openhands") from error
+    raise missing_library("openhands-sdk 1.x (Python 3.12 or newer)", "openhands") from error
 
 
 class HoldfastCondenser(CondenserBase):  # type: ignore[misc]

@@ -14,8 +14,8 @@ from hashlib import blake2b
 from statistics import linear_regression
 from typing import Any
 
-from holdfast.cost.cache import Block, Prompt, prompt
-from holdfast.cost.usage import Usage, recorded
+from holdfast.cost.cache import Block, Prompt, build_prompt
+from holdfast.cost.usage import Usage, read_recorded_usage
 from holdfast.errors import BadOption
 from holdfast.facts.session_facts import SessionFacts, collect_facts
 from holdfast.transcript.draft import turn_size
@@ -79,7 +79,7 @@ class Session:
         head = next((at for at, turn in enumerate(sent) if turn.role is not Role.SYSTEM), len(sent))
         extra = (Block(b"overhead", self.overhead),) if self.overhead else ()
         blocks = (_block(t.role, t.text, t.reasoning, t.calls, t.call_id, self.scale) for t in sent)
-        return prompt((*extra, *blocks), head + len(extra))
+        return build_prompt((*extra, *blocks), head + len(extra))
 
 
 def read_session(transcript: Transcript, seconds_per_turn: float = SECONDS_PER_TURN) -> Session:
@@ -88,7 +88,7 @@ def read_session(transcript: Transcript, seconds_per_turn: float = SECONDS_PER_T
         raise BadOption(f"seconds per turn must be a number of at least 0, got {seconds_per_turn}")
     turns = transcript.turns
     made = [at for at, turn in enumerate(turns) if turn.role is Role.ASSISTANT]
-    usages = [recorded(turns[at]) for at in made]
+    usages = [read_recorded_usage(turns[at]) for at in made]
     overhead, scale = _fit_scale(turns, made, usages)
     times, timed = _call_times(turns, made, seconds_per_turn)
     own = [round(turn_size(turns[at], estimate_tokens) * scale) for at in made]
