@@ -17,6 +17,7 @@ import uvicorn
 from holdfast.proxy.app import create_proxy
 from holdfast.proxy.options import Options
 from holdfast.text.rewrite import TextPlan
+from holdfast.web.listener import IDLE_SECONDS, configure
 from waiting import PATIENCE
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the world's certificates takes longer than most tests
@@ -148,22 +149,13 @@ def upstream(reply: Callable[[Seen], Reply] | None = None) -> Iterator[Up]:
 
 
 @contextmanager
-def proxy(up: Up | str, options: Options = SMALL, path: str = "") -> Iterator[str]:
+def proxy(up: Up | str, options: Options = SMALL, path: str = "", idle_seconds: float = IDLE_SECONDS) -> Iterator[str]:
     """The address of a proxy in front of an upstream."""
     address = (up if isinstance(up, str) else up.url) + path
     app = create_proxy(address, options, httpx.AsyncHTTPTransport(verify=PLAIN))
-    config = uvicorn.Config(
-        app,
-        port=0,
-        access_log=False,
-        log_level="critical",
-        server_header=False,
-        date_header=False,
-        ws="none",
-        timeout_graceful_shutdown=1,
-    )
+    config = configure(app, idle_seconds, port=0, log_level="critical", date_header=False, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    thread = threading.Thread(target=server.run, name="loop", daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
         thread.join(0.005)

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxied import SMALL, anthropic_history
 
-from holdfast.proxy.breakpoints import KEY, MOST, lifted, place, put_back
-from holdfast.proxy.caller import Prepared, Tenant
+from holdfast.proxy.breakpoints import KEY, MOST, lift, place, put_back
+from holdfast.proxy.caller import Caller, OutgoingRequest
 from holdfast.proxy.wires import WIRES
 
 PLAIN = {"type": "ephemeral"}
 HOUR = {"type": "ephemeral", "ttl": "1h"}
 
 
-def tenant() -> Tenant:
-    return Tenant(WIRES[1], SMALL)
+def caller() -> Caller:
+    return Caller(WIRES[1], SMALL)
 
 
 def marked(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Any]]:
@@ -96,10 +96,10 @@ def test_what_cannot_be_marked_is_not(content):
 
 
 def test_they_never_move_backwards_between_compactions():
-    held, bodies = tenant(), []
+    held, bodies = caller(), []
     compactions = []
     for steps in range(60):
-        made = held.prepare(json.dumps(body_of(steps)).encode())
+        made = held.compact_body(json.dumps(body_of(steps)).encode())
         assert made.body is not None
         bodies.append(json.loads(made.body))
         compactions.append(made.compacted)
@@ -111,12 +111,12 @@ def test_they_never_move_backwards_between_compactions():
 
 
 def test_a_client_that_moves_its_breakpoints_has_one_history():
-    held, done = tenant(), []
+    held, done = caller(), []
     for steps in range(1, 40):
         history = anthropic_history(steps)
         history[-1]["content"][0][KEY] = PLAIN
         history[-3 if steps > 1 else 0]["content"] = history[-3 if steps > 1 else 0]["content"]
-        made: Prepared = held.prepare(json.dumps({"messages": history}).encode())
+        made: OutgoingRequest = held.compact_body(json.dumps({"messages": history}).encode())
         done.append(made)
         assert made.body is not None
         assert json.loads(made.body)["messages"][-1]["content"][0][KEY] == PLAIN
@@ -126,8 +126,8 @@ def test_a_client_that_moves_its_breakpoints_has_one_history():
 def test_without_breakpoints_a_short_history_goes_as_it_came():
     from dataclasses import replace
 
-    held = Tenant(WIRES[1], replace(SMALL, breakpoints=False))
-    assert held.prepare(json.dumps(body_of(2)).encode()).body is None
+    held = Caller(WIRES[1], replace(SMALL, breakpoints=False))
+    assert held.compact_body(json.dumps(body_of(2)).encode()).body is None
 
 
 JSON = st.recursive(
@@ -143,7 +143,7 @@ JSON = st.recursive(
 @given(JSON)
 def test_property_what_is_lifted_comes_back(value):
     marks: dict[int, Any] = {}
-    bare = lifted(value, marks)
+    bare = lift(value, marks)
     back = put_back(bare, marks)
     assert without_null(back) == without_null(value)
 

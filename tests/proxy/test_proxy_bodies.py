@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proxied import SMALL, anthropic_history, chat_history, responses_history
 
-from holdfast.proxy.caller import Tenant, loads
+from holdfast.proxy.caller import Caller, loads
 from holdfast.proxy.wires import WIRES
 from holdfast.text.rewrite import TextPlan
 from holdfast.transcript.cuts import find_orphans
@@ -28,7 +28,7 @@ SOMETHING = st.recursive(
 
 
 def check(wire: Any, data: bytes) -> None:
-    made = Tenant(wire, TINY).prepare(data)
+    made = Caller(wire, TINY).compact_body(data)
     if made.body is None:
         return
     body = json.loads(made.body.decode(), parse_constant=refused)

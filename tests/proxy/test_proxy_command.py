@@ -21,7 +21,7 @@ import pytest
 from proxied import PLAIN, SMALL, TRIGGER, Reply, chat_history, get, post, proxy, stream, upstream
 
 from holdfast.adapters import compactor as compacting
-from holdfast.proxy.access_log import Journal
+from holdfast.proxy.access_log import AccessLog
 from holdfast.proxy.app import create_proxy
 from holdfast.proxy.options import is_loopback
 from waiting import PATIENCE
@@ -148,7 +148,7 @@ def test_a_log_that_cannot_be_written_stops_no_request(tmp_path, monkeypatch):
     with upstream() as up, proxy(up, options) as url:
         with monkeypatch.context() as patched:
             patched.setattr(os, "write", full)
-            journal = Journal(tmp_path / "other.jsonl")
+            journal = AccessLog(tmp_path / "other.jsonl")
             journal.write({})
             journal.close()
         assert post(f"{url}/v1/chat/completions", content=b"{}").status_code == 200
@@ -159,7 +159,7 @@ def test_the_status_is_for_this_machine_only():
     async def ask(client: tuple[str, int]) -> int:
         app = create_proxy("http://127.0.0.1:1", SMALL, httpx.AsyncHTTPTransport(verify=PLAIN))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app, client=client), verify=PLAIN) as asking:
-            return (await asking.get("http://x/holdfast/proxy")).status_code
+            return (await asking.get("http://127.0.0.1/holdfast/proxy")).status_code
 
     assert asyncio.run(ask(("127.0.0.1", 1))) == 200
     assert asyncio.run(ask(("10.0.0.7", 1))) == 403
@@ -183,3 +183,28 @@ def test_the_app_loads_no_model_library():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_page_shows_the_counts_of_each_conversation_and_no_words(tmp_path):
+    with upstream() as up, proxy(up) as url:
+        for steps in (2, 40):
+            post(f"{url}/v1/chat/completions", json={"messages": chat_history(steps, f"The password is {SECRET}.")})
+        post(f"{url}/v1/chat/completions", json={"messages": chat_history(1, "Another task.")})
+        page, script = get(f"{url}/holdfast"), get(f"{url}/holdfast/page/proxy.js")
+        sheet, missing = get(f"{url}/holdfast/page/page.css"), get(f"{url}/holdfast/page/none.js")
+        status = get(f"{url}/holdfast/proxy")
+    assert [answer.status_code for answer in (page, script, sheet, missing)] == [200, 200, 200, 404]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert SECRET not in status.text
+    other, first = status.json()["conversations"]
+    assert (other["turns"], other["requests"], first["requests"], first["compactions"]) == (3, 1, 2, 1)
+    assert first["tokens_before"] > 2 * first["tokens_after"] > 0
+    assert first["turns"] == 81
+    assert [request.path for request in up.seen] == ["/v1/chat/completions"] * 3
+
+
+def test_a_conversation_has_a_title_only_if_the_log_has_words():
+    with upstream() as up, proxy(up, replace(SMALL, log_text=True)) as url:
+        post(f"{url}/v1/chat/completions", json={"messages": chat_history(1, "Mend the build.")})
+        (row,) = get(f"{url}/holdfast/proxy").json()["conversations"]
+    assert row["title"] == "Mend the build."

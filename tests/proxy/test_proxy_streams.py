@@ -110,7 +110,7 @@ def test_a_client_that_hangs_up_in_its_own_request_asks_nothing():
     with upstream() as up, proxy(up) as url:
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as raw:
-            raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+            raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
         assert get(f"{url}/health").status_code == 200
     assert up.seen == []
 
@@ -155,7 +155,7 @@ def test_nothing_is_added_to_a_bare_request():
     with upstream() as up, proxy(up) as url:
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as raw:
-            raw.sendall(b"GET /v1/models?a=%20b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            raw.sendall(b"GET /v1/models?a=%20b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             while raw.recv(4096):
                 pass
     assert (up.seen[0].path, up.seen[0].body) == ("/v1/models?a=%20b", b"")

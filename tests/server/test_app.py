@@ -19,9 +19,9 @@ from holdfast.cli.main import app as cli
 from holdfast.errors import BadOption, Busy, Conflict, Failed, Lost, Missing, TooLarge, UnsupportedModel
 from holdfast.server.http import auth, errors
 from holdfast.server.http.app import create_app
-from holdfast.server.http.errors import Refused
-from holdfast.server.http.limits import Rate
+from holdfast.server.http.limits import RateLimiter
 from holdfast.server.http.settings import Settings
+from holdfast.web.refused import Refused
 from waiting import PATIENCE, until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -261,7 +261,7 @@ def test_requests_in_a_minute_are_counted_for_each_key():
 
 
 def test_a_minute_gives_its_requests_back_one_by_one():
-    rate = Rate(2)
+    rate = RateLimiter(2)
     for now in (0.0, 0.0, 30.0, 60.0):
         rate.take("a", now)
     with pytest.raises(Refused, match="30 seconds"):

@@ -20,7 +20,7 @@ from holdfast.errors import Busy, Failed, TooLarge
 from holdfast.server.http.auth import digest
 from holdfast.server.http.settings import Settings
 from holdfast.server.sessions.host import HostPolicy, SessionHost
-from holdfast.server.wires.response_store import Around, Memory
+from holdfast.server.wires.response_store import Preamble, ResponseStore
 from holdfast.session.trigger import Trigger
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
@@ -370,7 +370,7 @@ def test_any_list_of_items_is_answered_or_refused(http: httpx.Client, items: Any
 
 
 def test_the_memory_forgets_the_oldest_when_it_is_full() -> None:
-    memory = Memory(characters=25_000)
+    memory = ResponseStore(characters=25_000)
     turn = Turn(Role.USER, "x" * 8000)
     for name in ("a", "b", "c"):
         memory.keep("key", name, (), (turn,))
@@ -384,13 +384,13 @@ def test_the_memory_forgets_the_oldest_when_it_is_full() -> None:
 
 
 def test_a_history_is_known_by_what_was_said_in_it() -> None:
-    memory, around = Memory(), Around((HEARD,), "Be brief")
+    memory, around = ResponseStore(), Preamble((HEARD,), "Be brief")
     turns = (Turn(Role.USER, "a"), Turn(Role.ASSISTANT, "b", calls=(CALL,)))
     memory.note("key", turns, around)
     again = (Turn(Role.USER, "a", source=9), Turn(Role.ASSISTANT, "b", reasoning="x", calls=(CALL,)), Turn(Role.USER))
-    assert memory.around("key", again) == around
-    assert memory.around("other", again) == Around()
-    assert memory.around("key", turns[:1]) == Around()
+    assert memory.preamble("key", again) == around
+    assert memory.preamble("other", again) == Preamble()
+    assert memory.preamble("key", turns[:1]) == Preamble()
 
 
 def test_a_real_session_is_compacted_and_goes_on_behind_the_compaction() -> None:

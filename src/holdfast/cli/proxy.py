@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +56,9 @@ def proxy(
     timeout: Annotated[float, typer.Option(help="Seconds that the upstream may be silent.")] = 600.0,
     max_body: Annotated[int, typer.Option(help="MiB of a request above which it goes up unread.")] = 32,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Listen beyond this machine.")] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Another name of this machine that requests may use on loopback.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Stand in front of any API and keep the histories that go up to it small; answers come back byte for byte."""
@@ -78,6 +82,8 @@ def proxy(
         patience=patience,
         timeout=timeout,
         max_body=max_body * MEBIBYTE,
+        address=host,
+        names=frozenset(name.lower() for name in allow_host or ()),
     )
     serve(upstream, options, host, port)
 
@@ -135,20 +141,16 @@ def serve(upstream: str, options: Options, host: str, port: int) -> None:
         import uvicorn
 
         from holdfast.proxy.app import create_proxy
+        from holdfast.web.listener import configure
     except ImportError as error:
         raise Failed(f"the proxy needs the extra `server`: pip install 'holdfast[server]' ({error})") from error
     app = create_proxy(upstream, options)
     if hasattr(signal, "SIGPIPE"):  # a client that hangs up ends its request, not the server
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    console.say(f"proxy of {upstream} on http://{host}:{port}; status on /holdfast/proxy")
-    # No access log: paths and queries of some APIs hold keys. The upstream's own date and server are passed on.
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=10,
+    console.say(
+        f"proxy of {upstream} on http://{host}:{port}; page http://{host}:{port}/holdfast, counts on /holdfast/proxy"
     )
+    # No access log: paths and queries of some APIs hold keys. The upstream's own date and server are passed on.
+    config = configure(app, host=host, port=port, log_level="warning", date_header=False, timeout_graceful_shutdown=10)
+    with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+        uvicorn.Server(config).run()

@@ -70,7 +70,11 @@ def serve(
     api_key_file: KeyFile = None,
     allow_host: Names = None,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = 32 * 2**20,
+    max_messages: Annotated[int, typer.Option(help="Messages of a request.")] = 10_000,
     max_requests: Annotated[int, typer.Option(help="Requests under way at once.")] = 32,
+    max_per_key: Annotated[
+        int | None, typer.Option(help="Requests of a key at once.", show_default="three quarters of all")
+    ] = None,
     max_per_minute: Annotated[int | None, typer.Option(help="Requests of a key.", show_default="no limit")] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 8192,
     max_seconds: Annotated[float, typer.Option(help="Seconds of an answer.")] = 600.0,
@@ -88,7 +92,9 @@ def serve(
         keys=auth.configured(api_key_file),
         names=frozenset(name.lower() for name in allow_host or ()),
         body_bytes=max_body,
+        messages=max_messages,
         concurrency=max_requests,
+        concurrency_per_key=max_per_key,
         per_minute=max_per_minute,
         seconds=max_seconds,
         max_tokens=max_tokens,
@@ -229,17 +235,18 @@ def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
     """What serves an app, and tells it when it is to stop."""
     import uvicorn
 
+    from holdfast.web.listener import configure
+
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             app.state.stopping = True  # who follows the sessions would keep the server up to the end of its patience
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(
+    config = configure(
         app,
+        settings.idle_seconds,
         timeout_graceful_shutdown=round(settings.drain_seconds),
         log_config=None,
-        access_log=False,
-        server_header=False,
         proxy_headers=False,
     )
     return Server(config)

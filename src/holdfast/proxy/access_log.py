@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.proxy.caller import Prepared
+from holdfast.proxy.caller import OutgoingRequest
 from holdfast.storage.files import Lines
 
 
-def row_of(prepared: Prepared, with_text: bool) -> dict[str, Any]:
-    """What was done for a request."""
-    lost, failure = prepared.lost, prepared.failure
+def row_of(outgoing: OutgoingRequest, with_text: bool) -> dict[str, Any]:
+    """Returns the fields of a line that say what was done for a request."""
+    lost, failure = outgoing.lost, outgoing.failure
     row: dict[str, Any] = {
-        "before": prepared.before,
-        "after": prepared.after,
-        "compacted": prepared.compacted,
+        "before": outgoing.before,
+        "after": outgoing.after,
+        "compacted": outgoing.compacted,
         "lost": dict(Counter(fact.kind.value for fact in lost)),
         "failure": failure.kind if failure else None,
     }
@@ -29,16 +29,17 @@ def row_of(prepared: Prepared, with_text: bool) -> dict[str, Any]:
     return row
 
 
-class Journal:
-    """Appends to a file that only its owner can read; nothing where there is none."""
+class AccessLog:
+    """Appends lines to a file that only its owner can read; without a path it writes nothing."""
 
     def __init__(self, path: Path | None) -> None:
-        """Raises OSError where the file cannot be written, BadInput where it is a link or another user's."""
+        """Raises OSError if the file cannot be written, BadInput if it is a link or another user's."""
         self._lines = Lines(path, mode=0o600) if path else None
         self.failed = 0
         """Lines that could not be written, a full disk for one; requests go on."""
 
     def write(self, row: Mapping[str, Any]) -> None:
+        """Appends a row with its time."""
         if self._lines is None:
             return
         try:
@@ -47,6 +48,7 @@ class Journal:
             self.failed += 1
 
     def close(self) -> None:
+        """Closes the file."""
         if self._lines is not None:
             self._lines.close()
             self._lines = None

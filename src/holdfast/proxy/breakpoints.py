@@ -25,34 +25,37 @@ Marks = dict[int, Any]
 """The id of the object that a breakpoint stood on, without it -> the breakpoint."""
 
 
-def lifted(entry: Any, marks: Marks) -> Any:
-    """A message, block or list of them without breakpoints, which go to `marks`. The result must outlive `marks`."""
+def lift(entry: Any, marks: Marks) -> Any:
+    """Returns a message, block or list of them without breakpoints, which go to `marks`.
+
+    The result must outlive `marks`, which knows its objects by their id.
+    """
     if isinstance(entry, list):
-        return [lifted(item, marks) for item in entry]
+        return [lift(item, marks) for item in entry]
     if not isinstance(entry, dict):
         return entry
-    made = {key: value for key, value in entry.items() if key != KEY}
-    if isinstance(made.get("content"), list):
-        made["content"] = lifted(made["content"], marks)
+    bare = {key: value for key, value in entry.items() if key != KEY}
+    if isinstance(bare.get("content"), list):
+        bare["content"] = lift(bare["content"], marks)
     if entry.get(KEY) is not None:
-        marks[id(made)] = entry[KEY]
-    return made
+        marks[id(bare)] = entry[KEY]
+    return bare
 
 
 def put_back(entry: Any, marks: Marks) -> Any:
-    """The same with its breakpoints; those of what is no longer there are gone."""
+    """Returns what `lift` returned with its breakpoints; those of what is no longer there are gone."""
     if isinstance(entry, list):
         return [put_back(item, marks) for item in entry]
     if not isinstance(entry, dict):
         return entry
-    made = {**entry, KEY: marks[id(entry)]} if id(entry) in marks else dict(entry)
-    if isinstance(made.get("content"), list):
-        made["content"] = put_back(made["content"], marks)
-    return made
+    copy = {**entry, KEY: marks[id(entry)]} if id(entry) in marks else dict(entry)
+    if isinstance(copy.get("content"), list):
+        copy["content"] = put_back(copy["content"], marks)
+    return copy
 
 
 def place(body: Body) -> Body:
-    """The body with breakpoints of ours beside the client's; itself where there is no room or nothing to mark."""
+    """Returns the body with breakpoints of ours beside the client's; itself if there is no room or nothing to mark."""
     standing = list(_standing(body))
     automatic = body.get(KEY) is not None  # one that the provider puts at the end of the prompt
     taken = {_part(path) for path, _ in standing}
@@ -60,41 +63,41 @@ def place(body: Body) -> Body:
     for path in targets[: max(0, MOST - len(standing) - automatic)]:
         # A breakpoint that lives longer may not stand behind one that lives shorter.
         behind = (mark for other, mark in standing if _order(other) > _order(path))
-        body = _marked(body, path, next(behind, _PLAIN))
+        body = _mark(body, path, next(behind, _PLAIN))
     return body
 
 
 def _part(path: Where) -> Where:
-    """What of the prompt a path is in: the tools, the system prompt, or one message."""
+    """Returns the part of the prompt that a path is in: the tools, the system prompt, or one message."""
     return path[: 2 if path[0] == "messages" else 1]
 
 
 def _order(path: Where) -> tuple[int, ...]:
-    """Where a path stands in the prompt: tools, system, messages."""
+    """Returns a sort key by the order of the prompt: tools, system, messages."""
     return (("tools", "system", "messages").index(str(path[0])), *(at for at in path[1:] if isinstance(at, int)))
 
 
 def _standing(body: Body) -> Iterator[tuple[Where, Any]]:
-    """The breakpoints that a body has, in the order of the prompt."""
+    """Yields the breakpoints that a body has, in the order of the prompt."""
     for name in ("tools", "system", "messages"):
-        yield from _found(body.get(name), (name,))
+        yield from _find(body.get(name), (name,))
 
 
-def _found(entry: Any, path: Where) -> Iterator[tuple[Where, Any]]:
+def _find(entry: Any, path: Where) -> Iterator[tuple[Where, Any]]:
     if isinstance(entry, list):
         for at, item in enumerate(entry):
-            yield from _found(item, (*path, at))
+            yield from _find(item, (*path, at))
     elif isinstance(entry, dict):
-        yield from _found(entry["content"], (*path, "content")) if isinstance(entry.get("content"), list) else ()
+        yield from _find(entry["content"], (*path, "content")) if isinstance(entry.get("content"), list) else ()
         if entry.get(KEY) is not None:
             yield path, entry[KEY]
 
 
 def _targets(body: Body) -> Iterator[Where]:
-    """Where our breakpoints go, the most wanted first."""
-    held = body.get("messages")
-    messages = held if isinstance(held, list) else []
-    users = [at for at, said in enumerate(messages) if isinstance(said, dict) and said.get("role") == "user"]
+    """Yields the paths where our breakpoints go, the most wanted first."""
+    given = body.get("messages")
+    messages = given if isinstance(given, list) else []
+    users = [at for at, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "user"]
     places = [(messages[at].get("content"), ("messages", at, "content")) for at in reversed(users[-2:])]
     for entry, path in (*places, (body.get("system"), ("system",))):
         if isinstance(entry, str) and entry.strip():
@@ -113,12 +116,12 @@ def _markable(block: Any) -> bool:
     return block["type"] != "text" or bool(str(block.get("text") or "").strip())
 
 
-def _marked(entry: Any, path: Where, mark: Mapping[str, Any]) -> Any:
-    """A copy with a breakpoint at the end of a path."""
+def _mark(entry: Any, path: Where, mark: Mapping[str, Any]) -> Any:
+    """Returns a copy with a breakpoint at the end of a path."""
     if isinstance(entry, str):
         return [{"type": "text", "text": entry, KEY: mark}]
     if not path:
         return {**entry, KEY: mark}
-    made = dict(entry) if isinstance(entry, dict) else list(entry)
-    made[path[0]] = _marked(made[path[0]], path[1:], mark)  # type: ignore[index]
-    return made
+    copy = dict(entry) if isinstance(entry, dict) else list(entry)
+    copy[path[0]] = _mark(copy[path[0]], path[1:], mark)  # type: ignore[index]
+    return copy

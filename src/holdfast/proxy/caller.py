@@ -1,4 +1,4 @@
-"""What the requests of one key on one wire share: a compactor and counts. Histories of different keys never meet."""
+"""A caller: the requests of one key on one wire, with a compactor and counts. No two share a history."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from holdfast.adapters.compactor import Compactor, View
 from holdfast.facts.session_facts import Fact
-from holdfast.proxy.breakpoints import KEY, Marks, lifted, place, put_back
+from holdfast.proxy.breakpoints import KEY, Marks, lift, place, put_back
 from holdfast.proxy.options import Options
 from holdfast.proxy.wires import Body, Wire
 from holdfast.text.rewrite import Rewritten
@@ -27,7 +27,7 @@ _SHORT = 2.0  # seconds for reading a history again, without compacting it
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request went out without a compaction."""
+    """The reason that a request went out without a compaction."""
 
     kind: str
     words: str = ""
@@ -35,8 +35,8 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A request as it is to be sent, and what was done for it."""
+class OutgoingRequest:
+    """A request as it is sent up, and what was done for it."""
 
     body: bytes | None = None
     """None: as it came."""
@@ -45,7 +45,7 @@ class Prepared:
     """Tokens of the history as it came."""
     after: int = 0
     compacted: bool = False
-    """Whether a compaction was made for this very request."""
+    """True if a compaction was made for this very request."""
     lost: tuple[Fact, ...] = ()
     failure: Failure | None = None
 
@@ -66,17 +66,18 @@ class Counts:
     def saved(self) -> int:
         return self.tokens_before - self.tokens_after
 
-    def add(self, prepared: Prepared) -> None:
+    def add(self, outgoing: OutgoingRequest) -> None:
+        """Counts a request."""
         self.requests += 1
-        self.tokens_before += prepared.before
-        self.tokens_after += prepared.after
-        self.compactions += prepared.compacted
-        self.failures += prepared.failure is not None
+        self.tokens_before += outgoing.before
+        self.tokens_after += outgoing.after
+        self.compactions += outgoing.compacted
+        self.failures += outgoing.failure is not None
 
 
 @dataclass
-class Tenant:
-    """Prepares one request at a time."""
+class Caller:
+    """One key on one wire; prepares its requests one at a time."""
 
     wire: Wire
     options: Options
@@ -96,11 +97,11 @@ class Tenant:
         )
         self._left_alone: deque[tuple[Turn, ...]] = deque(maxlen=_REFUSED)
         self._turn = asyncio.Lock()
-        self._running: set[asyncio.Task[Prepared]] = set()
+        self._running: set[asyncio.Task[OutgoingRequest]] = set()
 
-    async def prepared(self, data: bytes, pool: Executor) -> Prepared:
-        """What to send for a body, made on a thread of the pool; as it stood before where that takes too long."""
-        task = asyncio.ensure_future(self._in_turn(data, pool))
+    async def prepare(self, data: bytes, pool: Executor) -> OutgoingRequest:
+        """Returns what to send for a body, made on a thread of the pool; as it stood before if that takes too long."""
+        task = asyncio.ensure_future(self._prepare_in_turn(data, pool))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         loop, patience = asyncio.get_running_loop(), self.options.patience
@@ -110,74 +111,78 @@ class Tenant:
         except TimeoutError:
             failure = Failure("TimeoutError", f"no compaction within {patience:g} s")
         try:
-            held = await asyncio.wait_for(loop.run_in_executor(pool, self._held, data), min(patience, _SHORT))
+            standing = await asyncio.wait_for(loop.run_in_executor(pool, self._repeat, data), min(patience, _SHORT))
         except TimeoutError:
-            return Prepared(failure=failure)
-        return replace(held, body=held.body if held.after < held.before else None, failure=failure)
+            return OutgoingRequest(failure=failure)
+        return replace(standing, body=standing.body if standing.after < standing.before else None, failure=failure)
 
-    async def _in_turn(self, data: bytes, pool: Executor) -> Prepared:
+    async def _prepare_in_turn(self, data: bytes, pool: Executor) -> OutgoingRequest:
         async with self._turn:
-            return await asyncio.get_running_loop().run_in_executor(pool, self.prepare, data)
+            return await asyncio.get_running_loop().run_in_executor(pool, self.compact_body, data)
 
-    def prepare(self, data: bytes) -> Prepared:
-        """What to send for a body. Raises nothing: what cannot be read or written goes as it came. One at a time."""
+    def compact_body(self, data: bytes) -> OutgoingRequest:
+        """Returns what to send for a body. Raises nothing: what cannot be read or written goes as it came.
+
+        Not for several threads at once.
+        """
         self._failures.clear()
         self._done.clear()
-        made = self._prepare(data, self._compactor.view)
+        outgoing = self._rewrite_or_pass(data, self._compactor.view)
         done = self._done[-1] if self._done else None
         lost = done.report.lost if done and done.report else ()
-        failure = made.failure or (_failure(self._failures[-1]) if self._failures else None)
-        return replace(made, compacted=done is not None, lost=lost, failure=failure)
+        failure = outgoing.failure or (_failure(self._failures[-1]) if self._failures else None)
+        return replace(outgoing, compacted=done is not None, lost=lost, failure=failure)
 
-    def leave_alone(self, prepared: Prepared) -> None:
-        """From now on the history that a request carried goes as it comes: what was made of it is refused upstream."""
-        self._left_alone.append(prepared.turns)
+    def leave_alone(self, outgoing: OutgoingRequest) -> None:
+        """Passes on the history of a request as it comes from now on: the upstream refused what was made of it."""
+        self._left_alone.append(outgoing.turns)
         self.counts.refused += 1
 
-    def _held(self, data: bytes) -> Prepared:
-        return self._prepare(data, self._compactor.standing)
+    def _repeat(self, data: bytes) -> OutgoingRequest:
+        """Returns what to send for a body if nothing is compacted now."""
+        return self._rewrite_or_pass(data, self._compactor.standing)
 
-    def _prepare(self, data: bytes, compact: Callable[[Sequence[Turn]], View]) -> Prepared:
+    def _rewrite_or_pass(self, data: bytes, compact: Callable[[Sequence[Turn]], View]) -> OutgoingRequest:
         try:
-            return self._made(data, compact)
+            return self._rewrite(data, compact)
         except Exception as error:
-            return Prepared(failure=Failure(type(error).__name__, str(error)))
+            return OutgoingRequest(failure=Failure(type(error).__name__, str(error)))
 
-    def _made(self, data: bytes, compact: Callable[[Sequence[Turn]], View]) -> Prepared:
+    def _rewrite(self, data: bytes, compact: Callable[[Sequence[Turn]], View]) -> OutgoingRequest:
         body, marks = loads(data), Marks()
         if MARK in data:
-            body = {**body, self.wire.field: lifted(body.get(self.wire.field), marks)}
+            body = {**body, self.wire.field: lift(body.get(self.wire.field), marks)}
         history = self.wire.read(body)
         if history is None:
-            return Prepared()
+            return OutgoingRequest()
         turns = history.turns
         before = _tokens(turns)
         if any(turns[: len(left)] == left for left in self._left_alone):
-            return Prepared(None, turns, before, before)
+            return OutgoingRequest(None, turns, before, before)
         view = compact(turns)
         rewritten = len(view.pieces) != len(turns) or any(piece.writer for piece in view.pieces)
         after = _tokens(piece.turn for piece in view.pieces) if rewritten else before
         if self.options.dry_run or (self._failures and not rewritten):
-            return Prepared(None, turns, before, after)
+            return OutgoingRequest(None, turns, before, after)
         items = history.write(view) if rewritten else body[self.wire.field]
         back = put_back(items, marks) if marks else items
-        return Prepared(self._written(body, back, rewritten), turns, before, after)
+        return OutgoingRequest(self._write_body(body, back, rewritten), turns, before, after)
 
-    def _written(self, body: Body, items: list[Any], rewritten: bool) -> bytes | None:
-        """The body with these messages and with breakpoints; None where it is what it was."""
-        made = {**body, self.wire.field: items}
-        marked = place(made) if self.options.breakpoints and self.wire.name == "anthropic" else made
-        return dumps(marked) if rewritten or marked is not made else None
+    def _write_body(self, body: Body, items: list[Any], rewritten: bool) -> bytes | None:
+        """Returns the body with these messages and with breakpoints; None if it is as it was."""
+        changed = {**body, self.wire.field: items}
+        with_marks = place(changed) if self.options.breakpoints and self.wire.name == "anthropic" else changed
+        return dumps(with_marks) if rewritten or with_marks is not changed else None
 
 
 def _failure(words: str) -> Failure:
-    """What a compactor reports: an error's name and words, or words alone."""
+    """Returns what a compactor reported, which is an error's name and words, or words alone."""
     name = words.partition(":")[0]
     return Failure(name if name.isidentifier() else "NotCompacted", words)
 
 
 def loads(data: bytes) -> Body:
-    """A body. Raises ValueError or RecursionError for what is no JSON object.
+    """Returns a body. Raises ValueError or RecursionError for what is no JSON object.
 
     Halves of UTF-16 pairs, which no encoder takes, become U+FFFD.
     """
@@ -191,7 +196,7 @@ def loads(data: bytes) -> Body:
 
 
 def dumps(body: Body) -> bytes:
-    """The bytes of a body; the same for the same value. Raises ValueError for a number that JSON does not have."""
+    """Returns the bytes of a body, the same for the same value. Raises ValueError for a number that JSON lacks."""
     return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 

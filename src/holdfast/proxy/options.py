@@ -1,4 +1,4 @@
-"""What a proxy is told at its start."""
+"""Options of a proxy, decided once when it starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from holdfast.adapters.compactor import TRIGGER
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
 from holdfast.text.rewrite import TextPlan
+from holdfast.web.front_door import LOOPBACK_NAMES
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a proxy compacts, and how long it waits for what."""
+    """The plan by which a proxy compacts, its limits and its time-outs."""
 
     plan: TextPlan | None = None
-    """As of `Compactor`, like the three that follow."""
+    """The plan of `Compactor`, like the three fields that follow."""
     trigger: int = TRIGGER
     window: int | None = None
     chat: Chat | None = None
@@ -38,19 +39,30 @@ class Options:
     """Seconds that the upstream may be silent."""
     max_body: int = 32 << 20
     """Bytes of a request above which it streams through unread."""
+    address: str = "127.0.0.1"
+    """The address that the proxy listens at."""
+    names: frozenset[str] = frozenset()
+    """Names besides localhost that a request on loopback may call the proxy by in its Host header."""
+    concurrency: int = 256
+    """Requests under way at once; one more is asked to come again."""
+    body_seconds: float = 60.0
+    """Seconds for a body to arrive that is read whole, and of silence in one that streams through."""
 
     def __post_init__(self) -> None:
-        if not (self.patience > 0 and self.timeout > 0 and self.max_body > 0):
-            raise BadOption(
-                "patience, timeout and max_body must be above 0, "
-                f"got {self.patience:g} s, {self.timeout:g} s and {self.max_body} bytes"
-            )
+        for name in ("patience", "timeout", "max_body", "concurrency", "body_seconds"):
+            if not getattr(self, name) > 0:
+                raise BadOption(f"{name.replace('_', ' ')} must be above 0, got {getattr(self, name):g}")
         if self.log and not self.log.parent.is_dir():
             raise BadOption(f"{self.log}: the log must be in a folder that exists")
 
+    @property
+    def own_names(self) -> frozenset[str] | None:
+        """Names that a Host header may have; None if others than this machine reach the proxy."""
+        return frozenset({*LOOPBACK_NAMES, self.address, *self.names}) if is_loopback(self.address) else None
+
 
 def upstream_address(url: str) -> str:
-    """The URL without a slash at its end. Raises BadOption where it is none that requests can go to."""
+    """Returns the URL without a slash at its end. Raises BadOption if no request can go to it."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -64,7 +76,7 @@ def upstream_address(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or the name that stands for it, is this machine's own."""
+    """Returns True if an address, or the name that stands for it, is this machine's own."""
     try:
         return host == "localhost" or ip_address(host.strip("[]")).is_loopback
     except ValueError:

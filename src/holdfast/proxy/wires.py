@@ -23,7 +23,7 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class History:
-    """What a request carries of the session."""
+    """The turns that a request carries of its session."""
 
     turns: tuple[Turn, ...]
     """Without the system prompt at the head."""
@@ -37,9 +37,9 @@ class Wire:
 
     name: str
     path: str
-    """How the paths of its requests end."""
+    """The end of the paths of its requests."""
     field: str
-    """Where the history stands in the body."""
+    """The field of the body that holds the history."""
     read: Callable[[Body], History | None]
     """None where the request does not carry its history. Raises Malformed or BadTranscript for one that is none."""
 
@@ -63,7 +63,7 @@ def _messages(body: Body) -> History | None:
     raw = Transcript(turns[_head(turns) :], "anthropic")
 
     def write(view: View) -> list[Any]:
-        return [item.value for item in anthropic_write.items(document, _drawn(view, raw))]
+        return [item.value for item in anthropic_write.items(document, _draft_of(view, raw))]
 
     return History(raw.turns, write)
 
@@ -72,7 +72,7 @@ def _responses(body: Body) -> History | None:
     items = body.get("input")
     if not isinstance(items, list) or body.get("previous_response_id") or body.get("conversation"):
         return None
-    if any(map(_is_held_elsewhere, items)):
+    if any(map(_stands_for_history, items)):
         return None
     document = Document("", value=items)
     read, _ = document.read_each(document.entries, openai_responses.read_item)
@@ -82,7 +82,7 @@ def _responses(body: Body) -> History | None:
     raw = Transcript(tuple(one.turn for one in said[head:]), "openai_responses")
 
     def write(view: View) -> list[Any]:
-        return [*first, *openai_responses.drafted(_drawn(view, raw), said[head:])]
+        return [*first, *openai_responses.drafted(_draft_of(view, raw), said[head:])]
 
     return History(raw.turns, write)
 
@@ -91,8 +91,8 @@ def _head(turns: Iterable[Turn]) -> int:
     return sum(1 for _ in takewhile(lambda turn: turn.role is Role.SYSTEM, turns))
 
 
-def _drawn(view: View, raw: Transcript) -> Draft:
-    """The view as a draft of the history as it was handed over."""
+def _draft_of(view: View, raw: Transcript) -> Draft:
+    """Returns the view as a draft of the history as it was handed over."""
     if all(at == place for at, place in view.places.items()):
         return Draft(raw, view.pieces)
 
@@ -103,14 +103,14 @@ def _drawn(view: View, raw: Transcript) -> Draft:
 
 
 def _holds_compaction(message: Any) -> bool:
-    """Whether a message holds the provider's own compaction, which only the provider can read."""
+    """Returns True if a message holds the provider's own compaction, which only the provider can read."""
     content = message.get("content") if isinstance(message, dict) else None
     blocks = content if isinstance(content, list) else []
     return any(isinstance(block, dict) and str(block.get("type")).startswith("compaction") for block in blocks)
 
 
-def _is_held_elsewhere(item: Any) -> bool:
-    """Whether an item stands for a history that only the provider can read."""
+def _stands_for_history(item: Any) -> bool:
+    """Returns True if an item stands for a history that only the provider can read."""
     kind = str(item.get("type")) if isinstance(item, dict) else ""
     return kind == "item_reference" or kind.startswith(("compaction", "context_compaction"))
 
@@ -123,13 +123,14 @@ WIRES = (
 
 
 def wire_of(method: str, path: str) -> Wire | None:
-    """The wire of a request that may carry a history."""
+    """Returns the wire of a request that may carry a history, or None."""
     return next((wire for wire in WIRES if method == "POST" and path.endswith(wire.path)), None)
 
 
 def error_body(status: int, message: str, like_anthropic: bool) -> Body:
-    """An error of the proxy's own, in the shape that the provider's clients know."""
-    kind = {413: "request_too_large", 504: "timeout_error"}.get(status, "api_error")
+    """Returns an error of the proxy's own, in the shape that the provider's clients know."""
+    kinds = {403: "permission_error", 413: "request_too_large", 429: "rate_limit_error", 504: "timeout_error"}
+    kind = kinds.get(status, "invalid_request_error" if status in (400, 408) else "api_error")
     if like_anthropic:
         return {"type": "error", "error": {"type": kind, "message": message}}
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}

@@ -135,10 +135,10 @@ def _json_line(number: int, line: str) -> Entry:
         return Entry(number, problem=f"expected one JSON object per line, got {error}")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, decoder: type[json.JSONDecoder] | None = None) -> Any:
     """Decode, or raise Malformed with a one-line reason. Lone surrogates become U+FFFD, NaN and Infinity null."""
     try:
-        return _clean(json.loads(text, parse_constant=_no_constant), MAX_DEPTH)
+        return _clean(json.loads(text, cls=decoder, parse_constant=_no_constant), MAX_DEPTH)
     except json.JSONDecodeError as error:
         raise Malformed(f"{error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:

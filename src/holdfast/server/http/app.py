@@ -17,12 +17,12 @@ from starlette.exceptions import HTTPException
 from holdfast import __version__
 from holdfast.errors import HoldfastError
 from holdfast.server.http import errors, health, live_page, models, session_endpoints
-from holdfast.server.http.limits import Guard, Slots
+from holdfast.server.http.limits import Guard, Limits
 from holdfast.server.http.metrics import Metrics
 from holdfast.server.http.settings import Settings
 from holdfast.server.protocol import Host
 from holdfast.server.wires import chat, completions, messages, responses
-from holdfast.server.wires.response_store import Memory
+from holdfast.server.wires.response_store import ResponseStore
 
 ROUTERS = (
     *(chat.router, completions.router, messages.router, responses.router, models.router, health.router),
@@ -47,13 +47,13 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.host, app.state.settings, app.state.responses = host, settings, Memory()
-    app.state.metrics, app.state.slots, app.state.started = Metrics(host), Slots(settings.concurrency), int(time.time())
+    app.state.host, app.state.settings, app.state.responses = host, settings, ResponseStore()
+    app.state.metrics, app.state.limits, app.state.started = Metrics(host), Limits(settings), int(time.time())
     app.state.stopping = False  # set when the server is told to end: streams without an end then end
     app.state.pool = ThreadPoolExecutor(settings.concurrency, "answer")
     for kind in (HoldfastError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refuse)
-    app.add_middleware(Guard, settings=settings, metrics=app.state.metrics, slots=app.state.slots)
+    app.add_middleware(Guard, settings=settings, metrics=app.state.metrics, limits=app.state.limits)
     for router in ROUTERS:
         app.include_router(router)
     return app

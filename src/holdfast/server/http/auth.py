@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 
 from holdfast.config import read_secret
 from holdfast.errors import BadOption
-from holdfast.server.http.errors import Refused
-from holdfast.server.http.settings import LOOPBACK_NAMES, Settings
+from holdfast.server.http.settings import Settings
+from holdfast.web.refused import Refused
 
 OPEN = ("/", "/docs", "/openapi.json", "/health")
 """Paths that need no key: they tell nothing of any session."""
@@ -47,9 +47,7 @@ def _stripped(texts: Iterable[str]) -> list[str]:
 
 
 def admit(path: str, headers: Headers, settings: Settings) -> str:
-    """The digest of the caller's key. Raises Refused: 401 without a right one, 403 for a page of another site."""
-    if settings.on_loopback:
-        _same_machine(headers, settings)
+    """Returns the digest of the caller's key. Raises Refused with 401 if it is none of the server's."""
     given = [digest(key) for key in presented(headers)]
     if not settings.keys:
         return given[0] if given else ""
@@ -73,20 +71,3 @@ def presented(headers: Headers) -> list[str]:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     bearer = token if scheme.lower() == "bearer" else ""
     return _stripped((bearer, headers.get("x-api-key", "")))
-
-
-def _same_machine(headers: Headers, settings: Settings) -> None:
-    """A name that someone made point here (DNS rebinding), or a page elsewhere that posts here, is turned away."""
-    names = {*LOOPBACK_NAMES, settings.address, *settings.names}
-    host = _name(headers.get("host", ""))
-    if host not in names:
-        raise Refused(f"this server does not go by the name {host[:80]!r}; start it with --allow-host", status=403)
-    origin = headers.get("origin")
-    if origin is not None and _name(origin.partition("://")[2]) not in names:
-        raise Refused(f"a page of {origin[:80]!r} may not ask this server; start it with --allow-host", status=403)
-
-
-def _name(host: str) -> str:
-    """A Host header without its port."""
-    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
-    return name.lower().rstrip(".")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from holdfast.errors import BadInput, Busy, Conflict, Failed, HoldfastError, Lost, Missing, TooLarge, UnsupportedModel
+from holdfast.web.refused import Refused
 
 ANTHROPIC_PATHS = re.compile(r"/v1/messages(/|$)")
 _OPENAI = {401: "authentication_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
@@ -42,22 +43,6 @@ _UNROUTED = {
 UNEXPECTED = "the server failed in a way that it did not expect; its log says how"
 
 
-class Refused(BadInput):
-    """A request that is turned down at the door, with its HTTP status and, for OpenAI, the field and a code."""
-
-    def __init__(
-        self,
-        message: str,
-        param: str | None = None,
-        *,
-        status: int = 400,
-        code: str | None = None,
-        retry_after: int = 1,
-    ) -> None:
-        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
-        super().__init__(message)
-
-
 class TimedOut(Failed):
     """An answer that took longer than the server allows."""
 
@@ -72,11 +57,14 @@ class Problem:
     code: str | None = None
     retry_after: int = 1
     """Seconds, beside 429 and 503."""
+    close: bool = False
+    """End the connection behind the answer."""
 
     @property
     def headers(self) -> dict[str, str]:
         named = {"Retry-After": str(self.retry_after)} if self.status in (429, 503) else {}
-        return named | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        named |= {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        return named | ({"Connection": "close"} if self.close else {})
 
 
 class OpenAIDetail(BaseModel):
@@ -111,7 +99,8 @@ class AnthropicError(BaseModel):
 def problem_of(error: BaseException) -> Problem:
     """What a client is told of an error. Of an unexpected one nothing but that it happened."""
     if isinstance(error, Refused):
-        return Problem(error.status, str(error), error.param, error.code or _CODES.get(error.status), error.retry_after)
+        code = error.code or _CODES.get(error.status)
+        return Problem(error.status, str(error), error.param, code, error.retry_after, error.close)
     if isinstance(error, TimedOut):
         return Problem(504, str(error), code=_CODES[504])
     if isinstance(error, HoldfastError):

@@ -36,9 +36,9 @@ async def ready(request: Request) -> Health:
     """One more request would be taken."""
     if request.app.state.stopping:
         raise Busy("the server is stopping")
-    slots = request.app.state.slots
-    if slots.taken >= slots.most:
-        raise Busy(f"all {slots.most} slots for requests are taken")
+    answering = request.app.state.limits.answering
+    if answering.full:
+        raise Busy(f"all {answering.most} places for requests are taken")
     return Health(model=request.app.state.host.model)
 
 

@@ -39,6 +39,9 @@ class Metrics:
         self.under_way = Gauge("holdfast_requests_under_way", "Requests being answered.", registry=self.registry)
         self.registry.register(_OfHost(host))
 
+    def of(self, key: str) -> Metrics:
+        return self
+
     def _histogram(self, name: str, help_: str) -> Histogram:
         return Histogram(name, help_, registry=self.registry, buckets=_SECONDS)
 

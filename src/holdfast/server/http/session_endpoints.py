@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 
+from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.http.sse import Stream
 from holdfast.server.protocol import Host, RawTurn, SessionDetail, SessionRow
 
-router = APIRouter(prefix="/holdfast", tags=["sessions"])
+router = APIRouter(prefix="/holdfast", tags=["sessions"], route_class=JsonRoute)
 PAUSE = 0.5
 """Seconds between two looks at the sessions for a client that follows them."""
 HEARTBEAT = 15.0

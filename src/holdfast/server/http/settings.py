@@ -7,8 +7,14 @@ from ipaddress import ip_address
 from math import inf
 
 from holdfast.errors import BadOption
+from holdfast.web.front_door import LOOPBACK_NAMES
+from holdfast.web.limiter import share_for_one_key
+from holdfast.web.listener import IDLE_SECONDS
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_POSITIVE = (
+    *("body_bytes", "messages", "idle_seconds", "body_seconds", "stalled_seconds", "seconds", "max_tokens"),
+    *("concurrency", "concurrency_per_key", "event_streams", "event_streams_per_key"),
+)
 
 
 @dataclass(frozen=True)
@@ -22,13 +28,22 @@ class Settings:
     names: frozenset[str] = frozenset()
     """What else than localhost a request on loopback may call this server in its Host header."""
     body_bytes: int = 32 * 2**20
-    """Of one request."""
+    """Bytes of one request."""
+    messages: int = 10_000
+    """Messages of one request; a bound of its other lists too."""
+    idle_seconds: float = IDLE_SECONDS
+    """Seconds for the head of a request to arrive."""
     body_seconds: float = 30.0
-    """For a request to arrive whole."""
+    """Seconds for the body of a request to arrive whole."""
     stalled_seconds: float = 60.0
     """For a reader to take the next piece of its answer."""
     concurrency: int = 32
     """Requests under way at once; one more is asked to come again."""
+    concurrency_per_key: int | None = None
+    """Those of one key; three quarters of all if None."""
+    event_streams: int = 64
+    """Streams of events at once, which take no places of requests."""
+    event_streams_per_key: int = 16
     per_minute: int | None = None
     """Requests of one key in a minute."""
     seconds: float = 600.0
@@ -45,13 +60,24 @@ class Settings:
                 "FILE with a key on each line, or set HOLDFAST_API_KEYS to keys with commas between, or listen on "
                 "127.0.0.1"
             )
-        for name in ("body_bytes", "body_seconds", "stalled_seconds", "concurrency", "seconds", "max_tokens"):
-            if not 0 < getattr(self, name) < inf:
-                raise BadOption(f"{name.replace('_', ' ')} must be a number above 0, got {getattr(self, name)}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < inf:
+                raise BadOption(f"{name.replace('_', ' ')} must be a number above 0, got {value}")
         if not 0 <= self.drain_seconds < inf:
             raise BadOption(f"drain seconds must be a number of at least 0, got {self.drain_seconds}")
         if self.per_minute is not None and self.per_minute < 1:
             raise BadOption(f"requests per minute must be at least 1, got {self.per_minute}")
+
+    @property
+    def per_key(self) -> int:
+        """Requests of one key at once."""
+        return self.concurrency_per_key or share_for_one_key(self.concurrency)
+
+    @property
+    def own_names(self) -> frozenset[str] | None:
+        """Names that a Host header may have; None if others reach the server, which then asks for keys."""
+        return frozenset({*LOOPBACK_NAMES, self.address, *self.names}) if self.on_loopback else None
 
     @property
     def on_loopback(self) -> bool:

@@ -2,7 +2,7 @@
 
 import { sawtooth } from "./curve.js";
 import { at, call, why } from "./server.js";
-import { bytes, number, text } from "./words.js";
+import { bytes, number, pairs, text } from "./words.js";
 
 const MOST_SHOWN = 50_000; // characters of a turn
 const SAID = {
@@ -74,19 +74,12 @@ function captions(card) {
   const row = card.row;
   label(card.part(".said"), "Said", `${number.format(row.tokens)} tokens`);
   label(card.part(".kept"), "Held", `${number.format(row.slots)} slots`);
-  const pairs = [
+  pairs(card.part(".numbers"), [
     ["Memory", `${bytes(row.bytes)} of ${bytes(row.bytes_full)}`],
     ["Ratio", row.bytes ? `${(row.bytes_full / row.bytes).toFixed(1)}×` : "–"],
     ["Compactions", number.format(row.compactions)],
     ["Prefilled", prefilled(card.detail?.rounds ?? [])],
-  ];
-  card.part(".numbers").replaceChildren(
-    ...pairs.map(([name, value]) => {
-      const pair = document.createElement("div");
-      pair.append(text("dt", name), text("dd", value));
-      return pair;
-    }),
-  );
+  ]);
 }
 
 function label(place, name, value) {

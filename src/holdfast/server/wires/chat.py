@@ -9,12 +9,13 @@ from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from holdfast.errors import BadTranscript, Failed
 from holdfast.server.http import answer_stream, sse
-from holdfast.server.http.errors import Refused
+from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import (
     AnswerEnd,
     GenerateOutput,
@@ -30,8 +31,9 @@ from holdfast.transcript.document import Entry, Malformed
 from holdfast.transcript.formats.openai_chat import ROLES, pair_by_order, turn_of
 from holdfast.transcript.provider_requests import to_openai_call
 from holdfast.transcript.turn import ToolCall, Turn
+from holdfast.web.refused import Refused
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 _FOREIGN = ("tool_result", "document")  # Anthropic's, which would be shown as an empty placeholder
 _MEDIA = ("image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "video_url")
 
@@ -141,7 +143,7 @@ _SPOKEN: dict[int | str, dict[str, Any]] = {
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a history. What of it a session already holds is not read again."""
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.app.state.host.model}
-    events = await answer_stream.begin(request, body.ask(request))
+    events = await answer_stream.begin(request, await run_in_threadpool(body.ask, request))
     if body.stream:
         return sse.Stream(request, _chunks(body, events, {**head, "object": "chat.completion.chunk"}))
     return JSONResponse({**head, "object": "chat.completion", **await _whole(body, events)})

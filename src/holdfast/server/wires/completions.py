@@ -9,15 +9,17 @@ from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from holdfast.errors import Failed
 from holdfast.server.http import answer_stream, sse
+from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import AnswerEnd, GenerateOutput, GenerateRequest, Logprob, TextDelta
 from holdfast.server.wires.openai_common import Common, Usage, at_most, legacy_logprobs, usage
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 DEFAULT_TOKENS = 16  # OpenAI's own
 Text = Annotated[str, Field(min_length=1)]
 
@@ -78,7 +80,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         "created": int(time.time()),
         "model": request.app.state.host.model,
     }
-    events = await answer_stream.begin(request, body.ask(request))
+    events = await answer_stream.begin(request, await run_in_threadpool(body.ask, request))
     if body.stream:
         return sse.Stream(request, _chunks(body, events, head))
     return JSONResponse({**head, **await _whole(body, events)})

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 
 from holdfast.server.http import errors, sse
 from holdfast.server.http.answer_stream import begin
-from holdfast.server.http.errors import Refused
+from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import (
     AnswerEnd,
     AnswerStart,
@@ -37,9 +37,12 @@ from holdfast.transcript.document import Malformed
 from holdfast.transcript.formats.anthropic import turns_of
 from holdfast.transcript.provider_requests import parse_arguments, to_anthropic_call
 from holdfast.transcript.turn import Role, ToolCall, Turn
+from holdfast.web.refused import Refused
 
 router = APIRouter(
-    tags=["Anthropic"], responses={"4XX": {"model": errors.AnthropicError}, "5XX": {"model": errors.AnthropicError}}
+    tags=["Anthropic"],
+    route_class=JsonRoute,
+    responses={"4XX": {"model": errors.AnthropicError}, "5XX": {"model": errors.AnthropicError}},
 )
 
 _BLOCKS = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking")
@@ -108,7 +111,7 @@ _SPOKEN: dict[int | str, dict[str, Any]] = {
 @router.post("/v1/messages", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
     """One answer to a history."""
-    events = await begin(request, ask_of(body, request))
+    events = await begin(request, await run_in_threadpool(ask_of, body, request))
     model, made = request.app.state.host.model, f"msg_{uuid4().hex[:24]}"
     if body.stream:
         return sse.Stream(request, streamed(events, model, made))
@@ -120,8 +123,12 @@ async def create(request: Request, body: Create) -> Response:
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request, body: Prompt) -> dict[str, int]:
     """Tokens of the prompt as the model reads it, without reading it."""
-    ask = GenerateRequest(turns_read(body), tools_read(body), request.state.key)
-    return {"input_tokens": await run_in_threadpool(request.app.state.host.count, ask)}
+
+    def count() -> int:
+        ask = GenerateRequest(turns_read(body), tools_read(body), request.state.key)
+        return int(request.app.state.host.count(ask))
+
+    return {"input_tokens": await run_in_threadpool(count)}
 
 
 def ask_of(body: Create, request: Request) -> GenerateRequest:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import Request
 from pydantic import BaseModel, Field
 
-from holdfast.server.http.errors import Refused
 from holdfast.server.protocol import AnswerEnd, Logprob
+from holdfast.web.refused import Refused
 
 WORST = -9999.0
 """What OpenAI writes for a token that could not come."""

@@ -6,9 +6,10 @@ Kept in memory for as long as there is room, the oldest forgotten first. The ses
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from holdfast.transcript.turn import Turn
@@ -20,49 +21,59 @@ ENTRY = 1000
 
 
 @dataclass(frozen=True)
-class Around:
-    """What a history was read with, and no item of it says."""
+class Preamble:
+    """The tools and instructions that a history was read with, which no item of it says."""
 
     tools: tuple[Mapping[str, Any], ...] = ()
     instructions: str | None = None
 
 
-class Memory:
-    """For the event loop alone. What one key keeps does not exist for another."""
+class ResponseStore:
+    """Histories by name. Any thread may call. A history of one key does not exist for another."""
 
     def __init__(self, characters: int = CHARACTERS) -> None:
         self.characters = characters
-        self._held: OrderedDict[tuple[str, str | bytes], tuple[Any, int]] = OrderedDict()
-        self._size = 0
+        self._entries: OrderedDict[tuple[str, str | bytes], tuple[Any, int]] = OrderedDict()
+        self._sizes: Counter[str] = Counter()  # of each key
+        self._lock = Lock()
 
     def keep(self, key: str, name: str, before: Sequence[Turn], added: Sequence[Turn]) -> None:
-        """Remember a history under a name; its head `before` is paid for by whoever kept it."""
-        self._put((key, name), (*before, *added), sum(map(_size, added)))
+        """Stores a history under a name; its head `before` is paid for by whoever stored that."""
+        self._put(key, name, (*before, *added), sum(map(_size, added)))
 
     def find(self, key: str, name: str) -> tuple[Turn, ...] | None:
-        """The history of that name, where it is still there."""
+        """Returns the history of that name, or None if it is not there any more."""
         turns: tuple[Turn, ...] | None
-        turns, _ = self._held.get((key, name), (None, 0))
+        turns, _ = self._entries.get((key, name), (None, 0))
         return turns
 
-    def note(self, key: str, turns: Iterable[Turn], around: Around) -> None:
-        """Remember what a history was read with, and nothing of its text."""
+    def note(self, key: str, turns: Iterable[Turn], preamble: Preamble) -> None:
+        """Stores what a history was read with, and nothing of its text."""
         *_, last = _digests(turns)
-        self._put((key, last), around, len(around.instructions or ""))
+        self._put(key, last, preamble, len(preamble.instructions or ""))
 
-    def around(self, key: str, turns: Iterable[Turn]) -> Around:
-        """What the longest head of a history that was noted was read with."""
-        noted = [self._held[key, head][0] for head in _digests(turns) if (key, head) in self._held]
-        return noted[-1] if noted else Around()
+    def preamble(self, key: str, turns: Iterable[Turn]) -> Preamble:
+        """Returns what the longest noted head of a history was read with."""
+        heads = [entry for head in _digests(turns) if (entry := self._entries.get((key, head)))]
+        return heads[-1][0] if heads else Preamble()
 
-    def _put(self, place: tuple[str, str | bytes], value: object, size: int) -> None:
+    def _put(self, key: str, name: str | bytes, value: object, size: int) -> None:
         size += ENTRY
-        _, old = self._held.pop(place, (None, 0))
-        self._held[place] = value, size
-        self._size += size - old
-        while self._size > self.characters and len(self._held) > 1:
-            _, (_, freed) = self._held.popitem(last=False)
-            self._size -= freed
+        with self._lock:
+            _, old = self._entries.pop((key, name), (None, 0))
+            self._entries[key, name] = value, size
+            self._sizes[key] += size - old
+            while self._sizes.total() > self.characters and len(self._entries) > 1:
+                self._evict()
+
+    def _evict(self) -> None:
+        """Removes the oldest entry of the key that takes most, so that one key does not push out the others."""
+        largest, _ = self._sizes.most_common(1)[0]
+        place = next(place for place in self._entries if place[0] == largest)
+        _, size = self._entries.pop(place)
+        self._sizes[largest] -= size
+        if not self._sizes[largest]:
+            del self._sizes[largest]
 
 
 def _size(turn: Turn) -> int:
@@ -70,7 +81,7 @@ def _size(turn: Turn) -> int:
 
 
 def _digests(turns: Iterable[Turn]) -> Iterator[bytes]:
-    """One for each head of a history: of what was said in it, which a client may send with other fields around it."""
+    """Yields a digest of the words of each head of a history; other fields around them do not count."""
     digest = hashlib.sha256()
     for turn in turns:
         said = (turn.role.value, turn.text.strip(), turn.call_id, *(call.id for call in turn.calls))

@@ -17,22 +17,25 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from holdfast.server.http import errors, sse
 from holdfast.server.http.answer_stream import begin
-from holdfast.server.http.errors import Refused, TimedOut
+from holdfast.server.http.errors import TimedOut
+from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateOutput, GenerateRequest, Host
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
 from holdfast.server.wires.response_items import Answer, made, usage
-from holdfast.server.wires.response_store import Around, Memory
+from holdfast.server.wires.response_store import Preamble, ResponseStore
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, Malformed
 from holdfast.transcript.formats.openai_responses import Item, read_item, said_of
 from holdfast.transcript.turn import Role, Turn
+from holdfast.web.refused import Refused
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 log = logging.getLogger("holdfast.server")
 
 _ITEMS = ("message", "function_call", "function_call_output", "reasoning", "compaction")
@@ -110,7 +113,7 @@ class History:
     def turns(self) -> tuple[Turn, ...]:
         return (*self.before, *self.added)
 
-    def ask(self, key: str, around: Around, **how: Any) -> GenerateRequest:
+    def ask(self, key: str, around: Preamble, **how: Any) -> GenerateRequest:
         """To go on from here."""
         head = (Turn(Role.SYSTEM, around.instructions),) if around.instructions else ()
         return GenerateRequest((*head, *self.turns), around.tools, key, **how)
@@ -119,8 +122,8 @@ class History:
 @router.post("/v1/responses", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
     """One answer to a history."""
-    history, around = _history(body, request), Around(_tools(body), body.instructions)
-    events = await begin(request, history.ask(request.state.key, around, **_sampling(body, request)))
+    history, around, ask = await run_in_threadpool(_read_request, body, request)
+    events = await begin(request, ask)
     answer = Answer(_head(body, request.app.state.host.model))
 
     def remember(turn: Turn) -> None:
@@ -142,11 +145,8 @@ async def create(request: Request, body: Create) -> Response:
 async def compact(request: Request, body: Input) -> Response:
     """Compact the session of a history now. The item that comes back stands for all of it."""
     state, key = request.app.state, request.state.key
-    memory: Memory = state.responses
-    history = _history(body, request)
-    noted = memory.around(key, history.turns)
-    around = noted if body.instructions is None else replace(noted, instructions=body.instructions)
-    ask = history.ask(key, around, max_tokens=1)
+    memory: ResponseStore = state.responses
+    history, ask = await run_in_threadpool(_read_compact, body, request)
     work = asyncio.get_running_loop().run_in_executor(state.pool, _compacted, state.host, ask)
     try:
         async with asyncio.timeout(state.settings.seconds):
@@ -170,6 +170,20 @@ async def compact(request: Request, body: Input) -> Response:
     )
 
 
+def _read_request(body: Create, request: Request) -> tuple[History, Preamble, GenerateRequest]:
+    """Returns the history of a request, what it is read with, and both in the host's terms. Raises Refused."""
+    history, around = _history(body, request), Preamble(_tools(body), body.instructions)
+    return history, around, history.ask(request.state.key, around, **_sampling(body, request))
+
+
+def _read_compact(body: Input, request: Request) -> tuple[History, GenerateRequest]:
+    """Returns the history of a compaction, and the request that makes the host read it. Raises Refused."""
+    history, key = _history(body, request), request.state.key
+    noted = request.app.state.responses.preamble(key, history.turns)
+    around = noted if body.instructions is None else replace(noted, instructions=body.instructions)
+    return history, history.ask(key, around, max_tokens=1)
+
+
 def _compacted(host: Host, ask: GenerateRequest) -> tuple[AnswerStart, Mapping[str, Any]]:
     """Find or read the session of a history, and compact it."""
     events = host.complete(ask)
@@ -187,7 +201,7 @@ async def _told(
     async with aclosing(events):
         async for event in events:
             if isinstance(event, AnswerEnd):
-                remember(event.turn)
+                await run_in_threadpool(remember, event.turn)
             for one in answer.told(event):
                 yield one
 
@@ -299,7 +313,7 @@ def _history(body: Input, request: Request) -> History:
     return history
 
 
-def _kept(memory: Memory, key: str, name: object, where: str) -> tuple[Turn, ...]:
+def _kept(memory: ResponseStore, key: str, name: object, where: str) -> tuple[Turn, ...]:
     turns = memory.find(key, name) if isinstance(name, str) else None
     if turns is None:
         told = f"{where} {str(name)[:80]!r} names nothing that is kept here (any more); send the history itself"

@@ -15,3 +15,14 @@ export function bytes(count) {
   const power = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(count, 1)) / 3));
   return `${(count / 1000 ** power).toFixed(power ? 1 : 0)} ${units[power]}`;
 }
+
+/** Fill a list of names and values. */
+export function pairs(list, entries) {
+  list.replaceChildren(
+    ...entries.map(([name, value]) => {
+      const pair = document.createElement("div");
+      pair.append(text("dt", name), text("dd", value));
+      return pair;
+    }),
+  );
+}
