@@ -184,7 +184,7 @@ def calibrate(
         shares = learn(transcripts, engine, latent, window, limit, report)
     path = output or shares_path("", engine)
     if output:
-        outputs.write_bytes(output, shares_json(engine.model.digest, shares), force)
+        outputs.write_output(output, shares_json(engine.model.digest, shares), force)
     else:
         save_shares(path, engine.model.digest, shares)
     flat = sorted((x for row in shares.values() for x in row), reverse=True)

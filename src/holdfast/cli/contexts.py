@@ -223,7 +223,7 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
         drawn = session_page(f"{file.name}: {session.name}", rendered, fate, manifest.evidence)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadContext(f"{file}: its evidence is not as the gate writes it; make it again") from error
-    outputs.write_bytes(page, drawn.encode(), force)
+    outputs.write_output(page, drawn.encode(), force)
     console.line(f"{page} written")
 
 

@@ -116,7 +116,7 @@ def _draw(plot: Path, file: Path, runs: Sequence[Run], force: bool) -> None:
     from holdfast.eval.report.curves import curves
 
     prompts = {run.strategy.spec: [step.usage.prompt for step in run.steps] for run in runs}
-    outputs.write_bytes(plot, curves(f"{file.name}: what each call sends", prompts).png, force)
+    outputs.write_output(plot, curves(f"{file.name}: what each call sends", prompts).png, force)
     console.say(f"{plot} written")
 
 

@@ -108,7 +108,7 @@ def report(
     for path in drawn:
         outputs.check_output(path, rows, force=force)
     for path, data in drawn.items():
-        outputs.write_bytes(path, data, force)
+        outputs.write_output(path, data, force)
     written = list(drawn)
     if as_json:
         console.emit([str(path) for path in written])

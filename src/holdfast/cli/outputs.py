@@ -44,19 +44,19 @@ def check_rows(path: Path, *inputs: Path) -> None:
     check_output(path, *inputs, force=True)
 
 
-def write_bytes(path: Path, data: bytes, force: bool = False) -> None:
+def write_output(path: Path, data: bytes, force: bool = False) -> None:
     """Write a file. Raises BadInput where something stands there; with `force` that goes to the log beside it first."""
-    from holdfast.text.file_log.write_session import write_output
+    from holdfast.text.file_log import write_session
 
-    write_output(path, data, force=force)
+    write_session.write_output(path, data, force=force)
 
 
 def save_context(context: CompactContext, path: Path, engine: LocalEngine, force: bool = False) -> None:
-    """Write a `.holdfast` file, as `write_bytes` does."""
+    """Write a `.holdfast` file, as `write_output` does."""
     from holdfast.compaction.compact import save
     from holdfast.context.store import to_bytes
 
     if path.exists():
-        write_bytes(path, to_bytes(context, engine.model), force)
+        write_output(path, to_bytes(context, engine.model), force)
     else:
         save(context, path, engine)
