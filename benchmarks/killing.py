@@ -50,11 +50,11 @@ def serve(store: str, told: Any) -> None:
     from holdfast.server.http.settings import Settings
 
     host, settings = SessionHost(build_pair("llama").engine, PLAN, Store(store), policy()), Settings(drain_seconds=5)
-    taken = serve.listening("127.0.0.1", 0)
+    taken = serve.bind("127.0.0.1", 0)
     taken.listen(64)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     told.send((taken.getsockname()[1], dict(host.registry.unreadable)))
-    serve.server(create_app(host, settings), settings).run(sockets=[taken])
+    serve.build_server(create_app(host, settings), settings).run(sockets=[taken])
 
 
 @contextmanager

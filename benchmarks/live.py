@@ -36,7 +36,7 @@ from openai import OpenAI
 
 import holdfast
 from holdfast.blocks.render import render
-from holdfast.cli.serve import When, listening, server
+from holdfast.cli.serve import TriggerOptions, bind, build_server
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
@@ -169,7 +169,9 @@ def measured(
 ) -> Iterator[list[Row]]:
     """Every server in turn, but for those whose series is known. Prints what each comes to."""
     plan = Plan(given.latent, given.ratio, policy=Policy(keep_recent=given.keep_recent))
-    small = When(str(given.trigger), low=0.5, idle=None, cool_down=3, memory=8, restart=False, max_tokens=1024).policy()
+    small = TriggerOptions(
+        str(given.trigger), low=0.5, idle=None, cool_down=3, memory=8, restart=False, max_tokens=1024
+    ).policy()
     probes = read_probes(given.probes) if given.probes.exists() else []
     for name, policy, seconds in [(CACHE, NEVER, 0.0), *((HOLDFAST, small, s) for s in given.tool_seconds)]:
         if (series := series_of(name, seconds)) in known:
@@ -195,10 +197,10 @@ def measured(
 @contextmanager
 def serving(engine: LocalEngine, plan: Plan, policy: HostPolicy, script: Script) -> Iterator[tuple[SteeredHost, str]]:
     """A server on a free port, with a store that goes when it ends."""
-    with tempfile.TemporaryDirectory() as folder, listening("127.0.0.1", 0) as taken:
+    with tempfile.TemporaryDirectory() as folder, bind("127.0.0.1", 0) as taken:
         host = SteeredHost(engine, plan, Store(folder), policy)
         host.script, settings = script, Settings()
-        running = server(create_app(host, settings), settings)
+        running = build_server(create_app(host, settings), settings)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]})
         thread.start()
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

@@ -15,7 +15,7 @@ import pytest
 from conftest import byte_tokenizer, plain_model
 from counted_crates import crates, long_session
 from holdfast import parallel as fleets
-from holdfast.cli.compact_many import LOG, Compacted
+from holdfast.batch import LOG, BatchEntry
 from holdfast.cli.main import main
 from holdfast.compaction.compact import load
 from holdfast.engine.routing import Route, chat_of
@@ -288,7 +288,7 @@ def test_many_sessions_are_compacted_on_a_fleet_as_they_are_here(cluster, sessio
         with pytest.raises(SystemExit) as stop:
             main(["compact", some, "-o", str(tmp_path / folder), "--text", "tiered", "--ratio=4", *more])
         assert stop.value.code == 0, capsys.readouterr().err
-    lines = [read_lines(tmp_path / folder / LOG, Compacted, "", quiet) for folder in ("here", "fleet")]
+    lines = [read_lines(tmp_path / folder / LOG, BatchEntry, "", quiet) for folder in ("here", "fleet")]
     ours, theirs = ([(line.key, {**line.evidence, "seconds": 0}) for line in of] for of in lines)
     assert sorted(ours, key=str) == sorted(theirs, key=str)
     for number in range(4):

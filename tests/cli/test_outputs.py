@@ -11,7 +11,8 @@ import pytest
 from conftest import byte_tokenizer, plain_model
 from counted_crates import long_session
 from holdfast.cli.main import main
-from holdfast.eval.rows import Row, append_row
+from holdfast.eval.rows import Row
+from holdfast.storage.json_lines import append_line
 
 PRECIOUS = b"what the user wrote\n"
 
@@ -59,7 +60,7 @@ def given(tmp_path_factory):
     with pytest.raises(SystemExit):
         main([str(a) for a in ["compact", found.session, "--text", "truncate", "--ratio", 3, "-o", folder / "t.json"]])
     for method, ratio in (("full", 1.0), ("none", None), ("knorm", 8.0)):
-        append_row(found.rows, Row(**ROW, method=method, ratio=ratio))
+        append_line(found.rows, Row(**ROW, method=method, ratio=ratio))
     return found
 
 

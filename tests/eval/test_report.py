@@ -14,8 +14,9 @@ from holdfast.errors import BadInput
 from holdfast.eval.report import fates, table, write_report
 from holdfast.eval.report.page import text
 from holdfast.eval.report.summary import headline
-from holdfast.eval.rows import Row, append_row
+from holdfast.eval.rows import Row
 from holdfast.eval.score import score
+from holdfast.storage.json_lines import append_line
 
 HOSTILE = """<script>alert("1")</script><img src='https://e.example' onerror=x>$facts & \u202egnp \x00 ]]>"""
 PLOTS = ("quality", "bytes", "seconds", "categories", "fidelity")
@@ -80,7 +81,7 @@ class Tags(HTMLParser):
 def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("report")
     for row in make_rows():
-        append_row(folder / "rows.jsonl", row)
+        append_line(folder / "rows.jsonl", row)
     return write_report(folder / "rows.jsonl", folder / "out" / "report.html")
 
 

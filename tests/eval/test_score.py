@@ -12,8 +12,9 @@ from rich.console import Console
 
 from holdfast.errors import BadInput
 from holdfast.eval.report import table
-from holdfast.eval.rows import Row, append_row, read_rows
+from holdfast.eval.rows import Row, read_rows
 from holdfast.eval.score import join, score, scores_by_transcript
+from holdfast.storage.json_lines import append_line
 
 KEYS = {
     *("method", "ratio", "n", "n_windows", "retained", "retained_ci", "forced_choice", "forced_choice_ci"),
@@ -243,7 +244,7 @@ def test_a_ratio_that_does_not_fit_its_method_is_refused(method: str, ratio: flo
 def test_rows_come_back_as_they_were_written_with_unknown_fields(tmp_path: Path):
     rows = make_rows(note_of_a_later_version="kept", text="naïve \u2028 \x00")
     for row in rows:
-        append_row(tmp_path / "rows.jsonl", row)
+        append_line(tmp_path / "rows.jsonl", row)
     assert read_rows(tmp_path / "rows.jsonl") == rows
     assert read_rows(tmp_path / "rows.jsonl")[0].model_extra == {"note_of_a_later_version": "kept"}
 
@@ -253,20 +254,20 @@ def test_rows_come_back_as_they_were_written_with_unknown_fields(tmp_path: Path)
 def test_a_run_cut_anywhere_in_its_last_row_is_read_and_resumed(tmp_path_factory: pytest.TempPathFactory, cut: int):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     first, second, third = make_rows(text="ünïcödé " * 10)
-    append_row(path, first)
-    append_row(path, second)
+    append_line(path, first)
+    append_line(path, second)
     path.write_bytes(path.read_bytes()[:-cut])
     told: list[str] = []
     survivors = read_rows(path, warn=told.append)
     # losing the line end alone loses nothing
     assert survivors == ([first, second] if cut == 1 else [first])
     assert len(told) == (cut > 1)
-    append_row(path, third)
+    append_line(path, third)
     assert read_rows(path) == [*survivors, third]
 
 
 def test_an_incomplete_last_line_warns_by_default(tmp_path: Path):
-    append_row(tmp_path / "r", make_rows()[0])
+    append_line(tmp_path / "r", make_rows()[0])
     with (tmp_path / "r").open("a") as file:
         file.write('{"version": "0.')
     with pytest.warns(UserWarning, match=":2: the last line is incomplete"):
@@ -276,7 +277,7 @@ def test_an_incomplete_last_line_warns_by_default(tmp_path: Path):
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"kl": NaN}', "\xff"])
 def test_a_malformed_line_is_reported_with_its_number(tmp_path: Path, line: str):
     path = tmp_path / "rows.jsonl"
-    append_row(path, make_rows()[0])
+    append_line(path, make_rows()[0])
     path.write_bytes(path.read_bytes() + line.encode("latin-1") + b"\n" + path.read_bytes())
     with pytest.raises(BadInput, match=r"rows\.jsonl:2: expected one JSON object a line"):
         read_rows(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 from scripted import ScriptedHost
 
-from holdfast.cli.serve import server
+from holdfast.cli.serve import build_server
 from holdfast.errors import BadContext, BadInput, Missing
 from holdfast.server.http.app import create_app
 from holdfast.server.http.settings import Settings
@@ -224,7 +224,7 @@ def worked(name: str = "s-1", exchanges: int = 14, key: str = "") -> Shown:
 def serving(host: ShownHost, settings: Settings | None = None, port: int = 0) -> Iterator[str]:
     """A real server on a free port of loopback; gives its address."""
     settings = settings or Settings()
-    running = server(create_app(host, settings), settings)
+    running = build_server(create_app(host, settings), settings)
     with socket.create_server(("127.0.0.1", port)) as taken:
         thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]})
         thread.start()

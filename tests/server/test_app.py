@@ -384,7 +384,7 @@ from scripted import ScriptedHost, Reply
 from holdfast.cli import console, main, serve
 host = ScriptedHost()
 console.engine = lambda *_: None
-serve.opened = lambda *_: host
+serve.create_host = lambda *_: host
 try:
     main.main(["serve", "--port", "0"])
 finally:
@@ -406,10 +406,10 @@ def test_the_command_serves_until_it_is_told_to_stop(how):
 
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(monkeypatch):
     monkeypatch.setattr(serve, "opened", lambda *_: pytest.fail("loaded"))
-    with serve.listening("127.0.0.1", 0) as taken:
+    with serve.bind("127.0.0.1", 0) as taken:
         taken.listen()
         with pytest.raises(Failed, match="--port"):
-            serve.listening("127.0.0.1", taken.getsockname()[1])
+            serve.bind("127.0.0.1", taken.getsockname()[1])
 
 
 def test_the_command_refuses_an_open_address_without_keys(monkeypatch):

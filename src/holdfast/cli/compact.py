@@ -1,32 +1,68 @@
-"""The command that compacts, and how evidence is told."""
+"""`holdfast compact`: one session or many, inside a model or as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli import console, outputs, ray_options
-from holdfast.cli.console import AsJson, Config, Device, Dtype, Model
+from holdfast import outputs
+from holdfast.cli import console
+from holdfast.cli.evidence import print_evidence, print_rewrite
+from holdfast.cli.options import (
+    DEFAULT_METHOD,
+    DEFAULT_MODEL,
+    DEFAULT_PINS,
+    DEFAULT_RATIO,
+    TASK_SECONDS,
+    AsJson,
+    Config,
+    Device,
+    Dtype,
+    ForceInPlace,
+    Model,
+    Ray,
+    RayAddress,
+    TaskTimeout,
+    check_ratio,
+    ray_cluster,
+    read_kinds,
+    read_share,
+)
+from holdfast.errors import BadOption, Failed
 
 if TYPE_CHECKING:
-    from holdfast.cli.compact_many import Sessions
+    from holdfast.batch import Batch, BatchResult
     from holdfast.compaction.plan import Plan
-    from holdfast.text.rewrite import TextPlan
+    from holdfast.engine.routing import RoutedChat
+    from holdfast.parallel import RayCluster
+    from holdfast.text.rewrite import Rewritten, TextPlan
 
-DEFAULT_MODEL = "smollm2-135m"
-DEFAULT_METHOD = "informed"
-DEFAULT_PINS = "system,task,user"
-DEFAULT_RATIO = 8.0
-SHOWN = 8  # losses that are told without being asked for
+DEFAULT_KEEP_RECENT = 3  # with --text
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands of this file."""
-    for command in (compact, calibrate):
-        app.command()(command)
+@dataclass(frozen=True)
+class Sessions:
+    """The sessions that the command was given, and the place of the output."""
+
+    given: tuple[Path, ...]
+    output: Path
+    lenient: bool = False
+    as_json: bool = False
+    cluster: RayCluster | None = None
+    force: bool = False
+
+    @property
+    def many(self) -> bool:
+        """True if the output is a folder."""
+        from holdfast.batch import is_pattern
+
+        first = self.given[0]
+        return bool(self.cluster) or len(self.given) > 1 or first.is_dir() or is_pattern(first)
 
 
 def compact(
@@ -58,91 +94,132 @@ def compact(
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "float32",
     device: Device = "cpu",
-    ray: ray_options.Ray = False,
-    ray_address: ray_options.Address = "",
-    task_timeout: ray_options.Timeout = ray_options.SECONDS,
-    force: outputs.ForceInPlace = False,
+    ray: Ray = False,
+    ray_address: RayAddress = "",
+    task_timeout: TaskTimeout = TASK_SECONDS,
+    force: ForceInPlace = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compact sessions into .holdfast files, or with --text into session files of their own format."""
-    from holdfast.cli.compact_many import Sessions
-
-    over = _checked(ratio, budget, gate, strict, allow_over)
-    workers = ray_options.of(ray, ray_address, task_timeout, "cpu" if text else device)
-    sessions = Sessions(tuple(files), output, lenient, as_json, workers, force)
+    """Compacts sessions into .holdfast files, or with --text into session files of their own format."""
+    over = _check_budget(ratio, budget, gate, strict, allow_over)
+    cluster = ray_cluster(ray, ray_address, task_timeout, "cpu" if text else device)
+    sessions = Sessions(tuple(files), output, lenient, as_json, cluster, force)
     if text is not None:
-        from holdfast.cli.compact_text import plan_of
-
         defaults = {"pin": DEFAULT_PINS, "model": DEFAULT_MODEL, "dtype": "float32", "device": "cpu"}
         given = {"pin": pin, "model": model, "dtype": dtype, "device": device}
         changed = {name: value for name, value in given.items() if value != defaults[name]}
         _refuse_latent_options(latent=latent, window=window, by_turn=by_turn, **changed)
-        _compact_text(sessions, plan_of(text, budget, ratio, keep_recent, (gate, strict, over)), config)
+        _compact_text(sessions, _text_plan(text, budget, ratio, keep_recent, (gate, strict, over)), config)
         return
-    _refuse_config(config)
+    if config:
+        raise BadOption("--config names the models that --text asks; leave it out, or give --text")
     from holdfast.compaction.plan import Plan, Policy
     from holdfast.gate.latent.gate import Gate
 
-    asked = console.checked_ratio(DEFAULT_RATIO if ratio is None else ratio)
-    policy = Policy(console.kinds(pin), keep_recent=1 if keep_recent is None else keep_recent, window=window)
+    per_slot = check_ratio(DEFAULT_RATIO if ratio is None else ratio)
+    policy = Policy(read_kinds(pin), keep_recent=1 if keep_recent is None else keep_recent, window=window)
     checks = Gate(allow_over=over, strict=strict) if gate else None
-    into = Plan(latent or DEFAULT_METHOD, asked, by_turn, policy, checks, budget)
-    _compact_latent(sessions, into, (model, dtype, device))
+    plan = Plan(latent or DEFAULT_METHOD, per_slot, by_turn, policy, checks, budget)
+    _compact_latent(sessions, plan, (model, dtype, device))
 
 
-def _checked(ratio: float | None, budget: int | None, gate: bool, strict: bool, allow_over: str) -> float:
-    """How far the gate may go over the budget. Raises BadOption for options that exclude each other."""
-    from holdfast.errors import BadOption
-
+def _check_budget(ratio: float | None, budget: int | None, gate: bool, strict: bool, allow_over: str) -> float:
+    """Returns how far the gate may exceed the budget. Raises BadOption for options that exclude each other."""
     if ratio is not None and budget is not None:
         raise BadOption("give either --ratio or --budget")
-    over = console.share(allow_over)
+    over = read_share(allow_over)
     if not gate and (strict or over):
         raise BadOption("--strict and --allow-over are of the gate; leave out --no-gate")
     return over
 
 
-def _refuse_config(config: Path | None) -> None:
-    from holdfast.errors import BadOption
-
-    if config:
-        raise BadOption("--config names the models that --text asks; leave it out, or give --text")
-
-
 def _refuse_latent_options(**given: object) -> None:
-    """Raise BadOption for an option that a text method has no use for."""
-    from holdfast.errors import BadOption
-
+    """Raises BadOption for an option that a text method has no use for."""
     for name, value in given.items():
         if value is not None:
             raise BadOption(f"--{name.replace('_', '-')} is not for --text; leave one of them out")
 
 
-def _compact_text(sessions: Sessions, plan: TextPlan, config: Path | None) -> None:
-    from holdfast.cli import compact_many, compact_text
+def _text_plan(
+    method: str, budget: int | None, ratio: float | None, keep_recent: int | None, gate: tuple[bool, bool, float]
+) -> TextPlan:
+    """Returns the plan of the options; `gate` is whether it is on, whether it is strict, and its room."""
+    from holdfast.text.rewrite import TextPlan
 
+    if budget is None and ratio is None:
+        raise BadOption("--text needs --budget in tokens or --ratio, e.g. --ratio 5")
+    recent = DEFAULT_KEEP_RECENT if keep_recent is None else keep_recent
+    return TextPlan(method, budget, ratio, recent, *gate)
+
+
+def _compact_text(sessions: Sessions, plan: TextPlan, config: Path | None) -> None:
+    """Rewrites a session file, into another or in place; `undo` takes it back."""
+    from holdfast.batch import compact_text, rewrite_evidence
+    from holdfast.methods.registry import build_text
+    from holdfast.text.file_log import compact_file
+
+    build_text(plan.method)
     if sessions.many:
-        compact_many.compact_text(sessions, plan, compact_text.chat_of(plan.method, config))
+        chat = compactor_for(plan.method, config)
+        _run_batch(sessions, lambda batch: compact_text(batch, plan, chat))
         return
-    (file,) = sessions.given
-    compact_text.compact_text(
-        compact_text.Job(file, sessions.output, plan, sessions.lenient, sessions.as_json, config, sessions.force)
-    )
+    (file,), output = sessions.given, sessions.output
+    in_place = output.resolve() == file.resolve()  # another name of the file would not be written
+    if not in_place:
+        outputs.check_output(output, file, force=sessions.force)
+    chat = compactor_for(plan.method, config)
+    target = None if in_place else output
+    result = compact_file(file, plan, target, chat, lenient=sessions.lenient, force=sessions.force)
+    rewritten = result.rewritten
+    if sessions.as_json:
+        cost = _cost(chat, rewritten)
+        console.emit({"output": str(output), **rewrite_evidence(rewritten), "usd_of_compactor": cost})
+        return
+    print_rewrite(rewritten)
+    unchanged = in_place and result.event is None
+    console.line(f"{output} {'stays as it is' if unchanged else 'written'}")
+
+
+def compactor_for(method: str, config: Path | None) -> RoutedChat | None:
+    """Returns the model of holdfast.toml that the method asks, or None for a method that asks none."""
+    from holdfast.facts.notes import NOTES_WRITER as SUMMARY
+
+    if method.partition(":")[0] != SUMMARY:
+        return None
+    from holdfast.engine.routing import Task, chat_for
+
+    return chat_for(Task.COMPACTOR, config)
+
+
+def _cost(chat: RoutedChat | None, rewritten: Rewritten) -> float | None:
+    """Returns the USD that the compactor's answers cost, or None if its prices are not known."""
+    if not chat or not rewritten.replies:
+        return 0.0
+    from holdfast.cost.prices import route_prices
+    from holdfast.cost.usage import Usage
+
+    try:
+        prices = route_prices(chat.route)
+    except (BadOption, Failed):  # an own endpoint's model, or no price library: the tokens are printed all the same
+        return None
+    return sum(prices.money(Usage(input=one.tokens_in, output=one.tokens_out)) for one in rewritten.replies)
 
 
 def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str]) -> None:
-    from holdfast.cli import compact_many
+    from holdfast.batch import compact_latent
     from holdfast.compaction.compact import compact as compact_session
     from holdfast.methods.registry import build
-    from holdfast.transcript.read import read as read_transcript
+    from holdfast.transcript.read import read
 
+    build(plan.latent)
     if sessions.many:
-        compact_many.compact_latent(sessions, plan, model)
+        name = str(Path(model[0]).absolute()) if Path(model[0]).is_dir() else model[0]
+        load = partial(console.engine, name, *model[1:])
+        _run_batch(sessions, lambda batch: compact_latent(batch, plan, load, {"model": name, "dtype": model[1]}))
         return
     (file,), output = sessions.given, sessions.output
-    build(plan.latent)
     outputs.check_output(output, file, force=sessions.force)
-    transcript = read_transcript(file, lenient=sessions.lenient)
+    transcript = read(file, lenient=sessions.lenient)
     engine = console.engine(*model)
     with console.progress() as report:
         context = compact_session(transcript, engine, plan, report)
@@ -154,80 +231,23 @@ def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str])
     console.line(f'{output} written; ask it: holdfast ask {output} "…"')
 
 
-def calibrate(
-    sessions: Annotated[list[Path], typer.Argument(help="Sessions like those that will be compacted.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Default: where the model's are looked for.")
-    ] = None,
-    latent: Annotated[str, typer.Option(help="Method whose scores say what a head deserves.")] = DEFAULT_METHOD,
-    window: Annotated[int, typer.Option(help="Tokens of a window.")] = 2048,
-    limit: Annotated[int, typer.Option(help="Most windows to read.")] = 8,
-    model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    force: outputs.Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Learn which share of the budget each head of a model deserves (for allocation=learned)."""
-    from holdfast.compaction.calibrate import calibrate as learn
-    from holdfast.context.allocation import save_shares, shares_json
-    from holdfast.methods.eviction import shares_path
-    from holdfast.methods.registry import build
-    from holdfast.transcript.read import read as read_transcript
+def _run_batch(sessions: Sessions, run: Callable[[Batch], BatchResult]) -> None:
+    """Compacts many sessions and prints how many. Raises Failed at the end if sessions were left out."""
+    from holdfast.batch import Batch, find_sessions
 
-    build(latent)
-    if output:
-        outputs.check_output(output, *sessions, force=force)
-    transcripts = [read_transcript(path) for path in sessions]
-    engine = console.engine(model, dtype, device)
     with console.progress() as report:
-        shares = learn(transcripts, engine, latent, window, limit, report)
-    path = output or shares_path("", engine)
-    if output:
-        outputs.write_output(output, shares_json(engine.model.digest, shares), force)
-    else:
-        save_shares(path, engine.model.digest, shares)
-    flat = sorted((x for row in shares.values() for x in row), reverse=True)
-    facts = {"output": str(path), "heads": len(flat), "largest_over_mean": flat[0] * len(flat)}
-    facts["top_tenth_holds"] = sum(flat[: max(1, len(flat) // 10)])
-    if as_json:
-        console.emit(facts)
-        return
-    console.line(
-        f"{path}: {len(flat)} heads; the largest gets {facts['largest_over_mean']:.1f} times the mean, the top tenth "
-        f"{facts['top_tenth_holds']:.0%} of all; use it: --latent snapkv:allocation=learned"
-    )
-
-
-def print_evidence(evidence: Mapping[str, Any]) -> None:
-    """What a context holds and what it lost, in a few lines."""
-    try:
-        full, held = evidence["bytes_full"], evidence["bytes"]
-        console.line(
-            f"  {evidence['tokens']:,} tokens, {evidence['tokens_compacted']:,} of them compacted; "
-            f"KV {full / 1e6:.1f} MB -> {held / 1e6:.1f} MB ({full / max(held, 1):.1f}x smaller in real bytes); "
-            f"compaction {evidence['seconds_compact']:.1f} s"
+        files = tuple(find_sessions(sessions.given))
+        result = run(
+            Batch(files, sessions.output, sessions.lenient, sessions.force, sessions.cluster, report, console.say)
         )
-    except (KeyError, TypeError, ValueError):  # a context that was made in Python says what its maker wrote
-        console.line(f"  evidence  {dict(evidence)}")
-    if evidence.get("tokens_left_out"):
-        console.say(f"{evidence['tokens_left_out']} older tokens are outside the window and were left out")
-    if gate := evidence.get("gate"):
-        try:
-            _print_gate(gate)
-        except (KeyError, TypeError, ValueError, AttributeError):  # so may this part of it
-            console.line(f"  gate      {gate}")
-
-
-def _print_gate(gate: Mapping[str, Any]) -> None:
-    atoms = gate["atoms"].values()
-    found, lost, repaired = (sum(counts[what] for counts in atoms) for what in ("found", "lost", "repaired"))
-    console.line(
-        f"  gate      {found} facts found, {found - lost - repaired} kept, {repaired} repaired, {lost} lost; "
-        f"{gate['tokens_lost']} of {gate['tokens']} tokens lost ({gate['seconds']:.1f} s)"
-    )
-    for loss in sorted(gate["lost"], key=lambda x: -x["nats"])[:SHOWN]:
-        text = loss["text"] if len(loss["text"]) <= 60 else loss["text"][:57] + "…"
-        console.line(f"    lost    {loss['kind']:<11} {text!r} of turn {loss['turn'] + 1} ({loss['nats']:.1f} nats)")
-    if lost > SHOWN:
-        console.line(f"    … and {lost - SHOWN} more: holdfast show FILE --json")
+    if sessions.as_json:
+        console.emit(asdict(result) | {"output": str(result.output)})
+    else:
+        console.line(
+            f"{result.written} of {result.sessions} sessions compacted into {result.output}, "
+            f"{result.before} were done before"
+        )
+    if result.failed:
+        raise Failed(
+            f"{len(result.failed)} of {result.sessions} sessions were left out; the same command tries them again"
+        )

@@ -1,4 +1,4 @@
-"""The command that says what a session costs, and would have cost."""
+"""`holdfast cost`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import console, outputs
-from holdfast.cli.console import AsJson
+from holdfast import outputs
+from holdfast.cli import console
+from holdfast.cli.options import AsJson, Force, read_share
 from holdfast.errors import BadOption, BadTranscript
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
     from holdfast.cost.strategy import Strategy
 
 DEFAULT_STRATEGIES = "none,cache,truncate,cache+truncate,plan+truncate"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands of this file."""
-    app.command()(cost)
 
 
 def cost(
@@ -59,11 +55,11 @@ def cost(
     ] = None,
     seconds_per_turn: Annotated[float, typer.Option(help="Between calls, where the file has no times.")] = 15.0,
     plot: Annotated[Path | None, typer.Option(help="PNG of the prompts' tokens, call by call.")] = None,
-    force: outputs.Force = False,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a recorded session costs behind an API, under caching and compaction."""
+    """Says what a recorded session costs behind an API, under caching and compaction."""
     from holdfast.cost.cache import Rules
     from holdfast.cost.compaction import Terms
     from holdfast.cost.prices import read_prices as price_list
@@ -78,38 +74,38 @@ def cost(
         rules=Rules(_choice(caching, listed.caching), _life(ttl)),
         keep_recent=keep_recent,
         gate=gate,
-        answer=console.share(answer, "--answer"),
-        reread=console.share(reread, "--reread"),
-        risk=console.share(risk, "--risk"),
+        answer=read_share(answer, "--answer"),
+        reread=read_share(reread, "--reread"),
+        risk=read_share(risk, "--risk"),
         remaining=remaining,
     )
-    held, runs = _replayed(file, rows_of(strategies, trigger, budget), terms, seconds_per_turn, lenient)
+    recorded, runs = _replay(file, rows_of(strategies, trigger, budget), terms, seconds_per_turn, lenient)
     if plot:
         _draw(plot, file, runs, force)
     if as_json:
-        console.emit(as_rows(file, held, terms, runs))
+        console.emit(as_rows(file, recorded, terms, runs))
     else:
-        print_table(file, held, terms, runs)
+        print_table(file, recorded, terms, runs)
 
 
-def _replayed(
+def _replay(
     file: Path, rows: Sequence[Strategy], terms: Terms, seconds_per_turn: float, lenient: bool
 ) -> tuple[Session, list[Run]]:
     from holdfast.cost.calls import read_session
     from holdfast.cost.replay import replay
     from holdfast.transcript.read import read
 
-    held = read_session(read(file, lenient=lenient), seconds_per_turn)
-    if not held.calls:
+    recorded = read_session(read(file, lenient=lenient), seconds_per_turn)
+    if not recorded.calls:
         raise BadTranscript(
             "no turn of an assistant: no model was called, so there is nothing to price", path=str(file)
         )
     with console.progress() as report:
 
-        def told(row: Strategy) -> Progress:
+        def follow(row: Strategy) -> Progress:
             return lambda done, total: report("call", done, total, row.spec)
 
-        return held, [replay(held, row, terms, told(row)) for row in rows]
+        return recorded, [replay(recorded, row, terms, follow(row)) for row in rows]
 
 
 def _draw(plot: Path, file: Path, runs: Sequence[Run], force: bool) -> None:
@@ -134,14 +130,14 @@ def _life(ttl: str) -> Life:
     return known[ttl]
 
 
-def as_rows(file: Path, held: Session, terms: Terms, runs: Sequence[Run]) -> dict[str, Any]:
-    """Everything, for scripts."""
+def as_rows(file: Path, recorded: Session, terms: Terms, runs: Sequence[Run]) -> dict[str, Any]:
+    """Returns everything, for scripts."""
     return {
         "file": str(file),
-        "calls": len(held.calls),
-        "tokens_outside_the_file": held.overhead,
-        "tokens_per_counted": held.scale,
-        "timed": held.timed,
+        "calls": len(recorded.calls),
+        "tokens_outside_the_file": recorded.overhead,
+        "tokens_per_counted": recorded.scale,
+        "timed": recorded.timed,
         "terms": asdict(terms),
         "baseline": runs[0].strategy.spec,
         "strategies": [_row(run, runs[0]) for run in runs],
@@ -168,29 +164,28 @@ def _row(run: Run, baseline: Run) -> dict[str, Any]:
         ],
         "prompts": [step.usage.prompt for step in run.steps],
         "usd_per_call": [step.money for step in run.steps],
-        "advice": _told(run.advice) if run.advice else None,
+        "advice": _advice_as_json(run.advice) if run.advice else None,
     }
 
 
-def _told(advice: Advice) -> dict[str, Any]:
-    """An advice without the session that it would make."""
-    told = {key: asdict(getattr(advice, key)) for key in ("now", "later", "never")}
+def _advice_as_json(advice: Advice) -> dict[str, Any]:
+    """Returns an advice without the session that it would make."""
+    expected = {key: asdict(getattr(advice, key)) for key in ("now", "later", "never")}
     cut = advice.option.made.cut + 1 if advice.option else None
-    return {"when": advice.when, "from_turn": cut, "reason": advice.reason, "calls": advice.calls, "expected": told}
+    return {"when": advice.when, "from_turn": cut, "reason": advice.reason, "calls": advice.calls, "expected": expected}
 
 
-def print_table(file: Path, held: Session, terms: Terms, runs: Sequence[Run]) -> None:
-    """The session, the prices, a line per strategy, and what it rests on."""
+def print_table(file: Path, recorded: Session, terms: Terms, runs: Sequence[Run]) -> None:
+    """Prints the session, the prices, a line per strategy, and what the figures rest on."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    counted = (
-        f"{held.overhead:,} tokens of every prompt stand outside it, 1 counted token is {held.scale:.2f} of theirs"
-    )
-    console.line(
-        f"{file}: {len(held.calls)} calls; {counted if held.measured else 'no usage in it: tokens are counted'}"
-    )
+    counted = "no usage in it: tokens are counted"
+    if recorded.measured:
+        outside = f"{recorded.overhead:,} tokens of every prompt stand outside it"
+        counted = f"{outside}, 1 counted token is {recorded.scale:.2f} of theirs"
+    console.line(f"{file}: {len(recorded.calls)} calls; {counted}")
     console.line(_price_line(terms))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("strategy", overflow="fold", min_width=min(32, max(len(run.strategy.spec) for run in runs)))
@@ -207,19 +202,19 @@ def print_table(file: Path, held: Session, terms: Terms, runs: Sequence[Run]) ->
             )
         if run.advice:
             console.line(_advice_line(run.strategy.spec, run.advice))
-    console.line(_assumptions(held, terms))
+    console.line(_assumptions(recorded, terms))
 
 
 def _price_line(terms: Terms) -> str:
-    def told(prices: Prices) -> str:
+    def describe(prices: Prices) -> str:
         r = prices.rates
         write = f"{r.cache_write if terms.rules.life == '5m' else r.cache_write_1h:g} write ({terms.rules.life}), "
         listed = f"{r.input:g} input, {r.cache_read:g} read, {write if terms.rules.caching == 'explicit' else ''}"
         notes = f"; {'; '.join(prices.notes)}" if prices.notes else ""
         return f"{prices.model} {listed}{r.output:g} output USD per MTok ({prices.source}{notes})"
 
-    own = f"; compactor {told(terms.compactor)}" if terms.compactor else ""
-    return f"prices: {told(terms.prices)}{own}"
+    own = f"; compactor {describe(terms.compactor)}" if terms.compactor else ""
+    return f"prices: {describe(terms.prices)}{own}"
 
 
 def _cells(run: Run, baseline: Run) -> tuple[str, ...]:
@@ -240,8 +235,8 @@ def _advice_line(spec: str, advice: Advice) -> str:
     return f"{what}; expected over {advice.calls} calls: {costs}"
 
 
-def _assumptions(held: Session, terms: Terms) -> str:
-    times = "times as recorded" if held.timed else "times not recorded: assumed"
+def _assumptions(recorded: Session, terms: Terms) -> str:
+    times = "times as recorded" if recorded.timed else "times not recorded: assumed"
     again = f"{terms.reread:.0%} of what is taken out is read again" if terms.reread else "nothing is read again"
     gate = "what would be lost is put back" if terms.gate else "the gate is off"
     return (

@@ -27,7 +27,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the sampling of probes.")] = 0,
     steps: Annotated[int, typer.Option(help="Most tuning steps of the virtual tokens.")] = 60,
 ) -> None:
-    """Compact a recorded coding session and show what survived, what it cost and what was lost."""
+    """Compacts a recorded coding session and show what survived, what it cost and what was lost."""
     from holdfast.eval.probes import read_probes
     from holdfast.eval.run import Run
     from holdfast.transcript.read import read
@@ -41,14 +41,14 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     chosen = tuple(p for p in probes if p.id in PROBES)
     whole = Run(files, chosen, ("truncate", "informed"), RATIOS, window=WINDOW, limit=limit, seed=seed, answer_tokens=8)
-    _measured(f"1. Windows of {WINDOW} tokens, compacted at {_list(RATIOS)}", whole, engine, out / "windows.jsonl")
+    _measure(f"1. Windows of {WINDOW} tokens, compacted at {_list(RATIOS)}", whole, engine, out / "windows.jsonl")
     one = tuple(p for p in probes if p.id in TURN_PROBES)
     virtual = f"virtual_tokens:steps={steps}"
     turn = Run(files, one, ("truncate", "informed", virtual), (3.2,), window=1024, span="turn")
-    _measured("2. One turn at 3.2x, with gradient-tuned virtual tokens beside it", turn, engine, out / "turn.jsonl")
+    _measure("2. One turn at 3.2x, with gradient-tuned virtual tokens beside it", turn, engine, out / "turn.jsonl")
 
 
-def _measured(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
+def _measure(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
     from holdfast.eval.report import fates, table, write_report
     from holdfast.eval.rows import read_rows
     from holdfast.eval.run import measure
@@ -66,7 +66,7 @@ def _measured(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
 
 
 def taskdeck() -> Path:
-    """The recorded session: beside the package when installed, in `examples/` in a checkout."""
+    """Returns the folder of the recorded session: beside the package when installed, in `examples/` in a checkout."""
     package = Path(__file__).parents[1]
     for folder in (package / "examples" / "taskdeck", package.parents[1] / "examples" / "taskdeck"):
         if (folder / "session.json").exists():

@@ -1,4 +1,4 @@
-"""The command that looks a session over."""
+"""`holdfast doctor`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.console import AsJson
+from holdfast.cli.options import AsJson
 
 if TYPE_CHECKING:
     from holdfast.doctor import Checkup, RecordedCompaction
 
 SHOWN = 8  # kinds, files, facts or problems that are told without --json
 WIDTH = 76
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command of this file."""
-    app.command()(doctor)
 
 
 def doctor(
@@ -30,7 +25,7 @@ def doctor(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Look a session over: what is in it, what past compactions lost, who would take it, what could be saved."""
+    """Looks a session over: what is in it, what past compactions lost, who would take it, what could be saved."""
     from holdfast.doctor import examine_session
 
     found = examine_session(file, prices)
@@ -126,7 +121,7 @@ def _evidence(found: Checkup) -> dict[str, Any]:
         "kinds": found.kinds,
         "biggest": [asdict(big) for big in found.biggest],
         "rereads": [asdict(reread) for reread in found.rereads],
-        "compactions": [_compacted(one) for one in found.compactions],
+        "compactions": [_compaction_as_json(one) for one in found.compactions],
         "problems": {
             name: [{"turn": p.turn + 1, "rule": p.rule, "message": p.message} for p in problems]
             for name, problems in found.problems.items()
@@ -146,7 +141,7 @@ def _evidence(found: Checkup) -> dict[str, Any]:
     }
 
 
-def _compacted(found: RecordedCompaction) -> dict[str, Any]:
+def _compaction_as_json(found: RecordedCompaction) -> dict[str, Any]:
     return {
         "turns": found.turns,
         "tokens_before": found.tokens_before,

@@ -7,12 +7,25 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import console, eval_text, outputs, ray_options
-from holdfast.cli.console import AsJson, Device, Dtype, Model
-from holdfast.cli.contexts import DEFAULT_MODEL
+from holdfast import outputs
+from holdfast.cli import console, eval_text
+from holdfast.cli.options import (
+    DEFAULT_MODEL,
+    TASK_SECONDS,
+    AsJson,
+    Device,
+    Dtype,
+    Force,
+    Model,
+    Ray,
+    RayAddress,
+    TaskTimeout,
+    check_ratio,
+    ray_cluster,
+)
 
-app = typer.Typer(help="Measure what survives a compaction.")
-eval_text.add_to(app)
+app = typer.Typer(help="Measures what survives a compaction.")
+app.command()(eval_text.text)
 
 
 @app.command()
@@ -31,12 +44,12 @@ def run(
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "float32",
     device: Device = "cpu",
-    ray: ray_options.Ray = False,
-    ray_address: ray_options.Address = "",
-    task_timeout: ray_options.Timeout = ray_options.SECONDS,
+    ray: Ray = False,
+    ray_address: RayAddress = "",
+    task_timeout: TaskTimeout = TASK_SECONDS,
     as_json: AsJson = False,
 ) -> None:
-    """Measure methods on sessions; one row per transcript, method, ratio and probe."""
+    """Measures methods on sessions; one row per transcript, method, ratio and probe."""
     from holdfast.errors import BadOption
     from holdfast.eval.probes import read_probes
     from holdfast.eval.run import ANSWER_TOKENS, Run, measure, transcripts_in
@@ -44,7 +57,7 @@ def run(
     if span not in ("window", "turn"):
         raise BadOption(f"--span must be window or turn, got {span!r}")
     outputs.check_rows(out, probes, transcripts)
-    ratios = tuple(console.checked_ratio(r) for r in ratio)
+    ratios = tuple(check_ratio(r) for r in ratio)
     job = Run(
         transcripts_in(transcripts),
         tuple(read_probes(probes)),
@@ -57,7 +70,7 @@ def run(
         by_turn=by_turn,
         answer_tokens=ANSWER_TOKENS if answers else 0,
     )
-    workers = ray_options.of(ray, ray_address, task_timeout, device)
+    workers = ray_cluster(ray, ray_address, task_timeout, device)
     engine = console.engine(model, dtype, device)
     with console.progress() as report:
         written = measure(job, engine, out, report, console.say, workers)
@@ -73,7 +86,7 @@ def score(
     by_transcript: Annotated[bool, typer.Option("--by-transcript", help="A table per transcript.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn rows into one line per method and ratio, with n and intervals."""
+    """Prints one line per method and ratio of the rows, with n and intervals."""
     from holdfast.eval.rows import read_rows
     from holdfast.eval.score import score as score_rows
     from holdfast.eval.score import scores_by_transcript
@@ -96,20 +109,19 @@ def score(
 def report(
     rows: Annotated[Path, typer.Argument(help="Rows of `holdfast eval run`.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page; PNG plots are written beside it.")],
-    force: outputs.Force = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained HTML page and PNG plots."""
+    """Writes one self-contained HTML page and PNG plots."""
     from holdfast.eval.report import report_files
 
     outputs.check_output(output, rows, force=force)
-
-    drawn = report_files(rows, output)
-    for path in drawn:
+    files = report_files(rows, output)
+    for path in files:
         outputs.check_output(path, rows, force=force)
-    for path, data in drawn.items():
+    for path, data in files.items():
         outputs.write_output(path, data, force)
-    written = list(drawn)
+    written = list(files)
     if as_json:
         console.emit([str(path) for path in written])
         return

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli import console, outputs, ray_options
-from holdfast.cli.console import AsJson, Config
+from holdfast import outputs
+from holdfast.cli import console
+from holdfast.cli.options import (
+    TASK_SECONDS,
+    AsJson,
+    Config,
+    Ray,
+    RayAddress,
+    TaskTimeout,
+    check_ratio,
+    ray_cluster,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from holdfast.engine.chat import Chat
     from holdfast.eval.text.score import TextScore
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command of this file."""
-    app.command("text")(text)
 
 
 def text(
@@ -42,12 +47,12 @@ def text(
     ] = False,
     judge: Annotated[bool, typer.Option("--judge", help="The validator scores the answers, twice.")] = False,
     config: Config = None,
-    ray: ray_options.Ray = False,
-    ray_address: ray_options.Address = "",
-    task_timeout: ray_options.Timeout = ray_options.SECONDS,
+    ray: Ray = False,
+    ray_address: RayAddress = "",
+    task_timeout: TaskTimeout = TASK_SECONDS,
     as_json: AsJson = False,
 ) -> None:
-    """Probe sessions before and after a text compaction; models are those of holdfast.toml."""
+    """Asks about sessions before and after a text compaction; models are those of holdfast.toml."""
     from holdfast.engine.routing import Task, chat_for
     from holdfast.eval.rows import read_lines
     from holdfast.eval.run import transcripts_in
@@ -56,7 +61,7 @@ def text(
     from holdfast.eval.text.score import score_rows
 
     outputs.check_rows(output, *files)
-    planner = _needed(Task.PLANNER, config) if write or answers else None
+    planner = _require_chat(Task.PLANNER, config) if write or answers else None
     job = TextRun(
         tuple(path for file in files for path in transcripts_in(file)),
         tuple(methods),
@@ -69,11 +74,11 @@ def text(
         workers,
         writer=planner if write else None,
         answerer=planner if answers else None,
-        judge=_needed(Task.VALIDATOR, config) if judge else None,
+        judge=_require_chat(Task.VALIDATOR, config) if judge else None,
         compactor=chat_for(Task.COMPACTOR, config),
     )
     with console.progress() as report:
-        written = measure(job, output, report, console.say, ray_options.of(ray, ray_address, task_timeout))
+        written = measure(job, output, report, console.say, ray_cluster(ray, ray_address, task_timeout))
     scores = score_rows(read_lines(output, TextRow, "text -o", console.say))
     if as_json:
         console.emit({"out": str(output), "rows": written, "scores": [s.model_dump(mode="json") for s in scores]})
@@ -82,9 +87,8 @@ def text(
     console.line(f"{written} rows written to {output}; a run with the same options goes on where it stopped")
 
 
-def _needed(task: str, config: Path | None) -> Chat:
-    """The model for a task. Raises BadOption where there is none."""
-    from holdfast.config import describe_config_places
+def _require_chat(task: str, config: Path | None) -> Chat:
+    """Returns the model for a task. Raises BadOption if there is none."""
     from holdfast.engine.routing import Task, chat_for
     from holdfast.errors import BadOption
 
@@ -98,13 +102,13 @@ def _ratios(given: str) -> tuple[float, ...]:
     from holdfast.errors import BadOption
 
     try:
-        return tuple(console.checked_ratio(float(part)) for part in given.split(","))
+        return tuple(check_ratio(float(part)) for part in given.split(","))
     except ValueError as error:
         raise BadOption(f"--ratio must be numbers such as 2,5,10, got {given!r}") from error
 
 
 def table(scores: Sequence[TextScore]) -> Table:
-    """A line per method and ratio; scores are 0 to 5."""
+    """Returns a table with a line per method and ratio; scores are 0 to 5."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

@@ -13,7 +13,27 @@ from typing import Annotated, NoReturn
 import typer
 
 from holdfast import __version__
-from holdfast.cli import compact, console, contexts, cost, demo, doctor, history, proxy, rounds, serve
+from holdfast.cli import (
+    ask,
+    calibrate,
+    compact,
+    console,
+    cost,
+    demo,
+    diff,
+    doctor,
+    expand,
+    fetch,
+    join,
+    log,
+    methods,
+    proxy,
+    read,
+    recompact,
+    serve,
+    show,
+    undo,
+)
 from holdfast.cli import eval as evaluate
 from holdfast.errors import HoldfastError
 
@@ -28,23 +48,35 @@ app = typer.Typer(
 def start(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
-    """Compact a coding agent's context, inside an open-weight model or as text, and measure every loss."""
+    """Compacts a coding agent's context, inside an open-weight model or as text, and measures every loss."""
     if version:
         typer.echo(f"holdfast {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-contexts.add_to(app)
-compact.add_to(app)
-rounds.add_to(app)
-history.add_to(app)
-doctor.add_to(app)
-cost.add_to(app)
-serve.add_to(app)
-proxy.add_to(app)
+for command in (
+    read.read,
+    compact.compact,
+    show.show,
+    ask.ask,
+    recompact.recompact,
+    join.join,
+    log.log,
+    diff.diff,
+    undo.undo,
+    expand.expand,
+    doctor.doctor,
+    cost.cost,
+    serve.serve,
+    proxy.proxy,
+    methods.methods,
+    fetch.fetch,
+    calibrate.calibrate,
+    demo.demo,
+):
+    app.command()(command)
 app.add_typer(evaluate.app, name="eval")
-app.command()(demo.demo)
 
 
 INTERRUPTED = 130
@@ -55,10 +87,10 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit; every expected error is one line on stderr."""
+    """Runs the command line and exits; every expected error is one line on stderr."""
     if hasattr(signal, "SIGPIPE"):  # `| head` ends us quietly, as it ends any other program
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    console.forgiving()
+    console.escape_unencodable()
     try:
         code = app(arguments, prog_name="holdfast", standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer turns Ctrl-C into this
@@ -82,6 +114,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """One line on stderr, and out."""
+    """Prints one line on stderr and exits."""
     print(f"holdfast: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)

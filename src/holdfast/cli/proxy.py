@@ -1,4 +1,4 @@
-"""The command that stands in front of an API."""
+"""`holdfast proxy`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.console import Config
+from holdfast.cli.compact import compactor_for
+from holdfast.cli.options import Config
 from holdfast.errors import BadOption, Failed
 
 if TYPE_CHECKING:
-    from holdfast.engine.routing import RoutedChat
     from holdfast.proxy.options import Options
 
 MEBIBYTE = 1 << 20
@@ -24,11 +24,6 @@ REMOTE = (
     "keys that they send, keys and sessions travel unencrypted (put TLS in front of it), and the status page stays on "
     "this machine"
 )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command of this file."""
-    app.command()(proxy)
 
 
 def proxy(
@@ -61,7 +56,7 @@ def proxy(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Stand in front of any API and keep the histories that go up to it small; answers come back byte for byte."""
+    """Stands in front of any API and keeps the histories that go up to it small; answers come back byte for byte."""
     host, port = address(listen)
     _check_reach(host, allow_remote, api_key_env)
     from holdfast.adapters.compactor import WINDOW_SHARE
@@ -73,7 +68,7 @@ def proxy(
         plan=TextPlan(text, max(1, half) if budget is None else budget, keep_recent=keep_recent),
         trigger=trigger,
         window=window,
-        chat=_chat(text, config),
+        chat=compactor_for(text, config),
         breakpoints=breakpoints,
         key=_key(api_key_env),
         dry_run=dry_run,
@@ -89,7 +84,7 @@ def proxy(
 
 
 def address(listen: str) -> tuple[str, int]:
-    """HOST:PORT, or a port of this machine alone. Raises BadOption."""
+    """Returns host and port of `HOST:PORT`, or of a port of this machine alone. Raises BadOption."""
     host, _, port = listen.rpartition(":")
     if not port.isdecimal() or not 0 <= int(port) < 1 << 16:
         raise BadOption(f"--listen must be HOST:PORT such as 127.0.0.1:8000, got {listen!r}")
@@ -97,7 +92,7 @@ def address(listen: str) -> tuple[str, int]:
 
 
 def _check_reach(host: str, allow_remote: bool, api_key_env: str | None) -> None:
-    """Raise BadOption for an address beyond this machine that was not asked for, or that would give a key away."""
+    """Raises BadOption for an address beyond this machine that was not asked for, or that would give a key away."""
     from holdfast.proxy.options import is_loopback
 
     if is_loopback(host):
@@ -113,7 +108,7 @@ def _check_reach(host: str, allow_remote: bool, api_key_env: str | None) -> None
 
 
 def _key(variable: str | None) -> str:
-    """Raises BadOption where the variable is not set, or holds what no header can."""
+    """Returns the key. Raises BadOption if the variable is not set, or holds what no header can."""
     if variable is None:
         return ""
     from holdfast import config
@@ -124,19 +119,8 @@ def _key(variable: str | None) -> str:
     return key
 
 
-def _chat(method: str, config: Path | None) -> RoutedChat | None:
-    """The model of holdfast.toml, where the method asks one."""
-    from holdfast.facts.notes import NOTES_WRITER as SUMMARY
-
-    if method.partition(":")[0] != SUMMARY:
-        return None
-    from holdfast.engine.routing import Task, chat_for
-
-    return chat_for(Task.COMPACTOR, config)
-
-
 def serve(upstream: str, options: Options, host: str, port: int) -> None:
-    """Serve until interrupted."""
+    """Serves until interrupted."""
     try:
         import uvicorn
 

@@ -1,4 +1,4 @@
-"""The command that serves sessions over HTTP."""
+"""`holdfast serve`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.compact import DEFAULT_METHOD, DEFAULT_MODEL, DEFAULT_PINS, DEFAULT_RATIO
-from holdfast.cli.console import Device, Dtype, Model
+from holdfast.cli.options import (
+    DEFAULT_METHOD,
+    DEFAULT_MODEL,
+    DEFAULT_PINS,
+    DEFAULT_RATIO,
+    Device,
+    Dtype,
+    Model,
+    check_ratio,
+    read_kinds,
+)
 from holdfast.errors import BadOption, Failed
 
 if TYPE_CHECKING:
@@ -39,11 +48,6 @@ Names = Annotated[
 KeyFile = Annotated[
     Path | None, typer.Option("--api-key-file", help="Keys that are let in, one on each line. Also $HOLDFAST_API_KEYS.")
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command of this file."""
-    app.command()(serve)
 
 
 def serve(
@@ -80,13 +84,13 @@ def serve(
     max_seconds: Annotated[float, typer.Option(help="Seconds of an answer.")] = 600.0,
     drain: Annotated[float, typer.Option(help="Seconds that running answers get when the server stops.")] = 30.0,
 ) -> None:
-    """Serve sessions to any OpenAI or Anthropic client; what they send again is not read again, and is kept small."""
+    """Serves sessions to any OpenAI or Anthropic client; what they send again is not read again, and is kept small."""
     try:
         from holdfast.server.http import auth
         from holdfast.server.http.settings import Settings
     except ImportError as error:
         raise Failed(f"the server needs {error.name}; pip install 'holdfast[server]'") from error
-    console.checked_ratio(ratio)
+    check_ratio(ratio)
     settings = Settings(
         address=host,
         keys=auth.configured(api_key_file),
@@ -100,17 +104,17 @@ def serve(
         max_tokens=max_tokens,
         drain_seconds=drain,
     )
-    how = Compacting(latent, ratio, slots, keep_recent, pin, gate)
-    when = When(trigger, low, idle, cool_down, memory, restart, max_tokens)
-    how.check()
-    when.check()
-    with listening(host, port) as taken:  # a port that is not free is known before the model is loaded
-        plan, policy = how.plan(), when.policy()
-        run(opened(console.engine(model, dtype, device), plan, policy, store), settings, taken)
+    compaction = CompactionOptions(latent, ratio, slots, keep_recent, pin, gate)
+    trigger_options = TriggerOptions(trigger, low, idle, cool_down, memory, restart, max_tokens)
+    compaction.check()
+    trigger_options.check()
+    with bind(host, port) as listener:  # a port that is not free is known before the model is loaded
+        plan, policy = compaction.plan(), trigger_options.policy()
+        run(create_host(console.engine(model, dtype, device), plan, policy, store), settings, listener)
 
 
-def opened(engine: LocalEngine, plan: Plan, policy: HostPolicy, store: str) -> Host:
-    """The one place where the host is made."""
+def create_host(engine: LocalEngine, plan: Plan, policy: HostPolicy, store: str) -> Host:
+    """Opens the store and says which of its sessions cannot be read."""
     from holdfast.server.sessions.host import open_host
 
     host = open_host(engine, plan, store=store, policy=policy)
@@ -119,8 +123,8 @@ def opened(engine: LocalEngine, plan: Plan, policy: HostPolicy, store: str) -> H
     return host
 
 
-class Compacting(NamedTuple):
-    """How sessions are compacted, as options."""
+class CompactionOptions(NamedTuple):
+    """Options of how sessions are compacted."""
 
     latent: str
     ratio: float
@@ -130,8 +134,8 @@ class Compacting(NamedTuple):
     gate: bool
 
     def check(self) -> None:
-        """Raises BadOption for what can be told before anything heavy is loaded."""
-        console.kinds(self.pin)
+        """Raises BadOption, before anything heavy is loaded."""
+        read_kinds(self.pin)
         _at_least("--keep-recent", self.keep_recent, 0)
         if self.slots is not None:
             _at_least("--slots", self.slots, 1)
@@ -142,12 +146,12 @@ class Compacting(NamedTuple):
         from holdfast.methods.registry import build
 
         build(self.latent)
-        policy = Policy(console.kinds(self.pin), keep_recent=self.keep_recent)
+        policy = Policy(read_kinds(self.pin), keep_recent=self.keep_recent)
         return Plan(self.latent, self.ratio, policy=policy, gate=Gate() if self.gate else None, slots=self.slots)
 
 
-class When(NamedTuple):
-    """When sessions are compacted, and where they are held, as options."""
+class TriggerOptions(NamedTuple):
+    """Options of when sessions are compacted, and of the memory that they take."""
 
     trigger: str
     low: float
@@ -158,7 +162,7 @@ class When(NamedTuple):
     max_tokens: int
 
     def check(self) -> None:
-        """Raises BadOption for what can be told before anything heavy is loaded."""
+        """Raises BadOption, before anything heavy is loaded."""
         from holdfast.session.trigger import Trigger
 
         if not 0 < self.memory < 1 << 20:
@@ -191,7 +195,7 @@ def _at_least(option: str, value: float, least: int) -> None:
 
 
 def _trigger(given: str) -> tuple[int | None, float | None]:
-    """Slots, or a share of the window. Raises BadOption for anything else."""
+    """Returns slots, or a share of the window. Raises BadOption for anything else."""
     try:
         return (None, float(given[:-1]) / 100) if given.endswith("%") else (int(given), None)
     except ValueError:
@@ -200,39 +204,39 @@ def _trigger(given: str) -> tuple[int | None, float | None]:
         ) from None
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that has the address but does not listen yet, so that nobody waits for a model that is being loaded."""
+def bind(host: str, port: int) -> socket.socket:
+    """Returns a socket that has the address but does not listen yet: nobody waits for a model that is being loaded."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, kind, protocol)
+        listener = socket.socket(family, kind, protocol)
         try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind(address)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
         except OSError:
-            made.close()
+            listener.close()
             raise
     except OSError as error:
         raise Failed(f"{host} port {port} cannot be taken: {error.strerror}; choose another with --port") from error
-    return made
+    return listener
 
 
-def run(host: Host, settings: Settings, taken: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; then answers that are under way get their time and every session is kept."""
+def run(host: Host, settings: Settings, listener: socket.socket) -> None:
+    """Serves until SIGINT or SIGTERM; then answers that are under way get their time and every session is kept."""
     from holdfast.server.http.app import create_app
 
-    serving = server(create_app(host, settings), settings)
-    told(host.model, settings, taken.getsockname()[1])
+    running = build_server(create_app(host, settings), settings)
+    print_addresses(host.model, settings, listener.getsockname()[1])
     if hasattr(signal, "SIGPIPE"):  # a client that hangs up ends its request, not the server
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stopped)  # uvicorn raises the signal again when it has ended
+    signal.signal(signal.SIGTERM, _interrupt)  # uvicorn raises the signal again when it has ended
     try:
-        serving.run(sockets=[taken])
+        running.run(sockets=[listener])
     except KeyboardInterrupt:
         console.say("stopped")
 
 
-def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
-    """What serves an app, and tells it when it is to stop."""
+def build_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+    """Returns a server that tells the app when it stops."""
     import uvicorn
 
     from holdfast.web.listener import configure
@@ -252,12 +256,12 @@ def server(app: FastAPI, settings: Settings) -> uvicorn.Server:
     return Server(config)
 
 
-def _stopped(_signal: int, _frame: object) -> NoReturn:
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def told(model: str, settings: Settings, port: int) -> None:
-    """Say where the server is and how an agent gets there."""
+def print_addresses(model: str, settings: Settings, port: int) -> None:
+    """Prints where the server is and how an agent gets there."""
     name = "127.0.0.1" if settings.address in ("0.0.0.0", "::") else settings.address
     url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
     key = "one of the keys" if settings.keys else "anything"

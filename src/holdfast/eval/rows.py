@@ -6,16 +6,15 @@ interrupted run can be resumed. Later versions may add fields: unknown ones are 
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from holdfast.errors import BadInput
-from holdfast.storage.files import Lines
+from holdfast.storage import json_lines
 
 FULL = "full"
 """The baseline method that keeps everything."""
@@ -135,46 +134,7 @@ def read_rows(path: str | Path, *, warn: Callable[[str], object] = warnings.warn
 
 def read_lines(path: str | Path, kind: type[Line], command: str, warn: Callable[[str], object]) -> list[Line]:
     """Every row of `kind`; `command` is what of `holdfast eval` writes them."""
-    rows = list(_rows(Path(path), kind, warn))
+    rows = json_lines.read_lines(path, kind, warn)
     if not rows:
         raise BadInput(f"{path}: there are no rows; measure some first with `holdfast eval {command} {path}`")
     return rows
-
-
-def append_row(path: str | Path, row: BaseModel) -> None:
-    """Add one row in one write, after dropping what an interrupted run may have left half-written."""
-    with Lines(Path(path)) as lines:
-        lines.append(row.model_dump_json())
-
-
-def _rows(path: Path, kind: type[Line], warn: Callable[[str], object]) -> Iterator[Line]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read as rows: {error.strerror}") from error
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        cut_short = number == len(lines) and not _is_json(line)
-        if line.strip() and cut_short:
-            warn(f"{path}:{number}: the last line is incomplete and was left out; resume the run to measure it")
-        elif line.strip():
-            yield _row(line, kind, f"{path}:{number}")
-
-
-def _row(line: bytes, kind: type[Line], where: str) -> Line:
-    try:
-        return kind.model_validate_json(line)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'line'}: {fault['msg']}" for fault in error.errors()[:3]
-        )
-        message = f"{where}: expected one JSON object a line as written by `holdfast eval`; {faults}"
-        raise BadInput(message) from error
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:  # also what a cut in the middle of a UTF-8 character raises
-        return False
-    return True

@@ -21,13 +21,14 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.eval.measure import Key, Note, Setting, Windowed, key
 from holdfast.eval.probes import Probe
-from holdfast.eval.rows import FULL, NONE, Row, append_row, read_rows
+from holdfast.eval.rows import FULL, NONE, Row, read_rows
 from holdfast.eval.score import SAME
 from holdfast.eval.windows import NEXT_TOKENS, Window, locate, turn_windows, windows
 from holdfast.gate.latent.gate import split_gate_spec
 from holdfast.methods.base import Progress, quiet
 from holdfast.methods.registry import build
 from holdfast.parallel import RayCluster, Work, run_tasks
+from holdfast.storage.json_lines import append_line
 from holdfast.transcript.read import read
 
 ANSWER_TOKENS = 24
@@ -108,7 +109,7 @@ def measure(
                 if isinstance(row, str):
                     note(row)
                 elif key(row) not in written:
-                    append_row(out, row)
+                    append_line(out, row)
                     written.add(key(row))
     progress("window", len(jobs), len(jobs), "")
     return len(written) - before

@@ -16,12 +16,13 @@ from holdfast import __version__
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption, Failed, HoldfastError
 from holdfast.eval.metrics import exact_match, f1, keyword_hit
-from holdfast.eval.rows import FULL, append_row, read_lines
+from holdfast.eval.rows import FULL, read_lines
 from holdfast.eval.text.model_calls import answer_probe, judge_answer, write_probes
 from holdfast.eval.text.probes import CATEGORIES, TextProbe, make_cloze_probes, turn_text
 from holdfast.eval.text.rows import TextRow
 from holdfast.methods.registry import build_text
 from holdfast.parallel import RayCluster, Work, run_tasks
+from holdfast.storage.json_lines import append_line
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite
 from holdfast.transcript.read import read
 from holdfast.transcript.turn import Transcript
@@ -108,11 +109,11 @@ def measure(run: TextRun, out: Path, report: Report, note: Note, fleet: RayClust
                     note(made)
                 elif isinstance(made, TextRow):
                     if made.key not in written:
-                        append_row(out, made)
+                        append_line(out, made)
                         written.add(made.key)
                         report("probe", len(written), max(len(written), expected), made.method)
                 elif owner.setdefault(made.session, made.transcript) == made.transcript:
-                    append_row(_probe_file(out), made)
+                    append_line(_probe_file(out), made)
     report("session", len(paths), len(paths), "")
     return len(written) - before
 

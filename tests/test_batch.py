@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from conftest import byte_tokenizer, plain_model
-from holdfast.cli import compact_many
+from holdfast import batch
 from holdfast.cli.main import main
-from holdfast.eval.rows import read_lines
+from holdfast.storage.json_lines import read_lines
 
 EXAMPLE = Path("examples/taskdeck/session.json").absolute()
 TEXT = ("--text", "truncate", "--ratio=2", "--no-gate")
@@ -38,7 +38,7 @@ def compact(tmp_path, capsys):
 
 
 def log(folder):
-    return read_lines(folder / compact_many.LOG, compact_many.Compacted, "", print)
+    return read_lines(folder / batch.LOG, batch.BatchEntry, print)
 
 
 def test_a_folder_is_compacted_and_what_is_done_is_not_done_again(compact, sessions, tmp_path):
@@ -64,7 +64,7 @@ def test_what_changed_is_compacted_again(compact, sessions, tmp_path, what):
     elif what == "options":
         options = ("--text", "truncate", "--ratio=3", "--no-gate")
     else:  # killed while it wrote the last line
-        path = tmp_path / "out" / compact_many.LOG
+        path = tmp_path / "out" / batch.LOG
         path.write_bytes(path.read_bytes()[:-20])
     expected = 3 if what == "options" else 1
     assert compact(sessions, *options)[1]["written"] == expected
@@ -74,7 +74,7 @@ def test_what_changed_is_compacted_again(compact, sessions, tmp_path, what):
 
 
 def test_an_interrupted_run_keeps_what_is_done_and_goes_on(compact, sessions, tmp_path, monkeypatch):
-    whole, begun = compact_many._done, []
+    whole, begun = batch._execute, []
 
     def stops(compact, order):
         begun.append(order.file.name)
@@ -83,7 +83,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(compact, sessions, tm
         return whole(compact, order)
 
     with monkeypatch.context() as patch:
-        patch.setattr(compact_many, "_done", stops)
+        patch.setattr(batch, "_execute", stops)
         assert compact(sessions, *TEXT)[0] == 130
     assert [line.output for line in log(tmp_path / "out")] == ["a.json", "b.json"]
     assert compact(sessions, *TEXT)[1] | {"output": ""} == {
@@ -111,7 +111,7 @@ def test_files_and_patterns_are_taken_together_and_each_session_once(compact, se
 
 def test_what_holdfast_wrote_is_no_session(compact, sessions):
     compact(sessions, *TEXT)
-    for name in ("a.json.holdfast", "a.json.holdfast.jsonl", compact_many.LOG, ".a.json.1.tmp"):
+    for name in ("a.json.holdfast", "a.json.holdfast.jsonl", batch.LOG, ".a.json.1.tmp"):
         (sessions / name).write_text("x")
     assert compact(sessions, *TEXT)[1]["sessions"] == 3
 
@@ -168,6 +168,6 @@ def test_a_model_is_loaded_once_for_all_sessions(compact, tmp_path, monkeypatch)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "a.json.holdfast",
         "b.json.holdfast",
-        compact_many.LOG,
+        batch.LOG,
     }
     assert all(line.evidence["bytes"] < line.evidence["bytes_full"] for line in log(tmp_path / "out"))

@@ -1,0 +1,52 @@
+"""Reads, checks and writes the `.holdfast` files that commands are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast import outputs
+from holdfast.cli import console
+
+if TYPE_CHECKING:
+    from holdfast.context.segments import CompactContext
+    from holdfast.context.store import Manifest
+    from holdfast.engine.local import LocalEngine
+
+
+def model_for(file: Path, manifest: Manifest, model: str) -> str:
+    """Returns the model to load: `model` if given, else the bundled one that made the file.
+
+    Raises BadOption for any other, because a file from elsewhere does not choose what is loaded here.
+    """
+    from holdfast.errors import BadOption
+    from holdfast.model.bundled_models import BUNDLES
+
+    if not model and manifest.model not in BUNDLES:
+        raise BadOption(f"{file} says that it was made with {manifest.model!r}; pass it with --model if you trust it")
+    return model or manifest.model
+
+
+def open_contexts(
+    files: list[Path], output: Path, model: tuple[str, str, str], force: bool
+) -> tuple[LocalEngine, list[CompactContext]]:
+    """Returns the engine that made the files, and their contexts. Raises, before any work, if `output` is unusable."""
+    from holdfast.compaction.compact import restore
+    from holdfast.context.store import read_manifest
+
+    outputs.check_output(output, *files, force=force)
+    name, dtype, device = model
+    first, *_ = [read_manifest(file) for file in files]
+    engine = console.engine(model_for(files[0], first, name), dtype or first.dtype, device)
+    return engine, [restore(file, engine) for file in files]
+
+
+def save_context(context: CompactContext, output: Path, engine: LocalEngine, force: bool, as_json: bool) -> None:
+    """Writes a context and prints its size."""
+    outputs.save_context(context, output, engine, force)
+    evidence = context.evidence
+    if as_json:
+        console.emit({"output": str(output), **evidence, "recipe": context.recipe})
+        return
+    size = f"{evidence['bytes'] / 1e6:,.1f} MB of {evidence['bytes_full'] / 1e6:,.1f}"
+    console.line(f"{output} written: {evidence['tokens']:,} tokens, {size}")

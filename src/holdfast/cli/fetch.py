@@ -1,0 +1,24 @@
+"""`holdfast fetch`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from holdfast.cli import console
+from holdfast.cli.options import DEFAULT_MODEL, AsJson
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="smollm2-135m or gemma3-270m.")] = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Fetches a bundled model into the cache folder, once."""
+    from holdfast.model.bundled_models import BUNDLES, ensure
+
+    folder = ensure(name, console.say)
+    if as_json:
+        console.emit({"name": name, "folder": str(folder), "licence": BUNDLES[name].licence})
+        return
+    console.line(f"{name} ({BUNDLES[name].licence}) is at {folder}")
