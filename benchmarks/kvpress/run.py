@@ -10,10 +10,11 @@ import rivals  # imports kvpress, which wraps the attention functions that it fi
 import typer
 from check import TOLERANCE, check
 
+from holdfast import outputs
 from holdfast.blocks.render import render
 from holdfast.cli import console
 from holdfast.cli.main import fail
-from holdfast.cli.options import Device, Dtype, Model, check_output, check_ratio
+from holdfast.cli.options import Device, Dtype, Model, check_ratio
 from holdfast.errors import BadOption, HoldfastError
 from holdfast.eval.probes import read_probes
 from holdfast.eval.run import Run, measure, transcripts_in
@@ -46,7 +47,7 @@ def main(  # noqa: PLR0913, PLR0917 - its parameters are its options
         return
     if out is None:
         raise BadOption("--out is missing: a file for the rows")
-    check_output(out, probes, transcripts)
+    outputs.check_rows(out, probes, transcripts)
     ratios = tuple(check_ratio(r) for r in ratio)
     asked, files = tuple(read_probes(probes)), transcripts_in(transcripts)
     job = Run(files, asked, tuple(method or names), ratios, window=window, limit=limit, seed=seed)

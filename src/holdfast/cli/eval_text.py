@@ -89,6 +89,7 @@ def text(
 
 def _require_chat(task: str, config: Path | None) -> Chat:
     """Returns the model for a task. Raises BadOption if there is none."""
+    from holdfast.config import describe_config_places
     from holdfast.engine.routing import Task, chat_for
     from holdfast.errors import BadOption
 
