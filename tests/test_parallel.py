@@ -14,7 +14,7 @@ import pytest
 
 from conftest import byte_tokenizer, plain_model
 from counted_crates import crates, long_session
-from holdfast import parallel as fleets
+from holdfast import parallel
 from holdfast.batch import LOG, BatchEntry
 from holdfast.cli.main import main
 from holdfast.compaction.compact import load
@@ -27,7 +27,7 @@ from holdfast.eval.text.rows import TextRow
 from holdfast.parallel import RayCluster, TaskResult, run_tasks
 
 EXAMPLE = Path("examples/taskdeck/session.json").absolute()
-SOURCES = Path(fleets.__file__).parents[1]
+SOURCES = Path(parallel.__file__).parents[1]
 SECONDS = 240  # of everything on the cluster, on a machine that is busy
 TIMINGS = {"created", "seconds_prefill", "seconds_compact"}
 
@@ -110,14 +110,14 @@ class FakeRay:
 
 @pytest.fixture
 def crew(monkeypatch):
-    """`crew(tasks, opened, **fleet)`: a run over a cluster that is made up."""
+    """`crew(tasks, opened, **options)`: a run over a cluster that is made up."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(fleets.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(parallel.time, "monotonic", lambda: clock.now)
 
     def run(tasks, opened, **options):
         ray = FakeRay(clock)
-        made = fleets._WorkerPool(ray, RayCluster(**options), opened, deque((task, 1) for task in tasks))
-        made.hire(2)
+        made = parallel._WorkerPool(ray, RayCluster(**options), opened, deque((task, 1) for task in tasks))
+        made.start_workers(2)
         return sorted(made.finish(), key=lambda done: done.task), ray
 
     return run
@@ -144,7 +144,7 @@ def test_a_task_that_kills_every_worker_is_given_up_and_the_others_are_done(crew
 
     done, ray = crew(range(4), lambda: work, tries=3)
     assert done[1:] == [TaskResult(task, [task]) for task in (1, 2, 3)]
-    assert done[0].trouble == "given up after 3 tries: its worker died: out of memory"
+    assert done[0].failure == "given up after 3 tries: its worker died: out of memory"
     assert len(ray.killed) == 3
 
 
@@ -155,7 +155,7 @@ def test_a_task_that_takes_too_long_is_tried_again_and_then_given_up(crew):
         return [task]
 
     done, ray = crew(range(3), lambda: work, seconds=5, tries=2)
-    assert [task.trouble for task in done] == ["", "given up after 2 tries: it took over 5 s", ""]
+    assert [task.failure for task in done] == ["", "given up after 2 tries: it took over 5 s", ""]
     assert len(ray.killed) == 2
 
 
@@ -182,7 +182,7 @@ def test_a_time_out_that_makes_no_sense_is_refused(seconds):
 
 
 def test_without_ray_every_command_says_what_to_install(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(fleets, "find_spec", lambda name: None)
+    monkeypatch.setattr(parallel, "find_spec", lambda name: None)
     probes = tmp_path / "probes.jsonl"
     probes.write_text(crates(3).model_dump_json())
     for arguments in (
@@ -276,7 +276,7 @@ def test_the_rows_of_a_model_are_the_same_on_a_fleet(cluster, tmp_path):
     job = latent.Run(latent.transcripts_in(folder), probes, ("truncate", "kvzip"), (2.0, 8.0), window=400)
     engine = load(str(model))
     for name, where in (("local.jsonl", None), ("fleet.jsonl", RayCluster(seconds=120))):
-        latent.measure(job, engine, tmp_path / name, note=quiet, fleet=where)
+        latent.measure(job, engine, tmp_path / name, note=quiet, cluster=where)
     ours, theirs = (without_timings(read_rows(tmp_path / name)) for name in ("fleet.jsonl", "local.jsonl"))
     assert ours == theirs
     assert len(ours) == 2 * 6

@@ -35,7 +35,7 @@ from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.probes import Probe, broken_rule, read_probes
 from holdfast.model.bundled_models import ensure
 from holdfast.vllm import files
-from holdfast.vllm.pages import Options, paged
+from holdfast.vllm.pages import Options, to_pages
 
 ROOT = Path(__file__).parents[2]
 SESSION = ROOT / "examples" / "taskdeck"
@@ -114,7 +114,7 @@ def contexts(engine: LocalEngine, policy: Policy) -> list[Served]:
         holdfast.save(compact(transcript, engine, Plan(spec, ratio, policy=policy)), path, engine)
         context = holdfast.restore(path, engine)
         began = time.perf_counter()
-        pages = paged(engine.model, context, Options(block_size=BLOCK, lengths="pad"))
+        pages = to_pages(engine.model, context, Options(block_size=BLOCK, lengths="pad"))
         seconds = time.perf_counter() - began
         stored = files.write(pages, OUT / "pages")
         print(f"{spec} at {ratio:g}x: {stored.stat().st_size / 1e6:.1f} MB of pages in {seconds:.1f} s")

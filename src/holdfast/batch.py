@@ -210,7 +210,7 @@ def _run(
     with closing(run_tasks(missing, prepare, batch.cluster)) as everything:
         for number, done in enumerate(everything):
             batch.progress("session", number, len(missing), done.task.file.name)
-            for result in (done.trouble,) if done.trouble else done.results:
+            for result in (done.failure,) if done.failure else done.results:
                 if isinstance(result, BatchEntry):
                     append_line(folder / LOG, result)
                 else:

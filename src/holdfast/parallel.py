@@ -1,4 +1,4 @@
-"""Where independent pieces of work run: one after another here, or on the actors of a Ray cluster.
+"""Independent tasks, run one after another in this process or on the actors of a Ray cluster.
 
 A piece of work is a task (a value that pickles) and gives results; which results are still missing, and where they are
 written, is the caller's, who alone writes. Nothing here loads a model library, nor Ray before it is asked for.
@@ -34,7 +34,7 @@ class RayCluster:
     address: str = ""
     """`HOST:PORT`, `ray://HOST:PORT`, or `auto` for a running one; empty starts one on this machine for the run."""
     seconds: float = 3600.0
-    """That a task may take on a worker, and a worker to get ready; then it is killed and the task tried again."""
+    """Limit for a task on a worker, and for a worker to get ready; then it is killed and the task is tried again."""
     tries: int = 3
     """Of a task, before it is given up."""
     gpus: float = 0.0
@@ -51,38 +51,38 @@ class TaskResult(Generic[Task, Result]):
 
     task: Task
     results: Iterable[Result] = ()
-    trouble: str = ""
-    """Why it was given up; it has no results then."""
+    failure: str = ""
+    """Reason for which the task was given up; it has no results then."""
 
 
 def run_tasks(
-    tasks: Sequence[Task], opened: WorkFactory[Task, Result], fleet: RayCluster | None = None
+    tasks: Sequence[Task], make_work: WorkFactory[Task, Result], cluster: RayCluster | None = None
 ) -> Generator[TaskResult[Task, Result]]:
-    """Every task once: in order here, or in the order in which a fleet finishes them.
+    """Runs every task once: in order here, or in the order in which a cluster finishes them.
 
     What the work raises is raised here. Raises BadOption where Ray is not installed, and Failed where no cluster or
     worker can be had.
     """
     if not tasks:
         return
-    if fleet is None:
-        work = opened()
+    if cluster is None:
+        work = make_work()
         yield from (TaskResult(task, work(task)) for task in tasks)
         return
-    with _connect(fleet) as ray:
-        crew = _WorkerPool[Task, Result](ray, fleet, ray.put(opened), deque((task, 1) for task in tasks))
+    with _connect(cluster) as ray:
+        pool = _WorkerPool[Task, Result](ray, cluster, ray.put(make_work), deque((task, 1) for task in tasks))
         try:
-            crew.hire(min(len(tasks), _worker_capacity(ray, fleet)))
-            yield from crew.finish()
+            pool.start_workers(min(len(tasks), _worker_capacity(ray, cluster)))
+            yield from pool.finish()
         finally:
-            crew.dismiss()
+            pool.stop_workers()
 
 
 class _Worker:
     """In a process of its own: gets ready once, then does task after task."""
 
-    def open(self, opened: WorkFactory[Any, Any]) -> None:
-        self._work = opened()
+    def open(self, make_work: WorkFactory[Any, Any]) -> None:
+        self._work = make_work()
 
     def do(self, task: Any) -> list[Any]:
         return list(self._work(task))
@@ -90,7 +90,7 @@ class _Worker:
 
 @dataclass(frozen=True)
 class _Assignment:
-    """What a worker is doing: a task and which try of it, or getting ready."""
+    """The work of a worker: a task and the number of the try, or getting ready."""
 
     worker: Any
     deadline: float
@@ -102,61 +102,61 @@ class _WorkerPool(Generic[Task, Result]):
     """The workers of one run. A task is sent only to a worker that is ready, so that none waits for a dead node."""
 
     ray: Any
-    fleet: RayCluster
-    opened: Any
+    cluster: RayCluster
+    make_work: Any
     waiting: deque[tuple[Task, int]]
     idle: list[Any] = field(default_factory=list)
-    flights: dict[Any, _Assignment] = field(default_factory=dict)
-    stillborn: int = 0
+    assignments: dict[Any, _Assignment] = field(default_factory=dict)
+    failed_starts: int = 0
     """Workers in a row that died before they were ready."""
 
-    def hire(self, count: int) -> None:
-        remote = self.ray.remote(num_cpus=1, num_gpus=self.fleet.gpus, runtime_env={"env_vars": ENVIRONMENT})(_Worker)
+    def start_workers(self, count: int) -> None:
+        remote = self.ray.remote(num_cpus=1, num_gpus=self.cluster.gpus, runtime_env={"env_vars": ENVIRONMENT})(_Worker)
         for _ in range(count):
             worker = remote.remote()
-            self.flights[worker.open.remote(self.opened)] = _Assignment(worker, self._deadline())
+            self.assignments[worker.open.remote(self.make_work)] = _Assignment(worker, self._deadline())
 
     def finish(self) -> Iterator[TaskResult[Task, Result]]:
-        while self.waiting or any(flight.job for flight in self.flights.values()):
+        while self.waiting or any(assignment.job for assignment in self.assignments.values()):
             while self.idle and self.waiting:
                 worker, job = self.idle.pop(), self.waiting.popleft()
-                self.flights[worker.do.remote(job[0])] = _Assignment(worker, self._deadline(), job)
-            patience = min(flight.deadline for flight in self.flights.values()) - time.monotonic()
-            landed, _ = self.ray.wait(list(self.flights), timeout=max(0.0, patience))
+                self.assignments[worker.do.remote(job[0])] = _Assignment(worker, self._deadline(), job)
+            patience = min(assignment.deadline for assignment in self.assignments.values()) - time.monotonic()
+            landed, _ = self.ray.wait(list(self.assignments), timeout=max(0.0, patience))
             for ref in landed:
-                yield from self._landed(ref, self.flights.pop(ref))
-            for ref in [ref for ref, flight in self.flights.items() if flight.deadline <= time.monotonic()]:
-                yield from self._lost(self.flights.pop(ref), f"it took over {self.fleet.seconds:g} s")
+                yield from self._collect(ref, self.assignments.pop(ref))
+            for ref in [ref for ref, assignment in self.assignments.items() if assignment.deadline <= time.monotonic()]:
+                yield from self._retry_or_give_up(self.assignments.pop(ref), f"it took over {self.cluster.seconds:g} s")
 
-    def dismiss(self) -> None:
-        for worker in (*self.idle, *(flight.worker for flight in self.flights.values())):
+    def stop_workers(self) -> None:
+        for worker in (*self.idle, *(assignment.worker for assignment in self.assignments.values())):
             self._kill(worker)
 
-    def _landed(self, ref: Any, flight: _Assignment) -> Iterator[TaskResult[Task, Result]]:
+    def _collect(self, ref: Any, assignment: _Assignment) -> Iterator[TaskResult[Task, Result]]:
         try:
             results = self.ray.get(ref)
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from None  # what the work itself raised
         except self.ray.exceptions.RayError as error:
-            yield from self._lost(flight, f"its worker died: {_first_line(error)}")
+            yield from self._retry_or_give_up(assignment, f"its worker died: {_first_line(error)}")
             return
-        self.idle.append(flight.worker)
-        self.stillborn = 0
-        if flight.job:
-            yield TaskResult(flight.job[0], results)
+        self.idle.append(assignment.worker)
+        self.failed_starts = 0
+        if assignment.job:
+            yield TaskResult(assignment.job[0], results)
 
-    def _lost(self, flight: _Assignment, why: str) -> Iterator[TaskResult[Task, Result]]:
-        """Put the job back, or give it up; and take another worker in place of the lost one."""
-        self._kill(flight.worker)
-        if flight.job is None:
-            self.stillborn += 1
-        elif flight.job[1] < self.fleet.tries:
-            self.waiting.append((flight.job[0], flight.job[1] + 1))
+    def _retry_or_give_up(self, assignment: _Assignment, why: str) -> Iterator[TaskResult[Task, Result]]:
+        """Queues the job of a lost worker again, or gives it up; starts another worker in its place."""
+        self._kill(assignment.worker)
+        if assignment.job is None:
+            self.failed_starts += 1
+        elif assignment.job[1] < self.cluster.tries:
+            self.waiting.append((assignment.job[0], assignment.job[1] + 1))
         else:
-            yield TaskResult(flight.job[0], trouble=f"given up after {flight.job[1]} tries: {why}")
-        if self.stillborn < self.fleet.tries:
-            self.hire(1)
-        elif not self.idle and not self.flights:
+            yield TaskResult(assignment.job[0], failure=f"given up after {assignment.job[1]} tries: {why}")
+        if self.failed_starts < self.cluster.tries:
+            self.start_workers(1)
+        elif not self.idle and not self.assignments:
             raise Failed(f"no worker got ready on the Ray cluster, the last because {why}; see its logs and its memory")
 
     def _kill(self, worker: Any) -> None:
@@ -164,18 +164,18 @@ class _WorkerPool(Generic[Task, Result]):
             self.ray.kill(worker)
 
     def _deadline(self) -> float:
-        return time.monotonic() + self.fleet.seconds
+        return time.monotonic() + self.cluster.seconds
 
 
 def check_installed() -> None:
-    """Raise BadOption where Ray is not."""
+    """Raises BadOption if Ray is not installed."""
     if find_spec("ray") is None:
         raise BadOption("--ray needs Ray, which is not installed; pip install 'holdfast[ray]'")
 
 
 @contextmanager
-def _connect(fleet: RayCluster) -> Iterator[Any]:
-    """Ray, connected: as it is where this process is connected already, else for the time of the run."""
+def _connect(cluster: RayCluster) -> Iterator[Any]:
+    """Connects Ray for the time of the run; a connection that this process has already stays as it is."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray starts; nothing is reported to anybody
     check_installed()
     import ray
@@ -184,9 +184,9 @@ def _connect(fleet: RayCluster) -> Iterator[Any]:
         yield ray
         return
     try:
-        ray.init(fleet.address or "local", include_dashboard=False, configure_logging=False, log_to_driver=False)
+        ray.init(cluster.address or "local", include_dashboard=False, configure_logging=False, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = fleet.address or "this machine"
+        where = cluster.address or "this machine"
         raise Failed(f"no Ray cluster at {where}: {_first_line(error)}; start one with `ray start --head`") from error
     try:
         yield ray
@@ -194,13 +194,13 @@ def _connect(fleet: RayCluster) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _worker_capacity(ray: Any, fleet: RayCluster) -> int:
-    """How many workers the cluster has room for."""
-    has = ray.cluster_resources()
-    places = min([has.get("CPU", 0), *([has.get("GPU", 0) / fleet.gpus] if fleet.gpus else [])])
-    if places < 1:
-        raise Failed(f"the Ray cluster has no room for a worker of 1 CPU and {fleet.gpus:g} GPUs; it has {has}")
-    return int(places)
+def _worker_capacity(ray: Any, cluster: RayCluster) -> int:
+    """Returns the number of workers that the cluster has room for. Raises Failed if it has none."""
+    resources = ray.cluster_resources()
+    capacity = min([resources.get("CPU", 0), *([resources.get("GPU", 0) / cluster.gpus] if cluster.gpus else [])])
+    if capacity < 1:
+        raise Failed(f"the Ray cluster has no room for a worker of 1 CPU and {cluster.gpus:g} GPUs; it has {resources}")
+    return int(capacity)
 
 
 def _first_line(error: BaseException) -> str:

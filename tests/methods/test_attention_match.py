@@ -13,7 +13,7 @@ from holdfast.context.budget import Budget
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
-from holdfast.methods.latent.attention_match import AttentionMatch, log_mass, nonnegative, pursued, refitted
+from holdfast.methods.latent.attention_match import AttentionMatch, fit_bias, fit_values, pursue_columns, solve_bounded
 from holdfast.methods.query_batch import RUN, QueryBatch, attend, attention_error, sample_queries
 from holdfast.methods.reference_queries import reference_queries
 from holdfast.methods.registry import build
@@ -173,14 +173,14 @@ def test_the_bias_brings_kept_keys_nearer_to_the_mass_of_all():
     one, keys, _ = made_up()
     kept = keys[:6]
     before = attend(one, kept, None)[1]
-    after = attend(one, kept, log_mass(one, kept, 3.0))[1]
+    after = attend(one, kept, fit_bias(one, kept, 3.0))[1]
     assert (after - one.mass).abs().mean() < 0.7 * (before - one.mass).abs().mean()
 
 
 def test_projected_gradient_finds_the_bounded_least_squares_solution():
     noise = torch.Generator().manual_seed(3)
     parts, weight = torch.rand(50, 4, generator=noise), torch.rand(50, generator=noise)
-    found = nonnegative(parts, weight, 1.0)
+    found = solve_bounded(parts, weight, 1.0)
     lowest, highest = math.exp(-1), math.e
     assert found.min() >= lowest - 1e-9
     assert found.max() <= highest + 1e-9
@@ -195,21 +195,21 @@ def test_queries_that_cannot_tell_slots_apart_do_not_blow_up():
     one, keys, values = made_up(n=5, tokens=20)
     kept = torch.cat((keys[:10], keys[:10]))
     plain = torch.cat((values[:10], values[:10]))
-    for fitted in refitted(one, kept, plain, None, (1e-6, 1e-2, 1.0)):
+    for fitted in fit_values(one, kept, plain, None, (1e-6, 1e-2, 1.0)):
         assert torch.isfinite(fitted).all()
         assert fitted.abs().max() < 100 * values.abs().max()
-    assert torch.isfinite(log_mass(one, kept, 3.0)).all()
+    assert torch.isfinite(fit_bias(one, kept, 3.0)).all()
 
 
 def test_a_stronger_pull_leaves_values_nearer_to_the_plain_ones():
     one, keys, values = made_up()
-    moved = [float((fit - values[:6]).norm()) for fit in refitted(one, keys[:6], values[:6], None, (1e-4, 1e-1, 1e2))]
+    moved = [float((fit - values[:6]).norm()) for fit in fit_values(one, keys[:6], values[:6], None, (1e-4, 1e-1, 1e2))]
     assert moved[0] > moved[1] > moved[2]
 
 
 def test_least_squares_values_lower_the_error_of_the_queries_they_saw():
     one, keys, values = made_up()
-    (fitted,) = refitted(one, keys[:6], values[:6], None, (1e-6,))
+    (fitted,) = fit_values(one, keys[:6], values[:6], None, (1e-6,))
     attention, _ = attend(one, keys[:6], None)
     error = [float((attention @ v - one.output).pow(2).sum()) for v in (values[:6], fitted)]
     assert error[1] < error[0]
@@ -226,8 +226,8 @@ def test_matching_pursuit_takes_the_key_that_explains_most_first():
     noise = torch.Generator().manual_seed(0)
     parts = torch.rand(30, 6, generator=noise) * 0.01
     parts[:, 4] = 0.9
-    assert 4 in pursued(parts, torch.ones(30), 1, 3.0).tolist()
-    assert sorted(pursued(parts, torch.ones(30), 6, 3.0).tolist()) == list(range(6))
+    assert 4 in pursue_columns(parts, torch.ones(30), 1, 3.0).tolist()
+    assert sorted(pursue_columns(parts, torch.ones(30), 6, 3.0).tolist()) == list(range(6))
 
 
 @pytest.mark.parametrize(

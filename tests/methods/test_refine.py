@@ -10,7 +10,7 @@ from holdfast.context.budget import Budget
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
-from holdfast.methods.latent.baselines.refine import PARTS, descended, padded
+from holdfast.methods.latent.baselines.refine import PARTS, descend, pad_heads
 from holdfast.methods.per_head import HeadSlots
 from holdfast.methods.query_batch import QueryBatch, attention_error, output_and_mass_error
 from holdfast.methods.registry import build
@@ -55,8 +55,8 @@ STILL = Rope(torch.zeros(1))  # turns nothing
 @pytest.mark.parametrize("what", ["keys", "values", "bias", "keys+values+bias"])
 def test_descent_lowers_its_loss_and_moves_only_what_is_named(what):
     one, heads = made_up()
-    start = padded(heads, STILL)
-    *_, end = descended(one, start, what.split("+"), 40, 0.02)
+    start = pad_heads(heads, STILL)
+    *_, end = descend(one, start, what.split("+"), 40, 0.02)
     for g in range(2):
         before, after = (sum(x[g] for x in output_and_mass_error(one, *layer.attend(one))) for layer in (start, end))
         assert after < before
@@ -70,7 +70,7 @@ def test_each_head_ends_at_its_best_step_on_held_out_queries():
     refined, errors = build("refine:steps=40")._refined(one, heads, STILL)
     judge = one.select(one.held_out)
     for g, (before, after, plain) in enumerate(errors):
-        found = attention_error(judge, *padded(refined, STILL).attend(judge))[g]
+        found = attention_error(judge, *pad_heads(refined, STILL).attend(judge))[g]
         assert float(found) == pytest.approx(after, rel=1e-4)
         assert after < before
         assert not plain

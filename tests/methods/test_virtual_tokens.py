@@ -16,7 +16,7 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.latent.baselines import virtual_tokens as vt
-from holdfast.methods.latent.baselines.virtual_tokens import VirtualTokens, pooling, uniqueness
+from holdfast.methods.latent.baselines.virtual_tokens import VirtualTokens, pooling_matrix, uniqueness
 from holdfast.model.states import States
 
 BEFORE, LENGTH, SLOTS = 9, 24, 6
@@ -175,7 +175,7 @@ def test_the_loss_of_the_start_is_the_unexplained_share_of_each_layers_variance(
 def test_pooling_averages_contiguous_blocks_of_like_length(tokens, slots, seed):
     slots = min(slots, tokens)
     weights = torch.rand(tokens, generator=torch.Generator().manual_seed(seed)) + 1e-3
-    pool = pooling(weights, slots)
+    pool = pooling_matrix(weights, slots)
     assert pool.shape == (slots, tokens)
     assert torch.allclose(pool.sum(1), torch.ones(slots), atol=1e-5)
     owner = (pool > 0).float().argmax(0)
@@ -225,7 +225,7 @@ def test_blocks_that_a_sliding_layer_no_longer_holds_do_not_count(tiny, run):
     with torch.no_grad():
         live.feed_inputs(study.embeds.view(SLOTS, LENGTH // SLOTS, -1).mean(1), torch.linspace(9, 32, SLOTS))
     want = []
-    pool = pooling(study.weights, SLOTS)
+    pool = pooling_matrix(study.weights, SLOTS)
     for layer, values in enumerate(study.states.values):
         held = pool[:, -values.shape[1] :]
         rows = held.sum(1) > 0

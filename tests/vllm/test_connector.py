@@ -26,7 +26,7 @@ from holdfast.context.surgery import keep
 from holdfast.errors import BadOption
 from holdfast.model.load import adopt
 from holdfast.vllm.files import placeholders, write
-from holdfast.vllm.pages import Options, paged
+from holdfast.vllm.pages import Options, to_pages
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BLOCK = 32
@@ -94,7 +94,7 @@ def apart(pair: Pair, made: CompactContext, output: Any) -> float:
 
 
 def stored(served: Any, pair: Pair, made: CompactContext) -> tuple[int, ...]:
-    pages = paged(pair.model, made, Options(block_size=BLOCK))
+    pages = to_pages(pair.model, made, Options(block_size=BLOCK))
     write(pages, served[1])
     return pages.prompt
 

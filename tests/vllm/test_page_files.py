@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from holdfast.errors import BadContext, BadInput
-from holdfast.vllm.files import HEAD, MARK, Header, Pages, handle_of, placeholders, read, read_header, where, write
+from holdfast.vllm.files import HEAD, MARK, Header, Pages, handle_of, pages_path, placeholders, read, read_header, write
 
 WORDS = st.integers(0, 70_000)
 
@@ -99,7 +99,7 @@ def test_a_flipped_bit_is_refused(tmp_path):
 
 def test_pages_under_another_name_are_refused(tmp_path):
     one, two = pages(), pages(seed=1)
-    write(one, tmp_path).replace(where(tmp_path, two.handle))
+    write(one, tmp_path).replace(pages_path(tmp_path, two.handle))
     with pytest.raises(BadContext, match="not the one that it is called by"):
         read(tmp_path, two.handle)
 
@@ -108,7 +108,7 @@ def test_pages_under_another_name_are_refused(tmp_path):
     "metadata", [None, {"holdfast_pages": "{"}, {"holdfast_pages": "[]"}, {"holdfast_pages": '{"format": 2}'}]
 )
 def test_other_safetensors_are_refused(tmp_path, metadata):
-    save_file({"x": torch.zeros(1)}, where(tmp_path, "ab" * 16), metadata=metadata)
+    save_file({"x": torch.zeros(1)}, pages_path(tmp_path, "ab" * 16), metadata=metadata)
     with pytest.raises(BadContext, match="not pages"):
         read_header(tmp_path, "ab" * 16)
 

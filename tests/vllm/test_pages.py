@@ -14,7 +14,7 @@ from holdfast.errors import BadContext, BadInput, BadOption, UnsupportedModel
 from holdfast.model.load import adopt
 from holdfast.model.slots import Slots
 from holdfast.vllm.padding_keys import nearest_point
-from holdfast.vllm.pages import Options, paged
+from holdfast.vllm.pages import Options, to_pages
 
 FULL = ("llama", "qwen2", "qwen3", "mistral", "phi3", "phi3-partial")
 SMALL = Options(block_size=16, reach=256)
@@ -81,14 +81,14 @@ def one_sided(tiny_plain):
 def test_pages_of_equal_heads_give_the_local_answers(tiny, ids, family):
     pair = tiny(family)
     context = made(pair, ids)
-    pages = paged(pair.model, context, SMALL)
+    pages = to_pages(pair.model, context, SMALL)
     assert (pages.header.slots, len(pages.header.tail)) == (64, 11)  # 20 + 30 + 25 slots in blocks of 16
     assert apart(pair, context, pages) < 1e-4 * 5  # tiny random models amplify float32 noise
 
 
 def test_equal_heads_cost_nothing(tiny, ids):
     pair = tiny("llama")
-    report = paged(pair.model, made(pair, ids), SMALL).header.report
+    report = to_pages(pair.model, made(pair, ids), SMALL).header.report
     assert report["placed"] == report["held"] == 75 * 2 * 3
     assert (report["padded"], report["repeated"], report["leak"], report["tokens"]) == (0, 0, 0.0, 165)
 
@@ -96,7 +96,7 @@ def test_equal_heads_cost_nothing(tiny, ids):
 def test_a_tail_that_fills_whole_blocks_leaves_nothing_to_the_server(tiny, ids):
     pair = tiny("llama")
     context = made(pair, ids, tail=14)
-    pages = paged(pair.model, context, SMALL)
+    pages = to_pages(pair.model, context, SMALL)
     assert (pages.header.slots, pages.header.tail) == (64, ())
     assert apart(pair, context, pages) < 5e-4
 
@@ -104,7 +104,7 @@ def test_a_tail_that_fills_whole_blocks_leaves_nothing_to_the_server(tiny, ids):
 def test_a_gap_behind_the_last_token_moves_no_answer(one_sided, ids):
     """The server counts on from the pages; a gap is in no prompt, so that nothing is left to it."""
     context = replace(made(one_sided, ids, tail=120), next_position=300)
-    pages = paged(one_sided.model, context, SMALL)
+    pages = to_pages(one_sided.model, context, SMALL)
     assert (pages.header.slots, pages.header.tail) == (176, ())
     assert apart(one_sided, context, pages) < 5e-4
 
@@ -112,12 +112,12 @@ def test_a_gap_behind_the_last_token_moves_no_answer(one_sided, ids):
 def test_heads_of_different_lengths_are_refused_by_their_lengths(tiny, ids):
     pair = tiny("llama")
     with pytest.raises(BadInput, match=r"heads hold 55 to 75 slots.*allocation=head"):
-        paged(pair.model, made(pair, ids, lambda layer, head: 10 + 20 * head), SMALL)
+        to_pages(pair.model, made(pair, ids, lambda layer, head: 10 + 20 * head), SMALL)
 
 
 def test_padding_is_seen_by_no_query(one_sided, ids):
     context = made(one_sided, ids, lambda layer, head: 5 + 15 * head + 10 * layer, tail=120)
-    pages = paged(one_sided.model, context, replace(SMALL, lengths="pad"))
+    pages = to_pages(one_sided.model, context, replace(SMALL, lengths="pad"))
     report = pages.header.report
     assert report["padded"] == report["placed"] - report["held"] > 0
     assert report["leak"] < 1e-6
@@ -134,14 +134,14 @@ def test_padding_that_queries_would_see_is_refused_by_layer_and_head(tiny, ids):
     pair = tiny("llama")  # random queries look everywhere
     context = made(pair, ids, lambda layer, head: 10 + 20 * head, tail=120)
     with pytest.raises(BadInput, match=r"layer 0, head \d.*cannot be padded"):
-        paged(pair.model, context, replace(SMALL, lengths="pad"))
+        to_pages(pair.model, context, replace(SMALL, lengths="pad"))
 
 
 def test_padding_without_verbatim_tokens_to_choose_by_is_refused(one_sided, ids):
     segment = evicted(one_sided, ids(140), lambda layer, head: 30)
     context = CompactContext((segment,), 140, model_digest=one_sided.model.digest)
     with pytest.raises(BadInput, match="the context has 0 of them"):
-        paged(one_sided.model, context, SMALL)
+        to_pages(one_sided.model, context, SMALL)
 
 
 def biased(pair, ids, bias):
@@ -154,14 +154,14 @@ def biased(pair, ids, bias):
 def test_a_bias_is_refused_unless_slots_may_be_repeated(tiny, ids):
     pair = tiny("llama")
     with pytest.raises(BadInput, match=r"layer 0 has slots with a bias.*bias='repeat'"):
-        paged(pair.model, biased(pair, ids, 1.0), SMALL)
+        to_pages(pair.model, biased(pair, ids, 1.0), SMALL)
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_a_slot_that_counts_for_several_is_repeated_exactly(tiny, ids, times):
     pair = tiny("llama")
     context = biased(pair, ids, math.log(times))
-    pages = paged(pair.model, context, replace(SMALL, bias="repeat"))
+    pages = to_pages(pair.model, context, replace(SMALL, bias="repeat"))
     report = pages.header.report
     assert (report["repeated"], report["rounding"]) == (30 * (times - 1) * 6, 0.0)
     assert apart(pair, context, pages) < 5e-4
@@ -169,7 +169,7 @@ def test_a_slot_that_counts_for_several_is_repeated_exactly(tiny, ids, times):
 
 def test_a_bias_between_whole_numbers_states_its_error(tiny, ids):
     pair = tiny("llama")
-    report = paged(pair.model, biased(pair, ids, math.log(2.4)), replace(SMALL, bias="repeat")).header.report
+    report = to_pages(pair.model, biased(pair, ids, math.log(2.4)), replace(SMALL, bias="repeat")).header.report
     assert report["rounding"] == round(math.log(1.2), 4)
 
 
@@ -178,7 +178,7 @@ def test_coded_slots_are_decoded_and_said_so(tiny, ids, form):
     pair = tiny("llama")
     plain = made(pair, ids)
     context = replace(plain, segments=(plain.segments[0], quantize_segment(plain.segments[1], form), plain.segments[2]))
-    pages = paged(pair.model, context, SMALL)
+    pages = to_pages(pair.model, context, SMALL)
     assert pages.header.report["decoded"] == (form,)
     assert apart(pair, context, pages) < 5e-4
 
@@ -187,7 +187,7 @@ def test_soft_segments_become_pages_like_words(tiny, ids):
     pair = tiny("llama")
     soft = SoftSegment(torch.randn(17, 64, generator=torch.Generator().manual_seed(1)), torch.arange(17) * 1.5)
     context = CompactContext((soft, tokens(ids(40), 30)), 70, model_digest=pair.model.digest)
-    pages = paged(pair.model, context, SMALL)
+    pages = to_pages(pair.model, context, SMALL)
     assert (pages.header.slots, len(pages.header.tail)) == (48, 9)
     assert apart(pair, context, pages) < 5e-4
 
@@ -195,33 +195,33 @@ def test_soft_segments_become_pages_like_words(tiny, ids):
 def test_sliding_layers_are_refused_by_name(tiny, ids):
     pair = tiny("gemma3_text")
     with pytest.raises(UnsupportedModel, match="layer 0 of tiny-gemma3_text slides over 8 tokens"):
-        paged(pair.model, CompactContext((tokens(ids(40), 0),), 40), SMALL)
+        to_pages(pair.model, CompactContext((tokens(ids(40), 0),), 40), SMALL)
 
 
 def test_another_models_context_is_refused(tiny, ids):
     with pytest.raises(BadContext, match="another model"):
-        paged(tiny("qwen3").model, made(tiny("llama"), ids), SMALL)
+        to_pages(tiny("qwen3").model, made(tiny("llama"), ids), SMALL)
 
 
 @pytest.mark.parametrize("count", [0, 15])
 def test_a_context_that_fills_no_block_is_refused(tiny, ids, count):
     segments = (tokens(ids(count), 0),) if count else ()
     with pytest.raises(BadInput, match=r"empty|does not fill one block of 16"):
-        paged(tiny("llama").model, CompactContext(segments, count), SMALL)
+        to_pages(tiny("llama").model, CompactContext(segments, count), SMALL)
 
 
 def test_pages_are_the_same_each_time_and_leave_the_context_alone(tiny, ids):
     pair = tiny("llama")
     context = made(pair, ids)
     before = [s.keys.clone() for s in context.segments[1].layers]
-    assert paged(pair.model, context, SMALL).handle == paged(pair.model, context, SMALL).handle
+    assert to_pages(pair.model, context, SMALL).handle == to_pages(pair.model, context, SMALL).handle
     assert all(torch.equal(a, s.keys) for a, s in zip(before, context.segments[1].layers, strict=True))
 
 
 def test_other_contents_have_other_handles(tiny, ids):
     pair = tiny("llama")
     a, b = made(pair, ids), made(pair, ids, tail=26)
-    assert paged(pair.model, a, SMALL).prompt[:24] != paged(pair.model, b, SMALL).prompt[:24]
+    assert to_pages(pair.model, a, SMALL).prompt[:24] != to_pages(pair.model, b, SMALL).prompt[:24]
 
 
 @pytest.mark.parametrize("wrong", [{"block_size": 0}, {"reach": 0}, {"lengths": "cut"}, {"bias": "fold"}])
@@ -246,6 +246,6 @@ def test_a_head_without_slots_is_padded_whole(one_sided, ids):
         mask[0, :32] = True
         layers.append(pack(keys, values, states.positions, mask))
     context = CompactContext((tokens(text[:100], 0), StateSegment(tuple(layers))), 140)
-    pages = paged(one_sided.model, context, replace(SMALL, lengths="pad"))
+    pages = to_pages(one_sided.model, context, replace(SMALL, lengths="pad"))
     assert pages.header.report["padded"] == 3 * (144 - 100 + 144 - 132)
     assert apart(one_sided, context, pages) < 5e-4

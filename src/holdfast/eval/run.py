@@ -79,14 +79,14 @@ def measure(
     out: Path,
     progress: Progress = quiet,
     note: Note = print,
-    fleet: RayCluster | None = None,
+    cluster: RayCluster | None = None,
 ) -> int:
     """Append the missing rows to `out` and return how many were written; `note` gets what was left out and why.
 
-    A fleet measures windows on many machines, each worker with a model of its own on one thread. Raises BadInput when
+    A cluster measures windows on many machines, each worker with a model of its own on one thread. Raises BadInput when
     there is nothing to measure, and BadOption for a method, a window or an `out` that does not fit.
     """
-    run = replace(run, threads=1) if fleet else run
+    run = replace(run, threads=1) if cluster else run
     for spec in run.latent:
         if spec not in (FULL, NONE):
             build(split_gate_spec(spec)[0])  # an unknown method fails before anything is measured
@@ -98,13 +98,13 @@ def measure(
     if not jobs:
         raise BadInput("nothing to measure: no probe could be placed in a window of these transcripts")
     jobs = [job for job in jobs if _windowed(setting, job).pending()]
-    opened = _elsewhere(run, engine, setting.known) if fleet else lambda: partial(_rows, setting)
-    with closing(run_tasks(jobs, opened, fleet)) as everything:
+    opened = _elsewhere(run, engine, setting.known) if cluster else lambda: partial(_rows, setting)
+    with closing(run_tasks(jobs, opened, cluster)) as everything:
         for number, done in enumerate(everything):
             name = f"{done.task.name} {done.task.window.id}"
             progress("window", number, len(jobs), name)
-            if done.trouble:
-                note(f"{name}: left for the next run: {done.trouble}")
+            if done.failure:
+                note(f"{name}: left for the next run: {done.failure}")
             for row in done.results:
                 if isinstance(row, str):
                     note(row)

@@ -1,4 +1,4 @@
-"""What a method is: it reads a span once, then compresses it to any budget."""
+"""The protocol of a latent method: it reads a span once, then compresses it to any budget."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Progress = Callable[[str, int, int, str], None]
 
 
 def quiet(what: str, done: int, total: int, note: str = "") -> None:
-    """The progress of a caller who does not want any."""
+    """Drops the progress: for a caller who does not want any."""
 
 
 def prefill_progress(progress: Progress) -> Callable[[int, int], None]:
-    """The progress of a prefill."""
+    """Returns the callback of a prefill, which reports to `progress` as `read`."""
     return lambda done, total: progress("read", done, total, "")
 
 
@@ -70,15 +70,15 @@ class LatentMethod(Protocol):
 
     @property
     def by_turn(self) -> bool:
-        """Whether the seed recipe of this method compacts turn by turn (else the whole span at once)."""
+        """True if the seed recipe of this method compacts turn by turn, and not the whole span at once."""
         ...
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Any:
-        """Read the span once."""
+        """Reads the span once, and returns all that does not depend on the budget."""
         ...
 
     def compress(self, study: Any, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
-        """Segments that stand for the span and hold at most `budget`."""
+        """Returns segments that stand for the span and hold at most `budget`."""
         ...
 
 
@@ -89,5 +89,5 @@ class RankedStudy(Protocol):
     scores: dict[int, Tensor]
 
     def with_scores(self, scores: dict[int, Tensor]) -> Self:
-        """The same study with other scores; `compress` takes it."""
+        """Returns the study with other scores; `compress` takes it."""
         ...

@@ -1,4 +1,4 @@
-"""What all evicting methods share: read the span once, score its KV pairs, keep the best under any budget.
+"""The base of all evicting methods: read the span once, score its KV pairs, keep the best under any budget.
 
 A method is its `score`; how the budget is spread over heads is a separate choice (`context/allocation.py`).
 """
@@ -38,7 +38,7 @@ class Study(NamedTuple):
         return self.prefill.span
 
     def with_scores(self, scores: dict[int, Tensor]) -> Study:
-        """The same study with other scores."""
+        """Returns the study with other scores."""
         return self._replace(scores=scores)
 
 
@@ -47,7 +47,7 @@ class Eviction(ABC):
     """Keeps the KV pairs of the highest score."""
 
     allocation: str = "global"
-    """How the budget is spread: global, layer, head, pyramid or learned."""
+    """Spread of the budget over heads: global, layer, head, pyramid or learned."""
     cap: float = 0.0
     """Longest head as a multiple of the mean; 0 is no bound."""
     floor: float = 0.0
@@ -65,10 +65,10 @@ class Eviction(ABC):
 
     @abstractmethod
     def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
-        """Per full-attention layer `[G, T]` float32; the higher, the later it is given up."""
+        """Returns `[G, T]` float32 per full-attention layer; the pairs of the highest score are kept."""
 
     def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
-        """An observer of the prefill, for methods that score by the span's own queries; `score` finds it in
+        """Returns an observer of the prefill, for methods that score by the span's own queries; `score` finds it in
         `read.observer`."""
         return None
 
@@ -83,13 +83,13 @@ class Eviction(ABC):
         return Study(prefill, self.score(prefill), self._allocation(shares))
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
-        chosen = study.allocation.choose(self.ranked(study.scores, budget), budget.slots)
+        chosen = study.allocation.choose(self.rank(study.scores, budget), budget.slots)
         states = study.prefill.states
         masks = [chosen.get(layer) for layer in range(len(states.keys))]
         return (keep(states, masks, study.span.origins, study.scores),)
 
-    def ranked(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
-        """Scores for one budget, where they depend on it."""
+    def rank(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
+        """Returns the scores for one budget, for methods whose scores depend on it."""
         return scores
 
     def _allocation(self, shares: dict[int, list[float]]) -> Allocation:
@@ -100,12 +100,12 @@ class Eviction(ABC):
 
 
 def shares_path(given: str, engine: LocalEngine) -> Path:
-    """Where a model's calibrated shares are."""
+    """Returns the file of a model's calibrated shares."""
     return Path(given) if given else home() / "shares" / f"{engine.model.digest}.json"
 
 
 def zero_scores(prefill: SpanPrefill) -> dict[int, Tensor]:
-    """No attention yet, `[G, T]` per full layer."""
+    """Returns scores of zero, `[G, T]` per full-attention layer."""
     model = prefill.engine.model
     return {
         layer: torch.zeros(model.family.kv_heads, len(prefill.span), device=model.device) for layer in prefill.layers

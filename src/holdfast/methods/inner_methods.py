@@ -9,7 +9,7 @@ from holdfast.methods.registry import build
 
 
 def build_inner(owner: str, option: str, spec: str) -> LatentMethod:
-    """The method that an option names. Raises BadOption for one that cannot be built, saying whose option it was."""
+    """Builds the method that an option names. Raises BadOption, which names `owner` and `option`, if it cannot."""
     name, bracket, rest = spec.partition("(")
     try:
         if bracket and not rest.endswith(")"):
@@ -20,7 +20,7 @@ def build_inner(owner: str, option: str, spec: str) -> LatentMethod:
 
 
 def build_inner_eviction(owner: str, option: str, spec: str) -> Eviction:
-    """The same for an option that must name a method that scores KV pairs."""
+    """Builds the method that an option names. Raises BadOption if it does not score KV pairs."""
     method = build_inner(owner, option, spec)
     if not isinstance(method, Eviction):
         raise BadOption(f"{owner}: {option} must name a method that scores KV pairs, such as informed; got {spec!r}")
@@ -28,7 +28,7 @@ def build_inner_eviction(owner: str, option: str, spec: str) -> Eviction:
 
 
 def restore_commas(options: str) -> str:
-    """Options with commas where semicolons stood, except inside further brackets."""
+    """Returns options with commas for semicolons, except inside further brackets."""
     depth, out = 0, []
     for char in options:
         depth += (char == "(") - (char == ")")

@@ -40,19 +40,19 @@ class HeadSlots:
         return len(self.keys)
 
     def select(self, index: Tensor) -> HeadSlots:
-        """Some of the slots."""
+        """Returns the slots at `index`."""
         bias = None if self.bias is None else self.bias[index]
         return HeadSlots(self.keys[index], self.values[index], self.positions[index], bias, self.scores[index])
 
 
 def select_pairs(states: States, layer: int, g: int, mask: Tensor, scores: Tensor) -> HeadSlots:
-    """The KV pairs of head `g` where `mask [T]` is True, as the model computed them; `scores [T]`."""
+    """Returns the KV pairs of head `g` where `mask [T]` is True, as the model computed them; `scores [T]`."""
     keys, values = states.keys[layer][g][mask], states.values[layer][g][mask]
     return HeadSlots(keys, values, states.positions[mask], None, scores[mask].float())
 
 
 def concatenate(first: HeadSlots, second: HeadSlots) -> HeadSlots:
-    """One head's slots after another's."""
+    """Returns one head's slots behind another's."""
     biases = [torch.zeros_like(h.positions) if h.bias is None else h.bias for h in (first, second)]
     return HeadSlots(
         torch.cat((first.keys, second.keys)),
@@ -66,7 +66,7 @@ def concatenate(first: HeadSlots, second: HeadSlots) -> HeadSlots:
 def build_segment(
     states: States, heads: Mapping[int, Sequence[HeadSlots]], origins: tuple[Origin, ...]
 ) -> StateSegment:
-    """A segment of the given heads per layer; layers that are not named (sliding ones) are kept whole.
+    """Builds a segment of the given heads per layer; layers that are not named (sliding ones) are kept whole.
 
     Values and keys return to the dtype of the states. A layer of which no head has a bias holds none.
     """
@@ -91,13 +91,13 @@ def build_segment(
     return StateSegment(tuple(layers), origins, tuple(scores))
 
 
-def pair_bytes(states: States) -> int:
-    """Bytes of one KV pair."""
+def bytes_per_pair(states: States) -> int:
+    """Returns the bytes of one KV pair."""
     return sum(x[0].shape[-1] * x[0].element_size() for x in (states.keys, states.values))
 
 
 def pay_for_bias(chosen: Masks, scores: Mapping[int, Tensor], budget: Budget, states: States) -> dict[int, Tensor]:
-    """`chosen` less the pairs of lowest score, the same share of every head, that pay for a bias on all others."""
+    """Removes pairs of lowest score from `chosen`, the same share of every head, to pay for a bias on all others."""
     heads = [(layer, g) for layer, mask in chosen.items() for g in range(mask.shape[0])]
     counts = affordable_counts([int(chosen[layer][g].sum()) for layer, g in heads], budget, states)
     out = {layer: torch.zeros_like(mask) for layer, mask in chosen.items()}
@@ -108,6 +108,6 @@ def pay_for_bias(chosen: Masks, scores: Mapping[int, Tensor], budget: Budget, st
 
 
 def affordable_counts(lengths: Sequence[int], budget: Budget, states: States) -> list[int]:
-    """How many slots of each head the budget holds when all of them carry a bias."""
-    most = min(sum(lengths), max(1, budget.biased(len(lengths), pair_bytes(states))))
+    """Returns the slots of each head that the budget holds if all of them carry a bias."""
+    most = min(sum(lengths), max(1, budget.biased(len(lengths), bytes_per_pair(states))))
     return apportion(lengths, most, max(lengths))

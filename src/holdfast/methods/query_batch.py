@@ -1,4 +1,4 @@
-"""What a compacted head is fitted to: a bounded sample of reference queries, and what the whole span answers them.
+"""Query batches: a bounded sample of reference queries, and the whole span's answers, which a head is fitted to.
 
 Queries look at the past, the span and themselves; the targets are the output and the log-mass of the span alone, so
 that a head that meets both is right under any other context (Zweiger et al., https://arxiv.org/abs/2602.16284,
@@ -38,19 +38,19 @@ class QueryBatch(NamedTuple):
     """`[N]` bool: not fitted, but asked whether the fit holds."""
 
     def select_heads(self, index: int | list[int]) -> QueryBatch:
-        """One head of a layer's sample, or several."""
+        """Returns the queries of one head of a layer, or of several."""
         queries, output, mass, rest, weight, held = self
         return QueryBatch(queries[index], output[index], mass[index], rest[index], weight[index], held)
 
     def select(self, mask: Tensor) -> QueryBatch:
-        """Some of the queries, `mask [N]`; of a layer's sample for every head."""
+        """Returns the queries where `mask [N]` is True, for every head of a layer."""
         queries, output, mass, rest, weight, held = self
         return QueryBatch(
             queries[..., mask, :], output[..., mask, :], mass[..., mask], rest[..., mask], weight[..., mask], held[mask]
         )
 
     def split_held_out(self) -> tuple[QueryBatch, QueryBatch]:
-        """What is fitted and what judges the fit; all of it for both where nothing is held out."""
+        """Returns the queries that are fitted and those that judge the fit; all for both if nothing is held out."""
         if bool(self.held_out.all()) or not bool(self.held_out.any()):
             return self, self
         return self.select(~self.held_out), self.select(self.held_out)
@@ -75,7 +75,7 @@ class _SourceSample(NamedTuple):
 def sample_queries(
     prefill: SpanPrefill, queries: str, most: int, held: float = 0.25, gain: bool = True, chunk: int = 256
 ) -> dict[int, QueryBatch]:
-    """At most `most` queries a KV head, equally many of each source in `queries`, with what the span answers them.
+    """Samples at most `most` queries a KV head, equally many of each source, with the span's answer to each.
 
     A share `held` is set apart, run by run. With `gain` a repeat's queries count by the nats that the span saves there.
     Memory does not grow with the span beyond its own states.
@@ -89,7 +89,7 @@ def sample_queries(
 
 
 def _sample_source(prefill: SpanPrefill, source: str, most: int, chunk: int = 256) -> _SourceSample:
-    """`most` queries of a source, each equally likely; no more than them and one pass are ever held."""
+    """Samples `most` queries of a source, each equally likely; memory holds no more than them and one pass."""
     noise, out, seen = torch.Generator().manual_seed(0), None, 0
     for one in reference_queries(prefill, source, chunk):
         count = len(one.predicts_fact)
@@ -118,7 +118,7 @@ def _merge_samples(old: _SourceSample | None, theirs: Tensor, new: _SourceSample
 
 
 def _select_queries(prefill: SpanPrefill, one: ReferenceQueries, layer: int, mine: Tensor) -> tuple[Tensor, Tensor]:
-    """Some queries of a pass, `[H, n, D]`, and the log-mass of what they saw beside the span, `[H, n]`.
+    """Returns some queries of a pass, `[H, n, D]`, and the log-mass of what they saw beside the span, `[H, n]`.
 
     The span's own queries are moved behind it, where a repeat would ask them and no token is hidden.
     """
@@ -154,23 +154,23 @@ def _compute_targets(
 
 
 def row_slices(rows: int, columns: int) -> Iterator[slice]:
-    """Rows of a matrix that may be in memory at one time."""
+    """Yields slices of rows whose logits may be in memory at one time."""
     step = max(1, LOGITS // max(1, columns))
     yield from (slice(at, at + step) for at in range(0, rows, step))
 
 
 def _surprisal_weights(gain: Tensor) -> Tensor:
-    """Informed weights, where a source knows its gain."""
+    """Returns weights by surprisal, or ones for a source that does not know its gain."""
     return query_weight(gain).sqrt() if bool(gain.any()) else torch.ones_like(gain)
 
 
 def _hold_out_runs(run: Tensor, held: float) -> Tensor:
-    """Whole runs set apart, evenly over the source."""
+    """Returns a mask of the queries that are held out: whole runs, evenly over the source."""
     return ((run + 1) * held).floor() > (run * held).floor()
 
 
 def attend(one: QueryBatch, keys: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention of queries over rotated `keys [..., n, D]` alone, `[..., N, n]`, and its log-mass `[..., N]`."""
+    """Returns attention over rotated `keys [..., n, D]` alone, `[..., N, n]`, and its log-mass `[..., N]`."""
     logits = one.queries @ keys.mT
     if bias is not None:
         logits = logits + bias[..., None, :]
@@ -178,7 +178,7 @@ def attend(one: QueryBatch, keys: Tensor, bias: Tensor | None) -> tuple[Tensor, 
 
 
 def attention_error(one: QueryBatch, output: Tensor, mass: Tensor) -> Tensor:
-    """Squared error of what a head adds to the attention output, relative to what the span adds: 0 is exact, and 1 as
+    """Returns the squared error of what a head adds to the attention output, relative to the span: 0 is exact, 1 is as
     bad as nothing. `output [..., N, D]` and `mass [..., N]` are the compacted head's; all else counts as zeros."""
     ours = torch.sigmoid(mass - one.rest)[..., None] * output
     target = one.span_share[..., None] * one.output
@@ -187,7 +187,7 @@ def attention_error(one: QueryBatch, output: Tensor, mass: Tensor) -> Tensor:
 
 
 def output_and_mass_error(one: QueryBatch, output: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in two parts that hold under any other context: relative squared error of the output and mean squared
+    """Returns two errors that hold under any other context: the relative squared one of the output and the mean squared
     error of the log-mass, queries weighing by the share that the span has of them."""
     weight = one.weight * one.span_share**2
     lost = (weight[..., None] * (output - one.output) ** 2).sum((-2, -1))

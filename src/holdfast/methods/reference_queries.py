@@ -45,7 +45,7 @@ class SpanPrefill:
     """The observer that saw the prefill."""
 
     def keys(self, layer: int) -> Tensor:
-        """Rotated keys of the span, `[G, T, D]`."""
+        """Returns the rotated keys of the span, `[G, T, D]`."""
         return self.after.cache.newest(layer, len(self.span))[0]
 
     @cached_property
@@ -84,11 +84,11 @@ class ReferenceQueries:
     predicts_fact: Tensor
     """`[Q]` bool: whether that token belongs to a fact of the session."""
     first_token: int | None = None
-    """Where these are the span's own queries: the token of the first one; later tokens are hidden from it."""
+    """For the span's own queries: the token of the first one; later tokens are hidden from it. None for all others."""
 
 
 def check_query_options(name: str, queries: str, chunk: int, reach: int) -> None:
-    """Raise BadOption for options that no reference queries can be made of."""
+    """Raises BadOption for options of which no reference queries can be made."""
     if unknown := [source for source in queries.split("+") if source not in SOURCES]:
         raise BadOption(f"{name}: queries must be {', '.join(SOURCES)} or several joined by +, got {unknown[0]!r}")
     if chunk < 1:
@@ -101,7 +101,7 @@ def check_query_options(name: str, queries: str, chunk: int, reach: int) -> None
 def reference_queries(
     prefill: SpanPrefill, queries: str = "repeat", chunk: int = 256, reach: int = 0
 ) -> Iterator[ReferenceQueries]:
-    """Reference queries of every source named in `queries` (joined by `+`), pass by pass.
+    """Yields the reference queries of every source named in `queries` (joined by `+`), pass by pass.
 
     Raises BadOption where a source has nothing to offer, as `later` for the newest span of a session.
     """
@@ -113,7 +113,7 @@ def reference_queries(
 
 
 def repeat_queries(prefill: SpanPrefill, chunk: int, reach: int) -> Iterator[ReferenceQueries]:
-    """The model saying the span again, `chunk` tokens after one request each.
+    """Yields the queries of the model as it repeats the span, `chunk` tokens after one request each.
 
     `reach` > 0 lets a chunk look at itself and so many tokens before and after it only, which makes the cost linear.
     """
@@ -147,33 +147,33 @@ def _nats_of_predictions(prefill: SpanPrefill, hidden: Tensor, predicts: slice, 
 
 
 def own_queries(prefill: SpanPrefill, chunk: int) -> Iterator[ReferenceQueries]:
-    """The span's own queries, read once more over what stands before it."""
+    """Yields the span's own queries, read once more over what stands before it."""
     T, memory = len(prefill.span), prefill.past.fork()
     for at in range(0, T, chunk):
         prefill.progress("own queries", at, T, "")
         record = QueryRecorder()
         part = slice(at, at + chunk)
         memory.feed(prefill.span.ids[part], positions=prefill.span.positions[part], observer=record)
-        yield unweighted_queries(prefill, record, first_token=at)
+        yield equal_weight_queries(prefill, record, first_token=at)
 
 
 def later_queries(prefill: SpanPrefill, chunk: int) -> Iterator[ReferenceQueries]:
-    """What the session said after the span: free in a live session, and the very questions that were asked of it."""
+    """Yields the queries of the turns after the span: free in a live session, and the questions really asked of it."""
     if not len(prefill.span.later):
         raise BadOption("queries=later: nothing of the session stands behind this span; use repeat as well, or alone")
-    yield _unweighted_pass(prefill, prefill.span.later)
+    yield _record_unweighted(prefill, prefill.span.later)
 
 
 def self_study_queries(prefill: SpanPrefill, chunk: int) -> Iterator[ReferenceQueries]:
-    """Prompts and the model's own answers to them (self-study, https://arxiv.org/abs/2506.06266)."""
+    """Yields the queries of prompts and of the model's own answers (self-study, https://arxiv.org/abs/2506.06266)."""
     engine = prefill.engine
     prompts = [question_ids(engine.model.tokenizer, text) for text in STUDY]
     for prompt, answer in zip(prompts, engine.answers(prefill.after, prompts, ANSWER), strict=True):
-        yield _unweighted_pass(prefill, torch.tensor([*prompt, *answer]))
+        yield _record_unweighted(prefill, torch.tensor([*prompt, *answer]))
 
 
 def random_queries(prefill: SpanPrefill, chunk: int) -> Iterator[ReferenceQueries]:
-    """Random directions as long as real queries: the control for every other source."""
+    """Yields random directions as long as real queries: the control for every other source."""
     record, _ = _record_queries(prefill.after.fork(frozen=True), torch.tensor(prompt_ids(prefill.engine.model)))
     noise = torch.Generator().manual_seed(0)
     for layer in prefill.layers:
@@ -183,7 +183,7 @@ def random_queries(prefill: SpanPrefill, chunk: int) -> Iterator[ReferenceQuerie
         by_group = drawn.view(keys.shape[0], -1, keys.shape[2])  # one at a time, to hold few logits
         mass = [(q @ k.T).float().logsumexp(-1) for q, k in zip(by_group, keys, strict=True)]
         record.queries[layer], record.mass[layer] = drawn, torch.cat(mass).view(real.shape[0], RANDOM)
-    yield unweighted_queries(prefill, record)
+    yield equal_weight_queries(prefill, record)
 
 
 SOURCES: Mapping[str, Callable[..., Iterator[ReferenceQueries]]] = {
@@ -204,7 +204,7 @@ RANDOM = 256  # random queries a head
 
 
 def log_attention(one: ReferenceQueries, layer: int, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Log of the attention that `keys [G, T, D]` (rotated) receive from one layer's queries, some at a time.
+    """Computes the log of the attention that rotated `keys [G, T, D]` receive from one layer's queries, in parts.
 
     Yields the queries (a slice of Q) and `[G, H/G, q, n]` float32, n being the tokens in `one.visible`.
     """
@@ -227,7 +227,7 @@ def log_attention(one: ReferenceQueries, layer: int, keys: Tensor) -> Iterator[t
 def raise_to_attention(
     scores: Tensor, one: ReferenceQueries, layer: int, keys: Tensor, log_weight: Tensor | None = None
 ) -> None:
-    """Raise `scores [G, T]` to the largest attention that each key received, in place; `log_weight [Q]` of queries."""
+    """Raises `scores [G, T]` in place to the largest attention that each key received; `log_weight [Q]` of queries."""
     here = scores[:, one.visible]
     for rows, logits in log_attention(one, layer, keys):
         weighted = logits if log_weight is None else logits.add_(log_weight[rows, None])
@@ -239,12 +239,14 @@ def _record_queries(memory: KVContext, ids: Tensor) -> tuple[QueryRecorder, Tens
     return record, memory.fork().feed(ids, observer=record)
 
 
-def _unweighted_pass(prefill: SpanPrefill, ids: Tensor) -> ReferenceQueries:
-    return unweighted_queries(prefill, _record_queries(prefill.after, ids)[0])
+def _record_unweighted(prefill: SpanPrefill, ids: Tensor) -> ReferenceQueries:
+    return equal_weight_queries(prefill, _record_queries(prefill.after, ids)[0])
 
 
-def unweighted_queries(prefill: SpanPrefill, record: QueryRecorder, first_token: int | None = None) -> ReferenceQueries:
-    """Queries that look at the whole span, and of which it is not known what they gain."""
+def equal_weight_queries(
+    prefill: SpanPrefill, record: QueryRecorder, first_token: int | None = None
+) -> ReferenceQueries:
+    """Returns queries that look at the whole span and whose gain is not known: all weigh the same."""
     mass = record.mass[prefill.layers[0]]  # a sliding layer may have kept other queries
     none = mass.new_zeros(mass.shape[1])
     return ReferenceQueries(record, slice(0, len(prefill.span)), lambda kind: none, none.bool(), first_token)

@@ -29,7 +29,7 @@ class Entry:
     variant of another row that answers one question."""
 
 
-def _recommended(path: str, summary: str) -> Entry:
+def _pays(path: str, summary: str) -> Entry:
     return Entry(path, summary, kind="recommended")
 
 
@@ -43,13 +43,11 @@ _KVZIP = f"{_HERE}.kvzip:KVzip"
 _VT = f"{_BASELINES}.virtual_tokens:VirtualTokens"
 
 LATENT: dict[str, Entry] = {
-    "informed": _recommended(
+    "informed": _pays(
         f"{_HERE}.informed:Informed", "keep what a repeat attends to where the span is informative, one threshold"
     ),
-    "kvzip": _recommended(
-        _KVZIP, "keep the KV pairs that a repeat of the span attends to, one threshold over all heads"
-    ),
-    "attention_match": _recommended(
+    "kvzip": _pays(_KVZIP, "keep the KV pairs that a repeat of the span attends to, one threshold over all heads"),
+    "attention_match": _pays(
         f"{_HERE}.attention_match:AttentionMatch", "fit mass and values of kept slots to what the whole span gave"
     ),
     "truncate": Entry(f"{_BASELINES}.truncate:Truncate", "drop the oldest tokens"),
@@ -103,25 +101,19 @@ FORMER_NAMES = {"old_new": "split_by_age"}
 _TEXT = "holdfast.methods.text"
 
 TEXT: dict[str, Entry] = {
-    "tiered": _recommended(f"{_TEXT}.tiered:Tiered", "cheap steps first, stop when it fits; no model"),
-    "summarize": _recommended(
-        f"{_TEXT}.summarize:Summarize", "a model writes notes on the older turns, under fixed headings"
-    ),
-    "user_words": _recommended(f"{_TEXT}.user_words:UserWords", "drop what the agent said before what the user said"),
-    "mask_observations": _recommended(
+    "tiered": _pays(f"{_TEXT}.tiered:Tiered", "cheap steps first, stop when it fits; no model"),
+    "summarize": _pays(f"{_TEXT}.summarize:Summarize", "a model writes notes on the older turns, under fixed headings"),
+    "user_words": _pays(f"{_TEXT}.user_words:UserWords", "drop what the agent said before what the user said"),
+    "mask_observations": _pays(
         f"{_TEXT}.mask_observations:MaskObservations", "one line for an observation: what it was, how to get it back"
     ),
-    "mask_calls": _recommended(
+    "mask_calls": _pays(
         f"{_TEXT}.mask_calls:MaskCalls", "one line for a long argument of a call: what it was, how to get it back"
     ),
-    "dedup_reads": _recommended(
-        f"{_TEXT}.dedup_reads:DedupReads", "drop reads of files that were read or written since"
-    ),
-    "clamp": _recommended(f"{_TEXT}.clamp:Clamp", "keep head, tail and error lines of long observations"),
-    "retrieve": _recommended(f"{_TEXT}.retrieve:Retrieve", "keep the turns most like the task, drop the rest"),
-    "prune_tokens": _recommended(
-        f"{_TEXT}.prune_tokens:PruneTokens", "drop the tokens of observations that a model expects"
-    ),
+    "dedup_reads": _pays(f"{_TEXT}.dedup_reads:DedupReads", "drop reads of files that were read or written since"),
+    "clamp": _pays(f"{_TEXT}.clamp:Clamp", "keep head, tail and error lines of long observations"),
+    "retrieve": _pays(f"{_TEXT}.retrieve:Retrieve", "keep the turns most like the task, drop the rest"),
+    "prune_tokens": _pays(f"{_TEXT}.prune_tokens:PruneTokens", "drop the tokens of observations that a model expects"),
     "none": Entry(f"{_TEXT}.none:Nothing", "leave the session as it is"),
     "truncate": Entry(f"{_TEXT}.truncate:Truncate", "drop the oldest exchanges"),
     "keep_recent": Entry(f"{_TEXT}.keep_recent:KeepRecent", "keep the newest exchanges and nothing older"),
@@ -145,7 +137,7 @@ COMMON = {
 
 
 def build(spec: str) -> LatentMethod:
-    """Make a method from `name` or `name:key=value,key=value`.
+    """Builds a method from `name` or `name:key=value,key=value`.
 
     Raises BadOption for an unknown name or option, listing what there is, and for an ill-typed value.
     """
@@ -173,7 +165,7 @@ def current_name(name: str) -> str:
 
 
 def build_text(spec: str) -> TextMethod:
-    """Make a text method from `name` or `name:key=value,key=value`. Raises BadOption as `build` does."""
+    """Builds a text method from `name` or `name:key=value,key=value`. Raises BadOption as `build` does."""
     name, _, given = spec.partition(":")
     if name not in TEXT:
         raise BadOption(f"no text method is called {name!r}; there are: {', '.join(TEXT)}")
@@ -184,7 +176,7 @@ def build_text(spec: str) -> TextMethod:
 def read_options(
     name: str, cls: Any, given: str, fixed: tuple[tuple[str, str], ...] = (), also: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Keywords for the dataclass `cls` from `key=value,key=value`, over the texts in `fixed`. Raises BadOption.
+    """Reads keywords for the dataclass `cls` from `key=value,key=value`, over the texts in `fixed`. Raises BadOption.
 
     `also` are options that are read elsewhere, for the message.
     """
@@ -197,13 +189,13 @@ def read_options(
 
 
 def load_class(entry: Entry) -> Any:
-    """The class behind a row."""
+    """Imports the class of a row."""
     module, _, attribute = entry.path.partition(":")
     return getattr(import_module(module), attribute)
 
 
 def defaults(entry: Entry) -> dict[str, Any]:
-    """The options of a row with the values that it uses when none are given."""
+    """Returns the options of a row with their default values."""
     named = dict(entry.options)
     return {f.name: named.get(f.name, None if f.default is MISSING else f.default) for f in fields(load_class(entry))}
 
@@ -221,7 +213,7 @@ def _pairs(text: str, name: str) -> list[tuple[str, str]]:
 
 
 def _convert(name: str, key: str, value: str, kind: Any) -> Any:
-    """Turn option text into the field's type (annotations are strings here)."""
+    """Converts the text of an option to the field's type (annotations are strings here)."""
     try:
         if kind == "bool":
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]

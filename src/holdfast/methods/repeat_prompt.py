@@ -34,13 +34,13 @@ class Teacher(NamedTuple):
 
 
 def prompt_ids(model: Model) -> list[int]:
-    """The request to repeat, as one more user turn."""
+    """Returns the ids of the request to repeat, as one more user turn."""
     return question_ids(model.tokenizer, PROMPT)
 
 
 @torch.no_grad()
 def score_repeat(memory: KVContext, ids: Tensor, progress: Progress = quiet, what: str = "check") -> Tensor:
-    """Log-probability of each of `ids [T]` when the model repeats them over `memory`, `[T]` float32."""
+    """Returns the log-probability of each of `ids [T]` as the model repeats them over `memory`, `[T]` float32."""
     frozen, prompt = memory.fork(frozen=True), torch.tensor(prompt_ids(memory.model))
     out: list[Tensor] = []
     for at in range(0, len(ids), CHUNK):
@@ -54,14 +54,14 @@ def score_repeat(memory: KVContext, ids: Tensor, progress: Progress = quiet, wha
 
 @torch.no_grad()
 def record_teacher(after: KVContext, span: Tensor) -> Teacher:
-    """Let the model repeat `span [T]`, which it has just read."""
+    """Returns the states of the model as it repeats `span [T]`, which it has just read."""
     prompt = prompt_ids(after.model)
     ids = torch.cat((torch.tensor(prompt), span)).to(after.model.device)
     return Teacher(ids, _predicting_states(after.fork().feed(ids), len(span)))
 
 
 def teacher_divergence(teacher: Teacher, live: KVContext) -> Tensor:
-    """Mean KL (nats a token) from the teacher's distribution to that of `live` repeating the same tokens.
+    """Returns the mean KL (nats a token) from the teacher's distribution to that of `live` on the same tokens.
 
     Differentiable in what `live` holds; vocabulary-sized matrices are recomputed instead of kept.
     """

@@ -33,14 +33,14 @@ class MethodWithStorage:
 
     @property
     def allocation(self) -> str:
-        """How the method spreads its budget."""
+        """The spread of the method's budget over heads."""
         return str(getattr(self.method, "allocation", "global"))
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Any:
         return self.method.study(span, past, engine, progress)
 
     def compress(self, study: Any, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
-        """The method's segments, states coded. Raises BadOption where there are none, which no form would shrink."""
+        """Returns the method's segments, their states quantized. Raises BadOption if it keeps no states."""
         made = self.method.compress(study, budget, progress)
         if not any(isinstance(segment, StateSegment) for segment in made):
             raise BadOption(
@@ -50,7 +50,7 @@ class MethodWithStorage:
 
 
 def apply_storage(method: LatentMethod, form: str) -> LatentMethod:
-    """`method` with its slots held in `form`. Raises BadOption for a form that does not exist."""
+    """Returns `method` with its slots held in `form`. Raises BadOption for a form that does not exist."""
     if form not in FORMS:
         raise BadOption(f"{method.name}: storage must be one of {', '.join(FORMS)}, got {form!r}")
     return method if form == MODEL else MethodWithStorage(method, form)

@@ -32,14 +32,14 @@ class Load:
     first: int
     """The first slot that is missing in the cache."""
     blocks: tuple[int, ...]
-    """Where the slots from `first` on go."""
+    """Blocks of the cache for the slots from `first` on."""
     sound: bool = True
-    """Whether the prompt's placeholders stand for pages; where not, the load fails."""
+    """True if the prompt's placeholders stand for pages; else the load fails."""
 
 
 @dataclass
 class Loads(KVConnectorMetadata):  # type: ignore[misc]
-    """What the scheduler's half tells the worker's half."""
+    """The loads of one step, which the scheduler's half sends to the worker's half."""
 
     loads: list[Load] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         request.skip_reading_prefix_cache = self._slots(handle, ids) is None
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
-        """How many tokens of the prompt the pages replace beyond what vLLM's own prefix cache holds.
+        """Returns the number of tokens of the prompt that the pages replace beyond vLLM's own prefix cache.
 
         Where they stand for nothing, it is all whole blocks of the prompt: the load is tried, and fails the request.
         """
@@ -84,7 +84,7 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return max(0, self._end(handle, ids) - num_computed_tokens), False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        """Plan a load into the blocks that the request was given."""
+        """Plans a load into the blocks of the request."""
         if num_external_tokens <= 0:
             return
         ids = request.prompt_token_ids
@@ -97,12 +97,12 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._planned.append(Load(handle, first, where, self._slots(handle, ids) is not None))
 
     def build_connector_meta(self, scheduler_output: Any) -> Loads:
-        """What was planned since the last step."""
+        """Returns the loads that were planned since the last step."""
         planned, self._planned = self._planned, []
         return Loads(planned)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        """Place what the step needs; blocks of what cannot be placed are reported, which fails their request."""
+        """Places the pages that the step needs; reports the blocks of those that fail, which fails their request."""
         loads = self._get_connector_metadata().loads
         layers = attention_layers(forward_context) if loads else {}
         for load in loads:
@@ -111,14 +111,14 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
                 continue
             try:
                 pages = read(self.folder, load.handle)
-                self._checked_header(pages.header)
+                self._check_header(pages.header)
                 place(pages, load, layers, self.block)
             except BadContext as error:
                 logger.error("a context cannot be served: %s", error)
                 self._failed.update(load.blocks)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
-        """Blocks that were reported once."""
+        """Returns the blocks of failed loads, each once."""
         failed, self._failed = self._failed, set()
         return failed
 
@@ -126,15 +126,15 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         """Loads are done when `start_load_kv` returns."""
 
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
-        """Nothing is stored from here."""
+        """Does nothing: the connector stores no layer."""
 
     def wait_for_save(self) -> None:
-        """Nothing is stored from here."""
+        """Does nothing: the connector stores no layer."""
 
     def _slots(self, handle: str, ids: Any) -> int | None:
-        """Slots that the prompt's placeholders stand for; None, and a line in the log, where it is nothing."""
+        """Returns the slots that the prompt's placeholders stand for; None, and a line in the log, for none."""
         try:
-            n = self._checked_header(read_header(self.folder, handle)).slots
+            n = self._check_header(read_header(self.folder, handle)).slots
         except BadContext as error:
             logger.error("a context cannot be served: %s", error)
             return None
@@ -147,18 +147,18 @@ class HoldfastConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return None
 
     def _end(self, handle: str, ids: Any) -> int:
-        """Where the pages end in the prompt."""
+        """Returns the end of the pages in the prompt."""
         n = self._slots(handle, ids)
         return (len(ids) - 1) // self.block * self.block if n is None else n
 
-    def _checked_header(self, header: Header) -> Header:
+    def _check_header(self, header: Header) -> Header:
         if self.model_digest and header.model_digest != self.model_digest:
             raise BadContext(f"made with the model {header.model_digest}, this server runs {self.model_digest}")
         return header
 
 
 def attention_layers(forward_context: Any) -> dict[int, Any]:
-    """vLLM's attention layers by their number in the model."""
+    """Returns vLLM's attention layers by their number in the model."""
     held = forward_context.no_compile_layers
     return {
         extract_layer_index(name): layer
@@ -168,7 +168,7 @@ def attention_layers(forward_context: Any) -> dict[int, Any]:
 
 
 def place(pages: Pages, load: Load, layers: dict[int, Any], block: int) -> None:
-    """Write the slots from `load.first` on into `load.blocks`. Raises BadContext where pages and model differ."""
+    """Writes the slots from `load.first` on into `load.blocks`. Raises BadContext if pages and model differ."""
     header = pages.header
     count = len(load.blocks) * block
     own = {(int(layer.num_kv_heads), int(layer.head_size)) for layer in layers.values()}

@@ -32,7 +32,7 @@ FILL = 0
 
 @dataclass(frozen=True)
 class Header:
-    """What must be known of pages without reading them."""
+    """The shape and origin of pages, which can be read without their tensors."""
 
     model_digest: str
     slots: int
@@ -43,7 +43,7 @@ class Header:
     tail: tuple[int, ...]
     """Token ids that the server reads itself, right behind the pages."""
     report: Mapping[str, Any]
-    """What was converted."""
+    """Figures of the conversion."""
 
 
 @dataclass(frozen=True)
@@ -66,32 +66,32 @@ class Pages:
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """What a prompt begins with: placeholders, then the tail."""
+        """Ids at the start of a prompt: placeholders, then the tail."""
         return (*placeholders(self.handle, self.header.slots), *self.header.tail)
 
 
 def placeholders(handle: str, slots: int) -> tuple[int, ...]:
-    """The `slots` ids that stand for the pages called `handle`."""
+    """Returns the `slots` ids that stand for the pages called `handle`."""
     if slots < HEAD:
         raise BadInput(f"{slots} slots are too few for a handle of {HEAD} ids; send so short a context as tokens")
     return (*MARK, *bytes.fromhex(handle), *(FILL,) * (slots - HEAD))
 
 
 def handle_of(ids: Sequence[int]) -> str | None:
-    """The handle that a prompt begins with, or None where it is an ordinary prompt."""
+    """Returns the handle at the start of a prompt, or None for an ordinary prompt."""
     if len(ids) < HEAD or tuple(ids[: len(MARK)]) != MARK or max(ids[:HEAD]) > 255:
         return None
     return bytes(ids[len(MARK) : HEAD]).hex()
 
 
-def where(folder: Path, handle: str) -> Path:
+def pages_path(folder: Path, handle: str) -> Path:
     return folder / f"{handle}.pages"
 
 
 def write(pages: Pages, folder: str | Path) -> Path:
-    """Store pages; the file appears whole or not at all. Raises BadInput where it cannot be written."""
-    path = where(Path(folder), pages.handle)
-    tensors = {f"{name}.{i}": t.contiguous() for name, ts in _named(pages) for i, t in enumerate(ts)}
+    """Writes pages; the file appears whole or not at all. Raises BadInput if it cannot be written."""
+    path = pages_path(Path(folder), pages.handle)
+    tensors = {f"{name}.{i}": t.contiguous() for name, ts in _named_tensors(pages) for i, t in enumerate(ts)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with workshop(path.parent) as scratch:
@@ -103,8 +103,8 @@ def write(pages: Pages, folder: str | Path) -> Path:
 
 
 def read_header(folder: str | Path, handle: str) -> Header:
-    """The header alone. Raises BadContext where there are no sound pages of that name."""
-    path = where(Path(folder), handle)
+    """Reads the header alone. Raises BadContext if there are no sound pages of that name."""
+    path = pages_path(Path(folder), handle)
     try:
         with safe_open(path, framework="pt") as file:
             return _header(path, file.metadata())
@@ -113,8 +113,8 @@ def read_header(folder: str | Path, handle: str) -> Header:
 
 
 def read(folder: str | Path, handle: str) -> Pages:
-    """Pages by their handle. Raises BadContext where they are missing or not what was stored."""
-    path = where(Path(folder), handle)
+    """Reads pages by their handle. Raises BadContext if they are missing or damaged."""
+    path = pages_path(Path(folder), handle)
     try:
         with safe_open(path, framework="pt") as file:
             header = _header(path, file.metadata())
@@ -129,7 +129,7 @@ def read(folder: str | Path, handle: str) -> Pages:
     return pages
 
 
-def _named(pages: Pages) -> tuple[tuple[str, tuple[Tensor, ...]], ...]:
+def _named_tensors(pages: Pages) -> tuple[tuple[str, tuple[Tensor, ...]], ...]:
     return ("keys", pages.keys), ("values", pages.values)
 
 

@@ -42,7 +42,7 @@ class _RecordedQueries:
 
 
 def choose_padding_keys(live: KVContext, ids: list[int], most: int, reach: int) -> list[PaddingKeys]:
-    """Per layer, keys that may be repeated up to `most` times and stay unseen by queries `reach` tokens further on.
+    """Returns, per layer, keys that may stand up to `most` times unseen by queries up to `reach` tokens further on.
 
     `ids` are read again behind the context for queries to choose by. Raises BadInput where they are too few, or where
     the queries of a head surround the origin.
@@ -66,7 +66,7 @@ def choose_padding_keys(live: KVContext, ids: list[int], most: int, reach: int) 
 
 
 def _record_queries(live: KVContext, ids: list[int]) -> list[_RecordedQueries]:
-    """Per layer, the queries of `ids` read behind the context, those of heads that share keys together."""
+    """Returns, per layer, the queries of `ids` read behind the context, those of heads that share keys together."""
     G, found = live.model.family.kv_heads, []
 
     def observe(layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
@@ -77,7 +77,7 @@ def _record_queries(live: KVContext, ids: list[int]) -> list[_RecordedQueries]:
 
 
 def _rotate_further(asked: _RecordedQueries, rope: Rope, reach: int) -> _RecordedQueries:
-    """Each query also as it would be further on, at distances of up to `reach` tokens."""
+    """Returns each query also as it would be further on, at distances of up to `reach` tokens."""
     n = asked.queries.shape[1]
     random = torch.Generator().manual_seed(0)
     away = [torch.zeros(n), *(torch.rand(n, generator=random) * reach for _ in range(TURNS - 1))]
@@ -87,7 +87,7 @@ def _rotate_further(asked: _RecordedQueries, rope: Rope, reach: int) -> _Recorde
 
 
 def _far_keys(asked: _RecordedQueries, layer: int, most: int) -> Tensor:
-    """For each head a key `[D]` on which every query's logit is `FAR` below its mass, `most` times over."""
+    """Returns keys `[G, D]` on which every query's logit is `FAR` below its mass, `most` times over."""
     nearest = nearest_point(asked.queries)
     along = (asked.queries @ nearest[..., None])[..., 0]
     tight = along.amin(1) / nearest.norm(dim=1).clamp_min(1e-12)
@@ -101,7 +101,7 @@ def _far_keys(asked: _RecordedQueries, layer: int, most: int) -> Tensor:
 
 
 def nearest_point(points: Tensor) -> Tensor:
-    """The point of the convex hull of `points [G, n, D]` nearest to the origin, nearly, `[G, D]`."""
+    """Approximates the point of the convex hull of `points [G, n, D]` nearest to the origin, `[G, D]`."""
     at = points.mean(1)
     rows = torch.arange(len(points), device=points.device)
     for _ in range(STEPS):

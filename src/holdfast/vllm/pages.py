@@ -5,6 +5,7 @@ What pages cannot hold is converted, with the price in the report, or refused by
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -29,7 +30,7 @@ LEAK = 1e-3  # of attention: what padding may take before it is refused
 
 @dataclass(frozen=True)
 class Options:
-    """How a context is fitted to pages."""
+    """Options by which a context is fitted to pages."""
 
     block_size: int = 128
     """Of vLLM's cache: its `--block-size`."""
@@ -52,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a context became, over all layers and heads."""
+    """Figures of a conversion, over all layers and heads."""
 
     tokens: int
     """Of the session that it stands for."""
@@ -72,7 +73,7 @@ class Conversion:
     """Forms in which slots were stored in fewer bits."""
 
 
-def paged(model: Model, context: CompactContext, options: Options | None = None) -> Pages:
+def to_pages(model: Model, context: CompactContext, options: Options | None = None) -> Pages:
     """Pages of `context` for a server of the same model.
 
     Verbatim tokens at the end that do not fill a block become the `tail`, which the server reads itself. Raises
@@ -84,14 +85,16 @@ def paged(model: Model, context: CompactContext, options: Options | None = None)
     with torch.no_grad():
         live = open_context(model, context)
         layers = [_plain(live, index) for index in range(len(model.family.layers))]
-        report = Conversion(context.next_position, sum(sum(s.lengths) for s in layers), 0, decoded=_coded(context))
-        heads, report = _unbiased(layers, options, report)
-        n, tail = _cut(heads, context, options)
+        report = Conversion(
+            context.next_position, sum(sum(s.lengths) for s in layers), 0, decoded=_quantized_layers(context)
+        )
+        heads, report = _repeat_by_bias(layers, options, report)
+        n, tail = _split_tail(heads, context, options)
         heads = [[(k[: len(k) - len(tail)], v[: len(v) - len(tail)]) for k, v in layer] for layer in heads]
-        filled, report = _filled(heads, n, (live, context, options), report)
+        filled, report = _pad_heads(heads, n, (live, context, options), report)
         keys, values = zip(*filled, strict=True)
         shift = float(n + len(tail) - context.next_position)
-        moved = tuple(_moved(model, i, k, shift) for i, k in enumerate(keys))
+        moved = tuple(_move_keys(model, i, k, shift) for i, k in enumerate(keys))
     pairs = len(layers) * model.family.kv_heads
     report = replace(report, placed=(n + len(tail)) * pairs)
     header = Header(model.digest, n, len(layers), model.family.kv_heads, model.family.head_dim, tail, asdict(report))
@@ -111,7 +114,7 @@ def check(model: Model, context: CompactContext) -> None:
 
 
 def _plain(live: KVContext, index: int) -> Slots:
-    """One layer of an opened context as one run of rotated slots, those of the newest tokens last in each head."""
+    """Returns one layer of an open context as one run of rotated slots, the newest tokens last in each head."""
     held: SlotLayer = live.cache.layers[index].copy()
     held.freeze()
     parts = [part.plain(live.model.dtype) for part in (*held.quantized, held.slots) if part is not None]
@@ -120,13 +123,15 @@ def _plain(live: KVContext, index: int) -> Slots:
     return join(parts)
 
 
-def _coded(context: CompactContext) -> tuple[str, ...]:
+def _quantized_layers(context: CompactContext) -> tuple[str, ...]:
     forms = {s.form for s in context.segments if isinstance(s, StateSegment)}
     return tuple(sorted(forms - {"model"}))
 
 
-def _unbiased(layers: Sequence[Slots], options: Options, report: Conversion) -> tuple[list[list[Head]], Conversion]:
-    """Every head without biases: a slot of mass `exp(bias)` becomes that many slots, rounded, at least one."""
+def _repeat_by_bias(
+    layers: Sequence[Slots], options: Options, report: Conversion
+) -> tuple[list[list[Head]], Conversion]:
+    """Replaces biases by repeats: a slot of mass `exp(bias)` becomes that many slots, rounded, at least one."""
     heads: list[list[Head]] = []
     repeated, rounding = 0, 0.0
     for index, layer in enumerate(layers):
@@ -147,8 +152,10 @@ def _unbiased(layers: Sequence[Slots], options: Options, report: Conversion) -> 
     return heads, replace(report, repeated=repeated, rounding=round(rounding, 4))
 
 
-def _cut(heads: Sequence[Sequence[Head]], context: CompactContext, options: Options) -> tuple[int, tuple[int, ...]]:
-    """How many slots the pages have, and the verbatim ids at the end that do not fill a block."""
+def _split_tail(
+    heads: Sequence[Sequence[Head]], context: CompactContext, options: Options
+) -> tuple[int, tuple[int, ...]]:
+    """Returns the slots of the pages, and the verbatim ids at the end that do not fill a block."""
     lengths = [len(keys) for layer in heads for keys, _ in layer]
     if options.lengths == "equal" and min(lengths) < max(lengths):
         raise BadInput(
@@ -167,14 +174,14 @@ def _cut(heads: Sequence[Sequence[Head]], context: CompactContext, options: Opti
 
 
 def _follows_on(last: TokenSegment, end: int) -> bool:
-    """Whether the tokens stand one behind another right up to the next one."""
+    """Returns True if the tokens stand one behind another right up to the next one."""
     return torch.equal(last.positions, torch.arange(end - len(last), end, dtype=torch.float32))
 
 
-def _filled(
+def _pad_heads(
     heads: Sequence[Sequence[Head]], n: int, of: tuple[KVContext, CompactContext, Options], report: Conversion
 ) -> tuple[list[tuple[Tensor, Tensor]], Conversion]:
-    """Per layer `[n, G, D]` keys and values; shorter heads end in padding."""
+    """Returns keys and values `[n, G, D]` per layer; shorter heads end in padding."""
     live, context, options = of
     hiding: list[PaddingKeys] | None = None
     if any(len(keys) < n for layer in heads for keys, _ in layer):
@@ -199,11 +206,18 @@ def _filled(
 
 
 def verbatim(context: CompactContext) -> list[int]:
-    """The token ids that stand in a context as they were."""
+    """Returns the token ids that stand in a context verbatim."""
     return [i for s in context.segments if isinstance(s, TokenSegment) for i in s.ids.tolist()]
 
 
-def _moved(model: Model, layer: int, keys: Tensor, shift: float) -> Tensor:
-    """Keys `[n, G, D]` as they are at positions `shift` later: attention knows distances alone."""
+def _move_keys(model: Model, layer: int, keys: Tensor, shift: float) -> Tensor:
+    """Moves keys `[n, G, D]` to positions `shift` later: attention knows distances alone."""
     zero = torch.zeros(keys.shape[0], keys.shape[1], device=keys.device)
     return model.family.layers[layer].rope.move(keys, zero, zero + shift).contiguous().cpu()
+
+
+def __getattr__(name: str) -> object:
+    if name != "paged":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("holdfast.vllm.pages.paged is called to_pages now", DeprecationWarning, stacklevel=2)
+    return to_pages

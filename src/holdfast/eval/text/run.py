@@ -88,7 +88,7 @@ class Context:
     made: Rewritten
 
 
-def measure(run: TextRun, out: Path, report: Report, note: Note, fleet: RayCluster | None = None) -> int:
+def measure(run: TextRun, out: Path, report: Report, note: Note, cluster: RayCluster | None = None) -> int:
     """Appends a row for every probe and context that `out` does not hold yet; returns how many.
 
     Sessions, compactions and calls that fail are reported to `note` and left for the next run. A Ray cluster measures
@@ -99,11 +99,11 @@ def measure(run: TextRun, out: Path, report: Report, note: Note, fleet: RayClust
     paths = [path.absolute() for path in _sample_paths(run)]
     expected = len(paths) * run.probes * len(CATEGORIES) * len(list(_specs(run)))
     opened = partial(_open_work, replace(run, transcripts=()), frozenset(written), tuple(store))
-    with closing(run_tasks(paths, opened, fleet)) as everything:
+    with closing(run_tasks(paths, opened, cluster)) as everything:
         for at, done in enumerate(everything):
             report("session", at, len(paths), done.task.name)
-            if done.trouble:
-                note(f"{done.task.name}: left for the next run: {done.trouble}")
+            if done.failure:
+                note(f"{done.task.name}: left for the next run: {done.failure}")
             for made in done.results:
                 if isinstance(made, str):
                     note(made)

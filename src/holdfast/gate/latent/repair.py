@@ -14,7 +14,7 @@ from torch import Tensor
 
 from holdfast.context.allocation import best
 from holdfast.context.segments import Segment, StateSegment
-from holdfast.methods.reference_queries import QueryRecorder, SpanPrefill, raise_to_attention, unweighted_queries
+from holdfast.methods.reference_queries import QueryRecorder, SpanPrefill, equal_weight_queries, raise_to_attention
 from holdfast.methods.repeat_prompt import CHUNK, prompt_ids
 
 LEAST_ATTENTION = 1e-3  # attention below which a pair carries nothing of a lost token
@@ -40,7 +40,7 @@ def measure_carriers(prefill: SpanPrefill, lost: Tensor) -> dict[int, Tensor]:
         for layer in scores:
             record.queries[layer] = record.queries[layer][:, predicts]
             record.mass[layer] = record.mass[layer][:, predicts]
-        one = unweighted_queries(prefill, record)
+        one = equal_weight_queries(prefill, record)
         for layer, s in scores.items():
             raise_to_attention(s, one, layer, prefill.keys(layer))
     prefill.progress("repair", T, T, "")

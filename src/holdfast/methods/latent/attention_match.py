@@ -40,7 +40,7 @@ Errors = tuple[float, float, bool]
 
 
 class Study(NamedTuple):
-    """What is known of a span before a budget is chosen."""
+    """The state of a span before a budget is chosen."""
 
     base: eviction.Study
     batches: dict[int, QueryBatch]
@@ -61,7 +61,7 @@ class Study(NamedTuple):
         return self.base.scores
 
     def with_scores(self, scores: dict[int, Tensor]) -> Study:
-        """The same study with other scores."""
+        """Returns the study with other scores."""
         return Study(self.base.with_scores(scores), self.batches, {})
 
 
@@ -81,20 +81,20 @@ class AttentionMatch:
     base: str = "informed"
     """The method that scores the pairs, and allocates them to heads: `kvzip` or `informed(allocation=head)`."""
     select: str = "base"
-    """Which of a head's pairs stay: the best of `base`, of root-mean-square attention (`rms`), or by matching pursuit
+    """Choice of the pairs of a head that stay: the best of `base`, of root-mean-square attention (`rms`), or by pursuit
     (`omp`)."""
     queries: str = "repeat+own"
     """Reference queries: repeat, own, later, study, random, or several joined by `+`."""
     most: int = 1024
     """Queries per KV head, all sources together."""
     gain: bool = True
-    """Whether a repeat's queries count by the nats that the span saves there."""
+    """True if a repeat's queries count by the nats that the span saves there."""
     bias: bool = True
-    """Whether slots carry the log-mass of what they stand for; costs a number a slot, paid in slots."""
+    """True if slots carry the log-mass of what they stand for; costs a number a slot, paid in slots."""
     bound: float = LOG_BOUND
     """Largest bias, in nats, up and down."""
     values: bool = True
-    """Whether values are fitted."""
+    """True if values are fitted."""
     pull: float = 0.0
     """Pull towards the plain values, in parts of the mean power; 0 tries several on the held-out queries."""
     held: float = 0.25
@@ -121,7 +121,7 @@ class AttentionMatch:
     @torch.no_grad()
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         prefill, states = study.base.prefill, study.base.prefill.states
-        ranked = build_inner_eviction(self.name, "base", self.base).ranked(study.base.scores, budget)
+        ranked = build_inner_eviction(self.name, "base", self.base).rank(study.base.scores, budget)
         chosen = study.base.allocation.choose(ranked, budget.slots)
         study.report.clear()
         if budget.holds(len(study.span)):
@@ -136,18 +136,18 @@ class AttentionMatch:
             rope, heads[layer] = prefill.engine.model.family.layers[layer].rope, []
             for g in range(masks.shape[0]):
                 one, keys = study.batches[layer].select_heads(g), prefill.keys(layer)[g].float()
-                mask = self._selected(one, keys, masks[g])
+                mask = self._select_pairs(one, keys, masks[g])
                 head = select_pairs(states, layer, g, mask, study.base.scores[layer][g])
                 if len(head):
                     rotated = rope.rotate(head.keys.float(), head.positions)
-                    head, error = self._fitted(one, head, rotated)
+                    head, error = self._fit_head(one, head, rotated)
                     errors.append(error)
                 heads[layer].append(head)
-        study.report.update(summary(errors))
+        study.report.update(summarize_errors(errors))
         return (build_segment(states, heads, study.span.origins),)
 
-    def _selected(self, one: QueryBatch, keys: Tensor, mask: Tensor) -> Tensor:
-        """As many pairs of a head as `mask [T]` has, chosen by its sample."""
+    def _select_pairs(self, one: QueryBatch, keys: Tensor, mask: Tensor) -> Tensor:
+        """Returns a mask of as many pairs of a head as `mask [T]` has, chosen by its queries."""
         if self.select == "base" or not mask.any():
             return mask
         logits = one.queries @ keys.T
@@ -157,32 +157,32 @@ class AttentionMatch:
             score = (weight[:, None] * (logits - one.mass[:, None]).exp() ** 2).sum(0)
             out[score.argsort(descending=True, stable=True)[: int(mask.sum())]] = True
         else:
-            out[pursued((logits - one.mass[:, None]).exp(), weight, int(mask.sum()), self.bound)] = True
+            out[pursue_columns((logits - one.mass[:, None]).exp(), weight, int(mask.sum()), self.bound)] = True
         return out
 
-    def _fitted(self, one: QueryBatch, head: HeadSlots, keys: Tensor) -> tuple[HeadSlots, Errors]:
-        """The head with the bias and the values that do best on held-out queries, and its error before and after."""
+    def _fit_head(self, one: QueryBatch, head: HeadSlots, keys: Tensor) -> tuple[HeadSlots, Errors]:
+        """Returns the head with the bias and values that do best on held-out queries, and both errors."""
         learn, judge = one.split_held_out()
-        biases = [None] + ([log_mass(learn, keys, self.bound)] if self.bias else [])
-        fits = [fit for bias in biases for fit in self._fits(learn, judge, head, keys, bias)]
+        biases = [None] + ([fit_bias(learn, keys, self.bound)] if self.bias else [])
+        fits = [fit for bias in biases for fit in self._fit_candidates(learn, judge, head, keys, bias)]
         plain, best = fits[0], min(fits, key=lambda fit: fit.error)
         if not self.held:  # trusted: the last is the one with everything that was asked for
             best = fits[-1]
         made = replace(head, values=best.values, bias=best.bias)
         return made, (plain.error, best.error, best is plain)
 
-    def _fits(
+    def _fit_candidates(
         self, learn: QueryBatch, judge: QueryBatch, head: HeadSlots, keys: Tensor, bias: Tensor | None
     ) -> list[Fit]:
         candidates = [head.values.float()]
         if self.values:
-            candidates += refitted(learn, keys, head.values.float(), bias, (self.pull,) if self.pull else PULLS[::-1])
+            candidates += fit_values(learn, keys, head.values.float(), bias, (self.pull,) if self.pull else PULLS[::-1])
         attention, mass = attend(judge, keys, bias)
         return [Fit(v, bias, float(attention_error(judge, attention @ v, mass))) for v in candidates]
 
 
-def summary(errors: list[Errors]) -> dict[str, float]:
-    """What evidence can carry of the heads' errors before and after, and whether each stayed plain."""
+def summarize_errors(errors: list[Errors]) -> dict[str, float]:
+    """Returns the evidence of a fit: the mean error of the heads before and after, and the count that stayed plain."""
     n = max(1, len(errors))
     return {
         "heads": len(errors),
@@ -192,14 +192,14 @@ def summary(errors: list[Errors]) -> dict[str, float]:
     }
 
 
-def log_mass(one: QueryBatch, keys: Tensor, bound: float) -> Tensor:
-    """Biases `[n]` within `bound` nats under which rotated `keys [n, D]` have the span's mass for each query."""
+def fit_bias(one: QueryBatch, keys: Tensor, bound: float) -> Tensor:
+    """Fits biases `[n]` within `bound` nats under which rotated `keys [n, D]` have the span's mass for each query."""
     parts = (one.queries @ keys.T - one.mass[:, None]).exp()
-    return nonnegative(parts, one.weight * one.span_share**2, bound).log().float()
+    return solve_bounded(parts, one.weight * one.span_share**2, bound).log().float()
 
 
-def nonnegative(parts: Tensor, weight: Tensor, bound: float) -> Tensor:
-    """`w [n]` between `exp(-bound)` and `exp(bound)` such that `parts [N, n] @ w` is near 1: accelerated projected
+def solve_bounded(parts: Tensor, weight: Tensor, bound: float) -> Tensor:
+    """Solves for `w [n]`, `exp(-bound)` to `exp(bound)`, such that `parts [N, n] @ w` is near 1: accelerated projected
     gradient from 1, in float64, which nothing rank-deficient can throw off."""
     a = parts.double() * weight.double().clamp_min(0).sqrt()[:, None]
     gram, aim = a.T @ a, a.T @ weight.double().sqrt()
@@ -213,10 +213,10 @@ def nonnegative(parts: Tensor, weight: Tensor, bound: float) -> Tensor:
     return w
 
 
-def refitted(
+def fit_values(
     one: QueryBatch, keys: Tensor, values: Tensor, bias: Tensor | None, pulls: tuple[float, ...]
 ) -> list[Tensor]:
-    """Values `[n, D]` that give the span's output, one for each strength of the pull towards `values`."""
+    """Fits values `[n, D]` that give the span's output, once for each strength of the pull towards `values`."""
     attention, _ = attend(one, keys, bias)
     weight = (one.weight * one.span_share**2).double()[:, None]
     x = attention.double()
@@ -232,13 +232,13 @@ def refitted(
     return out
 
 
-def pursued(parts: Tensor, weight: Tensor, count: int, bound: float) -> Tensor:
-    """Indices of `count` columns of `parts [N, T]` whose weighted sum is nearest to 1, a few at a time."""
+def pursue_columns(parts: Tensor, weight: Tensor, count: int, bound: float) -> Tensor:
+    """Picks `count` columns of `parts [N, T]` whose weighted sum is nearest to 1, a few at a time; returns indices."""
     chosen = torch.empty(0, dtype=torch.int64, device=parts.device)
     left = torch.ones_like(weight)
     while len(chosen) < count:
         worth = (weight * left) @ parts
         worth[chosen] = -torch.inf
         chosen = torch.cat((chosen, worth.topk(min(AT_ONCE, count - len(chosen))).indices))
-        left = 1 - parts[:, chosen] @ nonnegative(parts[:, chosen], weight, bound).float()
+        left = 1 - parts[:, chosen] @ solve_bounded(parts[:, chosen], weight, bound).float()
     return chosen

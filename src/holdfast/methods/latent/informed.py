@@ -40,7 +40,7 @@ class Informed(Eviction):
     reach: int = 256
     """Tokens around a chunk that its repeat sees, which makes the cost linear; 0 lets it see the whole span."""
     worth: str = "surprisal"
-    """What makes a query count: the `surprisal` of the token that it predicts at first reading, or the `gain`, that
+    """Worth of a query: the `surprisal` of the token that it predicts at first reading, or the `gain`, that
     minus its surprisal in the repeat (the same within noise, and a quarter of a prefill dearer on a small model)."""
     exponent: float = 0.5
     """Of the weight; 0 is plain KVzip."""
@@ -49,7 +49,7 @@ class Informed(Eviction):
     least: float = LEAST
     """Weight (before the exponent) of a query that learns nothing."""
     facts: float = 2.0
-    """How many times more a query counts that predicts a token of a fact (path, name, number, error, …); 1 is no
+    """Factor on the weight of a query that predicts a token of a fact (path, name, number, error, …); 1 is no
     difference."""
 
     name: ClassVar[str] = "informed"
@@ -76,5 +76,5 @@ class Informed(Eviction):
         return scores
 
     def log_weight(self, nats: Tensor) -> Tensor:
-        """Log of the weight of queries that are worth `nats [Q]`."""
+        """Returns the log of the weight of queries that are worth `nats [Q]`."""
         return query_weight(nats, self.scale, self.least).log() * self.exponent

@@ -29,7 +29,7 @@ class ExpectedAttention(Eviction):
     """Keeps what future queries like the span's own would attend to."""
 
     allocation: str = "head"
-    """How the budget is spread: global, layer, head, pyramid or learned."""
+    """Spread of the budget over heads: global, layer, head, pyramid or learned."""
     future: int = 512
     """Positions after the span over which queries are expected."""
     sinks: int = 4
@@ -96,7 +96,7 @@ class _Moments:
         self.square[layer] = self.square.get(layer, 0) + q.transpose(1, 2) @ q
 
     def moments(self, layer: int) -> tuple[Tensor, Tensor]:
-        """`[H, D]` and `[H, D, D]` float32."""
+        """Returns the mean `[H, D]` and the covariance `[H, D, D]` of a layer's queries, float32."""
         n = self.count[layer] - self.skip
         mean = self.total[layer] / n
         return mean.float(), (self.square[layer] / n - mean[:, :, None] * mean[:, None]).float()

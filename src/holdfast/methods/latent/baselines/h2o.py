@@ -27,7 +27,7 @@ class H2O(Eviction):
     """Keeps what the span's own tokens attended to most, in sum."""
 
     allocation: str = "head"
-    """How the budget is spread: global, layer, head, pyramid or learned."""
+    """Spread of the budget over heads: global, layer, head, pyramid or learned."""
     recent: float = 0.5
     """Part of the budget that the newest tokens get, half in the paper."""
     mean: bool = False
@@ -41,28 +41,28 @@ class H2O(Eviction):
             raise BadOption(f"h2o: recent must be between 0 and 1 of the budget, got {self.recent}")
 
     def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
-        return _Received(len(span), frozenset(engine.model.family.full))
+        return _AttentionSums(len(span), frozenset(engine.model.family.full))
 
     def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
         T = len(prefill.span)
-        assert isinstance(prefill.observer, _Received)
+        assert isinstance(prefill.observer, _AttentionSums)
         seen_by = torch.arange(T, 0, -1, device=prefill.engine.model.device) if self.mean else 1
         return {layer: prefill.observer.total[layer] / seen_by for layer in prefill.layers}
 
-    def ranked(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
+    def rank(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
         newest = int(self.recent * budget.slots)
-        return {layer: newest_first(s, newest) for layer, s in scores.items()}
+        return {layer: rank_newest_first(s, newest) for layer, s in scores.items()}
 
 
-def newest_first(scores: Tensor, count: int) -> Tensor:
-    """`scores [G, T]` in which the newest `count` tokens come before all others, the very newest first."""
+def rank_newest_first(scores: Tensor, count: int) -> Tensor:
+    """Returns `scores [G, T]` in which the newest `count` tokens rank before all others, the very newest first."""
     T = scores.shape[1]
     token = torch.arange(T, device=scores.device)
     # finite and distinct, for a head that an allocation gives fewer than `count`
     return torch.where(token < T - count, scores, (token + 1) * 1e30)
 
 
-class _Received:
+class _AttentionSums:
     """Sums the attention that each token of the span receives from those after it, pass by pass."""
 
     def __init__(self, count: int, layers: frozenset[int]) -> None:

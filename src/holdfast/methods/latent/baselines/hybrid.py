@@ -24,7 +24,7 @@ from holdfast.errors import BadOption
 from holdfast.methods import eviction
 from holdfast.methods.base import LatentMethod, Progress, Span, quiet
 from holdfast.methods.inner_methods import build_inner, build_inner_eviction
-from holdfast.methods.per_head import HeadSlots, Masks, build_segment, concatenate, pair_bytes, select_pairs
+from holdfast.methods.per_head import HeadSlots, Masks, build_segment, bytes_per_pair, concatenate, select_pairs
 from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.model.states import States
 
@@ -42,7 +42,7 @@ class Filler(Protocol):
 
 
 class Study(NamedTuple):
-    """What both methods know."""
+    """The studies of both methods."""
 
     first: eviction.Study
     second: Any
@@ -61,7 +61,7 @@ class Study(NamedTuple):
         return self.first.scores
 
     def with_scores(self, scores: dict[int, Tensor]) -> Study:
-        """The same study with other scores."""
+        """Returns the study with other scores."""
         return self._replace(first=self.first.with_scores(scores))
 
 
@@ -98,7 +98,7 @@ class Hybrid:
         states, scores = study.first.prefill.states, study.first.scores
         slots = self._slots(budget, second, study)
         most = slots if budget.holds(len(study.span)) else max(1, math.floor(self.share * slots))
-        chosen = study.first.allocation.choose(first.ranked(scores, Budget(most)), most)
+        chosen = study.first.allocation.choose(first.rank(scores, Budget(most)), most)
         rest = Budget(slots - most)
         if isinstance(second, Filler) and rest.slots:
             left = {layer: ~mask for layer, mask in chosen.items()}
@@ -120,16 +120,16 @@ class Hybrid:
         return (*before, keep(states, masks, study.span.origins, scores))
 
     def _slots(self, budget: Budget, second: LatentMethod, study: Study) -> int:
-        """The slots of a head that both share, less where all of them have to carry a bias."""
+        """Returns the slots of a head that both methods share, fewer if each has to carry a bias."""
         T, scores = len(study.span), study.first.scores
         if budget.holds(T) or not (isinstance(second, Filler) and second.biased):
             return min(budget.slots, T)
         heads = sum(len(s) for s in scores.values())
-        return max(1, budget.biased(heads, pair_bytes(study.first.prefill.states)) // heads)
+        return max(1, budget.biased(heads, bytes_per_pair(study.first.prefill.states)) // heads)
 
     def _both(self, chosen: Masks, second: eviction.Eviction, study: eviction.Study, rest: Budget) -> dict[int, Tensor]:
-        """The pairs of the first and the best of the others by the second."""
-        ranked = second.ranked(study.scores, rest)
+        """Returns masks of the pairs of the first method and the best of the others by the second."""
+        ranked = second.rank(study.scores, rest)
         ranked = {layer: s.masked_fill(chosen[layer], -torch.inf) for layer, s in ranked.items()}
         more = study.allocation.choose(ranked, rest.slots)
         return {layer: mask | more[layer] for layer, mask in chosen.items()}

@@ -20,7 +20,7 @@ class KeyDiff(Eviction):
     """Keeps the keys that are least like the others of their head."""
 
     allocation: str = "head"
-    """How the budget is spread: global, layer, head, pyramid or learned."""
+    """Spread of the budget over heads: global, layer, head, pyramid or learned."""
 
     name: ClassVar[str] = "keydiff"
 

@@ -19,7 +19,7 @@ class Knorm(Eviction):
     """Keeps the keys of the smallest norm."""
 
     allocation: str = "head"
-    """How the budget is spread: global, layer, head, pyramid or learned."""
+    """Spread of the budget over heads: global, layer, head, pyramid or learned."""
 
     name: ClassVar[str] = "knorm"
 

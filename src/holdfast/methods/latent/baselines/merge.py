@@ -34,11 +34,11 @@ class Merge:
     base: str = "informed"
     """The method that scores the pairs, and allocates them to heads."""
     weights: str = "score"
-    """What a pair counts in a mean: its `score`, or as much as any other (`even`)."""
+    """Weight of a pair in a mean: its `score`, or the same for all (`even`)."""
     keys: bool = False
-    """Whether keys are folded like values."""
+    """True if keys are folded like values."""
     mass: bool = False
-    """Whether a slot's bias is log(1 + what was folded into it, its own weight being 1); costs a number a slot."""
+    """True if a slot's bias is log(1 + the weight folded into it), its own weight being 1; costs a number a slot."""
     least: float = 0.5
     """Least cosine at which a dropped pair is folded in; below it is lost."""
 
@@ -59,7 +59,7 @@ class Merge:
     @torch.no_grad()
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         states, scores = study.prefill.states, study.scores
-        ranked = build_inner_eviction(self.name, "base", self.base).ranked(scores, budget)
+        ranked = build_inner_eviction(self.name, "base", self.base).rank(scores, budget)
         chosen = study.allocation.choose(ranked, budget.slots)
         if self.mass and not budget.holds(len(study.span)):
             chosen = pay_for_bias(chosen, ranked, budget, states)
@@ -69,17 +69,17 @@ class Merge:
             kept = [select_pairs(states, layer, g, mask, scores[layer][g]) for g, mask in enumerate(masks)]
             lost = [select_pairs(states, layer, g, ~mask, scores[layer][g]) for g, mask in enumerate(masks)]
             weights = self._weights(scores, layer, masks)
-            heads[layer] = [self._merged(*pair) for pair in zip(kept, lost, weights, strict=True)]
+            heads[layer] = [self._fold(*pair) for pair in zip(kept, lost, weights, strict=True)]
         return (build_segment(states, heads, study.span.origins),)
 
     def _weights(self, scores: Mapping[int, Tensor], layer: int, masks: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What the kept and the dropped pairs of each head count, not negative."""
+        """Returns the weights, at least 0, of the kept and of the dropped pairs of each head."""
         s = scores[layer].float()
         w = torch.ones_like(s) if self.weights == "even" else s - s.amin(1, keepdim=True).clamp(max=0) + 1e-9
         w = w.nan_to_num(posinf=1.0, neginf=0.0)
         return [(row[mask], row[~mask]) for row, mask in zip(w, masks, strict=True)]
 
-    def _merged(self, kept: HeadSlots, lost: HeadSlots, weights: tuple[Tensor, Tensor]) -> HeadSlots:
+    def _fold(self, kept: HeadSlots, lost: HeadSlots, weights: tuple[Tensor, Tensor]) -> HeadSlots:
         if not len(kept) or not len(lost):
             return kept
         own, others = weights

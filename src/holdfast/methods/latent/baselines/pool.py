@@ -19,8 +19,8 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, prefill_progress, quiet
-from holdfast.methods.latent.baselines.virtual_tokens import pooling
-from holdfast.methods.per_head import HeadSlots, Masks, build_segment, pair_bytes, select_pairs
+from holdfast.methods.latent.baselines.virtual_tokens import pooling_matrix
+from holdfast.methods.per_head import HeadSlots, Masks, build_segment, bytes_per_pair, select_pairs
 from holdfast.methods.surprisal_weight import pooling_weight
 from holdfast.model.states import States
 
@@ -40,11 +40,11 @@ class Pool:
     """Averages neighbouring tokens into slots."""
 
     weights: str = "surprisal"
-    """What a token counts in its group's mean: its `surprisal`, or as much as any other (`uniform`)."""
+    """Weight of a token in the mean of its group: its `surprisal`, or the same for all (`uniform`)."""
     position: str = "weighted"
-    """Where a slot stands: at the `weighted` mean position of its group, or at the `last`."""
+    """Position of a slot: the `weighted` mean of its group, or its `last`."""
     mass: bool = False
-    """Whether a slot's bias is the log of the size of its group; costs a number a slot."""
+    """True if a slot's bias is the log of the size of its group; costs a number a slot."""
 
     name: ClassVar[str] = "pool"
     by_turn: ClassVar[bool] = False
@@ -56,7 +56,7 @@ class Pool:
 
     @property
     def biased(self) -> bool:
-        """Whether the slots carry a bias."""
+        """True if the slots carry a bias."""
         return self.mass
 
     @torch.no_grad()
@@ -69,7 +69,7 @@ class Pool:
         states, slots = study.states, min(budget.slots, len(study.span))
         if self.mass and slots < len(study.span):
             heads = len(study.full) * states.keys[study.full[0]].shape[0]
-            slots = max(1, budget.biased(heads, pair_bytes(states)) // heads)
+            slots = max(1, budget.biased(heads, bytes_per_pair(states)) // heads)
         every = {
             layer: torch.ones(states.keys[layer].shape[:2], dtype=torch.bool, device=states.positions.device)
             for layer in study.full
@@ -81,20 +81,20 @@ class Pool:
     def fill(
         self, states: States, slots: int, left: Masks, scores: Mapping[int, Tensor], progress: Progress = quiet
     ) -> dict[int, list[HeadSlots]]:
-        """`slots` of every head for the pairs in `left [G, T]`, which something else has left over."""
+        """Makes `slots` of every head from the pairs in `left [G, T]`, which another method dropped."""
         weights = torch.ones_like(states.positions) if self.weights == "uniform" else pooling_weight(states.surprisal)
         heads = {}
         for done, (layer, masks) in enumerate(left.items()):
             progress("pool", done, len(left), "")
             worth = scores.get(layer, torch.zeros_like(masks, dtype=torch.float32))
             lost = [select_pairs(states, layer, g, mask, worth[g]) for g, mask in enumerate(masks)]
-            heads[layer] = [self._pooled(head, weights[mask], slots) for head, mask in zip(lost, masks, strict=True)]
+            heads[layer] = [self._pool_head(head, weights[mask], slots) for head, mask in zip(lost, masks, strict=True)]
         return heads
 
-    def _pooled(self, head: HeadSlots, weights: Tensor, slots: int) -> HeadSlots:
+    def _pool_head(self, head: HeadSlots, weights: Tensor, slots: int) -> HeadSlots:
         if not len(head):
             return head
-        matrix = pooling(weights, min(slots, len(head)))
+        matrix = pooling_matrix(weights, min(slots, len(head)))
         inside = (matrix > 0).float()
         at = matrix @ head.positions if self.position == "weighted" else (inside * head.positions).amax(1)
         return HeadSlots(

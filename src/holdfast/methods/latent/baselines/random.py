@@ -20,9 +20,9 @@ class Random(Eviction):
     """Keeps KV pairs drawn at random."""
 
     allocation: str = "head"
-    """How the budget is spread: global, layer, head, pyramid or learned."""
+    """Spread of the budget over heads: global, layer, head, pyramid or learned."""
     seed: int = 0
-    """The same seed keeps the same pairs."""
+    """Seed of the draw; equal seeds keep equal pairs."""
 
     name: ClassVar[str] = "random"
 

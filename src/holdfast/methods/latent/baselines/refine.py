@@ -24,7 +24,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Progress, Span, prefill_progress, quiet
 from holdfast.methods.inner_methods import build_inner
-from holdfast.methods.latent.attention_match import Errors, summary
+from holdfast.methods.latent.attention_match import Errors, summarize_errors
 from holdfast.methods.per_head import LOG_BOUND, HeadSlots, affordable_counts, build_segment
 from holdfast.methods.query_batch import QueryBatch, attend, attention_error, output_and_mass_error, sample_queries
 from holdfast.methods.reference_queries import SpanPrefill, check_query_options
@@ -36,7 +36,7 @@ PARTS = ("keys", "values", "bias")
 
 
 class Study(NamedTuple):
-    """What is known of a span before a budget is chosen."""
+    """The state of a span before a budget is chosen."""
 
     start: Any
     prefill: SpanPrefill
@@ -61,7 +61,7 @@ class _Layer(NamedTuple):
     """`[G, n]` float32, -inf at padding"""
 
     def attend(self, one: QueryBatch) -> tuple[Tensor, Tensor]:
-        """Output `[G, N, D]` and log-mass `[G, N]` of a layer's queries."""
+        """Computes the output `[G, N, D]` and the log-mass `[G, N]` of a layer's queries."""
         attention, mass = attend(one, self.keys, self.bias)
         return attention @ self.values, mass
 
@@ -73,7 +73,7 @@ class Refine:
     start: str = "informed"
     """The method whose slots are refined; it must leave states, not virtual tokens."""
     what: str = "keys+values+bias"
-    """What moves: keys, values, bias, or several joined by `+`. A bias costs a number a slot, paid in slots."""
+    """Parts that move: keys, values, bias, or several joined by `+`. A bias costs a number a slot, paid in slots."""
     queries: str = "repeat+own"
     """Reference queries: repeat, own, later, study, random, or several joined by `+`."""
     most: int = 1024
@@ -115,41 +115,43 @@ class Refine:
         if "bias" in self.what and all(s.bias is None for s in segment.layers):
             lengths = [len(h) for mine in heads.values() for h in mine]
             counts = iter(affordable_counts(lengths, budget, prefill.states))
-            heads = {layer: [shortened(h, next(counts)) for h in mine] for layer, mine in heads.items()}
+            heads = {layer: [keep_best(h, next(counts)) for h in mine] for layer, mine in heads.items()}
         errors: list[Errors] = []
         for done, (layer, mine) in enumerate(heads.items()):
             progress("refine", done, len(heads), "")
             index = [g for g, head in enumerate(mine) if len(head)]
             if index:
                 rope, one = prefill.engine.model.family.layers[layer].rope, study.batches[layer].select_heads(index)
-                moved, found = self._refined(one, [mine[g] for g in index], rope)
+                moved, found = self._refine_heads(one, [mine[g] for g in index], rope)
                 heads[layer] = [moved[index.index(g)] if g in index else head for g, head in enumerate(mine)]
                 errors += found
-        study.report.update(summary(errors))
+        study.report.update(summarize_errors(errors))
         return (build_segment(prefill.states, heads, study.span.origins),)
 
-    def _refined(self, one: QueryBatch, heads: Sequence[HeadSlots], rope: Rope) -> tuple[list[HeadSlots], list[Errors]]:
-        """Heads of one layer, each at its best step by held-out queries, and its errors before and after."""
+    def _refine_heads(
+        self, one: QueryBatch, heads: Sequence[HeadSlots], rope: Rope
+    ) -> tuple[list[HeadSlots], list[Errors]]:
+        """Returns the heads of one layer, each at its best step by held-out queries, and both errors."""
         learn, judge = one.split_held_out()
-        best = padded(heads, rope)
+        best = pad_heads(heads, rope)
         first = errors = attention_error(judge, *best.attend(judge))
-        for tuned in descended(learn, best, self.what.split("+"), self.steps, self.lr):
+        for tuned in descend(learn, best, self.what.split("+"), self.steps, self.lr):
             now = attention_error(judge, *tuned.attend(judge))
             better = now < errors
             errors = torch.where(better, now, errors)
-            best = _Layer(*(torch.where(spread(better, a), a, b) for a, b in zip(tuned, best, strict=True)))
+            best = _Layer(*(torch.where(broadcast(better, a), a, b) for a, b in zip(tuned, best, strict=True)))
         moved = (errors < first).tolist()
-        out = [cut(best, g, head, rope) if moved[g] else head for g, head in enumerate(heads)]
+        out = [unpad_head(best, g, head, rope) if moved[g] else head for g, head in enumerate(heads)]
         return out, list(zip(first.tolist(), errors.tolist(), [not m for m in moved], strict=True))
 
 
-def descended(learn: QueryBatch, start: _Layer, what: Sequence[str], steps: int, lr: float) -> Iterator[_Layer]:
-    """Adam from `start`; yields what it has every few steps and at the end."""
+def descend(learn: QueryBatch, start: _Layer, what: Sequence[str], steps: int, lr: float) -> Iterator[_Layer]:
+    """Runs Adam from `start`; yields the layer every few steps and at the end."""
     sizes = [start.keys.square().mean().sqrt(), start.values.square().mean().sqrt(), start.bias.new_ones(())]
     moves = [torch.zeros_like(x).requires_grad_(part in what) for part, x in zip(PARTS, start, strict=True)]
     optimiser = torch.optim.Adam([m for m in moves if m.requires_grad], lr=lr)
 
-    def tuned() -> _Layer:
+    def move() -> _Layer:
         keys, values, bias = (x + m * size for x, m, size in zip(start, moves, sizes, strict=True))
         inside = bias.clamp(-LOG_BOUND, LOG_BOUND)
         return _Layer(keys, values, torch.where(start.bias.isinf(), start.bias, inside))
@@ -157,16 +159,16 @@ def descended(learn: QueryBatch, start: _Layer, what: Sequence[str], steps: int,
     for step in range(1, steps + 1):
         with torch.enable_grad():
             optimiser.zero_grad()
-            output, mass = output_and_mass_error(learn, *tuned().attend(learn))
+            output, mass = output_and_mass_error(learn, *move().attend(learn))
             torch.autograd.backward((output + MASS * mass).sum())
         optimiser.step()
         if step % EVERY == 0 or step == steps:
             with torch.no_grad():
-                yield tuned()
+                yield move()
 
 
-def padded(heads: Sequence[HeadSlots], rope: Rope) -> _Layer:
-    """Heads side by side, their keys turned to their positions."""
+def pad_heads(heads: Sequence[HeadSlots], rope: Rope) -> _Layer:
+    """Stacks heads, padded to the longest, with keys rotated to their positions."""
     biases = [torch.zeros_like(h.positions) if h.bias is None else h.bias for h in heads]
     return _Layer(
         pad_sequence([rope.rotate(h.keys.float(), h.positions) for h in heads], batch_first=True),
@@ -175,8 +177,8 @@ def padded(heads: Sequence[HeadSlots], rope: Rope) -> _Layer:
     )
 
 
-def cut(layer: _Layer, g: int, head: HeadSlots, rope: Rope) -> HeadSlots:
-    """Head `g` of a layer, as it is stored."""
+def unpad_head(layer: _Layer, g: int, head: HeadSlots, rope: Rope) -> HeadSlots:
+    """Returns head `g` of a layer without padding, its keys un-rotated as they are stored."""
     n = len(head)
     bias = layer.bias[g, :n]
     keys = rope.unrotate(layer.keys[g, :n], head.positions)
@@ -184,7 +186,7 @@ def cut(layer: _Layer, g: int, head: HeadSlots, rope: Rope) -> HeadSlots:
 
 
 def heads_of(segment: StateSegment, layers: Sequence[int]) -> dict[int, list[HeadSlots]]:
-    """The heads of some layers of a segment; the order of its slots stands for scores where it has none."""
+    """Returns the heads of some layers of a segment, with scores of zero if it has none."""
     out = {}
     for layer in layers:
         slots = segment.layers[layer].plain(torch.float32)
@@ -194,13 +196,13 @@ def heads_of(segment: StateSegment, layers: Sequence[int]) -> dict[int, list[Hea
     return out
 
 
-def shortened(head: HeadSlots, count: int) -> HeadSlots:
-    """The `count` slots of highest score, in their order."""
+def keep_best(head: HeadSlots, count: int) -> HeadSlots:
+    """Returns the `count` slots of highest score, in their order."""
     if count == len(head):
         return head
     return head.select(head.scores.argsort(descending=True, stable=True)[:count].sort().values)
 
 
-def spread(mask: Tensor, like: Tensor) -> Tensor:
-    """`mask [G]` against `like [G, ...]`."""
+def broadcast(mask: Tensor, like: Tensor) -> Tensor:
+    """Reshapes `mask [G]` so that it broadcasts over `like [G, ...]`."""
     return mask.view(-1, *[1] * (like.dim() - 1))

@@ -18,7 +18,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
-from holdfast.methods.latent.baselines.h2o import newest_first
+from holdfast.methods.latent.baselines.h2o import rank_newest_first
 from holdfast.methods.reference_queries import QueryRecorder, ReferenceQueries, SpanPrefill, log_attention
 from holdfast.model.attention import Observer
 
@@ -28,7 +28,7 @@ class SnapKV(Eviction):
     """Keeps what the newest tokens of the span look at."""
 
     allocation: str = "head"
-    """How the budget is spread: global, layer, head, pyramid or learned."""
+    """Spread of the budget over heads: global, layer, head, pyramid or learned."""
     observed: int = 64
     """Newest tokens whose queries count, and which stay themselves."""
     kernel: int = 5
@@ -49,13 +49,13 @@ class SnapKV(Eviction):
         assert isinstance(prefill.observer, _Newest)
         gain = torch.zeros(newest, device=prefill.engine.model.device)
         one = ReferenceQueries(prefill.observer, slice(0, T), lambda kind: gain, gain.bool(), first_token=T - newest)
-        return {layer: self._pooled(one, layer, prefill.keys(layer), newest) for layer in prefill.layers}
+        return {layer: self._pool_attention(one, layer, prefill.keys(layer), newest) for layer in prefill.layers}
 
-    def ranked(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
+    def rank(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
         # a budget below the window keeps the newest of it
-        return {layer: newest_first(s, min(self.observed, budget.slots)) for layer, s in scores.items()}
+        return {layer: rank_newest_first(s, min(self.observed, budget.slots)) for layer, s in scores.items()}
 
-    def _pooled(self, one: ReferenceQueries, layer: int, keys: Tensor, newest: int) -> Tensor:
+    def _pool_attention(self, one: ReferenceQueries, layer: int, keys: Tensor, newest: int) -> Tensor:
         G, T = keys.shape[:2]
         if newest == T:
             return keys.new_ones(G, T, dtype=torch.float32)

@@ -24,7 +24,7 @@ from holdfast.methods.inner_methods import build_inner
 
 
 class Study(NamedTuple):
-    """What each method knows of its part; None where a part is empty."""
+    """The study of each part; None if a part is empty."""
 
     span: Span
     old: Any
@@ -40,7 +40,7 @@ class SplitByAge:
     new: str = "informed"
     """The method of the newer part, which is read after the whole old part."""
     at: float = 0.5
-    """Where the new part begins, in parts of the span."""
+    """Start of the newer part, as a share of the span."""
     share: float = 0.5
     """Part of the budget that the old part has."""
 
@@ -76,7 +76,7 @@ class SplitByAge:
 
 
 def split_span(span: Span, cut: int) -> tuple[Span, Span]:
-    """The first `cut` tokens and the others. A block that is cut stands on both sides, each with its own tokens."""
+    """Splits a span behind `cut` tokens. A block that is cut stands on both sides, each with its own tokens."""
     early = tuple(_clip_blocks(span.blocks, 0, cut))
     late = tuple(_clip_blocks(span.blocks, cut, len(span)))
     return (

@@ -21,7 +21,7 @@ class Streaming(Eviction):
     """Keeps the first tokens of the span and the newest."""
 
     allocation: str = "head"
-    """How the budget is spread: global, layer, head, pyramid or learned."""
+    """Spread of the budget over heads: global, layer, head, pyramid or learned."""
     sinks: int = 4
     """First tokens that stay."""
 

@@ -48,7 +48,7 @@ CHOICES = {
 
 
 class Study(NamedTuple):
-    """What is known of the span before a budget is chosen."""
+    """The state of a span before a budget is chosen."""
 
     span: Span
     past: KVContext
@@ -65,10 +65,10 @@ class VirtualTokens:
     """Replaces a span by fewer input embeddings, tuned to leave the same values in every layer."""
 
     target: str = "v"
-    """What is matched: `v` values, `kv` rotated keys and values, `kv_pre_rope` un-rotated keys and values, `final`
+    """Target of the match: `v` values, `kv` rotated keys and values, `kv_pre_rope` un-rotated keys and values, `final`
     the last hidden states."""
     weights: str = "surprisal"
-    """What a token counts in its block's mean: its surprisal, 1 (`uniform`), or the attention of `question`."""
+    """Weight of a token in the mean of its block: its surprisal, 1 (`uniform`), or the attention of `question`."""
     positions: str = "interpolated"
     """`interpolated` over the span, or `consecutive` from its start."""
     verbatim: str = "none"
@@ -78,7 +78,7 @@ class VirtualTokens:
     question: str = ""
     """The text whose attention weighs the tokens with weights=attention."""
     start: str = "pooled"
-    """Where tuning begins: `pooled` block means, `weighted` block means, or each block's heaviest `token`."""
+    """Start of the tuning: `pooled` block means, `weighted` block means, or each block's heaviest `token`."""
     optimiser: str = "adam"
     """`adam` with a cosine schedule down to a tenth, or `lbfgs` with a strong-Wolfe line search."""
     steps: int = 100
@@ -118,12 +118,12 @@ class VirtualTokens:
             past = past.fork()
             past.append(kept)
         slots = budget.slots - (len(kept) if kept is not None else 0)
-        pool = pooling(study.weights[rest], slots)
+        pool = pooling_matrix(study.weights[rest], slots)
         positions = self._positions(study.states.positions[rest], slots)
         targets = self._targets(study.states, rest, pool, past, positions)
         embeds = self._tune(self._start(study, rest, pool), positions, targets, past, progress)
         if study.teacher is not None:
-            embeds = self._distilled(embeds, positions, past, study, progress)
+            embeds = self._distil(embeds, positions, past, study, progress)
         soft = SoftSegment(embeds, positions.cpu(), study.span.origins)
         return (soft,) if kept is None else (kept, soft)
 
@@ -135,7 +135,7 @@ class VirtualTokens:
         return attention_received(after, question_ids(engine.model.tokenizer, self.question), len(states.positions))
 
     def _split(self, study: Study, budget: Budget) -> tuple[StateSegment | None, Tensor]:
-        """The verbatim part of a hybrid and the indices of the tokens that are left to compress."""
+        """Returns the verbatim part of a hybrid and the indices of the tokens that are left to compress."""
         T = len(study.span)
         if self.verbatim == "none":
             return None, torch.arange(T)
@@ -162,10 +162,10 @@ class VirtualTokens:
             return pool @ embeds
         if self.start == "token":
             return embeds[(pool * (weights > 0)).argmax(1)]
-        return pooling(torch.ones_like(weights), pool.shape[0]) @ embeds
+        return pooling_matrix(torch.ones_like(weights), pool.shape[0]) @ embeds
 
     def _targets(self, states: States, rest: Tensor, pool: Tensor, past: KVContext, positions: Tensor) -> list[Tensor]:
-        """What the virtual tokens should look like, a list of `[..., slots, D]`, read back by `_vectors`."""
+        """Returns the target vectors of the virtual tokens, a list of `[..., slots, D]` in the order of `_vectors`."""
         if self.target == "final":
             return [pool @ states.hidden[rest].float()]
         layers = past.model.family.layers
@@ -210,7 +210,7 @@ class VirtualTokens:
 
         return minimise(loss_of, start, self, self.steps, partial(progress, "match"))
 
-    def _distilled(self, start: Tensor, positions: Tensor, past: KVContext, study: Study, progress: Progress) -> Tensor:
+    def _distil(self, start: Tensor, positions: Tensor, past: KVContext, study: Study, progress: Progress) -> Tensor:
         def loss_of(embeds: Tensor) -> Tensor:
             live = past.fork()
             live.feed_inputs(embeds.to(past.model.dtype), positions)
@@ -224,7 +224,7 @@ class VirtualTokens:
 def minimise(
     loss_of: Callable[[Tensor], Tensor], start: Tensor, how: VirtualTokens, steps: int, report: Callable[..., None]
 ) -> Tensor:
-    """The best embeddings met in at most `steps` evaluations; stops early when `how.patience` of them bring nothing."""
+    """Returns the best embeddings of at most `steps` evaluations; stops when `how.patience` of them gain nothing."""
     search = _Search(loss_of, start.detach().clone().float().requires_grad_(True), how, steps, report)
     if steps and how.optimiser == "lbfgs":
         search.lbfgs()
@@ -287,8 +287,8 @@ class _Search:
         return value
 
 
-def pooling(weights: Tensor, slots: int) -> Tensor:
-    """`[slots, T]` rows that average contiguous blocks of as equal length as can be, tokens weighing `weights [T]`."""
+def pooling_matrix(weights: Tensor, slots: int) -> Tensor:
+    """Returns rows `[slots, T]` that average contiguous blocks of nearly equal length by the tokens' `weights [T]`."""
     T = len(weights)
     block = (torch.arange(T, device=weights.device) * slots) // T
     matrix = torch.zeros(slots, T, device=weights.device)
@@ -297,7 +297,7 @@ def pooling(weights: Tensor, slots: int) -> Tensor:
 
 
 def uniqueness(states: States) -> Tensor:
-    """How far each token's values are from the mean of its two neighbours', relative to their size, `[T]`."""
+    """Measures how far each token's values are from the mean of its two neighbours', relative to their size, `[T]`."""
     total = torch.zeros_like(states.positions)
     for values in states.values:
         v = values.float()
@@ -312,7 +312,7 @@ def uniqueness(states: States) -> Tensor:
 
 @torch.no_grad()
 def attention_received(after: KVContext, prompt: list[int], count: int) -> Tensor:
-    """Attention that a prompt gives to each of the newest `count` tokens, summed over layers, heads and queries."""
+    """Sums the attention that a prompt gives to each of the newest `count` tokens, over layers, heads and queries."""
     total = torch.zeros(count, device=after.model.device)
 
     def observe(layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
@@ -329,7 +329,7 @@ def _last(mask: Tensor, count: int) -> Tensor:
 
 
 def _visible(pool: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Pooling rows over the tokens that a layer still holds, for the last blocks: it holds nothing of the others."""
+    """Returns pooling rows over the tokens that a layer still holds; blocks of which it holds nothing have no row."""
     held = seen >= 0
     part = pool[:, held]
     part = part[part.sum(1) > 0]
