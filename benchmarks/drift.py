@@ -41,9 +41,9 @@ from holdfast.context.segments import CompactContext, Segment, StateSegment, tok
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.metrics import ratio_interval
-from holdfast.eval.probes import broken_rule, read_probes
+from holdfast.eval.probes import check_static_rules, read_probes
 from holdfast.eval.report import drawing
-from holdfast.eval.windows import NEXT_TOKENS, Located, locate
+from holdfast.eval.windows import NEXT_TOKENS, LocatedProbe, locate
 from holdfast.methods.base import LatentMethod, Span
 from holdfast.methods.registry import build
 from holdfast.model.attention import Slots
@@ -103,7 +103,7 @@ class Bench:
     rendered: RenderedSession
     spans: list[Span]
     head: KVContext
-    probes: list[Located]
+    probes: list[LocatedProbe]
 
     @property
     def heads(self) -> int:
@@ -139,7 +139,7 @@ class Bench:
         following = self.rendered.ids[end : end + NEXT_TOKENS]
         return Measured(np.array(sums), self.engine.next_logits(live, following[:-1]).log_softmax(-1))
 
-    def reached(self, rounds: int) -> list[Located]:
+    def reached(self, rounds: int) -> list[LocatedProbe]:
         """Probes whose evidence lies in the turns so far."""
         return [x for x in self.probes if self.end(0) <= x.start and x.stop <= self.end(rounds)]
 
@@ -183,7 +183,7 @@ def prepared(arguments: argparse.Namespace) -> Bench:
     found, _ = locate([p for p in read_probes(arguments.probes) if p.transcript == arguments.transcript.name], rendered)
     ids = [i for b in first for i in b.ids]
     text = rendered.text[: rendered.offsets[len(ids)]]
-    fair = [x for x in found if not broken_rule(x.probe, text)]
+    fair = [x for x in found if not check_static_rules(x.probe, text)]
     head = engine.open(CompactContext((tokens(ids, 0),), len(ids)))
     return Bench(engine, build(arguments.method), arguments.ratio, rendered, spans, head, fair)
 
@@ -323,7 +323,7 @@ def written(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     common = {"method": arguments.method, "ratio": arguments.ratio, "model": arguments.model}
     (arguments.out / f"{stem}.jsonl").write_text("".join(json.dumps(asdict(r) | common) + "\n" for r in rows))
     names = [name for name in dict.fromkeys(r.form for r in rows) if name not in ("none", "full")]
-    looks = drawing.lines(names)
+    looks = drawing.line_styles(names)
 
     def paint(figure: Any) -> None:
         for axes, what, title in zip(

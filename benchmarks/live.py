@@ -41,7 +41,7 @@ from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput
-from holdfast.eval.probes import Probe, broken_rule, read_probes
+from holdfast.eval.probes import Probe, check_static_rules, read_probes
 from holdfast.server.http.app import create_app
 from holdfast.server.http.settings import Settings
 from holdfast.server.protocol import GenerateRequest
@@ -306,7 +306,7 @@ def asked(client: Client, probes: Sequence[Probe], script: Script, history: list
     """Forced choices over the wire about the first half of the session, and what guessing without it gives."""
     half = len(script.results) // 2
     early, late = "".join(script.results[:half]), "".join(script.results[half:])
-    fair = [probe for probe in probes if probe.evidence in early and not broken_rule(probe, late)]
+    fair = [probe for probe in probes if probe.evidence in early and not check_static_rules(probe, late)]
     nothing = {"no history": list(script.opening)} if name == CACHE else {}
     for context, messages in ({name: history} | nothing).items() if fair else ():
         asks = [[*messages, {"role": "user", "content": probe.question}] for probe in fair]

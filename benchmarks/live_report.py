@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from holdfast.eval.report.drawing import draw, lines
+from holdfast.eval.report.drawing import draw, line_styles
 
 HOLDFAST, CACHE, STATELESS = "holdfast", "prefix cache", "stateless"
 COMPARED = 20  # turns at the start and at the end
@@ -104,7 +104,7 @@ def plotted(rows: Sequence[Row]) -> bytes:
     by_series: dict[str, list[Row]] = {}
     for row in rows:
         by_series.setdefault(row.series, []).append(row)
-    looks = lines(list(by_series))
+    looks = line_styles(list(by_series))
     panels = {
         "prefilled": "Tokens read for the prompt",
         "first_token": "Seconds to first token",

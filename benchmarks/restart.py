@@ -46,7 +46,7 @@ from holdfast.context.compress_positions import stretches
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import HoldfastError
-from holdfast.eval.probes import broken_rule, read_probes
+from holdfast.eval.probes import check_static_rules, read_probes
 from holdfast.session.cache import SessionCache, fit_positions
 from holdfast.session.session import Session
 from holdfast.storage.store import Store
@@ -150,7 +150,7 @@ def opened(engine: LocalEngine, window: Window, keep: int, most: int) -> Bench:
     ids = tuple(i for block in session.render_turns((window.action,)) for i in block.ids)
     stays = [b for b in session.cache.blocks if b.origin.turn >= session.recent or session.stays(b)]
     verbatim = "\n".join(encode.decode(b.ids, clean_up_tokenization_spaces=False) for b in stays)
-    fair = [p for p in window.probes if not broken_rule(p, verbatim)]
+    fair = [p for p in window.probes if not check_static_rules(p, verbatim)]
     asked = [
         Continuation(
             tuple(question_ids(encode, p.question)), tuple(encode(p.answer, add_special_tokens=False)["input_ids"])

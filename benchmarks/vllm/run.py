@@ -32,7 +32,7 @@ from holdfast.context.segments import CompactContext, SoftSegment, StateSegment,
 from holdfast.engine.completions import Prefix, RemoteEngine
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.metrics import keyword_hit
-from holdfast.eval.probes import Probe, broken_rule, read_probes
+from holdfast.eval.probes import Probe, check_static_rules, read_probes
 from holdfast.model.bundled_models import ensure
 from holdfast.vllm import files
 from holdfast.vllm.pages import Options, to_pages
@@ -98,7 +98,7 @@ def fair(engine: LocalEngine, policy: Policy) -> list[Probe]:
 
     inside, outside = text(True), text(False)
     probes = read_probes(SESSION / "probes.jsonl")
-    return [p for p in probes if p.literal in inside and not broken_rule(p, outside)]
+    return [p for p in probes if p.literal in inside and not check_static_rules(p, outside)]
 
 
 def contexts(engine: LocalEngine, policy: Policy) -> list[Served]:

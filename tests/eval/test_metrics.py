@@ -11,11 +11,11 @@ from holdfast.eval.metrics import (
     Floats,
     Indices,
     Interval,
-    forced_choice,
+    choose_answer,
     keyword_hit,
     margins,
     ratio_interval,
-    retained,
+    retained_share,
 )
 
 nats = st.floats(-50, 50, allow_nan=False)
@@ -23,7 +23,7 @@ nats = st.floats(-50, 50, allow_nan=False)
 
 def test_a_method_that_keeps_half_the_nats_retains_half():
     none, full = np.array([-10.0, -4.0]), np.array([-2.0, -1.0])
-    assert retained((none + full) / 2, none, full).value == pytest.approx(0.5)
+    assert retained_share((none + full) / 2, none, full).value == pytest.approx(0.5)
 
 
 @settings(max_examples=50, derandomize=True, deadline=None)
@@ -31,22 +31,22 @@ def test_a_method_that_keeps_half_the_nats_retains_half():
 def test_retained_is_the_share_that_was_kept_whatever_the_probes(probes: list[tuple[float, float]], share: float):
     none = np.array([probe[0] for probe in probes])
     full = none + np.array([probe[1] for probe in probes])
-    assert retained(none + share * (full - none), none, full).value == pytest.approx(share, abs=1e-9)
-    assert retained(full, none, full).value == 1.0
-    assert retained(none, none, full).value == 0.0
+    assert retained_share(none + share * (full - none), none, full).value == pytest.approx(share, abs=1e-9)
+    assert retained_share(full, none, full).value == 1.0
+    assert retained_share(none, none, full).value == 0.0
 
 
 def test_a_context_that_supplies_nothing_has_no_share_and_says_why():
-    value, reason = retained(np.array([-1.0]), np.array([-1.0]), np.array([-2.0]))
+    value, reason = retained_share(np.array([-1.0]), np.array([-1.0]), np.array([-2.0]))
     assert math.isnan(value)
     assert "supplies no information" in reason
-    assert math.isnan(retained(np.array([]), np.array([]), np.array([])).value)
+    assert math.isnan(retained_share(np.array([]), np.array([]), np.array([])).value)
 
 
 def test_margins_take_away_what_the_model_prefers_without_context():
     calibrated = margins(np.array([-1.0, -1.0]), np.array([-3.0, -3.0]), np.array([-2.0, -2.0]), np.array([-3.0, -5.0]))
     assert calibrated.tolist() == [1.0, -1.0]
-    assert forced_choice(calibrated).tolist() == [1.0, 0.0]
+    assert choose_answer(calibrated).tolist() == [1.0, 0.0]
 
 
 def mean_interval(values: Floats, clusters: Indices | None = None, **options: int) -> Interval:

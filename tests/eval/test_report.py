@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from holdfast.errors import BadInput
-from holdfast.eval.report import fates, table, write_report
+from holdfast.eval.report import survival_table, table, write_report
 from holdfast.eval.report.page import text
 from holdfast.eval.report.summary import headline
 from holdfast.eval.rows import Row
@@ -205,7 +205,7 @@ def test_no_rows_are_refused(tmp_path: Path):
 
 def test_the_terminal_says_what_is_left_of_every_answer():
     console = Console(width=110, record=True, file=io.StringIO())
-    console.print(fates(make_rows(2, question="[bold]Which[/bold] port?"), "truncate"))
+    console.print(survival_table(make_rows(2, question="[bold]Which[/bold] port?"), "truncate"))
     shown = console.export_text()
     assert shown.count("[bold]Which[/bold] port?") == 2
     assert shown.count("23 %") == shown.count("11 %") == 2
@@ -217,12 +217,12 @@ def test_no_string_of_a_session_is_markup_to_the_terminal(foreign: str):
     strings = dict.fromkeys(("question", "answer", "transcript", "category"), foreign)
     rows = make_rows(2, methods=(foreign,), **strings)
     console = Console(width=140, file=io.StringIO(), force_terminal=True, record=True)
-    console.print(fates(rows, foreign))
+    console.print(survival_table(rows, foreign))
     console.print(table(score(rows)))
     assert console.export_text().count(foreign) == 2 * 2 + 1 + 1  # questions and answers, caption, name
 
 
 def test_a_probe_of_one_name_in_two_transcripts_has_two_fates():
     console = Console(width=110, record=True, file=io.StringIO())
-    console.print(fates([*make_rows(1), *make_rows(1, transcript="b.jsonl")], "truncate"))
+    console.print(survival_table([*make_rows(1), *make_rows(1, transcript="b.jsonl")], "truncate"))
     assert console.export_text().count("Which port?") == 2

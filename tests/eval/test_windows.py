@@ -6,7 +6,7 @@ from conftest import byte_tokenizer, small_session
 from counted_crates import crates, long_session, probe
 from holdfast.blocks.render import render
 from holdfast.errors import BadInput, BadOption
-from holdfast.eval.probes import broken_rule, known_without, read_probes
+from holdfast.eval.probes import check_static_rules, check_unknown, read_probes
 from holdfast.eval.windows import locate, turn_windows, windows
 from holdfast.transcript.turn import Role, Transcript, Turn
 
@@ -104,17 +104,19 @@ def test_a_window_too_small_to_hold_anything_is_refused(rendered):
 
 
 def test_the_three_rules():
-    assert broken_rule(probe(), "the host is 10.0.0.9") == "rule (a): '10.0.0.9' also stands in what stays verbatim"
-    assert broken_rule(probe(distractor="10.0.0.9"), "").startswith("rule (c)")
-    assert broken_rule(probe(distractor=" "), "").startswith("rule (c)")
-    assert broken_rule(probe(accept=["zzz"], distractor="10.0.0.9"), "").startswith("rule (c)")
-    assert broken_rule(probe("purple elephant"), "").startswith("rule (a)")
-    assert broken_rule(probe(question="Is it 10.0.0.9?"), "").startswith("rule (a)")
-    assert broken_rule(probe(accept=["10.0.0.9", "db-9"]), "on db-9").startswith("rule (a)")
-    assert broken_rule(probe("a b", "x a b"), "A\n  b").startswith("rule (a)")
-    assert broken_rule(probe(), "nothing of it") == ""
-    assert known_without(probe(), "It is 10.0.0.9.").startswith("rule (b)")
-    assert known_without(probe(), "It is 127.0.0.1.") == ""
+    assert (
+        check_static_rules(probe(), "the host is 10.0.0.9") == "rule (a): '10.0.0.9' also stands in what stays verbatim"
+    )
+    assert check_static_rules(probe(distractor="10.0.0.9"), "").startswith("rule (c)")
+    assert check_static_rules(probe(distractor=" "), "").startswith("rule (c)")
+    assert check_static_rules(probe(accept=["zzz"], distractor="10.0.0.9"), "").startswith("rule (c)")
+    assert check_static_rules(probe("purple elephant"), "").startswith("rule (a)")
+    assert check_static_rules(probe(question="Is it 10.0.0.9?"), "").startswith("rule (a)")
+    assert check_static_rules(probe(accept=["10.0.0.9", "db-9"]), "on db-9").startswith("rule (a)")
+    assert check_static_rules(probe("a b", "x a b"), "A\n  b").startswith("rule (a)")
+    assert check_static_rules(probe(), "nothing of it") == ""
+    assert check_unknown(probe(), "It is 10.0.0.9.").startswith("rule (b)")
+    assert check_unknown(probe(), "It is 127.0.0.1.") == ""
 
 
 @pytest.mark.parametrize("text", ["{", '{"id": "x"}', "[]", "\x00", "[" * 5000])

@@ -49,7 +49,7 @@ def demo(
 
 
 def _measure(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
-    from holdfast.eval.report import fates, table, write_report
+    from holdfast.eval.report import survival_table, table, write_report
     from holdfast.eval.rows import read_rows
     from holdfast.eval.run import measure
     from holdfast.eval.score import score
@@ -60,7 +60,7 @@ def _measure(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
         measure(run, engine, rows, report, console.say)
     measured = read_rows(rows)
     console.stdout().print(table(score(measured)))
-    console.stdout().print(fates(measured, run.latent[-1]))
+    console.stdout().print(survival_table(measured, run.latent[-1]))
     page = write_report(rows, rows.with_suffix(".html"))[0]
     console.line(f"report: {page}\n")
 

@@ -24,7 +24,7 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import BadOption, Lost
 from holdfast.eval.metrics import keyword_hit
-from holdfast.eval.probes import Probe, known_without
+from holdfast.eval.probes import Probe, check_unknown
 from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
 from holdfast.gate.latent.gate import split_gate_spec
@@ -36,8 +36,8 @@ Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What all windows of a run share."""
+class RunSettings:
+    """The settings that all windows of a run share."""
 
     engine: LocalEngine
     latent: tuple[str, ...]
@@ -53,8 +53,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one context gives on a window's probes and on its next turns."""
+class ContextResult:
+    """The results of one context on a window's probes and on its next turns."""
 
     answers: list[float]
     distractors: list[float]
@@ -62,33 +62,33 @@ class Measured:
     next_log_probs: Tensor | None
     """`[n, V]` of the next turns of the session."""
 
-    def where(self, kept: list[bool]) -> Measured:
-        """The same for some of the probes."""
+    def select(self, kept: list[bool]) -> ContextResult:
+        """Returns the results of the probes that `kept` marks."""
         pick = [i for i, ok in enumerate(kept) if ok]
         answers, distractors = [self.answers[i] for i in pick], [self.distractors[i] for i in pick]
-        return Measured(answers, distractors, [self.texts[i] for i in pick], self.next_log_probs)
+        return ContextResult(answers, distractors, [self.texts[i] for i in pick], self.next_log_probs)
 
 
 def key(row: Row) -> Key:
-    """What makes a row the same measurement: asked again, it need not be measured again."""
+    """Returns the identity of a measurement: a row of a known key need not be measured again."""
     return row.transcript, row.session_digest, row.window, row.probe, row.probe_digest, row.method, row.ratio
 
 
 @dataclass
-class Windowed:
+class WindowRun:
     """All methods on one window."""
 
-    setting: Setting
+    setting: RunSettings
     name: str
     session_digest: str
     window: Window
 
     def rows(self) -> Iterator[Row]:
-        """Measure what is missing; the baselines first."""
+        """Measures the missing rows, the baselines first."""
         if not self.pending():
             return
-        none, _ = self._opened(self._rest())
-        blank = self._measured(none, max(self.setting.answer_tokens, LEAKED))  # who knows the answer is left out
+        none, _ = self._open(self._rest())
+        blank = self._measure(none, max(self.setting.answer_tokens, LEAKED))  # who knows the answer is left out
         fair = [not self._knows(p, text) for p, text in zip(self.window.probes, blank.texts, strict=True)]
         self.window = replace(
             self.window,
@@ -98,23 +98,25 @@ class Windowed:
         pending = self.pending()
         if not self.window.probes or not pending:
             return
-        full, seconds = self._opened(CompactContext((tokens(self.window.ids(), 0),), self.window.tokens))
-        reference = self._measured(full)
+        full, seconds = self._open(CompactContext((tokens(self.window.ids(), 0),), self.window.tokens))
+        reference = self._measure(full)
         base = {"none_bytes": none.nbytes, "seconds_prefill": seconds, "reference": reference}
-        yield from self._written(FULL, 1.0, full, reference, 0.0, base)
-        yield from self._written(NONE, None, none, blank.where(fair), 0.0, base)
+        yield from self._make_rows(FULL, 1.0, full, reference, 0.0, base)
+        yield from self._make_rows(NONE, None, none, blank.select(fair), 0.0, base)
         del full
         shared: dict[str, SharedStudy] = {}
         for spec, ratio in pending:
             if spec in (FULL, NONE) or ratio is None:
                 continue
-            yield from self._compacted(spec, ratio, shared.setdefault(split_gate_spec(spec)[0], SharedStudy()), base)
+            yield from self._measure_method(
+                spec, ratio, shared.setdefault(split_gate_spec(spec)[0], SharedStudy()), base
+            )
 
     def pending(self) -> list[tuple[str, float | None]]:
-        """Methods and ratios of which a row is missing."""
+        """Returns the methods and ratios of which a row is missing."""
         return [(spec, ratio) for spec, ratio in self._plans() if self._missing(spec, ratio)]
 
-    def _compacted(self, spec: str, ratio: float, shared: SharedStudy, base: dict[str, Any]) -> Iterator[Row]:
+    def _measure_method(self, spec: str, ratio: float, shared: SharedStudy, base: dict[str, Any]) -> Iterator[Row]:
         self.setting.progress("method", 0, 1, f"{spec} at {ratio:g}x")
         method, gate = split_gate_spec(spec)
         plan = Plan(method, ratio, self.setting.by_turn, Policy(pin=(), keep_recent=0), gate)
@@ -126,7 +128,7 @@ class Windowed:
             self.setting.note(f"{self.name} {self.window.id}: {spec} at {ratio:g}x is left out: {error}")
             return
         seconds, gate = float(context.evidence["seconds_compact"]), context.evidence.get("gate")
-        yield from self._written(spec, ratio, live, self._measured(live), seconds, base, gate)
+        yield from self._make_rows(spec, ratio, live, self._measure(live), seconds, base, gate)
 
     def _plans(self) -> Iterator[tuple[str, float | None]]:
         yield FULL, 1.0
@@ -141,22 +143,22 @@ class Windowed:
         return any(k not in self.setting.known for k in keys)
 
     def _knows(self, probe: Probe, text: str) -> bool:
-        reason = known_without(probe, text)
+        reason = check_unknown(probe, text)
         if reason:
             self.setting.note(f"{probe.id} is left out: {reason}")
         return bool(reason)
 
     def _rest(self) -> CompactContext:
-        """The window without its middle, everything else where it was."""
+        """Returns the window without its middle, everything else at its own position."""
         kept = [_verbatim(part) for part in self.window.parts if not part.compact]
         return CompactContext(tuple(kept), self.window.tokens)
 
-    def _opened(self, context: CompactContext) -> tuple[KVContext, float]:
+    def _open(self, context: CompactContext) -> tuple[KVContext, float]:
         began = time.perf_counter()
         live = self.setting.engine.open(context)
         return live, time.perf_counter() - began
 
-    def _measured(self, live: KVContext, answer_tokens: int | None = None) -> Measured:
+    def _measure(self, live: KVContext, answer_tokens: int | None = None) -> ContextResult:
         tokenizer = self.setting.engine.model.tokenizer
         asked = [tuple(question_ids(tokenizer, p.question)) for p in self.window.probes]
         targets = [_ids(tokenizer, text) for p in self.window.probes for text in (p.answer, p.distractor)]
@@ -168,7 +170,7 @@ class Windowed:
             if limit
             else [""] * len(asked)
         )
-        return Measured(sums[0::2], sums[1::2], texts, self._next(live))
+        return ContextResult(sums[0::2], sums[1::2], texts, self._next(live))
 
     def _next(self, live: KVContext) -> Tensor | None:
         ids = self.window.next_ids
@@ -177,12 +179,12 @@ class Windowed:
         # the first next token is scaffolding that every context predicts; scoring starts behind it
         return self.setting.engine.next_logits(live, ids[:-1]).log_softmax(-1)
 
-    def _written(
+    def _make_rows(
         self,
         spec: str,
         ratio: float | None,
         live: KVContext,
-        got: Measured,
+        got: ContextResult,
         seconds: float,
         base: dict[str, Any],
         survived: Mapping[str, Any] | None = None,
@@ -206,7 +208,7 @@ class Windowed:
                 distractor_tokens=len(_ids(tokenizer, probe.distractor)),
                 text=got.texts[i],
                 keyword=keyword_hit(got.texts[i], probe.accept) if self.setting.answer_tokens else None,
-                **_called(survived, self.window.literals[i]),
+                **_gate_verdict(survived, self.window.literals[i]),
             )
             if key(row) not in self.setting.known:
                 yield row
@@ -243,7 +245,7 @@ class Windowed:
             "bytes_span": held,
         }
 
-    def _fidelity(self, got: Measured, reference: Measured) -> dict[str, Any]:
+    def _fidelity(self, got: ContextResult, reference: ContextResult) -> dict[str, Any]:
         if got.next_log_probs is None or reference.next_log_probs is None:
             return dict.fromkeys(("kl", "top1", "next_action_logprob", "next_action_tokens"))
         ours, theirs = got.next_log_probs, reference.next_log_probs
@@ -257,8 +259,8 @@ class Windowed:
         }
 
 
-def _called(gate: Mapping[str, Any] | None, literal: tuple[int, int]) -> dict[str, Any]:
-    """What a gate says about the tokens of a probe's literal."""
+def _gate_verdict(gate: Mapping[str, Any] | None, literal: tuple[int, int]) -> dict[str, Any]:
+    """Returns the gate's verdict on the tokens of a probe's literal."""
     if gate is None:
         return {}
     first, last = literal
@@ -276,7 +278,7 @@ def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 @cache
 def _commit() -> str:
-    """The commit of the installed tree, or nothing where it is not a git checkout."""
+    """Returns the commit of the installed tree, or an empty string outside a git checkout."""
     here = Path(__file__).parent
     try:
         done = subprocess.run(

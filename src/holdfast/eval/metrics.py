@@ -1,4 +1,4 @@
-"""What the scores mean, as pure functions on arrays with one entry per probe (or per window).
+"""The metrics of the scores, as pure functions on arrays with one entry per probe (or per window).
 
 Knows no rows, no models and no files. Intervals are percentile bootstraps over clusters: entries that share a
 cluster (the probes of one window share one compaction) err together, so they are drawn together.
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 
-class Retained(NamedTuple):
+class RetainedShare(NamedTuple):
     """A share of information; where `value` is nan, `reason` says why."""
 
     value: float
@@ -35,33 +35,33 @@ class Interval(NamedTuple):
 NO_INTERVAL = Interval(float("nan"), float("nan"))
 
 
-def retained(compact: Floats, none: Floats, full: Floats) -> Retained:
-    """Share that the compact context still supplies of the nats that the full one supplies over none."""
+def retained_share(compact: Floats, none: Floats, full: Floats) -> RetainedShare:
+    """Returns the share of the nats, which the full context supplies over none, that the compact one still supplies."""
     if not len(full):
-        return Retained(float("nan"), "nothing was measured")
+        return RetainedShare(float("nan"), "nothing was measured")
     supplied = float(np.sum(full - none))
     if supplied <= 0:
-        return Retained(float("nan"), f"the full context supplies no information here ({supplied:.3g} nats)")
-    return Retained(float(np.sum(compact - none)) / supplied)
+        return RetainedShare(float("nan"), f"the full context supplies no information here ({supplied:.3g} nats)")
+    return RetainedShare(float(np.sum(compact - none)) / supplied)
 
 
 def margins(answer: Floats, distractor: Floats, answer_none: Floats, distractor_none: Floats) -> Floats:
-    """By how many nats per token the answer beats the distractor, less the same without context.
+    """Computes by how many nats per token the answer beats the distractor, less the same without context.
 
     All four are log-probabilities per token; the subtraction removes what the model would guess anyway.
     """
     return (answer - distractor) - (answer_none - distractor_none)
 
 
-def forced_choice(calibrated: Floats) -> Floats:
-    """1 for each probe on which the context moves the model towards the answer, else 0."""
+def choose_answer(calibrated: Floats) -> Floats:
+    """Returns 1 for each probe on which the context moves the model towards the answer, else 0."""
     return (calibrated > 0).astype(np.float64)
 
 
 def ratio_interval(
     top: Floats, bottom: Floats, clusters: Indices, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Percentile interval of sum(top) / sum(bottom) when whole clusters (numbered from 0) are resampled.
+    """Computes the percentile interval of sum(top) / sum(bottom) under resampling of whole clusters (numbered from 0).
 
     A mean is the ratio whose bottom is all ones. One cluster alone shows no spread, so it has no interval.
     Resamples on which the ratio is undefined (a bottom of 0 or less) are left out, and where they are the
@@ -80,12 +80,12 @@ def ratio_interval(
 
 
 def exact_match(text: str, answer: str) -> bool:
-    """Whether both are the same words, but for case, articles and punctuation around words (in the manner of SQuAD)."""
+    """Returns True if both are the same words, except for case, articles and punctuation around words (as in SQuAD)."""
     return _words(text) == _words(answer)
 
 
 def f1(text: str, answer: str) -> float:
-    """Harmonic mean of the precision and the recall of the answer's words (in the manner of SQuAD), 0 to 1."""
+    """Returns the harmonic mean of precision and recall of the answer's words (as in SQuAD), 0 to 1."""
     said, right = Counter(_words(text)), Counter(_words(answer))
     common = (said & right).total()
     return 2 * common / (said.total() + right.total()) if common else 0.0
@@ -97,7 +97,7 @@ def _words(text: str) -> list[str]:
 
 
 def keyword_hit(text: str, accept: Iterable[str]) -> bool:
-    """Whether any accepted keyword stands in the text, whatever its case and white space.
+    """Returns True if an accepted keyword stands in the text, in any case and white space.
 
     Words match as substrings (`integer` in "integers"), except very short ones, which would hit by chance
     (`Low` in "allow"). A number at either end of a keyword must be a whole token: `44` is in "44 files." and

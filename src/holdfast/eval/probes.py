@@ -49,7 +49,7 @@ class Probe(BaseModel):
 
 
 def read_probes(path: str | Path) -> list[Probe]:
-    """Read probes, one JSON object a line. Raises BadInput with the line that is not one."""
+    """Reads probes, one JSON object a line. Raises BadInput, which names the line, for anything else."""
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -71,28 +71,28 @@ def read_probes(path: str | Path) -> list[Probe]:
     return probes
 
 
-def broken_rule(probe: Probe, verbatim: str) -> str:
-    """Which static rule `probe` breaks when `verbatim` is the text that stays, or an empty string."""
-    if _folded(probe.literal) in _folded(verbatim):
+def check_static_rules(probe: Probe, verbatim: str) -> str:
+    """Returns the static rule that `probe` breaks if `verbatim` is the text that stays, or an empty string."""
+    if _fold(probe.literal) in _fold(verbatim):
         return f"rule (a): {probe.literal!r} also stands in what stays verbatim"
     if keyword_hit(verbatim, probe.accept):
         return f"rule (a): one of {probe.accept!r} also stands in what stays verbatim"
-    if _folded(probe.literal) not in _folded(probe.evidence):
+    if _fold(probe.literal) not in _fold(probe.evidence):
         return f"rule (a): {probe.literal!r} does not stand in its evidence"
     if keyword_hit(probe.question, probe.accept):
         return "rule (a): the question holds the answer"
-    near = _folded(probe.distractor)
-    if near in ("", _folded(probe.answer)) or keyword_hit(probe.distractor, probe.accept):
+    near = _fold(probe.distractor)
+    if near in ("", _fold(probe.answer)) or keyword_hit(probe.distractor, probe.accept):
         return f"rule (c): {probe.distractor!r} is no near miss of {probe.answer!r}"
     return ""
 
 
-def _folded(text: str) -> str:
+def _fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def known_without(probe: Probe, answer: str) -> str:
-    """Rule (b), given the greedy answer of the model that did not see the span; an empty string where it holds."""
+def check_unknown(probe: Probe, answer: str) -> str:
+    """Returns how rule (b) is broken by the greedy answer of a model without the span, or an empty string."""
     if keyword_hit(answer, probe.accept):
         return f"rule (b): the model answers {answer.strip()[:60]!r} without the span"
     return ""

@@ -38,9 +38,9 @@ class Row(BaseModel):
     commit: str = ""
     """Git commit of the working tree, or empty where there is none."""
     created: str
-    """When the row was measured: ISO 8601 time with its zone."""
+    """Time of the measurement: ISO 8601 with its zone."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """What the run was given: `window` (tokens), `dtype`, `device`, `threads`, `attention`, options."""
+    """Settings of the run: `window` (tokens), `dtype`, `device`, `threads`, `attention`, options."""
     model: str
     """Name of the model, as it was asked for."""
     model_digest: str
@@ -55,7 +55,7 @@ class Row(BaseModel):
     session_digest: str = ""
     """Digest of the session's token ids."""
     window: str
-    """Which part of the session was held; several probes may share one window."""
+    """Name of the part of the session; several probes may share one window."""
     probe: str
     """Id of the probe."""
     probe_digest: str = ""
@@ -71,7 +71,7 @@ class Row(BaseModel):
     method: str
     """Method as spelled, options included; `full` and `none` are the baselines."""
     ratio: Annotated[FiniteFloat, Field(ge=1)] | None
-    """How many times fewer slots were asked for: 1.0 for `full`, null for `none`."""
+    """Times fewer slots that were asked for: 1.0 for `full`, null for `none`."""
 
     tokens_full: Count
     """Tokens of the whole window."""
@@ -104,11 +104,11 @@ class Row(BaseModel):
     text: str
     """The greedy answer."""
     keyword: bool | None
-    """Whether the greedy answer holds an accepted keyword; null where no answer was asked for."""
+    """True if the greedy answer holds an accepted keyword; null if no answer was asked for."""
     gate_nats: FiniteFloat | None = None
     """By how much, the gate says, the log-probability of the probe's literal fell (nats); null without a gate."""
     gate_lost: bool | None = None
-    """Whether the gate calls a token of the probe's literal lost."""
+    """True if the gate calls a token of the probe's literal lost."""
 
     kl: FiniteFloat | None = None
     """Mean KL(full || compact) per token over the session's next turns (nats); null where none follow."""
@@ -120,7 +120,7 @@ class Row(BaseModel):
     """Tokens of the recorded next action."""
 
     @model_validator(mode="after")
-    def _ratio_fits_the_method(self) -> Self:
+    def _check_ratio(self) -> Self:
         expected = {FULL: self.ratio == 1, NONE: self.ratio is None}.get(self.method, self.ratio is not None)
         if not expected:
             raise ValueError("ratio must be 1.0 for `full`, null for `none` and a number for any other method")
@@ -128,12 +128,12 @@ class Row(BaseModel):
 
 
 def read_rows(path: str | Path, *, warn: Callable[[str], object] = warnings.warn) -> list[Row]:
-    """Every row of the file; a last line cut short by an interrupted run is left out, and `warn` is told."""
+    """Reads every row of a file; leaves out a last line that an interrupted run cut short, and calls `warn`."""
     return read_lines(path, Row, "run --out", warn)
 
 
 def read_lines(path: str | Path, kind: type[Line], command: str, warn: Callable[[str], object]) -> list[Line]:
-    """Every row of `kind`; `command` is what of `holdfast eval` writes them."""
+    """Reads every row of `kind`; `command` is the part of `holdfast eval` that writes them, for the message."""
     rows = json_lines.read_lines(path, kind, warn)
     if not rows:
         raise BadInput(f"{path}: there are no rows; measure some first with `holdfast eval {command} {path}`")

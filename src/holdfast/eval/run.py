@@ -19,7 +19,7 @@ from holdfast.blocks.render import render
 from holdfast.compaction.compact import ROOM, load, session_digest
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Failed
-from holdfast.eval.measure import Key, Note, Setting, Windowed, key
+from holdfast.eval.measure import Key, Note, RunSettings, WindowRun, key
 from holdfast.eval.probes import Probe
 from holdfast.eval.rows import FULL, NONE, Row, read_rows
 from holdfast.eval.score import SAME
@@ -36,7 +36,7 @@ ANSWER_TOKENS = 24
 
 @dataclass(frozen=True)
 class Run:
-    """What is measured."""
+    """The sessions, probes, methods and ratios that are measured."""
 
     transcripts: tuple[Path, ...]
     probes: tuple[Probe, ...]
@@ -65,7 +65,7 @@ class Job:
 
 
 def transcripts_in(path: str | Path) -> tuple[Path, ...]:
-    """A file, or the files of a folder in order of name. Raises BadInput where there is none."""
+    """Returns a file, or the files of a folder in order of name. Raises BadInput if there is none."""
     path = Path(path)
     found = tuple(sorted(p for p in path.iterdir() if p.is_file())) if path.is_dir() else (path,)
     if not found or not all(p.exists() for p in found):
@@ -81,7 +81,7 @@ def measure(
     note: Note = print,
     cluster: RayCluster | None = None,
 ) -> int:
-    """Append the missing rows to `out` and return how many were written; `note` gets what was left out and why.
+    """Appends the missing rows to `out`, and returns how many; `note` gets each part that was left out, and why.
 
     A cluster measures windows on many machines, each worker with a model of its own on one thread. Raises BadInput when
     there is nothing to measure, and BadOption for a method, a window or an `out` that does not fit.
@@ -91,14 +91,14 @@ def measure(
         if spec not in (FULL, NONE):
             build(split_gate_spec(spec)[0])  # an unknown method fails before anything is measured
     check_size(run, engine)
-    written = _known(engine, _config(run, engine), out, note)
+    written = _read_known_keys(engine, _config(run, engine), out, note)
     before = len(written)
     setting = _setting(run, engine, frozenset(written), progress)
     jobs = list(_jobs(run, engine, note))
     if not jobs:
         raise BadInput("nothing to measure: no probe could be placed in a window of these transcripts")
-    jobs = [job for job in jobs if _windowed(setting, job).pending()]
-    opened = _elsewhere(run, engine, setting.known) if cluster else lambda: partial(_rows, setting)
+    jobs = [job for job in jobs if _window_run(setting, job).pending()]
+    opened = _remote_work(run, engine, setting.known) if cluster else lambda: partial(_rows, setting)
     with closing(run_tasks(jobs, opened, cluster)) as everything:
         for number, done in enumerate(everything):
             name = f"{done.task.name} {done.task.window.id}"
@@ -115,30 +115,30 @@ def measure(
     return len(written) - before
 
 
-def _rows(setting: Setting, job: Job) -> Iterator[Row | str]:
-    """The missing rows of a window, and between them what is to be told."""
+def _rows(setting: RunSettings, job: Job) -> Iterator[Row | str]:
+    """Yields the missing rows of a window, and between them the notes about it."""
     told: list[str] = []
-    for row in _windowed(replace(setting, note=told.append), job).rows():
+    for row in _window_run(replace(setting, note=told.append), job).rows():
         yield from told
         yield row
         told.clear()
     yield from told
 
 
-def _windowed(setting: Setting, job: Job) -> Windowed:
-    return Windowed(setting, job.name, job.session_digest, job.window)
+def _window_run(setting: RunSettings, job: Job) -> WindowRun:
+    return WindowRun(setting, job.name, job.session_digest, job.window)
 
 
-def _setting(run: Run, engine: LocalEngine, known: Set[Key], progress: Progress) -> Setting:
+def _setting(run: Run, engine: LocalEngine, known: Set[Key], progress: Progress) -> RunSettings:
     config = _config(run, engine)
-    return Setting(
+    return RunSettings(
         engine, run.latent, run.ratios, run.by_turn, config, run.seed, run.answer_tokens, known, progress, print
     )
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """What makes a worker ready, called there: the run without its sessions, and where its model is from."""
+class RemoteWork:
+    """The work of a remote worker, which is called there: the run without its sessions, and the source of its model."""
 
     run: Run
     known: Set[Key]
@@ -150,7 +150,7 @@ class Elsewhere:
     device: str
 
     def __call__(self) -> Work[Job, Row | str]:
-        """Load the model. Raises Failed where it is another one than the driver's."""
+        """Loads the model. Raises Failed if its weights are not those of the driver."""
         model = load(self.source, dtype=self.dtype, device=self.device).model
         if model.digest != self.digest:
             raise Failed(
@@ -161,22 +161,22 @@ class Elsewhere:
         return partial(_rows, _setting(self.run, engine, self.known, quiet))
 
 
-def _elsewhere(run: Run, engine: LocalEngine, known: Set[Key]) -> Elsewhere:
+def _remote_work(run: Run, engine: LocalEngine, known: Set[Key]) -> RemoteWork:
     model, config = engine.model, _config(run, engine)
     source = str(Path(model.name).absolute()) if Path(model.name).is_dir() else model.name
     small = replace(run, transcripts=(), probes=())
-    return Elsewhere(small, known, model.name, source, model.digest, config["dtype"], config["device"])
+    return RemoteWork(small, known, model.name, source, model.digest, config["dtype"], config["device"])
 
 
 def check_size(run: Run, engine: LocalEngine) -> None:
-    """Raise BadOption when a window with a question and the next turns is more than the model reads."""
+    """Raises BadOption if a window with a question and the next turns is more than the model reads."""
     most = engine.model.max_tokens - NEXT_TOKENS - ROOM
     if run.window > most:
         raise BadOption(f"--window {run.window} is too long: {engine.model.name} reads windows of up to {most} tokens")
 
 
-def _known(engine: LocalEngine, config: dict[str, Any], out: Path, note: Note) -> set[Key]:
-    """What `out` already holds. Raises BadOption when it was measured in another way."""
+def _read_known_keys(engine: LocalEngine, config: dict[str, Any], out: Path, note: Note) -> set[Key]:
+    """Returns the keys of the rows in `out`. Raises BadOption if they were measured in another way."""
     if not out.parent.is_dir() or out.is_dir():
         raise BadInput(f"{out}: rows need a file in a folder that exists")
     if not out.exists() or b"\n" not in out.read_bytes():  # nothing, or half a row of a run that was killed
@@ -202,7 +202,7 @@ def _config(run: Run, engine: LocalEngine) -> dict[str, Any]:
 
 
 def _jobs(run: Run, engine: LocalEngine, note: Note) -> Iterator[Job]:
-    sampled = _sampled(run)
+    sampled = _sample_probes(run)
     wanted = {p.transcript for p in sampled}
     names = {path.name for path in run.transcripts}
     for missing in sorted(wanted - names):
@@ -226,7 +226,7 @@ def _cut(path: Path, probes: Sequence[Probe], run: Run, engine: LocalEngine, not
     yield from (Job(path.name, session_digest(rendered), window) for window in cut)
 
 
-def _sampled(run: Run) -> Sequence[Probe]:
+def _sample_probes(run: Run) -> Sequence[Probe]:
     names = {path.name for path in run.transcripts}
     here = [p for p in run.probes if p.transcript in names] or list(run.probes)
     if run.limit is None or run.limit >= len(here):

@@ -39,7 +39,7 @@ class CategoryScore(BaseModel):
 
 
 class Score(BaseModel):
-    """What one method kept at one ratio and what that cost: answers over probes, the rest over windows.
+    """The quality and cost of one method at one ratio: answers over probes, the rest over windows.
 
     Every interval is over windows, each drawn with all its probes.
     """
@@ -94,7 +94,7 @@ class Score(BaseModel):
 SAME = ("window", "dtype", "by_turn")  # settings that rows must share to be compared
 
 
-class Joined(NamedTuple):
+class JoinedRow(NamedTuple):
     """A row beside the two baseline rows of its probe."""
 
     row: Row
@@ -103,8 +103,8 @@ class Joined(NamedTuple):
 
 
 def score(rows: Iterable[Row]) -> list[Score]:
-    """One score per (method, ratio): full, none, then by method and ratio."""
-    groups: dict[tuple[str, float | None], list[Joined]] = defaultdict(list)
+    """Returns one score per (method, ratio): full, none, then by method and ratio."""
+    groups: dict[tuple[str, float | None], list[JoinedRow]] = defaultdict(list)
     everything = join(rows)
     for joined in everything:
         groups[joined.row.method, joined.row.ratio].append(joined)
@@ -113,23 +113,25 @@ def score(rows: Iterable[Row]) -> list[Score]:
 
 
 def scores_by_transcript(rows: Iterable[Row]) -> dict[str, list[Score]]:
-    """`score` of each transcript on its own, by file name."""
+    """Returns the scores of each transcript on its own, by file name."""
     parts: dict[str, list[Row]] = defaultdict(list)
     for row in _comparable(rows):
         parts[row.transcript].append(row)
     return {name: score(part) for name, part in sorted(parts.items())}
 
 
-def join(rows: Iterable[Row]) -> list[Joined]:
-    """Each row with its baselines, in a fixed order; of rows with one key (a resumed run) the last wins."""
+def join(rows: Iterable[Row]) -> list[JoinedRow]:
+    """Joins each row with its baselines, in a fixed order; of rows with one key (a resumed run) the last wins."""
     latest = {(*_probe(row), row.method, row.ratio): row for row in _comparable(rows)}
     baselines = {(*_probe(row), row.method): row for row in latest.values() if row.method in (FULL, NONE)}
-    joined = [Joined(row, _baseline(baselines, row, NONE), _baseline(baselines, row, FULL)) for row in latest.values()]
+    joined = [
+        JoinedRow(row, _baseline(baselines, row, NONE), _baseline(baselines, row, FULL)) for row in latest.values()
+    ]
     return sorted(joined, key=lambda j: (_probe(j.row), method_order(j.row.method, j.row.ratio)))
 
 
 def method_order(method: str, ratio: float | None) -> tuple[int, str, float]:
-    """Sort key of every table: the baselines, then the methods by name and ratio."""
+    """Returns the sort key of every table: the baselines, then the methods by name and ratio."""
     return ({FULL: 0, NONE: 1}.get(method, 2), method, ratio or 0.0)
 
 
@@ -164,7 +166,7 @@ def _comparable(rows: Iterable[Row]) -> list[Row]:
 
 
 def _refuse_repeats(rows: Iterable[Row]) -> None:
-    """A probe in two windows would count twice, and its two windows would overlap."""
+    """Raises BadInput for a probe in two windows: it would count twice, and its windows would overlap."""
     windows: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
         windows[row.transcript, row.probe].add(row.window)
@@ -185,14 +187,14 @@ def _refuse_mixture(what: str, values: Iterable[str]) -> None:
         )
 
 
-def _score(group: Sequence[Joined], probes: int) -> Score:
+def _score(group: Sequence[JoinedRow], probes: int) -> Score:
     rows = [joined.row for joined in group]
     windows = list({_window(j.row): j for j in group}.values())
     acts = [j for j in windows if None not in {r.next_action_logprob for r in j}]
-    answers, answer_note = _retained(group, "answer_logprob")
-    actions, action_note = _retained(acts, "next_action_logprob") if acts else (_UNKNOWN, "")
-    calibrated = _calibrated_margins(group)
-    choice, margin = _mean(group, metrics.forced_choice(calibrated)), _mean(group, calibrated)
+    answers, answer_note = _retained_score(group, "answer_logprob")
+    actions, action_note = _retained_score(acts, "next_action_logprob") if acts else (_UNKNOWN, "")
+    calibrated = _margins_over_none(group)
+    choice, margin = _mean(group, metrics.choose_answer(calibrated)), _mean(group, calibrated)
     keyword = _UNKNOWN if any(r.keyword is None for r in rows) else _mean(group, _column(rows, "keyword"))
     kl, top1 = _next_turns(windows, "kl", 0.0), _next_turns(windows, "top1", 1.0)
     return Score(
@@ -235,28 +237,28 @@ class _Estimate(NamedTuple):
 _UNKNOWN = _Estimate(None)
 
 
-def _estimate(value: float, top: Floats, bottom: Floats, group: Sequence[Joined]) -> _Estimate:
+def _estimate(value: float, top: Floats, bottom: Floats, group: Sequence[JoinedRow]) -> _Estimate:
     low, high = metrics.ratio_interval(top, bottom, _clusters(group))
     return _Estimate(_finite(value), (_finite(low), _finite(high)))
 
 
-def _clusters(group: Sequence[Joined]) -> Indices:
-    """The number of each row's window, from 0 in order of appearance."""
+def _clusters(group: Sequence[JoinedRow]) -> Indices:
+    """Returns the number of each row's window, from 0 in order of appearance."""
     numbers: dict[tuple[str, str], int] = {}
     return np.array([numbers.setdefault(_window(j.row), len(numbers)) for j in group], dtype=np.int64)
 
 
-def _mean(group: Sequence[Joined], values: Floats) -> _Estimate:
+def _mean(group: Sequence[JoinedRow], values: Floats) -> _Estimate:
     return _estimate(float(values.mean()), values, np.ones_like(values), group)
 
 
-def _retained(group: Sequence[Joined], field: str) -> tuple[_Estimate, str]:
+def _retained_score(group: Sequence[JoinedRow], field: str) -> tuple[_Estimate, str]:
     compact, none, full = (_column(rows, field) for rows in zip(*group, strict=True))
-    share = metrics.retained(compact, none, full)
+    share = metrics.retained_share(compact, none, full)
     return _estimate(share.value, compact - none, full - none, group), share.reason
 
 
-def _calibrated_margins(group: Sequence[Joined]) -> Floats:
+def _margins_over_none(group: Sequence[JoinedRow]) -> Floats:
     def per_token(rows: Sequence[Row], what: str) -> Floats:
         return _column(rows, f"{what}_logprob") / _column(rows, f"{what}_tokens")
 
@@ -264,19 +266,19 @@ def _calibrated_margins(group: Sequence[Joined]) -> Floats:
     return metrics.margins(*(per_token(part, what) for part in (rows, none) for what in ("answer", "distractor")))
 
 
-def _next_turns(windows: Sequence[Joined], field: str, of_full: float) -> _Estimate:
-    """Mean over the windows that have next turns; the full context equals itself by definition."""
+def _next_turns(windows: Sequence[JoinedRow], field: str, of_full: float) -> _Estimate:
+    """Averages over the windows that have next turns; the full context equals itself by definition."""
     if windows[0].row.method == FULL:
         return _Estimate(of_full, (of_full, of_full))
     known = [joined for joined in windows if getattr(joined.row, field) is not None]
     return _mean(known, _column([joined.row for joined in known], field)) if known else _UNKNOWN
 
 
-def _by_category(group: Sequence[Joined]) -> dict[str, CategoryScore]:
-    parts: dict[str, list[Joined]] = defaultdict(list)
+def _by_category(group: Sequence[JoinedRow]) -> dict[str, CategoryScore]:
+    parts: dict[str, list[JoinedRow]] = defaultdict(list)
     for joined in group:
         parts[joined.row.category].append(joined)
-    answers = {name: _retained(part, "answer_logprob")[0] for name, part in sorted(parts.items())}
+    answers = {name: _retained_score(part, "answer_logprob")[0] for name, part in sorted(parts.items())}
     return {
         name: CategoryScore(retained=found.value, retained_ci=found.ci, n=len(parts[name]))
         for name, found in answers.items()

@@ -14,7 +14,7 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import RenderedSession
 from holdfast.compaction.partition import Part
 from holdfast.errors import BadOption
-from holdfast.eval.probes import Probe, broken_rule
+from holdfast.eval.probes import Probe, check_static_rules
 from holdfast.transcript.turn import Role, Transcript
 
 NEXT_TOKENS = 256  # of the real session after the window, over which fidelity is measured
@@ -22,7 +22,7 @@ SHARE = 4  # prefix and suffix each get at most this part of the window
 
 
 @dataclass(frozen=True)
-class Located:
+class LocatedProbe:
     """A probe and the tokens of its evidence in the rendered session."""
 
     probe: Probe
@@ -41,24 +41,24 @@ class Window:
     """Prefix (verbatim), middle (compacted), suffix (verbatim), at consecutive positions from 0."""
     probes: tuple[Probe, ...]
     literals: tuple[tuple[int, int], ...]
-    """Where each probe's literal stands, in tokens of the session."""
+    """The range of each probe's literal, in tokens of the session."""
     next_ids: tuple[int, ...]
     """The session's next tokens, at most `NEXT_TOKENS`."""
     action: int
-    """How many of `next_ids` belong to the assistant's next turn."""
+    """Count of `next_ids` that belong to the assistant's next turn."""
 
     @property
     def tokens(self) -> int:
         return sum(map(len, self.parts))
 
     def ids(self, *, compacted: bool = True) -> tuple[int, ...]:
-        """All token ids, or only those that stay."""
+        """Returns all token ids, or only those that stay."""
         kept = (p for p in self.parts if compacted or not p.compact)
         return tuple(i for part in kept for block in part.blocks for i in block.ids)
 
 
-def locate(probes: Sequence[Probe], rendered: RenderedSession) -> tuple[list[Located], list[tuple[Probe, str]]]:
-    """Find every probe's evidence; the second list says which were not found."""
+def locate(probes: Sequence[Probe], rendered: RenderedSession) -> tuple[list[LocatedProbe], list[tuple[Probe, str]]]:
+    """Finds every probe's evidence; the second list names those without, and why."""
     found, missing = [], []
     for probe in probes:
         quote = probe.evidence
@@ -70,7 +70,7 @@ def locate(probes: Sequence[Probe], rendered: RenderedSession) -> tuple[list[Loc
             continue
         exact = quote.find(probe.literal) if probe.literal else -1
         first, size = (at, len(quote)) if exact < 0 else (at + exact, len(probe.literal))
-        found.append(Located(probe, *_tokens(rendered, at, len(quote)), _tokens(rendered, first, size)))
+        found.append(LocatedProbe(probe, *_tokens(rendered, at, len(quote)), _tokens(rendered, first, size)))
     return sorted(found, key=lambda x: (x.start, x.probe.id)), missing
 
 
@@ -79,9 +79,9 @@ def _tokens(rendered: RenderedSession, char: int, length: int) -> tuple[int, int
 
 
 def windows(
-    transcript: Transcript, rendered: RenderedSession, located: Sequence[Located], size: int
+    transcript: Transcript, rendered: RenderedSession, located: Sequence[LocatedProbe], size: int
 ) -> tuple[list[Window], list[tuple[Probe, str]]]:
-    """Windows of `size` tokens that cover the probes, as few as greedy choice finds, and the probes left out.
+    """Cuts windows of `size` tokens that cover the probes, as few as greedy choice finds; also returns probes left out.
 
     Raises BadOption when the size is too small to hold anything.
     """
@@ -91,23 +91,23 @@ def windows(
     todo, out, dropped = list(located), [], []
     while todo:
         best = max(cuts, key=lambda cut: _worth(cut, todo, rendered), default=None)
-        if best is None or not best.covered(todo[:1], rendered):
+        if best is None or not best.covers(todo[:1], rendered):
             # nothing that ends before a turn reaches it: look into the long turn that holds it
             best = next((c for c in (_around(cut, todo[0]) for cut in cuts) if c.holds(todo[0], rendered)), None)
         if best is None:
             dropped.append((todo[0].probe, _why_not(todo[0], cuts, rendered)))
             todo.pop(0)
             continue
-        covered = best.covered(todo, rendered)
+        covered = best.covers(todo, rendered)
         out.append(best.window(rendered, covered))
         todo = [x for x in todo if x not in covered]
     return out, dropped
 
 
 def turn_windows(
-    transcript: Transcript, rendered: RenderedSession, located: Sequence[Located], size: int
+    transcript: Transcript, rendered: RenderedSession, located: Sequence[LocatedProbe], size: int
 ) -> tuple[list[Window], list[tuple[Probe, str]]]:
-    """Windows whose middle is one turn alone: the prefix, the turn that holds the evidence, and nothing after it.
+    """Cuts windows whose middle is one turn: the prefix, the turn that holds the evidence, and nothing after it.
 
     A turn longer than `size` is left out.
     """
@@ -116,7 +116,7 @@ def turn_windows(
     for b in rendered.blocks:
         first, _ = spans.get(b.origin.turn, b.origin.tokens)
         spans[b.origin.turn] = (first, b.origin.tokens[1])
-    by_turn: dict[int, list[Located]] = {}
+    by_turn: dict[int, list[LocatedProbe]] = {}
     dropped = []
     for x in located:
         turn = next(t for t, (first, last) in spans.items() if first <= x.start < last)
@@ -150,21 +150,21 @@ class _Cut:
     turn: int | None
     """The next turn, if the assistant speaks it."""
 
-    def holds(self, x: Located, rendered: RenderedSession) -> bool:
+    def holds(self, x: LocatedProbe, rendered: RenderedSession) -> bool:
         inside = self.middle[0] <= x.start and x.stop <= self.middle[1]
-        return inside and not broken_rule(x.probe, self.verbatim(rendered))
+        return inside and not check_static_rules(x.probe, self.verbatim(rendered))
 
-    def covered(self, todo: Sequence[Located], rendered: RenderedSession) -> list[Located]:
+    def covers(self, todo: Sequence[LocatedProbe], rendered: RenderedSession) -> list[LocatedProbe]:
         return [x for x in todo if self.holds(x, rendered)]
 
     def verbatim(self, rendered: RenderedSession) -> str:
         return "\n".join(_text(rendered, *span) for span in (self.prefix, self.suffix))
 
-    def window(self, rendered: RenderedSession, found: Sequence[Located]) -> Window:
+    def window(self, rendered: RenderedSession, found: Sequence[LocatedProbe]) -> Window:
         spans = [(self.prefix, False), (self.middle, True), (self.suffix, False)]
         parts, at = [], 0
         for span, compact in spans:
-            blocks = tuple(_clipped(rendered.blocks, *span))
+            blocks = tuple(_clip_blocks(rendered.blocks, *span))
             if blocks:
                 parts.append(Part(blocks, at, compact))
                 at += len(parts[-1])
@@ -177,7 +177,7 @@ class _Cut:
 
 
 def _cuts(transcript: Transcript, rendered: RenderedSession, size: int) -> list[_Cut]:
-    """Every place where the assistant is about to speak, with the window that ends there."""
+    """Returns every window that ends where the assistant is about to speak."""
     blocks = rendered.blocks
     prefix = _prefix(blocks, size)
     cuts = []
@@ -188,14 +188,14 @@ def _cuts(transcript: Transcript, rendered: RenderedSession, size: int) -> list[
         end = starts[turn]
         last = max(starts.get(_exchange_start(transcript, turn), prefix[1]), end - size // SHARE, prefix[1])
         room = size - (prefix[1] - prefix[0]) - (end - last)
-        first = _snapped(blocks, max(prefix[1], last - room), last)
+        first = _snap_to_block(blocks, max(prefix[1], last - room), last)
         if first < last:
             cuts.append(_Cut(prefix, (first, last), (last, end), turn))
     return cuts
 
 
-def _around(cut: _Cut, x: Located) -> _Cut:
-    """The same cut with its middle centred on `x`, as if the end of a very long tool result had been left out."""
+def _around(cut: _Cut, x: LocatedProbe) -> _Cut:
+    """Centres the middle of a cut on `x`, as if the end of a very long tool result had been left out."""
     first, last = cut.middle
     if x.stop > last or x.start < cut.prefix[1]:
         return cut
@@ -205,26 +205,26 @@ def _around(cut: _Cut, x: Located) -> _Cut:
 
 
 def _prefix(blocks: Sequence[Block], size: int) -> tuple[int, int]:
-    """The system prompt, or the first request where a session has none; its head where it is very long."""
+    """Returns the range of the system prompt, or of the first request without one; of its head if it is very long."""
     head = list(takewhile(lambda b: b.kind is Kind.SYSTEM, blocks)) or [blocks[0]]
     return 0, min(head[-1].origin.tokens[1], size // SHARE)
 
 
 def _exchange_start(transcript: Transcript, turn: int) -> int:
-    """The first turn of the exchange before `turn`: the last assistant or user turn with what answers it."""
+    """Returns the first turn of the exchange before `turn`: the last assistant or user turn and its results."""
     start = turn - 1
     while start > 0 and transcript.turns[start].role is Role.TOOL:
         start -= 1
     return start
 
 
-def _snapped(blocks: Sequence[Block], first: int, last: int) -> int:
-    """The next block edge, unless that would leave out more than half: then the middle of a long block is cut."""
+def _snap_to_block(blocks: Sequence[Block], first: int, last: int) -> int:
+    """Returns the next block edge, unless that leaves out more than half: then a long block is cut in its middle."""
     edge = next((b.origin.tokens[0] for b in blocks if b.origin.tokens[0] >= first), last)
     return edge if last - edge >= (last - first) / 2 else first
 
 
-def _clipped(blocks: Sequence[Block], start: int, stop: int) -> list[Block]:
+def _clip_blocks(blocks: Sequence[Block], start: int, stop: int) -> list[Block]:
     out = []
     for b in blocks:
         first, last = max(start, b.origin.tokens[0]), min(stop, b.origin.tokens[1])
@@ -235,18 +235,18 @@ def _clipped(blocks: Sequence[Block], start: int, stop: int) -> list[Block]:
     return out
 
 
-def _worth(cut: _Cut, todo: Sequence[Located], rendered: RenderedSession) -> tuple[bool, int, float]:
-    """First the probe whose turn it is, then as many as can be, then evidence in the middle of the window."""
-    covered = cut.covered(todo, rendered)
+def _worth(cut: _Cut, todo: Sequence[LocatedProbe], rendered: RenderedSession) -> tuple[bool, int, float]:
+    """Ranks a cut: by the next probe first, then by the number of probes, then by evidence near the middle."""
+    covered = cut.covers(todo, rendered)
     centre = (cut.middle[0] + cut.middle[1]) / 2
     return todo[0] in covered, len(covered), -sum(abs(x.start - centre) for x in covered)
 
 
-def _why_not(x: Located, cuts: Sequence[_Cut], rendered: RenderedSession) -> str:
+def _why_not(x: LocatedProbe, cuts: Sequence[_Cut], rendered: RenderedSession) -> str:
     inside = [c for c in cuts if c.middle[0] <= x.start and x.stop <= c.middle[1]]
     if not inside:
         return "no window of this size ends before a turn of the assistant and holds its evidence"
-    return broken_rule(x.probe, inside[0].verbatim(rendered))
+    return check_static_rules(x.probe, inside[0].verbatim(rendered))
 
 
 def _text(rendered: RenderedSession, start: int, stop: int) -> str:

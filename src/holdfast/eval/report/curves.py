@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast.eval.report.drawing import Drawn, draw, lines
+from holdfast.eval.report.drawing import Plot, draw, line_styles
 
 _WIDTH, _HEIGHT = 7.2, 3.9
 """Inches."""
@@ -14,8 +14,8 @@ _APART = 0.055
 _HEADROOM = 1.08
 
 
-def curves(title: str, prompts: Mapping[str, Sequence[int]]) -> Drawn:
-    """One line per strategy, with its name at its end; strategies of the same prompts share a line."""
+def curves(title: str, prompts: Mapping[str, Sequence[int]]) -> Plot:
+    """Draws one line per strategy, with its name at its end; strategies of the same prompts share a line."""
     names: dict[tuple[int, ...], list[str]] = {}
     for name, tokens in prompts.items():
         names.setdefault(tuple(tokens), []).append(name)
@@ -23,11 +23,11 @@ def curves(title: str, prompts: Mapping[str, Sequence[int]]) -> Drawn:
     def paint(figure: Any) -> None:
         axes = figure.subplots()
         axes.set_title(title)
-        looks = lines([", ".join(group) for group in names.values()])
+        looks = line_styles([", ".join(group) for group in names.values()])
         top = max((max(tokens, default=0) for tokens in names), default=0)
         last = max((len(tokens) for tokens in names), default=1)
         height = _HEADROOM * max(1, top)
-        ends = spread([tokens[-1] if tokens else 0 for tokens in names], _APART * height, height)
+        ends = spread_labels([tokens[-1] if tokens else 0 for tokens in names], _APART * height, height)
         for (label, look), tokens, y in zip(looks.items(), names, ends, strict=True):
             axes.plot(range(1, len(tokens) + 1), tokens, color=look.color, linestyle=look.dash)
             axes.annotate(
@@ -43,8 +43,8 @@ def curves(title: str, prompts: Mapping[str, Sequence[int]]) -> Drawn:
     return draw("curves", _WIDTH, _HEIGHT, paint)
 
 
-def spread(ends: Sequence[float], apart: float, top: float) -> list[float]:
-    """The same heights, moved up where two would stand on each other, and down again where they would pass the top."""
+def spread_labels(ends: Sequence[float], apart: float, top: float) -> list[float]:
+    """Returns the heights, moved apart so that none stands on another and none passes the top."""
     order = sorted(range(len(ends)), key=lambda i: ends[i])
     placed = [0.0] * len(ends)
     floor, ceiling = float("-inf"), top

@@ -47,15 +47,15 @@ _STYLE: dict[str, Any] = {
 }
 
 
-class Line(NamedTuple):
-    """How one method is drawn in every plot."""
+class LineStyle(NamedTuple):
+    """The colour, marker and dash of one method in every plot."""
 
     color: str
     marker: str
     dash: Any
 
 
-class Drawn(NamedTuple):
+class Plot(NamedTuple):
     """One plot, ready for the page and for a file."""
 
     name: str
@@ -63,16 +63,16 @@ class Drawn(NamedTuple):
     png: bytes
 
 
-def lines(methods: Sequence[str]) -> dict[str, Line]:
-    """A look for each method, fixed by its place in the list."""
+def line_styles(methods: Sequence[str]) -> dict[str, LineStyle]:
+    """Returns a look for each method, fixed by its place in the list."""
     return {
-        name: Line(SERIES[i % len(SERIES)], _MARKERS[i % len(_MARKERS)], _DASHES[i // len(SERIES) % len(_DASHES)])
+        name: LineStyle(SERIES[i % len(SERIES)], _MARKERS[i % len(_MARKERS)], _DASHES[i // len(SERIES) % len(_DASHES)])
         for i, name in enumerate(methods)
     }
 
 
-def draw(name: str, width: float, height: float, paint: Callable[[Any], None]) -> Drawn:
-    """Let `paint` fill an empty figure (inches), and render it twice."""
+def draw(name: str, width: float, height: float, paint: Callable[[Any], None]) -> Plot:
+    """Renders a figure (size in inches) that `paint` fills, as SVG and as PNG."""
     from matplotlib.figure import Figure
 
     with _style():
@@ -81,7 +81,7 @@ def draw(name: str, width: float, height: float, paint: Callable[[Any], None]) -
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return Drawn(name, _themed(svg.getvalue()), png.getvalue())
+    return Plot(name, _apply_theme(svg.getvalue()), png.getvalue())
 
 
 @contextmanager
@@ -94,8 +94,8 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _themed(svg: str) -> str:
-    """The bare <svg> element: no prolog, no metadata, no ids that plots would share, colours as variables."""
+def _apply_theme(svg: str) -> str:
+    """Returns the bare <svg> element: no prolog, no metadata, no ids that plots would share, colours as variables."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)

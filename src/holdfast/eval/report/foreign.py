@@ -11,10 +11,10 @@ _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\
 
 
 def visible(value: str) -> str:
-    """Control and direction characters replaced by a mark."""
+    """Replaces control and direction characters by a mark."""
     return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def plain(value: str, style: str = "") -> Text:
-    """For a terminal: a `Text`, because rich reads a `str` as markup and turns `:bug:` into a picture."""
+    """Returns a `Text` for a terminal, because rich reads a `str` as markup and turns `:bug:` into a picture."""
     return Text(visible(value), style=style)

@@ -1,4 +1,4 @@
-"""How a number is written, for the terminal and the page alike. A number that is not known is a dash."""
+"""Formats of numbers, for the terminal and the page alike. A number that is not known is a dash."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def seconds(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def counted(n: int, what: str) -> str:
+def pluralize(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def size(count: float) -> str:
-    """Bytes in powers of 1024."""
+    """Formats bytes in powers of 1024."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
@@ -53,17 +53,17 @@ def size(count: float) -> str:
 
 
 def byte_ratio(score: Score) -> float | None:
-    """How many times fewer KV bytes are really held for the whole window."""
+    """Returns how many times fewer KV bytes are held for the whole window."""
     return score.bytes_full / score.bytes if score.bytes else None
 
 
 def span_ratio(score: Score) -> float | None:
-    """How many times fewer KV bytes are really held for the span alone, which is what a method is asked to shrink."""
+    """Returns how many times fewer KV bytes are held for the span alone, which a method is asked to shrink."""
     return score.bytes_span_full / score.bytes_span if score.bytes_span else None
 
 
 def common_ratio(scores: Sequence[Score]) -> float | None:
-    """The ratio at which most methods were measured; of several, the one nearest to 8."""
+    """Returns the ratio at which most methods were measured; of several, the one nearest to 8."""
     counts: dict[float, int] = {}
     for score in methods(scores):
         assert score.ratio is not None  # only `none` has no ratio
@@ -72,7 +72,7 @@ def common_ratio(scores: Sequence[Score]) -> float | None:
 
 
 def methods(scores: Sequence[Score]) -> list[Score]:
-    """The scores that are no baselines."""
+    """Returns the scores without those of `full` and `none`."""
     return [score for score in scores if score.method not in ("full", "none")]
 
 

@@ -9,10 +9,10 @@ from itertools import groupby
 from string import Template
 
 from holdfast.eval.report import numbers, probes, summary
-from holdfast.eval.report.drawing import Drawn
+from holdfast.eval.report.drawing import Plot
 from holdfast.eval.report.foreign import visible
 from holdfast.eval.rows import FULL, NONE
-from holdfast.eval.score import Bounds, Joined, Score
+from holdfast.eval.score import Bounds, JoinedRow, Score
 
 _CAPTIONS = {
     "quality": "Share of the nats that the context supplies to the right answers. "
@@ -41,8 +41,8 @@ _COLUMNS = (
 )
 
 
-def page(joined: Sequence[Joined], scores: Sequence[Score], drawn: Sequence[Drawn]) -> str:
-    """The whole page; the same rows give the same bytes."""
+def page(joined: Sequence[JoinedRow], scores: Sequence[Score], drawn: Sequence[Plot]) -> str:
+    """Returns the whole page; equal rows give equal bytes."""
     template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     facts = summary.facts([j.row for j in joined], scores)
     return Template(template).substitute(
@@ -56,11 +56,11 @@ def page(joined: Sequence[Joined], scores: Sequence[Score], drawn: Sequence[Draw
 
 
 def text(value: str) -> str:
-    """Escaped for content and quoted attributes alike; control and direction characters made visible."""
+    """Escapes a string for content and quoted attributes alike, and makes control characters visible."""
     return html.escape(visible(value), quote=True)
 
 
-def _figure(plot: Drawn) -> str:
+def _figure(plot: Plot) -> str:
     return f'<figure class="{plot.name}">{plot.svg}<figcaption>{_CAPTIONS[plot.name]}</figcaption></figure>'
 
 
@@ -72,14 +72,14 @@ def _table(scores: Sequence[Score]) -> str:
 
 
 def _line(score: Score, rows: int) -> str:
-    """One score and its note; the first of its method names it for all `rows` of them."""
+    """Returns one score and its note; the first score of a method names it for all its `rows`."""
     name = f'<th scope=rowgroup rowspan="{rows}">{probes.breakable(text(score.method))}</th>' if rows else ""
     note = f'<tr class=note><td colspan="{len(_COLUMNS) - 1}">{text(score.note)}</td></tr>' if score.note else ""
     return f"<tr>{name}{''.join(f'<td>{cell}</td>' for cell in _cells(score))}</tr>{note}"
 
 
 def _lines(group: Sequence[Score]) -> int:
-    """How many table rows the scores take: a note has one of its own."""
+    """Returns the number of table rows of the scores: a note has one of its own."""
     return len(group) + sum(bool(score.note) for score in group)
 
 

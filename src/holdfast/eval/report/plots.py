@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from holdfast.eval.report import numbers
-from holdfast.eval.report.drawing import INK, MUTED, Drawn, Line, draw, lines
+from holdfast.eval.report.drawing import INK, MUTED, LineStyle, Plot, draw, line_styles
 from holdfast.eval.score import Bounds, Score
 
 _FLOOR_SECONDS = 1e-3
@@ -18,8 +18,8 @@ Value = Callable[[Score], float | None]
 Spread = Callable[[Score], Bounds]
 
 
-def plots(scores: Sequence[Score]) -> list[Drawn]:
-    """Every plot that the scores have data for."""
+def plots(scores: Sequence[Score]) -> list[Plot]:
+    """Draws every plot that the scores have data for."""
     if not numbers.methods(scores):
         return []
     drawn = [quality(scores), quality_by_bytes(scores), seconds(scores), categories(scores)]
@@ -27,8 +27,8 @@ def plots(scores: Sequence[Score]) -> list[Drawn]:
     return [*drawn, fidelity(scores)] if known else drawn
 
 
-def quality(scores: Sequence[Score]) -> Drawn:
-    """Retained answer information against the ratio that was asked for."""
+def quality(scores: Sequence[Score]) -> Plot:
+    """Draws retained answer information against the ratio that was asked for."""
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
@@ -41,8 +41,8 @@ def quality(scores: Sequence[Score]) -> Drawn:
     return draw("quality", _WIDTH, _height(scores), paint)
 
 
-def quality_by_bytes(scores: Sequence[Score]) -> Drawn:
-    """The same against the bytes really held for the whole window."""
+def quality_by_bytes(scores: Sequence[Score]) -> Plot:
+    """Draws retained answer information against the bytes really held for the whole window."""
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
@@ -55,8 +55,8 @@ def quality_by_bytes(scores: Sequence[Score]) -> Drawn:
     return draw("bytes", _WIDTH, _height(scores), paint)
 
 
-def seconds(scores: Sequence[Score]) -> Drawn:
-    """Seconds of compaction against the ratio, beside the prefill that they come on top of."""
+def seconds(scores: Sequence[Score]) -> Plot:
+    """Draws the seconds of compaction against the ratio, beside the prefill that they come on top of."""
 
     def spent(score: Score) -> float:
         return max(score.seconds_compact, _FLOOR_SECONDS)
@@ -79,8 +79,8 @@ def seconds(scores: Sequence[Score]) -> Drawn:
     return draw("seconds", _WIDTH, _height(scores), paint)
 
 
-def categories(scores: Sequence[Score]) -> Drawn:
-    """What was kept of each category at the ratio that most methods share."""
+def categories(scores: Sequence[Score]) -> Plot:
+    """Draws retained information of each category at the ratio that most methods share."""
     ratio = numbers.common_ratio(scores)
     chosen = [score for score in numbers.methods(scores) if score.ratio == ratio]
     counts = {name: part.n for score in chosen for name, part in score.by_category.items()}
@@ -104,8 +104,8 @@ def categories(scores: Sequence[Score]) -> Drawn:
     return draw("categories", _WIDTH, max(height, 2.8), paint)
 
 
-def fidelity(scores: Sequence[Score]) -> Drawn:
-    """Next-action information and divergence on the session's real next turns."""
+def fidelity(scores: Sequence[Score]) -> Plot:
+    """Draws next-action information and divergence on the session's real next turns."""
 
     def paint(figure: Any) -> None:
         left, right = figure.subplots(1, 2)
@@ -130,8 +130,8 @@ def _ratio(score: Score) -> float | None:
     return score.ratio
 
 
-def _looks(scores: Sequence[Score]) -> dict[str, Line]:
-    return lines(sorted({score.method for score in numbers.methods(scores)}))
+def _looks(scores: Sequence[Score]) -> dict[str, LineStyle]:
+    return line_styles(sorted({score.method for score in numbers.methods(scores)}))
 
 
 def _curves(axes: Any, scores: Sequence[Score], x: Value, y: tuple[Value, Spread]) -> None:
@@ -144,7 +144,7 @@ def _curves(axes: Any, scores: Sequence[Score], x: Value, y: tuple[Value, Spread
         _curve(axes, known, look)
 
 
-def _curve(axes: Any, points: Sequence[tuple[float, float, Bounds]], look: Line) -> None:
+def _curve(axes: Any, points: Sequence[tuple[float, float, Bounds]], look: LineStyle) -> None:
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     axes.plot(xs, ys, color=look.color, marker=look.marker, linestyle=look.dash, zorder=3)
     for x, _, (low, high) in points:
@@ -152,7 +152,7 @@ def _curve(axes: Any, points: Sequence[tuple[float, float, Bounds]], look: Line)
             axes.plot([x, x], [low, high], color=look.color, linewidth=1.1, alpha=0.65, zorder=2)
 
 
-def _bars(axes: Any, chosen: Sequence[Score], names: Sequence[str], looks: dict[str, Line]) -> None:
+def _bars(axes: Any, chosen: Sequence[Score], names: Sequence[str], looks: dict[str, LineStyle]) -> None:
     for row, name in enumerate(names):
         for place, score in enumerate(chosen):
             part = score.by_category.get(name)
@@ -211,7 +211,7 @@ def _ratio_axis(axes: Any, values: Iterable[float | None], label: str) -> None:
 
 
 def _ticks(ratios: Sequence[float], gap: float) -> list[float]:
-    """The ratios themselves, less those that would print over the last one kept."""
+    """Returns the ratios, less those that would print over the tick before them."""
     kept: list[float] = []
     for ratio in ratios:
         if not kept or ratio >= kept[-1] * gap:
@@ -224,7 +224,7 @@ def _percents(axis: Any) -> None:
 
 
 def _height(scores: Sequence[Score], width: float = _WIDTH) -> float:
-    """Room for the axes and for every line of the legend."""
+    """Returns the height, in inches, of the axes and of every line of the legend."""
     labels = _labels(scores)
     return _AXES_HEIGHT + 0.18 * -(-len(labels) // _legend_columns(labels, width))
 
@@ -248,7 +248,7 @@ def _legend_columns(labels: dict[str, str], width: float) -> int:
     return max(1, int(width * 11) // (max(map(len, labels.values())) + 8))
 
 
-def _legend(figure: Any, scores: Sequence[Score], looks: dict[str, Line]) -> None:
+def _legend(figure: Any, scores: Sequence[Score], looks: dict[str, LineStyle]) -> None:
     from matplotlib.lines import Line2D
 
     labels = _labels(scores)

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from holdfast.eval.report import numbers
 from holdfast.eval.rows import FULL, NONE, Row
-from holdfast.eval.score import Joined, method_order
+from holdfast.eval.score import JoinedRow, method_order
 
 Escape = Callable[[str], str]
 Setting = tuple[str, float | None]
@@ -17,8 +17,8 @@ _LONGEST = 400
 """Characters of a greedy answer that are shown."""
 
 
-def matrix(joined: Sequence[Joined], escape: Escape) -> str:
-    """The table of all probes, grouped by transcript; `escape` is applied to every string from a row."""
+def matrix(joined: Sequence[JoinedRow], escape: Escape) -> str:
+    """Returns the table of all probes by transcript; `escape` is applied to every string from a row."""
     settings = sorted(
         {(j.row.method, j.row.ratio) for j in joined if j.row.method != NONE}, key=lambda s: method_order(*s)
     )
@@ -30,7 +30,7 @@ def matrix(joined: Sequence[Joined], escape: Escape) -> str:
 
 
 def breakable(escaped: str) -> str:
-    """A long method name may break after its punctuation (of which escaping makes none)."""
+    """Lets a long method name break after its punctuation (of which escaping makes none)."""
     return re.sub("[:,=_]", lambda mark: f"{mark.group()}<wbr>", escaped)
 
 
@@ -47,18 +47,18 @@ def _section(name: str, columns: int, escape: Escape) -> str:
     return f'<tr class=section><th scope=rowgroup colspan="{columns}">{escape(name)}</th></tr>'
 
 
-def _rows(group: Sequence[Joined], settings: Sequence[Setting], escape: Escape) -> str:
+def _rows(group: Sequence[JoinedRow], settings: Sequence[Setting], escape: Escape) -> str:
     by_probe = groupby(group, key=lambda j: (j.row.window, j.row.probe))
     return "\n".join(_probe(list(answers), settings, escape) for _, answers in by_probe)
 
 
-def _probe(answers: Sequence[Joined], settings: Sequence[Setting], escape: Escape) -> str:
+def _probe(answers: Sequence[JoinedRow], settings: Sequence[Setting], escape: Escape) -> str:
     of = {(j.row.method, j.row.ratio): j for j in answers}
     cells = "".join(_cell(of.get(setting), escape) for setting in settings)
     return f"<tr><th scope=row>{_question(answers, escape)}</th>{cells}</tr>"
 
 
-def _question(answers: Sequence[Joined], escape: Escape) -> str:
+def _question(answers: Sequence[JoinedRow], escape: Escape) -> str:
     row = answers[0].row
     return (
         f"<p class=question><bdi>{escape(row.question or row.probe)}</bdi></p>"
@@ -75,22 +75,22 @@ def _answer(row: Row, escape: Escape) -> str:
     return f"<dt>{escape(row.method)}{ratio}</dt><dd>{mark}<bdi>{escape(_short(row.text))}</bdi></dd>"
 
 
-def _cell(joined: Joined | None, escape: Escape) -> str:
+def _cell(joined: JoinedRow | None, escape: Escape) -> str:
     if joined is None:
         return f"<td class=absent>{numbers.UNKNOWN}</td>"
     kept = joined.row.answer_logprob - joined.none.answer_logprob
     mark = "✓" if joined.row.keyword else ""
     tip = escape(_tip(joined, kept))
-    return f'<td{_shade(joined, kept)} title="{tip}">{_signed(kept)}<i>{mark}</i></td>'
+    return f'<td{_shade(joined, kept)} title="{tip}">{_with_sign(kept)}<i>{mark}</i></td>'
 
 
-def _tip(joined: Joined, kept: float) -> str:
+def _tip(joined: JoinedRow, kept: float) -> str:
     supplied = joined.full.answer_logprob - joined.none.answer_logprob
     return f"{kept:+.2f} of {supplied:+.2f} nats. Greedy answer: {_short(joined.row.text)}"
 
 
-def _shade(joined: Joined, kept: float) -> str:
-    """Share of the probe's own information that is left, 0 to 1; none where the context supplies nothing."""
+def _shade(joined: JoinedRow, kept: float) -> str:
+    """Returns the tint of a cell by the share of the probe's information that is left; none if there was none."""
     supplied = joined.full.answer_logprob - joined.none.answer_logprob
     if joined.row.method == FULL or supplied <= 0:
         return " class=plain"
@@ -99,7 +99,7 @@ def _shade(joined: Joined, kept: float) -> str:
     return f' style="--tint:var(--{tint}-tint);--by:{100 * abs(2 * share - 1):.0f}%"'
 
 
-def _signed(nats: float) -> str:
+def _with_sign(nats: float) -> str:
     return f"{nats:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 

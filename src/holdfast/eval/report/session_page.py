@@ -17,7 +17,7 @@ from holdfast.eval.report.page import text
 
 
 class Fate(StrEnum):
-    """What became of a token."""
+    """The fate of a token."""
 
     VERBATIM = "verbatim"
     COMPACTED = "compacted"
@@ -36,7 +36,7 @@ _SAID = {
 
 
 def fates(segments: Sequence[Any], evidence: Mapping[str, Any], count: int) -> list[Fate]:
-    """The fate of each of a session's `count` tokens, from the segments and the evidence of a manifest."""
+    """Returns the fate of each of a session's `count` tokens, from the segments and the evidence of a manifest."""
     out = [Fate.LEFT_OUT] * count
     for segment in segments:
         fate = Fate.VERBATIM if segment.kind == "tokens" else Fate.COMPACTED
@@ -48,7 +48,7 @@ def fates(segments: Sequence[Any], evidence: Mapping[str, Any], count: int) -> l
 
 
 def session_page(title: str, rendered: RenderedSession, fate: Sequence[Fate], evidence: Mapping[str, Any]) -> str:
-    """The page; the same session and context give the same bytes."""
+    """Returns the page; equal sessions and contexts give equal bytes."""
     template = files(__package__).joinpath("session.html").read_text(encoding="utf-8")
     counted = {f: sum(x is f for x in fate) for f in Fate}
     legend = "".join(f'<li class="{f}"><b>{n:,}</b> tokens {_SAID[f]}</li>' for f, n in counted.items() if n)
@@ -71,7 +71,7 @@ def _turns(rendered: RenderedSession, fate: Sequence[Fate]) -> Iterable[str]:
 
 
 def _facts(evidence: Mapping[str, Any]) -> str:
-    """The table of atoms, and every loss with a link to its turn."""
+    """Returns the table of facts, and every loss with a link to its turn."""
     gate = evidence.get("gate")
     if not gate:
         return "<p>What this context lost was not measured: it was made without the gate, or tightened since.</p>"

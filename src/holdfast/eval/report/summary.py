@@ -1,4 +1,4 @@
-"""What the page says in words: the headline, and what was run."""
+"""The page in words: the headline, and the facts of the run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from holdfast.eval.score import RETAINED, Bounds, Score
 
 
 def headline(scores: Sequence[Score]) -> str:
-    """The result in one sentence, taken from the numbers at the most common ratio."""
+    """Returns the result in one sentence, from the numbers at the most common ratio."""
     ratio = numbers.common_ratio(scores)
     if ratio is None:
         return "Only the baselines were measured; add a method with --latent."
-    measured = _measured(scores)
+    measured = _comparable(scores)
     if not measured:
         return f"No share can be stated at {numbers.times(ratio)}: {_first_note(scores)}."
     best = max(measured, key=_share)
@@ -24,31 +24,31 @@ def headline(scores: Sequence[Score]) -> str:
 
 
 def cost(scores: Sequence[Score]) -> str:
-    """What the method of the headline costs, in one sentence; empty where there is no such method."""
-    measured = _measured(scores)
+    """Returns the cost of the headline's method in one sentence; empty if there is no such method."""
+    measured = _comparable(scores)
     return _cost(max(measured, key=_share)) if measured else ""
 
 
 def facts(rows: Sequence[Row], scores: Sequence[Score]) -> list[tuple[str, str]]:
-    """What was run, as pairs of label and value."""
+    """Returns the facts of the run, as pairs of label and value."""
     transcripts = sorted({row.transcript for row in rows})
     pairs = [
-        ("Model", _listed(f"{row.model} ({row.model_digest.removeprefix('sha256:')[:12]})" for row in rows)),
-        ("Numbers in", _listed(_config(row, "dtype") for row in rows)),
-        ("Device", _listed(_device(row) for row in rows)),
-        ("Window", _listed(f"{_config(row, 'window')} tokens" for row in rows if "window" in row.config)),
+        ("Model", _join_values(f"{row.model} ({row.model_digest.removeprefix('sha256:')[:12]})" for row in rows)),
+        ("Numbers in", _join_values(_config(row, "dtype") for row in rows)),
+        ("Device", _join_values(_device(row) for row in rows)),
+        ("Window", _join_values(f"{_config(row, 'window')} tokens" for row in rows if "window" in row.config)),
         ("Probes", str(len({(row.transcript, row.window, row.probe) for row in rows}))),
         ("Windows", str(len({(row.transcript, row.window) for row in rows}))),
-        ("Seed", _listed(str(row.seed) for row in rows)),
+        ("Seed", _join_values(str(row.seed) for row in rows)),
         ("Measured", _dates(rows)),
-        ("Holdfast", _listed(f"{row.version} {row.commit[:12]}".strip() for row in rows)),
+        ("Holdfast", _join_values(f"{row.version} {row.commit[:12]}".strip() for row in rows)),
         (f"Transcripts ({len(transcripts)})", ", ".join(transcripts)),
     ]
     return [pair for pair in [*pairs, ("Note", " | ".join(notes(scores)))] if pair[1]]
 
 
 def notes(scores: Sequence[Score]) -> list[str]:
-    """Each note once, behind the methods and ratios that it is true of."""
+    """Returns each note once, behind the methods and ratios that it is true of."""
     found: dict[str, list[str]] = {}
     for score in scores:
         if score.note:
@@ -57,7 +57,7 @@ def notes(scores: Sequence[Score]) -> list[str]:
     return [f"{', '.join(methods)}: {note}" for note, methods in found.items()]
 
 
-def _measured(scores: Sequence[Score]) -> list[Score]:
+def _comparable(scores: Sequence[Score]) -> list[Score]:
     ratio = numbers.common_ratio(scores)
     return [s for s in numbers.methods(scores) if s.ratio == ratio and s.retained is not None]
 
@@ -72,7 +72,7 @@ def _keeps(score: Score) -> str:
 
 
 def _rival(best: Score, measured: Sequence[Score]) -> Score | None:
-    """What a reader compares with first: dropping the oldest, else the weakest that was measured."""
+    """Returns the score that a reader compares with first: truncation, else the weakest that was measured."""
     others = [score for score in measured if score is not best]
     truncate = [score for score in others if score.method.partition(":")[0] == "truncate"]
     return min(truncate or others, key=_share, default=None)
@@ -93,11 +93,11 @@ def _first_note(scores: Sequence[Score]) -> str:
 
 
 def _count(score: Score) -> str:
-    return f"n = {numbers.counted(score.n, 'probe')} in {numbers.counted(score.n_windows, 'window')}"
+    return f"n = {numbers.pluralize(score.n, 'probe')} in {numbers.pluralize(score.n_windows, 'window')}"
 
 
 def _whole_percent(value: float) -> str:
-    """In whole per cent, but never 100 for what is not all of it."""
+    """Formats a share in whole per cent, but never as 100 unless it is all."""
     text = f"{100 * value:.0f}"
     return f"{100 * value:.1f} %" if text == "100" and value != 1 else f"{text} %"
 
@@ -107,7 +107,7 @@ def _whole_interval(bounds: Bounds) -> str:
     return "" if low is None or high is None else f"[{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _listed(values: Iterable[str]) -> str:
+def _join_values(values: Iterable[str]) -> str:
     return ", ".join(sorted({value for value in values if value}))
 
 

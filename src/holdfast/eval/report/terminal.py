@@ -31,14 +31,14 @@ _COLUMNS = (
 
 
 def table(scores: Sequence[Score]) -> Table:
-    """One line per score; both columns of bytes say how many times fewer are really held."""
+    """Returns one line per score; both columns of bytes say how many times fewer are held."""
     result = Table(caption=_caption(scores), caption_justify="left", box=SIMPLE_HEAD, padding=0)
     result.add_column("method", overflow="fold", min_width=12)
     for column in _COLUMNS:
         # rich takes missing width from the widest column that may wrap: the method
         result.add_column(column, justify="right", overflow="fold", no_wrap=column.startswith("retained"))
     for method, group in groupby(scores, key=lambda score: score.method):
-        name = _folded(method)
+        name = _breakable(method)
         for score in group:
             result.add_row(name, *map(Text, _cells(score)))
             name = Text()  # named once
@@ -54,8 +54,8 @@ def _caption(scores: Sequence[Score]) -> Text:
     return Text.assemble(Text(meaning, "table.caption"), *warnings)
 
 
-def _folded(method: str) -> Text:
-    """A long spelling breaks after its colon and commas."""
+def _breakable(method: str) -> Text:
+    """Lets a long method name break after its colon and commas."""
     return plain(method if len(method) <= 16 else method.replace(":", ":\n ").replace(",", ",\n "))
 
 
@@ -65,12 +65,12 @@ def _cells(score: Score) -> tuple[str, ...]:
     return (
         numbers.times(score.ratio),
         str(score.n),
-        f"{_bare(score.retained)} {bounds:>12}",
-        _bare(score.forced_choice),
-        _bare(score.keyword),
+        f"{_number(score.retained)} {bounds:>12}",
+        _number(score.forced_choice),
+        _number(score.keyword),
         numbers.number(score.kl),
-        _bare(score.top1),
-        _bare(score.next_action),
+        _number(score.top1),
+        _number(score.next_action),
         numbers.times(numbers.span_ratio(score)),
         numbers.times(numbers.byte_ratio(score)),
         numbers.seconds(score.seconds_prefill),
@@ -78,5 +78,5 @@ def _cells(score: Score) -> tuple[str, ...]:
     )
 
 
-def _bare(share: float | None) -> str:
+def _number(share: float | None) -> str:
     return numbers.percent(share).removesuffix(" %")

@@ -14,8 +14,7 @@ from holdfast.storage.files import replace
 def write_report(
     rows: str | Path | Sequence[Row], out_html: str | Path, *, png_dir: str | Path | None = None
 ) -> list[Path]:
-    """Write the page, and each plot as `<page name>-<plot>.png`, over older ones; returns what was written, page
-    first."""
+    """Writes the page, and each plot as `<page name>-<plot>.png`, over older ones; returns the paths, page first."""
     files = report_files(rows, out_html, png_dir=png_dir)
     for path, data in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +25,7 @@ def write_report(
 def report_files(
     rows: str | Path | Sequence[Row], out_html: str | Path, *, png_dir: str | Path | None = None
 ) -> dict[Path, bytes]:
-    """The bytes of the page, which comes first, and of each plot, by the paths where they belong."""
+    """Returns the bytes of the page, which comes first, and of each plot, by path."""
     known = read_rows(rows) if isinstance(rows, str | Path) else rows
     out = Path(out_html)
     folder = out.parent if png_dir is None else Path(png_dir)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from holdfast.engine.chat import Chat, ChatAnswer, input_limit
 from holdfast.errors import Failed
-from holdfast.eval.probes import broken_rule
+from holdfast.eval.probes import check_static_rules
 from holdfast.eval.text.probes import CATEGORIES, TextProbe, turn_text, untouched_text
 from holdfast.methods.text.briefing import fence_turns
 from holdfast.transcript.draft import free_pieces, new_draft
@@ -79,7 +79,7 @@ def _fair(row: Any, at: int, name: str, turns: dict[int, Turn], verbatim: str) -
     except (KeyError, TypeError, ValueError, OverflowError, ValidationError):
         return None
     stands = turn in turns and " ".join(probe.evidence.split()) in " ".join(turn_text(turns[turn]).split())
-    return probe if stands and probe.category in CATEGORIES and not broken_rule(probe, verbatim) else None
+    return probe if stands and probe.category in CATEGORIES and not check_static_rules(probe, verbatim) else None
 
 
 def answer_probe(chat: Chat, turns: Sequence[Turn], question: str) -> ChatAnswer:

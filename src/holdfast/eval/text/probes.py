@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from random import Random
 from zlib import crc32
 
-from holdfast.eval.probes import Probe, broken_rule
+from holdfast.eval.probes import Probe, check_static_rules
 from holdfast.facts.extract import FactKind, TextFact, extract_facts
 from holdfast.transcript.draft import free_pieces, new_draft
 from holdfast.transcript.turn import Role, Transcript, Turn
@@ -119,7 +119,7 @@ def _make_probes(
         if item.fact.text in probes or len(probes) >= _MOST:
             continue
         probe = _probe(item, found, category, name)
-        if probe and not broken_rule(probe, verbatim):
+        if probe and not check_static_rules(probe, verbatim):
             probes[item.fact.text] = probe
     return list(probes.values())
 

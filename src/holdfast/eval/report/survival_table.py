@@ -1,4 +1,4 @@
-"""What became of each probe, for a terminal: which answers survived at which ratio."""
+"""The fate of each probe, for a terminal: the answers that survived at each ratio."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.text import Text
 
 from holdfast.eval.report.foreign import plain
 from holdfast.eval.rows import Row
-from holdfast.eval.score import Joined, join
+from holdfast.eval.score import JoinedRow, join
 
 KEPT, HALF = 0.9, 0.5
 
 
-def fates(rows: Iterable[Row], method: str) -> Table:
-    """A line per probe: the nats that the full context gives its answer, and the share left at each ratio."""
+def survival_table(rows: Iterable[Row], method: str) -> Table:
+    """Returns a line per probe: the nats that the full context gives its answer, and the share left at each ratio."""
     found = [j for j in join(rows) if j.row.method == method]
     ratios = sorted({j.row.ratio for j in found if j.row.ratio is not None})
     result = Table(
@@ -39,7 +39,7 @@ def fates(rows: Iterable[Row], method: str) -> Table:
     return result
 
 
-def _cell(joined: Joined | None, supplied: float) -> Text:
+def _cell(joined: JoinedRow | None, supplied: float) -> Text:
     if joined is None or supplied <= 0:
         return Text("-")
     share = (joined.row.answer_logprob - joined.none.answer_logprob) / supplied
