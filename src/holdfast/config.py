@@ -18,6 +18,12 @@ def home() -> Path:
     return Path.home() / ".cache" / "holdfast"
 
 
+def describe_home_source() -> str:
+    """Returns the name of what says where the Holdfast folder is: a variable, or the default."""
+    set_ones = (f"${name}" for name in ("HOLDFAST_HOME", "XDG_CACHE_HOME") if os.environ.get(name))
+    return next(set_ones, "the default; $HOLDFAST_HOME names another")
+
+
 CONFIG = "holdfast.toml"
 
 

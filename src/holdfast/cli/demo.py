@@ -27,7 +27,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the sampling of probes.")] = 0,
     steps: Annotated[int, typer.Option(help="Most tuning steps of the virtual tokens.")] = 60,
 ) -> None:
-    """Compacts a recorded coding session and show what survived, what it cost and what was lost."""
+    """Compacts a recorded coding session and shows what survived, what it cost and what was lost."""
     from holdfast.eval.probes import read_probes
     from holdfast.eval.run import Run
     from holdfast.transcript.read import read

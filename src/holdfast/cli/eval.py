@@ -9,6 +9,7 @@ import typer
 
 from holdfast import outputs
 from holdfast.cli import console, eval_text
+from holdfast.cli.help import FullSummaries
 from holdfast.cli.options import (
     DEFAULT_MODEL,
     TASK_SECONDS,
@@ -24,7 +25,7 @@ from holdfast.cli.options import (
     ray_cluster,
 )
 
-app = typer.Typer(help="Measures what survives a compaction.")
+app = typer.Typer(cls=FullSummaries, help="Measures what survives a compaction.")
 app.command()(eval_text.text)
 
 

