@@ -531,7 +531,7 @@ def stress(seconds: float = 8.0, seed: int = 0, threads: int = 6) -> Row:
                 ],
                 seconds,
             )
-            host._later.shutdown(wait=True)
+            host.compactions._background.shutdown(wait=True)
             agrees(host)
             within(host)
             row.wrong.append(f"(done: {dict(sorted(counts.items()))})")

@@ -71,16 +71,16 @@ class SteeredHost(SessionHost):
         super().__init__(engine(), PLAN, store, policy)
         self.script = script
 
-    def sampling(self, ask: GenerateRequest) -> Sampling:
-        text = self.script(ask)
+    def sampling(self, request: GenerateRequest) -> Sampling:
+        text = self.script(request)
         if text is None:
-            return super().sampling(ask)
+            return super().sampling(request)
         ids = self.engine.model.tokenizer(text, add_special_tokens=False)["input_ids"]
         return Along([*ids, min(self.engine.stop_ids)])
 
     def rested(self) -> None:
         """Wait for what is compacted in the background."""
-        self._later.submit(lambda: None).result(60)
+        self.compactions._background.submit(lambda: None).result(60)
 
 
 @contextmanager

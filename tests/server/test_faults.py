@@ -90,7 +90,7 @@ def test_who_takes_a_compaction_back_waits_for_nobody_who_waits_for_the_model(
 
     def room(registry: Any, place: Any, tokens: int) -> None:
         with registry._lock:  # the other session is off the books, and somebody is at work on it
-            other = registry._registry[two]
+            other = registry._entries[two]
         thread = threading.Thread(target=working, args=(registry, other), daemon=True)
         thread.start()
         assert at_model.wait(PATIENCE)
@@ -101,7 +101,7 @@ def test_who_takes_a_compaction_back_waits_for_nobody_who_waits_for_the_model(
     def working(registry: Any, other: Any) -> None:
         with other.lock:
             at_model.set()
-            with registry.model:
+            with registry.engine.model.steps:
                 pass
 
     monkeypatch.setattr(type(host.registry), "reserve", room)
@@ -218,7 +218,7 @@ def test_a_session_is_dropped_or_exported_after_the_answer_that_is_under_way(act
 
 def test_an_idle_watch_outlives_a_compaction_that_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = replace(faults.EAGER, trigger=Trigger(tokens=600, window=None, idle=0.0, early=0.6))
-    monkeypatch.setattr("holdfast.server.sessions.host.LOOK", 0.02)
+    monkeypatch.setattr("holdfast.server.sessions.compaction_queue.LOOK", 0.02)
     monkeypatch.setattr(
         "holdfast.session.cache.compact_in_memory", lambda *a, **k: (_ for _ in ()).throw(MemoryError("no room"))
     )
@@ -249,7 +249,7 @@ def test_a_start_clears_away_what_crashes_and_dropped_sessions_left(tmp_path: Pa
     (tmp_path / "tmp" / "half-written").write_bytes(b"x")
     objects = set((tmp_path / "objects").glob("*/*"))
     again = opened(Store(tmp_path, grace=-5))
-    again._later.shutdown(wait=True)
+    again.compactions._background.shutdown(wait=True)
     assert not list((tmp_path / "tmp").iterdir())
     assert len(set((tmp_path / "objects").glob("*/*"))) == len(objects) / 2
     assert again.session(kept, "k")["turns"] == 7

@@ -201,12 +201,10 @@ def test_a_session_answers_while_it_is_compacted(monkeypatch: pytest.MonkeyPatch
     held, begun, go = host(policy=EAGER), threading.Event(), threading.Event()
     real = Session.prepare
 
-    def slow(session: Session, **options: Any) -> Any:
-        progress = options.pop("progress")
+    def slow(session: Session, *of: Any, **options: Any) -> Any:
         begun.set()
-        while not go.wait(0.005):
-            progress("repeat", 0, 1, "")
-        return real(session, **options, progress=progress)
+        assert go.wait(10)
+        return real(session, *of, **options)
 
     monkeypatch.setattr(Session, "prepare", slow)
     started, _, done = run(held, ask(TURNS))
@@ -250,7 +248,7 @@ def test_a_pause_of_the_user_is_used() -> None:
 
 
 def test_to_look_who_rests_is_not_to_use_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.server.sessions.host.LOOK", 0.01)
+    monkeypatch.setattr("holdfast.server.sessions.compaction_queue.LOOK", 0.01)
     held = host(policy=HostPolicy(trigger=Trigger(tokens=10**9, window=None, idle=0.0)))
     names = [run(held, ask((user(text),)))[0].session for text in ("One?", "Two?", "Three?")]
     looks, real = [0], held.registry.list_entries
@@ -432,7 +430,7 @@ def test_while_tools_run_is_a_time_to_compact_unless_their_call_would_go_too(
     monkeypatch.setattr(OutputProcessor, "turn", property(lambda _: calls))
     held = host(policy=EAGER, plan=replace(PLAN, policy=Policy(keep_recent=keep_recent)))
     name = run(held, ask(TURNS))[0].session
-    held._later.submit(int).result(20)  # what is due in the background has run
+    held.compactions._background.submit(int).result(20)  # what is due in the background has run
     assert held.registry.get(name, "k").session.compactions == compactions
 
 

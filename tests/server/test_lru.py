@@ -26,7 +26,8 @@ def filled(*sessions: str, nbytes: int = 30) -> MemoryBudget:
 
 def test_the_least_recently_used_goes_first_and_no_more_than_must() -> None:
     memory = filled("a", "b", "c")
-    memory.touch("a")
+    memory.admit("a", 30)
+    memory.release("a")
     assert memory.admit("d", 10) == ()
     assert memory.admit("e", 31) == ("b", "c")
     assert (memory.resident, memory.nbytes) == (("a", "d", "e"), 71)
@@ -77,7 +78,7 @@ def test_what_is_not_there_cannot_be_used() -> None:
     memory = filled("a")
     memory.drop("a")
     memory.drop("a")  # a session on disk may be deleted too
-    for call in (memory.touch, memory.release, lambda session: memory.grow(session, 1)):
+    for call in (memory.release, lambda session: memory.grow(session, 1)):
         with pytest.raises(Missing, match="'a' is not in memory"):
             call("a")
     memory.admit("a", 1)
@@ -146,13 +147,6 @@ class Books(RuleBasedStateMachine):
     @rule(data=st.data(), nbytes=SIZES)
     def grow(self, data: st.DataObject, nbytes: int) -> None:
         self.carry_out("grow", data.draw(st.sampled_from(self.order)), nbytes)
-
-    @precondition(lambda self: self.order)
-    @rule(data=st.data())
-    def touch(self, data: st.DataObject) -> None:
-        session = data.draw(st.sampled_from(self.order))
-        self.memory.touch(session)
-        self.renew(session)
 
     @precondition(lambda self: any(self.uses.values()))
     @rule(data=st.data())

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.blocks.messages import Abilities, chat_messages
-from holdfast.server.output.tool_parser import ToolParser, turn_of
+from holdfast.server.output.tool_parser import ToolParser, join_deltas
 from holdfast.server.protocol import ReasoningDelta, TextDelta, ToolCallDelta
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
@@ -48,7 +48,7 @@ def pieces(parts: Sequence[str], **options: Any) -> list[TextDelta | ReasoningDe
 
 
 def turn(*parts: str, **options: Any) -> Turn:
-    return turn_of(pieces(parts, **options))
+    return join_deltas(pieces(parts, **options))
 
 
 def called(text: str, **options: Any) -> list[tuple[str, Any]]:
@@ -72,7 +72,7 @@ def test_calls_in_a_row_have_ids_of_their_own_that_the_same_text_gives_again(wri
     assert len(set(ids)) == 2
     assert all(i.startswith("call_") for i in ids)
     assert ids == [call.id for call in turn(*(written + "\n" + written)).calls]
-    assert ids != [call.id for call in turn(written + "\n" + written, place="7").calls]
+    assert ids != [call.id for call in turn(written + "\n" + written, call_prefix="7").calls]
 
 
 def test_without_tools_a_call_is_text() -> None:
@@ -195,9 +195,9 @@ def test_text_that_can_be_no_marker_goes_out_at_once() -> None:
     assert speech.feed(" <b>") == [TextDelta(" <b>")]
     assert speech.feed(" <to") == []
     assert speech.feed("e>") == [TextDelta(" <toe>")]
-    assert turn_of(speech.feed("<function=f> is")).text == "<function=f> is"
-    assert turn_of(speech.feed("<tool_call>{}")).text == "<tool_call>{}"
-    assert turn_of(speech.feed("<tool_call>[]")).text == "<tool_call>[]"
+    assert join_deltas(speech.feed("<function=f> is")).text == "<function=f> is"
+    assert join_deltas(speech.feed("<tool_call>{}")).text == "<tool_call>{}"
+    assert join_deltas(speech.feed("<tool_call>[]")).text == "<tool_call>[]"
     assert ToolParser(False).feed("<tool_call>\n") == [TextDelta("<tool_call>\n")]
 
 

@@ -22,7 +22,7 @@ from holdfast.model.forward import hidden_states
 from holdfast.model.load import Model
 from holdfast.model.states import States
 
-CHUNK = 1024  # tokens of a prefill that run at one time
+CHUNK = 256  # tokens of a prefill in one step, between two of which other threads use the model
 PrefillProgress = Callable[[int, int], None]
 """Called as `report(done, total)` before each chunk."""
 

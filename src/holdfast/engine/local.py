@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from holdfast.context.segments import CompactContext
+from holdfast.engine.detokenizer import Detokenizer
 from holdfast.engine.kv_context import KVContext, PrefillProgress, open_context
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext
@@ -142,14 +143,10 @@ class LocalEngine:
 
 
 def stream_text(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:
-    """Token ids as text, piece by piece and never half a character."""
-    said: list[int] = []
-    shown = ""
+    """Yields the text of token ids, piece by piece and never half a character."""
+    detokenizer = Detokenizer(tokenizer)
     for token in tokens:
-        said.append(token)
-        text = tokenizer.decode(said)
-        if not text.endswith("\ufffd"):  # half a character: wait for the rest
-            yield text[len(shown) :]
-            shown = text
-    if rest := tokenizer.decode(said)[len(shown) :]:
+        if text := detokenizer.feed(token):
+            yield text
+    if rest := detokenizer.end():
         yield rest

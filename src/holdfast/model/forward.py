@@ -19,18 +19,20 @@ def hidden_states(
 ) -> Tensor:
     """Run `inputs` (ids `[B, Q]` or embeddings `[B, Q, d]`) at `positions [B, Q]` over `cache`, which grows by Q.
 
-    Returns the last hidden states `[B, Q, d]`, after the final norm.
+    Returns the last hidden states `[B, Q, d]`, after the final norm. This is one step of the model: other threads that
+    use the model take turns between two of them.
     """
     named = {"inputs_embeds": inputs} if inputs.is_floating_point() else {"input_ids": inputs}
-    out = model.hf.get_decoder()(
-        **named,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        # a ready 4-d mask is passed through untouched: our attention masks by positions
-        attention_mask=torch.zeros(1, 1, 1, 1, device=model.device),
-        holdfast=Pass(cache.layers, observer),
-    )
+    with model.steps:
+        out = model.hf.get_decoder()(
+            **named,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            # a ready 4-d mask is passed through untouched: our attention masks by positions
+            attention_mask=torch.zeros(1, 1, 1, 1, device=model.device),
+            holdfast=Pass(cache.layers, observer),
+        )
     return out.last_hidden_state  # type: ignore[no-any-return]
 
 

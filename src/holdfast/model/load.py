@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import BadOption, Failed
 from holdfast.model import attention, bundled_models
 from holdfast.model.family import Family, inspect
+from holdfast.model.step_scheduler import StepScheduler
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,8 @@ class Model:
     """Identifies weights and shape, whatever dtype they were loaded in."""
     tokenizer_digest: str
     template_digest: str
+    steps: StepScheduler = field(default_factory=StepScheduler, repr=False, compare=False)
+    """Shares the model between threads, one forward pass at a time."""
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""What a wire asks of a host and what it is told: values only, so that wires, hosts and tests meet here."""
+"""The requests of wires to a host and its answers: values only, so that wires, hosts and tests meet here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are not part of it."""
     logprobs: int | None = None
-    """How many alternatives to tell for each token; 0 tells the token's own, None nothing."""
+    """Alternatives to return for each token; 0 returns the token's own alone, None nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class AnswerStart:
     session: str
     prompt_tokens: int
     cached_tokens: int
-    """Of the prompt, those that the session already held."""
+    """Tokens of the prompt that the session already held."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class ReasoningDelta:
-    """Reasoning, where the model marks it."""
+    """Reasoning, if the model marks it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ToolCallDelta:
-    """A whole tool call; what its text was is never said."""
+    """A whole tool call; its text is not sent as text."""
 
     call: ToolCall
 
@@ -88,7 +88,7 @@ class AnswerEnd:
     extension: Mapping[str, Any] = field(default_factory=dict)
     """`holdfast` beside the usage: session, slots, bytes, bytes_full, compactions, evidence."""
     stopped_by: str = ""
-    """Which of `stop` ended it."""
+    """The text of `stop` that ended it."""
 
 
 GenerateOutput = AnswerStart | TextDelta | ReasoningDelta | ToolCallDelta | AnswerEnd
@@ -96,7 +96,7 @@ GenerateOutput = AnswerStart | TextDelta | ReasoningDelta | ToolCallDelta | Answ
 
 @dataclass(frozen=True)
 class HostStats:
-    """What a host holds and has done: gauges and counters."""
+    """Gauges and counters of a host."""
 
     sessions: int = 0
     resident: int = 0
@@ -127,7 +127,7 @@ class SessionRow(TypedDict):
     bytes_full: int
     """KV bytes of the whole history."""
     compactions: int
-    """That stand: an undo takes one back."""
+    """Compactions that stand: an undo takes one back."""
     resident: bool
     """In memory, and not only on disk."""
     busy: bool
@@ -136,7 +136,7 @@ class SessionRow(TypedDict):
 
 
 class BlockRow(TypedDict):
-    """One block of a session: what it was, and what became of it."""
+    """One block of a session, and its fate."""
 
     turn: int
     """Counted from 1."""
@@ -144,7 +144,7 @@ class BlockRow(TypedDict):
     tokens: int
     slots: int
     fate: Literal["verbatim", "compacted", "lost", "repaired"]
-    """`lost` where a fact of it is lost, else `repaired` where one was brought back."""
+    """`lost` if a fact of it is lost, else `repaired` if one was brought back."""
     pinned: bool
     """By `pin`; kinds that policy always keeps do not count."""
     text: str
@@ -152,7 +152,7 @@ class BlockRow(TypedDict):
 
 
 class CurvePoint(TypedDict):
-    """What a session holds after an answer, a compaction or an undo: a point of its curve, in order of time."""
+    """The size of a session after an answer, a compaction or an undo: a point of its curve, in order of time."""
 
     turn: int
     """The newest, counted from 1."""
@@ -220,7 +220,7 @@ class Host(Protocol):
     model: str
 
     def complete(self, ask: GenerateRequest) -> Iterator[GenerateOutput]:
-        """Started, pieces, Finished. Closing the iterator early ends the answer; the history stays read.
+        """Yields AnswerStart, deltas, AnswerEnd. Closing the iterator early ends the answer; the history stays read.
 
         Raises BadInput for a history that cannot be served, TooLarge for one that never fits, Busy where there is no
         room now.
@@ -228,40 +228,46 @@ class Host(Protocol):
         ...
 
     def count(self, ask: GenerateRequest) -> int:
-        """Tokens of the prompt, without reading it."""
+        """Counts the tokens of the prompt, without reading it."""
         ...
 
     def sessions(self, key: str) -> Sequence[SessionRow]:
-        """A row for each session."""
+        """Returns a row for each session of the key."""
         ...
 
     def session(self, session: str, key: str) -> SessionDetail: ...
 
     def compact(self, session: str, key: str, options: Mapping[str, Any]) -> SessionRow:
-        """Compact now. `options` has any of latent, ratio, slots, by_turn, keep_recent, gate and restart."""
+        """Compacts now. `options` has any of latent, ratio, slots, by_turn, keep_recent, gate and restart.
+
+        Other sessions are answered meanwhile. Raises BadInput if nothing may be compacted.
+        """
         ...
 
     def undo(self, session: str, key: str) -> SessionRow:
-        """Take back the newest compaction."""
+        """Takes back the newest compaction."""
         ...
 
     def expand(self, session: str, key: str, turn: int) -> RawTurn:
-        """The raw turn (counted from 1) as it was given."""
+        """Returns the raw turn (counted from 1) as it was given."""
         ...
 
     def pin(self, session: str, key: str, turn: int, pinned: bool) -> SessionRow: ...
 
     def mark(self, session: str, key: str, mark: str, turn: int | None) -> SessionRow:
-        """`fork` (at `turn` or the newest; the row is the new session's), `discard` (the newest turn), or `boundary`
-        (a good place to compact)."""
+        """Applies a mark; returns the row of the session that goes on.
+
+        `fork` branches off at `turn` or the newest one, `discard` forgets the newest turn, and `boundary` marks a good
+        place to compact.
+        """
         ...
 
     def export(self, session: str, key: str) -> bytes:
-        """The whole session as one file, for `take`."""
+        """Returns the whole session as one file, for `take`."""
         ...
 
     def take(self, data: bytes, key: str) -> SessionRow:
-        """Import what `export` gave. Raises BadContext for anything else."""
+        """Imports the file of `export`. Raises BadContext for anything else."""
         ...
 
     def drop(self, session: str, key: str) -> None: ...
@@ -269,5 +275,5 @@ class Host(Protocol):
     def stats(self) -> HostStats: ...
 
     def close(self) -> None:
-        """Finish or save every session."""
+        """Finishes or saves every session."""
         ...

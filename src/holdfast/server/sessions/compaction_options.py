@@ -1,4 +1,4 @@
-"""What one compaction asks for, over the plan of its session."""
+"""Options of one compaction, over the plan of its session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from holdfast.gate.latent.gate import Gate
 
 
 def apply_options(plan: Plan, options: Mapping[str, Any]) -> Plan:
-    """The plan with any of latent, ratio, slots, by_turn, keep_recent and gate. Raises BadOption."""
+    """Returns the plan with any of latent, ratio, slots, by_turn, keep_recent and gate. Raises BadOption."""
     changes: dict[str, Any] = {
         name: options[name] for name in ("latent", "ratio", "slots", "by_turn") if name in options
     }

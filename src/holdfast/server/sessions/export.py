@@ -23,11 +23,11 @@ from holdfast.storage.store import Store
 
 EVENTS = "events.json"
 _ODD = (zipfile.BadZipFile, LookupError, ValueError, TypeError, AttributeError, RecursionError, NotImplementedError)
-"""What reading a file raises that is no exported session."""
+"""Errors of reading a file that is no exported session."""
 
 
 def pack_session(store: Store, name: str) -> bytes:
-    """A session of a store as one file; the caller's key stays behind."""
+    """Returns a session of a store as one file; the caller's key stays behind."""
     events = [{k: v for k, v in event.items() if k != "key"} for event in store.events(name)]
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as file:
@@ -38,7 +38,7 @@ def pack_session(store: Store, name: str) -> bytes:
 
 
 def unpack_session(store: Store, data: bytes, key: str, model: Model) -> str:
-    """Write what `pack_session` made into a store, under a new name, which is returned.
+    """Writes the file of `pack_session` into a store; returns the new name of the session.
 
     Raises BadContext for anything else, for another model's session, and for objects that are not what they are called.
     """
@@ -74,7 +74,7 @@ def _size(inside: Sequence[zipfile.ZipInfo]) -> int:
 
 
 def _check(events: Sequence[Mapping[str, Any]], model: Model) -> None:
-    """Raise BadContext, or one of the errors of a wrong type, where a resumed session would."""
+    """Raises BadContext, or one of the errors of a wrong type, if the session could not be resumed."""
     check_opening(events[0], model, "in the file")
     vocabulary, turns = model.hf.config.vocab_size, 0
     blocks: list[int] = []  # the turn of each
@@ -93,8 +93,8 @@ def _check(events: Sequence[Mapping[str, Any]], model: Model) -> None:
             _check_count(event["turn"])
         elif event["kind"] in ("compacted", "saved"):
             checkpoint = checkpoint_of(event)
-            tail, held = _check_count(checkpoint.tail), _check_count(checkpoint.blocks)
-            if not tail <= held <= len(blocks) or not _check_count(checkpoint.compactions) < len(events):
+            tail, count = _check_count(checkpoint.tail), _check_count(checkpoint.blocks)
+            if not tail <= count <= len(blocks) or not _check_count(checkpoint.compactions) < len(events):
                 raise BadContext("the exported session holds a memory of blocks that there are not")
         elif event["kind"] == "undone":
             _check_count(event["checkpoints"])

@@ -1,7 +1,7 @@
-"""Memory for many sessions under one budget: which are resident, and which must go to disk so that another may come.
+"""Memory for many sessions under one budget: the least recently used ones go to disk when another needs room.
 
-Bookkeeping alone: it moves no byte. What it names to be spilled is off its books at once, so its owner spills that
-before it loads what was admitted.
+Bookkeeping alone: it moves no byte. The sessions that it names to be spilled are off its books at once, so its owner
+spills them before it loads the one that was admitted.
 """
 
 from __future__ import annotations
@@ -29,75 +29,72 @@ class MemoryBudget:
             raise BadOption(f"the memory for sessions must be at least 1 byte, got {budget}")
         self.budget = budget
         self._lock = Lock()
-        self._held: dict[str, _Resident] = {}  # the one used least recently first
+        self._sessions: dict[str, _Resident] = {}  # the one used least recently first
 
     @property
     def nbytes(self) -> int:
         """Bytes of all resident sessions; never more than the budget."""
         with self._lock:
-            return sum(held.nbytes for held in self._held.values())
+            return sum(resident.nbytes for resident in self._sessions.values())
 
     @property
     def resident(self) -> tuple[str, ...]:
         """Sessions in memory, the one used least recently first."""
         with self._lock:
-            return tuple(self._held)
+            return tuple(self._sessions)
 
     def admit(self, session: str, nbytes: int) -> tuple[str, ...]:
-        """Make a session of so many bytes resident and, until `release`, in use. What to spill first for it, in order.
+        """Makes a session of so many bytes resident and, until `release`, in use; returns the sessions to spill first.
 
-        Raises TooLarge where it could never fit, Busy where what would have to go is in use.
+        Raises TooLarge if it could never fit, Busy if those that would have to go are in use.
         """
         with self._lock:
             spilled = self._make_room(session, nbytes)
-            held = self._held.pop(session, None)
-            self._held[session] = _Resident(nbytes, (held.uses if held else 0) + 1)
+            resident = self._sessions.pop(session, None)
+            self._sessions[session] = _Resident(nbytes, (resident.uses if resident else 0) + 1)
             return spilled
 
     def grow(self, session: str, nbytes: int) -> tuple[str, ...]:
-        """A resident session takes so many bytes in all from now on, more or fewer. What to spill first for it.
+        """Changes the bytes of a resident session, to more or fewer; returns the sessions to spill first.
 
-        Raises TooLarge and Busy as `admit` does, Missing where it is not resident.
+        Raises TooLarge and Busy as `admit` does, Missing if it is not resident.
         """
         with self._lock:
-            held = self._resident(session)
+            resident = self._resident(session)
             spilled = self._make_room(session, nbytes)
-            held.nbytes = nbytes
+            resident.nbytes = nbytes
             return spilled
 
-    def touch(self, session: str) -> None:
-        """It was used just now. Raises Missing where it is not resident."""
-        with self._lock:
-            self._renew(session, self._resident(session))
-
     def release(self, session: str) -> None:
-        """A request that it served has ended. Raises Missing where there is none."""
+        """Ends the use of a session by one request. Raises Missing if it serves none."""
         with self._lock:
-            held = self._resident(session)
-            if not held.uses:
+            resident = self._resident(session)
+            if not resident.uses:
                 raise Missing(f"session {session!r} serves no request; admit it before it is released")
-            held.uses -= 1
-            self._renew(session, held)
+            resident.uses -= 1
+            self._renew(session, resident)
 
     def drop(self, session: str) -> None:
-        """It leaves memory, if it is there. Raises Busy while it is in use."""
+        """Takes a session off the books, if it is there. Raises Busy while it is in use."""
         with self._lock:
-            held = self._held.get(session)
-            if held and held.uses:
-                raise Busy(f"session {session!r} is serving {held.uses} request(s); try again when they are answered")
-            self._held.pop(session, None)
+            resident = self._sessions.get(session)
+            if resident and resident.uses:
+                raise Busy(
+                    f"session {session!r} is serving {resident.uses} request(s); try again when they are answered"
+                )
+            self._sessions.pop(session, None)
 
     def _resident(self, session: str) -> _Resident:
-        if session not in self._held:
+        if session not in self._sessions:
             raise Missing(f"session {session!r} is not in memory; admit it first")
-        return self._held[session]
+        return self._sessions[session]
 
-    def _renew(self, session: str, held: _Resident) -> None:
-        del self._held[session]
-        self._held[session] = held
+    def _renew(self, session: str, resident: _Resident) -> None:
+        del self._sessions[session]
+        self._sessions[session] = resident
 
     def _make_room(self, session: str, nbytes: int) -> tuple[str, ...]:
-        """Take others off the books until a session of so many bytes fits, and say which."""
+        """Takes others off the books until a session of so many bytes fits; returns them in order."""
         if nbytes < 0:
             raise BadOption(f"a session takes at least 0 bytes, got {nbytes}")
         if nbytes > self.budget:
@@ -105,15 +102,15 @@ class MemoryBudget:
                 f"the session takes {nbytes:,} bytes and the memory for all sessions is {self.budget:,}; "
                 "compact it to fewer slots, or give more memory"
             )
-        others = {other: held for other, held in self._held.items() if other != session}
-        free = self.budget - sum(held.nbytes for held in others.values())
+        others = {other: resident for other, resident in self._sessions.items() if other != session}
+        free = self.budget - sum(resident.nbytes for resident in others.values())
         spilled: list[str] = []
-        for other, held in others.items():
+        for other, resident in others.items():
             if free >= nbytes:
                 break
-            if not held.uses:
+            if not resident.uses:
                 spilled.append(other)
-                free += held.nbytes
+                free += resident.nbytes
         if free < nbytes:
             serving = self.budget - free
             raise Busy(
@@ -121,5 +118,5 @@ class MemoryBudget:
                 f"{self.budget:,} there are; try again when one is answered"
             )
         for other in spilled:
-            del self._held[other]
+            del self._sessions[other]
         return tuple(spilled)

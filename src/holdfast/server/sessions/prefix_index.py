@@ -1,4 +1,4 @@
-"""How a request that brings its whole history finds the session that holds it: a hash chain over turns.
+"""Index by which a request that brings its whole history finds the session that holds it: a hash chain over turns.
 
 Two histories have the same link at a turn just when they say the same up to it, for the same key, model and tools.
 What clients drop or write anew makes no difference: reasoning, unknown fields, white space around the assistant's
@@ -23,7 +23,7 @@ MAX_DEPTH = 100  # levels of arguments that are read as JSON; fixed, so that the
 
 
 def seed(key: str, model: str, tools: Sequence[Mapping[str, Any]] = ()) -> bytes:
-    """Where a chain begins: histories of another key (by its digest), model (by its digest) or tools share no link.
+    """Returns the start of a chain: histories of another key or model (by their digests) or tools share no link.
 
     Raises BadInput for tools that are nested too deep to be written.
     """
@@ -37,16 +37,16 @@ def seed(key: str, model: str, tools: Sequence[Mapping[str, Any]] = ()) -> bytes
 
 
 def links(turns: Iterable[Turn], seed: bytes) -> list[bytes]:
-    """One link for each turn; each stands for the seed and every turn up to its own."""
-    made: list[bytes] = []
+    """Returns one link for each turn; each stands for the seed and every turn up to its own."""
+    chain: list[bytes] = []
     for turn in turns:
         seed = _link(seed, turn)
-        made.append(seed)
-    return made
+        chain.append(seed)
+    return chain
 
 
 class PrefixIndex:
-    """Which sessions hold which histories. Any thread may call; memory is that of the links and turns of the sessions.
+    """The histories of all sessions. Any thread may call; its memory is that of the links and turns of the sessions.
 
     A turn that was given is known again by comparing it, which is sooner done than writing and hashing it. So give the
     turns as the client sent them: that is how it will send them again.
@@ -60,15 +60,15 @@ class PrefixIndex:
         self._next: dict[bytes, tuple[bytes, ...]] = {}  # link -> those that follow it and have a turn
 
     def links(self, turns: Iterable[Turn], seed: bytes) -> list[bytes]:
-        """The same as `links`, sooner where turns are known."""
-        made: list[bytes] = []
+        """Returns what `links` does, sooner if turns are known."""
+        chain: list[bytes] = []
         for turn in turns:
             seed = self._look_up(seed, turn) or _link(seed, turn)
-            made.append(seed)
-        return made
+            chain.append(seed)
+        return chain
 
     def longest_prefix(self, links: Sequence[bytes]) -> tuple[str, int] | None:
-        """The session that has most turns in common, and how many; None where none has any.
+        """Returns the session that has most turns in common, and how many; None if none has any.
 
         Of several, one that ends there comes before one that would have to fork, then the newest.
         """
@@ -81,7 +81,7 @@ class PrefixIndex:
         return None
 
     def add(self, session: str, seed: bytes, links: Sequence[bytes], turns: Sequence[Turn] = ()) -> None:
-        """From now on a session holds these links, and is the newest. `turns` are theirs, from the first on."""
+        """Records that a session holds these links, and is the newest. `turns` are theirs, from the first on."""
         chain = [seed, *links]
         with self._lock:
             stays = self._leave(session, chain)
@@ -94,18 +94,18 @@ class PrefixIndex:
                 self._turns[link] = turn
 
     def remove(self, session: str) -> None:
-        """Forget a session, where it is known."""
+        """Forgets a session, if it is known."""
         with self._lock:
             self._leave(session, [])
 
     def drop_turns(self, session: str) -> None:
-        """Drop the turns of a session that goes to disk; its links stay. Who shares them adds them again."""
+        """Drops the turns of a session that goes to disk; its links stay. Sessions that share turns add them again."""
         with self._lock:
             for before, link in pairwise(self._chains.get(session, ())):
                 self._drop_turn(before, link)
 
     def _look_up(self, before: bytes, turn: Turn) -> bytes | None:
-        """The link of a turn that was given. Takes no lock: whatever another thread does, an entry is whole or gone."""
+        """Returns the link of a turn that was given before. Takes no lock: an entry is whole or gone at any moment."""
         for link in self._next.get(before, ()):
             known = self._turns.get(link)
             if known is not None and _same(known, turn):
@@ -113,7 +113,7 @@ class PrefixIndex:
         return None
 
     def _leave(self, session: str, chain: Sequence[bytes]) -> int:
-        """A session holds no link any more that is not in `chain`. How much of the two is the same."""
+        """Removes a session from links that are not in `chain`; returns how many links at the start are the same."""
         old = self._chains.pop(session, [])
         same = next((at for at, (one, two) in enumerate(zip(old, chain, strict=False)) if one != two), None)
         stays = min(len(old), len(chain)) if same is None else same
@@ -134,7 +134,7 @@ class PrefixIndex:
 
 
 def _same(one: Turn, two: Turn) -> bool:
-    """Whether two turns are the same to the letter in all that a link stands for."""
+    """Compares two turns to the letter in all that a link stands for."""
     return (
         one.text == two.text
         and one.role is two.role
@@ -151,7 +151,7 @@ def _link(before: bytes, turn: Turn) -> bytes:
 
 
 def _arguments(text: str) -> tuple[str, str]:
-    """What arguments are read as, and their one way to be written: a JSON object canonically, all else as it stands.
+    """Returns the kind of a call's arguments and their one way to be written: canonical JSON, or the text as it stands.
 
     An object that readers take differently (a key twice, a number beyond a float, nested too deep) stands as it is.
     """
@@ -164,15 +164,15 @@ def _arguments(text: str) -> tuple[str, str]:
 
 
 def _json(value: object) -> str:
-    """Canonical JSON. True, 1, 1.0, "1" and NaN stay apart."""
+    """Writes canonical JSON. True, 1, 1.0, "1" and NaN stay apart."""
     return _WRITER.encode(value)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         raise ValueError("a key stands twice")
-    return made
+    return value
 
 
 def _finite(digits: str) -> float:
@@ -197,7 +197,7 @@ def _too_deep(value: object) -> bool:
 
 
 def _hash(before: bytes, fields: Sequence[str]) -> bytes:
-    """Of the fields behind what came before; their lengths stand first, so that no two lists of fields are one text."""
-    told = ",".join([str(len(field)) for field in fields])
-    data = "".join((told, ":", *fields)).encode("utf-8", "surrogatepass")
+    """Hashes fields behind a link; their lengths stand first, so that no two lists of fields are one text."""
+    lengths = ",".join([str(len(field)) for field in fields])
+    data = "".join((lengths, ":", *fields)).encode("utf-8", "surrogatepass")
     return blake2b(data, digest_size=SIZE, key=before).digest()

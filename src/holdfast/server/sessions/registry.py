@@ -1,7 +1,7 @@
-"""Where sessions are: which one a request continues, which are in memory, and who works on one now.
+"""The sessions of a server: the one that a request continues, those in memory, and who works on one now.
 
 A request takes the session that has most of its turns in common and goes on there, or forks it where the two part. One
-request at a time works on a session; a second one waits, and then continues or forks what it finds.
+request at a time works on a session; a second one waits, and then continues or forks the session as it is then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from holdfast.errors import BadContext, BadInput, Busy, HoldfastError, Missing, 
 from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.lru import MemoryBudget
 from holdfast.server.sessions.prefix_index import PrefixIndex, seed
-from holdfast.server.sessions.step_scheduler import StepScheduler
 from holdfast.session.events import named, turn_of
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker
@@ -33,7 +32,7 @@ log = logging.getLogger("holdfast.server")
 RESERVE = 256  # tokens of an answer for which memory is taken before it is known how long it gets
 WAIT = 0.05  # seconds between looks at a session that is to be spilled and that somebody else has
 ODD = (LookupError, ValueError, TypeError, AttributeError)
-"""What reading a log raises that is sound and yet not one that Holdfast writes."""
+"""Errors of reading a log that is sound and yet not one that Holdfast writes."""
 
 
 @dataclass
@@ -48,7 +47,7 @@ class SessionEntry:
     resident: Session | None = None
     """None while it is only on disk."""
     events: list[Mapping[str, Any]] = field(default_factory=list)
-    """Of a session that is not in memory; while it is, they may be behind."""
+    """Events of a session that is not in memory; while it is, they may be behind."""
     lock: RLock = field(default_factory=RLock)
     busy: int = 0
     """Requests that hold it or wait for it."""
@@ -66,16 +65,16 @@ class SessionRegistry:
     """All sessions of a server. Any thread may call."""
 
     def __init__(self, engine: LocalEngine, plan: Plan, store: Store, budget: int, breaker: CircuitBreaker) -> None:
-        """`budget`: bytes of KV memory for all sessions together."""
+        """Takes `budget`: bytes of KV memory for all sessions together."""
         self.engine, self.plan, self.store, self.breaker = engine, plan, store, breaker
-        self.memory, self.index, self.model = MemoryBudget(budget), PrefixIndex(), StepScheduler()
+        self.memory, self.index = MemoryBudget(budget), PrefixIndex()
         self.unreadable: dict[str, str] = {}
-        """Sessions of the store that could not be taken up, and why."""
+        """Sessions of the store that cannot be read, and the reason."""
         self._lock = Lock()
         self._entries: dict[str, SessionEntry] = {}
 
     def discover(self) -> None:
-        """Take note of every session of the store, without reading it into memory."""
+        """Registers every session of the store, without reading it into memory."""
         for name in self.store.logs():
             try:
                 if events := self.store.events(name):  # none where its first writer was killed
@@ -84,7 +83,7 @@ class SessionRegistry:
                 self.unreadable[name] = str(error)
 
     def collect_garbage(self) -> int:
-        """Drop the objects that no session needs any more; returns the bytes freed.
+        """Drops the objects that no session needs any more; returns the bytes freed.
 
         Other servers may share the store, so every log is read; where one cannot be, nothing is dropped.
         """
@@ -109,13 +108,13 @@ class SessionRegistry:
         return entry
 
     def list_entries(self, key: str | None = None) -> list[SessionEntry]:
-        """Those of one key, or of all; the newest first."""
+        """Returns the sessions of one key, or of all; the newest first."""
         with self._lock:
-            found = [entry for entry in self._entries.values() if key in (None, entry.key)]
-        return sorted(found, key=lambda entry: -entry.used)
+            entries = [entry for entry in self._entries.values() if key in (None, entry.key)]
+        return sorted(entries, key=lambda entry: -entry.used)
 
     def get(self, name: str, key: str) -> SessionEntry:
-        """Raises Missing where there is none, or it is another key's."""
+        """Returns a session. Raises Missing if the key has none of this name, BadContext if its log is damaged."""
         with self._lock:
             entry = self._entries.get(name)
         if name in self.unreadable:
@@ -126,27 +125,29 @@ class SessionRegistry:
 
     @contextmanager
     def enter(self, name: str, key: str) -> Iterator[SessionEntry]:
-        """A session in memory that nobody else works on. Raises Missing, TooLarge and Busy."""
+        """Yields a session in memory that nobody else works on. Raises Missing, TooLarge and Busy."""
         entry = self.get(name, key)
         with self._acquire(entry):
             yield entry
 
     @contextmanager
-    def enter_matching(self, ask: GenerateRequest) -> Iterator[tuple[SessionEntry, int]]:
-        """The session that a request continues, and how many of its turns that holds already; a new one where none has
-        any in common. Raises TooLarge and Busy."""
-        start = seed(ask.key, self.engine.model.digest, ask.tools)
-        links = self.index.links(ask.turns, start)
+    def enter_matching(self, request: GenerateRequest) -> Iterator[tuple[SessionEntry, int]]:
+        """Yields the session that a request continues, and how many of its turns that holds already.
+
+        It is a new one if none has a turn in common. Raises TooLarge and Busy.
+        """
+        start = seed(request.key, self.engine.model.digest, request.tools)
+        links = self.index.links(request.turns, start)
         while True:
             name, turns = self.index.longest_prefix(links) or ("", 0)
-            with ExitStack() as held:
+            with ExitStack() as stack:
                 try:
-                    entry = self.get(name, ask.key) if turns else self._create(ask, start)
-                    held.enter_context(self._acquire(entry))
+                    entry = self.get(name, request.key) if turns else self._create(request, start)
+                    stack.enter_context(self._acquire(entry))
                     if entry.links[:turns] != links[:turns]:
                         continue  # it went another way while we waited
                     if len(entry.links) > turns:
-                        self._fork(entry, turns, ask.turns[:turns])
+                        self._fork(entry, turns, request.turns[:turns])
                         continue  # the fork is found now, unless another one was faster
                 except (Missing, BadContext):  # dropped meanwhile, or damaged: the client has sent all that it held
                     self.index.remove(name)
@@ -160,25 +161,25 @@ class SessionRegistry:
                 return
 
     def update_turns(self, entry: SessionEntry, turns: Sequence[Turn]) -> None:
-        """The session of a place has grown, or was taken back: from now on requests find it by these turns."""
+        """Records that a session has grown, or was taken back: from now on requests find it by these turns."""
         entry.links = self.index.links(turns, entry.seed)
         entry.used = time.time()
         self.index.add(entry.name, entry.seed, entry.links, turns)
 
     def reserve(self, entry: SessionEntry, tokens: int) -> None:
-        """Take memory for so many more tokens of a session. Raises TooLarge and Busy."""
-        held = entry.session.cache.footprint if entry.resident else 0
-        self._spill(self.memory.grow(entry.name, held + full_bytes(self.engine.model, tokens + RESERVE)))
+        """Takes memory for so many more tokens of a session. Raises TooLarge and Busy."""
+        footprint = entry.session.cache.footprint if entry.resident else 0
+        self._spill(self.memory.grow(entry.name, footprint + full_bytes(self.engine.model, tokens + RESERVE)))
 
     def fork(self, entry: SessionEntry, turns: int | None = None) -> SessionEntry:
-        """A second session with the first turns of one that is entered."""
+        """Makes a second session with the first turns of one that is entered."""
         turns = len(entry.links) if turns is None else turns
         if not 0 <= turns <= len(entry.links):
             raise BadInput(f"turn {turns} cannot be forked at: the session has {len(entry.links)}")
         return self._fork(entry, turns, entry.session.turns[:turns])
 
     def drop(self, name: str, key: str) -> None:
-        """Forget a session and its log. Its objects go when the store collects."""
+        """Forgets a session and its log. Its objects go when the store collects."""
         entry = self.get(name, key)
         with entry.lock:
             if entry.gone:
@@ -187,11 +188,11 @@ class SessionRegistry:
             self.memory.drop(name)
 
     def register(self, name: str) -> SessionEntry:
-        """Take note of a session that has just been written to the store."""
+        """Registers a session that has just been written to the store."""
         return self._register(name, self.store.events(name))
 
     def reject(self, name: str) -> None:
-        """Drop what was adopted and does not open, in the store too."""
+        """Drops a registered session that does not open, in the store too."""
         with suppress(HoldfastError):
             self.store.drop(name)
         with self._lock:
@@ -202,16 +203,16 @@ class SessionRegistry:
                 self.memory.drop(name)
 
     def save_all(self) -> None:
-        """Store the memory of every session, so that the next start reads nothing again."""
+        """Stores the memory of every session, so that the next start reads nothing again."""
         for entry in self.list_entries():
             with entry.lock:
                 self._save(entry)
 
-    def _create(self, ask: GenerateRequest, start: bytes) -> SessionEntry:
+    def _create(self, request: GenerateRequest, start: bytes) -> SessionEntry:
         name = uuid4().hex
-        about = {"key": ask.key}
-        session = Session(self.engine, self.plan, tools=ask.tools, store=self.store, name=name, about=about)
-        entry = SessionEntry(name, ask.key, start, [], self.breaker, session)
+        about = {"key": request.key}
+        session = Session(self.engine, self.plan, tools=request.tools, store=self.store, name=name, about=about)
+        entry = SessionEntry(name, request.key, start, [], self.breaker, session)
         with self._lock:
             self._entries[name] = entry
         return entry
@@ -219,8 +220,7 @@ class SessionRegistry:
     def _fork(self, entry: SessionEntry, turns: int, given: Sequence[Turn]) -> SessionEntry:
         name = uuid4().hex
         try:
-            with self.model:
-                session = entry.session.fork(name, turns)
+            session = entry.session.fork(name, turns)
         except Exception:
             with suppress(HoldfastError):
                 self.store.drop(name)
@@ -237,7 +237,7 @@ class SessionRegistry:
         return twin
 
     def _drop(self, entry: SessionEntry) -> None:
-        """Forget a session that we hold, here and in the store."""
+        """Forgets a session whose lock is held, here and in the store."""
         self.store.drop(entry.name)
         self._forget(entry)
 
@@ -249,8 +249,7 @@ class SessionRegistry:
 
     @contextmanager
     def _acquire(self, entry: SessionEntry) -> Iterator[SessionEntry]:
-        """Alone with a session, which is in memory. Raises Missing where it was dropped, BadContext where it is
-        damaged."""
+        """Yields a session, in memory and locked. Raises Missing if it was dropped, BadContext if it is damaged."""
         with self._lock:
             entry.busy += 1
         try:
@@ -272,8 +271,10 @@ class SessionRegistry:
                 entry.busy -= 1
 
     def _reconcile(self, entry: SessionEntry) -> None:
-        """After a failure: where the log is not what memory thinks, because a write came through that seemed to fail or
-        another server wrote, what the log says counts."""
+        """Takes over the log after a failure, if it differs from memory.
+
+        A write may have come through that seemed to fail, or another server may have written.
+        """
         session, events = entry.resident, None
         if session is None:
             return
@@ -288,17 +289,18 @@ class SessionRegistry:
     def _size(self, entry: SessionEntry) -> int:
         if entry.resident:
             return max(1, entry.resident.cache.footprint)
-        told = [event["told"] for event in entry.events if "bytes" in event.get("told", {})]
-        return max(1, int(told[-1]["bytes"])) if told else 1
+        sizes = [event["told"]["bytes"] for event in entry.events if "bytes" in event.get("told", {})]
+        return max(1, int(sizes[-1])) if sizes else 1
 
     def _load(self, entry: SessionEntry) -> None:
         if entry.resident is None:
-            with self.model:
-                entry.resident = Session.resume(entry.name, self.engine, self.store, self.plan)
+            entry.resident = Session.resume(entry.name, self.engine, self.store, self.plan)
 
     def _release(self, entry: SessionEntry) -> None:
-        """What is held is now known to the byte; the session may be spilled again. One that took more than it asked
-        for, and has no room now, goes itself."""
+        """Ends the use of a session, which may be spilled again, and books its bytes as they are now.
+
+        One that took more than it asked for, and has no room now, is spilled itself.
+        """
         fits = entry.resident is not None
         try:
             if fits:
@@ -311,7 +313,7 @@ class SessionRegistry:
             self._unload(entry)
 
     def _spill(self, names: Sequence[str]) -> None:
-        """Bring sessions to disk. Memory has them off its books already; one that is on them again is in use."""
+        """Brings sessions to disk. Memory has them off its books already; one that is on them again is in use."""
         for name in names:
             with self._lock:
                 entry = self._entries.get(name)
@@ -325,14 +327,14 @@ class SessionRegistry:
                     break
 
     def _unload(self, entry: SessionEntry) -> None:
-        """A session that we hold leaves memory. Where it cannot be saved, it is read again from its log."""
+        """Takes a locked session out of memory. If it cannot be saved, it is read again from its log."""
         self._save(entry)
         if entry.resident:
             entry.events, entry.resident = _drop_token_ids(entry.resident.events), None
             self.index.drop_turns(entry.name)
 
     def _save(self, entry: SessionEntry) -> None:
-        """Save where anything was read since the last time. What cannot be saved is in the log all the same."""
+        """Saves a session if anything was read since the last time. What cannot be saved is in the log all the same."""
         session = entry.resident
         if session is None or not session.turns or session.events[-1]["kind"] in ("saved", "compacted"):
             return
@@ -344,12 +346,12 @@ class SessionRegistry:
 
 
 def _drop_token_ids(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Events without their token ids, which a session that is on disk does not need."""
+    """Returns events without their token ids, which a session on disk does not need."""
     return [{name: value for name, value in event.items() if name != "blocks"} for event in events]
 
 
 def replay_turns(events: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """The turns that stand after all events of a log."""
+    """Returns the turns that stand after all events of a log."""
     turns: list[Turn] = []
     for event in events:
         if event["kind"] == "turns":

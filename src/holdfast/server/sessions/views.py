@@ -1,4 +1,4 @@
-"""Sessions as rows and details: what the page, the endpoints and the extension field show."""
+"""Sessions as rows and details, as the page, the endpoints and the extension field show them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from holdfast.transcript.turn import Role, Turn
 
 TITLE = 120
 TEXT = 2000
-UNTOLD = ("turns", "blocks", "tools", "key")  # of an event: they are told otherwise, or are nobody's business
+PRIVATE = ("turns", "blocks", "tools", "key")  # fields of an event that are shown otherwise, or to nobody
 
 
 def row(entry: SessionEntry, model: Model) -> SessionRow:
-    """A session as a list shows it."""
-    session = entry.resident  # taken once: another thread may spill it meanwhile
-    told = _last(entry, session)
-    tokens = int(told.get("tokens", 0))
+    """Returns a session as a list shows it."""
+    session = entry.resident  # read once: another thread may spill it meanwhile
+    sizes = _newest_sizes(entry, session)
+    tokens = int(sizes.get("tokens", 0))
     turns = session.turns if session else replay_turns(entry.events)
     title = next((turn.text for turn in turns if turn.role is Role.USER), "")
     return SessionRow(
@@ -31,10 +31,10 @@ def row(entry: SessionEntry, model: Model) -> SessionRow:
         title=" ".join(title.split())[:TITLE],
         turns=len(turns),
         tokens=tokens,
-        slots=math.ceil(told.get("slots", 0)),
-        bytes=int(told.get("bytes", 0)),
+        slots=math.ceil(sizes.get("slots", 0)),
+        bytes=int(sizes.get("bytes", 0)),
         bytes_full=full_bytes(model, tokens),
-        compactions=session.compactions if session else _compactions(entry),
+        compactions=session.compactions if session else _count_compactions(entry),
         resident=session is not None,
         busy=entry.busy > 0,
         updated=entry.used,
@@ -42,37 +42,35 @@ def row(entry: SessionEntry, model: Model) -> SessionRow:
 
 
 def extension(entry: SessionEntry) -> dict[str, Any]:
-    """What stands as `holdfast` beside the usage."""
+    """Returns the `holdfast` field beside the usage of an answer."""
     session = entry.session
-    told, held = _newest(session), session.cache
+    newest, cache = _newest_evidence(session), session.cache
     out = {
         "session": entry.name,
-        "tokens": held.tokens,
-        "slots": math.ceil(held.slots),
-        "bytes": held.nbytes,
-        "bytes_full": full_bytes(held.model, held.tokens),
+        "tokens": cache.tokens,
+        "slots": math.ceil(cache.slots),
+        "bytes": cache.nbytes,
+        "bytes_full": full_bytes(cache.model, cache.tokens),
         "compactions": session.compactions,
     }
-    return {**out, "evidence": _brief(told)} if told else out
+    return {**out, "evidence": _summarize(newest)} if newest else out
 
 
 def detail(entry: SessionEntry, model: Model) -> SessionDetail:
-    """A session that is in memory, with its blocks and its past."""
-    session, facts = entry.session, _facts(entry.session)
+    """Returns a session that is in memory, with its blocks and its past."""
+    session, facts = entry.session, _read_facts(entry.session)
     return SessionDetail(
         **row(entry, model),
-        blocks=_pieces(session, facts),
-        rounds=[found for event in session.events if (found := _round(event, session))],
-        events=[
-            {k: v for k, v in event.items() if k not in ("turns", "blocks", "tools", "key")} for event in session.events
-        ],
+        blocks=_block_rows(session, facts),
+        rounds=[point for event in session.events if (point := _curve_point(event, session))],
+        events=[{k: v for k, v in event.items() if k not in PRIVATE} for event in session.events],
         facts=facts,
-        evidence=dict(_newest(session)),
+        evidence=dict(_newest_evidence(session)),
     )
 
 
 def raw(turn: Turn, number: int) -> RawTurn:
-    """A turn as it was given."""
+    """Returns a turn as it was given."""
     return RawTurn(
         turn=number,
         role=turn.role.value,
@@ -84,42 +82,42 @@ def raw(turn: Turn, number: int) -> RawTurn:
     )
 
 
-def _last(entry: SessionEntry, session: Session | None) -> Mapping[str, Any]:
-    """The newest sizes that are known."""
+def _newest_sizes(entry: SessionEntry, session: Session | None) -> Mapping[str, Any]:
+    """Returns the newest tokens, slots and bytes of a session, as far as its log tells."""
     if session:
-        held = session.cache
-        return {"tokens": held.tokens, "slots": held.slots, "bytes": held.nbytes}
+        cache = session.cache
+        return {"tokens": cache.tokens, "slots": cache.slots, "bytes": cache.nbytes}
     return next((e["told"] for e in reversed(entry.events) if "slots" in e.get("told", {})), {})
 
 
-def _compactions(entry: SessionEntry) -> int:
+def _count_compactions(entry: SessionEntry) -> int:
     return next((int(e["compactions"]) for e in reversed(entry.events) if "compactions" in e), 0)
 
 
-def _newest(session: Session) -> Mapping[str, Any]:
-    """What the newest compaction that stands told."""
-    event = _standing(session).get(session.compactions)
+def _newest_evidence(session: Session) -> Mapping[str, Any]:
+    """Returns the evidence of the newest compaction that stands; empty if there is none."""
+    event = _standing_compactions(session).get(session.compactions)
     return dict(event["told"]) if event else {}
 
 
-def _standing(session: Session) -> dict[int, Mapping[str, Any]]:
-    """The events of the compactions that stand, by number; one that was taken back gave its number to the next."""
-    made = {e["compactions"]: e for e in session.events if e["kind"] == "compacted"}
-    return {number: event for number, event in sorted(made.items()) if number <= session.compactions}
+def _standing_compactions(session: Session) -> dict[int, Mapping[str, Any]]:
+    """Returns the events of the compactions that stand, by number; an undo gives its number to the next one."""
+    events = {e["compactions"]: e for e in session.events if e["kind"] == "compacted"}
+    return {number: event for number, event in sorted(events.items()) if number <= session.compactions}
 
 
-def _brief(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The newest compaction in a few numbers."""
-    gate = told.get("gate") or {}
-    kept = {name: told[name] for name in ("before", "slots", "seconds", "restart", "why") if name in told}
+def _summarize(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a compaction in a few numbers."""
+    gate = evidence.get("gate") or {}
+    fields = {name: evidence[name] for name in ("before", "slots", "seconds", "restart", "why") if name in evidence}
     counts = {"lost": len(gate.get("lost", ())), "repaired": len(gate.get("repaired", ()))} if gate else {}
-    return {**kept, **counts}
+    return {**fields, **counts}
 
 
-def _facts(session: Session) -> list[FactResult]:
-    """What the gate of every compaction that stands found lost or repaired."""
+def _read_facts(session: Session) -> list[FactResult]:
+    """Returns the facts that the gates of all standing compactions found lost or repaired."""
     out: list[FactResult] = []
-    for event in _standing(session).values():
+    for event in _standing_compactions(session).values():
         gate = event.get("told", {}).get("gate") or {}
         for fate in ("lost", "repaired"):
             out += [
@@ -130,7 +128,7 @@ def _facts(session: Session) -> list[FactResult]:
     return out
 
 
-def _pieces(session: Session, facts: list[FactResult]) -> list[BlockRow]:
+def _block_rows(session: Session, facts: list[FactResult]) -> list[BlockRow]:
     held, tokenizer = session.cache, session.engine.model.tokenizer
     end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
     first = held.blocks[held.tail].origin.tokens[0] if held.tail < len(held.blocks) else held.tokens
@@ -159,7 +157,7 @@ def _pieces(session: Session, facts: list[FactResult]) -> list[BlockRow]:
     return out
 
 
-def _round(event: Mapping[str, Any], session: Session) -> CurvePoint | None:
+def _curve_point(event: Mapping[str, Any], session: Session) -> CurvePoint | None:
     told = event.get("told", {})
     if "slots" not in told or event["kind"] == "saved":
         return None
@@ -179,6 +177,6 @@ def _round(event: Mapping[str, Any], session: Session) -> CurvePoint | None:
 
 
 def _turn_at(event: Mapping[str, Any], session: Session) -> int:
-    """The newest turn at a compaction or an undo."""
+    """Returns the newest turn at a compaction or an undo."""
     tokens = event["told"]["tokens"]
     return max((b.origin.turn + 1 for b in session.cache.blocks if b.origin.tokens[1] <= tokens), default=1)
