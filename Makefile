@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test fast clean
+.PHONY: setup demo test fast site clean
 
 setup: .venv/ready
 
@@ -31,6 +31,9 @@ fast: setup  ## every check that needs no real model
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not model and not gemma'
+
+site: setup  ## the pages of docs/ as a site in out/site
+	$(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,5 @@
-"""Writes docs/methods.md from the registry, and the index of docs/log.md from its headings.
+"""Writes docs/methods.md from the registry, docs/agents/ from the agents' settings, docs/index.md from the README, and the
+index of docs/log.md from its headings.
 
 With --check, writes nothing and fails if one of them is out of date.
 """
@@ -13,9 +14,26 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby, pairwise
 from pathlib import Path
 
+from holdfast.cli.agent_settings import AGENTS, Agent, Target
 from holdfast.methods.registry import COMMON, LATENT, TEXT, Entry, defaults, load_class
 
-METHODS, LOG = Path(__file__).parent / "methods.md", Path(__file__).parent / "log.md"
+DOCS = Path(__file__).parent
+METHODS, LOG = DOCS / "methods.md", DOCS / "log.md"
+SESSIONS = {
+    "claude-code": "`~/.claude/projects/FOLDER/ID.jsonl`; resume with `claude --resume`",
+    "codex": "`~/.codex/sessions/YYYY/MM/DD/rollout-….jsonl`; resume with `codex resume`",
+    "opencode": "`opencode export ID > session.json`; bring it back with `opencode import`",
+    "pi": "`~/.pi/agent/sessions/--FOLDER--/….jsonl`; resume with `pi --session FILE`",
+    "gemini-cli": "`~/.gemini/tmp/HASH/chats/session-….json`",
+    "cline": "the task's stored conversation, `….messages.json`",
+    "aider": "`.aider.chat.history.md`, read with `aider --restore-chat-history`",
+    "mini-swe-agent": "the `….traj.json` that `mini -o` writes",
+}
+"""The session file of each agent whose format is read and written."""
+LIMITS = {
+    "gemini-cli": "The proxy passes Gemini's wire through as it is: it compacts nothing there yet. Compact the session file.",
+    "codex": "Codex keeps its session open. A file that a process has open is compacted by appending a record to it.",
+}
 ENTRY = re.compile(r"## (?P<date>\d{4}-\d\d-\d\d): (?P<title>[^:]+): (?P<verdict>.+)")
 """A heading of the log: date, title, and the verdict in one line."""
 INDEX = re.compile("(?<=<!-- index -->\n).*?(?=<!-- /index -->)", re.DOTALL)
@@ -82,6 +100,60 @@ def field_docs(cls: type) -> dict[str, str]:
     return out
 
 
+def agent_page(agent: Agent) -> str:
+    """Returns the page of one agent: its settings for the proxy and for the server, and its session file."""
+    parts = [f"# {agent.name}\n"]
+    target = Target("http://127.0.0.1:8000", False, "MODEL")
+    parts.append(
+        f"## Behind an API: `holdfast proxy`\n\n{settings(agent, target, f'proxy --upstream {agent.upstream}')}"
+    )
+    if agent.served:
+        target = Target("http://127.0.0.1:8000", True, "smollm2-135m", 8192)
+        parts.append(
+            f"## On an open-weight model: `holdfast serve`\n\n{settings(agent, target, 'serve --trigger 6000')}"
+        )
+    if where := SESSIONS.get(agent.name):
+        parts.append(f"## Its session file\n\nIt is {where}. Stop the agent, then:\n")
+        parts.append("    holdfast doctor FILE\n    holdfast compact FILE --text tiered --budget 12000 -o FILE\n")
+        parts.append("`holdfast undo FILE` brings back every byte.\n")
+    if limit := LIMITS.get(agent.name):
+        parts.append(f"## Limits\n\n{limit}\n")
+    return "\n".join(parts)
+
+
+def settings(agent: Agent, target: Target, command: str) -> str:
+    """Returns the steps by which an agent reaches Holdfast."""
+    setting = agent.setting(target)
+    steps = [f"Start Holdfast:\n\n    holdfast {command}\n"]
+    if setting.file:
+        content = "".join(f"    {line}\n" if line else "\n" for line in setting.content.splitlines())
+        kind = " --serve" if target.serve else ""
+        write = f"`holdfast init {agent.name}{kind} --write` does it where the file is not there yet"
+        steps.append(f"Put this into `{setting.file}` ({write}):\n\n{content}")
+    steps += [f"Set the variable:\n\n    export {name}={value}\n" for name, value in setting.variables]
+    steps.append(f"Start the agent:\n\n    {setting.command}\n")
+    return "\n".join(steps)
+
+
+def agents_index() -> str:
+    """Returns the page that lists the agents."""
+    rows = ["# Agents\n", "How each agent is sent through Holdfast. `holdfast init AGENT` prints the same.\n"]
+    rows += ["| agent | proxy | serve | session file |", "|---|---|---|---|"]
+    for name, agent in AGENTS.items():
+        proxied = "passed through" if name == "gemini-cli" else "yes"
+        rows.append(
+            f"| [{name}]({name}.md) | {proxied} | {'yes' if agent.served else 'no'} "
+            f"| {'read and written' if name in SESSIONS else 'no'} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def index_page() -> str:
+    """Returns the README as the first page of the site, with its links as they are from docs/."""
+    readme = (DOCS.parent / "README.md").read_text("utf-8")
+    return re.sub(r"\]\((?!https?:|#)(docs/)?", lambda m: "](" if m[1] else "](../", readme)
+
+
 def log_with_index(log: str) -> str:
     """Returns the log with its index made anew. Raises ValueError if a heading has no verdict or the index no place."""
     rows = ["| date | measured | verdict |", "|---|---|---|"]
@@ -102,16 +174,19 @@ def anchor(heading: str) -> str:
 
 
 def main() -> int:
-    """Writes or checks both pages; returns the exit code."""
+    """Writes or checks the pages; returns the exit code."""
     methods = "\n".join(page_lines()).rstrip() + "\n"
-    pages = {METHODS: methods, LOG: log_with_index(LOG.read_text(encoding="utf-8"))}
+    pages = {METHODS: methods, LOG: log_with_index(LOG.read_text(encoding="utf-8")), DOCS / "index.md": index_page()}
+    pages |= {DOCS / "agents" / f"{name}.md": agent_page(agent) for name, agent in AGENTS.items()}
+    pages[DOCS / "agents" / "README.md"] = agents_index()
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" not in sys.argv[1:]:
         for path in stale:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(pages[path], encoding="utf-8")
         return 0
     for path in stale:
-        print(f"docs/{path.name} is out of date; run: python docs/generate.py", file=sys.stderr)
+        print(f"{path.relative_to(DOCS.parent)} is out of date; run: python docs/generate.py", file=sys.stderr)
     return 1 if stale else 0
 
 
