@@ -33,7 +33,7 @@ fast: setup  ## every check that needs no real model
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not model and not gemma'
 
 site: setup  ## the pages of docs/ as a site in out/site
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/zensical build
 
 clean:
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

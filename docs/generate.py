@@ -1,5 +1,5 @@
-"""Writes docs/methods.md from the registry, docs/agents/ from the agents' settings, docs/index.md from the README, and the
-index of docs/log.md from its headings.
+"""Writes the pages that follow from something else: methods.md from the registry, agents/ from the agents' settings,
+index.md from the README, and the index of log.md from its headings.
 
 With --check, writes nothing and fails if one of them is out of date.
 """
@@ -31,7 +31,7 @@ SESSIONS = {
 }
 """The session file of each agent whose format is read and written."""
 LIMITS = {
-    "gemini-cli": "The proxy passes Gemini's wire through as it is: it compacts nothing there yet. Compact the session file.",
+    "gemini-cli": "The proxy passes Gemini's wire through as it is and compacts nothing there. Compact the session file.",
     "codex": "Codex keeps its session open. A file that a process has open is compacted by appending a record to it.",
 }
 ENTRY = re.compile(r"## (?P<date>\d{4}-\d\d-\d\d): (?P<title>[^:]+): (?P<verdict>.+)")

@@ -24,7 +24,7 @@ CURVES = {
 def read_rows(text: str) -> dict[str, list[tuple[int, float, float, float]]]:
     """Returns (ratio, kept, low, high) in percent by method, read from the first table below the heading."""
     rows: dict[str, list[tuple[int, float, float, float]]] = {}
-    for line in text[text.index(f"## 2026-11-20: {HEADING}") :].split("\n\n- ")[0].split("\n"):
+    for line in text[text.index(f"## 2026-11-20: {HEADING}") :].partition("\n\n- ")[0].split("\n"):
         if match := ROW.match(line):
             low, high = float(match["low"]), float(match["high"])
             rows.setdefault(match["name"], []).append((int(match["ratio"]), float(match["kept"]), low, high))
