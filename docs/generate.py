@@ -31,7 +31,7 @@ SESSIONS = {
 }
 """The session file of each agent whose format is read and written."""
 LIMITS = {
-    "gemini-cli": "The proxy passes Gemini's wire through as it is and compacts nothing there. Compact the session file.",
+    "gemini-cli": "The proxy passes Gemini's wire through and compacts nothing there. Compact the session file.",
     "codex": "Codex keeps its session open. A file that a process has open is compacted by appending a record to it.",
 }
 ENTRY = re.compile(r"## (?P<date>\d{4}-\d\d-\d\d): (?P<title>[^:]+): (?P<verdict>.+)")
