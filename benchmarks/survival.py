@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from holdfast.facts.literals import FactKind
+from holdfast.facts.fact import FactKind
 from holdfast.facts.occurrences import SearchableText, visible_text
-from holdfast.facts.session_facts import RULE_KINDS, SessionFacts, collect_facts
+from holdfast.facts.prohibitions import RULE_KINDS
+from holdfast.facts.session_facts import SessionFacts, collect_facts
 from holdfast.methods.registry import TEXT
 from holdfast.text.rewrite import TextPlan, rewrite_again
 from holdfast.transcript.cuts import legal_cuts

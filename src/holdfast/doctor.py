@@ -16,9 +16,11 @@ from typing import Any
 from holdfast.cost.prices import read_prices
 from holdfast.cost.session_cost import SessionCost, session_cost
 from holdfast.errors import BadOption
+from holdfast.facts.fact import Fact
 from holdfast.facts.notes import NOTES_WRITER
 from holdfast.facts.occurrences import SearchableText, visible_text
-from holdfast.facts.session_facts import RULE_KINDS, Fact, collect_facts
+from holdfast.facts.prohibitions import RULE_KINDS
+from holdfast.facts.session_facts import collect_facts
 from holdfast.gate.text.claims import StruckSentence, strike_claims
 from holdfast.text.file_log import Event, read_lineage
 from holdfast.text.rewrite import TextPlan, rewrite

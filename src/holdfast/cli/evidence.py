@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.cli import console
 
 if TYPE_CHECKING:
-    from holdfast.facts.session_facts import Fact
+    from holdfast.facts.fact import Fact
     from holdfast.gate.text.gate import TextReport
     from holdfast.text.rewrite import Rewritten
 

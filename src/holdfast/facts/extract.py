@@ -1,10 +1,10 @@
-"""Finds the atoms of a session: the exact literals that an agent cannot do without, and the tokens that hold them.
+"""Finds the facts of one text: the exact strings that an agent cannot do without.
 
-Narrow atoms (url, path, hash, version, identifier, number) never overlap: the longest wins, then the kind named first
-here, so `src/app.js:12` is one path and not also a number. Wide atoms (quoted, error, command, instruction,
-prohibition) hold narrow ones, which are reported too, and may lie in each other (a quoted string in a command); two of
-one kind never overlap, nor do an instruction and a prohibition. A wide atom of exactly a narrow one's span is dropped:
-`"src/app.js"` is a path; of wide ones with the same span the first of command, error, instruction, quoted stays.
+Literals (url, path, hash, version, identifier, number) never overlap: the longest wins, then the kind named first
+here, so `src/app.js:12` is one path and not also a number. Passages and rules (quoted, error, command, instruction,
+prohibition) hold literals, which are reported too, and may lie in each other (a quoted string in a command); two of
+one kind never overlap, nor do an instruction and a prohibition. A passage of exactly a literal's span is dropped:
+`"src/app.js"` is a path; of passages with the same span the first of command, error, instruction, quoted stays.
 
 It knows no model. What is a fact is a matter of form only: a name such as Ottilie is found in quotes or not at all.
 """
@@ -13,65 +13,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from holdfast.facts.literals import FactKind, Span, find_literals
+from holdfast.facts.fact import FactKind, Span, TextFact
+from holdfast.facts.literals import find_literals
 from holdfast.facts.masks import blank_escapes, blank_marks
-from holdfast.facts.passages import find_commands, find_errors, find_quotes, find_rules
+from holdfast.facts.passages import find_commands, find_errors, find_quotes
+from holdfast.facts.prohibitions import find_rules
 from holdfast.transcript.turn import Role
-
-__all__ = ["FactKind", "TextFact", "extract_facts"]
-
-
-@dataclass(frozen=True)
-class TextFact:
-    """One literal at one place; the same literal elsewhere is another atom."""
-
-    kind: FactKind
-    text: str
-    """Exactly as it stands there, with any escapes inside it."""
-    chars: tuple[int, int]
-    """Character span in the text that was searched."""
-
-    def shift(self, by: int) -> TextFact:
-        """The same atom in a text that has `by` characters more before it."""
-        return replace(self, chars=(self.chars[0] + by, self.chars[1] + by)) if by else self
 
 
 def extract_facts(text: str, speaker: Role | None = None) -> tuple[TextFact, ...]:
-    """The atoms of `text` by position, an outer one before those in it. Only a user's words hold instructions."""
+    """Returns the facts of `text` by position, an outer one before those in it. Only a user's words hold rules."""
     shown = blank_escapes(text)
     bare = blank_marks(shown)
-    narrow = _longest(_without_line_numbers(bare, find_literals(bare)), len(text))
-    taken = {(span.start, span.end) for span in narrow}
-    wide: list[Span] = []
-    asked = find_rules(bare) if speaker is Role.USER else ()
-    for found in (find_commands(shown), find_errors(bare), asked, find_quotes(bare)):
-        kept = [span for span in _longest(found, len(text)) if (span.start, span.end) not in taken]
-        taken.update((span.start, span.end) for span in kept)
-        wide += kept
-    ordered = sorted([*narrow, *wide], key=lambda span: (span.start, -span.end))
+    literals = _drop_overlaps(_drop_line_numbers(bare, find_literals(bare)), len(text))
+    used = {(span.start, span.end) for span in literals}
+    passages: list[Span] = []
+    rules = find_rules(bare) if speaker is Role.USER else ()
+    for spans in (find_commands(shown), find_errors(bare), rules, find_quotes(bare)):
+        new = [span for span in _drop_overlaps(spans, len(text)) if (span.start, span.end) not in used]
+        used.update((span.start, span.end) for span in new)
+        passages += new
+    ordered = sorted([*literals, *passages], key=lambda span: (span.start, -span.end))
     return tuple(TextFact(span.kind, text[span.start : span.end], (span.start, span.end)) for span in ordered)
 
 
-def _longest(spans: Iterable[Span], length: int) -> list[Span]:
-    """Spans that do not overlap: longer ones first, of equally long ones those that came first."""
-    held = bytearray(length)
-    kept = []
+def _drop_overlaps(spans: Iterable[Span], length: int) -> list[Span]:
+    """Returns spans that do not overlap: a longer one wins, of equally long ones the earlier one."""
+    covered = bytearray(length)
+    winners = []
     for span in sorted(spans, key=lambda span: span.start - span.end):
         size = span.end - span.start
-        if size > 0 and held.find(1, span.start, span.end) < 0:
-            held[span.start : span.end] = b"\1" * size
-            kept.append(span)
-    return kept
+        if size > 0 and covered.find(1, span.start, span.end) < 0:
+            covered[span.start : span.end] = b"\1" * size
+            winners.append(span)
+    return winners
 
 
 _LINE_NUMBER = re.compile(r"^[ \t]*+(\d{1,6})(?=\t|[ ]{0,2}[|:│→]|[.)]?[ ]|[ ]*$)", re.MULTILINE)
 
 
-def _without_line_numbers(text: str, spans: Iterable[Span]) -> Iterator[Span]:
-    """Leave out the numbers that count lines: those that open two lines in a row and go up by one."""
+def _drop_line_numbers(text: str, spans: Iterable[Span]) -> Iterator[Span]:
+    """Leaves out the numbers that count lines: those that open two lines in a row and go up by one."""
     counting: set[int] = set()
     for one, two in pairwise(_LINE_NUMBER.finditer(text)):
         if int(two[1]) == int(one[1]) + 1 and text.count("\n", one.start(1), two.start(1)) == 1:

@@ -1,7 +1,7 @@
-"""What takes a rule back: the words of the user, and of nobody else.
+"""Finds the sentences that lift a rule, that is, take it back: sentences of the user, and of nobody else.
 
-Conservative: a sentence lifts a rule only where it says so in one of a few forms and every word that it is about
-stands in the rule. In doubt the rule stays.
+A sentence lifts a rule only if it says so in one of a few forms and every word of its topic stands in the rule. In
+doubt the rule stays.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from holdfast.facts.literals import FactKind
-from holdfast.facts.passages import find_rules
+from holdfast.facts.fact import FactKind
+from holdfast.facts.prohibitions import find_rules, negates
 from holdfast.facts.word_lists import words_of
 
 _SENTENCE = re.compile(r"[^\n.!?]++(?:[.!?](?![\s\"')*]|$)[^\n.!?]*+)*+[.!?]*+")
@@ -37,7 +37,7 @@ _BARE = re.compile(
     r"^\W*(?:actually,? |oh,? )?(?:never ?mind(?: that)?|scratch that|forget (?:it|that))\W*$", re.IGNORECASE
 )
 _AFTER = re.compile(r"(?:,|;| because | since | as | if | once | when | but | for now| now\b| again\b)")
-_NEGATES = re.compile(r"\b(?:not|never|no|nothing|n't|only|except|without|unless)\b|n['\u2019]t\b", re.IGNORECASE)
+_NARROWS = re.compile(r"\b(?:only|except|unless)\b", re.IGNORECASE)
 _WORD = re.compile(r"[\w./@~-]*\w")
 _IDLE = words_of(
     "a an and any anything are as at be by do for from in into is it its me my of on or our please so that the them "
@@ -46,7 +46,7 @@ _IDLE = words_of(
 
 
 def _cut_ending(word: str) -> str:
-    """Enough that `using` and `use`, `pushes` and `push` are alike."""
+    """Cuts the ending, so that `using` and `use`, `pushes` and `push` are alike."""
     for ending in ("ing", "ed", "es", "s", "e"):
         if word.endswith(ending) and len(word) - len(ending) > 1:
             word = word.removesuffix(ending)
@@ -64,21 +64,21 @@ class Lift:
 
     turn: int
     chars: tuple[int, int]
-    about: frozenset[str]
+    topic: frozenset[str]
     """The words that a rule must have; of a bare `never mind`, those of the one rule before it."""
     since: int = 0
-    """Only rules of this turn or a later one."""
+    """The first turn whose rules it can lift."""
 
     def lifts(self, rule: str, turn: int) -> bool:
-        return turn >= self.since and bool(self.about) and self.about <= topic_words(rule)
+        return turn >= self.since and bool(self.topic) and self.topic <= topic_words(rule)
 
 
 def find_lifts(said: Sequence[tuple[int, str]]) -> tuple[Lift, ...]:
-    """Every lift in what the user said, `(turn, text)` in order."""
+    """Returns every lift in the user's words `said`, given as `(turn, text)` in order."""
     found: list[Lift] = []
     before: tuple[int, str] | None = None
     for turn, text in said:
-        found += [Lift(turn, chars, about) for chars, about in _in_text(text)]
+        found += [Lift(turn, chars, topic) for chars, topic in _find_in_text(text)]
         first = text.lstrip().partition("\n")[0]
         asked = list(find_rules(before[1])) if before and _BARE.match(first) else []
         if before and len(asked) == 1 and asked[0].kind is FactKind.INSTRUCTION:
@@ -91,7 +91,7 @@ def find_lifts(said: Sequence[tuple[int, str]]) -> tuple[Lift, ...]:
 
 @lru_cache(maxsize=1 << 14)
 def topic_words(text: str) -> frozenset[str]:
-    """What a sentence is about: its words without the idle ones, alike where they mean the same here."""
+    """Returns the words that a sentence is about: without idle words, and equal for words that mean the same here."""
     found = (match[0].lower() for match in _WORD.finditer(text))
     return frozenset(_stem(word) for word in found if word not in _IDLE)
 
@@ -103,7 +103,7 @@ def _stem(word: str) -> str:
     return _SAME.get(bare, bare)
 
 
-def _in_text(text: str) -> list[tuple[tuple[int, int], frozenset[str]]]:
+def _find_in_text(text: str) -> list[tuple[tuple[int, int], frozenset[str]]]:
     found, fenced = [], False
     for match in _SENTENCE.finditer(text):
         sentence = match[0].strip()
@@ -113,7 +113,7 @@ def _in_text(text: str) -> list[tuple[tuple[int, int], frozenset[str]]]:
         if not lift:
             continue
         topic = _AFTER.split(lift["topic"], maxsplit=1)[0]
-        if not _NEGATES.search(topic):
+        if not negates(topic) and not _NARROWS.search(topic):
             start = match.start() + len(match[0]) - len(match[0].lstrip())
             found.append(((start, start + len(sentence)), topic_words(topic)))
     return found

@@ -1,53 +1,30 @@
-"""Literals inside a line: paths, identifiers, versions, numbers, hashes, URLs. A table of patterns in linear time.
+"""Literals inside a line: paths, identifiers, versions, numbers, dates, hashes, URLs. One row of `LITERALS` finds each.
 
-A pattern begins only where a run of its characters begins and never gives back what it took (possessive
-quantifiers), or is bounded. It may take too much: its row's rule then says which kind it is, if any.
+To find another kind of literal, or to change dates, edit a row. A pattern begins only where a run of its characters
+begins and never gives back what it took (possessive quantifiers), or is bounded: so it takes linear time. It may take
+too much; the rule of its row then says which kind the match is, if any.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from typing import NamedTuple
 
+from holdfast.facts.fact import FactKind, Span
 from holdfast.facts.word_lists import DIRS, DOMAINS, EXTENSIONS, NOT_NAMES
 
 
-class FactKind(StrEnum):
-    """What an atom is."""
-
-    URL = "url"
-    """Also hosts with or without a port, and mail addresses."""
-    PATH = "path"
-    HASH = "hash"
-    VERSION = "version"
-    IDENTIFIER = "identifier"
-    NUMBER = "number"
-    """Also dates, times, and bracketed tuples of numbers; with its unit."""
-    QUOTED = "quoted"
-    ERROR = "error"
-    COMMAND = "command"
-    INSTRUCTION = "instruction"
-    PROHIBITION = "prohibition"
-
-
-class Span(NamedTuple):
-    """Characters `start` to `end` (exclusive) are of this kind."""
-
-    start: int
-    end: int
-    kind: FactKind
-
-
 class Row(NamedTuple):
-    """What to look for; the group `atom`, where there is one, is the literal."""
+    """One literal to look for. The group `literal` of the pattern is the literal; without it the whole match is."""
+
+    name: str
 
     needs: frozenset[str]
-    """Only a line with all of these characters is searched: 0 stands for any digit, A for any ASCII capital."""
+    """Characters that a line must have to be searched: 0 stands for any digit, A for any ASCII capital."""
     pattern: re.Pattern[str]
     rule: Callable[[str], FactKind | None]
-    """The kind of what was found, or None where it is none."""
+    """Maps the text of a match to its kind, or to None if it is no literal."""
 
 
 LONGEST = 400
@@ -63,12 +40,12 @@ _UNIT = (
 )
 
 
-def _known(kind: FactKind) -> Callable[[str], FactKind | None]:
+def _accept(kind: FactKind) -> Callable[[str], FactKind | None]:
     return lambda text: None if text.casefold() in NOT_NAMES or len(text) > LONGEST else kind
 
 
 def _path(text: str) -> FactKind | None:
-    """A run with a slash: prose such as `and/or` or `read/write` is none."""
+    """Judges a run with a slash: prose such as `and/or` or `read/write` is no path."""
     name = re.split(r"::|:\d|#L|\(", text, maxsplit=1)[0]
     parts = [part for part in name.split("/") if part]
     long = [part for part in parts if sum(map(str.isalnum, part)) > 1]
@@ -81,8 +58,8 @@ def _path(text: str) -> FactKind | None:
     return None
 
 
-def _dotted(text: str) -> FactKind | None:
-    """A run with dots: a file name, a host, or a chain of attributes with something of its own in it."""
+def _dots(text: str) -> FactKind | None:
+    """Judges a run with dots: a file name, a host, or a chain of attributes with a name of its own in it."""
     name = re.split(r"::|:\d|#L|\(", text, maxsplit=1)[0]
     parts = name.split(".")
     if text.casefold() in NOT_NAMES or len(text) > LONGEST or not any(map(str.isalpha, name)):
@@ -110,11 +87,11 @@ def _name(text: str) -> FactKind | None:
 
 
 def _kebab(text: str) -> FactKind | None:
-    """A hyphenated word with a digit in it, or a header; `flex-1` and `mid-1990s` are none."""
+    """Accepts a hyphenated word with a digit in it, or a header; `flex-1` and `mid-1990s` are none."""
     digits = any(map(str.isdigit, text)) and not re.fullmatch(
         r"[a-z]+(?:-[a-z]+)*-(?:\d{1,2}(?:\.\d+)?|\d{3,4}s)", text
     )
-    return _known(FactKind.IDENTIFIER)(text) if digits or text.startswith("x-") else None
+    return _accept(FactKind.IDENTIFIER)(text) if digits or text.startswith("x-") else None
 
 
 def _hash(text: str) -> FactKind | None:
@@ -123,7 +100,7 @@ def _hash(text: str) -> FactKind | None:
 
 
 def _number(text: str) -> FactKind | None:
-    """Two digits, or one with a unit or a label; a tuple needs a number of two digits."""
+    """Accepts two digits, or one with a unit or a label; a tuple needs a number of two digits."""
     if text[0] in "([" or re.search(r"\d-\d", text):
         return FactKind.NUMBER if re.search(r"\d\d", text) else None
     alone = re.sub(r"\W|_", "", text)
@@ -131,7 +108,7 @@ def _number(text: str) -> FactKind | None:
 
 
 def _address(text: str) -> FactKind:
-    """`dev@host.org`, or a package at a version."""
+    """Tells a mail address such as `dev@host.org` from a package at a version."""
     return FactKind.VERSION if text.partition("@")[2][0].isdigit() else FactKind.URL
 
 
@@ -139,102 +116,132 @@ def _url(text: str) -> FactKind | None:
     return FactKind.URL if len(text.partition("://")[2]) > 2 else None
 
 
-def _row(needs: str, pattern: str, rule: Callable[[str], FactKind | None]) -> Row:
-    return Row(frozenset(needs), re.compile(pattern, re.VERBOSE), rule)
+def _row(name: str, needs: str, pattern: str, rule: Callable[[str], FactKind | None]) -> Row:
+    return Row(name, frozenset(needs), re.compile(pattern, re.VERBOSE), rule)
 
 
 _DIGITS = frozenset("0123456789")
 _CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
-TABLE = (
+LITERALS = (
     _row(
+        "URL",
         "/:",
         r"""\b(?:https?|ftp|ssh|git|wss?|file|postgres(?:ql)?|mysql|redis|mongodb(?:\+srv)?|sqlite|s3|gs|amqp)
             ://[^\s"'`<>\\^{}|\x1e]++""",
         _url,
     ),
     _row(
+        "IP address",
         ".0",
         r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)(?::\d{2,5})?(?![\w/])",
-        _known(FactKind.URL),
+        _accept(FactKind.URL),
     ),
-    _row(":0", r"(?<![\w.])localhost:\d{2,5}(?![\w/])", _known(FactKind.URL)),
-    _row("@.", r"(?<![\w.+-])[\w.+-]{1,64}+@[\w-]++(?:\.[\w-]++)++(?::[\w./~-]++)?+", _address),
+    _row("localhost", ":0", r"(?<![\w.])localhost:\d{2,5}(?![\w/])", _accept(FactKind.URL)),
     _row(
+        "mail address or package", "@.", r"(?<![\w.+-])[\w.+-]{1,64}+@[\w-]++(?:\.[\w-]++)++(?::[\w./~-]++)?+", _address
+    ),
+    _row(
+        "UUID",
         "-0",
         r"(?<![\w-])[\da-fA-F]{8}-[\da-fA-F]{4}-[\da-fA-F]{4}-[\da-fA-F]{4}-[\da-fA-F]{12}(?![\w-])",
-        _known(FactKind.HASH),
+        _accept(FactKind.HASH),
     ),
-    _row("sha", r"(?<![\w-])(?:sha(?:1|256|384|512))[-:][\w+/=]{20,200}", _known(FactKind.HASH)),
-    _row("0", r"(?<![\w.-])[\da-f]{7,64}+(?![\w-])", _hash),
-    _row("/", rf"(?<![{_HEAD}/<*\\]){_SEG}*+/(?:{_SEG}|/)*+{_WHERE}", _path),
+    _row("SHA digest", "sha", r"(?<![\w-])(?:sha(?:1|256|384|512))[-:][\w+/=]{20,200}", _accept(FactKind.HASH)),
+    _row("hex hash", "0", r"(?<![\w.-])[\da-f]{7,64}+(?![\w-])", _hash),
+    _row("path", "/", rf"(?<![{_HEAD}/<*\\]){_SEG}*+/(?:{_SEG}|/)*+{_WHERE}", _path),
     _row(
+        "Windows path",
         "\\:",
         r"(?<![\w\\])[A-Za-z]:\\{1,2}[^\s\"'<>|*?:;,()\\\x1e]++(?:\\{1,2}[^\s\"'<>|*?:;,()\\\x1e]++)*+",
-        _known(FactKind.PATH),
+        _accept(FactKind.PATH),
     ),
-    _row("\\.", r"(?<![\w\\.-])[\w.-]++(?:\\{1,2}[\w.-]++)++(?<=[\w\\]\.\w\w)\w{0,8}+(?::\d+)?", _known(FactKind.PATH)),
-    _row("\\", r"(?<![\w\\])\\{2,4}[\w.-]{2,80}\\{1,2}[\w.$-]{2,80}(?:\\{1,2}[\w.$-]++)*+", _known(FactKind.PATH)),
     _row(
+        "relative Windows path",
+        "\\.",
+        r"(?<![\w\\.-])[\w.-]++(?:\\{1,2}[\w.-]++)++(?<=[\w\\]\.\w\w)\w{0,8}+(?::\d+)?",
+        _accept(FactKind.PATH),
+    ),
+    _row(
+        "UNC path",
+        "\\",
+        r"(?<![\w\\])\\{2,4}[\w.-]{2,80}\\{1,2}[\w.$-]{2,80}(?:\\{1,2}[\w.$-]++)*+",
+        _accept(FactKind.PATH),
+    ),
+    _row(
+        "name with dots",
         ".",
         rf"(?<![{_HEAD}/\\])[^\W_][\w@+~$-]*+(?:\.[\w@+~$-]++)++{_WHERE}|(?<![{_HEAD}/\\])_[\w]*+(?:\.\w++)++",
-        _dotted,
+        _dots,
     ),
-    _row(".", r"(?<![^\s\"'`])\.[a-z][\w-]{2,30}+(?:\.[\w-]{1,30}+)*+(?![\w(./])", _known(FactKind.PATH)),
+    _row("dot file", ".", r"(?<![^\s\"'`])\.[a-z][\w-]{2,30}+(?:\.[\w-]{1,30}+)*+(?![\w(./])", _accept(FactKind.PATH)),
     _row(
+        "build file",
         "A",
         r"(?<![\w/.])(?:Makefile|Dockerfile|Procfile|Gemfile|Rakefile|Justfile)(?::\d+)?(?!\w)",
-        _known(FactKind.PATH),
+        _accept(FactKind.PATH),
     ),
     _row(
+        "version",
         ".0",
         r"(?<![\w.:-])(?:\d{1,3}:)?+v?\d{1,9}+(?:\.\d++){2,5}+(?:[-+~.]?+[A-Za-z][\w.+~-]*+|[-+~]\d[\w.+~-]*+)?+(?!\w)",
-        _known(FactKind.VERSION),
+        _accept(FactKind.VERSION),
     ),
-    _row("v0", r"(?<![\w.])v\d++(?:\.\d++)*+(?:-[\w.]++)?+(?![\w/])", _known(FactKind.VERSION)),
+    _row("v-version", "v0", r"(?<![\w.])v\d++(?:\.\d++)*+(?:-[\w.]++)?+(?![\w/])", _accept(FactKind.VERSION)),
     _row(
+        "version after its name",
         ".0",
         r"""(?:[=<>~^!]=?|\b(?:[Vv]ersion|[Pp]ython|[Nn]ode(?:\.js)?|Go|Rust|Ruby|Java|PHP|Ubuntu|Debian)[ ])
-            (?P<atom>\d{1,4}(?:\.\d++){1,4}+)(?![\w.]?\w)""",
+            (?P<literal>\d{1,4}(?:\.\d++){1,4}+)(?![\w.]?\w)""",
         lambda text: FactKind.VERSION,
     ),
-    _row("-A0", r"(?<![\w-])[A-Z]{2,10}-\d{1,7}(?![\w-])", _known(FactKind.IDENTIFIER)),
-    _row("#0", r"(?<![\w#&/])[A-Za-z]{0,10}+\#\d{2,7}(?!\w)", _known(FactKind.IDENTIFIER)),
-    _row("-", r"(?<![\w./@-])[a-z][a-z\d]{0,40}+(?:-[a-z\d][a-z\d.]*+)++(?![\w/])", _kebab),
-    _row(":", r"(?<![\w:])node:\w++(?:/\w++)*+", _known(FactKind.IDENTIFIER)),
-    _row("()", r"(?<![\w.])\w++\(\)", _name),
-    _row("_", r"(?<!\w)(?:_++[^\W\d_]\w\w|[^\W_]++_++[^\W_])\w*+", _name),
-    _row("A", r"(?<!\w)(?:[^\W\d_][^\W_A-Z]*+(?<=[^\W_A-Z])[A-Z]|[A-Z]{2,80}+[a-z]{3})\w*+", _name),
-    _row("A=", r"(?<![\w.$])[A-Z][A-Z\d]{2,40}+(?=[ ]{0,4}=(?!=))", _known(FactKind.IDENTIFIER)),
+    _row("ticket", "-A0", r"(?<![\w-])[A-Z]{2,10}-\d{1,7}(?![\w-])", _accept(FactKind.IDENTIFIER)),
+    _row("issue number", "#0", r"(?<![\w#&/])[A-Za-z]{0,10}+\#\d{2,7}(?!\w)", _accept(FactKind.IDENTIFIER)),
+    _row("kebab name", "-", r"(?<![\w./@-])[a-z][a-z\d]{0,40}+(?:-[a-z\d][a-z\d.]*+)++(?![\w/])", _kebab),
+    _row("node module", ":", r"(?<![\w:])node:\w++(?:/\w++)*+", _accept(FactKind.IDENTIFIER)),
+    _row("call", "()", r"(?<![\w.])\w++\(\)", _name),
+    _row("snake name", "_", r"(?<!\w)(?:_++[^\W\d_]\w\w|[^\W_]++_++[^\W_])\w*+", _name),
+    _row("camel name", "A", r"(?<!\w)(?:[^\W\d_][^\W_A-Z]*+(?<=[^\W_A-Z])[A-Z]|[A-Z]{2,80}+[a-z]{3})\w*+", _name),
+    _row("constant", "A=", r"(?<![\w.$])[A-Z][A-Z\d]{2,40}+(?=[ ]{0,4}=(?!=))", _accept(FactKind.IDENTIFIER)),
     _row(
+        "definition",
         " ",
-        r"""\b(?:def|class|function|func|fn|struct|interface|enum|trait|type|fun)[ ]{1,4}(?P<atom>[^\W\d]\w{2,80}+)
+        r"""\b(?:def|class|function|func|fn|struct|interface|enum|trait|type|fun)[ ]{1,4}(?P<literal>[^\W\d]\w{2,80}+)
             (?=[ ]{0,4}(?:[({<\[:=]|extends\b|implements\b))""",
         _name,
     ),
     _row(
+        "date",
         "-0",
         r"""(?<![\w.:/-])\d{4}-\d\d-\d\d
             (?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?(?![\w-])""",
-        _known(FactKind.NUMBER),
+        _accept(FactKind.NUMBER),
     ),
     _row(
+        "time",
         ":0",
         r"""(?<![\w.:/-])(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?[ ](?:at[ ])?)?
             \d{1,2}:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?![\w:])""",
-        _known(FactKind.NUMBER),
+        _accept(FactKind.NUMBER),
     ),
-    _row(",0", r"(?<![\w\])])[(\[]-?\d{1,12}(?:\.\d{1,12})?(?:,[ ]?-?\d{1,12}(?:\.\d{1,12})?){1,7},?[)\]]", _number),
-    _row("-0", r"(?<![\w.,:/-])\d{1,9}+[ ]?-[ ]?\d{1,9}+(?![\w./:-]|,\d)", _number),
     _row(
+        "tuple",
+        ",0",
+        r"(?<![\w\])])[(\[]-?\d{1,12}(?:\.\d{1,12})?(?:,[ ]?-?\d{1,12}(?:\.\d{1,12})?){1,7},?[)\]]",
+        _number,
+    ),
+    _row("range", "-0", r"(?<![\w.,:/-])\d{1,9}+[ ]?-[ ]?\d{1,9}+(?![\w./:-]|,\d)", _number),
+    _row(
+        "range or label",
         " 0",
         r"""(?<![\w.,:/-])\d{1,9}+[ ]to[ ]\d{1,9}+(?![\w./:-]|,\d)
             |\b(?:[Ii]tem|[Ss]tep|[Rr]ule|[Tt]ask|[Ii]ssue|[Pp]hase|[Ll]evel|[Ss]tatus|[Cc]ode|PR)[ ]\d(?![\w.]?\w)""",
         _number,
     ),
-    _row("x0", r"(?<!\w)0x[\da-fA-F]{2,32}(?!\w)", _known(FactKind.NUMBER)),
+    _row("hex number", "x0", r"(?<!\w)0x[\da-fA-F]{2,32}(?!\w)", _accept(FactKind.NUMBER)),
     _row(
+        "number",
         "0",
         rf"(?<![\w.,])(?<![A-Za-z]-)[$€£]?\d++(?:[,_]\d{{3}}(?!\d))*+(?:\.\d++)?+(?:{_UNIT}|(?![\w.]?\w)|(?=\.(?!\w)))",
         _number,
@@ -246,42 +253,42 @@ _LINE = re.compile(r"[^\n]{1,500}+[^\s]*+")
 
 
 def line_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where each line begins and ends; one of over 500 characters is cut at a blank."""
+    """Yields the begin and the end of each line; a line of over 500 characters is cut at a blank."""
     return (match.span() for match in _LINE.finditer(text))
 
 
 def find_literals(text: str) -> Iterator[Span]:
-    """Every literal that any row finds, overlapping ones too, line by line: an earlier row is the more specific."""
+    """Yields every literal that any row finds, overlapping ones too, line by line; an earlier row is more specific."""
     for start, end in line_spans(text):
-        has = set(text[start:end])
-        if not _DIGITS.isdisjoint(has):
-            has.add("0")
-        if not _CAPITALS.isdisjoint(has):
-            has.add("A")
-        for row in TABLE:
-            if row.needs <= has:
-                yield from _found(row, text, start, end)
+        present = set(text[start:end])
+        if not _DIGITS.isdisjoint(present):
+            present.add("0")
+        if not _CAPITALS.isdisjoint(present):
+            present.add("A")
+        for row in LITERALS:
+            if row.needs <= present:
+                yield from _match_row(row, text, start, end)
 
 
-def _found(row: Row, text: str, first: int, last: int) -> Iterator[Span]:
-    group = "atom" if row.pattern.groups else 0
+def _match_row(row: Row, text: str, first: int, last: int) -> Iterator[Span]:
+    group = "literal" if row.pattern.groups else 0
     for match in row.pattern.finditer(text, first, last):
         start, end = match.span(group)
         if end - start > LONGEST:
             continue
-        end = _trimmed(text, start, end)
+        end = _trim_end(text, start, end)
         if end > start and (kind := row.rule(text[start:end])):
             yield Span(start, end, kind)
 
 
-_OPENED = {")": "(", "]": "["}
+_BRACKETS = {")": "(", "]": "["}
 
 
-def _trimmed(text: str, start: int, end: int) -> int:
-    """Where the literal ends without the punctuation of the sentence around it."""
+def _trim_end(text: str, start: int, end: int) -> int:
+    """Returns the end of the literal without the punctuation of the sentence around it."""
     while end > start:
         last = text[end - 1]
-        stray = last in _OPENED and text.find(_OPENED[last], start, end) < 0
+        stray = last in _BRACKETS and text.find(_BRACKETS[last], start, end) < 0
         if not stray and last not in ".,;:!?$'*~-\u2026":
             break
         end -= 1

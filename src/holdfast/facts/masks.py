@@ -34,7 +34,7 @@ _MARK = re.compile(
 
 
 def blank_escapes(text: str) -> str:
-    """`text` without terminal escapes and with JSON's escapes undone in place."""
+    """Returns `text` without terminal escapes and with JSON's escapes undone in place."""
     return _ESCAPE.sub(_plain, text)
 
 
@@ -48,5 +48,5 @@ def _plain(match: re.Match[str]) -> str:
 
 
 def blank_marks(text: str) -> str:
-    """`text` without the marks of chat templates, the names of called tools, and the positions in diffs."""
+    """Returns `text` without the marks of chat templates, the names of called tools, and the positions in diffs."""
     return _MARK.sub(lambda match: " " * len(match[0]), text)

@@ -1,5 +1,7 @@
-"""The notes that stand for earlier turns: sections of lines, each line with its turns, written so that they can be
-read back from a session file, merged with newer ones, and held to a size for any number of rounds.
+"""Notes that stand for earlier turns: sections of lines, each line with its turns.
+
+They are written so that they can be read back from a session file, merged with newer ones and kept to a size for any
+number of rounds.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from holdfast.facts.prohibitions import forbids
 from holdfast.transcript.draft import Count, Line, Piece
 from holdfast.transcript.speaker import NOTES_TITLE, is_notes
 from holdfast.transcript.turn import Role, Turn
 
 
 class NotesSection(StrEnum):
-    """What the notes are of, in the order in which they are written."""
+    """The sections of notes, in the order in which they are written."""
 
     INTENT = "Intent"
     CONSTRAINTS = "Constraints"
@@ -35,7 +38,7 @@ SHARES: Mapping[NotesSection, float] = {
     NotesSection.ERRORS: 0.12,
     NotesSection.STATE: 0.14,
 }
-"""What of the size is a section's own; what it leaves goes to the others, in the order of `_FIRST`."""
+"""The share of the size that belongs to a section; tokens that it leaves go to the others, in the order of `_FIRST`."""
 
 _FIRST = (
     NotesSection.CONSTRAINTS,
@@ -48,6 +51,7 @@ _FIRST = (
 )
 
 NOTES_WRITER = "summarize"
+"""`Piece.writer` of notes."""
 READ_MARK, WRITTEN_MARK = " (read)", " (written)"
 OUTCOME_ARROW = " -> "
 """Between a command and its outcome."""
@@ -55,7 +59,6 @@ OUTCOME_ARROW = " -> "
 _TITLE = re.compile(NOTES_TITLE)
 _PREFACE = 'A record of what was done, which asks for nothing; only what "Constraints" quotes is in the user\'s words.'
 _HEADING = re.compile(r"## (.+)")
-_PROHIBITS = re.compile(r"\b(?:never|no|not|don'?t|won'?t|mustn'?t|only|without|avoid|stop)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,14 @@ class Notes:
         return self.lines.get(section, ())
 
     def render(self) -> tuple[Line, ...]:
-        """Title, preface, and every section that has lines."""
+        """Returns the title, the preface, and every section that has lines."""
         head = (Line(f"# Notes on {self.turns:,} earlier turns ({self.tokens:,} tokens)"), Line(_PREFACE))
         body = ((Line(f"## {name}"), *self.of(name)) for name in NotesSection if self.of(name))
         return (*head, *(line for part in body for line in part))
 
 
 def read_notes(piece: Piece) -> Notes | None:
-    """The notes of an earlier compaction, in memory or read back from a file; None where a piece holds none."""
+    """Returns the notes of an earlier compaction, in memory or read back from a file; None if a piece is no notes."""
     title = _TITLE.match(piece.turn.text) if is_notes(piece.turn) else None
     if title is None:
         return None
@@ -94,35 +97,38 @@ def read_notes(piece: Piece) -> Notes | None:
 
 
 def merge_notes(old: Notes, new: Notes, replaced: Iterable[Line] = ()) -> Notes:
-    """The newer lines added to the older; a line on the same file or command takes the place of the older one."""
+    """Adds newer lines to older ones, without `replaced`; a line on the same file or command replaces the older one."""
     gone = set(replaced)
-    kept = Notes({name: tuple(line for line in old.of(name) if line not in gone) for name in NotesSection})
-    lines = {name: _joined(name, (*kept.of(name), *new.of(name))) for name in NotesSection}
+    rest = Notes({name: tuple(line for line in old.of(name) if line not in gone) for name in NotesSection})
+    lines = {name: _merge_lines(name, (*rest.of(name), *new.of(name))) for name in NotesSection}
     return Notes(lines, old.turns + new.turns, old.tokens + new.tokens)
 
 
-def _joined(section: NotesSection, lines: Iterable[Line]) -> tuple[Line, ...]:
-    """Of lines with one key the newest, at its place, with the sources of all; a file once written stays so."""
-    held: dict[str, Line] = {}
+def _merge_lines(section: NotesSection, lines: Iterable[Line]) -> tuple[Line, ...]:
+    """Returns, of lines with one key, the newest at its place with the turns of all; a file once written stays so."""
+    newest: dict[str, Line] = {}
     for line in lines:
         key = _key(section, line.text)
-        if old := held.pop(key, None):
+        if old := newest.pop(key, None):
             text = old.text if old.text.endswith(WRITTEN_MARK) and line.text.endswith(READ_MARK) else line.text
             line = Line(text, tuple(sorted({*old.turns, *line.turns})))  # noqa: PLW2901
-        held[key] = line
-    return tuple(held.values())
+        newest[key] = line
+    return tuple(newest.values())
 
 
 def _key(section: NotesSection, text: str) -> str:
-    """What a line is about, where code wrote it; else the line itself."""
+    """Returns the file or the command of a line that code wrote; else the line itself."""
     if section is NotesSection.FILES:
         return text.removesuffix(READ_MARK).removesuffix(WRITTEN_MARK)
     return text.rpartition(OUTCOME_ARROW)[0] or text if section is NotesSection.COMMANDS else text
 
 
 def fit_notes(notes: Notes, most: int, count: Count) -> tuple[Notes, int]:
-    """The notes in at most `most` tokens, and how many lines went: each section has its share, what is left over goes
-    round, and of one section the least important and then the oldest lines go first."""
+    """Returns the notes in at most `most` tokens, and the number of lines that went.
+
+    Each section has its share, tokens left over go round. In a section the least important lines go first, of equally
+    important ones the oldest.
+    """
     frame = replace(notes, lines={name: (Line(""),) for name in NotesSection if notes.of(name)}).render()
     room = most - sum(_size(line, count) for line in frame)
     chosen: dict[NotesSection, set[int]] = {name: set() for name in NotesSection}
@@ -135,23 +141,21 @@ def fit_notes(notes: Notes, most: int, count: Count) -> tuple[Notes, int]:
                 if size <= own:
                     chosen[name].add(at)
                     own, room = own - size, room - size
-    kept = {name: tuple(line for at, line in enumerate(notes.of(name)) if at in chosen[name]) for name in NotesSection}
-    return replace(notes, lines=kept), sum(len(notes.of(name)) - len(kept[name]) for name in NotesSection)
+    fitting = {
+        name: tuple(line for at, line in enumerate(notes.of(name)) if at in chosen[name]) for name in NotesSection
+    }
+    return replace(notes, lines=fitting), sum(len(notes.of(name)) - len(fitting[name]) for name in NotesSection)
 
 
 def _size(line: Line, count: Count) -> int:
     return count(line.text) + 1  # the line's end
 
 
-def _by_rank(section: NotesSection, lines: tuple[Line, ...]) -> list[tuple[int, Line]]:
-    return sorted(enumerate(lines), key=lambda item: _rank(section, *item))
-
-
 def _rank(section: NotesSection, at: int, line: Line) -> tuple[int, int]:
     """Sorts the most important line first, then the newest."""
     weight = 0
     if section is NotesSection.CONSTRAINTS:
-        weight = bool(_PROHIBITS.search(line.text))
+        weight = forbids(line.text)
     elif section is NotesSection.FILES:
         weight = 1 + line.text.endswith(WRITTEN_MARK) - line.text.endswith(READ_MARK)
     elif section is NotesSection.COMMANDS:
@@ -160,6 +164,6 @@ def _rank(section: NotesSection, at: int, line: Line) -> tuple[int, int]:
 
 
 def notes_to_piece(notes: Notes, turns: tuple[int, ...]) -> Piece:
-    """The notes as a message that stands for `turns`."""
+    """Returns the notes as a message that stands for `turns`."""
     lines = tuple(replace(line, turns=line.turns or turns) for line in notes.render())
     return Piece(Turn(Role.USER, "\n".join(line.text for line in lines)), turns, NOTES_WRITER, lines)

@@ -1,4 +1,4 @@
-"""Whether a literal stands in a text: exactly, and not as a part of another one.
+"""Finds a fact's text in another text: exactly, and not as a part of another literal.
 
 `80` does not stand in `8080`, `1.2` not in `1.2.3`, `src/app.js` not in `src/app.js.bak`.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from holdfast.facts.literals import FactKind
+from holdfast.facts.fact import FactKind
 from holdfast.transcript.turn import Turn
 
 _WORD = re.compile(r"\w+")
@@ -33,7 +33,7 @@ def _pattern(text: str, kind: FactKind) -> re.Pattern[str]:
 
 
 def find_occurrences(text: str, kind: FactKind, inside: str) -> list[int]:
-    """Where `text` stands as itself."""
+    """Returns the offsets in `inside` at which `text` stands as itself."""
     found, at = [], inside.find(text)
     while at >= 0:
         if _pattern(text, kind).match(inside, at):
@@ -43,7 +43,7 @@ def find_occurrences(text: str, kind: FactKind, inside: str) -> list[int]:
 
 
 def occurs_in(text: str, kind: FactKind, inside: str) -> bool:
-    """Whether `text` stands there as itself."""
+    """Returns True if `text` stands in `inside` as itself."""
     at = inside.find(text)
     while at >= 0:
         if _pattern(text, kind).match(inside, at):
@@ -53,7 +53,7 @@ def occurs_in(text: str, kind: FactKind, inside: str) -> bool:
 
 
 class SearchableText:
-    """A text to ask many times; most of what it does not hold is known by its words alone."""
+    """A text that is searched many times: its set of words excludes most searches at once."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -64,11 +64,11 @@ class SearchableText:
 
 
 def visible_text(turn: Turn) -> str:
-    """What a turn says, its calls' arguments both as they stand and without the escapes of JSON."""
-    return "\n".join(part for part in _shown(turn) if part)
+    """Returns the text of a turn and the arguments of its calls, as they stand and without the escapes of JSON."""
+    return "\n".join(part for part in _visible_parts(turn) if part)
 
 
-def _shown(turn: Turn) -> Iterator[str]:
+def _visible_parts(turn: Turn) -> Iterator[str]:
     yield turn.text
     for call in turn.calls:
         yield call.arguments

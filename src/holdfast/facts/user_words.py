@@ -1,13 +1,13 @@
-"""The user's own words in a turn, those included that an earlier compaction quoted there."""
+"""Reads the words of the user in a turn, with the rules that an earlier compaction quoted there."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from holdfast.facts.extract import TextFact
+from holdfast.facts.fact import TextFact
 from holdfast.facts.notes import NotesSection
-from holdfast.facts.passages import find_rules
+from holdfast.facts.prohibitions import find_rules
 from holdfast.facts.section import read_rules
 from holdfast.transcript.speaker import extract_own_words, split_voices
 from holdfast.transcript.turn import Role, Turn
@@ -16,19 +16,19 @@ _CONSTRAINTS = re.compile(rf"^## {NotesSection.CONSTRAINTS}\n(?P<quoted>.*?)(?=^
 
 
 def read_carried_rules(turn: Turn) -> Iterator[TextFact]:
-    """The user's rules that an earlier compaction wrote down in this turn."""
+    """Yields the user's rules that an earlier compaction wrote into this turn."""
     for voice in split_voices(turn) if turn.role is Role.USER else ():
         if voice.speaker is not Role.USER:
-            found = read_rules(voice.text) if voice.speaker is Role.TOOL else _quoted(voice.text)
-            yield from (atom.shift(voice.start) for atom in found)
+            rules = read_rules(voice.text) if voice.speaker is Role.TOOL else _read_constraints(voice.text)
+            yield from (rule.shift(voice.start) for rule in rules)
 
 
 def extract_user_words(turn: Turn) -> str:
-    """What the user says in a turn; empty where it is not the user's."""
-    return "\n".join(filter(None, (extract_own_words(turn), *(atom.text for atom in read_carried_rules(turn)))))
+    """Returns the words of the user in a turn, carried rules included; empty if none are the user's."""
+    return "\n".join(filter(None, (extract_own_words(turn), *(rule.text for rule in read_carried_rules(turn)))))
 
 
-def _quoted(notes: str) -> Iterator[TextFact]:
+def _read_constraints(notes: str) -> Iterator[TextFact]:
     for part in _CONSTRAINTS.finditer(notes):
         begin = part.start("quoted")
         for span in find_rules(part["quoted"]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def words_of(text: str) -> frozenset[str]:
-    """The words of a list that is written as one string."""
+    """Splits a list that is written as one string."""
     return frozenset(text.split())
 
 

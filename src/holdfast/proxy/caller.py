@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.adapters.compactor import Compactor, View
-from holdfast.facts.session_facts import Fact
+from holdfast.facts.fact import Fact
 from holdfast.proxy.breakpoints import KEY, Marks, lift, place, put_back
 from holdfast.proxy.options import Options
 from holdfast.proxy.wires import Body, Wire

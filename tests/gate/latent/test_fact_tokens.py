@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import render
-from holdfast.gate.latent.fact_tokens import FactKind, extract_facts, locate_facts
+from holdfast.facts.extract import extract_facts
+from holdfast.facts.fact import FactKind
+from holdfast.gate.latent.fact_tokens import locate_facts
 from holdfast.gate.latent.token_text import TokenDecoder
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 

@@ -21,7 +21,8 @@ from holdfast.context.surgery import keep
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
-from holdfast.gate.latent.fact_tokens import FactKind, FactTokens, TextFact, build_fact_mask, locate_facts
+from holdfast.facts.fact import FactKind, TextFact
+from holdfast.gate.latent.fact_tokens import FactTokens, build_fact_mask, locate_facts
 from holdfast.gate.latent.gate import NOTABLE_FALL, Gate, LatentReport, compress_through_gate, split_gate_spec
 from holdfast.gate.latent.survival import Survival
 from holdfast.methods.registry import LATENT, Entry, build

@@ -18,7 +18,8 @@ from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.budget import Budget
 from holdfast.context.segments import TokenSegment
 from holdfast.context.surgery import keep
-from holdfast.gate.latent.fact_tokens import FactKind, FactTokens, TextFact, locate_facts
+from holdfast.facts.fact import FactKind, TextFact
+from holdfast.gate.latent.fact_tokens import FactTokens, locate_facts
 from holdfast.gate.latent.gate import Gate, GatedSpan
 from holdfast.gate.latent.survival import UNREADABLE, Survival, find_runs, measure_fall
 from holdfast.methods.registry import build

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import Lost
-from holdfast.facts.literals import FactKind
+from holdfast.facts.fact import FactKind
 from holdfast.facts.session_facts import collect_facts
 from holdfast.gate.text.gate import TextReport, check_draft, drop_section
 from holdfast.methods.registry import TEXT

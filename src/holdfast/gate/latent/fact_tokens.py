@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.block import Block, Kind
-from holdfast.facts.extract import FactKind, TextFact, extract_facts
+from holdfast.facts.extract import extract_facts
+from holdfast.facts.fact import FactKind, TextFact
 from holdfast.gate.latent.token_text import TokenDecoder
 from holdfast.transcript.turn import Role
 

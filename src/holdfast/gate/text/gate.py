@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import Lost
-from holdfast.facts.literals import FactKind
+from holdfast.facts.fact import Fact, FactKind
 from holdfast.facts.occurrences import SearchableText, occurs_in, visible_text
+from holdfast.facts.prohibitions import RULE_KINDS
 from holdfast.facts.section import line_cost, section_line, write_section
-from holdfast.facts.session_facts import RULE_KINDS, Fact, SessionFacts
+from holdfast.facts.session_facts import SessionFacts
 from holdfast.gate.text.claims import StruckSentence, strike_claims
 from holdfast.methods.text.base import Room
 from holdfast.transcript.activity import Activity, find_activity

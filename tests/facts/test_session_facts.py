@@ -1,14 +1,14 @@
-"""The ledger: what is a fact, what is superseded, and who may lift a rule."""
+"""The facts of a session: what is a fact, what is superseded, and who may lift a rule."""
 
 from __future__ import annotations
 
 import pytest
 
+from holdfast.facts.fact import Fact, FactKind
 from holdfast.facts.lifts import Lift
-from holdfast.facts.literals import FactKind
 from holdfast.facts.notes import Notes, NotesSection, notes_to_piece
 from holdfast.facts.occurrences import occurs_in
-from holdfast.facts.session_facts import Fact, collect_facts
+from holdfast.facts.session_facts import collect_facts
 from holdfast.transcript.draft import Line
 from holdfast.transcript.speaker import SECTION_TITLE
 from holdfast.transcript.turn import Role, Transcript, Turn
@@ -38,7 +38,7 @@ def test_characters_count_in_the_part_that_holds_the_fact() -> None:
     for found in collect_facts(transcript).facts:
         turn = transcript.turns[found.turn]
         part = turn.calls[found.citation.part - 1].arguments if found.citation.part else turn.text
-        assert part[slice(*found.chars)] == found.fact.text
+        assert part[slice(*found.chars)] == found.citation.fact.text
 
 
 def test_an_older_read_is_superseded_by_a_newer_one_and_not_the_other_way() -> None:
@@ -181,7 +181,7 @@ def test_notes_that_a_format_joined_to_the_users_words_are_not_his() -> None:
     assert speakers["lib/old.py"] is Role.ASSISTANT
     assert speakers["lib/b.py"] is Role.TOOL
     assert speakers["src/c.py"] is Role.USER
-    assert all(text[slice(*f.chars)] == f.fact.text for f in found if f.turn == 1)
+    assert all(text[slice(*f.chars)] == f.citation.fact.text for f in found if f.turn == 1)
 
 
 def test_what_joined_notes_say_lifts_no_rule() -> None:
