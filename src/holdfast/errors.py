@@ -75,7 +75,7 @@ class Conflict(Failed):
 
 
 class Lost(HoldfastError):
-    """A strict gate found atoms that the compact memory no longer holds; `losses` lists them."""
+    """A strict gate found facts that the compact memory no longer holds; `losses` lists them."""
 
     exit_code = 3
 

@@ -117,7 +117,7 @@ def test_strict_fails_closed(run, model, session, tmp_path):
     arguments = ["--pin", "system", "--ratio", "16", "--model", model, "--strict"]
     code, text, err = run("compact", session, "-o", out, *arguments)
     assert (code, text) == (3, "")
-    one_line(err, "atoms would be lost: ")
+    one_line(err, "facts would be lost: ")
     assert not list(tmp_path.iterdir())
     assert session.read_bytes() == before
     assert run("compact", session, "-o", out, "--no-gate", "--model", model)[0] == 0

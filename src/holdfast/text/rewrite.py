@@ -17,6 +17,7 @@ from holdfast.gate.text.gate import TextReport, check_draft, drop_section, reser
 from holdfast.methods.registry import TEXT, build_text
 from holdfast.methods.text.base import Room
 from holdfast.text.split_messages import split_messages
+from holdfast.transcript.activity import find_activity
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import Draft, new_draft
 from holdfast.transcript.token_estimate import estimate_tokens
@@ -103,6 +104,7 @@ def rewrite_again(
     if room.fits(held):
         return Rewritten(held, before, before, budget, time.perf_counter() - began)
     known = (known or collect_facts(held.raw)) if plan.gate else None
+    room = replace(room, activity=known.activity if known else find_activity(held.raw.turns))
     made, method, notes = _run_methods(_change_behind(held, frozen, split_messages), plan, room, known)
     report = None
     if known is not None:

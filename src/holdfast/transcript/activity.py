@@ -1,5 +1,5 @@
-"""What deterministic code knows of a session, so that no model is ever asked: commands and how they ended, files read
-and written, calls that nothing answers. Every value names its raw turn, counted from 0.
+"""The activity of a session, read from its calls and results without a model: commands and their outcome, files read
+and written, calls without an answer. Every value names its raw turn, counted from 0.
 """
 
 from __future__ import annotations
@@ -24,44 +24,33 @@ class Command:
     turn: int
     text: str
     exit_code: int | None = None
-    """None where nothing tells it."""
+    """None if nothing tells it."""
     result_turn: int | None = None
-    """None where nothing answers it."""
+    """None if nothing answers it."""
     error_line: str = ""
-    """The first line of the result that tells an error; empty where the exit code is 0."""
+    """The first line of the result that tells an error; empty if the exit code is 0."""
     tests: RunCounts | None = None
     failed: bool = False
-    """It is known to have failed: its exit code is not 0, the result is marked as an error, or a test failed."""
+    """True if the exit code is not 0, the result is marked as an error, or a test failed."""
 
 
 @dataclass(frozen=True)
 class FileAccess:
-    """One file that one call read or wrote; calls that are known to have failed are left out."""
+    """A file that a call read or wrote. Calls that failed are left out."""
 
     turn: int
     path: str
-    """As the call names it, joined to the folder that a shell command says it runs in."""
+    """The path in the call, joined to the folder that a shell command says it runs in."""
     result_turn: int | None = None
     part: str = ""
-    """Of a read: what was asked for, where it was not the whole file."""
+    """Of a read: the part that was asked for; empty for the whole file."""
     alone: bool = True
-    """Of a read: the result holds nothing but files' content."""
-
-
-@dataclass(frozen=True)
-class Activity:
-    """Everything, in the order of the session."""
-
-    commands: tuple[Command, ...] = ()
-    reads: tuple[FileAccess, ...] = ()
-    writes: tuple[FileAccess, ...] = ()
-    open_calls: tuple[int, ...] = ()
-    """Turns with a call that nothing answers."""
+    """Of a read: True if the result holds nothing but files' content."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call: the turn that makes it, what it is called, what it does, and the turn that answers it."""
+    """A call: the turn that makes it, its name, its action, and the turn that answers it."""
 
     turn: int
     name: str
@@ -69,22 +58,35 @@ class Step:
     result: int | None
 
 
+@dataclass(frozen=True)
+class Activity:
+    """The calls of a session, and the commands, reads and writes in them, in the order of the session."""
+
+    commands: tuple[Command, ...] = ()
+    reads: tuple[FileAccess, ...] = ()
+    writes: tuple[FileAccess, ...] = ()
+    steps: tuple[Step, ...] = ()
+    open_calls: tuple[int, ...] = ()
+    """Turns with a call without an answer."""
+
+
 def find_steps(turns: Sequence[Turn]) -> Iterator[Step]:
-    """Every call of a session, in order."""
+    """Yields every call of a session, in order."""
     answers = {(caller, turns[at].call_id): at for at, caller in reversed(find_callers(turns).items())}
     for at, turn in enumerate(turns):
-        told = at + 1 if at + 1 < len(turns) and answers_text_call(turns[at + 1]) else None
+        next_turn = at + 1 if at + 1 < len(turns) and answers_text_call(turns[at + 1]) else None
         for call in list_calls(turn):
-            yield Step(at, call.name, parse_action(call), answers.get((at, call.id)) if turn.calls else told)
+            yield Step(at, call.name, parse_action(call), answers.get((at, call.id)) if turn.calls else next_turn)
 
 
 def find_activity(turns: Sequence[Turn]) -> Activity:
-    """What the turns' calls and results say."""
+    """Returns the activity of these turns."""
+    steps = tuple(find_steps(turns))
     commands: list[Command] = []
     reads: list[FileAccess] = []
     writes: list[FileAccess] = []
     unanswered: dict[int, None] = {}
-    for step in find_steps(turns):
+    for step in steps:
         result = None if step.result is None else turns[step.result]
         does = step.action
         if result is None:
@@ -95,13 +97,13 @@ def find_activity(turns: Sequence[Turn]) -> Activity:
         if not failed and not (does.alone and any(command.failed for command in ran)):
             reads += [FileAccess(step.turn, path, step.result, part, does.alone) for path, part in does.reads]
         if not failed:
-            writes += [FileAccess(step.turn, path, step.result) for path in _written(does, result)]
-    writes = sorted([*writes, *_applied(turns)], key=lambda access: access.turn)
-    return Activity(tuple(commands), tuple(reads), tuple(writes), tuple(unanswered))
+            writes += [FileAccess(step.turn, path, step.result) for path in _find_writes(does, result)]
+    writes = sorted([*writes, *_find_reported_edits(turns)], key=lambda access: access.turn)
+    return Activity(tuple(commands), tuple(reads), tuple(writes), steps, tuple(unanswered))
 
 
-def _applied(turns: Sequence[Turn]) -> Iterator[FileAccess]:
-    """Edits that a harness without tool calls made of the model's text, and reported."""
+def _find_reported_edits(turns: Sequence[Turn]) -> Iterator[FileAccess]:
+    """Yields the edits that a harness without tool calls made of the model's text, and reported."""
     for at, turn in enumerate(turns):
         if turn.role is Role.TOOL and not turn.call_id:
             yield from (FileAccess(at, path, at) for path in _APPLIED.findall(turn.text))
@@ -116,8 +118,8 @@ def _command(step: Step, text: str, result: Turn | None) -> Command:
     return Command(step.turn, text, code, step.result, error, tests, failed)
 
 
-def _written(does: Action, result: Turn | None) -> tuple[str, ...]:
-    """An editor that works on the open file names it in the result."""
+def _find_writes(does: Action, result: Turn | None) -> tuple[str, ...]:
+    """Returns the files that an action writes. An editor that works on the open file names it in the result."""
     if not does.pathless_write or result is None:
         return does.writes
     found = _OPEN_FILE.findall(result.text)

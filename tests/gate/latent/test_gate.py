@@ -134,7 +134,7 @@ def test_a_gate_that_only_measures_changes_nothing(two, session):
 def test_strict_refuses_with_everything_that_is_lost(two, session):
     plan = Plan("kvzip", 8, gate=Gate())
     told = compact(session, two.engine, plan).evidence["gate"]
-    with pytest.raises(Lost, match=f"^{len(told['lost'])} atoms would be lost: ") as refused:
+    with pytest.raises(Lost, match=f"^{len(told['lost'])} facts would be lost: ") as refused:
         compact(session, two.engine, replace(plan, gate=Gate(strict=True)))
     assert refused.value.losses == told["lost"]
     assert refused.value.exit_code == 3
@@ -225,7 +225,7 @@ def test_a_memory_of_nonsense_is_lost_altogether(two):
     work = work_of(two.engine, "kvzip", 4)
     states = Broken().study(work.span, work.past, two.engine)
     made, report = gated(Gate(), replace(work, method=Broken(), study=states))
-    assert torch.isnan(two.engine.next_logits(work.memory(made), PROBE)).all()
+    assert torch.isnan(two.engine.next_logits(work.build_memory(made), PROBE)).all()
     assert sum(b - a for a, b in report.spans_lost) == len(work.span)
     assert all(n["lost"] == n["found"] for n in report.facts.values())
     with pytest.raises(Lost):
@@ -355,7 +355,7 @@ def test_the_gate_reads_a_span_that_its_method_did_not(two):
     before = snapshot(past)
     span = span_of(two.engine, past.next_position, TEXT)
     work = replace(work_of(two.engine, "truncate", 3), past=past, span=span)
-    read = work.reading()
+    read = work.prefill()
     assert unchanged(past, before)
     want = two.engine.capture(past, span.ids, span.positions)[0]
     got = [two.engine.next_logits(memory, PROBE) for memory in (read.after, want)]
@@ -367,5 +367,5 @@ def test_an_empty_memory_may_be_gated(two):
     work = replace(work_of(two.engine, "kvzip", 3, head=""), past=live)
     made, report = gated(Gate(), work)
     assert (live.next_position, live.nbytes) == (0, 0)
-    assert torch.isfinite(two.engine.next_logits(work.memory(made), PROBE)).all()
+    assert torch.isfinite(two.engine.next_logits(work.build_memory(made), PROBE)).all()
     assert report.tokens == len(work.span)

@@ -34,7 +34,7 @@ def test_the_methods_that_can_be_repaired_are_those_that_rank_pairs(tiny):
 def fallen_facts(work, told):
     """Nats by which the tokens of facts fell together."""
     fall, held = (
-        (work.reading().repeat_log_probs - told).clamp_min(0),
+        (work.prefill().repeat_log_probs - told).clamp_min(0),
         build_fact_mask(work.span.blocks, work.engine.model.tokenizer),
     )
     return float(fall[held].sum())
@@ -54,8 +54,8 @@ def test_repair_is_never_worse_and_never_beyond_what_is_allowed(two, latent):
         if not report.slots_over:
             assert pairs_in(made, two.model.family) <= work.budget.slots * heads
         # what the report says is what the segments do
-        told = [score_repeat(work.memory(x), work.span.ids) for x in (plain, made)]
-        lost = [float((work.reading().repeat_log_probs - t).clamp_min(0).sum()) for t in told]
+        told = [score_repeat(work.build_memory(x), work.span.ids) for x in (plain, made)]
+        lost = [float((work.prefill().repeat_log_probs - t).clamp_min(0).sum()) for t in told]
         assert report.nats_lost_first == pytest.approx(lost[0], rel=1e-3, abs=1e-2)
         assert report.nats_lost == pytest.approx(lost[1], rel=1e-3, abs=1e-2)
         # of the facts, which alone are repaired, never more is lost; of the rest it may be
@@ -69,9 +69,9 @@ def test_repair_is_never_worse_and_never_beyond_what_is_allowed(two, latent):
 
 def test_bytes_stay_within_the_budget_where_slots_are_coded(two):
     work = work_of(two.engine, "kvzip:storage=int8", 4)
-    plain = work.memory(work.method.compress(work.study, work.budget)).nbytes
+    plain = work.build_memory(work.method.compress(work.study, work.budget)).nbytes
     made, _ = gated(Gate(), work)
-    assert work.memory(made).nbytes == plain
+    assert work.build_memory(made).nbytes == plain
 
 
 def test_repair_brings_something_back(two):
@@ -121,7 +121,7 @@ def test_carriers_are_what_the_plain_model_attends_to(tiny_plain, tokenizer_with
 
 def test_only_chunks_with_a_loss_are_repeated_and_none_without(two):
     work = work_of(two.engine, "kvzip", 4, text=TEXT * 4)
-    read = work.reading()
+    read = work.prefill()
     nothing = measure_carriers(read, torch.zeros(len(work.span), dtype=torch.bool))
     assert not any(s.any() for s in nothing.values())
     late = torch.zeros(len(work.span), dtype=torch.bool)
@@ -146,14 +146,14 @@ def test_what_was_repaired_can_be_stored_and_read_again(two, latent, tmp_path):
     """Worths are stored with the slots, and a file holds finite numbers alone."""
     work = work_of(two.engine, latent, 4)
     lost = torch.ones(len(work.span), dtype=torch.bool)
-    scores = prefer_carriers(work.study.scores, measure_carriers(work.reading(), lost), 0.5 * work.budget.slots)
+    scores = prefer_carriers(work.study.scores, measure_carriers(work.prefill(), lost), 0.5 * work.budget.slots)
     made = make_scores_finite(work.method.compress(work.study.with_scores(scores), work.budget))
     end = work.span.start + len(work.span)
     context = CompactContext(made, end)
     loaded = store.load(store.save(context, tmp_path / "a", two.model), two.model)
     assert same(loaded, context)
     assert all(torch.isfinite(x).all() for s in loaded.segments if isinstance(s, StateSegment) for x in s.scores)
-    assert torch.isfinite(two.engine.next_logits(work.memory(made), [20, 30])).all()
+    assert torch.isfinite(two.engine.next_logits(work.build_memory(made), [20, 30])).all()
 
 
 def test_a_repaired_context_is_still_a_context(two):
@@ -162,5 +162,5 @@ def test_a_repaired_context_is_still_a_context(two):
     end = work.span.start + len(work.span)
     context = CompactContext(tuple(made), end, model_digest=two.model.digest)
     assert context.next_position == end
-    assert work.memory(made).next_position == end
+    assert work.build_memory(made).next_position == end
     assert report.seconds > 0

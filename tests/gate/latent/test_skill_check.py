@@ -40,8 +40,8 @@ def test_a_memory_that_took_over_is_seen(two):
     states = work.study.prefill.states
     whole = keep(states, [None] * len(states.keys))
     crammed = replace(whole, layers=tuple(replace(s, values=s.values * 100) for s in whole.layers))
-    before = measure_skills(two.engine, work.reading().after, work.memory((whole,)))
-    after = measure_skills(two.engine, work.reading().after, work.memory((crammed,)))
+    before = measure_skills(two.engine, work.prefill().after, work.build_memory((whole,)))
+    after = measure_skills(two.engine, work.prefill().after, work.build_memory((crammed,)))
     assert before["full"] == pytest.approx(before["compact"], abs=1e-3)
     assert before["full"] == after["full"]
     assert abs(after["compact"] - after["full"]) > 0.02
@@ -50,7 +50,7 @@ def test_a_memory_that_took_over_is_seen(two):
 def test_the_control_stands_in_the_report_of_the_memory_that_was_kept(two):
     work = work_of(two.engine, "kvzip", 6)
     made, report = gated(Gate(), work)
-    assert report.skills == measure_skills(two.engine, work.reading().after, work.memory(made))
+    assert report.skills == measure_skills(two.engine, work.prefill().after, work.build_memory(made))
     assert all(x <= 0 for x in report.skills.values())
 
 

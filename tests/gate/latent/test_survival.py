@@ -36,9 +36,9 @@ def located(first, last):
 
 def survival_of(work, segments, threshold=TINY):
     """As the gate measures it."""
-    told = score_repeat(work.memory(segments), work.span.ids)
+    told = score_repeat(work.build_memory(segments), work.span.ids)
     return Survival(
-        measure_fall(work.reading().repeat_log_probs, told), torch.arange(*work.span.blocks[0].origin.tokens), threshold
+        measure_fall(work.prefill().repeat_log_probs, told), torch.arange(*work.span.blocks[0].origin.tokens), threshold
     )
 
 
@@ -99,7 +99,7 @@ def test_survival_is_what_a_repeat_by_hand_finds(two, latent):
     for at in range(0, len(work.span), CHUNK):
         said = work.span.ids[at : at + CHUNK]
         told = []
-        for memory in (after, work.memory(made)):
+        for memory in (after, work.build_memory(made)):
             logits = two.engine.next_logits(memory, [*prompt, *said.tolist()])[len(prompt) - 1 : -1]
             told.append(logits.log_softmax(-1).gather(1, said[:, None])[:, 0])
         falls.append(told[0] - told[1])

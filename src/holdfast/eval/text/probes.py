@@ -14,8 +14,8 @@ from random import Random
 from zlib import crc32
 
 from holdfast.eval.probes import Probe, check_static_rules
-from holdfast.facts.fact import FactKind, TextFact
 from holdfast.facts.extract import extract_facts
+from holdfast.facts.fact import FactKind, TextFact
 from holdfast.transcript.draft import free_pieces, new_draft
 from holdfast.transcript.turn import Role, Transcript, Turn
 

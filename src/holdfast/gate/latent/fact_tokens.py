@@ -1,4 +1,4 @@
-"""The tokens that hold the atoms of a session (`holdfast.facts.extract`), block by block."""
+"""Finds the tokens that hold the facts of a session (`holdfast.facts.extract`), block by block."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from torch import Tensor
 
 from holdfast.blocks.block import Block, Kind
 from holdfast.facts.extract import extract_facts
-from holdfast.facts.fact import FactKind, TextFact
+from holdfast.facts.fact import TextFact
 from holdfast.gate.latent.token_text import TokenDecoder
 from holdfast.transcript.turn import Role
-
-__all__ = ["FactKind", "FactTokens", "TextFact", "extract_facts", "locate_facts"]
 
 
 @dataclass(frozen=True)
 class FactTokens:
-    """An atom and the tokens that hold it."""
+    """A fact and the tokens that hold it."""
 
     fact: TextFact
-    """Its characters count from the beginning of its block, as the tokenizer decodes it."""
+    """The fact in its block's text, as the tokenizer decodes it; its characters count from the block's beginning."""
     turn: int
     """Index into `Transcript.turns`."""
     tokens: tuple[int, int]
-    """Span in the token ids of the session, as in `Block.origin.tokens`. A token may hold more than the atom."""
+    """Span in the token ids of the session, as in `Block.origin.tokens`. A token may hold more than the fact."""
 
 
 _SPEAKERS = {
@@ -42,7 +40,7 @@ _SPEAKERS = {
 
 
 def build_fact_mask(blocks: Sequence[Block], tokenizer: Any) -> Tensor:
-    """`[T]` bool over the tokens of all blocks: whether each belongs to an atom."""
+    """Returns `[T]` bool over the tokens of all blocks: True for a token of a fact."""
     out, at = torch.zeros(sum(map(len, blocks)), dtype=torch.bool), 0
     for block in blocks:
         first = block.origin.tokens[0]
@@ -53,14 +51,14 @@ def build_fact_mask(blocks: Sequence[Block], tokenizer: Any) -> Tensor:
 
 
 def locate_facts(blocks: Sequence[Block], tokenizer: Any) -> tuple[FactTokens, ...]:
-    """The atoms of each block, in order, with their tokens; nothing but the blocks' ids is needed."""
+    """Returns the facts of each block, in order, with their tokens. Needs nothing but the blocks' ids."""
     decoder = TokenDecoder(tokenizer)
     found: list[FactTokens] = []
     for block in blocks:
         text, starts, ends = decoder.decode(block.ids)
         first = block.origin.tokens[0]
-        for atom in extract_facts(text, _SPEAKERS[block.kind]):
-            begin = bisect_right(ends, atom.chars[0])
-            end = bisect_left(starts, atom.chars[1])
-            found.append(FactTokens(atom, block.origin.turn, (first + begin, first + end)))
+        for fact in extract_facts(text, _SPEAKERS[block.kind]):
+            begin = bisect_right(ends, fact.chars[0])
+            end = bisect_left(starts, fact.chars[1])
+            found.append(FactTokens(fact, block.origin.turn, (first + begin, first + end)))
     return tuple(found)

@@ -1,7 +1,7 @@
-"""The gate: measures what a compaction lost, repairs what it can, says what is left, and may fail closed.
+"""The gate of latent compaction: measures lost facts, repairs them if it can, reports the rest, and may fail closed.
 
-It works on one span and any latent method. What it costs (a repeat over the full memory, one over each candidate) is
-part of the compaction's seconds.
+It works on one span and any latent method. It costs a repeat over the full memory and one over each candidate, which
+count into the compaction's seconds.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ REPAIR_SHARES = (0.05, 0.1)  # of the budget, that may go to the strongest carri
 
 @dataclass(frozen=True)
 class Gate:
-    """What a compaction must pass."""
+    """The conditions that a compaction must meet, and the means to meet them."""
 
     threshold: float = 1.0
     """Nats by which a token's log-probability may fall before it is lost."""
     repair: bool = True
-    """Give lost tokens their pairs back, and keep the result where it lost less."""
+    """Give lost tokens their pairs back, and use the result if it lost less."""
     allow_over: float = 0.0
     """Part of the budget by which repair may exceed it."""
     strict: bool = False
-    """Raise Lost where an atom is still lost at the end."""
+    """Raise Lost if a fact is still lost at the end."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < float("inf"):
@@ -55,39 +55,39 @@ class Gate:
 
 @dataclass
 class LatentReport:
-    """What the gate saw, over all spans of a session."""
+    """The findings of the gate, over all spans of a session."""
 
     threshold: float
     tokens: int = 0
     seconds: float = 0.0
-    """Of measuring and repairing, part of the compaction's."""
+    """Seconds of measuring and repairing, part of the compaction's."""
     slots_over: int = 0
     """Slots a head beyond the budget, over all spans."""
     facts: dict[str, Counter[str]] = field(default_factory=dict)
-    """Per kind: how many were `found`, and are `kept`, `repaired` or `lost`."""
+    """Per kind: the number `found`, and of these `kept`, `repaired` or `lost`."""
     lost: list[dict[str, Any]] = field(default_factory=list)
     repaired: list[dict[str, Any]] = field(default_factory=list)
     spans_lost: list[tuple[int, int]] = field(default_factory=list)
     """Runs of lost tokens of the session."""
     spans_repaired: list[tuple[int, int]] = field(default_factory=list)
     falls: list[tuple[int, float]] = field(default_factory=list)
-    """Every token of the session that fell by more than `NOTED`, lost or not, and how far."""
+    """Every token of the session that fell by more than `NOTABLE_FALL`, lost or not, and its nats."""
     nats_lost_first: float = 0.0
-    """By which all tokens together fell before any repair."""
+    """Nats by which all tokens together fell before any repair."""
     nats_lost: float = 0.0
     skills: dict[str, float] = field(default_factory=dict)
     """The unrelated control over the full and over the compact memory after the last span, nats a token."""
 
-    def add(self, before: Survival, after: Survival, atoms: Sequence[FactTokens]) -> None:
-        """Count one span in."""
+    def add(self, before: Survival, after: Survival, facts: Sequence[FactTokens]) -> None:
+        """Counts one span in."""
         self.tokens += len(after.fall)
         self.nats_lost_first += sum_falls(before)
         self.nats_lost += sum_falls(after)
         self.spans_lost += after.spans()
-        noted = after.fall > NOTABLE_FALL
-        self.falls += zip(after.index[noted].tolist(), after.fall[noted].tolist(), strict=True)
+        notable = after.fall > NOTABLE_FALL
+        self.falls += zip(after.index[notable].tolist(), after.fall[notable].tolist(), strict=True)
         self.spans_repaired += find_runs(after.index[before.lost & ~after.lost])
-        for found in atoms:
+        for found in facts:
             counts = self.facts.setdefault(found.fact.kind.value, Counter(found=0, kept=0, repaired=0, lost=0))
             counts["found"] += 1
             if after.is_lost(found):
@@ -100,7 +100,7 @@ class LatentReport:
                 counts["kept"] += 1
 
     def as_evidence(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Returns the report for the manifest."""
         return {
             "threshold": self.threshold,
             "tokens": self.tokens,
@@ -119,12 +119,12 @@ class LatentReport:
         }
 
     def refuse(self) -> None:
-        """Raise Lost where an atom is lost."""
+        """Raises Lost if a fact is lost."""
         if self.lost:
             first = ", ".join(f"{x['kind']} {x['text']!r} (turn {x['turn'] + 1})" for x in self.lost[:5])
             more = f" and {len(self.lost) - 5} more" if len(self.lost) > 5 else ""
             raise Lost(
-                f"{len(self.lost)} atoms would be lost: {first}{more}; use a lower ratio, allow more room "
+                f"{len(self.lost)} facts would be lost: {first}{more}; use a lower ratio, allow more room "
                 "(--allow-over), or go without --strict",
                 self.lost,
             )
@@ -142,82 +142,78 @@ class GatedSpan:
     engine: LocalEngine
     progress: Progress = quiet
 
-    def reading(self) -> SpanPrefill:
-        """The full memory: the method's own, or read once more for one that holds none."""
-        held = getattr(self.study, "prefill", None)
-        if isinstance(held, SpanPrefill):
-            return held
+    def prefill(self) -> SpanPrefill:
+        """Returns the full memory: the method's own, or read once more if the method holds none."""
+        own = getattr(self.study, "prefill", None)
+        if isinstance(own, SpanPrefill):
+            return own
         after, states = self.engine.capture(self.past, self.span.ids, self.span.positions)
         return SpanPrefill(self.span, self.past, after, states, self.engine, self.progress)
 
-    def memory(self, made: Sequence[Segment]) -> KVContext:
-        """The compact memory as the session would hold it."""
+    def build_memory(self, segments: Sequence[Segment]) -> KVContext:
+        """Returns the compact memory as the session would hold it."""
         live = self.past.fork()
         with torch.no_grad():
-            for segment in made:
+            for segment in segments:
                 live.append(segment)
         live.settle(self.span.start + len(self.span))
         return live
 
 
 def compress_through_gate(gate: Gate, work: GatedSpan, report: LatentReport) -> tuple[Segment, ...]:
-    """Compress a span, measure what was lost, repair it if that helps, and count it into `report`."""
+    """Compresses a span, measures the lost facts, repairs them if that helps, and counts the span into `report`."""
     budget = work.budget
-    made = work.method.compress(work.study, budget, work.progress)
+    segments = work.method.compress(work.study, budget, work.progress)
     began = time.perf_counter()
-    read = work.reading()
-    reference, index = read.repeat_log_probs, _index(work.span)
-    atoms = locate_facts(work.span.blocks, work.engine.model.tokenizer)
+    prefill = work.prefill()
+    index = torch.cat([torch.arange(*block.origin.tokens) for block in work.span.blocks])
+    facts = locate_facts(work.span.blocks, work.engine.model.tokenizer)
 
-    def survival(segments: Sequence[Segment]) -> Survival:
-        told = score_repeat(work.memory(segments), work.span.ids, work.progress)
-        return Survival(measure_fall(reference, told), index, gate.threshold)
+    def measure(segments: Sequence[Segment]) -> Survival:
+        log_probs = score_repeat(work.build_memory(segments), work.span.ids, work.progress)
+        return Survival(measure_fall(prefill.repeat_log_probs, log_probs), index, gate.threshold)
 
-    first = best = survival(made)
+    first = best = measure(segments)
     if gate.repair and isinstance(work.study, RankedStudy):
         room = Budget(work.budget.slots + int(work.budget.slots * gate.allow_over))
         for share in REPAIR_SHARES:
-            lost = mask_lost_facts(best, atoms)
+            lost = mask_lost_facts(best, facts)
             if not lost.any():
                 break
-            scores = prefer_carriers(work.study.scores, measure_carriers(read, lost), share * room.slots)
+            scores = prefer_carriers(work.study.scores, measure_carriers(prefill, lost), share * room.slots)
             candidate = make_scores_finite(work.method.compress(work.study.with_scores(scores), room, work.progress))
-            again = survival(candidate)
-            if sum_falls(again, atoms) >= sum_falls(best, atoms):
+            again = measure(candidate)
+            if sum_falls(again, facts) >= sum_falls(best, facts):
                 break
-            made, best, budget = candidate, again, room
+            segments, best, budget = candidate, again, room
     report.slots_over += budget.slots - work.budget.slots
-    report.skills = measure_skills(work.engine, read.after, work.memory(made))
-    report.add(first, best, atoms)
+    report.skills = measure_skills(work.engine, prefill.after, work.build_memory(segments))
+    report.add(first, best, facts)
     report.seconds += time.perf_counter() - began
-    return made
+    return segments
 
 
-def sum_falls(survival: Survival, atoms: Sequence[FactTokens] | None = None) -> float:
-    """Nats by which all tokens that fell did so together, or those of `atoms` alone."""
+def sum_falls(survival: Survival, facts: Sequence[FactTokens] | None = None) -> float:
+    """Returns the nats by which all tokens fell together, or the tokens of `facts` alone."""
     fall = survival.fall.clamp_min(0)
-    return float(fall.sum() if atoms is None else fall[_mask(survival, atoms)].sum())
+    return float(fall.sum() if facts is None else fall[_mask(survival, facts)].sum())
 
 
-def mask_lost_facts(survival: Survival, atoms: Sequence[FactTokens]) -> Tensor:
-    """`[T]` bool: the tokens of lost atoms that fell themselves."""
-    return _mask(survival, [found for found in atoms if survival.is_lost(found)]) & (survival.fall > NOTABLE_FALL)
+def mask_lost_facts(survival: Survival, facts: Sequence[FactTokens]) -> Tensor:
+    """Returns `[T]` bool: the tokens of lost facts that fell themselves."""
+    return _mask(survival, [found for found in facts if survival.is_lost(found)]) & (survival.fall > NOTABLE_FALL)
 
 
 def measure_skills(engine: LocalEngine, full: KVContext, compact: KVContext) -> dict[str, float]:
-    """The unrelated skills over the full and over the compact memory, nats a token."""
+    """Measures the unrelated skills over the full and over the compact memory, in nats a token."""
     return {"full": round(measure_skill(engine, full), 4), "compact": round(measure_skill(engine, compact), 4)}
 
 
-def _mask(survival: Survival, atoms: Sequence[FactTokens]) -> Tensor:
+def _mask(survival: Survival, facts: Sequence[FactTokens]) -> Tensor:
     out = torch.zeros_like(survival.fall, dtype=torch.bool)
-    for found in atoms:
+    for found in facts:
         out[survival.token_slice(found)] = True
     return out
-
-
-def _index(span: Span) -> Tensor:
-    return torch.cat([torch.arange(*block.origin.tokens) for block in span.blocks])
 
 
 def _entry(found: FactTokens, survival: Survival) -> dict[str, Any]:
@@ -231,7 +227,7 @@ def _entry(found: FactTokens, survival: Survival) -> dict[str, Any]:
 
 
 def split_gate_spec(spec: str) -> tuple[str, Gate | None]:
-    """A method and its gate from `METHOD` or `METHOD+gate` or `METHOD+gate:repair=false,allow_over=0.1`.
+    """Parses a method and its gate from `METHOD` or `METHOD+gate` or `METHOD+gate:repair=false,allow_over=0.1`.
 
     Raises BadOption for an option that a gate does not have.
     """

@@ -1,7 +1,7 @@
-"""Giving lost tokens their own KV pairs back, in the heads that carried them.
+"""Repair of a compact memory: lost tokens get their own KV pairs back, in the heads that carried them.
 
-The queries that predict a lost token, asked of the full memory, show which pairs it is read from. These come back;
-under an unchanged budget the pairs that are worth least make room. The caller measures again and keeps the better one.
+The queries that predict a lost token, asked of the full memory, show the pairs that it is read from. These come back;
+under an unchanged budget the pairs that are worth least make room. The caller measures again and takes the better one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ LEAST_ATTENTION = 1e-3  # attention below which a pair carries nothing of a lost
 
 @torch.no_grad()
 def measure_carriers(prefill: SpanPrefill, lost: Tensor) -> dict[int, Tensor]:
-    """Largest attention that each pair of the span receives when the model says the tokens in `lost [T]`.
+    """Returns the largest attention that each pair of the span receives when the model says the tokens in `lost [T]`.
 
-    Per full-attention layer `[G, T]`. Only the chunks that hold a lost token are repeated.
+    Per full-attention layer `[G, T]`. Only the chunks with a lost token are repeated.
     """
     T, model = len(prefill.span), prefill.engine.model
     scores = {layer: torch.zeros(model.family.kv_heads, T, device=model.device) for layer in prefill.layers}
@@ -48,7 +48,7 @@ def measure_carriers(prefill: SpanPrefill, lost: Tensor) -> dict[int, Tensor]:
 
 
 def prefer_carriers(scores: Mapping[int, Tensor], carry: Mapping[int, Tensor], slots: float) -> dict[int, Tensor]:
-    """Scores in which the strongest carriers, `slots` a head on average, come before all else."""
+    """Returns scores in which the strongest carriers, `slots` a head on average, are infinite."""
     strongest = best(carry, int(slots * sum(s.shape[0] for s in scores.values())))
     return {
         layer: s.masked_fill(strongest[layer] & (carry[layer] >= LEAST_ATTENTION), torch.inf)
@@ -56,16 +56,16 @@ def prefer_carriers(scores: Mapping[int, Tensor], carry: Mapping[int, Tensor], s
     }
 
 
-def make_scores_finite(made: Sequence[Segment]) -> tuple[Segment, ...]:
-    """Segments whose slots that came before all else are worth as much as the best of the others.
+def make_scores_finite(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Returns segments in which an infinite score is replaced by the best finite one.
 
-    Worths are stored, and files hold finite numbers alone.
+    Scores are stored, and files hold finite numbers alone.
     """
-    return tuple(_settled(s) if isinstance(s, StateSegment) and s.scores else s for s in made)
+    return tuple(_clip_scores(s) if isinstance(s, StateSegment) and s.scores else s for s in segments)
 
 
-def _settled(segment: StateSegment) -> StateSegment:
+def _clip_scores(segment: StateSegment) -> StateSegment:
     every = torch.cat(segment.scores)
-    known = every[every.isfinite()]
-    least, most = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    finite = every[every.isfinite()]
+    least, most = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     return replace(segment, scores=tuple(s.nan_to_num(nan=least, posinf=most, neginf=least) for s in segment.scores))

@@ -25,15 +25,15 @@ CONTROL = (
     ("Once upon a", " time"),
     ("The quick brown fox jumps over the lazy", " dog"),
 )
-"""What to read and what follows."""
+"""Prompts and their answers."""
 
 
 @torch.no_grad()
 def measure_skill(engine: LocalEngine, live: KVContext) -> float:
-    """Mean log-probability (nats a token, at most 0) of the control's answers over a memory."""
+    """Returns the mean log-probability (nats a token, at most 0) of the control's answers over a memory."""
 
     def ids(text: str) -> tuple[int, ...]:
         return tuple(engine.model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    rows = [Continuation(ids("\n\n" + asked), ids(answer)) for asked, answer in CONTROL]
+    rows = [Continuation(ids("\n\n" + prompt), ids(answer)) for prompt, answer in CONTROL]
     return float(torch.cat(engine.score(live, rows)).mean())

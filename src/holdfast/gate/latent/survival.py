@@ -1,4 +1,4 @@
-"""What a compaction lost: the model says the span again over the compact memory and over the full one.
+"""Measures the tokens that a compaction lost: the model says the span again over the compact and over the full memory.
 
 A token is lost where its log-probability falls by more than a threshold. Both sides are read in the same way, so a
 memory that nobody changed loses nothing, whatever the threshold. One repeat over the full memory, one over the other.
@@ -18,12 +18,12 @@ UNREADABLE = 1e3  # nats: the fall of a token for which a memory gives no number
 
 @dataclass(frozen=True)
 class Survival:
-    """What became of every token of a span."""
+    """The fall of every token of a span."""
 
     fall: Tensor
     """`[T]` nats: log-probability over the full memory minus that over the compact one."""
     index: Tensor
-    """`[T]` int64, rising: where each token stands in the session, as `Located.tokens` counts."""
+    """`[T]` int64, rising: the place of each token in the session, as `FactTokens.tokens` counts."""
     threshold: float
 
     @property
@@ -32,30 +32,29 @@ class Survival:
         return self.fall > self.threshold
 
     def nats(self, found: FactTokens) -> float:
-        """How far the log-probability of an atom fell."""
+        """Returns the nats by which the log-probability of a fact fell."""
         return float(self.fall[self.token_slice(found)].sum())
 
     def is_lost(self, found: FactTokens) -> bool:
-        """Whether one of its tokens fell by more than the threshold, or all of them together did."""
-        place = self.token_slice(found)
-        return bool(self.lost[place].any()) or self.nats(found) > self.threshold
+        """Returns True if one token of a fact, or all of them together, fell by more than the threshold."""
+        return bool(self.lost[self.token_slice(found)].any()) or self.nats(found) > self.threshold
 
     def spans(self) -> list[tuple[int, int]]:
-        """Runs of lost tokens, as `Located.tokens` counts them."""
+        """Returns the runs of lost tokens, as `FactTokens.tokens` counts them."""
         return find_runs(self.index[self.lost])
 
     def token_slice(self, found: FactTokens) -> slice:
-        """Where an atom's tokens stand in the span."""
+        """Returns the slice of the span that holds a fact's tokens."""
         return slice(*torch.searchsorted(self.index, torch.tensor(found.tokens)).tolist())
 
 
 def measure_fall(full: Tensor, compact: Tensor) -> Tensor:
-    """Nats by which log-probabilities `[T]` fell; a memory that gives no number (NaN) has lost the token."""
+    """Returns the nats by which log-probabilities `[T]` fell; a memory that gives no number (NaN) lost the token."""
     return (full - compact).nan_to_num(nan=UNREADABLE, posinf=UNREADABLE, neginf=0.0)
 
 
 def find_runs(index: Tensor) -> list[tuple[int, int]]:
-    """Runs of consecutive numbers in rising `index [n]`, each as its first and the one after its last."""
+    """Returns the runs of consecutive numbers in rising `index [n]`, each as its first and the one after its last."""
     if not len(index):
         return []
     ends = (torch.diff(index) > 1).nonzero()[:, 0] + 1

@@ -1,7 +1,7 @@
-"""What a model's summary may not say: that the user said what no user turn says, or that something is done that is not.
+"""Strikes false sentences from a model's summary: the user did not say it, or it is not done.
 
-Only pieces that a model wrote are read; a sentence that fails is struck out, with the reason. Support for a claim about
-the user comes from real user turns alone, so a tool result that poses as the user supports nothing.
+Only pieces that a model wrote are read; a false sentence is struck out, with the reason. Support for a claim about the
+user comes from real user turns alone, so a tool result that poses as the user supports nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from holdfast.facts.lifts import topic_words
 from holdfast.facts.notes import NOTES_WRITER, Notes
+from holdfast.facts.prohibitions import negates
 from holdfast.facts.user_words import extract_user_words
 from holdfast.methods.text.activity_notes import activity_notes
 from holdfast.transcript.activity import Activity, Command
@@ -22,12 +23,12 @@ from holdfast.transcript.outcomes import RunCounts
 from holdfast.transcript.turn import Turn
 
 CLOSE = 0.75
-"""Share of a claim's words that must stand in one passage of the user where nothing is quoted."""
+"""Share of a claim's words that must stand in one passage of the user if nothing is quoted."""
 
 
 @dataclass(frozen=True)
 class StruckSentence:
-    """A sentence that was taken out."""
+    """A sentence that was struck out."""
 
     sentence: str
     reason: str
@@ -49,11 +50,7 @@ _YES = re.compile(
     r"|do it|right|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|please do)\b",
     re.IGNORECASE,
 )
-_NEGATES = re.compile(
-    r"\b(?:not|never|no|nothing|neither|nor|cannot|without|avoid|forbid\w*|forbade|prohibit\w*|refus\w+|stop)\b"
-    r"|n['\u2019]t\b|\bdont\b",
-    re.IGNORECASE,
-)
+
 _QUOTE = re.compile(
     r"""\"([^\"\n]{3,400})\"|\u201c([^\u201d\n]{3,400})\u201d|`([^`\n]{3,400})`
         |(?<!\w)'([^'\n]{3,400})'(?!\w)|\u00ab([^\u00bb\n]{3,400})\u00bb""",
@@ -101,46 +98,51 @@ _TEST_COMMAND = re.compile(
 )
 
 
-def strike_claims(held: Draft, seen: Activity) -> tuple[Draft, tuple[StruckSentence, ...]]:
-    """The draft without sentences that the raw session does not bear out, and these."""
-    if not any(piece.writer == NOTES_WRITER for piece in held.pieces):
-        return held, ()
-    check = ClaimChecker(held.raw.turns, seen)
+def strike_claims(draft: Draft, activity: Activity) -> tuple[Draft, tuple[StruckSentence, ...]]:
+    """Returns the draft without sentences that the raw session does not bear out, and these sentences.
+
+    `activity` is that of the raw session.
+    """
+    if not any(piece.writer == NOTES_WRITER for piece in draft.pieces):
+        return draft, ()
+    check = ClaimChecker(draft.raw.turns, activity)
     struck: list[StruckSentence] = []
-    pieces = tuple(_piece(piece, check, struck) if piece.writer == NOTES_WRITER else piece for piece in held.pieces)
-    return (replace(held, pieces=pieces), tuple(struck)) if struck else (held, ())
+    pieces = tuple(
+        _strike_piece(piece, check, struck) if piece.writer == NOTES_WRITER else piece for piece in draft.pieces
+    )
+    return (replace(draft, pieces=pieces), tuple(struck)) if struck else (draft, ())
 
 
-def _piece(piece: Piece, check: ClaimChecker, struck: list[StruckSentence]) -> Piece:
-    """A piece without its false sentences; lines that are empty then go, other lines stay as they are."""
+def _strike_piece(piece: Piece, check: ClaimChecker, struck: list[StruckSentence]) -> Piece:
+    """Returns a piece without its false sentences; lines that are empty then go, other lines stay as they are."""
     lines = piece.lines or tuple(Line(text, piece.turns) for text in piece.turn.text.split("\n"))
-    kept: list[Line] = []
-    user, by_code = False, check.written_by_code(piece.turns)
+    rest: list[Line] = []
+    user, by_code = False, check.lines_of_code(piece.turns)
     for line in lines:
         if line.text in by_code:
-            kept.append(line)
+            rest.append(line)
             continue
-        text, user, found = _line(line.text, check, user)
+        text, user, found = _strike_line(line.text, check, user)
         struck += found
         if not found:
-            kept.append(line)
+            rest.append(line)
         elif re.search(r"\w", text):
-            kept.append(replace(line, text=text))
-    if len(kept) == len(lines) and all(a is b for a, b in zip(kept, lines, strict=True)):
+            rest.append(replace(line, text=text))
+    if len(rest) == len(lines) and all(a is b for a, b in zip(rest, lines, strict=True)):
         return piece
-    text = "\n".join(line.text for line in kept)
-    return replace(piece, turn=replace(piece.turn, text=text), lines=tuple(kept) if piece.lines else ())
+    text = "\n".join(line.text for line in rest)
+    return replace(piece, turn=replace(piece.turn, text=text), lines=tuple(rest) if piece.lines else ())
 
 
-def _line(text: str, check: ClaimChecker, user: bool) -> tuple[str, bool, list[StruckSentence]]:
-    """What is left of a line, whether the lines after it are the user's words, and what was struck."""
+def _strike_line(text: str, check: ClaimChecker, user: bool) -> tuple[str, bool, list[StruckSentence]]:
+    """Returns the rest of a line, True if the lines after it are the user's words, and the struck sentences."""
     found: list[StruckSentence] = []
     for part in text.split("\n"):
         if _HEADING.match(part):
             user = bool(_OF_USER.search(part))
             continue
         for match in _SENTENCE.finditer(part):
-            if reason := check.reason(match[0], user):
+            if reason := check.find_reason(match[0], user):
                 found.append(StruckSentence(match[0].strip(), reason))
                 text = text.replace(match[0], "", 1)
     return text, user, found
@@ -149,64 +151,64 @@ def _line(text: str, check: ClaimChecker, user: bool) -> tuple[str, bool, list[S
 class ClaimChecker:
     """Judges sentences by what the user said and by how commands ended."""
 
-    def __init__(self, turns: Sequence[Turn], seen: Activity) -> None:
+    def __init__(self, turns: Sequence[Turn], activity: Activity) -> None:
         self._turns = turns
-        said = [text for turn in turns if (text := extract_user_words(turn))]
-        self._said = [_plain(text) for text in said]
-        self._passages = [passage for text in said for passage in _passages(text)]
-        self._commands = [command for command in seen.commands if command.result_turn is not None]
-        self._written = bool(seen.writes)
-        self._did = {
-            "reads": {access.path for access in seen.reads},
-            "writes": {access.path for access in seen.writes},
+        self._activity = activity
+        texts = [text for turn in turns if (text := extract_user_words(turn))]
+        self._user_texts = [_normalize(text) for text in texts]
+        self._passages = [passage for text in texts for passage in _split_passages(text)]
+        self._commands = [command for command in activity.commands if command.result_turn is not None]
+        self._actions = {
+            "reads": {access.path for access in activity.reads},
+            "writes": {access.path for access in activity.writes},
             "runs": {command.text for command in self._commands},
         }
 
-    def written_by_code(self, turns: Sequence[int]) -> frozenset[str]:
-        """Lines of notes on these turns that no model wrote."""
-        lines = (
-            *Notes({}).render(),
-            *(line for part in activity_notes(self._turns, turns).lines.values() for line in part),
-        )
+    def lines_of_code(self, turns: Sequence[int]) -> frozenset[str]:
+        """Returns the lines of notes on these turns that code wrote and no model."""
+        notes = activity_notes(self._turns, turns, self._activity)
+        lines = (*Notes({}).render(), *(line for part in notes.lines.values() for line in part))
         return frozenset(line.text for line in lines)
 
-    def reason(self, sentence: str, user: bool = False) -> str:
-        """Why a sentence is struck; empty where it may stay. `user`: it stands under a heading for the user's words."""
+    def find_reason(self, sentence: str, user: bool = False) -> str:
+        """Returns the reason to strike a sentence; empty if it may stay. `user`: it stands under a heading for the
+        user's words.
+        """
         claim = USER_CLAIM.search(sentence)
         if claim or user:
-            unsaid = self._claim(sentence, claim[0] if claim else "") or self._order(sentence)
-            return unsaid or ("" if user else self._done(_QUOTE.sub("", sentence)))
-        return self._order(sentence) or self._done(sentence)
+            unsaid = self._refute_claim(sentence, claim[0] if claim else "") or self._refute_order(sentence)
+            return unsaid or ("" if user else self._refute_success(_QUOTE.sub("", sentence)))
+        return self._refute_order(sentence) or self._refute_success(sentence)
 
-    def _order(self, sentence: str) -> str:
-        if _ORDER.search(sentence) and _plain(sentence) not in " ".join(self._said):
+    def _refute_order(self, sentence: str) -> str:
+        if _ORDER.search(sentence) and _normalize(sentence) not in " ".join(self._user_texts):
             return "poses as an order that no user turn gives"
         return ""
 
-    def _claim(self, sentence: str, claim: str) -> str:
+    def _refute_claim(self, sentence: str, claim: str) -> str:
         if _NOTHING.match(sentence):
             return ""
-        quotes = [_plain(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
+        quotes = [_normalize(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
         long = [quote for quote in quotes if quote.count(" ") > 1]
-        bare = _NEGATES.search(_QUOTE.sub("", sentence)) is None
+        positive = not negates(_QUOTE.sub("", sentence))
         for quote in long:
-            if not any(quote in text for text in self._said):
+            if not any(quote in text for text in self._user_texts):
                 return f"no user turn says {quote[:60]!r}"
-            around = [passage for passage in self._passages if quote in _plain(passage)]
-            if bare and around and all(_turned(quote, passage) for passage in around):
+            around = [passage for passage in self._passages if quote in _normalize(passage)]
+            if positive and around and all(_drops_negation(quote, passage) for passage in around):
                 return f"the user says the opposite of {quote[:60]!r}"
-        if (long and not _APPROVES.search(claim)) or self._close(sentence, claim):
+        if (long and not _APPROVES.search(claim)) or self._has_support(sentence, claim):
             return ""
         return "no user turn says so"
 
-    def _close(self, sentence: str, claim: str) -> bool:
-        """Whether one passage of the user has nearly all of the claim's words, and says yes or no as the claim does."""
+    def _has_support(self, sentence: str, claim: str) -> bool:
+        """Returns True if one passage of the user has nearly all words of the claim, and says yes or no as it does."""
         about = topic_words(sentence.replace(claim, " ") if claim else sentence) - _FILLERS
-        approves, negated = bool(_APPROVES.search(claim)), bool(_NEGATES.search(sentence))
+        approves, negative = bool(_APPROVES.search(claim)), negates(sentence)
         if not about and not approves:
             return True  # it claims nothing
         for passage in self._passages:
-            if len(about & topic_words(passage)) < CLOSE * len(about) or negated != bool(_NEGATES.search(passage)):
+            if len(about & topic_words(passage)) < CLOSE * len(about) or negative != negates(passage):
                 continue
             if passage.rstrip().endswith("?") and not (_POLITE.search(passage) or _ABOUT.search(sentence)):
                 continue
@@ -215,47 +217,47 @@ class ClaimChecker:
         return False
 
     def _did_all(self, match: re.Match[str]) -> bool:
-        """Whether the session holds every action that a match of `_ACTION_DONE` tells: no claim that it succeeded."""
-        told = self._did[next(kind for kind in self._did if match[kind])]
+        """Returns True if the session has every action of a match of `_ACTION_DONE`, which claims no success."""
+        actions = self._actions[next(kind for kind in self._actions if match[kind])]
         names = [name.strip("`'\" ") for name in _BETWEEN.split(match["objects"])]
-        return all(any(f"/{did}".endswith(f"/{name}") for did in told) for name in names)
+        return all(any(f"/{action}".endswith(f"/{name}") for action in actions) for name in names)
 
-    def _done(self, sentence: str) -> str:
-        """Why what a sentence calls done is not."""
+    def _refute_success(self, sentence: str) -> str:
+        """Returns the reason against a sentence that calls something done; empty if there is none."""
         rest = _ACTION_DONE.sub(lambda match: "" if self._did_all(match) else match[0], sentence)
         if rest.rstrip().endswith("?") or not any(map(_is_success(rest), _DONE.finditer(rest))):
             return ""
-        return self._unproved(rest)
+        return self._find_failure(rest)
 
-    def _unproved(self, sentence: str) -> str:
-        """Why a sentence that tells a success is not borne out."""
+    def _find_failure(self, sentence: str) -> str:
+        """Returns the failure, or the lack of evidence, that speaks against a success; empty if there is none."""
         named = [command for command in self._commands if _names(sentence, command)]
         if named and named[-1].failed:
-            return f"{named[-1].text[:60]!r} failed when it last ran (turn {_from_one(named[-1])})"
+            return f"{named[-1].text[:60]!r} failed when it last ran (turn {_turn_from_one(named[-1])})"
         tests = [command for command in self._commands if command.tests or _TEST_COMMAND.search(command.text)]
         if _TESTS.search(sentence):
-            return _tests(sentence, tests)
+            return _refute_tests(sentence, tests)
         if not named and tests and tests[-1].failed:
-            return f"the last test run failed (turn {_from_one(tests[-1])})"
-        if not self._written and not any(not command.failed for command in self._commands):
+            return f"the last test run failed (turn {_turn_from_one(tests[-1])})"
+        if not self._activity.writes and not any(not command.failed for command in self._commands):
             return "nothing in the session bears it out"
         return ""
 
 
 def _is_success(sentence: str) -> Callable[[re.Match[str]], bool]:
-    """Whether a word for success in this sentence says that it is there, and not that it is yet to come."""
+    """Returns a test for a word of success in this sentence: False if the success is yet to come."""
     return lambda word: not (_OPEN.search(sentence[: word.start()]) or _UNDER_WAY.match(sentence, word.end()))
 
 
-def _tests(sentence: str, runs: Sequence[Command]) -> str:
-    """Why a claim about tests is not so: no run, a last run that failed, or another count."""
+def _refute_tests(sentence: str, runs: Sequence[Command]) -> str:
+    """Returns the reason against a claim about tests: no run, a last run that failed, or another count."""
     if not runs:
         return "no test ran"
     last = runs[-1].tests
     if last and [last.failed] == list(map(int, _FAILED.findall(sentence))):
         return ""
     if runs[-1].failed:
-        return f"the last test run failed (turn {_from_one(runs[-1])})"
+        return f"the last test run failed (turn {_turn_from_one(runs[-1])})"
     counted: list[RunCounts] = [run.tests for run in runs if run.tests]
     for number in map(int, _COUNT.findall(sentence)):
         if counted and number not in {tests.passed for tests in counted}:
@@ -265,16 +267,16 @@ def _tests(sentence: str, runs: Sequence[Command]) -> str:
     return ""
 
 
-def _from_one(command: Command) -> int:
-    """The turn of its result, counted from 1 as `holdfast expand` takes it."""
+def _turn_from_one(command: Command) -> int:
+    """Returns the turn of its result, counted from 1 as `holdfast expand` takes it."""
     return (command.result_turn or command.turn) + 1
 
 
 def _names(sentence: str, command: Command) -> bool:
-    """Whether a sentence names a command, in quotes or as it stands."""
-    text = _plain(command.text)
-    quotes = [_plain(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
-    return text in _plain(sentence) or any(len(quote) > 2 and quote in text for quote in quotes)
+    """Returns True if a sentence names a command, in quotes or as it stands."""
+    text = _normalize(command.text)
+    quotes = [_normalize(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
+    return text in _normalize(sentence) or any(len(quote) > 2 and quote in text for quote in quotes)
 
 
 _FILLERS = topic_words(
@@ -283,19 +285,18 @@ _FILLERS = topic_words(
 )
 
 
-def _plain(text: str) -> str:
-    """Alike but for blanks, case and the form of quotes."""
+def _normalize(text: str) -> str:
+    """Returns the text without differences in blanks, case and the form of quotes."""
     return " ".join(text.translate({0x2019: "'", 0x2018: "'", 0x201C: '"', 0x201D: '"'}).casefold().split()).strip(" .")
 
 
-def _passages(text: str) -> Iterator[str]:
-    """Each sentence of the user, and each two in a row."""
+def _split_passages(text: str) -> Iterator[str]:
+    """Yields each sentence of a text, and each two in a row."""
     parts = [match[0].strip() for match in _SENTENCE.finditer(text) if match[0].strip()]
     yield from parts
     yield from (" ".join(two) for two in pairwise(parts))
 
 
-def _turned(quote: str, passage: str) -> bool:
-    """Whether a quote leaves out the `not` that stands before it."""
-    before = _plain(passage).partition(quote)[0]
-    return bool(_NEGATES.search(before)) and not _NEGATES.search(quote)
+def _drops_negation(quote: str, passage: str) -> bool:
+    """Returns True if a quote leaves out the `not` that stands before it."""
+    return negates(_normalize(passage).partition(quote)[0]) and not negates(quote)

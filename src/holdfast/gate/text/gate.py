@@ -1,7 +1,7 @@
-"""The gate for text: every live fact of what was compacted is in the result word for word, put back, or listed as lost.
+"""The gate for text: every live fact of a turn that was compacted is in the result, put back, or reported as lost.
 
-Rules of the user are put back whatever the budget; the rest by worth, as far as the budget goes. Deterministic, and
-knows no model. A result without losses is returned as it is.
+Rules of the user are put back whatever the budget is; other facts by worth, as far as the budget goes. The gate is
+deterministic and asks no model. A result without losses is returned as it is.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from holdfast.facts.section import line_cost, section_line, write_section
 from holdfast.facts.session_facts import SessionFacts
 from holdfast.gate.text.claims import StruckSentence, strike_claims
 from holdfast.methods.text.base import Room
-from holdfast.transcript.activity import Activity, find_activity
 from holdfast.transcript.draft import Count, Draft, Piece, task_piece, turn_size
 from holdfast.transcript.speaker import is_section
 from holdfast.transcript.tools import answers_text_call
 from holdfast.transcript.turn import Role, Turn
 
 SHARE = 0.2
-"""Of the budget, that is kept free of the method's result for facts to come back."""
+"""Share of the budget that the method's result leaves free for facts to come back."""
 _PASSES = 4  # over what did not fit: an estimate of a fact's cost is never too low, but may be too high
 _WORTH = {
     **dict.fromkeys((FactKind.PATH, FactKind.IDENTIFIER, FactKind.URL, FactKind.VERSION, FactKind.HASH), 3),
@@ -35,16 +34,17 @@ _WORTH = {
     FactKind.QUOTED: 5,
     FactKind.ERROR: 1,
 }
-_WIDE = (*RULE_KINDS, FactKind.ERROR, FactKind.COMMAND, FactKind.QUOTED)
+_LONG_KINDS = (*RULE_KINDS, FactKind.ERROR, FactKind.COMMAND, FactKind.QUOTED)
 
 
 @dataclass(frozen=True)
 class TextReport:
-    """What the gate saw."""
+    """The findings of the gate."""
 
     facts: dict[str, Counter[str]] = field(default_factory=dict)
-    """Per kind, of what was compacted: how many are `live`, and of these `kept`, `restored` or `lost`; and how many
-    are `superseded`."""
+    """Per kind, the facts of compacted turns: the number `live`, and of these `kept`, `restored` or `lost`; and the
+    number `superseded`.
+    """
     restored: tuple[Fact, ...] = ()
     lost: tuple[Fact, ...] = ()
     struck: tuple[StruckSentence, ...] = ()
@@ -54,12 +54,12 @@ class TextReport:
     """Tokens of the facts section."""
     seconds: float = 0.0
 
-    def total(self, what: str) -> int:
-        return sum(counts[what] for counts in self.facts.values())
+    def total(self, state: str) -> int:
+        return sum(counts[state] for counts in self.facts.values())
 
     @property
     def rules(self) -> int:
-        """Rules of the user that were put back: they are, whatever the budget."""
+        """Number of the user's rules that were put back: they are, whatever the budget is."""
         return sum(fact.kind in RULE_KINDS for fact in self.restored)
 
     def as_evidence(self) -> dict[str, Any]:
@@ -75,19 +75,19 @@ class TextReport:
         }
 
     def refuse(self) -> None:
-        """Raise Lost where an atom is lost."""
+        """Raises Lost if a fact is lost."""
         if self.lost:
             first = ", ".join(f"{x.kind.value} {x.text!r} (turn {x.turn + 1})" for x in self.lost[:5])
             more = f" and {len(self.lost) - 5} more" if len(self.lost) > 5 else ""
             raise Lost(
-                f"{len(self.lost)} atoms would be lost: {first}{more}; use a larger budget, allow more room "
+                f"{len(self.lost)} facts would be lost: {first}{more}; use a larger budget, allow more room "
                 "(--allow-over), or go without --strict",
                 [describe_fact(fact) for fact in self.lost],
             )
 
 
 def describe_fact(fact: Fact) -> dict[str, object]:
-    """A fact for evidence; its turn is counted from 1, as `holdfast expand` takes it."""
+    """Returns a fact as evidence; its turn is counted from 1, as `holdfast expand` takes it."""
     return {
         "kind": fact.kind.value,
         "text": fact.text,
@@ -96,16 +96,16 @@ def describe_fact(fact: Fact) -> dict[str, object]:
     }
 
 
-def drop_section(held: Draft) -> Draft:
-    """The draft without a standing facts section: its facts are weighed anew, so sections never nest or pile up."""
-    return held.keep(at for at, piece in enumerate(held.pieces) if not is_section(piece.turn))
+def drop_section(draft: Draft) -> Draft:
+    """Returns the draft without a standing facts section: its facts are weighed again, so sections never pile up."""
+    return draft.keep(at for at, piece in enumerate(draft.pieces) if not is_section(piece.turn))
 
 
-def reserve_tokens(held: Draft, known: SessionFacts, room: Room) -> int:
-    """Tokens that a method should leave free: the rules that it may drop, and a share of the budget."""
-    free = set(room.free(held))
-    fixed = {at for index, piece in enumerate(held.pieces) if index not in free for at in piece.turns}
-    droppable = [fact for fact in known.live if not any(place.turn in fixed for place in fact.live)]
+def reserve_tokens(draft: Draft, facts: SessionFacts, room: Room) -> int:
+    """Returns the tokens that a method should leave free: for the rules that it may drop, and a share of the budget."""
+    free = set(room.free(draft))
+    fixed = {at for index, piece in enumerate(draft.pieces) if index not in free for at in piece.turns}
+    droppable = [fact for fact in facts.live if not any(place.turn in fixed for place in fact.live)]
     if not droppable:
         return 0
     rules = [fact for fact in droppable if fact.kind in RULE_KINDS]
@@ -113,52 +113,53 @@ def reserve_tokens(held: Draft, known: SessionFacts, room: Room) -> int:
     return min(needed + int(SHARE * room.budget), turn_size(write_section(droppable).turn, room.count))
 
 
-def check_draft(
-    held: Draft, known: SessionFacts, room: Room, *, seen: Activity | None = None, allow_over: float = 0.0
-) -> tuple[Draft, TextReport]:
-    """Strike what is not so, put back what is missing, and say what is lost. `held` has no facts section."""
+def check_draft(draft: Draft, facts: SessionFacts, room: Room, *, allow_over: float = 0.0) -> tuple[Draft, TextReport]:
+    """Strikes false claims, puts missing facts back, and reports the lost ones.
+
+    `draft` has no facts section; `facts` are those of its raw session.
+    """
     began = time.perf_counter()
-    held, struck = strike_claims(held, seen or find_activity(held.raw.turns))
-    facts = _compacted(held, known)
-    missing = _missing(held, [fact for fact in facts if fact.superseded_by is None])
-    limit = int(room.budget * (1 + allow_over)) - held.size(room.count)
-    back = write_section(_chosen(missing, limit, room.count, known.written))
-    told = SearchableText(back.turn.text)
-    restored = tuple(fact for fact in missing if told.contains(fact.text, fact.kind))
-    lost = tuple(fact for fact in missing if not told.contains(fact.text, fact.kind))
-    made = _with(held, back, room.frozen) if restored else held
+    draft, struck = strike_claims(draft, facts.activity)
+    compacted = _facts_of_compacted_turns(draft, facts)
+    missing = _find_missing(draft, [fact for fact in compacted if fact.superseded_by is None])
+    limit = int(room.budget * (1 + allow_over)) - draft.size(room.count)
+    section = write_section(_choose(missing, limit, room.count, facts.written))
+    section_text = SearchableText(section.turn.text)
+    restored = tuple(fact for fact in missing if section_text.contains(fact.text, fact.kind))
+    lost = tuple(fact for fact in missing if not section_text.contains(fact.text, fact.kind))
+    result = _insert_section(draft, section, room.frozen) if restored else draft
     report = TextReport(
-        _counts(facts, restored, lost),
+        _count_states(compacted, restored, lost),
         restored,
         lost,
         struck,
-        max(0, made.size(room.count) - room.budget),
-        turn_size(back.turn, room.count) if restored else 0,
+        max(0, result.size(room.count) - room.budget),
+        turn_size(section.turn, room.count) if restored else 0,
         time.perf_counter() - began,
     )
-    return made, report
+    return result, report
 
 
-def _verbatim(held: Draft) -> set[int]:
-    return {piece.at for piece in held.pieces if not piece.writer and piece.at is not None}
+def _verbatim_turns(draft: Draft) -> set[int]:
+    return {piece.at for piece in draft.pieces if not piece.writer and piece.at is not None}
 
 
-def _compacted(held: Draft, known: SessionFacts) -> list[Fact]:
-    """The facts that stand in a turn that is not in the result as it was."""
-    verbatim = _verbatim(held)
-    return [fact for fact in known.facts if any(place.turn not in verbatim for place in fact.occurrences)]
+def _facts_of_compacted_turns(draft: Draft, facts: SessionFacts) -> list[Fact]:
+    """Returns the facts that stand in a turn that is not in the result as it was."""
+    verbatim = _verbatim_turns(draft)
+    return [fact for fact in facts.facts if any(place.turn not in verbatim for place in fact.occurrences)]
 
 
-def _missing(held: Draft, live: Sequence[Fact]) -> list[Fact]:
-    """Those that the result does not hold. A rule must be said by someone whose word counts, so not by a tool."""
-    verbatim = _verbatim(held)
-    said = SearchableText("\n".join(visible_text(piece.turn) for piece in held.pieces))
-    ruled = SearchableText("\n".join(visible_text(turn) for turn in held.turns if _may_rule(turn)))
+def _find_missing(draft: Draft, live: Sequence[Fact]) -> list[Fact]:
+    """Returns the facts that the result does not hold. A rule counts only in the words of a user or a system turn."""
+    verbatim = _verbatim_turns(draft)
+    all_text = SearchableText("\n".join(visible_text(piece.turn) for piece in draft.pieces))
+    rule_text = SearchableText("\n".join(visible_text(turn) for turn in draft.turns if _may_rule(turn)))
     return [
         fact
         for fact in live
         if not any(place.turn in verbatim for place in fact.live)
-        and not (ruled if fact.kind in RULE_KINDS else said).contains(fact.text, fact.kind)
+        and not (rule_text if fact.kind in RULE_KINDS else all_text).contains(fact.text, fact.kind)
     ]
 
 
@@ -166,8 +167,8 @@ def _may_rule(turn: Turn) -> bool:
     return turn.role in (Role.USER, Role.SYSTEM) and not answers_text_call(turn)
 
 
-def _chosen(missing: Sequence[Fact], limit: int, count: Count, written: frozenset[str]) -> list[Fact]:
-    """What goes into the section: every rule, then by worth what still fits into `limit` tokens."""
+def _choose(missing: Sequence[Fact], limit: int, count: Count, written: frozenset[str]) -> list[Fact]:
+    """Returns the facts for the section: every rule, then by worth the facts that still fit into `limit` tokens."""
     chosen = [fact for fact in missing if fact.kind in RULE_KINDS]
     rest = sorted((fact for fact in missing if fact.kind not in RULE_KINDS), key=lambda fact: _worth(fact, written))
     for _ in range(_PASSES):
@@ -176,20 +177,20 @@ def _chosen(missing: Sequence[Fact], limit: int, count: Count, written: frozense
         if not added:
             break
         chosen += added
-        taken = {(fact.kind, fact.text) for fact in added}
-        rest = [fact for fact in rest if (fact.kind, fact.text) not in taken]
+        done = {(fact.kind, fact.text) for fact in added}
+        rest = [fact for fact in rest if (fact.kind, fact.text) not in done]
     while chosen and chosen[-1].kind not in RULE_KINDS and turn_size(write_section(chosen).turn, count) > limit:
         chosen.pop()
     return chosen
 
 
 def _fill(chosen: Sequence[Fact], rest: Sequence[Fact], left: int, count: Count) -> list[Fact]:
-    """Those of `rest` that fit into `left` tokens; what a longer one holds comes with it."""
+    """Returns those of `rest` that fit into `left` tokens; a fact inside a longer one comes with it."""
     begun = {section_line(fact)[0] for fact in chosen}
-    wide = "\n".join(fact.text for fact in chosen if fact.kind in _WIDE)
+    long_text = "\n".join(fact.text for fact in chosen if fact.kind in _LONG_KINDS)
     added: list[Fact] = []
     for fact in rest:
-        if occurs_in(fact.text, fact.kind, wide):
+        if occurs_in(fact.text, fact.kind, long_text):
             continue
         needed = line_cost(fact, begun, count)
         if needed > left:
@@ -197,13 +198,13 @@ def _fill(chosen: Sequence[Fact], rest: Sequence[Fact], left: int, count: Count)
         left -= needed
         added.append(fact)
         begun.add(section_line(fact)[0])
-        if fact.kind in _WIDE:
-            wide += "\n" + fact.text
+        if fact.kind in _LONG_KINDS:
+            long_text += "\n" + fact.text
     return added
 
 
 def _worth(fact: Fact, written: frozenset[str]) -> tuple[int, int]:
-    """The smaller, the better: said by the user, errors, files written, names, numbers, quotes; the newer first."""
+    """Sorts the most valuable first: the user's, errors, files written, names, numbers, quotes; newer ones first."""
     if fact.speaker is Role.USER:
         return 0, -fact.turn
     if fact.kind is FactKind.PATH and fact.text in written:
@@ -211,22 +212,22 @@ def _worth(fact: Fact, written: frozenset[str]) -> tuple[int, int]:
     return _WORTH[fact.kind], -fact.turn
 
 
-def _with(held: Draft, piece: Piece, frozen: int) -> Draft:
-    """The section stands right behind the task and what is frozen: between two units, so no result loses its call."""
-    task = task_piece(held)
-    head = next((at for at, old in enumerate(held.pieces) if old.turn.role is not Role.SYSTEM), len(held.pieces))
+def _insert_section(draft: Draft, section: Piece, frozen: int) -> Draft:
+    """Puts the section right behind the task and the frozen pieces: between two units, so no result loses its call."""
+    task = task_piece(draft)
+    head = next((at for at, old in enumerate(draft.pieces) if old.turn.role is not Role.SYSTEM), len(draft.pieces))
     at = max(head if task is None else task + 1, frozen)
-    return held.replace_pieces(at, at, piece)
+    return draft.replace_pieces(at, at, section)
 
 
-def _counts(facts: Sequence[Fact], restored: Sequence[Fact], lost: Sequence[Fact]) -> dict[str, Counter[str]]:
+def _count_states(facts: Sequence[Fact], restored: Sequence[Fact], lost: Sequence[Fact]) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
     for fact in facts:
         state = "superseded" if fact.superseded_by is not None else "live"
         counts.setdefault(fact.kind.value, Counter(live=0, kept=0, restored=0, lost=0, superseded=0))[state] += 1
-    for what, which in (("restored", restored), ("lost", lost)):
-        for fact in which:
-            counts[fact.kind.value][what] += 1
+    for state, those in (("restored", restored), ("lost", lost)):
+        for fact in those:
+            counts[fact.kind.value][state] += 1
     for each in counts.values():
         each["kept"] = each["live"] - each["restored"] - each["lost"]
     return counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from holdfast.facts.notes import OUTCOME_ARROW, READ_MARK, WRITTEN_MARK, Notes, NotesSection
-from holdfast.transcript.activity import Command, FileAccess, find_activity
+from holdfast.transcript.activity import Activity, Command, FileAccess
 from holdfast.transcript.draft import Line
 from holdfast.transcript.turn import Turn
 
@@ -13,9 +13,9 @@ SHOWN = 200
 """Characters of a command or a path that are told."""
 
 
-def activity_notes(turns: Sequence[Turn], among: Iterable[int]) -> Notes:
-    """Returns notes on the calls and results of the raw turns in `among`."""
-    here, seen = set(among), find_activity(turns)
+def activity_notes(turns: Sequence[Turn], among: Iterable[int], seen: Activity) -> Notes:
+    """Returns notes on the calls and results of the raw turns in `among`. `seen` is the activity of all `turns`."""
+    here = set(among)
     reads = [_file(access, READ_MARK) for access in seen.reads if access.turn in here]
     writes = [_file(access, WRITTEN_MARK) for access in seen.writes if access.turn in here]
     return Notes(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.engine.chat import Chat
+from holdfast.transcript.activity import Activity, find_activity
 from holdfast.transcript.draft import Count, Draft, free_pieces
 from holdfast.transcript.token_estimate import estimate_tokens
 
@@ -23,6 +24,8 @@ class Room:
     """The model that writes summaries; None where there is none."""
     frozen: int = 0
     """Pieces at the head that stay as they are, because a prompt cache holds them. Ends between two units."""
+    activity: Activity | None = None
+    """The activity of the raw session, which one rewrite finds once for all methods; None if nobody found it yet."""
 
     def fits(self, held: Draft) -> bool:
         return held.size(self.count) <= self.budget
@@ -30,6 +33,10 @@ class Room:
     def free(self, held: Draft) -> tuple[int, ...]:
         """Returns the pieces that may be touched, the oldest first."""
         return tuple(at for at in free_pieces(held, self.keep_recent) if at >= self.frozen)
+
+    def activity_of(self, held: Draft) -> Activity:
+        """Returns the commands and file accesses of the raw session."""
+        return self.activity or find_activity(held.raw.turns)
 
 
 class TextMethod(Protocol):

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import MARK, expand_hint, shorten_observations
-from holdfast.transcript.activity import Activity, FileAccess, find_activity
+from holdfast.transcript.activity import Activity, FileAccess
 from holdfast.transcript.draft import Draft, Piece
 
 
@@ -26,7 +26,7 @@ class DedupReads:
     def rewrite(self, held: Draft, room: Room) -> Draft:
         if room.fits(held):
             return held
-        stale = find_superseded_reads(find_activity(held.raw.turns))
+        stale = find_superseded_reads(room.activity_of(held))
 
         def stub(piece: Piece) -> str | None:
             at = piece.turns[0]

@@ -18,7 +18,6 @@ from typing import ClassVar
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import MARK, expand_hint
-from holdfast.transcript.activity import find_activity
 from holdfast.transcript.draft import Draft, turn_size
 from holdfast.transcript.tools import COMMAND_KEYS, XML_ARGUMENT, list_calls, parse_action
 from holdfast.transcript.turn import Role, ToolCall, Turn
@@ -59,7 +58,7 @@ class MaskCalls:
 
     def _long_values(self, held: Draft, room: Room) -> Iterator[_Long]:
         """Yields the long values that may be masked, the oldest first."""
-        newest = {normpath(access.path): access.turn for access in find_activity(held.raw.turns).writes}
+        newest = {normpath(access.path): access.turn for access in room.activity_of(held).writes}
         for at in room.free(held):
             piece = held.pieces[at]
             if piece.at is None or piece.turn.role is not Role.ASSISTANT:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import MARK, expand_hint, shorten_observations
-from holdfast.transcript.activity import Step, find_steps
+from holdfast.transcript.activity import Step
 from holdfast.transcript.draft import Draft, Piece
 from holdfast.transcript.outcomes import count_tests, find_error_line, read_exit_code
 from holdfast.transcript.turn import Turn
@@ -30,7 +30,9 @@ class MaskObservations:
 
         def mask(piece: Piece) -> str | None:
             if not by_result:  # only where something must be masked
-                by_result.update({step.result: step for step in find_steps(held.raw.turns) if step.result is not None})
+                by_result.update(
+                    {step.result: step for step in room.activity_of(held).steps if step.result is not None}
+                )
             at = piece.turns[0]
             told = piece.turn.text.startswith(MARK)
             return None if told else _mask(held.raw.turns[at], at, by_result.get(at), room)

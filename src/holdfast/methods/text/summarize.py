@@ -84,7 +84,7 @@ class Summarize:
         reply = _ask_model(room.chat, told.prompt, most, self.timeout)
         users = {at: words for at, turn in enumerate(held.raw.turns) if (words := extract_own_words(turn))}
         answer = parse_answer(reply.text, SummaryRequest(told.fence, job.new, users, replaceable_lines(job.old)))
-        new = _join_notes(activity_notes(held.raw.turns, job.new), answer.notes)
+        new = _join_notes(activity_notes(held.raw.turns, job.new, room.activity_of(held)), answer.notes)
         new = replace(new, turns=len(job.new), tokens=job.tokens - job.old.tokens)
         # state is what holds now: newer lines of it take the place of all older ones
         stale = job.old.of(NotesSection.STATE) if answer.notes.of(NotesSection.STATE) else ()

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from holdfast.facts.prohibitions import forbids
 from holdfast.methods.text.base import Room
 from holdfast.transcript.draft import Draft, turn_size, units
 from holdfast.transcript.turn import Role
 
-_BINDING = re.compile(
-    r"(?i:\b(?:never|always|must|do not|don't|cannot)\b)|^[A-Z][A-Z _-]+:",  # a heading such as `HARD CONSTRAINT:`
+_INSISTS = re.compile(
+    r"(?i:\b(?:always|must)\b)|^[A-Z][A-Z _-]+:",  # a heading such as `HARD CONSTRAINT:`
     re.MULTILINE,
 )
 _TELLING = re.compile(
@@ -48,5 +49,5 @@ def _drop_order(held: Draft, free: set[int]) -> Iterator[tuple[int, int]]:
 
 
 def _binds(text: str) -> int:
-    """2 for a rule, 1 for a wish or an exact word such as a number, a name or a path, 0 for talk."""
-    return 2 if _BINDING.search(text) else int(bool(_TELLING.search(text)))
+    """Returns 2 for a rule, 1 for a wish or an exact word such as a number, a name or a path, 0 for talk."""
+    return 2 if forbids(text) or _INSISTS.search(text) else int(bool(_TELLING.search(text)))
