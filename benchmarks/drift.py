@@ -46,7 +46,8 @@ from holdfast.eval.report import drawing
 from holdfast.eval.windows import NEXT_TOKENS, LocatedProbe, locate
 from holdfast.methods.base import LatentMethod, Span
 from holdfast.methods.registry import build
-from holdfast.model.attention import Slots
+from holdfast.model.quantized_slots import QuantizedSlots
+from holdfast.model.slots import Slots
 
 MARKS = (1, 5, 10, 20, 30, 45, 60, 90, 120)
 PER_TURN, TOTAL, FIXED, COMPACT, FULL = "per-turn", "total", "fixed", "compact", "full"
@@ -304,13 +305,15 @@ def apart(ours: Sequence[Segment], theirs: Sequence[Segment], alike: Sequence[Se
         assert isinstance(c, StateSegment)
         for x, y, z in zip(a.layers, b.layers, c.layers, strict=True):
             both, total = both + int(torch.isin(places(x), places(y)).sum()), total + len(x.keys)
+            assert isinstance(x, Slots)  # nothing is quantized here
+            assert isinstance(z, Slots)
             for i, (p, q) in enumerate(((x.keys, z.keys), (x.values, z.values))):
                 off[i] += float((p - q).float().square().sum())
                 size[i] += float(q.float().square().sum())
     return both / max(1, total), *np.sqrt(off / np.maximum(size, 1e-12))
 
 
-def places(slots: Slots) -> Tensor:
+def places(slots: Slots | QuantizedSlots) -> Tensor:
     """One number for each slot's head and position."""
     head = torch.repeat_interleave(torch.arange(len(slots.lengths)), torch.tensor(slots.lengths))
     return head.double() * (1 << 24) + slots.positions.double()
@@ -341,7 +344,9 @@ def written(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
             axes.set_xlabel("turns compacted one after another")
         figure.axes[0].legend(fontsize=8)
 
-    print(f"\n{drawing.save(drawing.draw('drift', 10, 4, paint), arguments.out, stem)} written")
+    path = arguments.out / f"{stem}-drift.png"
+    path.write_bytes(drawing.draw("drift", 10, 4, paint).png)
+    print(f"\n{path} written")
 
 
 if __name__ == "__main__":

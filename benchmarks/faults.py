@@ -7,6 +7,7 @@ thousands of faults take minutes: run it with PYTHONPATH=tests. `tests/server/te
 from __future__ import annotations
 
 import argparse
+import random
 import resource
 import signal
 import sys
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,6 +29,7 @@ from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine import kv_context
 from holdfast.errors import BadInput, Busy, Conflict, Failed, HoldfastError
+from holdfast.model import forward
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateRequest, TextDelta
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.server.sessions.registry import replay_turns
@@ -166,7 +169,7 @@ def failing_writes(store: Store, fault: Injector) -> Iterator[None]:
 @contextmanager
 def failing_model(_: Store, fault: Injector) -> Iterator[None]:
     """Every pass of the model: reading, answering, compacting, reading again."""
-    with patch.object(kv_context, "hidden_states", fault.guard(kv_context.hidden_states)):
+    with patch.object(kv_context, "hidden_states", fault.guard(forward.hidden_states)):
         yield
 
 
@@ -274,7 +277,7 @@ def at_every_write(every: int = 1) -> Row:
     row = Row("a write of the store fails, at each in turn", "memory is what the log says; the next request works")
     for at in range(0, counted(failing_writes), every):
         for after in (False, True):
-            row.count(lambda at=at, after=after: lived(memory_store(), failing_writes, Injector(at, no_space, after)))
+            row.count(partial(lived, memory_store(), failing_writes, Injector(at, no_space, after)))
     return row
 
 
@@ -284,7 +287,7 @@ def at_every_pass(every: int = 1) -> Row:
     passes = counted(failing_model)
     for number, at in enumerate(range(0, passes, every)):
         make = (MemoryError, RuntimeError)[number % 2]
-        row.count(lambda at=at, make=make: lived(memory_store(), failing_model, Injector(at, lambda: make("no room"))))
+        row.count(partial(lived, memory_store(), failing_model, Injector(at, partial(make, "no room"))))
     return row
 
 
@@ -319,7 +322,7 @@ def on_a_full_disk(sizes: Sequence[int] = (0, 100, 1000, 10_000, 100_000), every
 
     for size in sizes:
         for at in range(0, 12, every):
-            row.count(lambda size=size, at=at: trial(size, at))
+            row.count(partial(trial, size, at))
     return row
 
 
@@ -344,7 +347,7 @@ def hanging_up(every: int = 1) -> Row:
         assert len(host.sessions("k")) <= 2
 
     for at in range(0, count + 1, every):
-        row.count(lambda at=at: trial(at))
+        row.count(partial(trial, at))
     return row
 
 
@@ -381,7 +384,7 @@ def at_once(counts: Sequence[int] = (2, 8), times: int = 1) -> Row:
         host = opened(memory_store())
         history = (*TURNS[:2], run(host, TURNS[:2])[2].turn)
         asked = [(*history, user("Why?" if same else f"Why {n}?")) for n in range(count)]
-        told = together([lambda turns=turns: run(host, turns, limit=8) for turns in asked])
+        told = together([partial(run, host, turns, limit=8) for turns in asked])
         for turns, (started, text, _) in zip(asked, told, strict=True):
             if (asked_for := turns[-1].text) not in alone:
                 alone[asked_for] = run(opened(memory_store()), turns, limit=8)[1]
@@ -394,7 +397,7 @@ def at_once(counts: Sequence[int] = (2, 8), times: int = 1) -> Row:
     for _ in range(times):
         for count in counts:
             for same in (True, False):
-                row.count(lambda count=count, same=same: trial(count, same))
+                row.count(partial(trial, count, same))
     return row
 
 
@@ -417,14 +420,14 @@ def crowded(times: int = 1, sessions: int = 8) -> Row:
                 history: tuple[Turn, ...] = ()
                 for turn in range(3):
                     asked = (*history, user(f"{number} {who} {turn}: " + "file " * 10))
-                    started, _, done = patient(lambda asked=asked: run(host, asked))
+                    started, _, done = patient(partial(run, host, asked))
                     history = (*asked, done.turn)
                     told.note(started.session, history)
 
             watcher = threading.Thread(target=watch, daemon=True)
             watcher.start()
             try:
-                together([lambda who=who: talk(who) for who in range(sessions)])
+                together([partial(talk, who) for who in range(sessions)])
             finally:
                 ended.set()
                 watcher.join()
@@ -435,7 +438,7 @@ def crowded(times: int = 1, sessions: int = 8) -> Row:
             return told.lost(host.registry.store)
 
     for number in range(times):
-        row.count(lambda number=number: trial(number))
+        row.count(partial(trial, number))
     return row
 
 
@@ -471,7 +474,7 @@ def two_servers(times: int = 1) -> Row:
             return told.lost(Store(folder))
 
     for number in range(times):
-        row.count(lambda number=number: trial(number))
+        row.count(partial(trial, number))
     return row
 
 
@@ -510,7 +513,7 @@ def damaged(every: int = 1) -> Row:
     at = 0
     while not counts or at < counts[0]:
         for gone in (False, True):
-            row.count(lambda at=at, gone=gone: trial(at, gone))
+            row.count(partial(trial, at, gone))
         at += every
     return row
 
@@ -523,12 +526,10 @@ def stress(seconds: float = 8.0, seed: int = 0, threads: int = 6) -> Row:
         with tempfile.TemporaryDirectory() as folder:
             room = int(2.5 * full_bytes(build_pair("llama").model, 500))
             host = opened(Path(folder), replace(EAGER, memory=room))
-            end, counts = time.monotonic() + seconds, {}
+            counts: dict[str, int] = {}
+            end = time.monotonic() + seconds
             together(
-                [
-                    lambda who=who: busily(host, killing.random.Random(seed * 97 + who), end, counts)
-                    for who in range(threads)
-                ],
+                [partial(busily, host, random.Random(seed * 97 + who), end, counts) for who in range(threads)],
                 seconds,
             )
             host.compactions._background.shutdown(wait=True)
@@ -540,6 +541,11 @@ def stress(seconds: float = 8.0, seed: int = 0, threads: int = 6) -> Row:
     return row
 
 
+def export_and_take(host: SessionHost, name: str) -> object:
+    """Exports a session and takes it in again."""
+    return host.take(host.export(name, "k"), "k")
+
+
 def busily(host: SessionHost, rng: Any, end: float, counts: dict[str, int]) -> None:
     """One client of `stress`."""
     histories: list[tuple[Turn, ...]] = [(user(f"Session {n}: " + "the file " * 20),) for n in range(4)]
@@ -548,17 +554,17 @@ def busily(host: SessionHost, rng: Any, end: float, counts: dict[str, int]) -> N
         rows = host.sessions("k")
         name = rng.choice(rows)["id"] if rows else "none"
         acts: Mapping[str, Callable[[], Any]] = {
-            "complete": lambda at=at: run(host, histories[at], limit=rng.randrange(1, 6)),
-            "compact": lambda name=name: host.compact(name, "k", {"restart": rng.random() < 0.3}),
-            "undo": lambda name=name: host.undo(name, "k"),
-            "fork": lambda name=name: host.mark(name, "k", "fork", None),
-            "discard": lambda name=name: host.mark(name, "k", "discard", None),
-            "boundary": lambda name=name: host.mark(name, "k", "boundary", None),
-            "pin": lambda name=name: host.pin(name, "k", 1, rng.random() < 0.5),
-            "export": lambda name=name: host.take(host.export(name, "k"), "k"),
-            "detail": lambda name=name: host.session(name, "k"),
+            "complete": partial(run, host, histories[at], limit=rng.randrange(1, 6)),
+            "compact": partial(host.compact, name, "k", {"restart": rng.random() < 0.3}),
+            "undo": partial(host.undo, name, "k"),
+            "fork": partial(host.mark, name, "k", "fork", None),
+            "discard": partial(host.mark, name, "k", "discard", None),
+            "boundary": partial(host.mark, name, "k", "boundary", None),
+            "pin": partial(host.pin, name, "k", 1, rng.random() < 0.5),
+            "export": partial(export_and_take, host, name),
+            "detail": partial(host.session, name, "k"),
             "stats": host.stats,
-            "drop": lambda name=name: host.drop(name, "k"),
+            "drop": partial(host.drop, name, "k"),
         }
         act = rng.choices(list(acts), weights=[8, 3, 2, 1, 2, 1, 1, 1, 1, 1, 3 if len(rows) > 5 else 0])[0]
         try:

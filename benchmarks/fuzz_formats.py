@@ -25,7 +25,23 @@ from holdfast.transcript.read import parse
 from holdfast.transcript.turn import Transcript
 from holdfast.transcript.write import write
 
-ODD = (None, True, 7, 1.5, "", "x", [], {}, [[]], [None], {"type": 1}, {"type": "tool_result"}, -1, "u1", "c1")
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    7,
+    1.5,
+    "",
+    "x",
+    [],
+    {},
+    [[]],
+    [None],
+    {"type": 1},
+    {"type": "tool_result"},
+    -1,
+    "u1",
+    "c1",
+)
 PIECES = ('"', "{", "}", "[", "]", ",", ":", "\\", "0", "\n", "\ud800", "é", "\u2028", "null", " ")
 
 

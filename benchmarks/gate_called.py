@@ -25,9 +25,9 @@ def main(paths: list[str]) -> None:
     for j in joined:
         supplied = j.full.answer_logprob - j.none.answer_logprob
         if supplied >= SUPPLIED:
-            failed = j.row.answer_logprob - j.none.answer_logprob < supplied / 2
-            table[j.row.method, j.row.ratio].append((j.row, failed))
-            table[j.row.method, None].append((j.row, failed))
+            fell = j.row.answer_logprob - j.none.answer_logprob < supplied / 2
+            table[j.row.method, j.row.ratio].append((j.row, fell))
+            table[j.row.method, None].append((j.row, fell))
     print(f"{'method':<34} {'ratio':>6} {'n':>4} {'failed':>7} {'called':>7}   precision            recall")
     for (method, ratio), found in table.items():
         failed = np.array([f for _, f in found])

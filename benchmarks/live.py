@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import torch
@@ -236,8 +236,10 @@ class Client:
     def __init__(self, host: SteeredHost, url: str, key: str = "agent") -> None:
         self.host, self.session = host, ""
         self.openai = OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
-        own = {"base_url": f"{url}/holdfast/sessions/", "headers": {"Authorization": f"Bearer {key}"}}
-        self.own = httpx.Client(**own, timeout=600)  # a session that is being compacted answers when that is done
+        head = {"Authorization": f"Bearer {key}"}
+        self.own = httpx.Client(
+            base_url=f"{url}/holdfast/sessions/", headers=head, timeout=600
+        )  # a session that is being compacted answers when that is done
 
     def __enter__(self) -> Client:
         return self
@@ -250,20 +252,25 @@ class Client:
         self, name: str, turn: int, messages: Sequence[dict[str, Any]], seconds: float = 0.0
     ) -> tuple[Row, dict[str, Any]]:
         """Send the history; what it took, and the answer as a message."""
-        began, worked, first, text, calls, last = time.perf_counter(), time.process_time(), None, "", [], None
+        began, worked, text = time.perf_counter(), time.process_time(), ""
+        first: tuple[float, float] | None = None
+        calls: list[dict[str, Any]] = []
+        last: Any = None
         limit = max(map(len, self.host.script.says))
-        options = {"tools": TOOLS, "max_tokens": limit, "stream": True, "stream_options": {"include_usage": True}}
-        for last in self.openai.chat.completions.create(model="", messages=messages, **options):
+        options: Any = {"tools": TOOLS, "max_tokens": limit, "stream": True, "stream_options": {"include_usage": True}}
+        for last in self.openai.chat.completions.create(model="", messages=cast(Any, messages), **options):
             delta = last.choices[0].delta if last.choices else None
             if delta and (delta.content or delta.tool_calls):
                 first = first or (time.perf_counter() - began, time.process_time() - worked)
                 text += delta.content or ""
                 calls += [call.model_dump(exclude={"index"}) for call in delta.tool_calls or ()]
+        assert last is not None
+        assert first is not None
         used, held = last.usage, last.model_extra["holdfast"]
         self.session = held["session"]
-        sizes = (held[size] for size in ("tokens", "slots", "bytes", "compactions"))
+        sizes: tuple[int, int, int, int] = (held["tokens"], held["slots"], held["bytes"], held["compactions"])
         new = used.prompt_tokens - used.prompt_tokens_details.cached_tokens
-        row = Row(name, seconds, turn, used.prompt_tokens, new, *first, *sizes, os.getloadavg()[0])
+        row = Row(name, seconds, turn, used.prompt_tokens, new, *first, *sizes, load=os.getloadavg()[0])
         return row, {"role": "assistant", "content": text, "tool_calls": calls}
 
     def logprob(self, messages: Sequence[dict[str, Any]], answer: str) -> float:
@@ -271,16 +278,17 @@ class Client:
         model = self.host.engine.model
         ids = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
         self.host.forced = (*ids, min(self.host.engine.stop_ids))
-        options = {"tools": TOOLS, "max_tokens": len(ids), "logprobs": True}
-        got = self.openai.chat.completions.create(model="", messages=messages, **options)
+        options: Any = {"tools": TOOLS, "max_tokens": len(ids), "logprobs": True}
+        got = self.openai.chat.completions.create(model="", messages=cast(Any, messages), **options)
         self.host.forced = ()
         if (fork := got.model_extra["holdfast"]["session"]) != self.session:
             self.own.delete(fork).raise_for_status()
-        return sum(token.logprob for token in got.choices[0].logprobs.content)
+        return float(sum(token.logprob for token in got.choices[0].logprobs.content))
 
     def events(self) -> list[dict[str, Any]]:
         """The session's past."""
-        return self.own.get(self.session, params={"texts": False}).raise_for_status().json()["events"]
+        reply = self.own.get(self.session, params={"texts": False}).raise_for_status()
+        return list(reply.json()["events"])
 
 
 def session(client: Client, name: str, script: Script, seconds: float) -> tuple[list[Row], list[dict[str, Any]]]:

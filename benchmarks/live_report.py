@@ -79,8 +79,8 @@ def told(rows: Sequence[Row], read: Counter[str]) -> None:
     print(f"  read in all        {read['answer'] + read['compact']} tokens, what was generated among them")
     for clock in ("first_token", "processor"):
         early, late = ends(rows, clock)
-        for name, share in (("p50", 0.5), ("p95", 0.95), ("most", 1.0)) if early and late else ():
-            one, two = quantile(early, share), quantile(late, share)
+        for name, part in (("p50", 0.5), ("p95", 0.95), ("most", 1.0)) if early and late else ():
+            one, two = quantile(early, part), quantile(late, part)
             n = f"n {len(early)}, {len(late)}"
             print(f"  {clock:<12} {name:<5} {one:.2f} s -> {two:.2f} s: {two / one:.2f} times, {n}")
     print(f"  held at the end    {last.slots} slots, {last.bytes / 1e6:.1f} MB; most {max(r.slots for r in rows)}")

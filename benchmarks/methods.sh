@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every method at five ratios, and every choice that it leaves: methods.sh TRANSCRIPTS PROBES [LIMIT] in windows of
-# WINDOW tokens (default 1024). kvpress beside them: benchmarks/kvpress/run.py with the same options.
+# WINDOW tokens (default 1024). kvpress beside them: benchmarks/kvpress/run_kvpress.py with the same options.
 set -euo pipefail
 transcripts=$(realpath "${1:?give a session or a folder of them}") probes=$(realpath "${2:?give a file of probes}")
 limit=${3:-12}

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def compacted(engine: LocalEngine, span: Span, spec: str, prefill: float) -> tup
     """Compact with one method and print what it took beyond reading the span."""
     method, read = build(spec), engine.reading_seconds
     budget = from_ratio(len(span), RATIO)
+    made: tuple[Segment, ...]
     total, made = seconds(lambda: method.compress(method.study(span, KVContext(engine.model), engine), budget))
     extra = total - (engine.reading_seconds - read)
     cost = f"{extra:6.2f} s on top, {extra / prefill:.2f} of the prefill, {peak(len(span), spec)} MB at the peak"
@@ -83,9 +85,15 @@ def decoding(engine: LocalEngine, full: KVContext, compact: KVContext, context: 
         live = memories[name].fork()
         with torch.no_grad():
             live.feed([1])
-            spent[name] += seconds(lambda live=live: [live.feed([1]) for _ in range(STEPS)])[0]
+            spent[name] += seconds(partial(decode_steps, live))[0]
     for name, spent_here in spent.items():
         print(f"  decode {name:<18} {2 * STEPS / spent_here:6.1f} tokens/s, {held(memories[name]) / 1e6:7.1f} MB")
+
+
+def decode_steps(live: KVContext) -> None:
+    """Feeds one token at a time."""
+    for _ in range(STEPS):
+        live.feed([1])
 
 
 def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext) -> None:
@@ -102,7 +110,7 @@ def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext
     with tempfile.TemporaryDirectory() as folder:
         path = holdfast.save(context, Path(folder) / "c.holdfast", engine)
         stored = seconds(lambda: answer(engine.open(holdfast.restore(path, engine))))[0]
-        size = path.stat().st_size
+        size = Path(path).stat().st_size
     text = seconds(lambda: answer(engine.open(CompactContext((tokens(ids, 0),), len(ids)))))[0]
     took = f"{stored:.2f} s, read again and answer {text:.2f} s: {text / stored:.1f} times sooner"
     print(f"  load ({size / 1e6:.1f} MB) and answer in {ANSWER} tokens {took}\n")
@@ -112,6 +120,7 @@ def padded(segment: StateSegment) -> StateSegment:
     """Every head as long as the longest of its layer, what is missing hidden by a bias: what a plain tensor holds."""
     layers = []
     for slots in segment.layers:
+        assert isinstance(slots, Slots)  # nothing is quantized here
         n = max(slots.lengths)
         parts: dict[str, list[torch.Tensor]] = {"keys": [], "values": [], "positions": [], "bias": []}
         for keys, values, positions, _ in slots.heads():

@@ -24,12 +24,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
@@ -58,6 +60,11 @@ RATIO = 8.0
 DRAWN = (0.5, 0.25)
 INFORMED, TRUNCATE = "informed", "truncate"
 TEXTS = {"text": "tiered", "facts": "keep_recent:exchanges=0"}
+
+
+def draw_context(cache: SessionCache, share: float) -> KVContext:
+    """Returns the running memory of a cache whose positions are drawn together to a share of their length."""
+    return drawn(cache, share).live
 
 
 def read_windows(path: Path, options: argparse.Namespace, engine: LocalEngine) -> list[Window]:
@@ -178,20 +185,20 @@ def measured(bench: Bench, cells: Sequence[tuple[int, float]]) -> Iterator[Row]:
         bench.session.plan = planned(INFORMED, ratio, keep)
         stay, middle = bench.places(bench.session.recent)
         if keep not in [k for k, _ in cells[:at]]:
-            yield bench.row(keep, 0, "none", lambda stay=stay: bench.reread(stay))
-            yield bench.row(keep, 0, "erase in place", lambda stay=stay: bench.as_read(stay))
+            yield bench.row(keep, 0, "none", partial(bench.reread, stay))
+            yield bench.row(keep, 0, "erase in place", partial(bench.as_read, stay))
         row, inside = latent(bench, INFORMED, ratio, False)
         yield row
         yield latent(bench, INFORMED, ratio, True)[0]
         if keep == cells[0][0]:
             yield from texts(bench, keep, ratio, inside.nbytes)
             newest = sorted((*stay, *middle[-(inside.nbytes // full_bytes(bench.engine.model, 1) - len(stay)) :]))
-            yield bench.row(keep, ratio, "newest in place", lambda newest=newest: bench.as_read(newest))
-            yield bench.row(keep, ratio, "newest restart", lambda newest=newest: bench.reread(newest))
+            yield bench.row(keep, ratio, "newest in place", partial(bench.as_read, newest))
+            yield bench.row(keep, ratio, "newest restart", partial(bench.reread, newest))
         if (keep, ratio) == (cells[0][0], RATIO):
             yield latent(bench, TRUNCATE, ratio, False)[0]
             for part in DRAWN:
-                yield bench.row(keep, ratio, f"drawn to {part:.0%}", lambda p=part, h=inside: drawn(h, p).live)
+                yield bench.row(keep, ratio, f"drawn to {part:.0%}", partial(draw_context, inside, part))
 
 
 def latent(bench: Bench, name: str, ratio: float, restart: bool) -> tuple[Row, SessionCache]:
@@ -213,7 +220,7 @@ def texts(bench: Bench, keep: int, ratio: float, most: int) -> Iterator[Row]:
     head, rest = every[: middle[0]], every[middle[0] :]
     made["truncated"] = [*head, *rest[len(head) - slots :]]
     for name, ids in made.items():
-        yield bench.row(keep, ratio, name, lambda ids=ids: fed(engine, ids))
+        yield bench.row(keep, ratio, name, partial(fed, engine, ids))
 
 
 def rewritten(transcript: Transcript, spec: str, keep: int, slots: int, tokenizer: Any) -> list[int]:
@@ -274,7 +281,7 @@ def again_and_again(engine: LocalEngine, name: str, turns: tuple[Turn, ...], opt
     ]
     for restart, session in made.items():
         form = f"{INFORMED} {'restart' if restart else 'in place'}"
-        row = bench.row(keep, RATIO, form, lambda s=session: s.cache.live)
+        row = bench.row(keep, RATIO, form, partial(operator.attrgetter("cache.live"), session))
         rows.append(replace(row, read=read[restart], seconds=round(seconds[restart], 3)))
     print(f"{name}: {session.cache.tokens} tokens, {session.compactions} compactions", flush=True)
     return rows

@@ -15,8 +15,11 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from file_log.wire_files import WIRES, Wire
@@ -62,10 +65,11 @@ def one_round(wire: Wire, hold: bool, seconds: float, rate: float, tally: Counte
         writer = subprocess.Popen(
             [*command, *["--hold"][: int(hold)]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert writer.stdout is not None
         writer.stdout.readline()  # it is ready
         end = time.monotonic() + seconds
         for plan in itertools.cycle(PLANS):
-            _try(tally, "compact", lambda plan=plan: compact_file(path, plan))
+            _try(tally, "compact", partial(compact_file, path, plan))
             if not hold:
                 _try(tally, "undo", lambda: undo_file(path))
             if time.monotonic() > end:
@@ -74,7 +78,7 @@ def one_round(wire: Wire, hold: bool, seconds: float, rate: float, tally: Counte
         count(path, start, wire, written, tally)
 
 
-def _try(tally: Counter[str], what: str, change) -> None:
+def _try(tally: Counter[str], what: str, change: Callable[[], object]) -> None:
     try:
         change()
         tally[what] += 1
@@ -102,7 +106,8 @@ def count(path: Path, start: bytes, wire: Wire, written: int, tally: Counter[str
 
 def soak(seconds: float, rate: float) -> dict[str, object]:
     """The counts of all rounds together, and of each kind of writer."""
-    begun, tallies = time.monotonic(), {}
+    tallies: dict[str, Counter[str]] = {}
+    begun = time.monotonic()
     ways = [(wire, False) for wire in WIRES] + [(wire, True) for wire in WIRES if wire.name in HELD]
     part = min(ROUND, seconds / len(ways))
     for wire, hold in itertools.cycle(ways):
@@ -110,14 +115,18 @@ def soak(seconds: float, rate: float) -> dict[str, object]:
         one_round(wire, hold, part, rate, tallies.setdefault(name, Counter()))
         if time.monotonic() - begun > seconds and len(tallies) == len(ways):
             break
-    whole = sum(tallies.values(), Counter())
+    whole: Counter[str] = sum(tallies.values(), Counter())
     counts = {**whole, "lost": whole["lost"], "lost after undo": whole["lost after undo"]}
     return {"seconds": round(time.monotonic() - begun, 1), "rate": rate, **counts, "by writer": tallies}
 
 
-if __name__ == "__main__":
-    import threading
+def set_at_end_of_input(ended: threading.Event) -> None:
+    """Waits for the end of the standard input."""
+    sys.stdin.read()
+    ended.set()
 
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=50.0, help="lines per second")
@@ -128,7 +137,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.write:
         ended = threading.Event()
-        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        threading.Thread(target=partial(set_at_end_of_input, ended), daemon=True).start()
         write(given.write, next(wire for wire in WIRES if wire.name == given.wire), given.rate, given.hold)
     else:
         found = json.dumps(soak(given.minutes * 60, given.rate), indent=1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,14 +17,16 @@ from holdfast.blocks.render import render
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, tokens
 from holdfast.engine.local import LocalEngine
-from holdfast.methods.base import Span
+from holdfast.methods.base import LatentMethod, Span
 from holdfast.methods.registry import build
 
 SESSION = Path(__file__).parents[1] / "examples" / "taskdeck" / "session.json"
 TURN_TOKENS = 240
 
+Result = TypeVar("Result")
 
-def timed(what: Callable[[], object]) -> tuple[float, object]:
+
+def timed(what: Callable[[], Result]) -> tuple[float, Result]:
     began = time.perf_counter()
     result = what()
     return time.perf_counter() - began, result
@@ -38,7 +42,7 @@ def main() -> None:
         kvzip(engine, rendered.ids[:length], rendered.blocks[0])
     bf16 = holdfast.load(dtype="bfloat16")
     ids = tokens(rendered.ids[:1024], 0)
-    wide, narrow = (timed(lambda e=e: e.open(CompactContext((ids,), 1024)))[0] for e in (engine, bf16))
+    wide, narrow = (timed(partial(e.open, CompactContext((ids,), 1024)))[0] for e in (engine, bf16))
     print(
         f"prefill of 1024 in bfloat16          {narrow:6.2f} s, float32 {wide:.2f} s: {wide / narrow:.2f} times faster"
     )
@@ -64,16 +68,23 @@ def kvzip(engine: LocalEngine, ids: tuple[int, ...], block: Block) -> None:
         back, _ = timed(lambda: engine.open(holdfast.restore(path, engine)))
         print(f"  file {path.stat().st_size / 1e6:.1f} MB, save {saved:.2f} s, load and open {back:.2f} s")
     for name, memory in (("full", full), ("compact", live)):
-        seconds, said = timed(lambda m=memory: list(engine.generate(m, [1], 32)))
+        said: list[Any]
+        seconds, said = timed(partial(list, engine.generate(memory, [1], 32)))
         if said:
             print(f"  decode over {name:<8}              {len(said) / seconds:6.1f} tokens/s")  # type: ignore[arg-type]
 
 
+def study_and_compress(method: LatentMethod, span: Span, engine: LocalEngine) -> object:
+    """Compacts a span at 3.2x over an empty memory."""
+    study = method.study(span, engine.open(CompactContext((), 0)), engine)
+    return method.compress(study, from_ratio(len(span), 3.2))
+
+
 def virtual(engine: LocalEngine, ids: tuple[int, ...], block: Block) -> None:
-    span, empty = Span((Block(ids, block.origin),), 0), engine.open(CompactContext((), 0))
+    span = Span((Block(ids, block.origin),), 0)
     for name in ("virtual_tokens", "virtual_tokens_distilled"):
         method = build(name)
-        seconds, _ = timed(lambda m=method: m.compress(m.study(span, empty, engine), from_ratio(len(ids), 3.2)))
+        seconds, _ = timed(partial(study_and_compress, method, span, engine))
         print(f"{name} of {len(ids)} tokens at 3.2x: {seconds:.0f} s")
 
 

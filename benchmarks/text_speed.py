@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count as numbers
 from pathlib import Path
 
@@ -77,9 +78,9 @@ def main() -> None:
     for spec in [*specs, "retrieve:scorer=bm25"]:
         method = build_text(spec)
         forget()
-        cold = seconds(lambda method=method: method.rewrite(held, room))
+        cold = seconds(partial(method.rewrite, held, room))
         made = method.rewrite(held, room)
-        warm = seconds(lambda method=method: method.rewrite(held, room))
+        warm = seconds(partial(method.rewrite, held, room))
         print(f"| {spec} | {cold:.3f} | {warm:.3f} | {made.size(estimate_tokens):,} |")
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from kvpress import ExpectedAttentionPress, KeyDiffPress, KnormPress, SnapKVPress
-from prefill_progress import KVzipRecorder, Recorder, check_model, check_same, now, prefix_ids, read
+from reading import KVzipRecorder, Recorder, check_model, check_same, now, prefix_ids, read
 from selecting import over_all, per_head, per_layer
 from torch import Tensor
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A virtual environment with Holdfast and kvpress 0.5.5 in FOLDER (default .venv-kvpress).
-# kvpress asks for transformers < 5.3; run.py gives it back what newer versions took away, hence --no-deps.
+# kvpress asks for transformers < 5.3; run_kvpress.py gives it back what newer versions took away, hence --no-deps.
 set -euo pipefail
 folder=$(realpath -m "${1:-$(dirname "$0")/../../.venv-kvpress}")
 cd "$(dirname "$0")/../.."

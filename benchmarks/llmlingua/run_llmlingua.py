@@ -1,7 +1,7 @@
 """llmlingua 0.2.2 itself beside prune_tokens: the same observations, model and share of tokens.
 
     benchmarks/llmlingua/setup.sh
-    .venv-llmlingua/bin/python benchmarks/llmlingua/run.py SESSION... [--share 0.5] [--limit 4]
+    .venv-llmlingua/bin/python benchmarks/llmlingua/run_llmlingua.py SESSION... [--share 0.5] [--limit 4]
 
 Each observation is compressed on its own, by llmlingua with its defaults to --share, and by ours to the size that
 llmlingua reached. Two things are lent to it: a tokenizer for its bill (it asks the network for one), and the tuples

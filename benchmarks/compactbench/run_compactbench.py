@@ -1,12 +1,13 @@
 """compactbench's cases, compacted over and over by Holdfast: what each cycle still holds. Needs no model.
 
-    run.py SUITE [--method user_words] [--share 0.5] [--cases 3] [--cycles 2]
+    run_compactbench.py SUITE [--method user_words] [--share 0.5] [--cases 3] [--cycles 2]
 
 It counts tokens with tiktoken, whose file comes over the network once (`TIKTOKEN_CACHE_DIR` holds it).
 compactbench has a model answer its questions from what was kept. This asks what comes before: of the questions with a
 text that the answer must contain, is that text still there? A model cannot answer better than that. With a model:
 
-    compactbench run --method benchmarks/compactbench/run.py:Holdfast --provider ollama --model … --benchmarks-dir …
+    cd benchmarks/compactbench
+    compactbench run --method run_compactbench.py:Holdfast --provider ollama --model … --benchmarks-dir …
 """
 
 from __future__ import annotations

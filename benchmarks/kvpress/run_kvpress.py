@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from holdfast.blocks.render import render
 from holdfast.cli import console
 from holdfast.cli.main import fail
 from holdfast.cli.options import Device, Dtype, Model, check_ratio
+from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, HoldfastError
 from holdfast.eval.probes import read_probes
 from holdfast.eval.run import Run, measure, transcripts_in
@@ -57,7 +57,7 @@ def main(  # noqa: PLR0913, PLR0917 - its parameters are its options
     console.line(f"{written} rows written to {out}; next: holdfast eval score {out}")
 
 
-def compare(engine: console.LocalEngine, transcripts: Path) -> None:
+def compare(engine: LocalEngine, transcripts: Path) -> None:
     """Print the largest difference of logits for each rival; exit code 1 beyond the tolerance."""
     rendered = render(read(transcripts_in(transcripts)[0]), engine.model.tokenizer)
     apart = check(engine, rendered)
@@ -71,6 +71,6 @@ def compare(engine: console.LocalEngine, transcripts: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(typer.run(main))
+        typer.run(main)
     except HoldfastError as error:
         fail(str(error), error.exit_code)

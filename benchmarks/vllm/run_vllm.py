@@ -1,4 +1,4 @@
-"""Stored contexts served by vLLM beside the local engine: run.py [--vllm FOLDER] [--window 2400] [--probes 8].
+"""Stored contexts served by vLLM beside the local engine: run_vllm.py [--vllm FOLDER] [--window 2400] [--probes 8].
 
 Compacts the newest part of the recorded session, pages it, starts vLLM with Holdfast's connector, asks probes over each
 context here and there, and prints how far the two are apart, what blocks are used and how fast tokens come. The
@@ -202,8 +202,11 @@ def seconds(remote: RemoteEngine, body: dict[str, object]) -> float:
 def blocks_in_use(url: str) -> float:
     """What vLLM's own metrics say."""
     told = httpx.get(url.removesuffix("/v1") + "/metrics", timeout=60).text
-    share = float(re.search(r"^vllm:kv_cache_usage_perc\{.*\} (\S+)$", told, re.M)[1])
-    return share * int(re.search(r'num_gpu_blocks="(\d+)"', told)[1])
+    share = re.search(r"^vllm:kv_cache_usage_perc\{.*\} (\S+)$", told, re.M)
+    blocks = re.search(r'num_gpu_blocks="(\d+)"', told)
+    assert share
+    assert blocks
+    return float(share[1]) * int(blocks[1])
 
 
 @contextmanager
