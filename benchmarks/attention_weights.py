@@ -23,12 +23,14 @@ TURN = 31
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("session", nargs="?", type=Path, default=FOLDER / "session.json")
+    parser.add_argument("probes", nargs="?", type=Path, default=FOLDER / "probes.jsonl")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--ratio", type=float, default=3.2)
     arguments = parser.parse_args()
-    engine, session = holdfast.load(), holdfast.read(FOLDER / "session.json")
+    engine, session = holdfast.load(), holdfast.read(arguments.session)
     rendered = render(session, engine.model.tokenizer)
-    located, _ = locate(read_probes(FOLDER / "probes.jsonl"), rendered)
+    located, _ = locate(read_probes(arguments.probes), rendered)
     windows, _ = turn_windows(session, rendered, located, 4096)
     window = next(w for w in windows if w.parts[-1].blocks[0].origin.turn == TURN)
     full = answers(engine, window, 1.0, "truncate")

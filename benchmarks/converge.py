@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import holdfast
@@ -21,7 +22,9 @@ TRIED = (
 
 
 def main() -> None:
-    engine, session = holdfast.load(), holdfast.read(SESSION)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("session", nargs="?", type=Path, default=SESSION)
+    engine, session = holdfast.load(), holdfast.read(parser.parse_args().session)
     blocks = render(session, engine.model.tokenizer).blocks
     head = [i for b in blocks if b.origin.turn == 0 for i in b.ids]
     past = engine.open(CompactContext((tokens(head, 0),), len(head)))

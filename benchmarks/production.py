@@ -6,6 +6,7 @@ packed and a padded memory, loading and answering against reading the text again
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -37,19 +38,19 @@ STEPS = 24  # tokens decoded
 ANSWER = 8
 
 
-def main(lengths: list[int]) -> None:
+def main(session: Path, lengths: list[int]) -> None:
     engine = holdfast.load()
-    rendered = render(holdfast.read(SESSION), engine.model.tokenizer)
+    rendered = render(holdfast.read(session), engine.model.tokenizer)
     print(f"{torch.get_num_threads()} threads, {engine.model.name}, {RATIO}x\n")
     for length in lengths:
-        one_length(engine, rendered.ids[:length], rendered.blocks[0])
+        one_length(engine, rendered.ids[:length], rendered.blocks[0], session)
 
 
-def one_length(engine: LocalEngine, ids: tuple[int, ...], block: Block) -> None:
+def one_length(engine: LocalEngine, ids: tuple[int, ...], block: Block, session: Path) -> None:
     span = Span((Block(ids, block.origin),), 0)
     prefill, full = seconds(lambda: engine.open(CompactContext((tokens(ids, 0),), len(ids))))
-    print(f"{len(ids)} tokens: prefill {prefill:.2f} s, {peak(len(ids), '')} MB at the peak")
-    made = [compacted(engine, span, spec, prefill) for spec in METHODS]
+    print(f"{len(ids)} tokens: prefill {prefill:.2f} s, {peak(session, len(ids), '')} MB at the peak")
+    made = [compacted(engine, span, spec, prefill, session) for spec in METHODS]
     context = CompactContext(made[0], len(ids), model_digest=engine.model.digest)
     compact = engine.open(context)
     sizes = f"{held(full) / 1e6:.1f} MB -> {held(compact) / 1e6:.1f} MB"
@@ -58,14 +59,16 @@ def one_length(engine: LocalEngine, ids: tuple[int, ...], block: Block) -> None:
     answering(engine, ids, context)
 
 
-def compacted(engine: LocalEngine, span: Span, spec: str, prefill: float) -> tuple[Segment, ...]:
+def compacted(engine: LocalEngine, span: Span, spec: str, prefill: float, session: Path) -> tuple[Segment, ...]:
     """Compact with one method and print what it took beyond reading the span."""
     method, read = build(spec), engine.reading_seconds
     budget = from_ratio(len(span), RATIO)
     made: tuple[Segment, ...]
     total, made = seconds(lambda: method.compress(method.study(span, KVContext(engine.model), engine), budget))
     extra = total - (engine.reading_seconds - read)
-    cost = f"{extra:6.2f} s on top, {extra / prefill:.2f} of the prefill, {peak(len(span), spec)} MB at the peak"
+    cost = (
+        f"{extra:6.2f} s on top, {extra / prefill:.2f} of the prefill, {peak(session, len(span), spec)} MB at the peak"
+    )
     print(f"  {spec:<16} {cost}")
     return made
 
@@ -151,17 +154,20 @@ def seconds(what: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def peak(length: int, spec: str) -> str:
+def peak(session: Path, length: int, spec: str) -> str:
     """Highest resident megabytes of a process of its own that reads, and compacts with `spec`, beyond the model's."""
     done = subprocess.run(
-        [sys.executable, __file__, "--peak", str(length), spec], capture_output=True, text=True, check=True
+        [sys.executable, __file__, str(length), "--session", str(session), "--peak", spec],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return str(json.loads(done.stdout.splitlines()[-1]))
 
 
-def one_peak(length: int, spec: str) -> None:
+def one_peak(session: Path, length: int, spec: str) -> None:
     engine = holdfast.load()
-    rendered = render(holdfast.read(SESSION), engine.model.tokenizer)
+    rendered = render(holdfast.read(session), engine.model.tokenizer)
     span = Span((Block(rendered.ids[:length], rendered.blocks[0].origin),), 0)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading the model (Linux alone)
     before = resident("VmRSS")
@@ -180,7 +186,12 @@ def resident(field: str) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--peak"]:
-        one_peak(int(sys.argv[2]), sys.argv[3])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lengths", nargs="*", type=int, default=[1024, 4096, 7900])
+    parser.add_argument("--session", type=Path, default=SESSION)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.peak is None:
+        main(given.session, given.lengths)
     else:
-        main([int(x) for x in sys.argv[1:]] or [1024, 4096, 7900])
+        one_peak(given.session, given.lengths[0], given.peak)

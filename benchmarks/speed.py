@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,11 +34,14 @@ def timed(what: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("session", nargs="?", type=Path, default=SESSION)
+    session = parser.parse_args().session
     seconds, engine = timed(holdfast.load)
     assert isinstance(engine, LocalEngine)
     print(f"load the model, libraries included   {seconds:6.2f} s")
     print(f"load it again                        {timed(holdfast.load)[0]:6.2f} s")
-    rendered = render(holdfast.read(SESSION), engine.model.tokenizer)
+    rendered = render(holdfast.read(session), engine.model.tokenizer)
     for length in (1024, 2048):
         kvzip(engine, rendered.ids[:length], rendered.blocks[0])
     bf16 = holdfast.load(dtype="bfloat16")
