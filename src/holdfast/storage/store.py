@@ -106,6 +106,13 @@ class Store:
                 raise BadContext(f"{self.url}: {where} is {state}; restore it from a copy, or drop log {log}")
         return [sound[seq] for seq in sorted(sound)]
 
+    def first_event(self, log: str) -> dict[str, Any] | None:
+        """Returns the first event of a log, whatever became of the others; None if there is none that is sound."""
+        folder = _log(log)
+        names = [name for name in self._names(folder) if name[0] == 0]
+        read = self._place.read([_event(folder, *name) for name in names])
+        return next((event for data in read if data is not None and (event := _decoded(data, 0)) is not None), None)
+
     def logs(self) -> list[str]:
         """The names of all logs; one whose first writer was killed has no events."""
         return sorted(name for name in self._place.names("logs") if LOG.fullmatch(name))

@@ -191,7 +191,16 @@ class SessionHost:
 
     def sessions(self, key: str) -> list[SessionRow]:
         """Lists as `Host.sessions` says."""
-        return [views.row(entry, self.engine.model) for entry in self.registry.list_entries(key)]
+        rows = [self._row(entry) for entry in self.registry.list_entries(key)]
+        return rows + [views.unreadable_row(*told) for told in self.registry.unreadable_of(key).items()]
+
+    def _row(self, entry: SessionEntry) -> SessionRow:
+        """Returns a row; one session that cannot be shown must not hide the others."""
+        try:
+            return views.row(entry, self.engine.model)
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            log.warning("session %s cannot be shown: %s", entry.name, error)
+            return views.unreadable_row(entry.name, str(error))
 
     def session(self, session: str, key: str) -> SessionDetail:
         """Describes as `Host.session` says."""

@@ -7,6 +7,7 @@ request at a time works on a session; a second one waits, and then continues or 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -82,6 +83,18 @@ class SessionRegistry:
             except (HoldfastError, *ODD) as error:  # one damaged log must not keep the others from being served
                 self.unreadable[name] = str(error)
 
+    def unreadable_of(self, key: str) -> dict[str, str]:
+        """Returns the sessions of a key that cannot be read, and the reasons. A log whose first event is damaged has no
+        key: only `holdfast store` reaches it."""
+        return {name: reason for name, reason in self.unreadable.items() if self._owner(name) == key}
+
+    def _owner(self, name: str) -> str | None:
+        try:
+            first = self.store.first_event(name)
+        except HoldfastError:
+            return None
+        return None if first is None else str(first.get("key", ""))
+
     def collect_garbage(self) -> int:
         """Drops the objects that no session needs any more; returns the bytes freed.
 
@@ -101,6 +114,8 @@ class SessionRegistry:
         links = self.index.links(turns, start)
         entry = SessionEntry(name, first.get("key", ""), start, links, self.breaker, events=_drop_token_ids(events))
         entry.used = float(events[-1].get("at", entry.used))
+        if not math.isfinite(entry.used):
+            raise ValueError(f"the time of its newest event is {entry.used}")
         with self._lock:
             self._entries[name] = entry
         if first.get("model") == self.engine.model.digest:
@@ -179,7 +194,11 @@ class SessionRegistry:
         return self._fork(entry, turns, entry.session.turns[:turns])
 
     def drop(self, name: str, key: str) -> None:
-        """Forgets a session and its log. Its objects go when the store collects."""
+        """Forgets a session and its log, also one that cannot be read. Its objects go when the store collects."""
+        if name in self.unreadable_of(key):
+            self.store.drop(name)
+            del self.unreadable[name]
+            return
         entry = self.get(name, key)
         with entry.lock:
             if entry.gone:

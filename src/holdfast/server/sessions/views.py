@@ -41,6 +41,13 @@ def row(entry: SessionEntry, model: Model) -> SessionRow:
     )
 
 
+def unreadable_row(name: str, reason: str) -> SessionRow:
+    """Returns the row of a session that cannot be read, so that its owner sees it and can drop it."""
+    title = f"This session cannot be read: {reason}"[:TITLE]
+    nothing = {field: 0 for field in ("turns", "tokens", "slots", "bytes", "bytes_full", "compactions")}
+    return SessionRow(id=name, title=title, **nothing, resident=False, busy=False, updated=0.0)  # type: ignore[typeddict-item]
+
+
 def extension(entry: SessionEntry) -> dict[str, Any]:
     """Returns the `holdfast` field beside the usage of an answer."""
     session = entry.session
