@@ -70,7 +70,7 @@ class ScriptedHost:
         """Set whenever no answer is being made."""
         self.idle.set()
         self._lock = threading.Lock()
-        self._counts = {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
+        self._counts: dict[str, list[int]] = {}  # of each key: prompt, cached and completion tokens
 
     def _next(self, _ask: GenerateRequest) -> Reply:
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
@@ -131,8 +131,8 @@ class ScriptedHost:
         if ask.prompt is None:
             held.turns = (*ask.turns, turn)
         with self._lock:
-            for name, value in zip(self._counts, told, strict=False):
-                self._counts[name] += value
+            counts = self._counts.setdefault(ask.key, [0, 0, 0])
+            self._counts[ask.key] = [old + new for old, new in zip(counts, told, strict=False)]
         extension = {"session": held.id, "slots": prompt, "bytes": 8 * prompt, "compactions": held.compactions}
         return AnswerEnd(turn, reason, prompt, cached, tokens, extension, stopped)
 
@@ -236,9 +236,12 @@ class ScriptedHost:
     def drop(self, session: str, key: str) -> None:
         self.held.remove(self._of(session, key))
 
-    def stats(self) -> HostStats:
-        compactions = sum(held.compactions for held in self.held)
-        return HostStats(len(self.held), len(self.held), compactions=compactions, **self._counts)
+    def stats(self, key: str | None = None) -> HostStats:
+        held = [session for session in self.held if key in (None, session.key)]
+        counts = [count for of, count in self._counts.items() if key in (None, of)]
+        prompt, cached, completion = (sum(count[at] for count in counts) for at in range(3))
+        tokens = {"prompt_tokens": prompt, "cached_tokens": cached, "completion_tokens": completion}
+        return HostStats(len(held), len(held), compactions=sum(session.compactions for session in held), **tokens)
 
     def close(self) -> None:
         self.closed = True

@@ -20,13 +20,14 @@ from holdfast.errors import BadOption, Busy, Conflict, Failed, Lost, Missing, To
 from holdfast.server.http import auth, errors
 from holdfast.server.http.app import create_app
 from holdfast.server.http.limits import RateLimiter
+from holdfast.server.http.metrics import KEYS, Metrics
 from holdfast.server.http.settings import Settings
 from holdfast.web.refused import Refused
 from waiting import PATIENCE, until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 KEY = "sk-the-secret-one"
-KEYS = frozenset({auth.digest(KEY), auth.digest("sk-2")})
+OURS = frozenset({auth.digest(KEY), auth.digest("sk-2")})
 
 
 def client(host=None, **settings):
@@ -44,7 +45,7 @@ def asked(client_, path="/v1/chat/completions", **options):
 def test_an_address_that_others_reach_needs_keys(address):
     with pytest.raises(BadOption, match="--api-key-file"):
         Settings(address=address)
-    assert Settings(address=address, keys=KEYS).keys == KEYS
+    assert Settings(address=address, keys=OURS).keys == OURS
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -63,7 +64,7 @@ def test_a_limit_that_lets_nothing_through_is_refused(name):
 )
 def test_a_right_key_is_let_in_and_known_by_its_digest(headers):
     host = ScriptedHost()
-    assert asked(client(host, address="0.0.0.0", keys=KEYS), headers=headers).status_code == 200
+    assert asked(client(host, address="0.0.0.0", keys=OURS), headers=headers).status_code == 200
     assert host.asks[0].key == hashlib.sha256(KEY.encode()).hexdigest()
 
 
@@ -79,7 +80,7 @@ def test_a_right_key_is_let_in_and_known_by_its_digest(headers):
 )
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/metrics", "/v1/messages", "/nothing"])
 def test_without_a_right_key_nothing_is_told(headers, path):
-    answer = client(address="0.0.0.0", keys=KEYS).get(path, headers=headers)
+    answer = client(address="0.0.0.0", keys=OURS).get(path, headers=headers)
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert "wrong" not in answer.text
     error = answer.json()["error"]
@@ -89,11 +90,11 @@ def test_without_a_right_key_nothing_is_told(headers, path):
 
 def test_either_of_two_keys_that_a_client_sends_will_do():
     headers = {"authorization": "Bearer left over", "x-api-key": KEY}
-    assert asked(client(address="0.0.0.0", keys=KEYS), headers=headers).status_code == 200
+    assert asked(client(address="0.0.0.0", keys=OURS), headers=headers).status_code == 200
 
 
 def test_health_and_the_page_of_the_api_need_no_key():
-    one = client(address="0.0.0.0", keys=KEYS)
+    one = client(address="0.0.0.0", keys=OURS)
     assert [one.get(path).status_code for path in ("/health", "/health/live", "/health/ready", "/openapi.json")] == [
         200
     ] * 4
@@ -171,7 +172,7 @@ def test_a_page_of_another_site_may_not_post_here(origin, status):
 
 
 def test_beyond_loopback_any_name_will_do_with_a_key():
-    one = client(address="0.0.0.0", keys=KEYS)
+    one = client(address="0.0.0.0", keys=OURS)
     assert one.get("/v1/models", headers={"host": "api.example.org", "x-api-key": KEY}).status_code == 200
 
 
@@ -336,6 +337,29 @@ def test_what_is_counted():
     assert "holdfast_first_token_seconds_count 1.0" in page.text
     assert "holdfast_requests_under_way 1.0" in page.text  # this one
     assert "holdfast_sessions 1.0" in page.text
+
+
+def test_the_metrics_of_a_key_are_of_that_key_alone():
+    one = client()
+    for key, requests in (("a", 3), ("b", 1)):
+        for _ in range(requests):
+            asked(one, headers={"x-api-key": key})
+    pages = {key: one.get("/metrics", headers={"x-api-key": key} if key else {}).text for key in ("a", "b", "")}
+    route = 'holdfast_requests_total{method="POST",route="/v1/chat/completions",status="200"}'
+    assert [f"{route} {count}.0" in pages[key] for key, count in (("a", 3), ("b", 1))] == [True, True]
+    assert route not in pages[""]
+    assert 'holdfast_tokens_total{kind="completion"} 6.0' in pages["a"]
+    assert 'holdfast_tokens_total{kind="completion"} 2.0' in pages["b"]
+    assert ["holdfast_sessions 0.0" in pages[key] for key in ("a", "b", "")] == [False, False, True]
+
+
+def test_the_metrics_of_made_up_keys_are_forgotten():
+    metrics = Metrics(ScriptedHost())
+    first = metrics.of("0")
+    for number in range(1, KEYS + 10):
+        metrics.of(str(number))
+    assert metrics.of("0") is not first
+    assert len(metrics._of) <= KEYS
 
 
 def test_two_servers_in_a_process_count_apart():

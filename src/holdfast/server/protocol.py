@@ -272,7 +272,9 @@ class Host(Protocol):
 
     def drop(self, session: str, key: str) -> None: ...
 
-    def stats(self) -> HostStats: ...
+    def stats(self, key: str | None = None) -> HostStats:
+        """Returns the counts of one key, or of all keys for None."""
+        ...
 
     def close(self) -> None:
         """Finishes or saves every session."""

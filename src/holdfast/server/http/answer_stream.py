@@ -32,7 +32,7 @@ async def begin(request: Request, ask: GenerateRequest) -> AsyncGenerator[Genera
             silent = True
             async for event in events:
                 if silent:
-                    state.metrics.first_token.observe(time.perf_counter() - began)
+                    state.metrics.of(request.state.key).first_token.observe(time.perf_counter() - began)
                     silent = False
                 yield event
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from holdfast import __version__
 from holdfast.errors import HoldfastError
-from holdfast.server.http import errors, health, live_page, models, session_endpoints
+from holdfast.server.http import docs_page, errors, health, live_page, models, session_endpoints
 from holdfast.server.http.limits import Guard, Limits
 from holdfast.server.http.metrics import Metrics
 from holdfast.server.http.settings import Settings
@@ -26,7 +26,7 @@ from holdfast.server.wires.response_store import ResponseStore
 
 ROUTERS = (
     *(chat.router, completions.router, messages.router, responses.router, models.router, health.router),
-    *(session_endpoints.router, live_page.router),
+    *(session_endpoints.router, live_page.router, docs_page.router),
 )
 ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `holdfast` beside the usage says how."
 
@@ -44,8 +44,8 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
         description=ABOUT,
         lifespan=_lifespan,
         responses=responses,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
     app.state.host, app.state.settings, app.state.responses = host, settings, ResponseStore()
     app.state.metrics, app.state.limits, app.state.started = Metrics(host), Limits(settings), int(time.time())

@@ -44,5 +44,5 @@ async def ready(request: Request) -> Health:
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=_PAGE)
 def metrics(request: Request) -> Response:
-    """Counters and gauges, for Prometheus."""
-    return Response(request.app.state.metrics.page(), media_type=CONTENT_TYPE)
+    """Answers with the counters and gauges of the caller's key, for Prometheus."""
+    return Response(request.app.state.metrics.of(request.state.key).render(), media_type=CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus. Labels are routes, methods and statuses: never a key, a session or a text."""
+"""Counts of the server, for Prometheus. Labels are routes, methods and statuses: never a key, a session or a text."""
 
 from __future__ import annotations
 
@@ -24,12 +24,30 @@ _COUNTERS = {
     "failures": ("compaction_failures", "Compactions that failed and left their session as it was."),
 }
 _TOKENS = ("prompt", "cached", "completion")
+KEYS = 1_000
+"""Keys whose metrics are remembered; on loopback anyone can make up keys."""
 
 
 class Metrics:
-    """One registry for each server, so that two in a process do not mix."""
+    """The metrics of each key, one registry each: what one key does is not shown to another."""
 
     def __init__(self, host: Host) -> None:
+        self._host = host
+        self._of: dict[str, KeyMetrics] = {}  # the one used last stands last
+
+    def of(self, key: str) -> KeyMetrics:
+        """Returns the metrics of a key; those of the key used longest ago are forgotten."""
+        metrics = self._of.pop(key, None) or KeyMetrics(self._host, key)
+        self._of[key] = metrics
+        if len(self._of) > KEYS:
+            del self._of[next(iter(self._of))]
+        return metrics
+
+
+class KeyMetrics:
+    """The metrics of one key of one server, so that two servers in a process do not mix."""
+
+    def __init__(self, host: Host, key: str) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "holdfast_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
@@ -37,30 +55,27 @@ class Metrics:
         self.seconds = self._histogram("holdfast_request_seconds", "From a request to the end of its answer.")
         self.first_token = self._histogram("holdfast_first_token_seconds", "From an ask to the first piece of it.")
         self.under_way = Gauge("holdfast_requests_under_way", "Requests being answered.", registry=self.registry)
-        self.registry.register(_OfHost(host))
-
-    def of(self, key: str) -> Metrics:
-        return self
+        self.registry.register(_HostCollector(host, key))
 
     def _histogram(self, name: str, help_: str) -> Histogram:
         return Histogram(name, help_, registry=self.registry, buckets=_SECONDS)
 
-    def page(self) -> bytes:
-        """The text that Prometheus reads. Asks the host, so it may block."""
+    def render(self) -> bytes:
+        """Returns the text that Prometheus reads. Asks the host, so it may block."""
         return generate_latest(self.registry)
 
 
-class _OfHost(Collector):
-    """What the host counts itself, read when it is asked for."""
+class _HostCollector(Collector):
+    """The counts that the host has of one key, read when they are asked for."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def __init__(self, host: Host, key: str) -> None:
+        self.host, self.key = host, key
 
     def describe(self) -> Iterator[Metric]:
         return iter(())  # without this, registering would ask a host that may not be ready
 
     def collect(self) -> Iterator[Metric]:
-        stats = self.host.stats()
+        stats = self.host.stats(self.key)
         for field, (name, help_) in _GAUGES.items():
             yield GaugeMetricFamily(f"holdfast_{name}", help_, getattr(stats, field))
         for field, (name, help_) in _COUNTERS.items():

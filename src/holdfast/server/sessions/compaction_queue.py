@@ -159,11 +159,11 @@ class CompactionQueue:
             entry.used = time.time()
             raise
         except Exception:
-            self.counters.add(failures=1)
+            self.counters.add(entry.key, failures=1)
             entry.breaker, entry.used = entry.breaker.after(len(session.turns), before, None), time.time()
             raise
         left = min(before, round((entry.resident or session).cache.slots))
-        self.counters.add(compactions=1, compaction_seconds=time.perf_counter() - began)
+        self.counters.add(entry.key, compactions=1, compaction_seconds=time.perf_counter() - began)
         entry.breaker, entry.used = entry.breaker.after(len(session.turns), before, left), time.time()
         entry.marked = False
 

@@ -113,7 +113,7 @@ class SessionHost:
             session.commit(answer, output.turn, cut=bool(output.stopped_by), told=told)
             self.registry.update_turns(entry, session.turns)
             used = prompt, cached, len(answer.ids)
-            self.counters.add(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=len(answer.ids))
+            self.counters.add(request.key, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=len(answer.ids))
             yield AnswerEnd(output.turn, output.reason, *used, views.extension(entry), output.stopped_by)
             self.compactions.submit_if_due(entry)
         self._answers += 1
@@ -135,7 +135,7 @@ class SessionHost:
         answer = Answer(self.engine, SessionCache.empty(model).live, ids, limit, self.sampling(request))
         output = OutputProcessor(answer, replace(request, tools=()), "")
         yield from output.generate()
-        self.counters.add(prompt_tokens=len(ids), completion_tokens=len(answer.ids))
+        self.counters.add(request.key, prompt_tokens=len(ids), completion_tokens=len(answer.ids))
         yield AnswerEnd(output.turn, output.reason, len(ids), 0, len(answer.ids), {}, output.stopped_by)
 
     def _prefill(self, entry: SessionEntry, turns: Sequence[Turn]) -> None:
@@ -276,14 +276,14 @@ class SessionHost:
         """Drops as `Host.drop` says."""
         self.registry.drop(session, key)
 
-    def stats(self) -> HostStats:
+    def stats(self, key: str | None = None) -> HostStats:
         """Counts as `Host.stats` says."""
-        entries = self.registry.list_entries()
+        entries = self.registry.list_entries(key)
         caches = [session.cache for entry in entries if (session := entry.resident)]
         nbytes = sum(cache.nbytes for cache in caches)
         slots = round(nbytes / full_bytes(self.engine.model, 1))
-        seconds = self.counters.compaction_seconds
-        return HostStats(len(entries), len(caches), nbytes, slots, compaction_seconds=seconds, **self.counters.read())
+        counts, seconds = self.counters.read(key)
+        return HostStats(len(entries), len(caches), nbytes, slots, compaction_seconds=seconds, **counts)
 
     def close(self) -> None:
         """Closes as `Host.close` says."""

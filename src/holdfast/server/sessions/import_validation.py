@@ -72,7 +72,7 @@ class _Opened(_Event):
 
 
 class _Turn(_Strict):
-    role: Literal[tuple(role.value for role in Role)]  # type: ignore[valid-type]
+    role: Role
     text: str = ""
     reasoning: str = ""
     call_id: str = ""
@@ -80,13 +80,10 @@ class _Turn(_Strict):
     calls: list[tuple[str, str, str]] = []
 
 
-_BlockKind = Literal[tuple(kind.value for kind in Kind)]  # type: ignore[valid-type]
-
-
 class _Turns(_Event):
     kind: Literal["turns"]
     turns: Annotated[list[_Turn], Field(min_length=1)]
-    blocks: list[tuple[Count, _BlockKind, Annotated[list[Count], Field(min_length=1)]]]
+    blocks: list[tuple[Count, Kind, Annotated[list[Count], Field(min_length=1)]]]
     told: _Sizes = _Sizes()
 
 

@@ -44,8 +44,19 @@ def row(entry: SessionEntry, model: Model) -> SessionRow:
 def unreadable_row(name: str, reason: str) -> SessionRow:
     """Returns the row of a session that cannot be read, so that its owner sees it and can drop it."""
     title = f"This session cannot be read: {reason}"[:TITLE]
-    nothing = {field: 0 for field in ("turns", "tokens", "slots", "bytes", "bytes_full", "compactions")}
-    return SessionRow(id=name, title=title, **nothing, resident=False, busy=False, updated=0.0)  # type: ignore[typeddict-item]
+    return SessionRow(
+        id=name,
+        title=title,
+        turns=0,
+        tokens=0,
+        slots=0,
+        bytes=0,
+        bytes_full=0,
+        compactions=0,
+        resident=False,
+        busy=False,
+        updated=0.0,
+    )
 
 
 def extension(entry: SessionEntry) -> dict[str, Any]:
