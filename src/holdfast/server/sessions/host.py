@@ -113,7 +113,9 @@ class SessionHost:
             session.commit(answer, output.turn, cut=bool(output.stopped_by), told=told)
             self.registry.update_turns(entry, session.turns)
             used = prompt, cached, len(answer.ids)
-            self.counters.add(request.key, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=len(answer.ids))
+            self.counters.add(
+                request.key, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=len(answer.ids)
+            )
             yield AnswerEnd(output.turn, output.reason, *used, views.extension(entry), output.stopped_by)
             self.compactions.submit_if_due(entry)
         self._answers += 1
