@@ -111,7 +111,7 @@ def within(host: SessionHost) -> None:
     held = {place.name: place.resident.cache.footprint for place in host.registry.list_entries() if place.resident}
     assert sum(held.values()) <= memory.nbytes <= memory.budget, "the budget is not held"
     assert {name for name, size in held.items() if size} <= set(memory.resident), "memory that nobody accounts for"
-    assert not any(one.uses for one in memory._held.values()), "a session is in use for ever"
+    assert not any(one.uses for one in memory._sessions.values()), "a session is in use for ever"
 
 
 class Told:
