@@ -48,7 +48,7 @@ from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.session.trigger import Trigger
 from holdfast.storage.store import Store
-from holdfast.transcript.provider_requests import to_openai_messages
+from holdfast.transcript.provider_requests import to_openai_message
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 SESSION = Path(__file__).parents[1] / "examples" / "taskdeck" / "session.json"
@@ -147,7 +147,7 @@ def scripted(recorded: Transcript, engine: LocalEngine, turns: int, size: int) -
         whole += [_call(command, f"call_{at}"), Turn(Role.TOOL, text, call_id=f"call_{at}")]
     if (length := len(render(Transcript(tuple(whole)), tokenizer).ids) + ROOM) > most:
         raise BadInput(f"{turns} turns of {size} tokens and more take {length} of the {most} that the model reads")
-    history, stop = tuple(to_openai_messages(whole)), min(engine.stop_ids)
+    history, stop = tuple(map(to_openai_message, whole)), min(engine.stop_ids)
     says = (tokenizer(_written(command), add_special_tokens=False)["input_ids"] for command in commands)
     return Script(history[: len(start)], tuple((*ids, stop) for ids in says), results, history)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -20,6 +21,10 @@ from holdfast.model.load import Model, adopt
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 torch.set_num_threads(1)
+ALWAYS: dict[str, Any] = {"deadline": None, "database": None}
+hypothesis.settings.register_profile("quick", **ALWAYS, max_examples=20, derandomize=True)
+hypothesis.settings.register_profile("thorough", **ALWAYS, max_examples=500)  # `make test-all` asks for it
+hypothesis.settings.load_profile("quick")
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "phi3", "phi3-partial", "gemma3_text")
 VOCAB = 320

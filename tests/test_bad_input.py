@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.blocks.block import Block, Kind, Origin
@@ -104,7 +104,6 @@ def part_of(length, compacted):
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=8), st.integers(0, 50), st.integers(0, 900))
-@settings(max_examples=200, deadline=None)
 def test_a_ratio_for_a_budget_spends_it_and_no_more(lengths, pinned, more):
     cut = [part_of(n, compacted=True) for n in lengths] + ([part_of(pinned, compacted=False)] if pinned else [])
     slots = pinned + len(lengths) + more

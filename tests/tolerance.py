@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
 from conftest import SHAPE
@@ -28,3 +31,9 @@ def close(got: torch.Tensor, want: torch.Tensor, terms: int = 1, dtype: torch.dt
     assert got.shape == want.shape
     coarser = dtype or max(got.dtype, want.dtype, key=lambda kind: torch.finfo(kind).eps)
     return torch.allclose(got.double(), want.double(), rtol=0, atol=tolerance(want, terms, coarser))
+
+
+def near(want: float, terms: int = PASS) -> Any:
+    """Returns what equals every number that differs from `want` by no more than float32 arithmetic explains."""
+    share = tolerance(torch.ones(()), terms)
+    return pytest.approx(want, rel=share, abs=share)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from requests_of_a_loop import RULES, STEPS, TASK, TRIGGER, check_requests, observation
 
@@ -298,7 +298,6 @@ def module_message_of(turn: Any, original: dict[str, Any]) -> dict[str, Any]:
     return message_of(turn, original)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=40), st.sampled_from(["tiered", "truncate"]))
 def test_property_any_growth_stays_legal_and_keeps_its_prefix(sizes, method):
     done: list[Rewritten] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.model.quantized_slots import quantize
@@ -53,7 +53,6 @@ setups = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
 @given(setups, st.integers(0, 1000))
 def test_every_turn_is_served_once_and_no_replica_is_over_its_memory(setup, seed):
     simulation, told = run(setup, seed)

@@ -6,7 +6,7 @@ from math import isnan
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import build_pair, small_session
@@ -41,7 +41,6 @@ def probe(n):
     )
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 30), st.integers(60, 400), st.integers(1, 4), st.integers(1, 3), st.data())
 def test_windows_are_whole_exchanges_within_their_size_that_end_where_the_assistant_speaks(
     steps, size, keep, count, data

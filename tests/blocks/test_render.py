@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
@@ -249,7 +249,6 @@ def test_a_system_turn_in_the_middle_is_rendered_or_refused_in_words(make, shape
         assert shape in STRICT
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
 @given(transcript=transcripts())
 @example(transcript=Transcript((Turn(Role.USER, "👩‍👩‍👧"), Turn(Role.ASSISTANT, "👩"), Turn(Role.USER, "👧"))))
 @pytest.mark.parametrize("shape", SHAPES)
@@ -257,7 +256,6 @@ def test_blocks_are_the_whole_template_cut_by_who_said_what(make, shape, transcr
     check(transcript, make(shape))
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
 @given(transcript=transcripts())
 def test_a_tokenizer_whose_offsets_leave_out_spaces_is_cut_the_same_way(make, transcript):
     tokenizer = make("chatml", trim_offsets=True)
@@ -466,7 +464,6 @@ def long_transcripts(draw):
     return Transcript((*system, *rounds))
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
 @given(transcript=st.one_of(long_transcripts(), transcripts()))
 @pytest.mark.parametrize("shape", [*SHAPES, *MORE])
 def test_the_quick_path_places_messages_where_the_reference_does(make, transcript, shape):

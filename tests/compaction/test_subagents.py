@@ -13,10 +13,10 @@ from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.subagents import fork, merge_subagent, own_blocks, system_prompt
 from holdfast.context import store
-from holdfast.context.compose import part_of
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
 from holdfast.errors import BadInput, BadOption
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from tolerance import PASS, close
 
 PROBE = [20, 30, 40, 50, 60]
 TASK = (
@@ -83,7 +83,7 @@ def test_a_verbatim_fork_reads_the_session_token_by_token(two, session, parent):
     assert child.start.segments[0].ids.tolist() == list(ids)
     with torch.no_grad():
         want = two.plain(torch.tensor([[*ids, *PROBE]])).logits[0, -len(PROBE) :]
-    assert (two.engine.next_logits(child.live(), PROBE) - want).abs().max() < 1e-4 * want.abs().max()
+    assert close(two.engine.next_logits(child.live(), PROBE), want, PASS)
     assert child.live().next_position == parent.next_position  # the logical length was kept
 
 
@@ -126,7 +126,7 @@ def test_what_is_brought_back_stands_behind_the_parents_end(two, session, parent
         assert all(at <= p.min() and p.max() < at + n for p in positions(segment))
         at += n
     assert {o.turn for s in added for o in s.origins} == set(range(len(session.turns), len(session.turns) + 4))
-    assert part_of(made) == [0] * len(parent.segments) + [1] * len(added)
+    assert [part["segments"] for part in made.recipe["parts"]] == [len(parent.segments), len(added)]
     assert made.recipe["parts"][1]["recipe"]["subagent"] == how
     live = two.engine.open(made)
     assert made.evidence["bytes"] == live.nbytes
@@ -144,7 +144,7 @@ def test_after_a_compact_fork_it_is_the_session_compacted_in_one_go(two, session
     got, want = logits(two, made), logits(two, whole)
     assert made.next_position == whole.next_position
     assert [type(s) for s in made.segments] == [type(s) for s in whole.segments]
-    assert (got - want).abs().max() < 1e-5 * want.abs().max()
+    assert close(got, want, PASS)
 
 
 def test_several_sub_agents_are_brought_back_one_after_another(two, session, parent):
@@ -156,7 +156,6 @@ def test_several_sub_agents_are_brought_back_one_after_another(two, session, par
     assert made.next_position == parent.next_position + 2 * len(ids_of(own))
     assert [p["recipe"].get("subagent") for p in made.recipe["parts"]] == [None, "compact", "none"]
     assert len(made.evidence["parts"]) == 3
-    assert part_of(made)[-1] == 2
     assert made.evidence["bytes"] == two.engine.open(made).nbytes
 
 
@@ -168,7 +167,7 @@ def test_saved_and_loaded_gives_the_same_logits(two, session, parent, tmp_path, 
     made = merge_subagent(parent, fork(parent, two.engine, "none"), own, two.engine, plan)
     loaded = store.load(store.save(made, tmp_path / "a.holdfast", two.model), two.model)
     assert torch.equal(logits(two, loaded), logits(two, made))
-    assert part_of(loaded) == part_of(made)
+    assert [part["segments"] for part in loaded.recipe["parts"]] == [part["segments"] for part in made.recipe["parts"]]
     assert any(isinstance(s, SoftSegment) for s in made.segments) == ("virtual" in latent)
 
 

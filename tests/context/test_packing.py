@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.context.packing import join, pack
@@ -20,7 +20,6 @@ def layers(draw, heads=3):
     return keys, values, torch.arange(float(n)) + seed, torch.rand(heads, n, generator=generator) < 0.5
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
 @given(layers())
 def test_each_head_keeps_its_chosen_pairs_in_order(layer):
     keys, values, positions, keep = layer
@@ -34,7 +33,6 @@ def test_each_head_keeps_its_chosen_pairs_in_order(layer):
         assert bias is None
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
 @given(layers())
 def test_keeping_everything_equals_a_mask_of_ones(layer):
     keys, values, positions, keep = layer
@@ -45,7 +43,6 @@ def test_keeping_everything_equals_a_mask_of_ones(layer):
     assert torch.equal(dense.positions, masked.positions)
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(layers(), min_size=1, max_size=4))
 def test_joining_puts_the_parts_of_each_head_one_after_another(parts):
     packed = [pack(*part) for part in parts]

@@ -55,7 +55,7 @@ def both(transcript: Transcript, terms: Terms, method: str = "truncate", trigger
     return advised, replay(held, Strategy("cache", cached=True), terms)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     recorded_sessions(),
     PRICES,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.eval.metrics import (
@@ -26,7 +26,6 @@ def test_a_method_that_keeps_half_the_nats_retains_half():
     assert retained_share((none + full) / 2, none, full).value == pytest.approx(0.5)
 
 
-@settings(max_examples=50, derandomize=True, deadline=None)
 @given(st.lists(st.tuples(nats, st.floats(0.1, 50)), min_size=1, max_size=20), st.floats(-1, 2))
 def test_retained_is_the_share_that_was_kept_whatever_the_probes(probes: list[tuple[float, float]], share: float):
     none = np.array([probe[0] for probe in probes])
@@ -163,14 +162,12 @@ def test_any_accepted_keyword_is_enough_and_none_is_a_miss():
     assert not keyword_hit("three issues", [])
 
 
-@settings(max_examples=50, derandomize=True, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_a_number_hits_itself_and_no_other(number: int, other: int):
     assert keyword_hit(f"The port is {number}.", [str(number)])
     assert keyword_hit(f"The port is {other}.", [str(number)]) == (number == other)
 
 
-@settings(max_examples=50, derandomize=True, deadline=None)
 @given(st.text(), st.text())
 def test_any_text_is_judged_without_an_error(text: str, keyword: str):
     keyword_hit(text, [keyword])

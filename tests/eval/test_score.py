@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -82,7 +82,6 @@ def test_the_json_has_exactly_these_keys_and_never_nan():
         assert plain["retained_ci"] == [None, None]  # one window has no interval
 
 
-@settings(max_examples=25, derandomize=True, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing(shares: list[float], random: Any):
     rows = [row for i, share in enumerate(shares) for row in make_rows(share, probe=f"p{i}", window=f"w{i}")]
@@ -249,7 +248,6 @@ def test_rows_come_back_as_they_were_written_with_unknown_fields(tmp_path: Path)
     assert read_rows(tmp_path / "rows.jsonl")[0].model_extra == {"note_of_a_later_version": "kept"}
 
 
-@settings(max_examples=30, derandomize=True, deadline=None)
 @given(cut=st.integers(1, 600))
 def test_a_run_cut_anywhere_in_its_last_row_is_read_and_resumed(tmp_path_factory: pytest.TempPathFactory, cut: int):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"

@@ -12,6 +12,7 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
+from tolerance import close
 
 BEFORE, LENGTH = 12, 30
 
@@ -54,7 +55,7 @@ def test_values_are_the_weighted_mean_of_a_slot_and_what_is_nearest_to_it(two, i
             kept = (positions - BEFORE).long()
             if len(kept):
                 want, _ = by_hand(states, study.scores, layer, g, kept, weights == "even", least)
-                assert torch.allclose(values, want, atol=1e-4)
+                assert close(values, want, LENGTH)
             assert torch.equal(keys, states.keys[layer][g][kept])
             assert bias is None
 
@@ -69,7 +70,7 @@ def test_the_bias_is_the_log_of_one_and_the_mass_folded_in(two, ids):
             if len(values):
                 _, total = by_hand(study.prefill.states, study.scores, layer, g, kept, True, -1)
                 want = torch.tensor([total[int(t)] for t in kept]).log().clamp(max=3)
-                assert torch.allclose(bias, want, atol=1e-5)
+                assert close(bias, want, LENGTH)
 
 
 def test_keys_may_follow(two, ids):
@@ -95,7 +96,7 @@ def test_a_threshold_that_nothing_reaches_is_plain_eviction(two, ids):
     (merged,) = build("merge:least=1").compress(study, Budget(6))
     (plain,) = build("informed").compress(study, Budget(6))
     for a, b in zip(merged.layers, plain.layers, strict=True):
-        assert torch.allclose(a.values, b.values, atol=1e-6)
+        assert close(a.values, b.values, LENGTH)
         assert torch.equal(a.keys, b.keys)
 
 

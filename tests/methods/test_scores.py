@@ -23,6 +23,7 @@ from holdfast.methods.base import Span, quiet
 from holdfast.methods.reference_queries import SpanPrefill, reference_queries
 from holdfast.methods.registry import build
 from holdfast.model.load import adopt
+from tolerance import PASS, close
 
 BEFORE, LENGTH = 12, 30
 KVPRESS = Path(__file__).with_name("kvpress_scores.json")
@@ -65,11 +66,11 @@ def by_group(pair, x):
     return x.unflatten(0, (pair.model.family.kv_heads, -1))
 
 
-def equal(got, want, atol=1e-4):
+def equal(got, want):
     assert set(got) == set(want)
     for layer, scores in got.items():
         assert scores.dtype == torch.float32
-        assert torch.allclose(scores, want[layer].float(), atol=atol)
+        assert close(scores, want[layer].float(), PASS)
         assert scores.std() > 1e-3  # different enough for this to mean something
     return True
 
@@ -174,7 +175,7 @@ def test_expected_attention_is_the_mean_weight_under_gaussian_queries(tiny, ids,
         scores = (weight + epsilon) * values[layer][:, sinks:].double().norm(dim=-1)
         want[layer] = scores
     got = scored(pair, ids, f"expected_attention:future={future},epsilon={epsilon},sinks={4 if sinks else 0}", before)
-    assert equal({x: s[:, sinks:] for x, s in got.items()}, want, atol=1e-3)
+    assert equal({x: s[:, sinks:] for x, s in got.items()}, want)
     if sinks:
         assert all((s[:, :sinks] > s[:, sinks:].max()).all() for s in got.values())
 
@@ -207,7 +208,7 @@ def test_a_span_read_in_several_passes_is_scored_as_one_read_at_once(two, ids, s
                 live.feed(part, observer=watched)
             read = SpanPrefill(span, past, live, whole.prefill.states, engine, quiet, watched)
             got = method.score(read)
-        assert all(torch.allclose(got[x], s, rtol=1e-4, atol=1e-4) for x, s in whole.scores.items())
+        assert all(close(got[x], s, PASS) for x, s in whole.scores.items())
 
 
 def test_keydiff_is_how_unlike_a_key_is_to_the_mean_direction(two, ids):
@@ -217,13 +218,13 @@ def test_keydiff_is_how_unlike_a_key_is_to_the_mean_direction(two, ids):
         unit = k / k.norm(dim=-1, keepdim=True)
         anchor = unit.mean(1, keepdim=True)
         want[layer] = -(unit * anchor).sum(-1) / anchor.norm(dim=-1)
-    assert equal(scored(two, ids, "keydiff"), want, atol=1e-3)
+    assert equal(scored(two, ids, "keydiff"), want)
 
 
 def test_knorm_prefers_the_smallest_keys(two, ids):
     keys = span_states(two, ids)[0]
     want = {x: -keys[x].double().square().sum(-1).sqrt() for x in two.model.family.full}
-    assert equal(scored(two, ids, "knorm"), want, atol=1e-3)
+    assert equal(scored(two, ids, "knorm"), want)
 
 
 @pytest.mark.parametrize(("sinks", "slots", "kept"), [(4, 9, 4), (0, 5, 0), (4, 4, 4), (4, 3, 3), (99, 5, 5)])
@@ -375,7 +376,7 @@ def kvpress(request, tokenizer_with):
     facts, model = recorded()["models"][request.param], rebuilt(request.param)
     ids = torch.tensor(recorded()["ids"])
     with torch.no_grad():
-        assert torch.allclose(model(ids[None]).logits[0, -1, :8], torch.tensor(facts["logits"]), atol=1e-4)
+        assert close(model(ids[None]).logits[0, -1, :8], torch.tensor(facts["logits"]), PASS)
     return facts, LocalEngine(adopt(copy.deepcopy(model), tokenizer_with(), name=request.param)), ids
 
 
@@ -391,7 +392,8 @@ def test_scores_are_those_of_kvpress(kvpress, press):
         chosen = study.allocation.choose(study.scores, budget.slots)
         got = torch.stack(list(chosen.values())).float()
     assert got.shape == want.shape
-    assert torch.allclose(got, want, rtol=1e-3, atol=1e-5)
+    scale = want.abs().clamp_min(float(want.abs().median()))  # the window's scores are far above all others
+    assert close(got / scale, want / scale, PASS)
 
 
 def test_every_press_that_was_recorded_is_held_against_ours():

@@ -8,14 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.context.packing import join, pack
 from holdfast.model import attention
 from holdfast.model.attention import Pass, Slots, attend_merged, attend_reference, tail_mask
+from tolerance import close, near, tolerance
 
 B, H, G, Q, T, TAIL, D = 2, 4, 2, 3, 7, 5, 8
+KEYS = T + TAIL
 SCALE = D**-0.5
 PATHS = (attend_reference, attend_merged)
 LAYOUTS = ("even", "ragged", "an empty head", "biased", "even but biased", "one slot", "empty", "none")
@@ -26,7 +28,7 @@ class Layer:
     slots: Slots | None
     positions: torch.Tensor
     valid: torch.Tensor | None = None
-    coded: tuple = ()
+    quantized: tuple = ()
 
 
 def noise(*shape, seed=0):
@@ -108,8 +110,8 @@ def by_hand(q, tail, layer, window=None):
     return out, mass
 
 
-def agree(got, want, atol=1e-5):
-    return all(torch.allclose(g.double(), w.double(), atol=atol) for g, w in zip(got, want, strict=True))
+def agree(got, want, dtype=None):
+    return all(close(g, w, KEYS, dtype) for g, w in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("queries", [1, Q, TAIL])
@@ -146,7 +148,7 @@ def test_bfloat16_is_near_to_float64_and_keeps_its_type(attend, q, tail, name):
         slots = replace(slots, keys=slots.keys.bfloat16(), values=slots.values.bfloat16())
     out, mass = attend(q, *tail, held(slots), SCALE, None)
     assert (out.dtype, mass.dtype) == (torch.bfloat16, torch.float32)
-    assert agree((out, mass), by_hand(q, tail, held(slots)), atol=0.1)
+    assert agree((out, mass), by_hand(q, tail, held(slots)), torch.bfloat16)
 
 
 def test_a_bias_is_not_rounded_to_half_precision(attend):
@@ -155,7 +157,7 @@ def test_a_bias_is_not_rounded_to_half_precision(attend):
     zeros = torch.zeros(1, 1, 1, D, dtype=torch.bfloat16)
     slots = replace(slots, keys=slots.keys.bfloat16(), values=slots.values.bfloat16())
     _, mass = attend(zeros, zeros, zeros, Layer(slots, torch.ones(1, 1)), SCALE, None)
-    assert float(mass) == pytest.approx(20.3, abs=1e-4)
+    assert float(mass) == near(20.3, 1)
 
 
 def test_float64_stays_float64(attend, q, tail):
@@ -163,10 +165,9 @@ def test_float64_stays_float64(attend, q, tail):
     layer = held(slots)
     out, mass = attend(q.double(), *(x.double() for x in tail), layer, SCALE, None)
     assert out.dtype == torch.float64
-    assert agree((out, mass), by_hand(q.double(), tail, layer))
+    assert agree((out, mass), by_hand(q.double(), tail, layer), torch.float32)  # of the softmax
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, T), min_size=1, max_size=3),
     rep=st.integers(1, 3),
@@ -201,7 +202,7 @@ def test_uniform_heads_without_bias_equal_stock_attention(attend, q, tail, slots
     values = torch.cat((slots.values.view(1, G, T, D).expand(B, -1, -1, -1), tail[1]), dim=2)
     mask = torch.ones(Q, T + TAIL, dtype=torch.bool).tril(T + TAIL - Q)
     want = torch.nn.functional.scaled_dot_product_attention(q, keys, values, mask, scale=SCALE, enable_gqa=True)
-    assert torch.allclose(attend(q, *tail, held(slots), SCALE, None)[0], want, atol=1e-5)
+    assert close(attend(q, *tail, held(slots), SCALE, None)[0], want, KEYS)
 
 
 def test_a_bias_of_log_two_equals_the_slot_twice(attend, q, tail, slots):
@@ -213,7 +214,7 @@ def test_a_bias_of_log_two_equals_the_slot_twice(attend, q, tail, slots):
     )
     once = attend(q, *tail, held(replace(slots, bias=bias)), SCALE, None)
     assert agree(once, attend(q, *tail, held(twice), SCALE, None))
-    assert not agree(once, attend(q, *tail, held(slots), SCALE, None), atol=1e-2)
+    assert not agree(once, attend(q, *tail, held(slots), SCALE, None))
 
 
 def test_a_slot_far_above_all_others_takes_everything(attend, q, tail):
@@ -221,7 +222,7 @@ def test_a_slot_far_above_all_others_takes_everything(attend, q, tail):
     for sign in (1, -1):
         layer = held(replace(ragged(1, 1), bias=torch.tensor([300.0, 300.0]) * sign))
         out, mass = attend(q, *tail, layer, SCALE, None)
-        assert agree((out, mass), by_hand(q, tail, layer), atol=1e-4)
+        assert agree((out, mass), by_hand(q, tail, layer))
 
 
 @pytest.mark.parametrize("window", [2, 4, 7, 100])
@@ -258,9 +259,9 @@ def test_the_mass_turns_logits_into_probabilities_that_sum_to_one(attend, q, tai
             keys, _, _, bias = list(slots.heads())[g]
             over_slots = q[:, h] @ keys.T * SCALE + (0 if bias is None else bias)
             p = (over_slots - mass[:, h, :, None]).exp()
-            assert (p <= 1 + 1e-5).all()
+            assert (p <= 1 + tolerance(p, KEYS)).all()
             total = total + p.sum(-1)
-        assert torch.allclose(total, torch.ones(B, Q), atol=1e-5)
+        assert close(total, torch.ones(B, Q), KEYS)
 
 
 def test_slots_receive_everything_when_there_is_nothing_else(attend, q, slots):
@@ -271,7 +272,7 @@ def test_slots_receive_everything_when_there_is_nothing_else(attend, q, slots):
     _, mass = attend(one, keys, torch.zeros_like(keys), layer, SCALE, None)
     per_head = slots.keys.view(G, T, D).repeat_interleave(H // G, 0)
     p = (torch.einsum("bhqd,htd->bhqt", one * SCALE, per_head) - mass[..., None]).exp()
-    assert torch.allclose(p[:, ::2].sum(-1), torch.ones(B, G, 1), atol=1e-5)
+    assert close(p[:, ::2].sum(-1), torch.ones(B, G, 1), KEYS)
 
 
 def test_many_queries_are_served_in_bounded_memory_with_the_same_result(attend):
@@ -286,8 +287,8 @@ def test_many_queries_are_served_in_bounded_memory_with_the_same_result(attend):
     logits = (q @ keys.transpose(2, 3) * SCALE).masked_fill_(
         ~torch.ones(queries, n + queries).tril(n).bool(), -math.inf
     )
-    assert torch.allclose(mass, logits.logsumexp(-1), atol=1e-4)
-    assert torch.allclose(got, logits.softmax(-1) @ values, atol=1e-4)
+    assert close(mass, logits.logsumexp(-1), D)
+    assert close(got, logits.softmax(-1) @ values, D)
 
 
 def test_joined_slots_equal_one_longer_set(attend, q, tail, slots):
@@ -325,7 +326,7 @@ def test_an_observer_changes_no_output_and_sees_scaled_queries_mass_and_keys(q, 
     assert index == 0
     assert torch.equal(query, q * SCALE)
     assert torch.equal(key, tail[0])
-    assert torch.allclose(mass.double(), want[1], atol=1e-5)
+    assert close(mass, want[1], KEYS)
 
 
 @pytest.mark.parametrize("leaf", ["query", "key", "value", "slot keys", "slot values", "slot bias"])
@@ -343,7 +344,7 @@ def test_whatever_is_trained_gets_the_gradient_of_the_reference(q, tail, leaf):
 
     want = gradient(lambda q, tail, layer: attend_reference(q, *tail, layer, SCALE, None)[0])
     assert want.abs().sum() > 0
-    assert torch.allclose(gradient(called), want, atol=1e-5)
+    assert close(gradient(called), want, KEYS)
 
 
 def test_a_model_used_directly_still_works_as_before(two, ids):

@@ -10,6 +10,7 @@ from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
 from holdfast.model.load import load
+from tolerance import PASS, close
 
 pytestmark = pytest.mark.gemma
 
@@ -42,7 +43,7 @@ def test_states_spliced_back_equal_the_plain_model(engine):
     stored = CompactContext((keep(states, [None] * len(states.keys)),), len(ids))
     ask = engine.model.tokenizer("For password hashing, Orion uses", add_special_tokens=False)["input_ids"]
     want, got = engine.next_logits(plain, ask), engine.next_logits(engine.open(stored), ask)
-    assert torch.allclose(want, got, atol=2e-3 * float(want.abs().max()))
+    assert close(want, got, PASS)
 
 
 def test_kvzip_at_4x_keeps_what_the_model_did_not_know(engine):

@@ -51,7 +51,7 @@ def test_property_any_bytes(wire, data):
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_property_histories_with_anything_in_them(wire, data):
     history = HISTORIES[wire.name](data.draw(st.integers(0, 6)))

@@ -349,7 +349,7 @@ CONTENT = JSON | st.lists(BLOCK | JSON, max_size=3)
 MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]), "content": CONTENT})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(messages=st.lists(MESSAGE | JSON, max_size=4), system=CONTENT, tools=JSON)
 def test_any_list_of_messages_is_answered_or_refused(
     http: httpx.Client, messages: Any, system: Any, tools: Any

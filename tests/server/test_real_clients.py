@@ -15,6 +15,7 @@ from steered_host import CLOSING, eager, read_by_answers, steered
 from holdfast.server.http.auth import digest
 from holdfast.server.protocol import GenerateRequest
 from holdfast.transcript.turn import Role
+from waiting import until
 
 WIRES = (Chat, Messages, Responses, Named)
 OWN = (Chat, Messages, Responses)
@@ -196,13 +197,14 @@ def test_a_conversation_goes_on_in_its_session_through_any_other_wire(described:
 
 
 def test_an_answer_that_its_reader_left_is_asked_for_again() -> None:
-    with steered(by_turn) as (_, url), Chat(url) as client:
+    with steered(by_turn) as (host, url), Chat(url) as client:
         first = client.say("Look at the files.")
         results = {id_: "two files" for id_, _ in first.calls}
         how: Any = {"model": "any", "messages": [{"role": "system", "content": SYSTEM}, *client.history]}
         how["messages"] += client.told(results)
         with client.client.chat.completions.create(**how, tools=client.tools, stream=True) as stream:  # type: ignore[union-attr]
             next(stream)
+        until(lambda: not any(row["busy"] for row in host.sessions(digest("mine"))))  # the server has seen it go
         again = client.results(results)
     assert again.session == first.session
     assert again.cached >= held(first)

@@ -361,7 +361,7 @@ ITEM = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(items=st.lists(ITEM | JSON, max_size=4), tools=JSON, path=st.sampled_from(["", "/compact"]))
 def test_any_list_of_items_is_answered_or_refused(http: httpx.Client, items: Any, tools: Any, path: str) -> None:
     reply = http.post("/v1/responses" + path, json={"input": items, "tools": tools})

@@ -227,7 +227,6 @@ def test_a_turn_that_the_session_does_not_have_is_missing(client):
     assert "turns 1 to 30" in refused(client.get("/holdfast/sessions/s-1/turns/31"), 404)
 
 
-@settings(max_examples=50, deadline=None)
 @given(session=st.text(st.characters(codec="utf-8"), min_size=1, max_size=300))
 def test_property_no_session_name_breaks_the_server(empty, session):
     path = "/holdfast/sessions/" + "".join(f"%{byte:02X}" for byte in session.encode())
@@ -253,7 +252,7 @@ APP = create_app(WORLD, Settings(names=frozenset({"testserver"})))
 
 
 @schemathesis.openapi.from_asgi("/openapi.json", APP).include(path_regex="^/holdfast/sessions").parametrize()
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(suppress_health_check=list(HealthCheck))
 def test_every_response_is_as_the_page_of_the_api_declares(case):
     WORLD.shown = {"s-1": worked("s-1")}
     if "session" in (case.path_parameters or {}):

@@ -21,7 +21,7 @@ PAGE = schemathesis.openapi.from_asgi(
 
 
 @PAGE.include(path_regex="^/v1/(messages|responses)").parametrize()
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(suppress_health_check=list(HealthCheck))
 def test_every_response_is_as_declared(case):
     checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
     case.call_and_validate(checks=checks)

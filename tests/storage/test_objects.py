@@ -111,7 +111,7 @@ def test_what_is_no_digest_is_bad_input(store, digest):
             call(digest)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300))
 def test_any_bytes_come_back(store, data):
     assert store.get(store.put(data)) == data
@@ -259,7 +259,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(TEXT, JSON, max_size=4), min_size=1, max_size=4))
 def test_any_json_comes_back(store, events):
     log = uuid4().hex

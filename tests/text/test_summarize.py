@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.engine.chat import ChatAnswer
@@ -337,7 +337,6 @@ lines = st.lists(st.text(ONE_LINE, max_size=80), max_size=12)
 ODD = [*GOOD.splitlines(), "[", "]", "[1-", '"', "#", "- [99999]", "## State", "- x [replaces S1]"]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(NotesSection), lines, max_size=7), st.integers(120, 900))
 def test_bounded_notes_are_never_larger_and_keep_lines_as_they_are(texts, most):
     notes = Notes({name: tuple(Line("- " + text, (1,)) for text in found) for name, found in texts.items()}, 7, 70)
@@ -354,7 +353,6 @@ def test_bounded_notes_are_never_larger_and_keep_lines_as_they_are(texts, most):
     ]
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.text() | st.lists(st.sampled_from(ODD)).map("\n".join))
 def test_any_answer_makes_a_legal_session_or_fails_by_name(text):
     held = new_draft(session(3))

@@ -6,9 +6,7 @@ import json
 from typing import Any
 
 from agent_samples import AGENTS
-from hypothesis import settings
 
-FIXED = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 """The profile of every property test here: the same examples on every run."""
 
 

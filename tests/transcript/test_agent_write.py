@@ -25,10 +25,9 @@ from agent_samples import (
     pi_node,
     rollout,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rewriting import changed, said
-from sample_sessions import FIXED
 
 from holdfast.errors import HoldfastError
 from holdfast.transcript.cuts import check_legal
@@ -100,14 +99,12 @@ def test_draft_without_changes_gives_the_file_itself(name: str) -> None:
     assert form.write(decode(text), new_draft(parse(text))) == text
 
 
-@settings(FIXED, max_examples=200)
 @given(st.sampled_from(sorted(SAMPLES)), st.data())
 def test_any_change_of_a_sample_reads_back_as_the_draft(name: str, data: st.DataObject) -> None:
     text = SAMPLES[name]
     holds(text, data.draw(changed(parse(text))))
 
 
-@settings(FIXED, max_examples=100)
 @given(st.sampled_from(sorted(SAMPLES)), st.data())
 def test_a_second_change_reads_back_as_well(name: str, data: st.DataObject) -> None:
     once = holds(SAMPLES[name], data.draw(changed(parse(SAMPLES[name]))))
@@ -229,7 +226,6 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key in keys] + [pair for key in keys for pair in places(value[key])]
 
 
-@settings(FIXED, max_examples=400)
 @given(st.sampled_from(sorted(SAMPLES)), st.data())
 def test_broken_file_is_refused_in_words_or_read_and_then_written(name: str, data: st.DataObject) -> None:
     text = broken(SAMPLES[name], data)
@@ -256,7 +252,6 @@ def test_file_read_leniently_is_written_without_what_could_not_be_read(name: str
     assert said(parse(made).turns) == said(new_draft(read).replace_text(0, "Other words.", "clamp").turns)
 
 
-@settings(FIXED, max_examples=100)
 @given(st.sampled_from(sorted(SAMPLES)), st.data())
 def test_file_cut_anywhere_never_gives_a_traceback(name: str, data: st.DataObject) -> None:
     text = SAMPLES[name]
@@ -265,7 +260,6 @@ def test_file_cut_anywhere_never_gives_a_traceback(name: str, data: st.DataObjec
             parse(text[: data.draw(st.integers(0, len(text)))], lenient=lenient)
 
 
-@settings(FIXED, max_examples=200)
 @given(st.sampled_from(sorted(SAMPLES)), st.data())
 def test_line_or_message_that_lenient_reading_leaves_out_is_named(name: str, data: st.DataObject) -> None:
     document = decode(SAMPLES[name])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_sessions import FIXED
 
 from holdfast.errors import BadTranscript
 from holdfast.transcript.cuts import (
@@ -98,7 +97,6 @@ SESSIONS = st.lists(ANY_TURN, max_size=14).map(lambda turns: without_orphans(tur
 """Legal sessions of every shape, with ids used again and again."""
 
 
-@FIXED
 @given(SESSIONS)
 def test_both_sides_of_any_legal_cut_are_legal(turns: tuple[Turn, ...]) -> None:
     check_legal(turns)
@@ -107,7 +105,6 @@ def test_both_sides_of_any_legal_cut_are_legal(turns: tuple[Turn, ...]) -> None:
         check_legal(turns[at:])
 
 
-@FIXED
 @given(SESSIONS, st.data())
 def test_dropping_any_exchange_leaves_a_legal_session(turns: tuple[Turn, ...], data: st.DataObject) -> None:
     units = exchanges(Transcript(turns))
@@ -117,7 +114,6 @@ def test_dropping_any_exchange_leaves_a_legal_session(turns: tuple[Turn, ...], d
         check_legal(turns[:start] + turns[stop:])
 
 
-@FIXED
 @given(st.lists(ANY_TURN, max_size=14))
 def test_both_ends_are_always_legal_cuts(turns: list[Turn]) -> None:
     for invariant in INVARIANTS:

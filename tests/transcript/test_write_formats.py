@@ -15,7 +15,6 @@ from sample_sessions import (
     ANTHROPIC,
     BY_FORMAT,
     CLAUDE_CODE,
-    FIXED,
     MINI,
     OPENAI,
     OPENHANDS,
@@ -176,7 +175,6 @@ def preserved_claude() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-@FIXED
 @given(st.sampled_from([long_claude, preserved_claude]), st.data())
 def test_any_change_of_a_forked_or_compacted_claude_session_reads_back(make: Any, data: st.DataObject) -> None:
     text = lines(*make())

@@ -15,6 +15,7 @@ from holdfast.model.load import adopt
 from holdfast.model.slots import Slots
 from holdfast.vllm.padding_keys import nearest_point
 from holdfast.vllm.pages import Options, to_pages
+from tolerance import PASS, close
 
 FULL = ("llama", "qwen2", "qwen3", "mistral", "phi3", "phi3-partial")
 SMALL = Options(block_size=16, reach=256)
@@ -54,11 +55,11 @@ def over(model, pages):
     return live
 
 
-def apart(pair, context, pages):
-    """The largest difference of a log-probability between the context here and its pages."""
+def alike(pair, context, pages):
+    """Returns whether the context here and its pages give the same log-probabilities."""
     here = pair.engine.next_logits(pair.engine.open(context), ASKED).log_softmax(-1)
     there = pair.engine.next_logits(over(pair.model, pages), [*pages.header.tail, *ASKED])[-len(ASKED) :]
-    return float((here - there.log_softmax(-1)).abs().max())
+    return close(there.log_softmax(-1), here, PASS)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_pages_of_equal_heads_give_the_local_answers(tiny, ids, family):
     context = made(pair, ids)
     pages = to_pages(pair.model, context, SMALL)
     assert (pages.header.slots, len(pages.header.tail)) == (64, 11)  # 20 + 30 + 25 slots in blocks of 16
-    assert apart(pair, context, pages) < 1e-4 * 5  # tiny random models amplify float32 noise
+    assert alike(pair, context, pages)
 
 
 def test_equal_heads_cost_nothing(tiny, ids):
@@ -98,7 +99,7 @@ def test_a_tail_that_fills_whole_blocks_leaves_nothing_to_the_server(tiny, ids):
     context = made(pair, ids, tail=14)
     pages = to_pages(pair.model, context, SMALL)
     assert (pages.header.slots, pages.header.tail) == (64, ())
-    assert apart(pair, context, pages) < 5e-4
+    assert alike(pair, context, pages)
 
 
 def test_a_gap_behind_the_last_token_moves_no_answer(one_sided, ids):
@@ -106,7 +107,7 @@ def test_a_gap_behind_the_last_token_moves_no_answer(one_sided, ids):
     context = replace(made(one_sided, ids, tail=120), next_position=300)
     pages = to_pages(one_sided.model, context, SMALL)
     assert (pages.header.slots, pages.header.tail) == (176, ())
-    assert apart(one_sided, context, pages) < 5e-4
+    assert alike(one_sided, context, pages)
 
 
 def test_heads_of_different_lengths_are_refused_by_their_lengths(tiny, ids):
@@ -121,9 +122,9 @@ def test_padding_is_seen_by_no_query(one_sided, ids):
     report = pages.header.report
     assert report["padded"] == report["placed"] - report["held"] > 0
     assert report["leak"] < 1e-6
-    assert apart(one_sided, context, pages) < 5e-4
+    assert alike(one_sided, context, pages)
     bare = replace(pages, keys=tuple(torch.where(v.any(-1, keepdim=True), k, 0) for k, v in _pairs(pages)))
-    assert apart(one_sided, context, bare) > 1e-2  # padding with keys of zero would be seen
+    assert not alike(one_sided, context, bare)  # padding with keys of zero would be seen
 
 
 def _pairs(pages):
@@ -164,7 +165,7 @@ def test_a_slot_that_counts_for_several_is_repeated_exactly(tiny, ids, times):
     pages = to_pages(pair.model, context, replace(SMALL, bias="repeat"))
     report = pages.header.report
     assert (report["repeated"], report["rounding"]) == (30 * (times - 1) * 6, 0.0)
-    assert apart(pair, context, pages) < 5e-4
+    assert alike(pair, context, pages)
 
 
 def test_a_bias_between_whole_numbers_states_its_error(tiny, ids):
@@ -180,7 +181,7 @@ def test_coded_slots_are_decoded_and_said_so(tiny, ids, form):
     context = replace(plain, segments=(plain.segments[0], quantize_segment(plain.segments[1], form), plain.segments[2]))
     pages = to_pages(pair.model, context, SMALL)
     assert pages.header.report["decoded"] == (form,)
-    assert apart(pair, context, pages) < 5e-4
+    assert alike(pair, context, pages)
 
 
 def test_soft_segments_become_pages_like_words(tiny, ids):
@@ -189,7 +190,7 @@ def test_soft_segments_become_pages_like_words(tiny, ids):
     context = CompactContext((soft, tokens(ids(40), 30)), 70, model_digest=pair.model.digest)
     pages = to_pages(pair.model, context, SMALL)
     assert (pages.header.slots, len(pages.header.tail)) == (48, 9)
-    assert apart(pair, context, pages) < 5e-4
+    assert alike(pair, context, pages)
 
 
 def test_sliding_layers_are_refused_by_name(tiny, ids):
@@ -232,7 +233,7 @@ def test_options_that_make_no_sense_are_refused(wrong):
 
 def test_the_nearest_point_of_a_hull_is_found():
     square = torch.tensor([[[1.0, -1], [1, 1], [3, 1], [3, -1]], [[2, 0], [0, 2], [3, 3], [2, 2]]])
-    assert torch.allclose(nearest_point(square), torch.tensor([[1.0, 0], [1, 1]]), atol=0.01)
+    assert (nearest_point(square) - torch.tensor([[1.0, 0], [1, 1]])).norm(dim=-1).max() < 0.01  # where its steps end
 
 
 def test_a_head_without_slots_is_padded_whole(one_sided, ids):
@@ -248,4 +249,4 @@ def test_a_head_without_slots_is_padded_whole(one_sided, ids):
     context = CompactContext((tokens(text[:100], 0), StateSegment(tuple(layers))), 140)
     pages = to_pages(one_sided.model, context, replace(SMALL, lengths="pad"))
     assert pages.header.report["padded"] == 3 * (144 - 100 + 144 - 132)
-    assert apart(one_sided, context, pages) < 5e-4
+    assert alike(one_sided, context, pages)

@@ -67,7 +67,9 @@ def engine(model: str, dtype: str, device: str) -> LocalEngine:
 
         from holdfast.compaction.compact import load
         from holdfast.model import bundled_models
+        from holdfast.model.load import check_dtype
 
+        check_dtype(dtype, device)
         logging.disable_progress_bar()
         if model in bundled_models.BUNDLES:
             bundled_models.ensure(model, say)

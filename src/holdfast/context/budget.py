@@ -35,13 +35,3 @@ def from_ratio(tokens: int, ratio: float) -> Budget:
     if not (math.isfinite(ratio) and ratio >= 1):
         raise BadOption(f"ratio must be a finite number of at least 1, got {ratio}; 8 means an eighth of the slots")
     return Budget(max(1, math.floor(tokens / ratio)))
-
-
-def from_bytes(nbytes: int, pair_bytes: int, heads: int) -> Budget:
-    """Slots that fit into `nbytes` when every KV pair takes `pair_bytes` and there are `heads` layer-heads."""
-    slots = nbytes // (pair_bytes * heads)
-    if slots < 1:
-        raise BadOption(
-            f"{nbytes} bytes hold no slot: one token takes {pair_bytes * heads} bytes over all layers and heads"
-        )
-    return Budget(slots)

@@ -23,7 +23,7 @@ def compose(contexts: Sequence[CompactContext], *, drop_head: bool = False) -> C
     """One context of several. `drop_head` leaves out the system prompt at the start of all but the first.
 
     The recipe lists the parts in order with their numbers of segments, so that every origin can be followed to its
-    session (`part_of`). Raises BadInput for no context at all, and BadContext for contexts of different models.
+    session. Raises BadInput for no context at all, and BadContext for contexts of different models.
     """
     if not contexts:
         raise BadInput("there is nothing to compose; give at least one context")
@@ -44,14 +44,6 @@ def compose(contexts: Sequence[CompactContext], *, drop_head: bool = False) -> C
             parts.append({"segments": len(own), "positions": [start, end], "recipe": dict(context.recipe)})
             evidence.append(dict(context.evidence))
     return CompactContext(tuple(segments), end, {"parts": parts}, {"parts": evidence}, "".join(digests))
-
-
-def part_of(context: CompactContext) -> list[int]:
-    """For each segment, which part of the recipe it came with; all 0 where the context was not composed."""
-    parts = context.recipe.get("parts")
-    if not parts:
-        return [0] * len(context.segments)
-    return [n for n, part in enumerate(parts) for _ in range(part["segments"])]
 
 
 def headless(context: CompactContext) -> tuple[list[Segment], int]:

@@ -35,7 +35,6 @@ class Task(StrEnum):
 
     PLANNER = "planner"
     COMPACTOR = "compactor"
-    RETRIEVER = "retriever"
     VALIDATOR = "validator"
 
 

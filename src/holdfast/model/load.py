@@ -58,7 +58,7 @@ def load(name: str = bundled_models.DEFAULT, *, dtype: str = "float32", device: 
     import torch
     from transformers import AutoModelForCausalLM
 
-    _check_dtype(dtype, device)
+    check_dtype(dtype, device)
     words = tokenizer(name)
     with _said_well(name):
         hf = AutoModelForCausalLM.from_pretrained(
@@ -111,7 +111,7 @@ def adopt(hf: Any, tokenizer: Any, *, name: str) -> Model:
     )
 
 
-def _check_dtype(dtype: str, device: str) -> None:
+def check_dtype(dtype: str, device: str) -> None:
     if dtype not in DTYPES:
         raise BadOption(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if dtype == "float16" and device == "cpu":

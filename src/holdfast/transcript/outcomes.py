@@ -36,10 +36,6 @@ class RunCounts:
     """Failures and errors."""
     skipped: int = 0
 
-    @property
-    def succeeded(self) -> bool:
-        return self.passed > 0 and self.failed == 0
-
 
 def read_exit_code(result: Turn) -> int | None:
     """The exit code that the harness recorded beside the result, or wrote at either end of it."""

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from itertools import takewhile
+from collections.abc import Mapping
 from typing import Any
 
 from holdfast.transcript.content import write_content
@@ -20,19 +17,6 @@ _OPENAI_PARTS = re.compile("image_url|input_audio|file")
 _ANTHROPIC_PARTS = re.compile("image|document|server_tool_use|.+_tool_result")
 _DATA_URL = re.compile(r"data:([^;,]+);base64,(.*)", re.DOTALL)
 _THOUGHTS = ("thinking", "redacted_thinking")
-
-
-def to_openai_messages(turns: Iterable[Turn]) -> list[dict[str, Any]]:
-    """Messages for an OpenAI-compatible chat endpoint. A turn that says nothing at all is left out."""
-    return [to_openai_message(turn) for turn in make_ids_unique(turns) if _says(turn)]
-
-
-def to_anthropic_messages(turns: Iterable[Turn]) -> tuple[str, list[dict[str, Any]]]:
-    """The system prompt, and messages that alternate, for Anthropic. A system turn after the head becomes user text."""
-    unique = make_ids_unique(turns)
-    head = list(takewhile(lambda turn: turn.role is Role.SYSTEM, unique))
-    said = [to_anthropic_message(turn) for turn in unique[len(head) :] if _says(turn)]
-    return "\n\n".join(turn.text for turn in head if turn.text), merge_neighbours(said)
 
 
 def to_openai_message(turn: Turn) -> dict[str, Any]:
@@ -79,45 +63,12 @@ def parse_arguments(call: ToolCall) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": call.arguments}
 
 
-def merge_neighbours(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Neighbours of one role as one message; the results that a user message holds stand first in it."""
-    merged: list[dict[str, Any]] = []
-    for message in messages:
-        if merged and merged[-1]["role"] == message["role"]:
-            merged[-1] = merge_messages(merged[-1], message)
-        else:
-            merged.append(dict(message))
-    return merged
-
-
 def merge_messages(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Two Anthropic messages of one role as one; other fields are the first's, or the second's where it has none."""
     blocks = [*_blocks(first.get("content")), *_blocks(second.get("content"))]
     if first["role"] == "user":
         blocks.sort(key=lambda block: _type(block) != "tool_result")
     return {**second, **first, "content": blocks}
-
-
-def make_ids_unique(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """The turns with every call's id used once, as providers want it; results follow their calls."""
-    used: Counter[str] = Counter()
-    latest: dict[str, str] = {}
-    done: list[Turn] = []
-    for turn in turns:
-        calls = []
-        for call in turn.calls:
-            plain = re.sub(r"[^A-Za-z0-9_-]", "_", call.id)
-            used[plain] += 1
-            latest[call.id] = plain if used[plain] == 1 else f"{plain}_{used[plain]}"
-            calls.append(replace(call, id=latest[call.id]))
-        call_id = latest.get(turn.call_id, turn.call_id) if turn.role is Role.TOOL else turn.call_id
-        same = tuple(calls) == turn.calls and call_id == turn.call_id
-        done.append(turn if same else replace(turn, calls=tuple(calls), call_id=call_id))
-    return tuple(done)
-
-
-def _says(turn: Turn) -> bool:
-    return bool(turn.text or turn.calls or (turn.role is Role.TOOL and turn.call_id))
 
 
 def _parts(turn: Turn) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.blocks.block import Block, Kind, Origin
@@ -228,7 +228,6 @@ PIECES = st.sampled_from(
 
 
 @given(st.one_of(st.text(max_size=300), st.lists(PIECES, max_size=80).map("".join)), st.sampled_from([None, *Role]))
-@settings(max_examples=300, deadline=None)
 def test_atoms_of_any_text_are_exact_ordered_and_nest_by_the_rule(text, speaker):
     everything = extract_facts(text, speaker)
     assert [a.chars[0] for a in everything] == sorted(a.chars[0] for a in everything)
@@ -311,7 +310,6 @@ def test_atoms_of_blocks_cut_out_of_a_session_keep_their_tokens(tokenizer_with):
 
 
 @given(st.text(max_size=60), st.integers(0, 30), st.integers(0, 30))
-@settings(max_examples=100, deadline=None)
 def test_tokens_give_back_their_text_wherever_they_are_cut(tokenizer_with, text, skip, drop):
     tokenizer = tokenizer_with()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

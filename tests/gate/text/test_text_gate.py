@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.errors import Lost
@@ -56,7 +56,6 @@ def sections(done: Rewritten) -> list[Piece]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=15, deadline=None)
 @given(transcript=SESSIONS, share=st.floats(0.001, 0.9), keep=st.integers(0, 3))
 def test_every_live_prohibition_is_in_the_result(method: str, transcript: Transcript, share: float, keep: int) -> None:
     budget = max(1, int(new_draft(transcript).size(estimate_tokens) * share))
@@ -68,7 +67,6 @@ def test_every_live_prohibition_is_in_the_result(method: str, transcript: Transc
 
 
 @pytest.mark.parametrize("method", ["truncate", "tiered"])
-@settings(max_examples=25, deadline=None)
 @given(transcript=SESSIONS, share=st.floats(0.05, 0.9))
 def test_the_report_adds_up_and_cites_true_sources(method: str, transcript: Transcript, share: float) -> None:
     done = rewrite(
@@ -89,7 +87,6 @@ def test_the_report_adds_up_and_cites_true_sources(method: str, transcript: Tran
         assert set(line.turns) <= facts
 
 
-@settings(max_examples=40, deadline=None)
 @given(transcript=SESSIONS, share=st.floats(0.3, 0.9))
 def test_what_is_lost_did_not_fit(transcript: Transcript, share: float) -> None:
     budget = int(new_draft(transcript).size(estimate_tokens) * share)

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from text_sessions import FIXED, exchange, session
+from text_sessions import exchange, session
 
 from holdfast.errors import BadOption
 from holdfast.methods.registry import build_text
@@ -153,7 +153,6 @@ def test_what_the_agent_says_without_a_call_stays():
 
 
 @given(st.text(min_size=1, max_size=60).map(lambda part: part * 40), st.booleans())
-@FIXED
 def test_any_text_in_arguments_leaves_them_an_object_with_the_same_keys(text, ascii_):
     given_ = json.dumps({"path": "a.py", "content": text, "command": text}, ensure_ascii=ascii_)
     made = arguments(masked(session(exchange(1, "Write", given_, "ok")), over=4))[0]

@@ -6,13 +6,10 @@ import json
 import re
 import zlib
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from holdfast.engine.chat import ChatAnswer
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-
-FIXED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 LINES = (
     "the quick brown fox jumps over the lazy dog",

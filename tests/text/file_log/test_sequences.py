@@ -131,7 +131,6 @@ class Sessions(RuleBasedStateMachine):
     @invariant()
     def every_raw_turn_is_there(self):
         past = read_lineage(self.path)
-        assert past.intact
         assert [turn.text for turn in past.raw] == [message["content"] for message in self.messages]
         held = {at for origin in past.now.origins for at in origin.turns}
         assert held <= set(range(len(self.messages)))
@@ -158,7 +157,7 @@ class Documents(Sessions):
     suffix = ".json"
 
 
-FEW = settings(max_examples=25, stateful_step_count=12, deadline=None)
+FEW = settings(stateful_step_count=12)
 
 
 @pytest.mark.parametrize("machine", [Sessions, Documents])

@@ -72,7 +72,7 @@ class MemoryBudget:
             if not resident.uses:
                 raise Missing(f"session {session!r} serves no request; admit it before it is released")
             resident.uses -= 1
-            self._renew(session, resident)
+            self._sessions[session] = self._sessions.pop(session)  # the newest of those that rest
 
     def drop(self, session: str) -> None:
         """Takes a session off the books, if it is there. Raises Busy while it is in use."""
@@ -88,10 +88,6 @@ class MemoryBudget:
         if session not in self._sessions:
             raise Missing(f"session {session!r} is not in memory; admit it first")
         return self._sessions[session]
-
-    def _renew(self, session: str, resident: _Resident) -> None:
-        del self._sessions[session]
-        self._sessions[session] = resident
 
     def _make_room(self, session: str, nbytes: int) -> tuple[str, ...]:
         """Takes others off the books until a session of so many bytes fits; returns them in order."""

@@ -35,8 +35,6 @@ class Lineage:
     steps: tuple[tuple[Event, State], ...] = ()
     """The changes that led here, the oldest first, each with the file as it was before. What was undone, or never took
     place, is not among them."""
-    intact: bool = True
-    """True if turns were only appended since the last step."""
 
     def sources(self, line: PrintedLine) -> tuple[int, ...]:
         """Returns the 0-based raw turns that a printed line of the file stands for."""
@@ -61,7 +59,7 @@ def read_lineage(path: Path, data: bytes | None = None) -> Lineage:
         steps.append((event, state))
         turns, origins = _turns_after(event, len(raw), path), event.origins
     now = _read_state(data, path, turns, origins, raw)
-    return Lineage(tuple(raw), now, tuple(steps), not events or continues(events[-1].after, data))
+    return Lineage(tuple(raw), now, tuple(steps))
 
 
 def parse_version(data: bytes, path: Path) -> Transcript:

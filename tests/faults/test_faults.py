@@ -1,21 +1,21 @@
 """The live server with its real host while everything around it fails: nothing acknowledged is lost, nobody waits for
-ever, and what is refused is refused in words. `benchmarks/faults.py` does the same thousands of times."""
+ever, and what is refused is refused in words. `fault_table.py` does the same thousands of times."""
 
 from __future__ import annotations
 
 import io
 import json
 import signal
-import sys
 import threading
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import fault_table as faults
+import killing
 import pytest
 import torch
 
@@ -30,9 +30,6 @@ from holdfast.session.trigger import Trigger
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
 from waiting import PATIENCE, until
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # and there it stays, for the processes that are started
-faults, killing = import_module("faults"), import_module("killing")
 
 TURNS = small_session().turns
 user, run, opened, store = faults.user, faults.run, faults.opened, faults.memory_store

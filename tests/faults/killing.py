@@ -1,6 +1,6 @@
 """A server that is killed while it answers, compacts, saves and spills: nothing that was acknowledged may be lost.
 
-A forkserver has the tiny model of the tests loaded, so that a server is up in a moment. `faults.py` counts and prints.
+A forkserver has the tiny model of the tests loaded, so that a server is up in a moment; `fault_table.py` counts.
 """
 
 from __future__ import annotations
@@ -113,6 +113,9 @@ class Client(threading.Thread):
         answer = http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": self.rng.randrange(1, 12)})
         if answer.status_code in (409, 503):
             time.sleep(0.01)
+            return
+        if "context_length_exceeded" in answer.text:  # said in words; a user begins anew
+            self.now, self.restarted = Conversation(), False
             return
         if answer.status_code != 200:
             self.wrong.append(answer.text[:300])

@@ -1,7 +1,7 @@
 """The fault table: what was done to the live server, how often it survived, and what of the acknowledged was lost.
 
 The host, its sessions, compactions and store are the real ones; the model is the tiny random one of the tests, so that
-thousands of faults take minutes: run it with PYTHONPATH=tests. `tests/server/test_faults.py` runs a few of each.
+thousands of faults take minutes: run it with PYTHONPATH=tests. `test_faults.py` runs a few of each.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from uuid import uuid4
 
 import killing
 
@@ -269,7 +270,7 @@ def counted(faulty: Callable[[Store, Injector], AbstractContextManager[None]]) -
 
 
 def memory_store() -> Store:
-    return Store(f"memory://faults{time.monotonic_ns()}")
+    return Store(f"memory://{uuid4().hex}")
 
 
 def at_every_write(every: int = 1) -> Row:

@@ -27,7 +27,7 @@ from waiting import PATIENCE, until
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 APP = create_app(ScriptedHost(), Settings(body_bytes=16 * 2**20, names=frozenset({"testserver"})))
 PAGE = schemathesis.openapi.from_asgi("/openapi.json", APP)
-BOUNDED = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+BOUNDED = settings(suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ MESSAGE = st.fixed_dictionaries(
     messages=st.lists(MESSAGE | ANY, max_size=6),
     beside=st.dictionaries(st.sampled_from(["tools", "stop", "seed"]), ANY),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @example(messages=[{"role": "tool", "tool_call_id": "c1", "content": "x"}], beside={})
 @example(messages=[{"role": "user", "content": "\ud800"}, {"role": "assistant", "tool_calls": []}], beside={})
 def test_any_list_of_messages_is_answered_or_refused_in_shape(one, messages, beside):
