@@ -76,7 +76,7 @@ def test_no_more_queries_are_held_than_asked_for_and_sources_share_them(two, ids
     for one in study.batches.values():
         assert one.queries.shape[1] == 30 * group
     again = studied(two, ids, f"attention_match:queries=repeat+own+random,most={30 * group}")
-    assert all(torch.equal(one.queries, again.sample[layer].queries) for layer, one in study.batches.items())
+    assert all(torch.equal(one.queries, again.batches[layer].queries) for layer, one in study.batches.items())
 
 
 @pytest.mark.parametrize("queries", ["repeat", "own", "repeat+own"])
