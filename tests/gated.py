@@ -8,8 +8,8 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import render
 from holdfast.compaction.partition import parts, spans
 from holdfast.compaction.plan import Policy
-from holdfast.context import store
 from holdfast.context.budget import from_ratio
+from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import StateSegment
 from holdfast.engine.kv_context import KVContext
 from holdfast.gate.latent.gate import GatedSpan, LatentReport, compress_through_gate
@@ -59,7 +59,7 @@ def gated(gate, work):
 
 def same(one, two):
     """Whether two contexts or lists of segments hold the same bytes."""
-    tensors = [store._tensors(x) for x in (one, two)]
+    tensors = [name_tensors(x) for x in (one, two)]
     return [n for n, _ in tensors[0]] == [n for n, _ in tensors[1]] and all(
         torch.equal(a, b) for (_, a), (_, b) in zip(*tensors, strict=True)
     )

@@ -16,8 +16,8 @@ from holdfast.blocks.render import render
 from holdfast.compaction.compact import SharedStudy, compact, compact_in_memory
 from holdfast.compaction.partition import Part, parts, ratio_for, spans
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.context import store
 from holdfast.context.budget import from_ratio
+from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import CompactContext, StateSegment
 from holdfast.engine.kv_context import KVContext, open_context
 from holdfast.engine.local import LocalEngine
@@ -244,6 +244,6 @@ def test_a_session_that_is_stopped_anywhere_can_be_compacted_as_if_nothing_had_b
     assert torch.is_grad_enabled()
     assert torch.equal(two.engine.next_logits(live, PROBE), logits)
     again, after = compact_in_memory(cut, two.engine, plan, progress, shared)
-    one, other = (store._tensors(context) for context in (again, want))
+    one, other = (name_tensors(context) for context in (again, want))
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one, other, strict=True))
     assert torch.equal(two.engine.next_logits(after, PROBE), logits)

@@ -14,7 +14,7 @@ from holdfast.compaction.compact import ask, compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.recompact import join, recompact
 from holdfast.compaction.subagents import fork, merge_subagent, own_blocks
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.context.segments import StateSegment
 from holdfast.errors import BadInput, BadOption
 from holdfast.transcript.turn import Role, Turn
@@ -104,7 +104,7 @@ def test_a_tightened_context_has_a_page_and_a_joined_one_says_why_it_has_none(ma
     assert started(made, "show", "b.holdfast", "--html", "b.html", "--session", "s.json", "--model", ".") == 0
     assert "tightened since" in (made / "b.html").read_text()
     assert started(made, "join", "a.holdfast", "b.holdfast", "-o", "c.holdfast", "--model", ".") == 0
-    assert store.read_manifest(made / "c.holdfast").evidence["tokens"]
+    assert holdfast_file.read_manifest(made / "c.holdfast").evidence["tokens"]
     capsys.readouterr()
     assert started(made, "show", "c.holdfast", "--html", "c.html", "--session", "s.json", "--model", ".") == 2
     assert "joined" in capsys.readouterr().err
@@ -120,8 +120,8 @@ def test_the_options_of_every_method_are_in_the_list_for_scripts(capsys):
 
 def test_what_could_not_be_read_again_is_not_written_over_what_can(tiny, session, tmp_path):
     engine, out = tiny("llama").engine, tmp_path / "a.holdfast"
-    store.save(compact(session, engine, Plan("truncate")), out, engine.model)
+    holdfast_file.save(compact(session, engine, Plan("truncate")), out, engine.model)
     before = out.read_bytes()
     with pytest.raises(BadInput, match="not finite"):
-        store.save(compact(session, engine, Plan("informed:exponent=1e30")), out, engine.model)
+        holdfast_file.save(compact(session, engine, Plan("informed:exponent=1e30")), out, engine.model)
     assert out.read_bytes() == before

@@ -39,7 +39,7 @@ def write_output(path: Path, data: bytes, force: bool = False) -> None:
 def save_context(context: CompactContext, path: Path, engine: LocalEngine, force: bool = False) -> None:
     """Writes a `.holdfast` file, as `write_output` does."""
     from holdfast.compaction.compact import save
-    from holdfast.context.store import to_bytes
+    from holdfast.context.holdfast_file import to_bytes
 
     if path.exists():
         write_output(path, to_bytes(context, engine.model), force)

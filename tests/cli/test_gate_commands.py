@@ -17,7 +17,7 @@ from counted_crates import crates, long_session
 from holdfast.blocks.render import render
 from holdfast.cli.main import main
 from holdfast.compaction.compact import ask, restore
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.engine.local import LocalEngine
 from holdfast.eval.report.session_page import Fate, fates, session_page
 from holdfast.eval.rows import read_rows
@@ -92,7 +92,7 @@ def test_compact_tells_what_was_lost_with_the_default_method(run, model, session
     assert out.count("    lost    ") == min(lost, 8)
     assert ("more: holdfast show FILE --json" in out) == (lost > 8)
     assert "\x1b" not in out
-    manifest = store.read_manifest(tmp_path / "a")
+    manifest = holdfast_file.read_manifest(tmp_path / "a")
     assert manifest.recipe["latent"] == "informed"
     assert manifest.evidence["gate"]["tokens"] == of
 
@@ -101,14 +101,14 @@ def test_no_gate_measures_nothing(run, model, session, tmp_path):
     code, out, _ = run("compact", session, "-o", tmp_path / "a", "--no-gate", "--model", model)
     assert code == 0
     assert "facts found" not in out
-    assert "gate" not in store.read_manifest(tmp_path / "a").evidence
+    assert "gate" not in holdfast_file.read_manifest(tmp_path / "a").evidence
 
 
 def test_json_has_the_evidence_of_the_gate(run, model, session, tmp_path):
     out, arguments = tmp_path / "a", ["--allow-over", "50%", "--pin", "none", "--model", model, "--json"]
     facts = json.loads(run("compact", session, "-o", out, "--ratio", "8", *arguments)[1])
     assert facts["recipe"]["gate"] == {"threshold": 1.0, "repair": True, "allow_over": 0.5, "strict": False}
-    assert facts["gate"] == store.read_manifest(out).evidence["gate"]
+    assert facts["gate"] == holdfast_file.read_manifest(out).evidence["gate"]
     assert json.loads(run("show", out, "--json")[1])["evidence"]["gate"] == facts["gate"]
 
 
@@ -251,7 +251,7 @@ def page(run, stored, session, model, tmp_path):
 
 
 def test_the_page_colours_every_token_by_its_fate(page, stored, session):
-    rendered, manifest = render(read(session), byte_tokenizer()), store.read_manifest(stored)
+    rendered, manifest = render(read(session), byte_tokenizer()), holdfast_file.read_manifest(stored)
     fate = fates(manifest.segments, manifest.evidence, len(rendered.ids))
     parser = Page()
     parser.feed(page)
@@ -314,7 +314,7 @@ def test_the_page_of_a_context_without_a_gate_says_so(run, session, model, tmp_p
     assert run("show", out, "--html", page, "--session", session, "--model", model)[0] == 0
     assert "was not measured" in page.read_text()
     rendered = render(read(session), byte_tokenizer())
-    fate = fates(store.read_manifest(out).segments, {}, len(rendered.ids))
+    fate = fates(holdfast_file.read_manifest(out).segments, {}, len(rendered.ids))
     assert {Fate.VERBATIM, Fate.LEFT_OUT} == set(fate)
 
 
@@ -354,7 +354,7 @@ def test_evidence_that_no_gate_wrote_is_no_traceback(run, stored, session, model
     engine = LocalEngine(load(model))
     context = restore(stored, engine)
     odd = replace(context, evidence={**context.evidence, "gate": gate})
-    store.save(odd, tmp_path / "odd", engine.model)
+    holdfast_file.save(odd, tmp_path / "odd", engine.model)
     assert run("show", tmp_path / "odd")[0] == 0
     out = tmp_path / "odd.html"
     code, _, err = run("show", tmp_path / "odd", "--html", out, "--session", session, "--model", model)

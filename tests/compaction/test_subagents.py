@@ -12,7 +12,8 @@ from holdfast.blocks.render import render
 from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.subagents import fork, merge_subagent, own_blocks, system_prompt
-from holdfast.context import store
+from holdfast.context import holdfast_file
+from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
 from holdfast.errors import BadInput, BadOption
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -29,7 +30,7 @@ LAST = Policy(pin=(Kind.USER,), keep_recent=1)
 
 
 def tensors(context):
-    return [t for _, t in store._tensors(context)]
+    return [t for _, t in name_tensors(context)]
 
 
 def logits(pair, context):
@@ -165,7 +166,7 @@ def test_saved_and_loaded_gives_the_same_logits(two, session, parent, tmp_path, 
     plan = Plan(latent, 4, by_turn=by_turn, policy=LAST)
     own = own_blocks(session, TASK, two.engine)
     made = merge_subagent(parent, fork(parent, two.engine, "none"), own, two.engine, plan)
-    loaded = store.load(store.save(made, tmp_path / "a.holdfast", two.model), two.model)
+    loaded = holdfast_file.load(holdfast_file.save(made, tmp_path / "a.holdfast", two.model), two.model)
     assert torch.equal(logits(two, loaded), logits(two, made))
     assert [part["segments"] for part in loaded.recipe["parts"]] == [part["segments"] for part in made.recipe["parts"]]
     assert any(isinstance(s, SoftSegment) for s in made.segments) == ("virtual" in latent)

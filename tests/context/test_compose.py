@@ -12,7 +12,7 @@ from holdfast.blocks.render import render
 from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.recompact import join
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.context.compose import compose, held_bytes
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, tokens
 from holdfast.context.surgery import keep
@@ -145,7 +145,7 @@ def test_bytes_are_counted_without_opening(pair, session):
 def test_a_composed_context_is_saved_and_loaded(two, session, tmp_path):
     a = compact(session, two.engine, Plan("kvzip", 4))
     made = join([a, a], two.engine, drop_head=True)
-    loaded = store.load(store.save(made, tmp_path / "a.holdfast", two.model), two.model)
+    loaded = holdfast_file.load(holdfast_file.save(made, tmp_path / "a.holdfast", two.model), two.model)
     assert torch.equal(logits(two, loaded), logits(two, made))
     assert [part["segments"] for part in loaded.recipe["parts"]] == [part["segments"] for part in made.recipe["parts"]]
     assert [s.origins for s in loaded.segments] == [s.origins for s in made.segments]

@@ -12,10 +12,11 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.recompact import join, recompact
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.context.budget import from_ratio
 from holdfast.context.compose import compose
 from holdfast.context.recompact import cells, tighten
+from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput, BadOption
@@ -41,7 +42,7 @@ def held(segments):
 
 
 def same(a, b):
-    one, two = (store._tensors(CompactContext(tuple(s), 10_000)) for s in (a, b))
+    one, two = (name_tensors(CompactContext(tuple(s), 10_000)) for s in (a, b))
     return [n for n, _ in one] == [n for n, _ in two] and all(
         torch.equal(x, y) for (_, x), (_, y) in zip(one, two, strict=True)
     )
@@ -79,9 +80,9 @@ def test_equal_scores_go_to_the_first_slots_in_both_ways(tiny, ids):
 def test_inputs_are_left_as_they_were_and_what_fits_is_unchanged(tiny, ids):
     pair = tiny("llama")
     segments = compressed(pair, span_of(pair, ids), "kvzip", 4)
-    before = [t.clone() for _, t in store._tensors(CompactContext(tuple(segments), 10_000))]
+    before = [t.clone() for _, t in name_tensors(CompactContext(tuple(segments), 10_000))]
     tighten(segments, 7)
-    now = [t for _, t in store._tensors(CompactContext(tuple(segments), 10_000))]
+    now = [t for _, t in name_tensors(CompactContext(tuple(segments), 10_000))]
     assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
     assert same(tighten(segments, held(segments)), segments)
 
@@ -219,30 +220,30 @@ def test_another_models_context_is_refused(tiny, session):
 @pytest.fixture
 def stored(two, session, tmp_path):
     context = compact(session, two.engine, Plan("informed", 4))
-    return two, context, store.save(context, tmp_path / "a.holdfast", two.model)
+    return two, context, holdfast_file.save(context, tmp_path / "a.holdfast", two.model)
 
 
 def test_scores_are_saved_and_loaded_bit_for_bit(stored):
     pair, context, path = stored
-    loaded = store.load(path, pair.model)
+    loaded = holdfast_file.load(path, pair.model)
     assert same(loaded.segments, context.segments)
-    assert any(n.endswith(".scores") for n, _ in store._tensors(loaded))
+    assert any(n.endswith(".scores") for n, _ in name_tensors(loaded))
     one, two = (recompact(c, pair.engine, ratio=9) for c in (context, loaded))
     assert same(one.segments, two.segments)
 
 
 def rewrite(path, model, tensors):
     """The file with other tensors, sound in every other way."""
-    manifest = store.read_manifest(path).model_copy(update={"sha256": store._digest(tensors)})
-    manifest = manifest.model_copy(update={"seal": store._seal(manifest)})
-    save_file(tensors, path, metadata={store.KEY: manifest.model_dump_json()})
+    manifest = holdfast_file.read_manifest(path).model_copy(update={"sha256": holdfast_file._digest(tensors)})
+    manifest = manifest.model_copy(update={"seal": holdfast_file._seal(manifest)})
+    save_file(tensors, path, metadata={holdfast_file.KEY: manifest.model_dump_json()})
 
 
 def test_a_file_from_before_scores_were_kept_is_loaded(stored):
     pair, context, path = stored
     old = {name: t for name, t in load_file(path).items() if not name.endswith(".scores")}
     rewrite(path, pair.model, old)
-    loaded = store.load(path, pair.model)
+    loaded = holdfast_file.load(path, pair.model)
     got, want = (pair.engine.next_logits(pair.engine.open(c), PROBE) for c in (loaded, context))
     assert torch.equal(got, want)
     with pytest.raises(BadInput, match="older"):
@@ -271,4 +272,4 @@ def test_hostile_scores_are_refused(stored, case):
     given = held_tensors.pop(name)
     rewrite(path, pair.model, held_tensors | ({name: change(given)} if change else {}))
     with pytest.raises(BadContext):
-        store.load(path, pair.model)
+        holdfast_file.load(path, pair.model)

@@ -10,7 +10,7 @@ import torch
 
 from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.context.cache import SlotLayer
 from holdfast.context.packing import join, pack, where
 from holdfast.context.segments import CompactContext, StateSegment, tokens
@@ -232,11 +232,11 @@ def test_a_half_precision_model_reads_every_form(tiny, ids, form):
 
 def test_what_was_saved_is_loaded_bit_for_bit(two, ids, form, tmp_path):
     context = with_states(span_of(two, ids), lambda s: quantize_segment(s, form))
-    path = store.save(context, tmp_path / "a.holdfast", two.model)
-    loaded = store.load(path, two.model)
+    path = holdfast_file.save(context, tmp_path / "a.holdfast", two.model)
+    loaded = holdfast_file.load(path, two.model)
     assert torch.equal(logits(two, loaded), logits(two, context))
-    assert store.save(loaded, tmp_path / "b.holdfast", two.model).read_bytes() == path.read_bytes()
-    assert [entry.form for entry in store.read_manifest(path).segments] == ["model", form, "model"]
+    assert holdfast_file.save(loaded, tmp_path / "b.holdfast", two.model).read_bytes() == path.read_bytes()
+    assert [entry.form for entry in holdfast_file.read_manifest(path).segments] == ["model", form, "model"]
     assert two.engine.open(loaded).nbytes == two.engine.open(context).nbytes
 
 

@@ -34,7 +34,7 @@ from holdfast.model import forward
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateRequest, TextDelta
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.server.sessions.registry import replay_turns
-from holdfast.session.events import turn_row
+from holdfast.session.events import encode_turn
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
@@ -98,7 +98,9 @@ def agrees(host: SessionHost) -> None:
         logged = Session.resume(place.name, engine, store, PLAN)
         assert place.links == host.registry.index.links(logged.turns, place.seed), "the index and the log differ"
         if (held := place.resident) is not None:
-            assert [*map(turn_row, held.turns)] == [*map(turn_row, logged.turns)], "memory and log have other turns"
+            assert [*map(encode_turn, held.turns)] == [*map(encode_turn, logged.turns)], (
+                "memory and log have other turns"
+            )
             assert [b.ids for b in held.cache.blocks] == [b.ids for b in logged.cache.blocks], "other tokens"
             for what in ("tail", "slots", "tokens"):
                 assert getattr(held.cache, what) == getattr(logged.cache, what), f"memory and log differ in {what}"

@@ -24,7 +24,7 @@ from holdfast.compaction.compact import full_bytes
 from holdfast.errors import BadContext, Failed, HoldfastError, Missing, TooLarge
 from holdfast.server.protocol import AnswerEnd, GenerateRequest
 from holdfast.server.sessions.host import HostPolicy
-from holdfast.session.events import hidden_bytes
+from holdfast.session.checkpoints import encode_hidden
 from holdfast.session.session import Session
 from holdfast.session.trigger import Trigger
 from holdfast.storage.store import Store
@@ -342,7 +342,7 @@ def add(**event: Any) -> Callable[[list[dict[str, Any]], dict[str, bytes]], None
 
 def hidden(states: torch.Tensor) -> Callable[[list[dict[str, Any]], dict[str, bytes]], None]:
     def change(events: list[dict[str, Any]], objects: dict[str, bytes]) -> None:
-        data = hidden_bytes(states)
+        data = encode_hidden(states)
         digest = Store("memory://digests").put(data)
         events[-1]["hidden"] = digest
         objects[f"objects/{digest}"] = data

@@ -13,8 +13,9 @@ from holdfast.blocks.render import render
 from holdfast.compaction.compact import compact, compact_in_memory, compact_parts
 from holdfast.compaction.partition import parts, spans
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.context.budget import from_ratio
+from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
 from holdfast.engine.kv_context import KVContext, open_context
 from holdfast.engine.local import LocalEngine
@@ -96,7 +97,7 @@ def cut(session, engine, policy=None):
 
 
 def tensors(context):
-    return store._tensors(context)
+    return name_tensors(context)
 
 
 def same(a, b):
@@ -199,7 +200,7 @@ def test_law_3_the_same_run_gives_the_same_bytes(two, session, latent, tmp_path,
     one, other = compacted, compact(session, two.engine, plan(latent))
     assert same(one, other)
     times = {"evidence": {}}  # the seconds differ
-    files = [store.save(replace(c, **times), tmp_path / f"{n}", two.model) for n, c in enumerate((one, other))]
+    files = [holdfast_file.save(replace(c, **times), tmp_path / f"{n}", two.model) for n, c in enumerate((one, other))]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -255,7 +256,7 @@ def test_law_5_the_logical_length_is_kept_and_every_position_lies_in_its_span(tw
 
 
 def test_law_6_saved_and_loaded_gives_the_same_logits(two, session, latent, tmp_path, compacted):
-    loaded = store.load(store.save(compacted, tmp_path / "a.holdfast", two.model), two.model)
+    loaded = holdfast_file.load(holdfast_file.save(compacted, tmp_path / "a.holdfast", two.model), two.model)
     assert same(loaded, compacted)
     got, want = (two.engine.next_logits(two.engine.open(c), PROBE) for c in (loaded, compacted))
     assert torch.equal(got, want)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
 from holdfast.methods.registry import build_text
-from holdfast.session.trigger import CircuitBreaker
+from holdfast.session.trigger import TRIGGER, CircuitBreaker, due, history_status, history_trigger
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
 from holdfast.transcript.draft import Draft, Piece, new_draft
 from holdfast.transcript.token_estimate import estimate_tokens
@@ -25,10 +25,6 @@ from holdfast.transcript.turn import Transcript, Turn
 
 Item = TypeVar("Item")
 
-TRIGGER = 12_000
-"""Tokens of a history from which on it is compacted."""
-WINDOW_SHARE = 0.2
-"""Of the model's window, below which nothing is compacted."""
 _HISTORIES = 16  # remembered at once: forks, threads and sub-agents that share one compactor
 
 
@@ -90,7 +86,8 @@ class Compactor:
     def __post_init__(self) -> None:
         if self.trigger < 1 or (self.window is not None and self.window < 1):
             raise BadOption(f"trigger and window must be at least 1 token, got {self.trigger} and {self.window}")
-        self.trigger = max(self.trigger, int(WINDOW_SHARE * (self.window or 0)))
+        self._rule = history_trigger(self.trigger, self.window)
+        self.trigger = self._rule.tokens or self.trigger
         self.plan = self.plan or TextPlan(budget=max(1, self.trigger // 2))
         if self.plan.budget is not None and self.plan.budget >= self.trigger:
             raise BadOption(
@@ -124,8 +121,9 @@ class Compactor:
         """
         standing, places = self._standing(turns)
         size = standing.held.size(estimate_tokens)
-        due = force or (size > self.trigger and not standing.breaker.refuses(len(standing.held.raw.turns), size))
-        return View((self._compact(standing, size) if due else standing.held).pieces, places)
+        status = history_status(len(standing.held.raw.turns), size, standing.breaker)
+        now = force or due(status, self._rule) is not None
+        return View((self._compact(standing, size) if now else standing.held).pieces, places)
 
     def standing(self, turns: Sequence[Turn]) -> View:
         """Returns the history as it was last compacted, with the turns since; compacts nothing."""

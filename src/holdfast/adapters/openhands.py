@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.adapters.compactor import TRIGGER, Compactor, View
+from holdfast.adapters.compactor import Compactor, View
 from holdfast.adapters.extras import missing_library
+from holdfast.session.trigger import TRIGGER
 from holdfast.text.rewrite import TextPlan
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn

@@ -28,7 +28,7 @@ def ask(
     """Prints the answer to a question over a stored context."""
     from holdfast.compaction.compact import ask as ask_context
     from holdfast.compaction.compact import restore
-    from holdfast.context.store import read_manifest
+    from holdfast.context.holdfast_file import read_manifest
     from holdfast.engine.sampling import Sampling
 
     manifest = read_manifest(file)

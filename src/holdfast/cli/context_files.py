@@ -9,8 +9,8 @@ from holdfast import outputs
 from holdfast.cli import console
 
 if TYPE_CHECKING:
+    from holdfast.context.holdfast_file import Manifest
     from holdfast.context.segments import CompactContext
-    from holdfast.context.store import Manifest
     from holdfast.engine.local import LocalEngine
 
 
@@ -32,7 +32,7 @@ def open_contexts(
 ) -> tuple[LocalEngine, list[CompactContext]]:
     """Returns the engine that made the files, and their contexts. Raises, before any work, if `output` is unusable."""
     from holdfast.compaction.compact import restore
-    from holdfast.context.store import read_manifest
+    from holdfast.context.holdfast_file import read_manifest
 
     outputs.check_output(output, *files, force=force)
     name, dtype, device = model

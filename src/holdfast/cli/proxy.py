@@ -59,11 +59,11 @@ def proxy(
     """Stands in front of any API and keeps the histories that go up to it small; answers come back byte for byte."""
     host, port = address(listen)
     _check_reach(host, allow_remote, api_key_env)
-    from holdfast.adapters.compactor import WINDOW_SHARE
     from holdfast.proxy.options import Options
+    from holdfast.session.trigger import history_trigger
     from holdfast.text.rewrite import TextPlan
 
-    half = max(trigger, int(WINDOW_SHARE * (window or 0))) // 2
+    half = (history_trigger(trigger, window).tokens or trigger) // 2
     options = Options(
         plan=TextPlan(text, max(1, half) if budget is None else budget, keep_recent=keep_recent),
         trigger=trigger,

@@ -17,7 +17,7 @@ from holdfast.cli.options import AsJson, Force
 from holdfast.cli.turns import one_based, print_turn, turn_as_json
 
 if TYPE_CHECKING:
-    from holdfast.context.store import Manifest
+    from holdfast.context.holdfast_file import Manifest
 
 
 def show(
@@ -44,7 +44,7 @@ def show(
         else:
             _print_session(file, as_json)
         return
-    from holdfast.context.store import read_manifest
+    from holdfast.context.holdfast_file import read_manifest
 
     if why:
         raise BadOption(f"{file} is no session; --why takes the session itself")

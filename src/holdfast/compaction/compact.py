@@ -18,7 +18,7 @@ from holdfast.blocks.block import Block
 from holdfast.blocks.render import RenderedSession, question_ids, render
 from holdfast.compaction.partition import Part, parts, ratio_for, spans
 from holdfast.compaction.plan import Plan
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.context.budget import from_ratio
 from holdfast.context.segments import CompactContext, Segment, TokenSegment, tokens
 from holdfast.context.surgery import keep
@@ -46,12 +46,12 @@ def load(name: str = DEFAULT, *, dtype: str = "float32", device: str = "cpu") ->
 
 def save(context: CompactContext, path: str | Path, engine: LocalEngine) -> Path | str:
     """Write a context to one file, or to any URL of fsspec."""
-    return store.save(context, path, engine.model)
+    return holdfast_file.save(context, path, engine.model)
 
 
 def restore(path: str | Path, engine: LocalEngine) -> CompactContext:
     """Read a context that was made with the same model. Raises BadContext for any other file."""
-    return store.load(path, engine.model)
+    return holdfast_file.load(path, engine.model)
 
 
 def compact(

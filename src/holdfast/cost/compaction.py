@@ -24,8 +24,6 @@ from holdfast.transcript.draft import Draft, turn_size, units
 ANSWER = 0.1
 """Of what a compactor reads, how much it writes."""
 ANSWER_HEAD = "## State and next step\n"
-MINIMUM_GAIN = CircuitBreaker.least_gain
-"""A compaction that frees less of the session is not made: it would come again at every call."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def compact(
     )
     pieces = done.draft.pieces
     freed = before - draft_tokens(done.draft, session)
-    if freed < MINIMUM_GAIN * before:
+    if not CircuitBreaker().gains_enough(before, before - freed):  # it would come again at every call
         return SimulatedCompaction(held, len(held.raw.turns), 0, spent) if spent.prompt else None
     same = next((i for i, (a, b) in enumerate(zip(held.pieces, pieces, strict=False)) if a.turn != b.turn), len(pieces))
     changed = [at for piece in held.pieces[same:] for at in piece.turns]

@@ -67,8 +67,10 @@ def replay(session: Session, strategy: Strategy, terms: Terms, progress: Progres
                 said = ask_planner(world, never, strategy, session, terms, replace(past, next_at=call.at), hurried=True)
                 made = said.option.made if said.when == "now" and said.option else None
             else:
+                before = draft_tokens(world.held, session)
                 made = compact(world.held, strategy, session, terms)
-                world = replace(world, tried=draft_tokens(made.draft if made else world.held, session))
+                left = before - made.freed if made else None
+                world = replace(world, breaker=world.breaker.after(len(world.held.raw.turns), before, left))
         world = make_call(world, call, made, session, terms)
         never = make_call(never, call, None, session, terms)
         past = Past(

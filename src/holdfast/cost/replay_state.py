@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from holdfast.cost.cache import Cache
 from holdfast.cost.calls import Call, Session
 from holdfast.cost.compaction import SimulatedCompaction, Terms, draft_tokens
 from holdfast.cost.strategy import Strategy
 from holdfast.cost.usage import Usage
+from holdfast.session.trigger import CircuitBreaker, due, history_status, history_trigger
 from holdfast.transcript.draft import Draft, Piece, turn_size
 from holdfast.transcript.turn import Role, Turn
 
-GROWTH = 1.25
-"""After a compaction was tried, the next is tried when the session is so many times as long (and over the trigger)."""
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)`, in calls."""
 REREAD_OUTPUT = 100
@@ -47,8 +46,8 @@ class ReplayState:
     held: Draft
     cache: Cache
     steps: tuple[Step, ...] = ()
-    tried: int = 0
-    """Tokens when a compaction was last tried, after it."""
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    """As the proxy has one for every history."""
 
     @property
     def money(self) -> float:
@@ -69,8 +68,9 @@ def add_turns(world: ReplayState, session: Session, stop: int) -> ReplayState:
 
 
 def is_due(world: ReplayState, strategy: Strategy, session: Session) -> bool:
-    """Returns True if the session is long enough to be compacted."""
-    return draft_tokens(world.held, session) > max(strategy.trigger, GROWTH * world.tried)
+    """Applies the trigger rule, as the proxy does before it sends a request."""
+    status = history_status(len(world.held.raw.turns), draft_tokens(world.held, session), world.breaker)
+    return due(status, history_trigger(strategy.trigger)) is not None
 
 
 def make_call(

@@ -7,9 +7,8 @@ from typing import Literal
 
 from holdfast.errors import BadOption
 from holdfast.methods.registry import build_text
+from holdfast.session.trigger import TRIGGER
 
-TRIGGER = 12_000
-"""Tokens above which a session is compacted."""
 BUDGET_SHARE = 4
 """A compaction aims at the trigger divided by this."""
 

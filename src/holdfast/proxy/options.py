@@ -7,9 +7,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from holdfast.adapters.compactor import TRIGGER
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
+from holdfast.session.trigger import TRIGGER
 from holdfast.text.rewrite import TextPlan
 from holdfast.web.front_door import LOOPBACK_NAMES
 

@@ -1,208 +1,283 @@
-"""A session's events as JSON: what was appended, compacted, taken back. Everything else follows from them.
+"""The events of a session's log, a tagged union. Each kind reads and writes its JSON `row`, and has two verbs: `apply`
+returns the state after it, `validate` the reason why it cannot follow a state, or nothing.
 
-The log is the truth and only grows. A turn's token ids are part of its event, because what a model generated need not
-be what its template would write.
+The log is the truth and only grows; the state of a session is its events applied in turn. A new kind of event is one
+more class here and one more name in `LogEvent`. A turn's token ids are part of its event, because what a model
+generated need not be what its template would write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-from uuid import uuid4
-
-from torch import Tensor
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self, get_args
 
 from holdfast.blocks.block import Block, Kind, Origin
-from holdfast.context import store as contexts
-from holdfast.context.segments import CompactContext
 from holdfast.errors import BadContext
 from holdfast.model.load import Model
+from holdfast.session.checkpoints import Checkpoint, add_checkpoint, clip_checkpoints
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 FORMAT = 1
 
-Event = Mapping[str, Any]
+Row = Mapping[str, Any]
+"""An event as JSON. Besides the fields of its class it may tell sizes and seconds (`told`) and a time (`at`)."""
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A memory as it was stored: what a resumed, rewound or undone session begins from."""
-
-    blocks: int
-    """Blocks that it holds, compacted or not."""
-    tail: int
-    """The first of them that was verbatim and is its last segment."""
-    context: str
-    hidden: str
-    """Digests of the context and of the tail's hidden states."""
-    compactions: int
-    """How many compactions made it."""
-    saved: bool = False
-    """Of the whole memory at some time, and not of a compaction: the next one takes its place."""
-
-
-@dataclass
-class Log:
-    """The events of one session in a store, written one by one."""
-
-    store: Store
-    id: str
-    length: int = 0
-
-    def write(self, event: Event) -> None:
-        """Durable when this returns. Raises Conflict where another process has written meanwhile."""
-        self.store.append(self.id, self.length, dict(event))
-        self.length += 1
-
-
-class CheckpointStore:
-    """Where a session's memories are stored: in a store, or in this process where there is none."""
-
-    def __init__(self, store: Store | None) -> None:
-        self._store = store
-        self._here: dict[str, tuple[CompactContext, Tensor]] = {}
-
-    def put(self, context: CompactContext, hidden: Tensor, model: Model) -> tuple[str, str]:
-        """What to call them in a checkpoint."""
-        if self._store:
-            return self._store.put(contexts.to_bytes(context, model)), self._store.put(hidden_bytes(hidden))
-        name = uuid4().hex
-        self._here[name] = context, hidden
-        return name, name
-
-    def get(self, checkpoint: Checkpoint, model: Model, session: str) -> tuple[CompactContext, Tensor]:
-        """Raises Missing and BadContext."""
-        if not self._store:
-            return self._here[checkpoint.context]
-        context = contexts.from_bytes(self._store.get(checkpoint.context), model, name=f"session {session}")
-        return context, hidden_of(self._store.get(checkpoint.hidden)).to(model.device, model.dtype)
-
-
-def opening(model: Model, tools: Sequence[Mapping[str, Any]]) -> Event:
-    """The first event of a session."""
-    digests = {"model": model.digest, "tokenizer": model.tokenizer_digest, "template": model.template_digest}
-    return {"kind": "opened", "format": FORMAT, "name": model.name, **digests, "tools": list(tools)}
-
-
-def check_opening(event: Event, model: Model, name: str) -> None:
-    """Raise BadContext where a session was not recorded with this model, by this version."""
-    if event.get("kind") != "opened" or event.get("format") != FORMAT:
-        raise BadContext(f"session {name}: its log does not begin as this version of Holdfast writes it")
-    own = {"model": model.digest, "tokenizer": model.tokenizer_digest, "template": model.template_digest}
-    for what, digest in own.items():
-        if event.get(what) != digest:
-            raise BadContext(
-                f"session {name} was held with {event.get('name')!r}, whose {what} (digest {event.get(what)}) is not "
-                f"that of {model.name!r} ({digest}); start with the model that it was held with"
-            )
-
-
-def appended_event(turns: Sequence[Turn], blocks: Sequence[Block]) -> Event:
-    """Turns that were read or generated, and the blocks that they became."""
-    rows = [[block.origin.turn, block.kind.value, list(block.ids)] for block in blocks]
-    return {"kind": "turns", "turns": [turn_row(turn) for turn in turns], "blocks": rows}
-
-
-def blocks_of(event: Event, at: int) -> tuple[Block, ...]:
-    """The blocks of an appended event; the first token is the session's token `at`."""
-    made: list[Block] = []
-    for turn, kind, ids in event["blocks"]:
-        made.append(Block(tuple(ids), Origin(turn, Kind(kind), (0, 0), (at, at + len(ids)))))
-        at += len(ids)
-    return tuple(made)
-
-
-def checkpoint_event(kind: str, checkpoint: Checkpoint, told: Mapping[str, Any]) -> Event:
-    """`compacted` or `saved`."""
-    return {"kind": kind, **vars(checkpoint), "told": dict(told)}
-
-
-def checkpoint_of(event: Event) -> Checkpoint:
-    return Checkpoint(**{name: event[name] for name in Checkpoint.__dataclass_fields__ if name in event})
-
-
-def followed(checkpoints: Sequence[Checkpoint], checkpoint: Checkpoint) -> list[Checkpoint]:
-    """The checkpoints that still count once another was stored: those of compactions, and the newest save."""
-    return [*(c for c in checkpoints if not c.saved), checkpoint]
-
-
-@dataclass(frozen=True)
-class Past:
-    """What stands after all events of a log, but for its memory."""
+class LogState:
+    """The state of a session after some events, without its memory."""
 
     turns: tuple[Turn, ...] = ()
     blocks: tuple[Block, ...] = ()
-    checkpoints: list[Checkpoint] = field(default_factory=list)
+    checkpoints: tuple[Checkpoint, ...] = ()
     pinned: frozenset[int] = frozenset()
 
-    def after(self, event: Event, name: str) -> Past:
-        """With one more event. Raises BadContext for one of a kind that there is not."""
-        kind = event["kind"]
-        if kind == "turns":
-            at = self.blocks[-1].origin.tokens[1] if self.blocks else 0
-            turns = (*self.turns, *map(turn_of, event["turns"]))
-            return replace(self, turns=turns, blocks=(*self.blocks, *blocks_of(event, at)))
-        if kind in ("compacted", "saved"):
-            return replace(self, checkpoints=followed(self.checkpoints, checkpoint_of(event)))
-        if kind == "undone":
-            return replace(self, checkpoints=self.checkpoints[: event["checkpoints"]])
-        if kind == "rewound":
-            return self._rewound(event["turns"])
-        if kind == "pinned":
-            pinned = self.pinned | {event["turn"]} if event["pinned"] else self.pinned - {event["turn"]}
-            return replace(self, pinned=pinned)
-        if kind != "opened":
-            raise BadContext(f"session {name}: its log has an event {kind!r} that this version does not know")
-        return self
-
-    def _rewound(self, turns: int) -> Past:
-        blocks = tuple(block for block in self.blocks if block.origin.turn < turns)
-        pinned = frozenset(turn for turn in self.pinned if turn < turns)
-        return Past(self.turns[:turns], blocks, still(self.checkpoints, len(blocks)), pinned)
+    @property
+    def compactions(self) -> int:
+        """Compactions that stand."""
+        return self.checkpoints[-1].compactions if self.checkpoints else 0
 
 
-def replayed(events: Sequence[Event], name: str) -> Past:
-    """What stands after all events. Raises BadContext where a log holds what this version does not know."""
-    past = Past()
-    for event in events:
-        past = past.after(event, name)
-    return past
+@dataclass(frozen=True)
+class SessionOpened:
+    """The first event: the model, and what else the session's owner says about it."""
+
+    kind: ClassVar[str] = "opened"
+    name: str
+    model: str
+    tokenizer: str
+    template: str
+    """Digests."""
+    tools: list[Any]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @classmethod
+    def of(cls, model: Model, tools: Sequence[Row], about: Row) -> Self:
+        """Returns the first event of a session with this model."""
+        return cls(model.name, model.digest, model.tokenizer_digest, model.template_digest, list(tools), about)
+
+    @classmethod
+    def read(cls, row: Row) -> Self:
+        own = {f.name for f in fields(cls)} - {"about"}
+        about = {name: value for name, value in row.items() if name not in (*own, "kind", "at")}
+        return cls(**{name: row[name] for name in own if name in row}, about=about)
+
+    def row(self) -> dict[str, Any]:
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "about"}
+        return {"kind": self.kind, **own, **self.about}
+
+    def apply(self, state: LogState) -> LogState:
+        return state
+
+    def validate(self, state: LogState, vocabulary: int) -> str:
+        return "opens the session again"
+
+    def check_model(self, model: Model, session: str) -> None:
+        """Raises BadContext if the session was recorded with another model, tokenizer or chat template."""
+        own = SessionOpened.of(model, (), {})
+        for what in ("model", "tokenizer", "template"):
+            if (digest := getattr(self, what)) != getattr(own, what):
+                raise BadContext(
+                    f"session {session} was held with {self.name!r}, whose {what} (digest {digest}) is not that of "
+                    f"{model.name!r} ({getattr(own, what)}); start with the model that it was held with"
+                )
 
 
-def still(checkpoints: Sequence[Checkpoint], blocks: int) -> list[Checkpoint]:
-    """The checkpoints that serve the first `blocks` blocks; what one holds beyond them does not count any more."""
-    return [replace(c, blocks=min(c.blocks, blocks)) for c in checkpoints if c.tail <= blocks]
+@dataclass(frozen=True)
+class TurnsAppended:
+    """Turns that were read or generated, and the blocks that they became."""
+
+    kind: ClassVar[str] = "turns"
+    turns: tuple[Turn, ...]
+    blocks: tuple[tuple[int, Kind, tuple[int, ...]], ...]
+    """Turn, kind and token ids of each."""
+
+    @classmethod
+    def of(cls, turns: Sequence[Turn], blocks: Sequence[Block]) -> Self:
+        return cls(tuple(turns), tuple((block.origin.turn, block.kind, block.ids) for block in blocks))
+
+    @classmethod
+    def read(cls, row: Row) -> Self:
+        blocks = tuple((turn, Kind(kind), tuple(ids)) for turn, kind, ids in row.get("blocks", ()))
+        return cls(tuple(map(decode_turn, row["turns"])), blocks)
+
+    def row(self) -> dict[str, Any]:
+        blocks = [[turn, kind.value, list(ids)] for turn, kind, ids in self.blocks]
+        return {"kind": self.kind, "turns": [encode_turn(turn) for turn in self.turns], "blocks": blocks}
+
+    def apply(self, state: LogState) -> LogState:
+        at, blocks = state.blocks[-1].origin.tokens[1] if state.blocks else 0, list(state.blocks)
+        for turn, kind, ids in self.blocks:
+            blocks.append(Block(ids, Origin(turn, kind, (0, 0), (at, at + len(ids)))))
+            at += len(ids)
+        return replace(state, turns=(*state.turns, *self.turns), blocks=tuple(blocks))
+
+    def validate(self, state: LogState, vocabulary: int) -> str:
+        turns, first = [turn for turn, _, _ in self.blocks], len(state.turns)
+        if turns != sorted(turns) or any(not first <= turn < first + len(self.turns) for turn in turns):
+            return "holds blocks of other turns than its own"
+        if any(not 0 <= token < vocabulary for _, _, ids in self.blocks for token in ids):
+            return "holds tokens that the model does not have"
+        return ""
 
 
-def named(events: Sequence[Event]) -> set[str]:
-    """The objects that a session with these events may still need."""
-    standing = replayed(events, "").checkpoints
-    return {digest for checkpoint in standing for digest in (checkpoint.context, checkpoint.hidden)}
+@dataclass(frozen=True)
+class SessionSaved:
+    """The whole memory was stored."""
+
+    kind: ClassVar[str] = "saved"
+    checkpoint: Checkpoint
+
+    @classmethod
+    def read(cls, row: Row) -> Self:
+        return cls(Checkpoint(**{f.name: row[f.name] for f in fields(Checkpoint) if f.name in row}))
+
+    def row(self) -> dict[str, Any]:
+        return {"kind": self.kind, **vars(self.checkpoint)}
+
+    def apply(self, state: LogState) -> LogState:
+        return replace(state, checkpoints=add_checkpoint(state.checkpoints, self.checkpoint))
+
+    def validate(self, state: LogState, vocabulary: int) -> str:
+        if not self.checkpoint.tail <= self.checkpoint.blocks <= len(state.blocks):
+            return "holds a memory of blocks that there are not"
+        if self.checkpoint.compactions < state.compactions:
+            own = self.checkpoint.compactions
+            return f"holds the memory of {own} compactions, and {state.compactions} stand before it"
+        return ""
 
 
-def hidden_bytes(hidden: Tensor) -> bytes:
-    """Hidden states `[T, d]` as the bytes of a safetensors file."""
-    from safetensors.torch import save
+@dataclass(frozen=True)
+class SessionCompacted(SessionSaved):
+    """Old turns were compacted, and the memory was stored."""
 
-    return bytes(save({"hidden": hidden.detach().cpu().contiguous()}))
+    kind: ClassVar[str] = "compacted"
 
-
-def hidden_of(data: bytes) -> Tensor:
-    """What `hidden_bytes` wrote. Raises BadContext for anything else."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        hidden: Tensor = load(data)["hidden"]
-        return hidden
-    except (SafetensorError, KeyError) as error:
-        raise BadContext(f"stored hidden states are damaged: {error}") from error
+    def validate(self, state: LogState, vocabulary: int) -> str:
+        if self.checkpoint.compactions != state.compactions + 1 or self.checkpoint.saved:
+            return f"is compaction {self.checkpoint.compactions}, and {state.compactions} stand before it"
+        return super().validate(state, vocabulary)
 
 
-def turn_row(turn: Turn) -> dict[str, Any]:
-    """A turn as JSON; what is empty is left out."""
+@dataclass(frozen=True)
+class CompactionUndone:
+    """The newest compaction was taken back."""
+
+    kind: ClassVar[str] = "undone"
+    checkpoints: int
+    """Checkpoints that still count."""
+
+    @classmethod
+    def read(cls, row: Row) -> Self:
+        return cls(row["checkpoints"])
+
+    def row(self) -> dict[str, Any]:
+        return {"kind": self.kind, **vars(self)}
+
+    def apply(self, state: LogState) -> LogState:
+        return replace(state, checkpoints=state.checkpoints[: self.checkpoints])
+
+    def validate(self, state: LogState, vocabulary: int) -> str:
+        return "takes back a compaction that there is not" if self.checkpoints >= len(state.checkpoints) else ""
+
+
+@dataclass(frozen=True)
+class SessionRewound:
+    """The session went back to its first `turns` turns."""
+
+    kind: ClassVar[str] = "rewound"
+    turns: int
+
+    @classmethod
+    def read(cls, row: Row) -> Self:
+        return cls(row["turns"])
+
+    def row(self) -> dict[str, Any]:
+        return {"kind": self.kind, **vars(self)}
+
+    def apply(self, state: LogState) -> LogState:
+        blocks = tuple(block for block in state.blocks if block.origin.turn < self.turns)
+        pinned = frozenset(turn for turn in state.pinned if turn < self.turns)
+        return LogState(state.turns[: self.turns], blocks, clip_checkpoints(state.checkpoints, len(blocks)), pinned)
+
+    def validate(self, state: LogState, vocabulary: int) -> str:
+        return "goes back to a turn that there is not" if self.turns >= len(state.turns) else ""
+
+
+@dataclass(frozen=True)
+class TurnPinned:
+    """A turn is to stay verbatim, or no longer."""
+
+    kind: ClassVar[str] = "pinned"
+    turn: int
+    pinned: bool
+
+    @classmethod
+    def read(cls, row: Row) -> Self:
+        return cls(row["turn"], row["pinned"])
+
+    def row(self) -> dict[str, Any]:
+        return {"kind": self.kind, **vars(self)}
+
+    def apply(self, state: LogState) -> LogState:
+        return replace(state, pinned=state.pinned | {self.turn} if self.pinned else state.pinned - {self.turn})
+
+    def validate(self, state: LogState, vocabulary: int) -> str:
+        return "pins a turn that there is not" if self.turn >= len(state.turns) else ""
+
+
+LogEvent = (
+    SessionOpened | TurnsAppended | SessionCompacted | SessionSaved | CompactionUndone | SessionRewound | TurnPinned
+)
+_KINDS: dict[str, type[LogEvent]] = {event.kind: event for event in get_args(LogEvent)}
+
+
+def read_event(row: Row, session: str) -> LogEvent:
+    """Returns the event of a row. Raises BadContext for a kind that this version does not know."""
+    if row["kind"] not in _KINDS:
+        raise BadContext(f"session {session}: its log has an event {row['kind']!r} that this version does not know")
+    return _KINDS[row["kind"]].read(row)
+
+
+def replay_log(rows: Sequence[Row], session: str) -> LogState:
+    """Returns the state after all events. Raises BadContext for a log of a later version."""
+    state = LogState()
+    for row in rows:
+        state = read_event(row, session).apply(state)
+    return state
+
+
+def read_opening(row: Row, session: str) -> SessionOpened:
+    """Returns the first event of a log. Raises BadContext if it is not one of this version."""
+    if row.get("kind") != SessionOpened.kind or row.get("format") != FORMAT:
+        raise BadContext(f"session {session}: its log does not begin as this version of Holdfast writes it")
+    return SessionOpened.read(row)
+
+
+def referenced_objects(rows: Sequence[Row]) -> set[str]:
+    """Returns the digests of the objects that a session with these events may still need."""
+    return {digest for c in replay_log(rows, "").checkpoints for digest in (c.context, c.hidden)}
+
+
+@dataclass
+class EventLog:
+    """The events of one session in a store, written one by one."""
+
+    store: Store
+    session: str
+    length: int = 0
+
+    def write(self, row: Row) -> None:
+        """Writes one event, which is durable afterwards. Raises Conflict if another process has written meanwhile."""
+        self.store.append(self.session, self.length, dict(row))
+        self.length += 1
+
+
+def encode_turn(turn: Turn) -> dict[str, Any]:
+    """Writes a turn as JSON, without fields that are empty."""
     row: dict[str, Any] = {"role": turn.role.value}
     row |= {name: value for name in ("text", "reasoning", "call_id", "is_error") if (value := getattr(turn, name))}
     if turn.calls:
@@ -210,7 +285,7 @@ def turn_row(turn: Turn) -> dict[str, Any]:
     return row
 
 
-def turn_of(row: Mapping[str, Any]) -> Turn:
-    """The turn that `turn_row` wrote."""
+def decode_turn(row: Row) -> Turn:
+    """Reads the JSON of `encode_turn`."""
     plain = {name: row[name] for name in ("text", "reasoning", "call_id", "is_error") if name in row}
     return replace(Turn(Role(row["role"]), **plain), calls=tuple(ToolCall(*call) for call in row.get("calls", ())))

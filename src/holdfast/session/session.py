@@ -34,18 +34,21 @@ from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, Conflict, Missing, TooLarge
 from holdfast.methods.base import Progress, prefill_progress, quiet
 from holdfast.session.cache import PreparedCompaction, Retention, SessionCache, catch_up, compact_cache, open_cache
+from holdfast.session.checkpoints import Checkpoint, CheckpointStore, clip_checkpoints
 from holdfast.session.events import (
-    Checkpoint,
-    CheckpointStore,
-    Event,
-    Log,
-    appended_event,
-    check_opening,
-    checkpoint_event,
-    followed,
-    opening,
-    replayed,
-    still,
+    CompactionUndone,
+    EventLog,
+    LogEvent,
+    LogState,
+    Row,
+    SessionCompacted,
+    SessionOpened,
+    SessionRewound,
+    SessionSaved,
+    TurnPinned,
+    TurnsAppended,
+    read_opening,
+    replay_log,
 )
 from holdfast.storage.store import Store
 from holdfast.transcript.cuts import exchanges
@@ -68,7 +71,7 @@ class Session:
         """With a `store` every change is durable when its call returns, and `resume` finds it by `name`. `about` is
         what else its first event says."""
         self._start(engine, plan, tools, name or uuid4().hex, store)
-        self._write({**opening(engine.model, self.tools), **(about or {})})
+        self._write(SessionOpened.of(engine.model, self.tools, about or {}))
 
     def _start(
         self,
@@ -81,14 +84,22 @@ class Session:
     ) -> None:
         self.engine, self.plan, self.tools = engine, plan or Plan(), tuple(tools)
         self.name = name
-        self.turns: tuple[Turn, ...] = ()
-        self.pinned: frozenset[int] = frozenset()
-        """Turns that are never compacted, besides those that the policy pins."""
         self.cache = SessionCache.empty(engine.model)
-        self.events: list[Event] = []
-        self._log = Log(store, name, length) if store else None
-        self._checkpoints: list[Checkpoint] = []
-        self._shelf = CheckpointStore(store)
+        self.events: list[Row] = []
+        """The log so far, one JSON row each."""
+        self._state = LogState()
+        self._log = EventLog(store, name, length) if store else None
+        self._memories = CheckpointStore(store)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns as they were given, compacted or not."""
+        return self._state.turns
+
+    @property
+    def pinned(self) -> frozenset[int]:
+        """Turns that are never compacted, besides those that the policy pins."""
+        return self._state.pinned
 
     # -- growing ---------------------------------------------------------------------------------------------------
 
@@ -198,7 +209,7 @@ class Session:
         why: str = "asked",
         target: int | None = None,
         progress: Progress = quiet,
-    ) -> Event:
+    ) -> Row:
         """Compact what the policy lets go; returns the event: sizes, seconds, and what the gate found.
 
         In place, what stays keeps the states that it has, which know the text that goes. With `restart` it is read
@@ -224,22 +235,20 @@ class Session:
         after, told = compact_cache(before, self.engine, plan, keeps, target, progress)
         return PreparedCompaction(before, after, {**told, "restart": restart}, pinned)
 
-    def adopt(self, made: PreparedCompaction, why: str = "asked") -> Event:
+    def adopt(self, made: PreparedCompaction, why: str = "asked") -> Row:
         """Take over what `prepare` made, with what was said since. Raises Conflict where it went another way."""
         if made.pinned != self.pinned:
             raise Conflict("turns were pinned or let go while the session was being compacted")
         after = catch_up(made, self.cache)
-        checkpoint = self._stored(after, self.compactions + 1)
-        self._write(checkpoint_event("compacted", checkpoint, {**made.told, **_sizes(after), "why": why}))
-        self._checkpoints = followed(self._checkpoints, checkpoint)
+        checkpoint = self._store_memory(after, self.compactions + 1)
+        self._write(SessionCompacted(checkpoint), {**made.told, **_sizes(after), "why": why})
         self.cache = after
         return self.events[-1]
 
     @property
     def compactions(self) -> int:
         """Compactions that stand."""
-        standing = self._checkpoints  # another thread may look while one takes a compaction back
-        return standing[-1].compactions if standing else 0
+        return self._state.compactions
 
     def undo(self, progress: Progress = quiet) -> None:
         """Take back the newest compaction: its text is read again. Raises BadInput where there is none, TooLarge where
@@ -247,16 +256,15 @@ class Session:
         standing = self.compactions
         if not standing:
             raise BadInput("nothing is compacted in this session, so that there is nothing to undo")
-        earlier = [c for c in self._checkpoints if c.compactions < standing]
-        after = self._rebuilt(earlier, len(self.cache.blocks), progress, self.engine.model.max_tokens)
-        self._write({"kind": "undone", "checkpoints": len(earlier), "told": _sizes(after)})
-        self._checkpoints, self.cache = earlier, after
+        earlier = [c for c in self._state.checkpoints if c.compactions < standing]
+        after = self._read_again(earlier, len(self.cache.blocks), progress, self.engine.model.max_tokens)
+        self._write(CompactionUndone(len(earlier)), _sizes(after))
+        self.cache = after
 
     def pin(self, turn: int, pinned: bool = True) -> None:
         """Keep a turn (counted from 0) verbatim from now on, or let it go. Raises Missing for one that there is not."""
         self.turn(turn)
-        self._write({"kind": "pinned", "turn": turn, "pinned": pinned})
-        self.pinned = self.pinned | {turn} if pinned else self.pinned - {turn}
+        self._write(TurnPinned(turn, pinned))
 
     def turn(self, turn: int) -> Turn:
         """A raw turn, counted from 0, whatever became of it. Raises Missing for one that there is not."""
@@ -271,10 +279,9 @@ class Session:
         compaction before it. Raises BadInput for more turns than there are."""
         if turns == len(self.turns):
             return
-        after, earlier = self._back(turns, progress)
-        self._write({"kind": "rewound", "turns": turns})
-        self._checkpoints, self.cache, self.turns = earlier, after, self.turns[:turns]
-        self.pinned = frozenset(turn for turn in self.pinned if turn < turns)
+        after, _ = self._go_back(turns, progress)
+        self._write(SessionRewound(turns))
+        self.cache = after
 
     def fork(self, name: str = "", turns: int | None = None) -> Session:
         """A second future of the same past, or of its first `turns` turns.
@@ -282,38 +289,38 @@ class Session:
         Memory is shared until it grows; the log is its own. Raises BadInput for more turns than there are.
         """
         turns = len(self.turns) if turns is None else turns
-        held, checkpoints = self._back(turns, quiet)
+        cache, checkpoints = self._go_back(turns, quiet)
         twin, store = Session.__new__(Session), self._log.store if self._log else None
         twin._start(self.engine, self.plan, self.tools, name or uuid4().hex, store)
-        twin._shelf = self._shelf
-        twin._write({**self.events[0], "parent": self.name})
+        twin._memories = self._memories
+        opening = read_opening(self.events[0], self.name)
+        twin._write(replace(opening, about={**opening.about, "parent": self.name}))
         if turns:
-            twin._write({**appended_event(self.turns[:turns], held.blocks), "told": _sizes(held)})
+            twin._write(TurnsAppended.of(self.turns[:turns], cache.blocks), _sizes(cache))
         for checkpoint in checkpoints:
-            twin._write(checkpoint_event("saved", checkpoint, _sizes(held)))
-        twin.turns, twin.cache, twin._checkpoints = self.turns[:turns], held, checkpoints
+            twin._write(SessionSaved(checkpoint), _sizes(cache))
+        twin.cache = cache
         for turn in sorted(self.pinned):
             if turn < turns:
                 twin.pin(turn)
         return twin
 
-    def _back(self, turns: int, progress: Progress) -> tuple[SessionCache, list[Checkpoint]]:
-        """The memory of the first `turns` turns, and the checkpoints that then stand."""
+    def _go_back(self, turns: int, progress: Progress) -> tuple[SessionCache, Sequence[Checkpoint]]:
+        """Returns the memory of the first `turns` turns, and the checkpoints that then count."""
         if not 0 <= turns <= len(self.turns):
             raise BadInput(f"can go back to 0 to {len(self.turns)} turns, got {turns}")
         blocks = next((at for at, b in enumerate(self.cache.blocks) if b.origin.turn >= turns), len(self.cache.blocks))
-        earlier = still(self._checkpoints, blocks)
+        earlier = clip_checkpoints(self._state.checkpoints, blocks)
         if blocks >= self.cache.tail:
             return self.cache.crop(blocks), earlier
-        return self._rebuilt(earlier, blocks, progress), earlier
+        return self._read_again(earlier, blocks, progress), earlier
 
     # -- durable ---------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Store the whole memory, so that resuming reads nothing again. Turns and compactions are stored anyway."""
-        checkpoint = replace(self._stored(self.cache, self.compactions), saved=True)
-        self._write(checkpoint_event("saved", checkpoint, _sizes(self.cache)))
-        self._checkpoints = followed(self._checkpoints, checkpoint)
+        checkpoint = replace(self._store_memory(self.cache, self.compactions), saved=True)
+        self._write(SessionSaved(checkpoint), _sizes(self.cache))
 
     @classmethod
     def resume(
@@ -323,60 +330,62 @@ class Session:
         events = store.events(name)
         if not events:
             raise Missing(f"there is no session {name!r} in this store")
-        check_opening(events[0], engine.model, name)
+        opening = read_opening(events[0], name)
+        opening.check_model(engine.model, name)
         session = cls.__new__(cls)
-        session._start(engine, plan, events[0]["tools"], name, store, len(events))
-        past = replayed(events, name)
-        session.events, session.turns, session.pinned = list(events), past.turns, past.pinned
-        session._checkpoints = past.checkpoints
-        session.cache = replace(session.cache, blocks=past.blocks)
-        session.cache = session._rebuilt(past.checkpoints, len(past.blocks), progress)
+        session._start(engine, plan, opening.tools, name, store, len(events))
+        session.events, session._state = list(events), replay_log(events, name)
+        blocks = session._state.blocks
+        session.cache = replace(session.cache, blocks=blocks)
+        session.cache = session._read_again(session._state.checkpoints, len(blocks), progress)
         return session
 
     def context(self) -> CompactContext:
         """The memory as one context, for `holdfast.save` and everything that takes one."""
         recipe = {"latent": self.plan.latent, "ratio": self.plan.ratio, "policy": asdict(self.plan.policy)}
-        evidence = {"compactions": [event["told"] for event in self.events if event["kind"] == "compacted"]}
+        evidence = {"compactions": [event["told"] for event in self.events if event["kind"] == SessionCompacted.kind]}
         return replace(self.cache.context(), recipe=recipe, evidence=evidence)
 
     def _grow(
         self, after: SessionCache, turns: Sequence[Turn], blocks: Sequence[Block], told: Mapping[str, Any]
     ) -> None:
-        self._write({**appended_event(turns, blocks), "told": {**told, **_sizes(after)}})
-        self.turns, self.cache = (*self.turns, *turns), after  # in this order: `prepare` may look from another thread
+        self._write(TurnsAppended.of(turns, blocks), {**told, **_sizes(after)})
+        self.cache = after  # after the turns: `prepare` may look from another thread
 
-    def _write(self, event: Event) -> None:
-        event = {**event, "at": round(time.time(), 3)}
+    def _write(self, event: LogEvent, told: Mapping[str, Any] | None = None) -> None:
+        """Writes an event to the log, and only then applies it. `told` are sizes and seconds for whoever reads it."""
+        row = {**event.row(), **({} if told is None else {"told": dict(told)}), "at": round(time.time(), 3)}
         if self._log:
-            self._log.write(event)
-        self.events.append(event)
+            self._log.write(row)
+        self.events.append(row)
+        self._state = event.apply(self._state)
 
-    def _stored(self, held: SessionCache, compactions: int) -> Checkpoint:
-        hidden = torch.cat(held.hidden) if held.hidden else torch.empty(0, self.engine.model.family.d_model)
-        names = self._shelf.put(held.context(), hidden, self.engine.model)
-        return Checkpoint(len(held.blocks), held.tail, *names, compactions)
+    def _store_memory(self, cache: SessionCache, compactions: int) -> Checkpoint:
+        hidden = torch.cat(cache.hidden) if cache.hidden else torch.empty(0, self.engine.model.family.d_model)
+        names = self._memories.put(cache.context(), hidden, self.engine.model)
+        return Checkpoint(len(cache.blocks), cache.tail, *names, compactions)
 
-    def _rebuilt(
+    def _read_again(
         self, checkpoints: Sequence[Checkpoint], blocks: int, progress: Progress, most: int | None = None
     ) -> SessionCache:
         """The memory of the first `blocks` blocks, from the newest checkpoint that serves. Raises TooLarge beyond
         position `most`."""
         whole, model = self.cache.blocks, self.engine.model
-        held = SessionCache.empty(model)
+        cache = SessionCache.empty(model)
         if checkpoints:
             last = checkpoints[-1]
-            context, hidden = self._shelf.get(last, model, self.name)
-            held = open_cache(context, whole[: last.blocks], last.tail, hidden, model)
-        if len(held.blocks) > blocks:
-            return held.crop(blocks)
-        rest = whole[len(held.blocks) : blocks]
-        needed = held.live.next_position + sum(map(len, rest))
+            context, hidden = self._memories.get(last, model, self.name)
+            cache = open_cache(context, whole[: last.blocks], last.tail, hidden, model)
+        if len(cache.blocks) > blocks:
+            return cache.crop(blocks)
+        rest = whole[len(cache.blocks) : blocks]
+        needed = cache.live.next_position + sum(map(len, rest))
         if most is not None and needed > most:
             raise TooLarge(
                 f"without that compaction the session takes {needed} positions, and {model.name} reads {most}; "
                 "keep it, or fork the session at an earlier turn"
             )
-        return held.read(rest, prefill_progress(progress))
+        return cache.read(rest, prefill_progress(progress))
 
 
 @cache
@@ -385,5 +394,5 @@ def _longest(tokenizer: Any) -> int:
     return max(map(len, tokenizer.get_vocab()))
 
 
-def _sizes(held: SessionCache) -> dict[str, Any]:
-    return {"tokens": held.tokens, "slots": round(held.slots, 1), "bytes": held.nbytes}
+def _sizes(cache: SessionCache) -> dict[str, Any]:
+    return {"tokens": cache.tokens, "slots": round(cache.slots, 1), "bytes": cache.nbytes}

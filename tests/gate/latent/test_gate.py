@@ -15,7 +15,7 @@ from holdfast.blocks.render import render
 from holdfast.compaction.compact import SharedStudy, compact, compact_in_memory
 from holdfast.compaction.partition import parts
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.context.segments import CompactContext, TokenSegment
 from holdfast.context.surgery import keep
 from holdfast.engine.kv_context import KVContext
@@ -163,7 +163,7 @@ def test_ratios_that_share_a_study_give_what_each_gives_alone(two, session):
 
 def test_evidence_survives_a_file(two, session, tmp_path):
     context = compact(session, two.engine, Plan("kvzip", 6, gate=Gate(allow_over=0.1)))
-    loaded = store.load(store.save(context, tmp_path / "a.holdfast", two.model), two.model)
+    loaded = holdfast_file.load(holdfast_file.save(context, tmp_path / "a.holdfast", two.model), two.model)
     assert loaded.evidence["gate"] == context.evidence["gate"]
     assert loaded.recipe["gate"] == {"threshold": 1.0, "repair": True, "allow_over": 0.1, "strict": False}
 

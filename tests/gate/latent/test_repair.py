@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gated import HEAD, TEXT, gated, pairs_in, past_of, same, span_of, work_of
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.context.segments import CompactContext, StateSegment
 from holdfast.engine.local import LocalEngine
 from holdfast.gate.latent.fact_tokens import build_fact_mask
@@ -151,7 +151,7 @@ def test_what_was_repaired_can_be_stored_and_read_again(two, latent, tmp_path):
     made = make_scores_finite(work.method.compress(work.study.with_scores(scores), work.budget))
     end = work.span.start + len(work.span)
     context = CompactContext(made, end)
-    loaded = store.load(store.save(context, tmp_path / "a", two.model), two.model)
+    loaded = holdfast_file.load(holdfast_file.save(context, tmp_path / "a", two.model), two.model)
     assert same(loaded, context)
     assert all(torch.isfinite(x).all() for s in loaded.segments if isinstance(s, StateSegment) for x in s.scores)
     assert torch.isfinite(two.engine.next_logits(work.build_memory(made), [20, 30])).all()

@@ -14,11 +14,12 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
-from holdfast.context import store as contexts
+from holdfast.context import holdfast_file
 from holdfast.errors import BadContext, HoldfastError
 from holdfast.model.load import Model
 from holdfast.server.sessions.import_validation import check_events, decode_events
-from holdfast.session.events import hidden_of, named, replayed
+from holdfast.session.checkpoints import decode_hidden
+from holdfast.session.events import referenced_objects, replay_log
 from holdfast.storage.store import Store
 
 EVENTS = "events.json"
@@ -36,7 +37,7 @@ def pack_session(store: Store, name: str) -> bytes:
         written = json.dumps(events).encode()
         file.writestr(EVENTS, written)
         file.writestr(SEAL, _seal(written))
-        for digest in sorted(named(events)):
+        for digest in sorted(referenced_objects(events)):
             file.writestr(f"objects/{digest}", store.get(digest))
     return out.getvalue()
 
@@ -54,7 +55,7 @@ def unpack_session(store: Store, data: bytes, key: str, model: Model) -> str:
             written = file.read(EVENTS)
             events = decode_events(written)
             check_events(events, model)
-            digests = sorted(named(events))
+            digests = sorted(referenced_objects(events))
             _check_members([info.filename for info in inside], digests)
             if SEAL in file.namelist() and file.read(SEAL) != _seal(written):
                 raise BadContext("the events of the exported session were changed; export it again")
@@ -94,12 +95,12 @@ def _size(inside: Sequence[zipfile.ZipInfo]) -> int:
 
 
 def _check_objects(events: Sequence[Mapping[str, Any]], objects: Mapping[str, bytes], model: Model) -> None:
-    past = replayed(events, "in the file")
+    past = replay_log(events, "in the file")
     for checkpoint in past.checkpoints:
-        context = contexts.from_bytes(objects[checkpoint.context], model, name="the exported session")
-        hidden = hidden_of(objects[checkpoint.hidden])
+        context = holdfast_file.from_bytes(objects[checkpoint.context], model, name="the exported session")
+        hidden = decode_hidden(objects[checkpoint.hidden])
         tail = sum(map(len, past.blocks[checkpoint.tail : checkpoint.blocks]))
         right = hidden.ndim == 2 and hidden.shape[1] == model.family.d_model and len(hidden) >= tail
         if not right or not hidden.isfinite().all():
             raise BadContext("the exported session holds hidden states that are not its own; export it again")
-        contexts.to_bytes(context, model)  # refuses what is not finite
+        holdfast_file.to_bytes(context, model)  # refuses what is not finite

@@ -1,7 +1,7 @@
 """Validation of the events of an imported session: as strict as what a session writes.
 
-Each event has exactly the fields of its kind, with finite numbers; and each fits what stands after those before it, so
-that events which are left out, doubled or in another order are refused.
+Each event has exactly the fields of its kind, with finite numbers; and each may follow those before it (`validate` in
+`session/events.py`), so that events which are left out, doubled or in another order are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from holdfast.blocks.block import Kind
 from holdfast.errors import BadContext
 from holdfast.model.load import Model
-from holdfast.session.events import check_opening, replayed
+from holdfast.session.events import LogState, read_event, read_opening
 from holdfast.transcript.turn import Role
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -133,81 +133,21 @@ def check_events(events: Sequence[Mapping[str, Any]], model: Model) -> None:
     """Raises BadContext unless a session of this model could have written these events in this order."""
     if not events:
         raise BadContext("the exported session holds no event; export it again")
-    check_opening(events[0], model, "in the file")
+    read_opening(events[0], "in the file").check_model(model, "in the file")
     try:
         _Opened.model_validate(events[0])
         # JSON has no tuples, so that lists stand for them
-        later = _LATER.validate_json(json.dumps(events[1:]))
+        _LATER.validate_json(json.dumps(events[1:]))
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:200]
         raise BadContext(f"the exported session has an event that is none ({where}: {first['msg']})") from None
-    state = _Standing(model.hf.config.vocab_size)
-    for number, event in enumerate(later, 1):
-        if problem := state.refuse(event):
+    state = LogState()
+    for number, row in enumerate(events[1:], 1):
+        event = read_event(row, "in the file")
+        if problem := event.validate(state, model.hf.config.vocab_size):
             raise BadContext(f"event {number} of the exported session {problem}; export it again")
-    replayed(events, "in the file")
-
-
-class _Standing:
-    """The counts that stand after some events: turns, the turn of each block, and the compactions of checkpoints."""
-
-    def __init__(self, vocabulary: int) -> None:
-        self.vocabulary = vocabulary
-        self.turns = 0
-        self.blocks: list[int] = []
-        self.checkpoints: list[_Checkpoint] = []
-
-    @property
-    def compactions(self) -> int:
-        return self.checkpoints[-1].compactions if self.checkpoints else 0
-
-    def refuse(self, event: BaseModel) -> str:
-        """Takes up an event; returns the reason why it cannot stand here, or nothing."""
-        if isinstance(event, _Turns):
-            return self._grow(event)
-        if isinstance(event, _Checkpoint):
-            return self._store(event)
-        if isinstance(event, _Undone):
-            if event.checkpoints >= len(self.checkpoints):
-                return "takes back a compaction that there is not"
-            del self.checkpoints[event.checkpoints :]
-        elif isinstance(event, _Rewound):
-            if event.turns >= self.turns:
-                return "goes back to a turn that there is not"
-            self._rewind(event.turns)
-        elif isinstance(event, _Pinned) and event.turn >= self.turns:
-            return "pins a turn that there is not"
-        return ""
-
-    def _grow(self, event: _Turns) -> str:
-        before, self.turns = self.turns, self.turns + len(event.turns)
-        places = [turn for turn, _, _ in event.blocks]
-        if places != sorted(places) or any(not before <= turn < self.turns for turn in places):
-            return "holds blocks of other turns than its own"
-        if any(token >= self.vocabulary for _, _, ids in event.blocks for token in ids):
-            return "holds tokens that the model does not have"
-        self.blocks += places
-        return ""
-
-    def _store(self, event: _Checkpoint) -> str:
-        standing = self.compactions
-        if not event.tail <= event.blocks <= len(self.blocks):
-            return "holds a memory of blocks that there are not"
-        if event.kind == "compacted" and (event.compactions != standing + 1 or event.saved):
-            return f"is compaction {event.compactions}, and {standing} stand before it"
-        if event.compactions < standing:
-            return f"holds the memory of {event.compactions} compactions, and {standing} stand before it"
-        self.checkpoints = [*(c for c in self.checkpoints if not c.saved), event]
-        return ""
-
-    def _rewind(self, turns: int) -> None:
-        self.turns = turns
-        self.blocks = [turn for turn in self.blocks if turn < turns]
-        count = len(self.blocks)
-        self.checkpoints = [
-            c.model_copy(update={"blocks": min(c.blocks, count)}) for c in self.checkpoints if c.tail <= count
-        ]
+        state = event.apply(state)
 
 
 def _parse_float(text: str) -> float:

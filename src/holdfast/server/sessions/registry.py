@@ -23,7 +23,7 @@ from holdfast.errors import BadContext, BadInput, Busy, HoldfastError, Missing, 
 from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.lru import MemoryBudget
 from holdfast.server.sessions.prefix_index import PrefixIndex, seed
-from holdfast.session.events import named, turn_of
+from holdfast.session.events import SessionCompacted, SessionSaved, referenced_objects, replay_log
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker
 from holdfast.storage.store import Store
@@ -104,7 +104,7 @@ class SessionRegistry:
             return 0
         needed, seen = set[str](), set[str]()
         while new := set(self.store.logs()) - seen:  # a fork may come while its origin is read, and outlive it
-            needed = needed.union(*(named(self.store.events(name)) for name in new))
+            needed = needed.union(*(referenced_objects(self.store.events(name)) for name in new))
             seen |= new
         return self.store.collect(needed)
 
@@ -355,7 +355,8 @@ class SessionRegistry:
     def _save(self, entry: SessionEntry) -> None:
         """Saves a session if anything was read since the last time. What cannot be saved is in the log all the same."""
         session = entry.resident
-        if session is None or not session.turns or session.events[-1]["kind"] in ("saved", "compacted"):
+        stored = (SessionSaved.kind, SessionCompacted.kind)
+        if session is None or not session.turns or session.events[-1]["kind"] in stored:
             return
         try:
             session.save()
@@ -371,10 +372,4 @@ def _drop_token_ids(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
 
 def replay_turns(events: Sequence[Mapping[str, Any]]) -> list[Turn]:
     """Returns the turns that stand after all events of a log."""
-    turns: list[Turn] = []
-    for event in events:
-        if event["kind"] == "turns":
-            turns += map(turn_of, event["turns"])
-        elif event["kind"] == "rewound":
-            del turns[event["turns"] :]
-    return turns
+    return list(replay_log(events, "").turns)

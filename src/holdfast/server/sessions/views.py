@@ -11,6 +11,7 @@ from holdfast.context.compress_positions import slots_of_tokens
 from holdfast.model.load import Model
 from holdfast.server.protocol import BlockRow, CurvePoint, FactResult, RawTurn, SessionDetail, SessionRow
 from holdfast.server.sessions.registry import SessionEntry, replay_turns
+from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended
 from holdfast.session.session import Session
 from holdfast.transcript.turn import Role, Turn
 
@@ -120,7 +121,7 @@ def _newest_evidence(session: Session) -> Mapping[str, Any]:
 
 def _standing_compactions(session: Session) -> dict[int, Mapping[str, Any]]:
     """Returns the events of the compactions that stand, by number; an undo gives its number to the next one."""
-    events = {e["compactions"]: e for e in session.events if e["kind"] == "compacted"}
+    events = {e["compactions"]: e for e in session.events if e["kind"] == SessionCompacted.kind}
     return {number: event for number, event in sorted(events.items()) if number <= session.compactions}
 
 
@@ -177,17 +178,17 @@ def _block_rows(session: Session, facts: list[FactResult]) -> list[BlockRow]:
 
 def _curve_point(event: Mapping[str, Any], session: Session) -> CurvePoint | None:
     told = event.get("told", {})
-    if "slots" not in told or event["kind"] == "saved":
+    if "slots" not in told or event["kind"] == SessionSaved.kind:
         return None
-    answered = event["kind"] == "turns" and "prompt" in told
-    if event["kind"] == "turns" and not answered:
+    answered = event["kind"] == TurnsAppended.kind and "prompt" in told
+    if event["kind"] == TurnsAppended.kind and not answered:
         return None
     return CurvePoint(
         turn=max((row[0] + 1 for row in event["blocks"]), default=1) if answered else _turn_at(event, session),
         tokens=int(told["tokens"]),
         slots=math.ceil(told["slots"]),
         bytes=int(told["bytes"]),
-        compacted=event["kind"] == "compacted",
+        compacted=event["kind"] == SessionCompacted.kind,
         prompt_tokens=int(told.get("prompt", 0)),
         prefilled=int(told.get("prefilled", 0)),
         seconds_to_first_token=told.get("first"),

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from holdfast.blocks.block import Kind, Origin
-from holdfast.context import store
+from holdfast.context import holdfast_file
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
 from holdfast.context.surgery import keep, quantize_segment, shift_segment
 from holdfast.engine.kv_context import KVContext
@@ -48,12 +48,12 @@ def probe(pair, context):
 @pytest.fixture
 def stored(two, tmp_path):
     context = sample(two)
-    return two, context, store.save(context, tmp_path / "a.holdfast", two.model)
+    return two, context, holdfast_file.save(context, tmp_path / "a.holdfast", two.model)
 
 
 def test_what_was_saved_is_loaded_bit_for_bit(stored):
     pair, context, path = stored
-    loaded = store.load(path, pair.model)
+    loaded = holdfast_file.load(path, pair.model)
     assert torch.equal(probe(pair, loaded), probe(pair, context))
     assert loaded.next_position == context.next_position
     assert (loaded.recipe, loaded.evidence) == (context.recipe, context.evidence)
@@ -63,8 +63,8 @@ def test_what_was_saved_is_loaded_bit_for_bit(stored):
 
 def test_an_empty_context_is_saved_and_loaded(tiny, tmp_path):
     pair = tiny("llama")
-    path = store.save(CompactContext((), 0), tmp_path / "empty.holdfast", pair.model)
-    assert store.load(path, pair.model) == CompactContext((), 0, model_digest=pair.model.digest)
+    path = holdfast_file.save(CompactContext((), 0), tmp_path / "empty.holdfast", pair.model)
+    assert holdfast_file.load(path, pair.model) == CompactContext((), 0, model_digest=pair.model.digest)
 
 
 SECOND = """
@@ -72,10 +72,10 @@ import sys
 import torch
 sys.path[:0] = sys.argv[1:3]
 from conftest import build_pair
-from holdfast.context import store
+from holdfast.context import holdfast_file
 for family in ("llama", "gemma3_text"):
     pair = build_pair(family)
-    live = pair.engine.open(store.load(f"{sys.argv[3]}/{family}.holdfast", pair.model))
+    live = pair.engine.open(holdfast_file.load(f"{sys.argv[3]}/{family}.holdfast", pair.model))
     torch.save(pair.engine.next_logits(live, [5, 6, 7, 8]), f"{sys.argv[3]}/{family}.logits")
 """
 
@@ -83,8 +83,8 @@ for family in ("llama", "gemma3_text"):
 def test_a_second_process_gives_the_same_logits(tiny, tmp_path):
     pairs = {family: tiny(family) for family in ("llama", "gemma3_text")}
     for family, pair in pairs.items():
-        store.save(sample(pair), tmp_path / f"{family}.holdfast", pair.model)
-    source, tests = Path(store.__file__).parents[2], Path(__file__).parents[1]
+        holdfast_file.save(sample(pair), tmp_path / f"{family}.holdfast", pair.model)
+    source, tests = Path(holdfast_file.__file__).parents[2], Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", SECOND, str(source), str(tests), str(tmp_path)], check=True)
     for family, pair in pairs.items():
         assert torch.equal(torch.load(tmp_path / f"{family}.logits"), probe(pair, sample(pair)))
@@ -92,8 +92,8 @@ def test_a_second_process_gives_the_same_logits(tiny, tmp_path):
 
 def test_the_same_context_saved_twice_is_the_same_bytes(stored, tmp_path):
     pair, context, path = stored
-    again = store.save(context, tmp_path / "b.holdfast", pair.model)
-    loaded = store.save(store.load(path, pair.model), tmp_path / "c.holdfast", pair.model)
+    again = holdfast_file.save(context, tmp_path / "b.holdfast", pair.model)
+    loaded = holdfast_file.save(holdfast_file.load(path, pair.model), tmp_path / "c.holdfast", pair.model)
     assert path.read_bytes() == again.read_bytes() == loaded.read_bytes()
 
 
@@ -101,27 +101,27 @@ def test_the_same_context_saved_twice_is_the_same_bytes(stored, tmp_path):
 def test_the_bytes_of_a_context_are_the_files(two, tmp_path, form):
     path = tmp_path / "a.holdfast"
     if form == "model":
-        store.save(sample(two), path, two.model)
+        holdfast_file.save(sample(two), path, two.model)
     else:
         in_form(two, form, path)
-    loaded = store.from_bytes(path.read_bytes(), two.model)
-    assert torch.equal(probe(two, loaded), probe(two, store.load(path, two.model)))
-    assert store.to_bytes(loaded, two.model) == path.read_bytes()
+    loaded = holdfast_file.from_bytes(path.read_bytes(), two.model)
+    assert torch.equal(probe(two, loaded), probe(two, holdfast_file.load(path, two.model)))
+    assert holdfast_file.to_bytes(loaded, two.model) == path.read_bytes()
 
 
 def test_an_empty_context_is_bytes_too(tiny):
     model = tiny("llama").model
-    data = store.to_bytes(CompactContext((), 0), model)
-    assert store.from_bytes(data, model) == CompactContext((), 0, model_digest=model.digest)
+    data = holdfast_file.to_bytes(CompactContext((), 0), model)
+    assert holdfast_file.from_bytes(data, model) == CompactContext((), 0, model_digest=model.digest)
 
 
 def test_bytes_hold_finite_numbers_of_their_own_model_only(tiny):
     model = tiny("llama").model
     with pytest.raises(BadContext, match="another model"):
-        store.to_bytes(CompactContext((), 0, model_digest=tiny("llama", 1).model.digest), model)
+        holdfast_file.to_bytes(CompactContext((), 0, model_digest=tiny("llama", 1).model.digest), model)
     soft = SoftSegment(torch.full((1, 64), torch.nan), torch.zeros(1), (ORIGIN,))
     with pytest.raises(BadInput, match=r"the context is not written: 0\.embeds"):
-        store.to_bytes(CompactContext((soft,), 1), model)
+        holdfast_file.to_bytes(CompactContext((soft,), 1), model)
 
 
 @pytest.fixture
@@ -132,37 +132,37 @@ def url(tmp_path):
 
 def test_a_context_goes_to_a_url_and_back(stored, url):
     pair, context, path = stored
-    assert store.save(context, url, pair.model) == url
-    assert torch.equal(probe(pair, store.load(url, pair.model)), probe(pair, context))
-    assert store.read_manifest(url) == store.read_manifest(path)
+    assert holdfast_file.save(context, url, pair.model) == url
+    assert torch.equal(probe(pair, holdfast_file.load(url, pair.model)), probe(pair, context))
+    assert holdfast_file.read_manifest(url) == holdfast_file.read_manifest(path)
     assert fetch(url) == path.read_bytes()
-    store.save(CompactContext((), 3), url, pair.model)
-    assert store.load(url, pair.model).next_position == 3
+    holdfast_file.save(CompactContext((), 3), url, pair.model)
+    assert holdfast_file.load(url, pair.model).next_position == 3
 
 
 def test_a_url_of_this_machine_is_a_path(tiny, tmp_path):
     model = tiny("llama").model
-    assert store.save(CompactContext((), 7), f"file://{tmp_path}/a.holdfast", model) == tmp_path / "a.holdfast"
-    assert store.load(f"file://{tmp_path}/a.holdfast", model).next_position == 7
+    assert holdfast_file.save(CompactContext((), 7), f"file://{tmp_path}/a.holdfast", model) == tmp_path / "a.holdfast"
+    assert holdfast_file.load(f"file://{tmp_path}/a.holdfast", model).next_position == 7
 
 
 def test_what_is_no_context_at_a_url_is_refused_and_not_written_over(tiny, url):
     model = tiny("llama").model
-    for act in (store.read_manifest, lambda at: store.load(at, model)):
+    for act in (holdfast_file.read_manifest, lambda at: holdfast_file.load(at, model)):
         with pytest.raises(BadContext, match="no such file"):
             act(url)
     send(url, b"[]")
-    for act in (store.read_manifest, lambda at: store.load(at, model)):
+    for act in (holdfast_file.read_manifest, lambda at: holdfast_file.load(at, model)):
         with pytest.raises(BadContext, match=f"^{url}: not a whole"):
             act(url)
     with pytest.raises(BadInput, match=r"is no \.holdfast file"):
-        store.save(CompactContext((), 0), url, model)
+        holdfast_file.save(CompactContext((), 0), url, model)
     assert fetch(url) == b"[]"
 
 
 def test_a_url_that_nothing_can_open_is_a_bad_option(tiny):
     with pytest.raises(BadOption, match="nowhere://a/b cannot be opened"):
-        store.save(CompactContext((), 0), "nowhere://a/b", tiny("llama").model)
+        holdfast_file.save(CompactContext((), 0), "nowhere://a/b", tiny("llama").model)
 
 
 def test_saving_leaves_nothing_beside_the_file(stored, tmp_path):
@@ -171,15 +171,15 @@ def test_saving_leaves_nothing_beside_the_file(stored, tmp_path):
 
 def test_saving_replaces_an_older_file(stored):
     pair, _, path = stored
-    store.save(CompactContext((), 3), path, pair.model)
-    assert store.load(path, pair.model).next_position == 3
+    holdfast_file.save(CompactContext((), 3), path, pair.model)
+    assert holdfast_file.load(path, pair.model).next_position == 3
 
 
 def test_the_same_states_at_two_places_are_saved(tiny, tmp_path):
     pair = tiny("llama")
     state = sample(pair).segments[1]
     context = CompactContext((state, shift_segment(state, 100)), 200)
-    loaded = store.load(store.save(context, tmp_path / "a.holdfast", pair.model), pair.model)
+    loaded = holdfast_file.load(holdfast_file.save(context, tmp_path / "a.holdfast", pair.model), pair.model)
     assert torch.equal(probe(pair, loaded), probe(pair, context))
 
 
@@ -188,7 +188,7 @@ def test_tokens_cut_from_one_tensor_are_saved(tiny, tmp_path):
     whole = tokens(list(range(10, 30)), 0)
     parts = [type(whole)(whole.ids[a:b], whole.positions[a:b]) for a, b in ((0, 8), (8, 20))]
     context = CompactContext(tuple(parts), 20)
-    loaded = store.load(store.save(context, tmp_path / "a.holdfast", pair.model), pair.model)
+    loaded = holdfast_file.load(holdfast_file.save(context, tmp_path / "a.holdfast", pair.model), pair.model)
     assert torch.equal(probe(pair, loaded), probe(pair, context))
 
 
@@ -196,7 +196,7 @@ def test_tokens_cut_from_one_tensor_are_saved(tiny, tmp_path):
 def test_a_place_that_cannot_be_written_is_bad_input(tiny, tmp_path, where):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="give a file in a folder"):
-        store.save(CompactContext((), 0), tmp_path / where, tiny("llama").model)
+        holdfast_file.save(CompactContext((), 0), tmp_path / where, tiny("llama").model)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -204,23 +204,23 @@ def test_what_is_no_context_is_not_written_over(tiny, tmp_path):
     path = tmp_path / "session.json"
     path.write_text("[]")
     with pytest.raises(BadInput, match=r"is no \.holdfast file"):
-        store.save(CompactContext((), 0), path, tiny("llama").model)
+        holdfast_file.save(CompactContext((), 0), path, tiny("llama").model)
     assert path.read_text() == "[]"
 
 
 def test_another_models_context_is_neither_saved_nor_opened(tiny, tmp_path):
     context = CompactContext((), 0, model_digest=tiny("llama", 1).model.digest)
     with pytest.raises(BadContext, match="another model"):
-        store.save(context, tmp_path / "a.holdfast", tiny("llama").model)
+        holdfast_file.save(context, tmp_path / "a.holdfast", tiny("llama").model)
     with pytest.raises(BadContext, match="another model"):
         tiny("llama").engine.open(context)
 
 
 def refused(path, model, match=None):
     """Loading the file, and its bytes, fails as BadContext in one line that names the file."""
-    ways = [store.load]
+    ways = [holdfast_file.load]
     if path.is_file():
-        ways.append(lambda path, model: store.from_bytes(path.read_bytes(), model, str(path)))
+        ways.append(lambda path, model: holdfast_file.from_bytes(path.read_bytes(), model, str(path)))
     for load in ways:
         with pytest.raises(BadContext, match=match) as caught:
             load(path, model)
@@ -237,7 +237,7 @@ def test_another_model_tokenizer_or_template_is_refused_by_name(stored, what):
 
 
 def test_a_context_of_another_model_is_refused(tiny, tmp_path):
-    path = store.save(sample(tiny("llama")), tmp_path / "a.holdfast", tiny("llama").model)
+    path = holdfast_file.save(sample(tiny("llama")), tmp_path / "a.holdfast", tiny("llama").model)
     refused(path, tiny("llama", 1).model, match="whose model")
     refused(path, tiny("gemma3_text").model, match="whose model")
 
@@ -274,13 +274,13 @@ def test_flipped_bytes_are_refused_or_change_nothing(stored):
             refused(path, pair.model)
             continue
         try:
-            loaded = store.load(path, pair.model)
+            loaded = holdfast_file.load(path, pair.model)
         except BadContext:
             refused(path, pair.model)
             continue
-        assert store.to_bytes(store.from_bytes(bytes(flipped), pair.model), pair.model) == store.to_bytes(
-            loaded, pair.model
-        )
+        assert holdfast_file.to_bytes(
+            holdfast_file.from_bytes(bytes(flipped), pair.model), pair.model
+        ) == holdfast_file.to_bytes(loaded, pair.model)
         pair.engine.open(loaded)
 
 
@@ -321,14 +321,14 @@ def test_a_missing_file_and_a_folder_are_refused(tiny, tmp_path):
     refused(tmp_path / "none.holdfast", tiny("llama").model, match="no such file")
     refused(tmp_path, tiny("llama").model)
     with pytest.raises(BadContext):
-        store.read_manifest(tmp_path / "none.holdfast")
+        holdfast_file.read_manifest(tmp_path / "none.holdfast")
     with pytest.raises(BadContext):
-        store.read_manifest(tmp_path)
+        holdfast_file.read_manifest(tmp_path)
 
 
 def test_the_manifest_alone_tells_what_a_file_is(stored):
     pair, context, path = stored
-    manifest = store.read_manifest(path)
+    manifest = holdfast_file.read_manifest(path)
     assert (manifest.model, manifest.next_position) == (pair.model.name, context.next_position)
     assert [entry.kind for entry in manifest.segments] == ["tokens", "state", "soft", "tokens"]
 
@@ -336,7 +336,9 @@ def test_the_manifest_alone_tells_what_a_file_is(stored):
 def sealed(manifest):
     """The manifest as text, with the digest of itself where the format has one: a forger can compute it too."""
     with suppress(AttributeError, ValidationError):
-        manifest = manifest | {"seal": store._seal(store.Manifest.model_validate_json(json.dumps(manifest)))}
+        manifest = manifest | {
+            "seal": holdfast_file._seal(holdfast_file.Manifest.model_validate_json(json.dumps(manifest)))
+        }
     return json.dumps(manifest)
 
 
@@ -344,12 +346,12 @@ def rewrite(path, change, tensors=None):
     """Write the file anew with a changed manifest, its digest made to fit the tensors."""
     held = load_file(path) if tensors is None else tensors
     with safe_open(path, framework="pt") as file:
-        manifest = json.loads(file.metadata()[store.KEY])
+        manifest = json.loads(file.metadata()[holdfast_file.KEY])
     with suppress(RuntimeError):  # a tensor that cannot even be digested
-        manifest["sha256"] = store._digest(held)
+        manifest["sha256"] = holdfast_file._digest(held)
     made = change(manifest)
     text = made if isinstance(made, str) else sealed(manifest)
-    save_file(held, path, metadata={store.KEY: text})
+    save_file(held, path, metadata={holdfast_file.KEY: text})
 
 
 def put(*keys, value):
@@ -480,11 +482,11 @@ def in_form(pair, form, path):
     """A file whose states are held in `form`."""
     context = sample(pair)
     segments = tuple(quantize_segment(s, form) if isinstance(s, StateSegment) else s for s in context.segments)
-    return store.save(replace(context, segments=segments), path, pair.model)
+    return holdfast_file.save(replace(context, segments=segments), path, pair.model)
 
 
 def test_a_file_of_plain_slots_is_of_format_1_and_knows_no_forms(stored):
-    manifest = json.loads(safe_open(stored[2], "pt").metadata()[store.KEY])
+    manifest = json.loads(safe_open(stored[2], "pt").metadata()[holdfast_file.KEY])
     assert manifest["format"] == 1
     assert not any("form" in segment for segment in manifest["segments"])
 
@@ -517,7 +519,7 @@ CODED = {
 def test_hostile_codes_are_refused(two, tmp_path, case):
     form, change = CODED[case]
     path = in_form(two, form, tmp_path / "a.holdfast")
-    store.load(path, two.model)
+    holdfast_file.load(path, two.model)
     rewrite(path, lambda m: None, change(load_file(path)))
     refused(path, two.model)
 
@@ -553,7 +555,7 @@ def test_a_header_that_points_outside_the_file_is_refused(stored):
 
 def test_a_file_saved_in_another_dtype_of_the_same_model_is_served(tiny, ids, tmp_path):
     wide, narrow = tiny("llama"), tiny("llama", dtype=torch.bfloat16)
-    path = store.save(sample(wide), tmp_path / "a.holdfast", wide.model)
-    live = narrow.engine.open(store.load(path, narrow.model))
+    path = holdfast_file.save(sample(wide), tmp_path / "a.holdfast", wide.model)
+    live = narrow.engine.open(holdfast_file.load(path, narrow.model))
     assert live.cache.layers[0].keys.dtype == torch.bfloat16
     assert torch.isfinite(narrow.engine.next_logits(live, [5, 6])).all()
