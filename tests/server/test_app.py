@@ -429,7 +429,7 @@ def test_the_command_serves_until_it_is_told_to_stop(how):
 
 
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(serve, "opened", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(serve, "create_host", lambda *_: pytest.fail("loaded"))
     with serve.bind("127.0.0.1", 0) as taken:
         taken.listen()
         with pytest.raises(Failed, match="--port"):
