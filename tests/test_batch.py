@@ -92,6 +92,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(compact, sessions, tm
         "before": 2,
         "written": 1,
         "failed": {},
+        "skipped": {},
     }
 
 
@@ -171,3 +172,22 @@ def test_a_model_is_loaded_once_for_all_sessions(compact, tmp_path, monkeypatch)
         batch.LOG,
     }
     assert all(line.evidence["bytes"] < line.evidence["bytes_full"] for line in log(tmp_path / "out"))
+
+
+def test_a_folder_is_compacted_without_the_files_that_are_no_sessions(compact, sessions):
+    (sessions / "README.md").write_text("# How these came about\n")
+    (sessions / "picture.png").write_bytes(b"\x89PNG\0\1")
+    code, told, err = compact(sessions, *TEXT)
+    assert (code, told["written"], told["failed"]) == (0, 3, {})
+    assert {Path(name).name for name in told["skipped"]} == {"README.md", "picture.png"}
+    assert [line for line in err.splitlines() if "no session" in line] == [
+        "README.md: skipped, no session",
+        "picture.png: skipped, no session",
+    ]
+
+
+def test_a_file_that_was_named_and_is_no_session_is_not_passed_over(compact, sessions):
+    (sessions / "README.md").write_text("# How these came about\n")
+    code, told, err = compact(sessions / "README.md", sessions / "a.json", *TEXT)
+    assert (code, told["written"]) == (1, 1)
+    assert "no known session format" in err

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from holdfast import __version__, outputs
-from holdfast.errors import BadInput, BadOption, HoldfastError
+from holdfast.errors import BadInput, BadOption, HoldfastError, NotASession
 from holdfast.parallel import RayCluster, Work, run_tasks
 from holdfast.storage.json_lines import append_line, read_lines
 
@@ -67,6 +67,8 @@ class Batch:
     """Absolute, as `find_sessions` returns them."""
     output: Path
     """A folder; it is created in a folder that exists."""
+    named: frozenset[Path] = frozenset()
+    """Those of `files` that must be sessions; of the others, what is no session is skipped."""
     lenient: bool = False
     force: bool = False
     """Overwrite also outputs that Holdfast did not make."""
@@ -89,6 +91,16 @@ class BatchResult:
     failed: dict[str, str]
     """Reasons by file."""
     written: int
+    skipped: dict[str, str]
+    """Reasons by file, for files of a folder or pattern that are no sessions."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The reason for which a session was not compacted."""
+
+    reason: str
+    not_a_session: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +167,7 @@ def rewrite_evidence(rewritten: Rewritten) -> Evidence:
     }
 
 
-def _prepare_latent(plan: Plan, load: Callable[[], LocalEngine], lenient: bool) -> Work[Order, BatchEntry | str]:
+def _prepare_latent(plan: Plan, load: Callable[[], LocalEngine], lenient: bool) -> Work[Order, BatchEntry | Refusal]:
     from holdfast.compaction.compact import compact
     from holdfast.transcript.read import read
 
@@ -170,7 +182,7 @@ def _prepare_latent(plan: Plan, load: Callable[[], LocalEngine], lenient: bool) 
     return partial(_execute, compact_one)
 
 
-def _prepare_text(plan: TextPlan, chat: Chat | None, lenient: bool) -> Work[Order, BatchEntry | str]:
+def _prepare_text(plan: TextPlan, chat: Chat | None, lenient: bool) -> Work[Order, BatchEntry | Refusal]:
     from holdfast.text.file_log import compact_file
 
     def compact_one(order: Order) -> Evidence:
@@ -181,13 +193,13 @@ def _prepare_text(plan: TextPlan, chat: Chat | None, lenient: bool) -> Work[Orde
     return partial(_execute, compact_one)
 
 
-def _execute(compact_one: CompactFile, order: Order) -> Iterator[BatchEntry | str]:
+def _execute(compact_one: CompactFile, order: Order) -> Iterator[BatchEntry | Refusal]:
     """Yields the entry for one session, or the reason for there being none."""
     try:
         outputs.check_output(order.output, order.file, force=order.force)
         evidence = compact_one(order)
     except HoldfastError as error:
-        yield str(error)
+        yield Refusal(str(error), isinstance(error, NotASession))
         return
     yield BatchEntry(
         version=__version__,
@@ -201,22 +213,29 @@ def _execute(compact_one: CompactFile, order: Order) -> Iterator[BatchEntry | st
 
 
 def _run(
-    batch: Batch, suffix: str, options: dict[str, Any], prepare: Callable[[], Work[Order, BatchEntry | str]]
+    batch: Batch, suffix: str, options: dict[str, Any], prepare: Callable[[], Work[Order, BatchEntry | Refusal]]
 ) -> BatchResult:
     folder = _create_folder(batch.output)
     orders = _orders(batch.files, folder, suffix, json.dumps(options, sort_keys=True, default=str))
     missing = [_allow_overwrite(order, batch.force) for order in _missing(orders, folder, batch.note)]
     failed: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     with closing(run_tasks(missing, prepare, batch.cluster)) as everything:
         for number, done in enumerate(everything):
-            batch.progress("session", number, len(missing), done.task.file.name)
-            for result in (done.failure,) if done.failure else done.results:
+            file = done.task.file
+            batch.progress("session", number, len(missing), file.name)
+            for result in (Refusal(done.failure),) if done.failure else done.results:
                 if isinstance(result, BatchEntry):
                     append_line(folder / LOG, result)
+                elif result.not_a_session and file not in batch.named:
+                    skipped[str(file)] = result.reason
+                    batch.note(f"{file.name}: skipped, no session")
                 else:
-                    failed[str(done.task.file)] = result
-                    batch.note(f"{done.task.file.name}: left out: {result}")
-    return BatchResult(folder, len(orders), len(orders) - len(missing), failed, len(missing) - len(failed))
+                    failed[str(file)] = result.reason
+                    batch.note(f"{file.name}: left out: {result.reason}")
+    written = len(missing) - len(failed) - len(skipped)
+    before = len(orders) - len(missing)
+    return BatchResult(folder, len(orders) - len(skipped), before, failed, written, skipped)
 
 
 def _orders(files: Sequence[Path], folder: Path, suffix: str, options: str) -> list[Order]:

@@ -3,6 +3,7 @@
 HoldfastError
 ├── BadInput            the caller gave something that cannot be used   (exit code 2)
 │   ├── BadTranscript       a file or line that is not a session we can read
+│   │   └── NotASession         a file of another kind
 │   ├── BadOption           an unknown or ill-typed method option, name or ratio
 │   ├── BadContext          a .holdfast file that is damaged, foreign or hostile
 │   ├── TooLarge            more than the model or the memory can ever hold
@@ -38,6 +39,10 @@ class BadTranscript(BadInput):
         self.path, self.line = path, line
         where = path + (f":{line}" if line else "")
         super().__init__(f"{where}: {message}" if where else message)
+
+
+class NotASession(BadTranscript):
+    """A file of another kind: binary, or text in no format of a session."""
 
 
 class BadOption(BadInput):

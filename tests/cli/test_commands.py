@@ -137,7 +137,7 @@ def test_methods_are_listed_with_their_options(run):
         (["compact", TASKDECK], 2, "--output"),
         (["compact", TASKDECK, "-o", "x", "--ratio", "0.5"], 2, "at least 1"),
         (["compact", TASKDECK, "-o", "x", "--ratio", "nan"], 2, "at least 1"),
-        (["compact", TASKDECK, "-o", "x", "--latent", "kvzp"], 2, "there are: truncate, informed, kvzip"),
+        (["compact", TASKDECK, "-o", "x", "--latent", "kvzp"], 2, "there are: informed, kvzip, "),
         (["compact", TASKDECK, "-o", "x", "--latent", "kvzip:chunk=x"], 2, "must be of type int"),
         (
             ["compact", TASKDECK, "-o", "x", "--latent", "kvzip:depth=1"],
@@ -146,7 +146,14 @@ def test_methods_are_listed_with_their_options(run):
         ),
         (["compact", TASKDECK, "-o", "x", "--dtype", "float16"], 2, "float16"),
         (["compact", TASKDECK, "-o", "x", "--model", "/nonexistent"], 1, "cannot load model"),
-        (["ask", TASKDECK, "Which ticket?"], 2, "not a whole .holdfast file"),
+        (["ask", TASKDECK, "Which ticket?"], 2, f"is a session; compact it first: holdfast compact {TASKDECK} -o "),
+        (["ask", __file__, "Which ticket?"], 2, "`holdfast compact` makes one from a session"),
+        (["recompact", TASKDECK, "-o", "x", "--ratio", "2"], 2, "compact it first"),
+        (["read", TASKDECK.parent], 2, "one of its session files, e.g. probes.jsonl, session.json"),
+        (["compact", TASKDECK, "-o", "x", "--device", "cuda"], 2, "use --device cpu"),
+        (["compact", TASKDECK, "-o", "x", "--device", "gpu"], 2, "there are cpu, cuda"),
+        (["compact", TASKDECK, "-o", "x", "--model", Path(__file__).parent], 1, "the folder has no config.json"),
+        (["compact", TASKDECK, "-o", "x", "--model", "nobody/no-such-model"], 1, "unset HF_HUB_OFFLINE"),
         (["show", "/nonexistent.holdfast"], 2, "no such file"),
         (["compact", TASKDECK, "-o", TASKDECK], 2, "is the input"),
         (["compact", TASKDECK, "-o", "."], 2, "give a file in a folder"),
@@ -183,6 +190,17 @@ def test_pins_choose_what_stays(run, model, session, tmp_path):
         sizes[pin] = json.loads(text)["tokens_compacted"]
     assert sizes["none"] > sizes["system,task,user"] > 0
     assert run("compact", session, "-o", tmp_path / "p", "--pin", "users")[0] == 2
+
+
+def test_a_budget_below_what_is_pinned_says_what_is_and_what_to_do(run, model, session, tmp_path):
+    code, _, err = run("compact", session, "-o", tmp_path / "p", "--budget", "20", "--model", model)
+    assert code == 2
+    least = int(err.partition("give at least ")[2].split()[0])
+    pinned = err.partition("stay verbatim (")[2].partition(")")[0]
+    assert all(kind in pinned for kind in ("system", "task"))
+    assert "--pin none" in err
+    assert "--keep-recent 0" in err
+    assert run("compact", session, "-o", tmp_path / "p", "--budget", least, "--no-gate", "--model", model)[0] == 0
 
 
 def test_what_a_session_says_is_shown_and_never_interpreted(run, tmp_path):

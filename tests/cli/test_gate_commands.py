@@ -15,6 +15,7 @@ import torch
 from conftest import byte_tokenizer, plain_model, small_session
 from counted_crates import crates, long_session
 from holdfast.blocks.render import render
+from holdfast.cli.evidence import count_from_one
 from holdfast.cli.main import main
 from holdfast.compaction.compact import ask, restore
 from holdfast.context import holdfast_file
@@ -230,11 +231,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         assert not [name for name, _ in attrs if name.startswith("on")]
-        if tag == "span":
+        if dict(attrs).get("class") in tuple(Fate):
             self.depth = dict(attrs)["class"]
 
     def handle_endtag(self, tag):
-        if tag == "span":
+        if tag in ("span", "a"):
             self.depth = None
 
     def handle_data(self, data):
@@ -276,8 +277,8 @@ def test_the_page_runs_nothing_and_shows_what_is_hidden(page):
     parser.feed(page)
     assert not parser.tags & {"script", "img", "iframe", "link", "object"}
     assert "<script" not in page
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in re.sub("</?span[^>]*>", "", page)
-    assert "$title ${facts}" in unescape(re.sub("</?span[^>]*>", "", page))
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in re.sub("</?(span|a)[^>]*>", "", page)
+    assert "$title ${facts}" in unescape(re.sub("</?(span|a)[^>]*>", "", page))
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", page)
     assert "http" not in page
 
@@ -306,6 +307,42 @@ def test_a_page_never_takes_the_place_of_its_sources(run, stored, session, model
         before = target.read_bytes()
         assert run("show", stored, "--html", target, "--session", session, "--model", model)[0] == 2
         assert target.read_bytes() == before
+
+
+def test_the_page_leads_from_loss_to_loss_and_follows_dark_mode(page, stored):
+    losses = re.findall(r'<a class="lost" id="loss-(\d+)" href="#loss-(\d+)">', page)
+    assert losses == [(str(n), str(n + 1)) for n in range(1, len(losses) + 1)]
+    assert len(losses) >= len(store.read_manifest(stored).evidence["gate"]["spans_lost"]) > 0
+    assert page.index('href="#loss-1"') < page.index('id="loss-1"')
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_turn_has_one_number_in_every_command(run, page, stored, session):
+    """The hostile turn is the sixth that was said."""
+    number = next(n for n, turn in enumerate(read(session).turns, 1) if turn.text == HOSTILE)
+    assert run("expand", session, number)[1].startswith(f"== turn {number},")
+    section = page.partition(f'id="turn-{number}"')[2].partition("</section>")[0]
+    assert "alert(" in section
+    assert f"turn {number} ·" in section
+    shown = json.loads(run("show", stored, "--json")[1])
+    turns = {origin[0] for segment in shown["segments"] for origin in segment["origins"]}
+    assert max(turns) == len(read(session).turns)
+    manifest = store.read_manifest(stored)
+    assert [x["turn"] - 1 for x in shown["evidence"]["gate"]["lost"]] == [
+        x["turn"] for x in manifest.evidence["gate"]["lost"]
+    ]
+    (spans,) = {line for line in run("show", stored)[1].splitlines() if f"-{len(read(session).turns)}:" in line}
+    assert "turns" in spans
+
+
+@pytest.mark.parametrize("kind", ["prohibition", "number"])
+def test_a_prohibition_that_was_lost_stands_in_red(session, kind):
+    rendered = render(read(session), byte_tokenizer())
+    loss = {"kind": kind, "text": "Never touch data/.", "turn": 1, "nats": 3.0}
+    gate = {"atoms": {}, "lost": [loss], "spans_lost": [[3, 9]]}
+    page = session_page("t", rendered, fates([], {"gate": gate}, len(rendered.ids)), {"gate": gate})
+    alarm = '<div class="alarm"><p>This context lost a prohibition of the user:</p><ul><li><a href="#turn-2">turn 2</a>'
+    assert (alarm in page) == (kind == "prohibition")
 
 
 def test_the_page_of_a_context_without_a_gate_says_so(run, session, model, tmp_path):

@@ -107,8 +107,33 @@ def test_a_session_without_a_past_is_told_so(session, command):
 def test_doctor_tells_in_few_lines_and_in_full(compacted):
     told = run("doctor", compacted)
     assert len(told.splitlines()) < 40
-    assert "legal for" in told
-    assert "event 1" in told
+    assert "can be sent to" in told
+    assert "could save at most" in told
+    assert "change 1" in told
+    assert "\x1b" not in told
     found = as_json("doctor", compacted)
     assert found["logged"][0]["kind"] == "compact"
     assert sum(found["kinds"].values()) == found["tokens"]
+
+
+def test_doctor_has_colours_where_they_are_asked_for_and_names_stay_harmless(session, monkeypatch):
+    evil = session.rename(session.with_name("s\x1b[31m.json"))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    told = run("doctor", evil)
+    assert "\x1b[32m  can be sent to" in told
+    assert "\x1b[31m.json" not in told
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in run("doctor", evil)
+
+
+def test_what_doctor_says_can_be_saved_is_what_a_method_takes_away(session):
+    found = as_json("doctor", session)
+    name, left = min(found["savings"].items(), key=lambda pair: pair[1])
+    (line,) = [line for line in run("doctor", session).splitlines() if f"--text {name}" in line]
+    assert f"{found['tokens'] - left:,}" in line
+
+
+def test_after_a_compaction_in_place_the_line_names_undo_and_diff(session):
+    told = run(*PLAIN, session, "-o", session)
+    assert f"holdfast diff {session}" in told
+    assert f"holdfast undo {session}" in told

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.context_files import model_for
+from holdfast.cli.context_files import model_for, read_context_manifest
 from holdfast.cli.options import AsJson, Device, FileDtype, FileModel
 
 
@@ -28,10 +28,9 @@ def ask(
     """Prints the answer to a question over a stored context."""
     from holdfast.compaction.compact import ask as ask_context
     from holdfast.compaction.compact import restore
-    from holdfast.context.holdfast_file import read_manifest
     from holdfast.engine.sampling import Sampling
 
-    manifest = read_manifest(file)
+    manifest = read_context_manifest(file)
     engine = console.engine(model_for(file, manifest, model), dtype or manifest.dtype, device)
     context = restore(file, engine)
     pieces = ask_context(context, engine, question, limit, Sampling(temperature, seed=seed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ import typer
 
 from holdfast import outputs
 from holdfast.cli import console
-from holdfast.cli.evidence import print_evidence, print_rewrite
+from holdfast.cli.evidence import count_from_one, print_evidence, print_rewrite
 from holdfast.cli.options import (
     DEFAULT_METHOD,
     DEFAULT_MODEL,
@@ -176,8 +176,10 @@ def _compact_text(sessions: Sessions, plan: TextPlan, config: Path | None) -> No
         console.emit({"output": str(output), **rewrite_evidence(rewritten), "usd_of_compactor": cost})
         return
     print_rewrite(rewritten)
-    unchanged = in_place and result.event is None
-    console.line(f"{output} {'stays as it is' if unchanged else 'written'}")
+    if in_place and result.event is None:
+        console.line(f"{output} stays as it is: it fits")
+        return
+    console.line(f"{output} written; see it: holdfast diff {output}; take it back: holdfast undo {output}")
 
 
 def compactor_for(method: str, config: Path | None) -> RoutedChat | None:
@@ -225,7 +227,7 @@ def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str])
         context = compact_session(transcript, engine, plan, report)
     outputs.save_context(context, output, engine, sessions.force)
     if sessions.as_json:
-        console.emit({"output": str(output), **context.evidence, "recipe": context.recipe})
+        console.emit({"output": str(output), **count_from_one(context.evidence), "recipe": context.recipe})
         return
     print_evidence(context.evidence)
     console.line(f'{output} written; ask it: holdfast ask {output} "…"')
@@ -237,9 +239,9 @@ def _run_batch(sessions: Sessions, run: Callable[[Batch], BatchResult]) -> None:
 
     with console.progress() as report:
         files = tuple(find_sessions(sessions.given))
-        result = run(
-            Batch(files, sessions.output, sessions.lenient, sessions.force, sessions.cluster, report, console.say)
-        )
+        named = frozenset(path.absolute() for path in sessions.given if path.is_file())
+        batch = Batch(files, sessions.output, named, sessions.lenient, sessions.force, sessions.cluster)
+        result = run(replace(batch, progress=report, note=console.say))
     if sessions.as_json:
         console.emit(asdict(result) | {"output": str(result.output)})
     else:

@@ -12,9 +12,10 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
-from rich.console import Console
+from rich.console import COLOR_SYSTEMS, Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.style import Style
 
 if TYPE_CHECKING:
     from holdfast.engine.local import LocalEngine
@@ -30,9 +31,19 @@ def stdout() -> Console:
     return console if console.is_terminal and console.width >= WIDTH else Console(width=max(WIDTH, console.width))
 
 
-def line(text: str) -> None:
-    """Prints a line of results without the control characters that a session or a file may hold."""
-    sys.stdout.write("".join(c if _is_printable(c) else "\ufffd" for c in text) + "\n")
+def line(text: str, label: str = "", style: str = "") -> None:
+    """Prints a line of results without the control characters that a session or a file may hold.
+
+    `label`, which stands in front of it, gets the style if stdout is a terminal with colours.
+    """
+    colours = Console().color_system if style else None
+    head = _replace_controls(label)
+    shown = Style.parse(style).render(head, color_system=COLOR_SYSTEMS[colours]) if colours else head
+    sys.stdout.write(shown + _replace_controls(text) + "\n")
+
+
+def _replace_controls(text: str) -> str:
+    return "".join(c if _is_printable(c) else "\ufffd" for c in text)
 
 
 def _is_printable(character: str) -> bool:

@@ -14,6 +14,25 @@ if TYPE_CHECKING:
     from holdfast.engine.local import LocalEngine
 
 
+def read_context_manifest(file: Path) -> Manifest:
+    """Returns the manifest of a `.holdfast` file. Raises BadOption, with the next step, for a session."""
+    from holdfast.context.holdfast_file import read_manifest
+    from holdfast.errors import BadContext, BadOption, HoldfastError
+    from holdfast.transcript.read import is_text, read
+
+    try:
+        return read_manifest(file)
+    except BadContext:
+        if not is_text(file):
+            raise
+        try:
+            read(file, lenient=True)
+        except HoldfastError:
+            raise BadOption(f"{file} is no .holdfast file; `holdfast compact` makes one from a session") from None
+    context = f"{file.stem}.holdfast"
+    raise BadOption(f"{file} is a session; compact it first: holdfast compact {file} -o {context}, then give {context}")
+
+
 def model_for(file: Path, manifest: Manifest, model: str) -> str:
     """Returns the model to load: `model` if given, else the bundled one that made the file.
 
@@ -32,11 +51,10 @@ def open_contexts(
 ) -> tuple[LocalEngine, list[CompactContext]]:
     """Returns the engine that made the files, and their contexts. Raises, before any work, if `output` is unusable."""
     from holdfast.compaction.compact import restore
-    from holdfast.context.holdfast_file import read_manifest
 
     outputs.check_output(output, *files, force=force)
     name, dtype, device = model
-    first, *_ = [read_manifest(file) for file in files]
+    first, *_ = [read_context_manifest(file) for file in files]
     engine = console.engine(model_for(files[0], first, name), dtype or first.dtype, device)
     return engine, [restore(file, engine) for file in files]
 

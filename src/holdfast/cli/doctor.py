@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # kinds, files, facts or problems that are told without --json
 WIDTH = 76
+LABEL = 18  # columns of the words in front of a line
 
 
 def doctor(
@@ -32,75 +33,86 @@ def doctor(
     if as_json:
         console.emit({"file": str(file), **_evidence(found)})
         return
-    console.line(f"{file}: {found.format}, {found.turns} turns, {found.tokens:,} tokens")
-    _legal(found)
-    for number, compacted in enumerate(found.compactions, 1):
-        _compaction(number, compacted)
+    console.line(f": {found.format}, {found.turns} turns, {found.tokens:,} tokens", str(file), "bold")
+    _print_takers(found)
+    for number, compaction in enumerate(found.compactions, 1):
+        _print_compaction(number, compaction)
     for event in found.logged:
         lost = len(event.gate.get("lost", ()))
-        console.line(
-            f"  {f'event {event.number}':<12}{event.kind}, {event.tokens_before:,} tokens -> {event.tokens:,}; "
-            f"{lost} facts lost; `holdfast diff --event {event.number}` shows it"
+        _print_label(
+            f"change {event.number}",
+            f"{event.kind}, {event.tokens_before:,} tokens -> {event.tokens:,}; "
+            f"{lost} facts lost; `holdfast diff {file} --event {event.number}` shows it",
         )
-    _rows("tokens", [(f"{tokens:>9,}", f"{_share(tokens, found)}  {kind}") for kind, tokens in found.kinds.items()])
-    _rows("biggest", [(f"{big.tokens:>9,}", f"turn {big.turn}, {big.what}") for big in found.biggest])
-    _rows(
+    _print_rows(
+        "tokens", [(tokens, f"{_share(tokens, found)}  {_short(kind)}") for kind, tokens in found.kinds.items()]
+    )
+    _print_rows("largest", [(big.tokens, _short(f"turn {big.turn}, {big.what}")) for big in found.biggest])
+    _print_rows(
         "read again",
-        [(f"{r.tokens:>9,}", f"{r.path}: {r.times} times, {r.unchanged} unchanged") for r in found.rereads],
+        [(r.tokens, _short(f"{r.path}: {r.times} times, {r.unchanged} of them unchanged")) for r in found.rereads],
     )
-    _rows(
-        "at utmost", [(f"{tokens:>9,}", f"{_share(tokens, found)}  {name}") for name, tokens in found.savings.items()]
-    )
-    _money(found)
+    _print_savings(found)
+    _print_cost(found)
     for line in found.skipped:
         console.say(f"skipped {line}")
 
 
-def _legal(found: Checkup) -> None:
+def _print_label(label: str, text: str, style: str = "bold") -> None:
+    console.line(f" {text}", f"  {label:<{LABEL}}", style)
+
+
+def _print_takers(found: Checkup) -> None:
+    """Prints to which providers the session can be sent, and why the others would refuse it."""
     takers = [name for name, problems in found.problems.items() if not problems]
-    console.line(f"  {'legal for':<11} {', '.join(takers) or 'nobody'}")
+    _print_label("can be sent to", ", ".join(takers) or "nobody", "green" if takers else "red")
     refusing: dict[str, list[str]] = {}
     for name, problems in found.problems.items():
-        told = "; ".join(f"turn {problem.turn + 1}: {problem.message}" for problem in problems[:2])
+        reasons = "; ".join(f"turn {problem.turn + 1}: {problem.message}" for problem in problems[:2])
         more = f"; and {len(problems) - 2} more" if len(problems) > 2 else ""
-        refusing.setdefault(told + more, []).append(name)
-    for told, names in refusing.items():
-        if told:
-            console.line(f"  {'refused by':<11} {', '.join(names)}: {told}")
+        refusing.setdefault(reasons + more, []).append(name)
+    for reasons, names in refusing.items():
+        if reasons:
+            _print_label("refused by", f"{', '.join(names)}: {reasons}", "red")
 
 
-def _compaction(number: int, found: RecordedCompaction) -> None:
+def _print_compaction(number: int, found: RecordedCompaction) -> None:
     live, held = found.live.total(), found.held.total()
-    console.line(
-        f"  {f'compaction {number}':<12}{found.turns} turns, {found.tokens_before:,} tokens -> {found.tokens:,}; "
-        f"{held:,} of {live:,} facts held, {len(found.invented)} sentences that no turn bears out"
+    _print_label(
+        f"compaction {number}",
+        f"{found.turns} turns, {found.tokens_before:,} tokens -> {found.tokens:,}; "
+        f"{held:,} of {live:,} facts are still in it, {len(found.invented)} sentences say what no turn says",
     )
     counts = [f"{kind} {n - found.held[kind]}/{n}" for kind, n in found.live.most_common() if n > found.held[kind]]
     if counts:
-        console.line(f"    lost      {', '.join(counts)}")
+        _print_label("  lost", ", ".join(counts), "red")
     for fact in found.lost[:SHOWN]:
-        console.line(
-            f"      {fact.kind.value:<11} {_short(fact.text)!r} of turn {fact.turn + 1} ({fact.speaker.value})"
-        )
+        _print_label("", f"{fact.kind.value:<11} {_short(fact.text)!r} of turn {fact.turn + 1} ({fact.speaker.value})")
     for struck in found.invented[:SHOWN]:
-        console.line(f"    invented  {_short(struck.sentence)!r}: {struck.reason}")
+        _print_label("  made up", f"{_short(struck.sentence)!r}: {struck.reason}", "red")
 
 
-def _rows(title: str, rows: list[tuple[str, str]]) -> None:
+def _print_savings(found: Checkup) -> None:
+    """Prints the tokens that each method without a model could take away, at the smallest budget."""
+    rows = sorted(((found.tokens - left, name) for name, left in found.savings.items()), reverse=True)
+    _print_rows("could save at most", [(n, f"{_share(n, found)}  --text {name}") for n, name in rows], "yellow")
+
+
+def _print_rows(title: str, rows: list[tuple[int, str]], style: str = "bold") -> None:
     for at, (tokens, what) in enumerate(rows[:SHOWN]):
-        console.line(f"  {title if at == 0 else '':<11}{tokens}  {_short(what)}")
+        _print_label(title if at == 0 else "", f"{tokens:>9,}  {what}", style)
     if len(rows) > SHOWN:
-        console.line(f"  {'':<11}{'':>9}  and {len(rows) - SHOWN} more: --json lists them")
+        _print_label("", f"{'':>9}  and {len(rows) - SHOWN} more: --json lists them")
 
 
-def _money(found: Checkup) -> None:
+def _print_cost(found: Checkup) -> None:
     cost = found.cost
-    if cost is None:
-        return
-    console.line(
-        f"  {'cost':<11}{f'${cost.money:.4f}':>9}  {cost.model}, {len(cost.calls)} calls, prompt cache {cost.basis}; "
-        f"${cost.uncached:.4f} without a cache"
-    )
+    if cost is not None:
+        _print_label(
+            "cost",
+            f"{f'${cost.money:.4f}':>9}  {cost.model}, {len(cost.calls)} calls, prompt cache {cost.basis}; "
+            f"${cost.uncached:.4f} without a cache",
+        )
 
 
 def _share(tokens: int, found: Checkup) -> str:

@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 SHOWN = 8  # losses that are listed without --json
 
 
+def count_from_one(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns stored evidence, whose turns count from 0, as it is shown: from 1, as everywhere that a person reads."""
+    gate = evidence.get("gate")
+    if not isinstance(gate, Mapping):
+        return dict(evidence)
+    lists = {name: [_from_one(fact) for fact in gate[name]] for name in ("lost", "repaired") if name in gate}
+    return {**evidence, "gate": {**gate, **lists}}
+
+
+def _from_one(fact: Any) -> Any:
+    """Returns a fact with its turn counted from 1; what is no fact of ours as it is."""
+    shifts = isinstance(fact, dict) and isinstance(fact.get("turn"), int)
+    return {**fact, "turn": fact["turn"] + 1} if shifts else fact
+
+
 def print_evidence(evidence: Mapping[str, Any]) -> None:
     """Prints what a `.holdfast` context holds and what it lost, in a few lines."""
     try:

@@ -12,7 +12,7 @@ import typer
 from holdfast import outputs
 from holdfast.cli import console
 from holdfast.cli.context_files import model_for
-from holdfast.cli.evidence import print_evidence
+from holdfast.cli.evidence import count_from_one, print_evidence
 from holdfast.cli.options import AsJson, Force
 from holdfast.cli.turns import one_based, print_turn, turn_as_json
 
@@ -56,9 +56,17 @@ def show(
     if page:
         _write_page(file, manifest, page, session, model, force)
     elif as_json:
-        console.emit({**manifest.model_dump(mode="json"), "file_bytes": file.stat().st_size})
+        console.emit({**_as_shown(manifest), "file_bytes": file.stat().st_size})
     else:
         _print_context(file, manifest, turns)
+
+
+def _as_shown(manifest: Manifest) -> dict[str, Any]:
+    """Returns the manifest with its turns counted from 1."""
+    stored = manifest.model_dump(mode="json")
+    for segment in stored["segments"]:
+        segment["origins"] = [[turn + 1, *rest] for turn, *rest in segment["origins"]]
+    return {**stored, "evidence": count_from_one(stored["evidence"])}
 
 
 def _print_context(file: Path, manifest: Manifest, turns: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -52,10 +53,11 @@ def ratio_for(cut: list[Part], slots: int, by_turn: bool = False) -> float:
     pinned = sum(len(part) for part in cut if not part.compact)
     lengths = [len(span) for part in cut for span in spans(part, by_turn)]
     if slots < pinned + len(lengths):
+        least = pinned + len(lengths)
         raise BadOption(
-            f"a budget of {slots} slots does not hold the {pinned} tokens that stay verbatim and one slot for each of "
-            f"{len(lengths)} compacted spans; raise it, pin fewer kinds of block (Policy.pin, --pin), or keep fewer "
-            "recent exchanges (--keep-recent)"
+            f"a budget of {slots} slots does not hold the {pinned} tokens that stay verbatim ({_describe_pinned(cut)}) "
+            f"and one slot for each of {len(lengths)} compacted spans; give at least {least} (--budget), "
+            "pin fewer kinds of block (--pin none, Policy.pin), or keep fewer recent exchanges (--keep-recent 0)"
         )
     room, ratio = slots - pinned, 1.0
     while lengths:
@@ -65,6 +67,16 @@ def ratio_for(cut: list[Part], slots: int, by_turn: bool = False) -> float:
             break
         lengths, room = longer, room - (len(lengths) - len(longer))
     return ratio
+
+
+def _describe_pinned(cut: list[Part]) -> str:
+    """Returns the tokens that stay verbatim by kind of block, the largest first."""
+    sizes: Counter[str] = Counter()
+    for part in cut:
+        if not part.compact:
+            for block in part.blocks:
+                sizes[block.kind.value] += len(block)
+    return ", ".join(f"{kind} {tokens:,}" for kind, tokens in sizes.most_common())
 
 
 def windowed(blocks: tuple[Block, ...], starts: list[int], policy: Policy) -> tuple[Block, ...]:

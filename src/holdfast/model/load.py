@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import BadOption, Failed
@@ -59,6 +60,7 @@ def load(name: str = bundled_models.DEFAULT, *, dtype: str = "float32", device: 
     from transformers import AutoModelForCausalLM
 
     check_dtype(dtype, device)
+    _check_device(device)
     words = tokenizer(name)
     with _said_well(name):
         hf = AutoModelForCausalLM.from_pretrained(
@@ -89,9 +91,25 @@ def _said_well(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
         known = ", ".join(bundled_models.BUNDLES)
-        raise Failed(f"cannot load model {name!r}: {first} (give a folder, a Hugging Face id, or: {known})") from error
+        reason = _reason(name, str(error).strip().splitlines()[0])
+        raise Failed(
+            f"cannot load model {name!r}: {reason} (give a folder, a Hugging Face id, or: {known}; see holdfast models)"
+        ) from error
+
+
+def _reason(name: str, first_line: str) -> str:
+    """Returns why a model cannot be loaded, in terms of what the user can change; else what the library says."""
+    from huggingface_hub import constants
+
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return "the folder has no config.json; give the folder that holds config.json, tokenizer and weights"
+    if "connect" not in first_line or folder.is_dir():
+        return first_line
+    if constants.HF_HUB_OFFLINE:
+        return "it is not on this machine, and HF_HUB_OFFLINE forbids to download it; unset HF_HUB_OFFLINE"
+    return "it is not on this machine, and the Hugging Face hub cannot be reached; check the name and the network"
 
 
 def adopt(hf: Any, tokenizer: Any, *, name: str) -> Model:
@@ -109,6 +127,23 @@ def adopt(hf: Any, tokenizer: Any, *, name: str) -> Model:
         tokenizer_digest=_digest(json.dumps(sorted(tokenizer.get_vocab().items())).encode()),
         template_digest=_digest((tokenizer.chat_template or "").encode()),
     )
+
+
+def _check_device(device: str) -> None:
+    """Raises BadOption, before any weights are read, for a device that is not there."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise BadOption(f"no device is called {device!r}; there are cpu, cuda, cuda:1, mps, …") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BadOption(
+            f"there is no CUDA device here for {device!r} (torch {torch.__version__}); use --device cpu, or install a "
+            "driver and a torch with CUDA"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise BadOption(f"this machine has no MPS device (torch {torch.__version__}); use --device cpu")
 
 
 def check_dtype(dtype: str, device: str) -> None:

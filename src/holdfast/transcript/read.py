@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.errors import BadTranscript
+from holdfast.errors import BadTranscript, NotASession
 from holdfast.transcript.cuts import check_legal, without_orphans
 from holdfast.transcript.document import Document, decode
 from holdfast.transcript.formats import FORMATS
@@ -44,10 +44,17 @@ def read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise BadTranscript("no such file; give the path of a session file", path=str(path)) from None
     except IsADirectoryError:
-        raise BadTranscript("is a directory; give one session file", path=str(path)) from None
+        raise BadTranscript(_describe_folder(path), path=str(path)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadTranscript(f"cannot be read: {reason}", path=str(path)) from None
+
+
+def _describe_folder(path: Path) -> str:
+    """Returns what to give in place of a folder: files of it that may be sessions."""
+    names = sorted(file.name for file in path.glob("*.json*") if not file.name.endswith(".holdfast.jsonl"))
+    some = f"one of its session files, e.g. {', '.join(names[:3])}" if names else "the path of one session file"
+    return f"is a folder; give {some} (`holdfast compact` takes a whole folder too)"
 
 
 def is_text(path: Path) -> bool:
@@ -61,7 +68,7 @@ def is_text(path: Path) -> bool:
 def decode_text(data: bytes, path: Path) -> str:
     """A session file's bytes as text, or an error of one line; `path` is only named in it."""
     if b"\0" in data:
-        raise BadTranscript("is binary; a session file is UTF-8 text", path=str(path))
+        raise NotASession("is binary; a session file is UTF-8 text", path=str(path))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -79,7 +86,8 @@ def _format(document: Document) -> Format:
         names = " and ".join(known.name for known in matches)
         raise document.refuse(f"ambiguous: has marks of {names}; a session is in one format. Seen: {_seen(document)}")
     known = ", ".join(known.name for known in FORMATS)
-    raise document.refuse(f"no known session format ({known}). Seen: {_seen(document)}")
+    reason = f"no known session format ({known}). Seen: {_seen(document)}"
+    raise NotASession(" ".join(reason.split()), path=document.path)
 
 
 def _seen(document: Document) -> str:

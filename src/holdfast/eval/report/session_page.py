@@ -14,6 +14,7 @@ from typing import Any
 
 from holdfast.blocks.render import RenderedSession
 from holdfast.eval.report.page import text
+from holdfast.facts.literals import FactKind
 
 
 class Fate(StrEnum):
@@ -53,20 +54,55 @@ def session_page(title: str, rendered: RenderedSession, fate: Sequence[Fate], ev
     counted = {f: sum(x is f for x in fate) for f in Fate}
     legend = "".join(f'<li class="{f}"><b>{n:,}</b> tokens {_SAID[f]}</li>' for f, n in counted.items() if n)
     return Template(template).substitute(
-        title=text(title), legend=legend, facts=_facts(evidence), turns="\n".join(_turns(rendered, fate))
+        title=text(title),
+        legend=legend,
+        alarm=_alarm(evidence),
+        jump=_jump(fate),
+        facts=_facts(evidence),
+        turns="\n".join(_turns(rendered, fate)),
     )
+
+
+def _alarm(evidence: Mapping[str, Any]) -> str:
+    """Returns the prohibitions that were lost, in red, because nothing else that was kept makes up for them."""
+    lost = [x for x in evidence.get("gate", {}).get("lost", ()) if x["kind"] == FactKind.PROHIBITION]
+    if not lost:
+        return ""
+    items = "".join(f"<li>{_link(x)} <code>{text(x['text'])}</code></li>" for x in lost)
+    what = "a prohibition" if len(lost) == 1 else f"{len(lost)} prohibitions"
+    return f'<div class="alarm"><p>This context lost {what} of the user:</p><ul>{items}</ul></div>'
+
+
+def _jump(fate: Sequence[Fate]) -> str:
+    """Returns a link to the first loss, which leads to the next one."""
+    if Fate.LOST not in fate:
+        return ""
+    return '<p><a href="#loss-1">Jump to the first loss</a>; each loss is a link to the next.</p>'
+
+
+def _link(loss: Mapping[str, Any]) -> str:
+    turn = int(loss["turn"]) + 1  # stored from 0
+    return f'<a href="#turn-{turn}">turn {turn}</a>'
 
 
 def _turns(rendered: RenderedSession, fate: Sequence[Fate]) -> Iterable[str]:
     ends = (*rendered.offsets, len(rendered.text))
+    losses, named = 0, set[int]()
     for (turn, kind), blocks in groupby(rendered.blocks, key=lambda b: (b.origin.turn, b.kind)):
         spans = [b.origin.tokens for b in blocks]
         first, last = spans[0][0], spans[-1][1]
         parts = []
         for f, group in groupby(range(first, last), key=lambda i: fate[i]):
             run = list(group)
-            parts.append(f'<span class="{f}">{text(rendered.text[ends[run[0]] : ends[run[-1] + 1]])}</span>')
-        head = f'<section id="turn-{turn}"><h2>turn {turn} · {text(kind.value)}</h2>'
+            words = text(rendered.text[ends[run[0]] : ends[run[-1] + 1]])
+            if f is Fate.LOST:
+                losses += 1
+                parts.append(f'<a class="{f}" id="loss-{losses}" href="#loss-{losses + 1}">{words}</a>')
+            else:
+                parts.append(f'<span class="{f}">{words}</span>')
+        anchor = "" if turn in named else f' id="turn-{turn + 1}"'
+        named.add(turn)
+        head = f"<section{anchor}><h2>turn {turn + 1} · {text(kind.value)}</h2>"
         yield f"{head}<pre>{''.join(parts)}</pre></section>"
 
 
@@ -83,8 +119,7 @@ def _facts(evidence: Mapping[str, Any]) -> str:
         for kind, n in sorted(gate["atoms"].items())
     )
     losses = "".join(
-        f'<li><a href="#turn-{int(x["turn"])}">turn {int(x["turn"])}</a> {text(x["kind"])} '
-        f"<code>{text(x['text'])}</code> ({x['nats']:.1f} nats)</li>"
+        f"<li>{_link(x)} {text(x['kind'])} <code>{text(x['text'])}</code> ({x['nats']:.1f} nats)</li>"
         for x in sorted(gate["lost"], key=lambda x: -x["nats"])
     )
     skills = gate.get("skills") or {}
