@@ -36,7 +36,8 @@ def line(text: str, label: str = "", style: str = "") -> None:
 
     `label`, which stands in front of it, gets the style if stdout is a terminal with colours.
     """
-    colours = Console().color_system if style else None
+    console = Console()
+    colours = console.color_system if style and not console.no_color else None
     head = _replace_controls(label)
     shown = Style.parse(style).render(head, color_system=COLOR_SYSTEMS[colours]) if colours else head
     sys.stdout.write(shown + _replace_controls(text) + "\n")

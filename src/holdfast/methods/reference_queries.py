@@ -60,7 +60,7 @@ class SpanPrefill:
 
 
 class QueryRecorder:
-    """An observer that keeps the queries of one pass (of batch 1)."""
+    """An observer that keeps the queries of one pass (of batch 1), of all its steps."""
 
     def __init__(self) -> None:
         self.queries: dict[int, Tensor] = {}
@@ -69,7 +69,9 @@ class QueryRecorder:
         """Per layer `[H, Q]`: log-sum-exp of everything that a query looked at."""
 
     def __call__(self, layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
-        self.queries[layer], self.mass[layer] = query[0], mass[0]
+        # a long pass is read in several steps
+        for kept, new in ((self.queries, query[0]), (self.mass, mass[0])):
+            kept[layer] = torch.cat((kept[layer], new), dim=1) if layer in kept else new
 
 
 @dataclass(frozen=True)
