@@ -15,6 +15,7 @@ import torch
 from conftest import byte_tokenizer, plain_model, small_session
 from counted_crates import crates, long_session
 from holdfast.blocks.render import render
+from holdfast.cli.evidence import count_from_one
 from holdfast.cli.main import main
 from holdfast.compaction.compact import ask, restore
 from holdfast.context import holdfast_file

@@ -14,7 +14,7 @@ from typing import Any
 
 from holdfast.blocks.render import RenderedSession
 from holdfast.eval.report.page import text
-from holdfast.facts.literals import FactKind
+from holdfast.facts.fact import FactKind
 
 
 class Fate(StrEnum):
