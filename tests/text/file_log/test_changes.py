@@ -17,7 +17,7 @@ from holdfast.storage.files import Disk
 from holdfast.text.file_log import compact_file, expand_file, log_path, read_lineage, read_log, undo_file
 from holdfast.text.file_log.change_file import raw_turn
 from holdfast.text.file_log.describe import describe_session, turn_fates
-from holdfast.text.file_log.three_way_merge import continues, three_way_merge
+from holdfast.text.file_log.three_way_merge import continues, three_way_merge, without_record
 from holdfast.text.rewrite import TextPlan
 
 FOLD = TextPlan("test_fold", ratio=5, keep_recent=1, gate=False)
@@ -380,3 +380,19 @@ def test_a_full_disk_is_told_with_the_file_that_found_no_room(path):
 def test_what_was_appended_goes_behind_what_was_before(before, after, now, expected):
     assert three_way_merge(before, after, now) == expected
     assert continues(after, now) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (b"a\nR\n", b"a\n"),
+        (b"a\nx\nR\n", b"a\nx\n"),
+        (b"a\nx\nR\ny\n", b"a\nx\ny\n"),
+        (b"a\nx\nR\nx\ny\n", b"a\nx\ny\n"),
+        (b"a\nx\nz\nR\nx\ny\nz\n", b"a\nx\nz\ny\n"),
+        (b"a\nx\n", None),
+        (b"b\nR\n", None),
+    ],
+)
+def test_an_appended_record_goes_with_what_was_said_again_behind_it(now, expected):
+    assert without_record(b"a\n", b"a\nR\n", now) == expected

@@ -121,9 +121,12 @@ def test_no_line_that_is_appended_at_any_step_of_a_change_is_lost(wire, change, 
 @given(at=st.sets(st.integers(1, 60), max_size=8), change=st.sampled_from(sorted(CHANGES)), wire=st.sampled_from(WIRES))
 def test_no_line_is_lost_however_many_are_appended(tmp_path_factory, at, change, wire):
     path = tmp_path_factory.mktemp("meanwhile") / "session.jsonl"
-    _, lines, _, _ = changed(path, wire, change, at)
+    before, lines, _, done = changed(path, wire, change, at)
     assert [line for line in lines if line not in path.read_bytes()] == []
     read(path)
+    if done and change in ("fold", "mask"):
+        undo_file(path)
+        assert path.read_bytes() == before + b"".join(lines)
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
@@ -142,7 +145,6 @@ def test_what_was_appended_while_the_method_worked_stands_behind_the_compaction(
 
     compact_file(path, MASK, disk=Slow())
     assert path.read_bytes().endswith(line)
-    assert read_lineage(path).intact
     undo_file(path)
     assert path.read_bytes() == before + line
 

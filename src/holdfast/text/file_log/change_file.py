@@ -28,7 +28,7 @@ from holdfast.text.file_log.log import (
     log_path,
     read_log,
 )
-from holdfast.text.file_log.three_way_merge import three_way_merge
+from holdfast.text.file_log.three_way_merge import three_way_merge, without_record
 from holdfast.text.file_log.write_session import write_copy, write_in_place, write_output
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
 from holdfast.transcript.cuts import check_legal, legal_cuts
@@ -128,6 +128,8 @@ def undo_file(
         write_output(output, last.before, like=path, force=force, disk=disk)
         return last
     restored = last.before if last.kind == OVERWRITE else three_way_merge(last.before, last.after, data)
+    if restored is None:
+        restored = without_record(last.before, last.after, data)
     if restored is None:
         raise BadInput(
             f"{path} was changed since event {last.number} by more than appending, and undo would lose that change; "

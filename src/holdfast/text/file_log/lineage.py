@@ -11,7 +11,7 @@ from pathlib import Path
 from holdfast.errors import BadInput
 from holdfast.text.file_log.describe import PrintedLine
 from holdfast.text.file_log.log import OVERWRITE, UNDO, Event, Origin, log_path, read_log
-from holdfast.text.file_log.three_way_merge import continues
+from holdfast.text.file_log.three_way_merge import continues, without_record
 from holdfast.transcript.read import decode_text, parse, read_bytes
 from holdfast.transcript.turn import Transcript, Turn
 
@@ -120,8 +120,13 @@ def _turn_key(turn: Turn) -> object:
     return turn.role, turn.text, turn.reasoning, tuple((call.name, call.arguments) for call in turn.calls)
 
 
+def _goes_on(event: Event, data: bytes) -> bool:
+    """Returns whether the file is as the event left it, with something appended, also before an appended record."""
+    return continues(event.after, data) or without_record(event.before, event.after, data) is not None
+
+
 def _took_place(event: Event, data: bytes, path: Path) -> bool:
-    after, before = continues(event.after, data), continues(event.before, data)
+    after, before = _goes_on(event, data), continues(event.before, data)
     if after and before:  # one of them begins with the other
         return len(event.after) >= len(event.before)
     if after or before:

@@ -30,6 +30,34 @@ def three_way_merge(before: bytes, after: bytes, now: bytes) -> bytes | None:
     return before if merged == old else _dump_like(merged, now)
 
 
+def without_record(before: bytes, after: bytes, now: bytes) -> bytes | None:
+    """Returns `now` without what `after` appended to `before`, and without what is said again behind it.
+
+    An agent that was faster by some lines than the record of a compaction has them before it; where the record hides
+    them, they were said again. None if `now` holds no such record.
+    """
+    record = after[len(before) :]
+    at = now.find(record, len(before)) if record and after.startswith(before) and now.startswith(before) else -1
+    if at < 0:
+        return None
+    between, rest = now[len(before) : at], now[at + len(record) :]
+    first = _shared_lines(between, rest)
+    rest, missed = rest[first:], between[first:]
+    if missed and missed in rest:
+        rest = rest.replace(missed, b"", 1)
+    return now[:at] + rest
+
+
+def _shared_lines(one: bytes, other: bytes) -> int:
+    """Returns how many bytes of whole lines two texts begin with in common."""
+    size = 0
+    for line in one.splitlines(keepends=True):
+        if not other.startswith(line, size):
+            break
+        size += len(line)
+    return size
+
+
 def _tail_of(base: bytes, now: bytes) -> bytes | None:
     """Returns the bytes that follow `base` in `now` if they begin on a new line, else None."""
     tail = now[len(base) :]

@@ -14,9 +14,12 @@ from pathlib import Path
 from holdfast.errors import BadTranscript, Conflict
 from holdfast.storage import files, handles
 from holdfast.storage.files import DISK, Disk, Lines
-from holdfast.text.file_log.lineage import find_applied_events, parse_version, read_lineage
+from holdfast.text.file_log.lineage import find_applied_events, parse_version
 from holdfast.text.file_log.log import OVERWRITE, Event, append, check_output, mode_of, now, read_log, writing
 from holdfast.text.file_log.three_way_merge import three_way_merge
+
+_LOOKS = 5
+"""How often the file is read again before a record is appended, where an agent writes faster than it is parsed."""
 
 
 def write_in_place(path: Path, event: Event, *, force: bool = False, disk: Disk = DISK) -> Event:
@@ -35,8 +38,9 @@ def write_in_place(path: Path, event: Event, *, force: bool = False, disk: Disk 
         logged = replace(event, number=_next(read_log(path)))
         append(lines, logged)
         if grows:
-            return _extended(path, logged, lines, disk)
-        files.exchange(path, event.after, merge, wait=not force, disk=disk)
+            _extend(path, event, disk)
+        else:
+            files.exchange(path, event.after, merge, wait=not force, disk=disk)
     return logged
 
 
@@ -133,26 +137,35 @@ def _goes_on(path: Path, event: Event, found: bytes, whole: bytes) -> bool:
     return left_out[3] - left_out[2] <= left_out[1] - left_out[0]
 
 
-def _extended(path: Path, event: Event, lines: Lines, disk: Disk) -> Event:
-    """Append what the event adds. Where an agent was faster by a line, the line is said again behind it, if the format
-    lets a compaction hide what stands before it; the event that is true is logged too."""
+def _extend(path: Path, event: Event, disk: Disk) -> None:
+    """Append what the event adds. What an agent was faster with stands before it; where the format lets a compaction
+    hide that, it is said again behind it, as `without_record` knows."""
+    record, start = event.after[len(event.before) :], len(event.before)
+    hidden, found = False, disk.read(path)
+    for _ in range(_LOOKS):
+        hidden = _is_hidden(path, event, found[start:])
+        seen, found = found, disk.read(path)
+        if found == seen:
+            break
+    files.append(path, record + (found[start:] if hidden else b""), disk=disk)
+    whole = disk.read(path)
+    missed = whole[len(found) : max(whole.find(record, len(found)), len(found))]
+    if missed and (hidden or _is_hidden(path, event, missed)):
+        files.append(path, missed, disk=disk)
+
+
+def _is_hidden(path: Path, event: Event, between: bytes) -> bool:
+    """Returns whether what stands between the file and the record of its compaction is not read, but is behind it."""
+    if not between:
+        return False
     record = event.after[len(event.before) :]
-    files.append(path, record, disk=disk)
-    found = disk.read(path)
-    if found.startswith(event.after):
-        return event
-    at = found.find(record, len(event.before))
-    if at < 0:
-        raise Conflict(f"{path} was rewritten while it was being appended to; run the command again")
-    before, between = found[:at], found[len(event.before) : at]
-    true = replace(event, number=event.number + 1, before=before, after=before + record)
-    past = read_lineage(path, before)
-    new = len(past.now.transcript.turns) - len(parse_version(event.before, path).turns)
-    if new > 0 and len(parse_version(true.after + between, path).turns) == len(event.origins) + new:
-        files.append(path, between, disk=disk)
-        true = replace(true, after=true.after + between, origins=(*event.origins, *past.now.origins[-new:]))
-    append(lines, true)
-    return true
+    turns = [
+        len(parse_version(data, path).turns)
+        for data in (event.before, event.before + between, event.after, event.before + between + record)
+    ]
+    new = turns[1] - turns[0]
+    behind = event.before + between + record + between
+    return new > 0 and turns[3] == turns[2] and len(parse_version(behind, path).turns) == turns[2] + new
 
 
 def _next(events: Sequence[Event]) -> int:
