@@ -148,17 +148,17 @@ def _read_facts(session: Session) -> list[FactResult]:
 
 
 def _block_rows(session: Session, facts: list[FactResult]) -> list[BlockRow]:
-    held, tokenizer = session.cache, session.engine.model.tokenizer
-    end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
-    first = held.blocks[held.tail].origin.tokens[0] if held.tail < len(held.blocks) else held.tokens
-    slots = slots_of_tokens(held.segments, end, first).tolist()
+    cache, tokenizer = session.cache, session.engine.model.tokenizer
+    end = cache.live.next_position - sum(map(len, cache.blocks[cache.tail :]))
+    first = cache.blocks[cache.tail].origin.tokens[0] if cache.tail < len(cache.blocks) else cache.tokens
+    slots = slots_of_tokens(cache.segments, end, first).tolist()
     fates: dict[int, Literal["lost", "repaired"]] = {}
     for fact in sorted(facts, key=lambda fact: fact["fate"], reverse=True):  # lost outweighs repaired
         fates[fact["turn"]] = fact["fate"]
     out: list[BlockRow] = []
-    for at, block in enumerate(held.blocks):
+    for at, block in enumerate(cache.blocks):
         a, b = block.origin.tokens
-        tail = at >= held.tail
+        tail = at >= cache.tail
         kept = float(b - a) if tail else sum(slots[a:b])
         whole = tail or kept >= b - a - 1e-3
         turn = block.origin.turn + 1
@@ -177,21 +177,21 @@ def _block_rows(session: Session, facts: list[FactResult]) -> list[BlockRow]:
 
 
 def _curve_point(event: Mapping[str, Any], session: Session) -> CurvePoint | None:
-    told = event.get("told", {})
-    if "slots" not in told or event["kind"] == SessionSaved.kind:
+    sizes = event.get("told", {})
+    if "slots" not in sizes or event["kind"] == SessionSaved.kind:
         return None
-    answered = event["kind"] == TurnsAppended.kind and "prompt" in told
+    answered = event["kind"] == TurnsAppended.kind and "prompt" in sizes
     if event["kind"] == TurnsAppended.kind and not answered:
         return None
     return CurvePoint(
         turn=max((row[0] + 1 for row in event["blocks"]), default=1) if answered else _turn_at(event, session),
-        tokens=int(told["tokens"]),
-        slots=math.ceil(told["slots"]),
-        bytes=int(told["bytes"]),
+        tokens=int(sizes["tokens"]),
+        slots=math.ceil(sizes["slots"]),
+        bytes=int(sizes["bytes"]),
         compacted=event["kind"] == SessionCompacted.kind,
-        prompt_tokens=int(told.get("prompt", 0)),
-        prefilled=int(told.get("prefilled", 0)),
-        seconds_to_first_token=told.get("first"),
+        prompt_tokens=int(sizes.get("prompt", 0)),
+        prefilled=int(sizes.get("prefilled", 0)),
+        seconds_to_first_token=sizes.get("first"),
     )
 
 
