@@ -36,7 +36,26 @@ from holdfast.transcript.turn import Role, Turn
 Events = list[dict[str, Any]]
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))
 POLICY = HostPolicy(trigger=Trigger(tokens=10**9, window=None))
-ODD_VALUES = (None, True, -1, 0, 1, 2**31, 10**30, 0.5, -0.5, 1e308, "", "nan", "7", "\ud800", [], {}, [[]], "x" * 5000)
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31,
+    10**30,
+    0.5,
+    -0.5,
+    1e308,
+    "",
+    "nan",
+    "7",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    "x" * 5000,
+)
 ODD_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999")
 
 

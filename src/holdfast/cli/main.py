@@ -36,6 +36,7 @@ from holdfast.cli import (
     recompact,
     serve,
     show,
+    store,
     undo,
     version,
 )
@@ -46,7 +47,7 @@ from holdfast.errors import HoldfastError
 SECTIONS: dict[str, tuple[Callable[..., None], ...]] = {
     "Sessions": (read.read, doctor.doctor, compact.compact, log.log, diff.diff, undo.undo, expand.expand, cost.cost),
     "Compact contexts (.holdfast)": (show.show, ask.ask, recompact.recompact, join.join),
-    "Live, for an agent": (init.init, serve.serve, proxy.proxy),
+    "Live, for an agent": (init.init, serve.serve, proxy.proxy, store.store),
     "Measuring": (demo.demo, calibrate.calibrate),
     "This installation": (methods.methods, models.models, fetch.fetch, config.config, version.version),
 }

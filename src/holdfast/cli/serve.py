@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from holdfast.engine.local import LocalEngine
     from holdfast.server.http.settings import Settings
     from holdfast.server.protocol import Host
-    from holdfast.server.sessions.host import HostPolicy
+    from holdfast.server.sessions.host import HostPolicy, SessionHost
 
 Store = Annotated[
     str, typer.Option("--store", "--dir", help="Folder or fsspec URL where sessions are kept.", show_default="ours")
@@ -55,6 +56,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address. Any but this machine's own needs API keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     store: Store = "",
+    max_store: Annotated[float, typer.Option(help="GiB of the store; the oldest sessions go first.")] = 20.0,
+    max_age: Annotated[
+        float | None, typer.Option(help="Days since its last use after which a session goes.", show_default="never")
+    ] = None,
     latent: Annotated[str, typer.Option(help="How to compact (see `holdfast methods`).")] = DEFAULT_METHOD,
     ratio: Annotated[float, typer.Option(help="Tokens per slot of what is compacted.")] = DEFAULT_RATIO,
     slots: Annotated[int | None, typer.Option(help="Most slots of a session, whatever the ratio.")] = None,
@@ -109,7 +114,10 @@ def serve(
     compaction.check()
     trigger_options.check()
     with bind(host, port) as listener:  # a port that is not free is known before the model is loaded
-        plan, policy = compaction.plan(), trigger_options.policy()
+        from holdfast.session.retention import DAY, StoreLimits
+
+        limits = StoreLimits(round(max_store * 2**30), None if max_age is None else max_age * DAY)
+        plan, policy = compaction.plan(), replace(trigger_options.policy(), store=limits)
         run(create_host(console.engine(model, dtype, device), plan, policy, store), settings, listener)
 
 
@@ -119,8 +127,19 @@ def create_host(engine: LocalEngine, plan: Plan, policy: HostPolicy, store: str)
 
     host = open_host(engine, plan, store=store, policy=policy)
     for name, reason in host.registry.unreadable.items():
-        console.say(f"session {name} is left alone: {reason}")
+        console.say(f"session {name} is left alone: {reason}; `holdfast store prune --unreadable` drops it")
+    _print_store(host, policy)
     return host
+
+
+def _print_store(host: SessionHost, policy: HostPolicy) -> None:
+    from holdfast.session.retention import DAY
+
+    url, limits = host.registry.store.url, policy.store
+    sessions = len(host.registry.list_entries())
+    age = "" if limits.age is None else f", {limits.age / DAY:g} days"
+    most = "" if limits.nbytes is None else f" (at most {limits.nbytes / 2**30:g} GiB{age}; the oldest go first)"
+    console.say(f"{sessions} sessions in {url}{most}; `holdfast store` lists them")
 
 
 class CompactionOptions(NamedTuple):

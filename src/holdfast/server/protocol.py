@@ -110,6 +110,8 @@ class HostStats:
     compaction_seconds: float = 0.0
     failures: int = 0
     """Compactions that failed and left their session as it was."""
+    evicted: int = 0
+    """Sessions that were dropped to keep the limits of the store."""
 
 
 class SessionRow(TypedDict):

@@ -70,6 +70,9 @@ class Place(Protocol):
     def names(self, folder: str) -> list[str]:
         """In no order; none where there is no such folder."""
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Returns the bytes of each file below a folder, by its path from there."""
+
     def drop(self, folder: str) -> None: ...
 
     def collect(self, keep: set[str], before: float) -> int:
@@ -127,6 +130,15 @@ class Folder:
                 return os.listdir(path)  # noqa: PTH208  (names, not paths)
             except FileNotFoundError:
                 return []
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        top, sizes = self.root / folder, dict[str, int]()
+        with _told("read", top):
+            for where, _, names in os.walk(top):
+                for path in (Path(where) / name for name in names):
+                    with suppress(FileNotFoundError):  # it was dropped meanwhile
+                        sizes[path.relative_to(top).as_posix()] = path.lstat().st_size
+        return sizes
 
     def drop(self, folder: str) -> None:
         if self.exists(folder):
@@ -237,6 +249,15 @@ class Remote:
                 return [name.rstrip("/").rpartition("/")[2] for name in self.fs.ls(self._path(folder), detail=False)]
             except FileNotFoundError:
                 return []
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        top = self._path(folder)
+        with _told("read", f"{self.url}, {folder}", Exception):
+            try:
+                found = self.fs.find(top, detail=True)
+            except FileNotFoundError:
+                return {}
+        return {path.partition(f"{top.strip('/')}/")[2]: int(info["size"]) for path, info in found.items()}
 
     def drop(self, folder: str) -> None:
         self._remove(f"{folder}/{name}" for name in self.names(folder))

@@ -113,6 +113,20 @@ class Store:
         read = self._place.read([_event(folder, *name) for name in names])
         return next((event for data in read if data is not None and (event := _decoded(data, 0)) is not None), None)
 
+    def log_sizes(self) -> dict[str, int]:
+        """Returns the bytes of each log, by name."""
+        sizes = dict.fromkeys(self.logs(), 0)
+        for path, size in self._place.sizes("logs").items():
+            name = path.split("/")[0]
+            if name in sizes:
+                sizes[name] += size
+        return sizes
+
+    def object_sizes(self) -> dict[str, int]:
+        """Returns the bytes of each object, by digest."""
+        found = ((path.rpartition("/")[2], size) for path, size in self._place.sizes("objects").items())
+        return {name: size for name, size in found if DIGEST.fullmatch(name)}
+
     def logs(self) -> list[str]:
         """The names of all logs; one whose first writer was killed has no events."""
         return sorted(name for name in self._place.names("logs") if LOG.fullmatch(name))

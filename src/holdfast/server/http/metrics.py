@@ -21,6 +21,7 @@ _GAUGES = {
 _COUNTERS = {
     "compactions": ("compactions", "Compactions done."),
     "compaction_seconds": ("compaction_seconds", "Seconds that they took."),
+    "evicted": ("sessions_evicted", "Sessions that were dropped to keep the limits of the store."),
     "failures": ("compaction_failures", "Compactions that failed and left their session as it was."),
 }
 _TOKENS = ("prompt", "cached", "completion")

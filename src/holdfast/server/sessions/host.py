@@ -44,6 +44,7 @@ from holdfast.server.sessions.compaction_queue import CompactionQueue, Compactio
 from holdfast.server.sessions.counters import Counters
 from holdfast.server.sessions.registry import SessionEntry, SessionRegistry
 from holdfast.session.cache import SessionCache
+from holdfast.session.retention import StoreLimits
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
@@ -52,7 +53,7 @@ from holdfast.transcript.turn import Transcript, Turn
 log = logging.getLogger("holdfast.server")
 LIMIT = 1024  # tokens of an answer whose caller says nothing
 PIECES = 8  # in which a window is filled by a history that is longer; one of them is kept free for an answer
-TIDY = 500  # answers after which objects that no session needs are looked for
+TIDY = 100  # answers after which the store is brought within its limits
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class HostPolicy:
     """Read what stays again after a compaction, in place of keeping its states."""
     max_tokens: int = LIMIT
     """Tokens of an answer whose caller says nothing."""
+    store: StoreLimits = field(default_factory=StoreLimits)
+    """The most that the store of the sessions may hold."""
 
 
 class SessionHost:
@@ -294,7 +297,11 @@ class SessionHost:
         self.registry.save_all()
 
     def _collect(self) -> None:
+        """Keeps the limits of the store, and drops the objects that no session needs any more."""
         try:
+            for entry, reason in self.registry.evict(self.policy.store):
+                log.warning("session %s is dropped: %s", entry.name, reason)
+                self.counters.add(entry.key, evicted=1)
             self.registry.collect_garbage()
         except HoldfastError as error:  # the next start tries again
             log.warning("what sessions left behind is not cleared away: %s", error)

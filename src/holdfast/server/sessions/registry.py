@@ -7,11 +7,10 @@ request at a time works on a session; a second one waits, and then continues or 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock, RLock
 from typing import Any
 from uuid import uuid4
@@ -23,7 +22,8 @@ from holdfast.errors import BadContext, BadInput, Busy, HoldfastError, Missing, 
 from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.lru import MemoryBudget
 from holdfast.server.sessions.prefix_index import PrefixIndex, seed
-from holdfast.session.events import SessionCompacted, SessionSaved, referenced_objects, replay_log
+from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended, referenced_objects, replay_log
+from holdfast.session.retention import StoreLimits, choose_evictions, last_use, list_sessions
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker
 from holdfast.storage.store import Store
@@ -31,6 +31,7 @@ from holdfast.transcript.turn import Turn
 
 log = logging.getLogger("holdfast.server")
 RESERVE = 256  # tokens of an answer for which memory is taken before it is known how long it gets
+EVICTED = 1_000  # evicted sessions whose reasons are remembered
 WAIT = 0.05  # seconds between looks at a session that is to be spilled and that somebody else has
 ODD = (LookupError, ValueError, TypeError, AttributeError)
 """Errors of reading a log that is sound and yet not one that Holdfast writes."""
@@ -71,6 +72,8 @@ class SessionRegistry:
         self.memory, self.index = MemoryBudget(budget), PrefixIndex()
         self.unreadable: dict[str, str] = {}
         """Sessions of the store that cannot be read, and the reason."""
+        self.evicted: dict[str, tuple[str, str]] = {}
+        """Sessions that were dropped to keep the limits of the store: their keys, and the reasons."""
         self._lock = Lock()
         self._entries: dict[str, SessionEntry] = {}
 
@@ -95,6 +98,26 @@ class SessionRegistry:
             return None
         return None if first is None else str(first.get("key", ""))
 
+    def evict(self, limits: StoreLimits) -> list[tuple[SessionEntry, str]]:
+        """Drops the sessions that are beyond the limits of the store, unless somebody works on them.
+
+        Returns those that went, with the reasons.
+        """
+        entries = {entry.name: entry for entry in self.list_entries()}
+        stored = [session for session in list_sessions(self.store) if session.name in entries]
+        stored = [replace(session, updated=entries[session.name].used) for session in stored]
+        spared = {name for name, entry in entries.items() if entry.busy}
+        gone: list[tuple[SessionEntry, str]] = []
+        for session, reason in choose_evictions(stored, limits, time.time(), spared):
+            entry = entries[session.name]
+            with suppress(Missing, Busy):  # another one was faster
+                self.drop(entry.name, entry.key)
+                self.evicted[entry.name] = entry.key, reason
+                gone.append((entry, reason))
+        while len(self.evicted) > EVICTED:
+            del self.evicted[next(iter(self.evicted))]
+        return gone
+
     def collect_garbage(self) -> int:
         """Drops the objects that no session needs any more; returns the bytes freed.
 
@@ -113,9 +136,7 @@ class SessionRegistry:
         start = seed(first.get("key", ""), first.get("model", ""), first.get("tools", ()))
         links = self.index.links(turns, start)
         entry = SessionEntry(name, first.get("key", ""), start, links, self.breaker, events=_drop_token_ids(events))
-        entry.used = float(events[-1].get("at", entry.used))
-        if not math.isfinite(entry.used):
-            raise ValueError(f"the time of its newest event is {entry.used}")
+        entry.used = last_use(events)
         with self._lock:
             self._entries[name] = entry
         if first.get("model") == self.engine.model.digest:
@@ -134,6 +155,9 @@ class SessionRegistry:
             entry = self._entries.get(name)
         if name in self.unreadable:
             raise BadContext(f"session {name} cannot be read: {self.unreadable[name]}")
+        owner, reason = self.evicted.get(name, (None, ""))
+        if entry is None and owner == key:
+            raise Missing(f"session {name!r} was dropped ({reason}); send its history again")
         if entry is None or entry.key != key or entry.gone:
             raise Missing(f"there is no session {name!r}; GET /holdfast/sessions lists those that there are")
         return entry
@@ -367,7 +391,10 @@ class SessionRegistry:
 
 def _drop_token_ids(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Returns events without their token ids, which a session on disk does not need."""
-    return [{name: value for name, value in event.items() if name != "blocks"} for event in events]
+    return [
+        {name: value for name, value in event.items() if name != "blocks" or event["kind"] != TurnsAppended.kind}
+        for event in events
+    ]
 
 
 def replay_turns(events: Sequence[Mapping[str, Any]]) -> list[Turn]:
