@@ -17,7 +17,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from holdfast.engine.local import LocalEngine
-from holdfast.model.load import Model, adopt
+from holdfast.model.load import Model, adopt_model
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 torch.set_num_threads(1)
@@ -123,7 +123,7 @@ def plain_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, 
 @cache
 def build_pair(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pair:
     plain = plain_model(family, seed, dtype)
-    return Pair(plain, adopt(copy.deepcopy(plain), byte_tokenizer(), name=f"tiny-{family}"))
+    return Pair(plain, adopt_model(copy.deepcopy(plain), byte_tokenizer(), name=f"tiny-{family}"))
 
 
 def small_session() -> Transcript:

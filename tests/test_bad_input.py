@@ -25,7 +25,7 @@ from holdfast.errors import BadOption, UnsupportedModel
 from holdfast.gate.latent.gate import Gate
 from holdfast.methods.base import Span
 from holdfast.methods.registry import LATENT, build
-from holdfast.model.load import adopt
+from holdfast.model.load import adopt_model
 
 PROBE = [20, 30, 40]
 FEW = {"virtual_tokens_attention": "question=Which port?,steps=2", "virtual_tokens_distilled": "distil=1,steps=2"}
@@ -180,13 +180,13 @@ def test_a_model_without_rotary_positions_is_refused_by_its_name(tokenizer_with)
 
     plain = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=320, n_positions=32))
     with pytest.raises(UnsupportedModel, match=r"'gpt2'.*llama") as refused:
-        LocalEngine(adopt(plain, tokenizer_with(), name="gpt2"))
+        LocalEngine(adopt_model(plain, tokenizer_with(), name="gpt2"))
     assert refused.value.exit_code == 2
 
 
 def test_a_model_that_only_slides_is_refused(tiny_plain, tokenizer_with):
     with pytest.raises(UnsupportedModel, match=r"layers 0 to 2 .* all slide over 8 tokens"):
-        LocalEngine(adopt(tiny_plain("mistral", sliding_window=8), tokenizer_with(), name="sliding"))
+        LocalEngine(adopt_model(tiny_plain("mistral", sliding_window=8), tokenizer_with(), name="sliding"))
 
 
 def test_a_context_is_taken_to_the_device_of_the_memory(tiny, session):

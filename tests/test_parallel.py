@@ -18,7 +18,7 @@ from holdfast import parallel
 from holdfast.batch import LOG, BatchEntry
 from holdfast.cli.main import main
 from holdfast.compaction.compact import load
-from holdfast.engine.routing import Route, chat_of
+from holdfast.engine.routing import Route, open_route
 from holdfast.errors import BadOption, Failed
 from holdfast.eval import run as latent
 from holdfast.eval.rows import read_lines, read_rows
@@ -198,7 +198,7 @@ def test_without_ray_every_command_says_what_to_install(monkeypatch, tmp_path, c
 
 def test_a_model_behind_an_api_travels_without_its_key(monkeypatch):
     route = Route(kind="openai", model="m", base_url="http://127.0.0.1:9/v1", key_env="A_KEY")
-    sent = pickle.dumps(chat_of(route, key="secret-1"))
+    sent = pickle.dumps(open_route(route, key="secret-1"))
     assert b"secret-1" not in sent
     with pytest.raises(BadOption, match="A_KEY"):
         pickle.loads(sent)

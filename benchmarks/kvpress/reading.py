@@ -88,7 +88,7 @@ def raw(hf: Any) -> Iterator[None]:
             layer.masked_key_indices = None
             layer._modules.pop("rotary_emb", None)
         hf.model.__dict__.pop("forward", None)
-        attention.register()  # without the wrapper that importing kvpress puts around attention functions
+        attention.register_attention()  # without the wrapper that importing kvpress puts around attention functions
         hf.set_attn_implementation(attention.NAME)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.observations import free_observations
 from holdfast.methods.text.prune_tokens import LITERAL, PruneTokens
-from holdfast.model.bundled_models import DEFAULT, ensure
+from holdfast.model.bundled_models import DEFAULT, ensure_model
 from holdfast.transcript.draft import new_draft
 from holdfast.transcript.read import read
 from holdfast.transcript.token_estimate import estimate_tokens
@@ -64,7 +64,7 @@ def llmlingua() -> Callable[[str, float], str]:
     tiktoken.encoding_for_model = lambda _: Words()
     from llmlingua import PromptCompressor
 
-    compressor = PromptCompressor(str(ensure(DEFAULT)), device_map="cpu")
+    compressor = PromptCompressor(str(ensure_model(DEFAULT)), device_map="cpu")
     compressor.model = WithTuples(compressor.model)
 
     def compress(text: str, share: float) -> str:

@@ -33,7 +33,7 @@ from holdfast.engine.completions import Prefix, RemoteEngine
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.probes import Probe, check_static_rules, read_probes
-from holdfast.model.bundled_models import ensure
+from holdfast.model.bundled_models import ensure_model
 from holdfast.vllm import files
 from holdfast.vllm.pages import Options, to_pages
 
@@ -222,7 +222,7 @@ def server(environment: Path, engine: LocalEngine, log: Path, more: tuple[str, .
         "kv_connector_extra_config": {"folder": str(OUT / "pages"), "model_digest": engine.model.digest},
     }
     command = [str(environment / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--model", str(ensure(engine.model.name)), "--served-model-name"]
+    command += ["--port", str(port), "--model", str(ensure_model(engine.model.name)), "--served-model-name"]
     command += [engine.model.name, *FLAGS, *more, "--kv-transfer-config", json.dumps(connector)]
     own = {"PYTHONPATH": str(ROOT / "src"), "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     own |= {"VLLM_CPU_OMP_THREADS_BIND": f"0-{torch.get_num_threads() - 1}"}

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 
 from holdfast.blocks import message_offsets, messages
 from holdfast.blocks.block import Kind
-from holdfast.blocks.messages import abilities
+from holdfast.blocks.messages import probe_abilities
 from holdfast.blocks.render import question_ids, render
 from holdfast.errors import BadInput
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -314,7 +314,7 @@ def test_a_block_begins_with_its_own_header(make, session):
     ],
 )
 def test_what_a_template_can_express_is_found_by_trying(make, shape, tools, system, repeats):
-    can = abilities(make(shape))
+    can = probe_abilities(make(shape))
     assert (can.tools, can.system, can.repeats) == (tools, system, repeats)
 
 
@@ -446,7 +446,7 @@ class Counting:
 
 def quick_and_reference(transcript, tokenizer):
     """Places of a session's messages by the quick path (None where it declines) and by the reference."""
-    can = abilities(tokenizer)
+    can = probe_abilities(tokenizer)
     apply = messages.applier(tokenizer, transcript if can.tools else None)
     wires = [message.wire for message in messages.chat_messages(transcript, can)]
     text = apply(wires)

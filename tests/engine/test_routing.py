@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from holdfast import config
-from holdfast.engine.routing import Route, Task, chat_for, chat_of, read_routes
+from holdfast.engine.routing import Route, Task, chat_for_task, open_route, read_routes
 from holdfast.errors import BadInput, BadOption
 from stub_endpoint import Stub, serving
 
@@ -45,7 +45,7 @@ def test_a_row_is_called_with_its_limits_and_its_key(table, monkeypatch):
     monkeypatch.setenv("STUB_KEY", "sk-of-the-row")
     with serving(Stub("fine")) as stub:
         table.write_text(TABLE.format(url=stub.url))
-        chat = chat_for(Task.COMPACTOR)
+        chat = chat_for_task(Task.COMPACTOR)
         assert chat("", "x", 100, 60).text == "fine"
     assert (chat.name, chat.max_input) == ("stub", 1000)
     assert stub.requests[0]["max_tokens"] == 50
@@ -56,13 +56,13 @@ def test_a_missing_key_names_its_variable(table, monkeypatch):
     monkeypatch.delenv("STUB_KEY", raising=False)
     table.write_text(TABLE.format(url="http://127.0.0.1:9"))
     with pytest.raises(BadOption, match="STUB_KEY"):
-        chat_for(Task.COMPACTOR)
+        chat_for_task(Task.COMPACTOR)
 
 
 def test_a_task_without_a_row_and_no_file_at_all_have_no_model(table):
-    assert chat_for(Task.COMPACTOR) is None
+    assert chat_for_task(Task.COMPACTOR) is None
     table.write_text(TABLE.format(url="http://127.0.0.1:9"))
-    assert chat_for(Task.VALIDATOR) is None
+    assert chat_for_task(Task.VALIDATOR) is None
 
 
 def row(model):
@@ -129,7 +129,7 @@ def test_reading_the_table_loads_no_sdk_and_no_model_library():
 def test_the_embedded_model_answers_in_its_time():
     from holdfast.errors import Failed
 
-    chat = chat_of(Route(kind="local", model="smollm2-135m", max_output=8))
+    chat = open_route(Route(kind="local", model="smollm2-135m", max_output=8))
     reply = chat("Answer in one word.", "What is the capital of France?", 100, 60)
     assert "Paris" in reply.text
     assert reply.tokens_out <= 8 < reply.tokens_in

@@ -22,7 +22,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
 from holdfast.gate.latent.fact_tokens import build_fact_mask
 from holdfast.methods.registry import LATENT, build
-from holdfast.model.load import adopt
+from holdfast.model.load import adopt_model
 from holdfast.transcript.cuts import check_legal, legal_cuts
 from tolerance import PASS, close
 
@@ -287,7 +287,7 @@ def test_law_7_turn_by_turn_in_one_session_equals_composing_the_segments(two, se
 def test_law_8_a_model_that_cannot_be_served_is_refused_before_any_method(tiny_plain, tokenizer_with):
     plain = tiny_plain("mistral", sliding_window=8)
     with pytest.raises(UnsupportedModel, match="layers 0 to 2"):
-        LocalEngine(adopt(plain, tokenizer_with(), name="sliding"))
+        LocalEngine(adopt_model(plain, tokenizer_with(), name="sliding"))
 
 
 class Stop(Exception):

@@ -22,7 +22,7 @@ from holdfast.errors import BadOption
 from holdfast.methods.base import Span, quiet
 from holdfast.methods.reference_queries import SpanPrefill, reference_queries
 from holdfast.methods.registry import build
-from holdfast.model.load import adopt
+from holdfast.model.load import adopt_model
 from tolerance import PASS, close
 
 BEFORE, LENGTH = 12, 30
@@ -377,7 +377,7 @@ def kvpress(request, tokenizer_with):
     ids = torch.tensor(recorded()["ids"])
     with torch.no_grad():
         assert close(model(ids[None]).logits[0, -1, :8], torch.tensor(facts["logits"]), PASS)
-    return facts, LocalEngine(adopt(copy.deepcopy(model), tokenizer_with(), name=request.param)), ids
+    return facts, LocalEngine(adopt_model(copy.deepcopy(model), tokenizer_with(), name=request.param)), ids
 
 
 @pytest.mark.parametrize("press", OURS)

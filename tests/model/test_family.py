@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from holdfast.errors import UnsupportedModel
-from holdfast.model.family import inspect
-from holdfast.model.load import adopt
+from holdfast.model.family import inspect_model
+from holdfast.model.load import adopt_model
 from tolerance import PASS, close
 
 
@@ -40,7 +40,7 @@ def test_a_partial_rotation_covers_its_share_of_the_head(tiny):
 
 def test_a_yarn_models_factor_is_read(tiny_plain):
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
-    layer = inspect(tiny_plain("llama", rope_parameters=scaling, max_position_embeddings=256)).layers[0]
+    layer = inspect_model(tiny_plain("llama", rope_parameters=scaling, max_position_embeddings=256)).layers[0]
     assert layer.rope.scaling == pytest.approx(0.1 * math.log(4) + 1)  # yarn's rule
 
 
@@ -67,7 +67,7 @@ def test_a_model_with_scaled_frequencies_captures_and_reopens_as_it_is(tiny_plai
     from holdfast.engine.local import LocalEngine
 
     plain = tiny_plain("llama", rope_parameters=scaling, max_position_embeddings=256)
-    engine = LocalEngine(adopt(copy.deepcopy(plain), tokenizer_with(), name="scaled"))
+    engine = LocalEngine(adopt_model(copy.deepcopy(plain), tokenizer_with(), name="scaled"))
     text = ids(40)
     _, states = engine.capture(KVContext(engine.model), text[:25])
     context = CompactContext((keep(states, [None] * 3),), 25)
@@ -82,12 +82,12 @@ def test_an_unknown_architecture_is_refused_by_its_name():
 
     model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32, n_positions=32))
     with pytest.raises(UnsupportedModel, match=r"'gpt2'.*llama"):
-        inspect(model)
+        inspect_model(model)
 
 
 def test_a_model_without_a_full_layer_is_refused(tiny_plain):
     with pytest.raises(UnsupportedModel, match="layers 0 to 2 of 'mistral' all slide over 8 tokens"):
-        inspect(tiny_plain("mistral", sliding_window=8))
+        inspect_model(tiny_plain("mistral", sliding_window=8))
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
@@ -96,14 +96,14 @@ def test_a_rotation_that_changes_with_the_length_is_refused(tiny_plain, kind):
     if kind == "longrope":
         scaling |= {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
     with pytest.raises(UnsupportedModel, match=f"full_attention layers use '{kind}' RoPE"):
-        inspect(tiny_plain("llama", rope_parameters=scaling))
+        inspect_model(tiny_plain("llama", rope_parameters=scaling))
 
 
 def test_a_recurrent_layer_is_named(tiny_plain):
     model = tiny_plain("qwen3")
     model.config.layer_types = ["full_attention", "linear_attention", "full_attention"]
     with pytest.raises(UnsupportedModel, match="layer 1 is 'linear_attention'"):
-        inspect(model)
+        inspect_model(model)
 
 
 def test_a_hybrid_recurrent_model_is_refused():
@@ -124,13 +124,13 @@ def test_a_hybrid_recurrent_model_is_refused():
         layer_types=["linear_attention", "full_attention"],
     )
     with pytest.raises(UnsupportedModel, match="'qwen3_next' is not served"):
-        inspect(AutoModelForCausalLM.from_config(config))
+        inspect_model(AutoModelForCausalLM.from_config(config))
 
 
 def test_a_refused_model_is_refused_before_it_is_changed(tiny_plain, tokenizer_with):
     model = tiny_plain("mistral", sliding_window=8)
     with pytest.raises(UnsupportedModel):
-        adopt(model, tokenizer_with(), name="sliding")
+        adopt_model(model, tokenizer_with(), name="sliding")
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -140,7 +140,7 @@ def test_a_mix_of_sliding_and_full_layers_in_qwen_equals_the_plain_model(tiny_pl
 
     kinds = ["full_attention", "sliding_attention", "sliding_attention"]
     plain = tiny_plain("qwen2", use_sliding_window=True, sliding_window=6, layer_types=kinds)
-    engine = LocalEngine(adopt(copy.deepcopy(plain), tokenizer_with(), name="mixed"))
+    engine = LocalEngine(adopt_model(copy.deepcopy(plain), tokenizer_with(), name="mixed"))
     assert [layer.window for layer in engine.model.family.layers] == [None, 6, 6]
     text = ids(30)
     with torch.no_grad():

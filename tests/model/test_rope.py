@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.model.rope import Rope, spread
+from holdfast.model.rope import Rope, spread_positions
 from tolerance import close
 
 HALF = 8
@@ -94,4 +94,4 @@ def test_rotation_is_the_one_that_transformers_applies(tiny, family):
     [(0, 9, 1, [9]), (0, 9, 2, [0, 9]), (10, 13, 4, [10, 11, 12, 13]), (4, 9, 3, [4, 6.5, 9]), (5, 5, 1, [5])],
 )
 def test_spread_lays_positions_evenly_and_ends_at_the_last(first, last, count, want):
-    assert spread(first, last, count).tolist() == want
+    assert spread_positions(first, last, count).tolist() == want

@@ -18,7 +18,7 @@ from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
-from holdfast.model.load import adopt
+from holdfast.model.load import adopt_model
 from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.session.trigger import CircuitBreaker, Trigger
@@ -44,7 +44,7 @@ def engine() -> LocalEngine:
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in WORDS])
     hf = plain_model("llama", num_hidden_layers=2, vocab_size=len(tokenizer))
-    return LocalEngine(adopt(copy.deepcopy(hf), tokenizer, name="steered"))
+    return LocalEngine(adopt_model(copy.deepcopy(hf), tokenizer, name="steered"))
 
 
 def eager(tokens: int = 300, cool_down: int = 0) -> HostPolicy:

@@ -26,7 +26,7 @@ from conftest import Pair, byte_tokenizer
 from holdfast.context.segments import CompactContext, tokens
 from holdfast.context.surgery import keep
 from holdfast.errors import BadOption
-from holdfast.model.load import adopt
+from holdfast.model.load import adopt_model
 from holdfast.vllm.files import placeholders, write
 from holdfast.vllm.pages import Options, to_pages
 
@@ -48,7 +48,7 @@ def connector(folder: Any, **extra: Any) -> KVTransferConfig:
 def small(tiny_plain) -> Pair:
     """A tiny model whose heads are as wide as vLLM's CPU kernel wants."""
     plain = tiny_plain("llama", head_dim=32)
-    return Pair(plain, adopt(plain, byte_tokenizer(), name="small"))
+    return Pair(plain, adopt_model(plain, byte_tokenizer(), name="small"))
 
 
 @pytest.fixture(scope="module")

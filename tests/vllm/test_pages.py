@@ -11,7 +11,7 @@ from holdfast.context.segments import CompactContext, SoftSegment, StateSegment,
 from holdfast.context.surgery import keep, quantize_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput, BadOption, UnsupportedModel
-from holdfast.model.load import adopt
+from holdfast.model.load import adopt_model
 from holdfast.model.slots import Slots
 from holdfast.vllm.padding_keys import nearest_point
 from holdfast.vllm.pages import Options, to_pages
@@ -75,7 +75,7 @@ def one_sided(tiny_plain):
             bias = torch.zeros(4, 16)
             bias[:, 7] = 6.0
             layer.self_attn.q_proj.bias.copy_(bias.flatten())
-    return Pair(plain, adopt(plain, byte_tokenizer(), name="one-sided"))
+    return Pair(plain, adopt_model(plain, byte_tokenizer(), name="one-sided"))
 
 
 @pytest.mark.parametrize("family", FULL)

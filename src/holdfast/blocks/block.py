@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a span of a session is for."""
+    """The purpose of a span of a session."""
 
     SYSTEM = "system"
     TASK = "task"
@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a block stands in its session."""
+    """The position of a block in its session."""
 
     turn: int
     """Index into `Transcript.turns`."""

@@ -1,4 +1,4 @@
-"""Where each message of a rendered session begins: for all at once where a template only appends, else one by one."""
+"""The offset of each message of a rendered session: for all at once if a template only appends, else one by one."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from holdfast.transcript.turn import ToolCall
 
 
 class MessageOffsets(NamedTuple):
-    """Where a message begins in the text, and where its content does (told only where reasoning stands before it)."""
+    """The offsets at which a message and its content begin in the text. The latter is known only if reasoning stands
+    before it.
+    """
 
     start: int
     content: int
 
 
 def quick_message_offsets(wires: Messages, text: str, apply: Callable[..., str]) -> list[MessageOffsets] | None:
-    """What `places` returns from a handful of renderings, or None where the template does not lend itself to it.
+    """Returns what `message_offsets` does from a handful of renderings, or None if the template does not allow it.
 
     Messages alike in what a template looks at are opened alike: the first and the last of a sort are placed by
     rendering, those between by the same opening in front of their anchor.
     """
-    sorts = [_sort(wires, i) for i in range(len(wires))]
+    sorts = [_opening_key(wires, i) for i in range(len(wires))]
     last = {sort: i for i, sort in enumerate(sorts)}
     first = {sort: len(wires) - 1 - i for i, sort in enumerate(reversed(sorts))}
     tried = sorted({*first.values(), *last.values()})
-    if len(tried) == len(wires) or not _appends(wires, apply) or not (anchors := _anchors(wires, text, apply)):
+    if (
+        len(tried) == len(wires)
+        or not _only_appends(wires, apply)
+        or not (anchors := _find_anchors(wires, text, apply))
+    ):
         return None
     known = {i: _message_offsets(wires, i, text, apply) for i in tried}
     places = []
@@ -41,16 +47,16 @@ def quick_message_offsets(wires: Messages, text: str, apply: Callable[..., str])
     return places
 
 
-def _sort(wires: Messages, index: int) -> tuple[Any, ...]:
-    """All that a template may look at to open a message; the first messages are each a sort of their own."""
+def _opening_key(wires: Messages, index: int) -> tuple[Any, ...]:
+    """Returns all that a template may look at to open a message; the first messages each have a key of their own."""
     wire, before = wires[index], wires[index - 1] if index else {"role": ""}
     content, calls = wire["content"], [bool(w.get("tool_calls")) for w in (before, wire)]
     lead = content[: len(content) - len(content.lstrip())]  # a template may trim it
     return min(index, 3), before["role"], wire["role"], *calls, "reasoning_content" in wire, lead, lead == content
 
 
-def _appends(wires: Messages, apply: Callable[..., str]) -> bool:
-    """Whether the template, tried on short sessions of the same roles, never goes back on what it has written."""
+def _only_appends(wires: Messages, apply: Callable[..., str]) -> bool:
+    """Returns True if the template, tried on short sessions of the same roles, never changes what it has written."""
     thought = any("</think>" in wire["content"] for wire in wires)  # some templates cut it out of a past answer
     said = {"role": "assistant", "content": "<think>\nt\n</think>\n\nx" if thought else "x"}
     if any("reasoning_content" in wire for wire in wires):
@@ -64,13 +70,13 @@ def _appends(wires: Messages, apply: Callable[..., str]) -> bool:
     }
     roles = {wire["role"] for wire in wires}
     probes = ([turns[turn] for turn in session] for session in _PROBES)
-    return all(_only_appends(probe, apply) for probe in probes if {wire["role"] for wire in probe} <= roles)
+    return all(_appends_on_probe(probe, apply) for probe in probes if {wire["role"] for wire in probe} <= roles)
 
 
 _PROBES = ("uauaua", "suauau", "uuaauu", "uctacau", "uctctauctau", "ucttau")
 
 
-def _only_appends(probe: Messages, apply: Callable[..., str]) -> bool:
+def _appends_on_probe(probe: Messages, apply: Callable[..., str]) -> bool:
     if (text := try_template(apply, probe)) is None:
         return True  # nothing learned: the session, which was rendered, is not of this form
     for before, (past, wire) in enumerate(pairwise(probe), start=1):
@@ -81,8 +87,10 @@ def _only_appends(probe: Messages, apply: Callable[..., str]) -> bool:
     return True
 
 
-def _anchors(wires: Messages, text: str, apply: Callable[..., str]) -> list[int]:
-    """Where every message's first word stands, by one rendering with a mark before each; none if marks change more."""
+def _find_anchors(wires: Messages, text: str, apply: Callable[..., str]) -> list[int]:
+    """Returns the offset of every message's first word, by one rendering with a mark before each; none if marks change
+    more.
+    """
     if "\x1a" in text or _MARK in text:  # `_content_start` relies on the first
         return []
     parts = (try_template(apply, list(map(_add_mark, wires))) or "").split(_MARK)
@@ -108,21 +116,21 @@ def _add_mark(wire: dict[str, Any]) -> dict[str, Any]:
 
 
 def message_offsets(wires: Messages, text: str, apply: Callable[..., str]) -> list[MessageOffsets]:
-    """The reference: render as often as there are messages."""
+    """Returns the offsets by as many renderings as there are messages: the reference."""
     return [_message_offsets(wires, i, text, apply) for i in range(len(wires))]
 
 
 def _message_offsets(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> MessageOffsets:
-    start = _start(wires, index, text, apply) if index else 0
+    start = _message_start(wires, index, text, apply) if index else 0
     return MessageOffsets(
         start, _content_start(wires, index, text, apply) if "reasoning_content" in wires[index] else start
     )
 
 
-def _start(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> int:
-    """Where message `index` begins: after the rendering of all before it, if the template only ever appends."""
+def _message_start(wires: Messages, index: int, text: str, apply: Callable[..., str]) -> int:
+    """Returns where message `index` begins: after the rendering of all before it if the template only appends."""
     head = apply(wires[:index])
-    if text.startswith(head) and not _shown_inside(wires, index, text, head, apply):
+    if text.startswith(head) and not _is_inside(wires, index, text, head, apply):
         return len(head)
     return _content_start(wires, index, text, apply)
 
@@ -132,8 +140,8 @@ def _content_start(wires: Messages, index: int, text: str, apply: Callable[..., 
     return common_prefix(text, apply([*wires[:index], changed, *wires[index + 1 :]]))
 
 
-def _shown_inside(wires: Messages, index: int, text: str, head: str, apply: Callable[..., str]) -> bool:
-    """Whether the system text before this message is shown only inside it."""
+def _is_inside(wires: Messages, index: int, text: str, head: str, apply: Callable[..., str]) -> bool:
+    """Returns True if the system text before this message is rendered only inside it."""
     if wires[index - 1]["role"] != "system":
         return False
     longer = {**wires[index - 1], "content": f"{wires[index - 1]['content']}\x1a"}

@@ -33,16 +33,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a chat template can express; what it cannot is written into the text instead."""
+    """The abilities of a chat template; what it cannot express is written into the text instead."""
 
     tools: bool
     system: bool
     repeats: bool
-    """Whether the same role may speak twice in a row."""
+    """True if the same role may speak twice in a row."""
 
 
-def abilities(tokenizer: Any) -> Abilities:
-    """Find out what a tokenizer's template can express by trying it."""
+def probe_abilities(tokenizer: Any) -> Abilities:
+    """Finds out what a tokenizer's template can express by trying it."""
     apply = applier(tokenizer, None)
     user, reply = {"role": "user", "content": "mark-user"}, {"role": "assistant", "content": "mark-reply"}
     call = {
@@ -75,7 +75,7 @@ def try_template(apply: Callable[..., str], messages: Messages) -> str | None:
 
 def applier(tokenizer: Any, transcript: Transcript | None) -> Callable[..., str]:
     tools = transcript.meta.get("tools") if transcript else None
-    native = tools if tools and abilities(tokenizer).tools else None
+    native = tools if tools and probe_abilities(tokenizer).tools else None
 
     def apply(messages: Messages, **options: Any) -> str:
         return str(tokenizer.apply_chat_template(messages, tools=native, tokenize=False, **options))
@@ -84,13 +84,13 @@ def applier(tokenizer: Any, transcript: Transcript | None) -> Callable[..., str]
 
 
 def chat_messages(transcript: Transcript, can: Abilities) -> Iterator[Message]:
-    """Chat messages that the template can express, merged where it forbids repetition."""
+    """Yields chat messages that the template can express, merged where it forbids two of one role in a row."""
     open_message: Message | None = None
     names: dict[str, str] = {}
     task = next((i for i, t in enumerate(transcript.turns) if t.role is Role.USER), -1)
     for index, turn in enumerate(transcript.turns):
         kind = Kind.TASK if index == task else _KINDS[turn.role]
-        message = _message(Piece(index, kind, turn.text), turn, names, can)
+        message = _make_message(Piece(index, kind, turn.text), turn, names, can)
         for call in turn.calls:
             names.setdefault(call.id, call.name)
         same = open_message and open_message.wire["role"] == message.wire["role"] != "tool"
@@ -115,8 +115,8 @@ def _merge(first: Message, second: Message) -> Message:
     return Message(wire, first.pieces + second.pieces)
 
 
-def _message(piece: Piece, turn: Turn, names: dict[str, str], can: Abilities) -> Message:
-    """One turn as a message; `names` are the tools of the calls so far."""
+def _make_message(piece: Piece, turn: Turn, names: dict[str, str], can: Abilities) -> Message:
+    """Returns one turn as a message; `names` are the tools of the calls so far."""
     if turn.role is Role.ASSISTANT:
         return _assistant(piece.turn, turn, can)
     if turn.role is Role.TOOL and can.tools:
@@ -155,7 +155,7 @@ def _arguments(call: ToolCall) -> Any:
 
 
 def _call_as_text(call: ToolCall) -> str:
-    """A call as text with its arguments unescaped (the form of Qwen3-Coder): code stays readable and short."""
+    """Returns a call as text with its arguments unescaped (the form of Qwen3-Coder): code stays readable and short."""
     arguments = _arguments(call)
     if not isinstance(arguments, dict):
         arguments = {"arguments": arguments}

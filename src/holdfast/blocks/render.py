@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.message_offsets import MessageOffsets, common_prefix, message_offsets, quick_message_offsets
-from holdfast.blocks.messages import Abilities, Message, Messages, Piece, abilities, applier, chat_messages
+from holdfast.blocks.messages import Abilities, Message, Messages, Piece, applier, chat_messages, probe_abilities
 from holdfast.errors import BadInput
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, Transcript, Turn
@@ -32,19 +32,19 @@ class RenderedSession:
     """First character of every token in `text`."""
 
     def token_at(self, char: int) -> int:
-        """Index of the token that holds character `char`."""
+        """Returns the index of the token that holds character `char`."""
         return max(0, bisect_right(self.offsets, char) - 1)
 
 
 def render(transcript: Transcript, tokenizer: Any) -> RenderedSession:
-    """Render a session. Raises BadInput when the tokenizer has no chat template or there is nothing to render."""
+    """Renders a session. Raises BadInput if the tokenizer has no chat template or there is nothing to render."""
     if not tokenizer.chat_template:
         raise BadInput("this tokenizer has no chat template; use an instruction-tuned model")
     if not transcript.turns:
         raise BadInput("the session has no turns")
     from jinja2 import TemplateError
 
-    can = abilities(tokenizer)
+    can = probe_abilities(tokenizer)
     try:
         text, marks = _apply_template(transcript, tokenizer, can)
     except TemplateError:  # it knows tools, but not this order of turns: say it in words
@@ -68,12 +68,12 @@ def _apply_template(transcript: Transcript, tokenizer: Any, can: Abilities) -> t
 
 
 def render_new_turns(transcript: Transcript, start: int, tokenizer: Any, at: int = 0) -> tuple[Block, ...]:
-    """The blocks of the turns from `start` on, as a template writes them behind those before; their tokens count from
+    """Returns the blocks of the turns from `start` on, as a template writes them behind those before; tokens count from
     `at`.
 
     They are rendered behind the head and the exchange that they follow, so the work grows with what is new. Joined to
-    what was rendered before they are `render` of the whole, where the template only appends. Raises BadInput as
-    `render` does.
+    what was rendered before they are `render` of the whole if the template only appends. Raises BadInput as `render`
+    does.
     """
     units = exchanges(transcript)
     head = next((stop for (first, stop) in units if transcript.turns[first].role is Role.USER), start)
@@ -98,7 +98,7 @@ def render_new_turns(transcript: Transcript, start: int, tokenizer: Any, at: int
 
 
 def replace_surrogates(turn: Turn) -> Turn:
-    """A turn as a tokenizer can read it: half a character (a lone surrogate) stands as U+FFFD."""
+    """Returns a turn as a tokenizer can read it: half a character (a lone surrogate) becomes U+FFFD."""
     said = turn.text, turn.reasoning, *(call.arguments for call in turn.calls)
     if "".join(said).isascii():
         return turn
@@ -111,7 +111,7 @@ def _characters(text: str) -> str:
 
 
 def answer_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Token ids with which the template opens an answer, and those with which it closes one."""
+    """Returns the token ids with which the template opens an answer, and those with which it closes one."""
     apply = applier(tokenizer, None)
     asked: Messages = [{"role": "user", "content": "."}]
     said: Messages = [*asked, {"role": "assistant", "content": "\x1a"}]
@@ -125,7 +125,7 @@ def answer_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def question_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of one more user turn with `text`, up to where the assistant's answer begins."""
+    """Returns the token ids of one more user turn with `text`, up to where the assistant's answer begins."""
     before: Messages = [{"role": "user", "content": "."}, {"role": "assistant", "content": "\x1a"}]
     apply = applier(tokenizer, None)
     whole = apply([*before, {"role": "user", "content": text}], add_generation_prompt=True)
@@ -137,7 +137,7 @@ def question_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 class _Mark(NamedTuple):
-    """Where a block begins in the text."""
+    """The offset at which a block begins in the text."""
 
     char: int
     piece: Piece

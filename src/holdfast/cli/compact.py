@@ -188,9 +188,9 @@ def compactor_for(method: str, config: Path | None) -> RoutedChat | None:
 
     if method.partition(":")[0] != SUMMARY:
         return None
-    from holdfast.engine.routing import Task, chat_for
+    from holdfast.engine.routing import Task, chat_for_task
 
-    return chat_for(Task.COMPACTOR, config)
+    return chat_for_task(Task.COMPACTOR, config)
 
 
 def _cost(chat: RoutedChat | None, rewritten: Rewritten) -> float | None:

@@ -84,7 +84,7 @@ def engine(model: str, dtype: str, device: str) -> LocalEngine:
         check_dtype(dtype, device)
         logging.disable_progress_bar()
         if model in bundled_models.BUNDLES:
-            bundled_models.ensure(model, say)
+            bundled_models.ensure_model(model, say)
         return load(model, dtype=dtype, device=device)
 
 

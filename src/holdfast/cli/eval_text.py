@@ -53,7 +53,7 @@ def text(
     as_json: AsJson = False,
 ) -> None:
     """Asks about sessions before and after a text compaction; models are those of holdfast.toml."""
-    from holdfast.engine.routing import Task, chat_for
+    from holdfast.engine.routing import Task, chat_for_task
     from holdfast.eval.rows import read_lines
     from holdfast.eval.run import transcripts_in
     from holdfast.eval.text.rows import TextRow
@@ -75,7 +75,7 @@ def text(
         writer=planner if write else None,
         answerer=planner if answers else None,
         judge=_require_chat(Task.VALIDATOR, config) if judge else None,
-        compactor=chat_for(Task.COMPACTOR, config),
+        compactor=chat_for_task(Task.COMPACTOR, config),
     )
     with console.progress() as report:
         written = measure(job, output, report, console.say, ray_cluster(ray, ray_address, task_timeout))
@@ -90,10 +90,10 @@ def text(
 def _require_chat(task: str, config: Path | None) -> Chat:
     """Returns the model for a task. Raises BadOption if there is none."""
     from holdfast.config import describe_config_places
-    from holdfast.engine.routing import Task, chat_for
+    from holdfast.engine.routing import Task, chat_for_task
     from holdfast.errors import BadOption
 
-    chat = chat_for(Task(task), config)
+    chat = chat_for_task(Task(task), config)
     if chat is None:
         raise BadOption(f"no model is given for this: add [routes.{task}] to {describe_config_places()}")
     return chat

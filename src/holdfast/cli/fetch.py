@@ -15,9 +15,9 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Fetches a bundled model into the cache folder, once."""
-    from holdfast.model.bundled_models import BUNDLES, ensure
+    from holdfast.model.bundled_models import BUNDLES, ensure_model
 
-    folder = ensure(name, console.say)
+    folder = ensure_model(name, console.say)
     if as_json:
         console.emit({"name": name, "folder": str(folder), "licence": BUNDLES[name].licence})
         return

@@ -29,7 +29,7 @@ class Answer:
     def __init__(
         self, engine: LocalEngine, live: KVContext, opening: Sequence[int], limit: int, sampling: Sampling | None = None
     ) -> None:
-        """`opening` is what a template writes before an answer; `live` is not changed."""
+        """Takes `opening`, which a template writes before an answer; `live` is not changed."""
         self.engine, self.live, self.limit = engine, live.fork(), limit
         self.opening, self.sampling = tuple(opening), sampling or Sampling()
         self.ids: list[int] = []
@@ -59,14 +59,16 @@ class Answer:
         return Token(chosen, scores)
 
     def text(self) -> str:
-        """The whole answer; generates what is not yet there."""
+        """Returns the whole answer; generates what is not yet there."""
         for _ in self:
             continue
         return str(self.engine.model.tokenizer.decode(self.ids))
 
     @torch.no_grad()
     def close(self, closing: Sequence[int]) -> tuple[tuple[int, ...], KVContext, list[Tensor]]:
-        """All ids with what the template writes around them, the memory that holds them, and their hidden states."""
+        """Returns all ids with what the template writes around them, the memory that holds them, and their hidden
+        states.
+        """
         live, ids = self.live.fork(), (*self.opening, *self.ids, *closing)
         rest = ids[sum(map(len, self.hidden)) :]
         return ids, live, [*self.hidden, live.feed(list(rest))]

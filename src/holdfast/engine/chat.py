@@ -8,7 +8,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What came back, and what it took."""
+    """An answer of a chat model, and its cost."""
 
     text: str
     tokens_in: int = 0
@@ -28,7 +28,7 @@ class Chat(Protocol):
 
 
 def input_limit(chat: Chat) -> int | None:
-    """Tokens of a prompt that the model reads at most; None where the chat does not say."""
+    """Returns the tokens of a prompt that the model reads at most; None if the chat does not say."""
     limit: int | None = getattr(chat, "max_input", None)
     return limit
 

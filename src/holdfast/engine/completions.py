@@ -30,7 +30,7 @@ SHOWN = 300  # characters of a server's own words that an error tells
 
 @dataclass(frozen=True)
 class Prefix:
-    """What stands before every prompt, as the server reads it."""
+    """The beginning of every prompt, as the server reads it."""
 
     ids: tuple[int, ...] = ()
     embeds: Tensor | None = None
@@ -74,7 +74,7 @@ class RemoteEngine:
     """Seconds without a byte from the server."""
 
     def open(self, context: CompactContext, *, renumber: bool = False) -> Prefix:
-        """The context as a prompt's beginning. Raises BadInput for what a prompt cannot carry.
+        """Returns the context as a prompt's beginning. Raises BadInput for what a prompt cannot carry.
 
         A server counts positions one by one. `renumber` closes the gaps of a context that kept its logical length,
         which moves virtual tokens away from where they were made for.
@@ -93,19 +93,19 @@ class RemoteEngine:
             if isinstance(segment, SoftSegment):
                 embeds.append(segment.embeds)
             elif soft:
-                embeds.append(self._embedded(segment.ids))
+                embeds.append(self._embed(segment.ids))
             else:
                 ids += segment.ids.tolist()
         if not soft:
             return Prefix(tuple(ids))
         self._check_model(context)
-        dtype = self._embedded([0]).dtype
+        dtype = self._embed([0]).dtype
         return Prefix(embeds=torch.cat([e.cpu().to(dtype) for e in embeds]))
 
     def generate(
         self, prefix: Prefix, prompt: Sequence[int], limit: int = 256, sampling: Sampling | None = None
     ) -> Iterator[str]:
-        """Yield the text that follows `prompt`, piece by piece, up to `limit` tokens or the end of turn."""
+        """Yields the text that follows `prompt`, piece by piece, up to `limit` tokens or the end of turn."""
         if limit < 1:
             raise BadOption(f"an answer needs a limit of at least 1 token, got {limit}")
         how = sampling or Sampling()
@@ -124,8 +124,8 @@ class RemoteEngine:
         token is asked for by its id, which vLLM alone can tell.
         """
         if prefix.embeds is None and prefix.readable:
-            return self._echoed(prefix, continuations)
-        return [self._asked_for(prefix, one) for one in continuations]
+            return self._score_by_echo(prefix, continuations)
+        return [self._score_by_ids(prefix, one) for one in continuations]
 
     def top(self, prefix: Prefix, prompt: Sequence[int], count: int = 20) -> dict[int, float]:
         """Log-probabilities of the `count` likeliest next tokens by their ids; vLLM alone tells ids."""
@@ -133,7 +133,7 @@ class RemoteEngine:
         (row,) = self._tops(body | {"return_tokens_as_token_ids": True}, 1)
         return row
 
-    def _echoed(self, prefix: Prefix, continuations: Sequence[Continuation]) -> list[Tensor]:
+    def _score_by_echo(self, prefix: Prefix, continuations: Sequence[Continuation]) -> list[Tensor]:
         rows = [(*c.prompt, *c.target) for c in continuations]
         body = self.prompts(prefix, rows) | {"max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 0}
         scores = []
@@ -146,7 +146,7 @@ class RemoteEngine:
             scores.append(torch.tensor(mine, dtype=torch.float32))
         return scores
 
-    def _asked_for(self, prefix: Prefix, one: Continuation) -> Tensor:
+    def _score_by_ids(self, prefix: Prefix, one: Continuation) -> Tensor:
         rows = [(*one.prompt, *one.target[:i]) for i in range(len(one.target))]
         body = self.prompts(prefix, rows) | {"max_tokens": 1, "temperature": 0, "logprobs": 1}
         body |= {"logprob_token_ids": sorted(set(one.target)), "return_tokens_as_token_ids": True}
@@ -156,12 +156,12 @@ class RemoteEngine:
         return torch.tensor([row[token] for row, token in zip(tops, one.target, strict=True)])
 
     def prompts(self, prefix: Prefix, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """The part of a request's body that says what is read: `prefix` and then each of `rows`."""
+        """Returns the part of a request's body that says what is read: `prefix` and then each of `rows`."""
         if prefix.embeds is None:
             return {"prompt": [[*prefix.ids, *row] for row in rows]}
-        return {"prompt_embeds": [_encoded(torch.cat((prefix.embeds, self._embedded(row)))) for row in rows]}
+        return {"prompt_embeds": [_encode_embeds(torch.cat((prefix.embeds, self._embed(row)))) for row in rows]}
 
-    def _embedded(self, ids: Sequence[int] | Tensor) -> Tensor:
+    def _embed(self, ids: Sequence[int] | Tensor) -> Tensor:
         if self.words is None:
             raise BadInput("the context has soft segments, which are sent as embeddings; give words=, the model itself")
         with torch.no_grad():
@@ -172,7 +172,7 @@ class RemoteEngine:
             raise BadInput(f"the context's soft segments are of another model than {self.words.name}; give that one")
 
     def _tops(self, body: dict[str, Any], count: int) -> list[dict[int, float]]:
-        """The likeliest tokens of each choice, by their ids."""
+        """Returns the likeliest tokens of each choice, by their ids."""
         rows = []
         for choice in self._choices(body, count):
             top = choice.logprobs.top_logprobs[:1] if choice.logprobs else []
@@ -182,25 +182,25 @@ class RemoteEngine:
         return rows
 
     def _choices(self, body: dict[str, Any], count: int) -> list[_Choice]:
-        with self._asked(body) as response:
-            choices = sorted(self._parsed(response.read().decode()).choices, key=lambda c: c.index)
+        with self._request(body) as response:
+            choices = sorted(self._parse_completion(response.read().decode()).choices, key=lambda c: c.index)
         if len(choices) != count or any(c.finish_reason == "error" for c in choices):
             raise Failed(self._told(f"{len(choices)} answers to {count} prompts, or one that failed", "see its log"))
         return choices
 
     def _stream(self, body: dict[str, Any]) -> Iterator[_Completion]:
-        with self._asked(body) as response:
+        with self._request(body) as response:
             for line in response.iter_lines():
                 name, _, data = line.partition(":")
                 if data.strip() == "[DONE]":
                     return
                 if name == "data":
-                    yield self._parsed(data)
+                    yield self._parse_completion(data)
         raise Failed(self._told("the answer broke off", "see the server's log"))
 
     @contextmanager
-    def _asked(self, body: dict[str, Any]) -> Iterator[Any]:
-        """The server's answer to a request, once it said that there will be one."""
+    def _request(self, body: dict[str, Any]) -> Iterator[Any]:
+        """Yields the server's answer to a request, once it said that there will be one."""
         httpx = _httpx()
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         url = f"{self.base_url.rstrip('/')}/completions"
@@ -215,7 +215,7 @@ class RemoteEngine:
             said = str(error) or type(error).__name__
             raise Failed(self._told(said, "check that the server runs and base_url is right")) from None
 
-    def _parsed(self, text: str) -> _Completion:
+    def _parse_completion(self, text: str) -> _Completion:
         try:
             return _Completion.model_validate_json(text)
         except ValidationError as error:
@@ -261,8 +261,8 @@ def _check_positions(context: CompactContext) -> None:
         )
 
 
-def _encoded(embeds: Tensor) -> str:
-    """Embeddings as vLLM reads them: a saved tensor in base64."""
+def _encode_embeds(embeds: Tensor) -> str:
+    """Encodes embeddings as vLLM reads them: a saved tensor in base64."""
     file = io.BytesIO()
     torch.save(embeds.contiguous().clone(), file)
     return base64.b64encode(file.getvalue()).decode()

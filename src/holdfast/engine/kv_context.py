@@ -39,7 +39,7 @@ class KVContext:
         self._rewindable: list[int] = []
 
     def fork(self, *, frozen: bool = False) -> KVContext:
-        """A second future of the same past."""
+        """Returns a second future of the same past."""
         twin = KVContext(self.model)
         twin.cache, twin.next_position = self.cache.fork(frozen=frozen), self.next_position
         twin.last_hidden = self.last_hidden
@@ -47,7 +47,7 @@ class KVContext:
         return twin
 
     def fork_narrowed(self, count: int, seen: slice) -> KVContext:
-        """A fork that, of the newest `count` tokens, remembers those in `seen` alone; positions stay as they are."""
+        """Returns a fork that keeps only `seen` of the newest `count` tokens; positions stay as they are."""
         twin = self.fork()
         for layer in twin.cache.layers:
             layer.narrow(count, seen)
@@ -62,7 +62,7 @@ class KVContext:
         observer: Observer | None = None,
         report: PrefillProgress | None = None,
     ) -> Tensor:
-        """Run token ids `[n]` through the model; returns their hidden states `[n, d]`."""
+        """Runs token ids `[n]` through the model; returns their hidden states `[n, d]`."""
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
         if positions is None:
             positions = torch.arange(self.next_position, self.next_position + len(ids))
@@ -76,7 +76,7 @@ class KVContext:
         observer: Observer | None = None,
         report: PrefillProgress | None = None,
     ) -> Tensor:
-        """Run ids `[n]` or embeddings `[n, d]` at `positions [n]`; returns hidden states `[n, d]`."""
+        """Runs ids `[n]` or embeddings `[n, d]` at `positions [n]`; returns hidden states `[n, d]`."""
         positions = positions.to(self.model.device, torch.float32)
         if len(positions) != len(inputs):
             raise ValueError(f"{len(inputs)} inputs need as many positions, got {len(positions)}")
@@ -95,7 +95,7 @@ class KVContext:
         return torch.cat(parts)
 
     def append(self, segment: Segment) -> None:
-        """Take a stored segment into memory: tokens and embeddings are run, states are spliced in."""
+        """Takes a stored segment into memory: tokens and embeddings are run, states are spliced in."""
         if isinstance(segment, StateSegment):
             self._splice(segment)
         elif isinstance(segment, SoftSegment):
@@ -104,7 +104,7 @@ class KVContext:
             self.feed(segment.ids, positions=segment.positions)
 
     def take(self, source: KVContext, part: slice, hidden: Tensor | None = None) -> None:
-        """Take the tokens `part` of another memory's tail as they were read there; `hidden [d]` is the last one's.
+        """Takes the tokens `part` of another memory's tail as they were read there; `hidden [d]` is the last one's.
 
         They may have seen what this memory does not hold. Raises UnsupportedModel for layers that forget by themselves.
         """
@@ -115,7 +115,7 @@ class KVContext:
         self._append_tail(cache, positions, hidden)
 
     def retain(self, segment: StateSegment, hidden: Tensor | None = None) -> None:
-        """Take stored states of verbatim tokens as the newest ones, which a rewind can forget again."""
+        """Takes stored states of verbatim tokens as the newest ones, which a rewind can forget again."""
         check_retains(self.model)
         cache, slots = self.cache.fork(), rotate(cast_to_model(segment, self.model), self.model.family)
         for layer, held in zip(cache.layers, slots, strict=True):
@@ -128,7 +128,7 @@ class KVContext:
         self.next_position = max(self.next_position, int(positions[-1].ceil()) + 1)
 
     def rewind(self, count: int) -> None:
-        """Forget the newest `count` tokens. Raises BadInput beyond what was fed since the last splice."""
+        """Forgets the newest `count` tokens. Raises BadInput beyond what was fed since the last splice."""
         if not 0 <= count <= len(self._rewindable):
             raise BadInput(f"can rewind 0 to {len(self._rewindable)} tokens here, got {count}")
         if count == 0:
@@ -141,13 +141,15 @@ class KVContext:
         self.last_hidden = None
 
     def settle(self, next_position: int) -> None:
-        """Close a context: the next token goes to `next_position`, and nothing before it can be rewound."""
+        """Closes a context: the next token goes to `next_position`, and nothing before it can be rewound."""
         cache = self.cache.fork()
         cache.settle(self.model.family, next_position)
         self.cache, self.next_position, self._rewindable = cache, next_position, []
 
     def tail_states(self, part: slice, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
-        """The states of the tokens `part` of the tail, `ids [n]` and their `hidden [n, d]`, as they were read."""
+        """Returns the states of the tokens `part` of the tail, `ids [n]` and their `hidden [n, d]`, as
+        they were read.
+        """
         check_retains(self.model)
         positions = self.cache.layers[0].positions[0, part]
         pairs = zip(self.model.family.layers, self.cache.layers, strict=True)
@@ -156,7 +158,9 @@ class KVContext:
         return States(keys, values, positions, partial(surprisal, self.model, ids, hidden, before), hidden)
 
     def newest_states(self, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
-        """The states of the `n` tokens just fed; `before` is the hidden state that predicted the first of them."""
+        """Returns the states of the `n` tokens just fed; `before` is the hidden state that predicted
+        the first of them.
+        """
         n, layers = len(ids), self.model.family.layers
         positions = self.cache.layers[0].positions[0, -n:]
         keys, values = [], []
@@ -183,15 +187,15 @@ class KVContext:
         self.next_position = max(self.next_position, int(segment.last_position) + 1)
 
     def _steps(self, positions: Tensor) -> list[int]:
-        """For every token fed, the position that a rewind to before it returns to."""
+        """Returns for every token fed the position that a rewind to before it returns to."""
         ends = [self.next_position, *(int(p) + 1 for p in positions.ceil().tolist())]
         return [max(self.next_position, end) for end in ends[:-1]]
 
 
 def surprisal(model: Model, ids: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
-    """-log p of each of `ids [n]` given what stands before it, `[n]` float32 nats.
+    """Returns -log p of each of `ids [n]` given what stands before it, `[n]` float32 nats.
 
-    Where nothing predicts the first token (`before` is None), it gets the mean of the others.
+    If nothing predicts the first token (`before` is None), it gets the mean of the others.
     """
     from holdfast.model.forward import log_probs
 
@@ -202,7 +206,7 @@ def surprisal(model: Model, ids: Tensor, hidden: Tensor, before: Tensor | None) 
 
 
 def open_context(model: Model, context: CompactContext) -> KVContext:
-    """Load a context into memory."""
+    """Loads a context into memory."""
     live = KVContext(model)
     for segment in context.segments:
         live.append(segment)
@@ -211,7 +215,7 @@ def open_context(model: Model, context: CompactContext) -> KVContext:
 
 
 def check_retains(model: Model) -> None:
-    """Raise UnsupportedModel where a layer forgets by itself, so that states cannot be kept while text goes."""
+    """Raises UnsupportedModel if a layer forgets by itself, so that states cannot be kept while text goes."""
     sliding = [at for at, layer in enumerate(model.family.layers) if layer.window is not None]
     if sliding:
         raise UnsupportedModel(
@@ -221,5 +225,5 @@ def check_retains(model: Model) -> None:
 
 
 def cast_to_model(segment: StateSegment, model: Model) -> StateSegment:
-    """The segment on the model's device and in its dtype."""
+    """Returns the segment on the model's device and in its dtype."""
     return replace(segment, layers=tuple(s.to(model.device, model.dtype) for s in segment.layers))

@@ -39,7 +39,7 @@ class LocalEngine:
 
     @torch.no_grad()
     def open(self, context: CompactContext) -> KVContext:
-        """Load a context into memory. Raises BadContext when it holds another model's states."""
+        """Loads a context into memory. Raises BadContext if it holds another model's states."""
         if context.model_digest not in ("", self.model.digest):
             raise BadContext(f"this context was made with another model than {self.model.name}; load that one")
         return open_context(self.model, context)
@@ -53,7 +53,7 @@ class LocalEngine:
         report: PrefillProgress | None = None,
         observer: Observer | None = None,
     ) -> tuple[KVContext, States]:
-        """Read `ids [T]` on top of `past`; returns the memory afterwards and the span's states."""
+        """Reads `ids [T]` on top of `past`; returns the memory afterwards and the span's states."""
         began, after = time.perf_counter(), past.fork()
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self.model.device)
         hidden = after.feed(ids, positions=positions, report=report, observer=observer)
@@ -81,7 +81,7 @@ class LocalEngine:
     def generate(
         self, live: KVContext, prompt: Sequence[int], limit: int = 256, sampling: Sampling | None = None
     ) -> Iterator[int]:
-        """Yield up to `limit` tokens that follow `prompt`, up to the end of turn; `live` is not changed."""
+        """Yields up to `limit` tokens that follow `prompt`, up to the end of turn; `live` is not changed."""
         live, sampling = live.fork(), sampling or Sampling()
         generator, stop = sampling.generator(), self.stop_ids
         ids = list(prompt)
@@ -95,7 +95,7 @@ class LocalEngine:
 
     @torch.no_grad()
     def answers(self, live: KVContext, prompts: Sequence[Sequence[int]], limit: int = 32) -> list[list[int]]:
-        """Greedy answers to several prompts over one context, decoded as one batch that shares it."""
+        """Returns greedy answers to several prompts over one context, decoded as one batch that shares it."""
         live, B = live.fork(frozen=True), len(prompts)
         longest = max(map(len, prompts))
         ids = torch.zeros(B, longest, dtype=torch.int64)
@@ -127,7 +127,7 @@ class LocalEngine:
         return frozenset(x for x in (*(eos if isinstance(eos, list) else [eos]), own) if x is not None)
 
     def _batch(self, live: KVContext, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Hidden states `[B, longest, d]` of rows padded on the right, over one shared context."""
+        """Returns hidden states `[B, longest, d]` of rows padded on the right, over one shared context."""
         live = live.fork(frozen=True)
         longest = max(map(len, rows))
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)

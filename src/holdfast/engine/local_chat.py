@@ -33,7 +33,7 @@ class LocalChat:
         """Raises Failed where the prompt is too long for the model or the time is over."""
         began = time.perf_counter()
         engine = _engine(self.model, self.dtype, self.device)
-        ids = _ids(engine.model.tokenizer, system, prompt)
+        ids = _prompt_ids(engine.model.tokenizer, system, prompt)
         limit = min(max_tokens, self.max_output or max_tokens)
         if len(ids) + limit > engine.model.max_tokens:
             raise Failed(
@@ -68,8 +68,8 @@ def _engine(model: str, dtype: str, device: str) -> LocalEngine:
     return LocalEngine(load(model, dtype=dtype, device=device))
 
 
-def _ids(tokenizer: Any, system: str, prompt: str) -> list[int]:
-    """One user message: not every template knows a system turn."""
+def _prompt_ids(tokenizer: Any, system: str, prompt: str) -> list[int]:
+    """Returns the ids of one user message, because not every template knows a system turn."""
     messages = [{"role": "user", "content": f"{system}\n\n{prompt}"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]

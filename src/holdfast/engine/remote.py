@@ -55,8 +55,8 @@ class Remote(ABC):
         return self.model
 
     def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer:
-        """Ask once. Raises Failed where no usable answer came within `timeout` seconds, retries included."""
-        sdk = _imported(self.sdk)
+        """Asks once. Raises Failed if no usable answer came within `timeout` seconds, retries included."""
+        sdk = _import_sdk(self.sdk)
         most = min(max_tokens, self.max_output or max_tokens)
         began = time.perf_counter()
         try:
@@ -75,7 +75,7 @@ class Remote(ABC):
 
     @abstractmethod
     def _post(self, sdk: Any, system: str, prompt: str, max_tokens: int, timeout: float) -> str:
-        """The body of the answer."""
+        """Returns the body of the answer."""
 
     @abstractmethod
     def _reply(self, body: str, seconds: float) -> ChatAnswer:
@@ -183,7 +183,7 @@ class _Message(BaseModel):
     usage: _Tokens = _Tokens()
 
 
-def _imported(sdk: str) -> Any:
+def _import_sdk(sdk: str) -> Any:
     try:
         return import_module(sdk)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Which model does which task: the routing table of holdfast.toml, which only the user's own word chooses.
+"""The routing table of holdfast.toml: the model for each task, which only the user's own file chooses.
 
 [routes.compactor]
 kind = "openai"                       # the wire: openai, anthropic, or local (a model of this process)
@@ -31,7 +31,7 @@ Tokens = Annotated[int, Field(ge=1)]
 
 
 class Task(StrEnum):
-    """What a model is asked for."""
+    """A task that a model can be chosen for."""
 
     PLANNER = "planner"
     COMPACTOR = "compactor"
@@ -86,16 +86,18 @@ class RoutedChat:
         return self.route.max_input or getattr(self.chat, "max_input", None)
 
     def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer:
-        """The row's time-out holds where it is the shorter one."""
+        """Asks the model; the row's time-out holds if it is the shorter one."""
         return self.chat(system, prompt, max_tokens, min(timeout, self.route.timeout))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """It travels to another machine as its row: the key is read from the environment there, and never sent."""
-        return chat_of, (self.route,)
+        """Returns the row alone: on another machine the key is read from the environment there, and never sent."""
+        return open_route, (self.route,)
 
 
 def read_routes(path: Path | None = None) -> dict[Task, Route]:
-    """The routing table of a file, by default the user's (`config.config_file`). Raises BadInput naming the key."""
+    """Reads the routing table of a file, by default the user's (`config.config_file`). Raises BadInput
+    naming the key.
+    """
     path = path or config.config_file()
     if path is None:
         return {}
@@ -112,8 +114,8 @@ def _key(where: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in where if part != "[key]")
 
 
-def chat_of(route: Route, key: str = "") -> RoutedChat:
-    """A row's model, ready to be called. Raises BadOption where the variable that should hold its key is not set."""
+def open_route(route: Route, key: str = "") -> RoutedChat:
+    """Returns a row's model, ready to be called. Raises BadOption if the variable of its key is not set."""
     if route.kind == "local":
         from holdfast.engine.local_chat import LocalChat
 
@@ -127,7 +129,7 @@ def chat_of(route: Route, key: str = "") -> RoutedChat:
     return RoutedChat(route, remote)
 
 
-def chat_for(task: Task, path: Path | None = None) -> RoutedChat | None:
-    """The model for a task, or None where the table has no row for it."""
+def chat_for_task(task: Task, path: Path | None = None) -> RoutedChat | None:
+    """Returns the model for a task, or None if the table has no row for it."""
     route = read_routes(path).get(task)
-    return chat_of(route) if route else None
+    return open_route(route) if route else None

@@ -12,7 +12,7 @@ from holdfast.errors import BadOption
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose; the default is greedy."""
+    """The choice of the next token; the default is greedy."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -26,11 +26,11 @@ class Sampling:
             )
 
     def generator(self) -> torch.Generator:
-        """A fresh source of randomness, so that the same seed gives the same text."""
+        """Returns a fresh source of randomness, so that the same seed gives the same text."""
         return torch.Generator().manual_seed(self.seed)
 
     def choose(self, logits: Tensor, generator: torch.Generator) -> int:
-        """The next token id from `logits [V]` float32."""
+        """Returns the next token id from `logits [V]` float32."""
         if self.temperature == 0:
             return int(logits.argmax())
         p, order = (logits / self.temperature).softmax(-1).sort(descending=True)

@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 
 def run_within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` gives or raises. Raises TimeoutError after `seconds`; the work is then abandoned, not waited for.
+    """Returns or raises what `work` does. Raises TimeoutError after `seconds`; the work is then abandoned, not waited
+    for.
 
     Time-outs of HTTP clients bound each read and each attempt; a server that sends a byte now and then outlives them.
     """

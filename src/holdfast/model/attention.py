@@ -35,7 +35,7 @@ Head = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 class CachedLayer(Protocol):
-    """What the attention reads from one layer of a cache."""
+    """The part of one layer of a cache that the attention reads."""
 
     slots: Slots | None
     """In the model's dtype, keys rotated."""
@@ -55,8 +55,8 @@ class Pass:
     observer: Observer | None = None
 
 
-def register() -> None:
-    """Make `attn_implementation="holdfast"` known to transformers. Harmless to call again."""
+def register_attention() -> None:
+    """Registers `attn_implementation="holdfast"` with transformers. Harmless to call again."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -67,7 +67,7 @@ def register() -> None:
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attend `query [B, H, Q, D]` over a layer's slots and its tail `key, value [B, G, t, D]`.
+    """Attends `query [B, H, Q, D]` over a layer's slots and its tail `key, value [B, G, t, D]`.
 
     Returns `[B, Q, H, D]`, the layout that transformers' attention modules expect.
     """
@@ -90,14 +90,16 @@ def attention(
 
 
 def _can_merge(inputs: tuple[Tensor, Tensor, Tensor], held: CachedLayer, window: int | None) -> bool:
-    """The CPU kernel gives no gradient for a log-mass, and slots that a sliding window hides need a mask each."""
+    """Returns False if gradients are needed (the CPU kernel has none for a log-mass) or a sliding
+    window hides slots.
+    """
     slots = () if held.slots is None else (held.slots.keys, held.slots.values, held.slots.bias)
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*inputs, *slots))
     return inputs[0].device.type == "cpu" and window is None and not trains
 
 
 def tail_mask(held: CachedLayer, queries: int, window: int | None) -> Tensor | None:
-    """Which tail entries each query sees, `[B, 1, Q, t]` bool; None when that is plain causal attention."""
+    """Returns the tail entries that each query sees, `[B, 1, Q, t]` bool; None for plain causal attention."""
     t = held.positions.shape[1]
     sees_all = window is None or bool((held.positions.amax() - held.positions.amin() < window).item())
     if held.valid is None and sees_all and queries in (1, t):
@@ -123,29 +125,31 @@ def _stock(query: Tensor, key: Tensor, value: Tensor, held: CachedLayer, scaling
 def attend_merged(
     query: Tensor, key: Tensor, value: Tensor, held: CachedLayer, scaling: float, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    """The fast path: `(out [B, H, Q, D], mass [B, H, Q])` from one fused kernel per head of slots and one for the tail.
+    """Attends by one fused kernel per head of slots and one for the tail: `(out [B, H, Q, D], mass [B, H, Q])`.
 
     Softmax over parts equals their softmaxes weighted by `exp(log-sum-exp)`, so none is copied to another.
     """
     Q = query.shape[2]
     mask = tail_mask(held, Q, window)
     out, mass = _flash(query, key, value, mask, scaling, causal=mask is None and Q > 1)
-    for slots in _plain(held, query.dtype):
-        over_slots, slots_mass = _over_slots(query, slots, scaling)
+    for slots in _plain_slots(held, query.dtype):
+        over_slots, slots_mass = _attend_slots(query, slots, scaling)
         share = torch.sigmoid(slots_mass - mass)[..., None].to(out.dtype)
         out, mass = torch.lerp(out, over_slots, share), torch.logaddexp(mass, slots_mass)
     return out, mass
 
 
-def _plain(held: CachedLayer, dtype: torch.dtype) -> Iterator[Slots]:
-    """A layer's slots by their form, each as plain tensors."""
+def _plain_slots(held: CachedLayer, dtype: torch.dtype) -> Iterator[Slots]:
+    """Yields a layer's slots by their form, each as plain tensors."""
     for part in (held.slots, *held.quantized):
         if part is not None and sum(part.lengths) > 0:
             yield part.plain(dtype)
 
 
-def _over_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Tensor]:
-    """Attention over the slots alone and its log-mass. All rows of a batch share the slots, so they run as one."""
+def _attend_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Tensor]:
+    """Attends to the slots alone; returns the output and its log-mass. All rows of a batch share the slots and run as
+    one.
+    """
     B, H, Q, D = query.shape
     G, n = len(slots.lengths), slots.lengths[0]
     flat = query if B == 1 else query.transpose(0, 1).reshape(1, H, B * Q, D)
@@ -154,7 +158,7 @@ def _over_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Te
         out, mass = _flash(flat, slots.keys.view(1, G, n, D), slots.values.view(1, G, n, -1), bias, scaling)
     else:
         parts = [
-            _over_head(mine, k, v, bias, scaling)
+            _attend_head(mine, k, v, bias, scaling)
             for mine, (k, v, _, bias) in zip(torch.split(flat, H // G, dim=1), slots.heads(), strict=True)
         ]
         out, mass = (torch.cat(found, dim=1) for found in zip(*parts, strict=True))
@@ -163,10 +167,10 @@ def _over_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, Te
     return out, mass
 
 
-def _over_head(
+def _attend_head(
     query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """The same for the query heads `[1, H/G, n, D]` that share one head of slots."""
+    """Attends with the query heads `[1, H/G, n, D]` to the one head of slots that they share."""
     if not len(keys):
         nothing = query.new_full(query.shape[:3], float("-inf"), dtype=torch.float32)
         return query.new_zeros(*query.shape[:3], values.shape[1]), nothing
@@ -178,7 +182,7 @@ def _over_head(
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The CPU kernel behind SDPA, asked for the log-sum-exp that SDPA throws away."""
+    """Calls the CPU kernel behind SDPA for the log-sum-exp too, which SDPA does not return."""
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
     if mask is not None:
@@ -192,26 +196,27 @@ def _flash(
 def attend_reference(
     query: Tensor, key: Tensor, value: Tensor, held: CachedLayer, scaling: float, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    """The reference: softmax over slots and tail together, head by head, a bounded number of queries at a time.
+    """Attends by softmax over slots and tail together, head by head, with a bounded number of queries at a time.
 
-    Returns `(out [B, H, Q, D], mass [B, H, Q])`, the log-sum-exp of all logits as `mass`.
+    Returns `(out [B, H, Q, D], mass [B, H, Q])`, the log-sum-exp of all logits as `mass`. The reference of the fast
+    path.
     """
     B, H, Q, D = query.shape
     G, t = key.shape[1:3]
     rep = H // G
     empty = Slots(query.new_empty(0, D), value.new_empty(0, value.shape[-1]), query.new_empty(0), None, (0,) * G)
-    parts = list(_plain(held, query.dtype)) or [empty]
+    parts = list(_plain_slots(held, query.dtype)) or [empty]
     out, mass = torch.empty_like(query), query.new_empty(B, H, Q, dtype=torch.float32)
     mask = tail_mask(held, Q, window)
     if mask is None and Q > 1:
         mask = torch.ones(Q, t, dtype=torch.bool, device=query.device).tril(t - Q)[None, None]
     for g, heads in enumerate(zip(*(part.heads() for part in parts), strict=True)):
-        head = _one(heads)
+        head = _join_head(heads)
         n, mine = head[0].shape[0], slice(g * rep, (g + 1) * rep)
         step = max(1, LOGITS_AT_ONCE // (B * rep * (n + t)))
         for at in range(0, Q, step):
             rows = slice(at, at + step)
-            logits = _logits(query[:, mine, rows], head, key[:, g, None], scaling)
+            logits = _head_logits(query[:, mine, rows], head, key[:, g, None], scaling)
             if mask is not None:
                 logits[..., n:].masked_fill_(~mask[:, :, rows], float("-inf"))
             if window is not None:
@@ -223,8 +228,8 @@ def attend_reference(
     return out, mass
 
 
-def _one(heads: tuple[Head, ...]) -> Head:
-    """The slots of one head as if they were of one part."""
+def _join_head(heads: tuple[Head, ...]) -> Head:
+    """Joins the slots of one head as if they were of one part."""
     if len(heads) == 1:
         return heads[0]
     keys, values, positions, biases = zip(*heads, strict=True)
@@ -232,8 +237,8 @@ def _one(heads: tuple[Head, ...]) -> Head:
     return torch.cat(keys), torch.cat(values), torch.cat(positions), torch.cat(rows)
 
 
-def _logits(query: Tensor, head: Head, key: Tensor, scaling: float) -> Tensor:
-    """`[B, H/G, q, n + t]` float32."""
+def _head_logits(query: Tensor, head: Head, key: Tensor, scaling: float) -> Tensor:
+    """Returns `[B, H/G, q, n + t]` float32 logits."""
     slots, bias = head[0], head[3]
     over_slots = (query @ slots.T).float() * scaling
     if bias is not None:

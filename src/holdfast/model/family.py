@@ -1,4 +1,4 @@
-"""What Holdfast knows of each architecture, as data. A model outside this table is refused by name."""
+"""The facts of each supported architecture, as data. A model outside this table is refused by name."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Family:
         return tuple(i for i, layer in enumerate(self.layers) if layer.window is None)
 
 
-def inspect(hf: Any) -> Family:
-    """Read the facts from a loaded Hugging Face causal LM.
+def inspect_model(hf: Any) -> Family:
+    """Reads the facts from a loaded Hugging Face causal LM.
 
-    Raises UnsupportedModel naming the layer and the reason when it cannot be served.
+    Raises UnsupportedModel naming the layer and the reason if it cannot be served.
     """
     config = hf.config
     kind = config.model_type

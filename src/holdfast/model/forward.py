@@ -17,7 +17,7 @@ LOGIT_ROWS = 512  # rows of the vocabulary-sized matrix that exist at one time
 def hidden_states(
     model: Model, inputs: Tensor, positions: Tensor, cache: Any, observer: Observer | None = None
 ) -> Tensor:
-    """Run `inputs` (ids `[B, Q]` or embeddings `[B, Q, d]`) at `positions [B, Q]` over `cache`, which grows by Q.
+    """Runs `inputs` (ids `[B, Q]` or embeddings `[B, Q, d]`) at `positions [B, Q]` over `cache`, which grows by Q.
 
     Returns the last hidden states `[B, Q, d]`, after the final norm. This is one step of the model: other threads that
     use the model take turns between two of them.
@@ -37,20 +37,22 @@ def hidden_states(
 
 
 def logits(model: Model, hidden: Tensor) -> Tensor:
-    """Vocabulary logits of `hidden [..., d]`, float32."""
+    """Returns vocabulary logits of `hidden [..., d]`, float32."""
     out: Tensor = model.hf.get_output_embeddings()(hidden).float()
     cap = getattr(model.hf.config, "final_logit_softcapping", None)
     return torch.tanh(out / cap) * cap if cap else out
 
 
 def log_probs(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
-    """`log p(targets[i] | hidden[i])` for `hidden [N, d]` and `targets [N]`, `[N]` float32, in bounded memory."""
+    """Returns `log p(targets[i] | hidden[i])` for `hidden [N, d]` and `targets [N]`, `[N]` float32, in
+    bounded memory.
+    """
     parts = [logits(model, h).log_softmax(-1).gather(-1, y[:, None])[:, 0] for h, y in _rows(hidden, targets)]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
 def embed(model: Model, ids: Tensor) -> Tensor:
-    """Input embeddings of `ids [...]`, `[..., d]`, with the scale that the model applies to them."""
+    """Returns input embeddings of `ids [...]`, `[..., d]`, with the scale that the model applies to them."""
     return model.hf.get_input_embeddings()(ids)  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import BadOption, Failed
 from holdfast.model import attention, bundled_models
-from holdfast.model.family import Family, inspect
+from holdfast.model.family import Family, inspect_model
 from holdfast.model.step_scheduler import StepScheduler
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ class Model:
 
 
 def load(name: str = bundled_models.DEFAULT, *, dtype: str = "float32", device: str = "cpu") -> Model:
-    """Load a bundled model, a local folder or a Hugging Face id.
+    """Loads a bundled model, a local folder or a Hugging Face id.
 
-    Raises BadOption for a dtype that the device cannot do well, Failed when the model cannot be had, and
-    UnsupportedModel when it cannot be served.
+    Raises BadOption for a dtype that the device cannot do well, Failed if the model cannot be had, and UnsupportedModel
+    if it cannot be served.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -62,30 +62,30 @@ def load(name: str = bundled_models.DEFAULT, *, dtype: str = "float32", device: 
     check_dtype(dtype, device)
     _check_device(device)
     words = tokenizer(name)
-    with _said_well(name):
+    with _explain_failure(name):
         hf = AutoModelForCausalLM.from_pretrained(
             _source(name), dtype=getattr(torch, dtype), attn_implementation="sdpa"
         )
     try:
-        return adopt(hf.to(device), words, name=name)
+        return adopt_model(hf.to(device), words, name=name)
     except (RuntimeError, AssertionError) as error:  # torch says in these two ways that a device is not there
         raise BadOption(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def tokenizer(name: str) -> Any:
-    """The tokenizer of a model alone, which loads at once. Raises Failed when it cannot be had."""
+    """Loads the tokenizer of a model alone, which is quick. Raises Failed if it cannot be had."""
     from transformers import AutoTokenizer
 
-    with _said_well(name):
+    with _explain_failure(name):
         return AutoTokenizer.from_pretrained(_source(name))
 
 
 def _source(name: str) -> str:
-    return str(bundled_models.ensure(name)) if name in bundled_models.BUNDLES else name
+    return str(bundled_models.ensure_model(name)) if name in bundled_models.BUNDLES else name
 
 
 @contextmanager
-def _said_well(name: str) -> Iterator[None]:
+def _explain_failure(name: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
@@ -112,10 +112,10 @@ def _reason(name: str, first_line: str) -> str:
     return "it is not on this machine, and the Hugging Face hub cannot be reached; check the name and the network"
 
 
-def adopt(hf: Any, tokenizer: Any, *, name: str) -> Model:
-    """Take over a model that is already in memory: freeze it and put it on Holdfast's attention."""
-    family = inspect(hf)
-    attention.register()
+def adopt_model(hf: Any, tokenizer: Any, *, name: str) -> Model:
+    """Freezes a model that is already in memory and puts it on Holdfast's attention."""
+    family = inspect_model(hf)
+    attention.register_attention()
     hf.set_attn_implementation(attention.NAME)
     hf.eval().requires_grad_(False)
     return Model(
@@ -170,7 +170,7 @@ SHAPING = (
 
 
 def _weights_digest(hf: Any) -> str:
-    """Hash of the shaping configuration and of every weight, rounded to bfloat16.
+    """Hashes the shaping configuration and every weight, rounded to bfloat16.
 
     Rounding makes one model's float32 and bfloat16 copies the same model. A matrix enters as the exact sums of its
     rows' and columns' bits: every weight counts, and loading stays fast.

@@ -22,21 +22,21 @@ class Rope:
     """Factor on cos and sin (YaRN's attention factor); un-rotating divides it out again."""
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Rotate `x [..., N, D]` to `positions [..., N]` (may be fractional)."""
+        """Rotates `x [..., N, D]` to `positions [..., N]`, which may be fractional."""
         cos, sin = self._cos_sin(positions, x)
         return self._apply(x, cos * self.scaling, sin * self.scaling)
 
     def unrotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The inverse of `rotate` at the same positions."""
+        """Undoes `rotate` at the same positions."""
         cos, sin = self._cos_sin(positions, x)
         return self._apply(x, cos / self.scaling, -sin / self.scaling)
 
     def move(self, x: Tensor, old: Tensor, new: Tensor) -> Tensor:
-        """Carry keys rotated at `old` to `new`; equals rotating the un-rotated key at `new`."""
+        """Moves keys rotated at `old` to `new`; equals rotating the un-rotated key at `new`."""
         return self.rotate(self.unrotate(x, old), new)
 
     def mean_rotation(self, dims: int, positions: Tensor) -> Tensor:
-        """The mean over `positions [N]` of the matrix `[dims, dims]` by which `rotate` multiplies a column."""
+        """Returns the mean over `positions [N]` of the matrix `[dims, dims]` by which `rotate` multiplies a column."""
         eye = torch.eye(dims, device=positions.device)
         turned = self.rotate(eye.expand(len(positions), dims, dims), positions[:, None].expand(-1, dims))
         return turned.mean(0).T
@@ -54,8 +54,8 @@ class Rope:
         return torch.cat((turned.to(x.dtype), rest), dim=-1)
 
 
-def spread(first: float, last: float, count: int) -> Tensor:
-    """`count` positions laid evenly from `first` to `last`, both included, `[count]` float32.
+def spread_positions(first: float, last: float, count: int) -> Tensor:
+    """Returns `count` positions laid evenly from `first` to `last`, both included, `[count]` float32.
 
     One slot sits at `last`, so that what follows is as near to it as it was to the span's end.
     """

@@ -78,7 +78,7 @@ class Slots(PackedSlots[Tensor]):
         return Slots(keys, values, self.positions.to(device), bias, self.lengths)
 
     def rotate(self, rope: Rope) -> Slots:
-        """Turns un-rotated keys to their positions, as a cache holds them."""
+        """Rotates un-rotated keys to their positions, as a cache holds them."""
         return replace(self, keys=rope.rotate(self.keys, self.positions))
 
     def plain(self, dtype: torch.dtype) -> Slots:

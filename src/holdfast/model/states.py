@@ -1,4 +1,4 @@
-"""What a model computed for a span of tokens: the raw material of every latent method."""
+"""The states that a model computed for a span of tokens: the raw material of every latent method."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from holdfast.methods.eviction import Eviction
 from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.methods.registry import LATENT, load_class
 from holdfast.methods.repeat_prompt import prompt_ids, score_repeat
-from holdfast.model.load import adopt
+from holdfast.model.load import adopt_model
 from tolerance import PASS, close, near
 
 EVICTING = [name for name, entry in LATENT.items() if issubclass(load_class(entry), Eviction)]
@@ -99,7 +99,7 @@ def test_carriers_are_what_the_plain_model_attends_to(tiny_plain, tokenizer_with
     """One pass of transformers' own attention over head, span, request and repeat."""
     plain = tiny_plain(family)
     plain.set_attn_implementation("eager")
-    engine = LocalEngine(adopt(tiny_plain(family), tokenizer_with(), name="tiny"))
+    engine = LocalEngine(adopt_model(tiny_plain(family), tokenizer_with(), name="tiny"))
     past = past_of(engine)
     span = span_of(engine, past.next_position)
     read = SpanPrefill(span, past, *engine.capture(past, span.ids, span.positions), engine, lambda *_: None)

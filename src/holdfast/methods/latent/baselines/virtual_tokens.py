@@ -34,7 +34,7 @@ from holdfast.methods.base import Progress, Span, prefill_progress, quiet
 from holdfast.methods.repeat_prompt import Teacher, record_teacher, teacher_divergence
 from holdfast.methods.surprisal_weight import pooling_weight
 from holdfast.model.forward import embed
-from holdfast.model.rope import spread
+from holdfast.model.rope import spread_positions
 from holdfast.model.states import States
 
 CHOICES = {
@@ -154,7 +154,7 @@ class VirtualTokens:
     def _positions(self, of: Tensor, slots: int) -> Tensor:
         if self.positions == "consecutive":
             return of[0] + torch.arange(slots, device=of.device, dtype=torch.float32)
-        return spread(float(of[0]), float(of[-1]), slots).to(of.device)
+        return spread_positions(float(of[0]), float(of[-1]), slots).to(of.device)
 
     def _start(self, study: Study, rest: Tensor, pool: Tensor) -> Tensor:
         embeds, weights = study.embeds[rest].float(), study.weights[rest]
