@@ -119,7 +119,7 @@ def test_a_bad_file_names_the_key(table, text, key):
 def test_reading_the_table_loads_no_sdk_and_no_model_library():
     code = (
         "import sys, holdfast.engine.routing as r\n"
-        "r.chat_of(r.Route(kind='openai', model='x')); r.chat_of(r.Route(kind='local', model='x'))\n"
+        "r.open_route(r.Route(kind='openai', model='x')); r.open_route(r.Route(kind='local', model='x'))\n"
         "assert not {'openai', 'anthropic', 'torch', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

