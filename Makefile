@@ -1,12 +1,14 @@
 # Two commands need no set-up: `make demo` and `make test`.
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 BIN := .venv/bin
+TESTS := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 # spinning OpenMP threads collapse on shared cores; progress bars of libraries do not belong into logs
 export OMP_WAIT_POLICY := PASSIVE
 export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test fast site clean
+.PHONY: setup demo test checks fast test-all site clean
 
 setup: .venv/ready
 
@@ -20,20 +22,43 @@ setup: .venv/ready
 demo: setup  ## compact a recorded coding session and show what survived
 	@$(BIN)/holdfast demo
 
-test: fast  ## every check
+test: checks .venv-agents/ready  ## every check; what it skips and why is listed at the end
 	@$(BIN)/holdfast fetch
-	$(BIN)/python -m pytest -q -m 'model and not gemma'
+	PATH="$(CURDIR)/.venv-agents/bin:$$PATH" $(TESTS) --durations=25 -m 'not gemma'
+	@if [ -x .venv-agents/bin/mini-swe-agent ]; then .venv-agents/bin/python -m pytest -q tests/adapters/test_mini_swe_agent.py; fi
 
-fast: setup  ## every check that needs no real model
+fast: checks  ## every check that needs no real model
+	$(TESTS) -m 'not model and not gemma'
+
+checks: setup  ## format, lint, types, import contracts, docs drift
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not model and not gemma'
+
+test-all: test  ## and what takes long, or an environment of its own: gigabytes, and Python 3.12
+	$(BIN)/holdfast fetch gemma3-270m
+	$(BIN)/python -m pytest -q -m gemma
+	$(TESTS) --hypothesis-profile=thorough -m 'not model and not gemma'
+	benchmarks/vllm/setup.sh .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet pytest hypothesis
+	PYTHONPATH=src .venv-vllm/bin/python -m pytest -q tests/vllm
+	$(PYTHON312) -m venv .venv-openhands
+	.venv-openhands/bin/python -m pip install --quiet --editable '.[openhands]' pytest hypothesis torch==2.13.0
+	.venv-openhands/bin/python -m pytest -q tests/adapters/test_openhands.py
+
+# What mini-swe-agent needs does not fit beside ours; it sees ours through a .pth file. Where it cannot be had, its tests skip.
+.venv-agents/ready: .venv/ready constraints-agents.txt
+	$(PYTHON) -m venv .venv-agents
+	.venv-agents/bin/python -c 'import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "beside.pth").write_text(sys.argv[1])' \
+		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	.venv-agents/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-agents.txt \
+		'mini-swe-agent>=2.4,<3' || echo 'mini-swe-agent cannot be installed here; its tests are skipped'
+	@touch $@
 
 site: setup  ## the pages of docs/ as a site in out/site
 	$(BIN)/zensical build
 
 clean:
-	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -97,10 +97,10 @@ def tiny_config(family: str, **changes: Any) -> Any:
     if family == "mistral":
         return t.MistralConfig(**({"head_dim": 16, "sliding_window": None} | shape))
     if family == "gemma3_text":
-        kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
-        own = {"num_key_value_heads": 1, "num_hidden_layers": 4, "layer_types": kinds, "sliding_window": WINDOW}
+        turns = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+        own = {"num_key_value_heads": 1, "num_hidden_layers": 4, "layer_types": turns, "sliding_window": WINDOW}
         return t.Gemma3TextConfig(**(shape | {"head_dim": 16, "query_pre_attn_scalar": 16} | own | changes))
-    kinds = {"llama": t.LlamaConfig, "qwen2": t.Qwen2Config, "qwen3": t.Qwen3Config}
+    kinds: dict[str, Any] = {"llama": t.LlamaConfig, "qwen2": t.Qwen2Config, "qwen3": t.Qwen3Config}
     return kinds[family](**({"head_dim": 16} | shape))
 
 

@@ -115,7 +115,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _chunks(self, reply: Reply) -> None:
         for piece in reply.pieces:
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))  # type: ignore[str-bytes-safe]
+            assert isinstance(piece, bytes)
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         if reply.broken:
             self.close_connection = True
         else:

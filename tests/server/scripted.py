@@ -132,7 +132,7 @@ class ScriptedHost:
             held.turns = (*ask.turns, turn)
         with self._lock:
             counts = self._counts.setdefault(ask.key, [0, 0, 0])
-            self._counts[ask.key] = [old + new for old, new in zip(counts, told, strict=False)]
+            self._counts[ask.key] = [old + new for old, new in zip(counts, (prompt, cached, tokens), strict=True)]
         extension = {"session": held.id, "slots": prompt, "bytes": 8 * prompt, "compactions": held.compactions}
         return AnswerEnd(turn, reason, prompt, cached, tokens, extension, stopped)
 
@@ -162,10 +162,10 @@ class ScriptedHost:
                 return held
         raise Missing(f"there is no session {session!r}; GET /holdfast/sessions lists yours")
 
-    def sessions(self, key: str) -> Sequence[Mapping[str, Any]]:
+    def sessions(self, key: str) -> Any:
         return [row(held) for held in self.held if held.key == key]
 
-    def session(self, session: str, key: str) -> Mapping[str, Any]:
+    def session(self, session: str, key: str) -> Any:
         held = self._of(session, key)
         blocks = [
             {
@@ -184,25 +184,25 @@ class ScriptedHost:
         ]
         return {**row(held), "blocks": blocks, "rounds": rounds, "events": [], "evidence": {"lost": []}}
 
-    def compact(self, session: str, key: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    def compact(self, session: str, key: str, options: Mapping[str, Any]) -> Any:
         if unknown := set(options) - {"ratio", "method", "keep_recent"}:
             raise BadInput(f"no option is called {min(unknown)!r}; there are: keep_recent, method, ratio")
         held = self._of(session, key)
         held.compactions += 1
         return row(held)
 
-    def undo(self, session: str, key: str) -> Mapping[str, Any]:
+    def undo(self, session: str, key: str) -> Any:
         held = self._of(session, key)
         if not held.compactions:
             raise BadInput(f"session {session} has no compaction to undo")
         held.compactions -= 1
         return row(held)
 
-    def expand(self, session: str, key: str, turn: int) -> Mapping[str, Any]:
+    def expand(self, session: str, key: str, turn: int) -> Any:
         said = self._turn(session, key, turn)
         return {"turn": turn, "role": said.role.value, "text": said.text}
 
-    def pin(self, session: str, key: str, turn: int, pinned: bool) -> Mapping[str, Any]:
+    def pin(self, session: str, key: str, turn: int, pinned: bool) -> Any:
         self._turn(session, key, turn)
         held = self._of(session, key)
         (held.pins.add if pinned else held.pins.discard)(turn)
@@ -214,7 +214,7 @@ class ScriptedHost:
             raise Missing(f"session {session} has turns 1 to {len(turns)}, not {turn}")
         return turns[turn - 1]
 
-    def mark(self, session: str, key: str, mark: str, turn: int | None) -> Mapping[str, Any]:
+    def mark(self, session: str, key: str, mark: str, turn: int | None) -> Any:
         if mark not in ("fork", "discard", "boundary"):
             raise BadInput(f"no mark is called {mark!r}; there are: fork, discard, boundary")
         held = self._of(session, key)
@@ -225,7 +225,7 @@ class ScriptedHost:
         held = self._of(session, key)
         return json.dumps({"scripted": [[turn.role.value, turn.text] for turn in held.turns]}).encode()
 
-    def take(self, data: bytes, key: str) -> Mapping[str, Any]:
+    def take(self, data: bytes, key: str) -> Any:
         try:
             turns = tuple(Turn(Role(role), text) for role, text in json.loads(data)["scripted"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -41,7 +41,8 @@ class Heard:
 class Client(ABC):
     """What a test asks of each. `history` is what the agent keeps."""
 
-    client: openai.OpenAI | anthropic.Anthropic
+    client: Any
+    """The SDK's own."""
     history: list[Any]
 
     def __init__(self, url: str, *, stream: bool = False, key: str = "mine") -> None:
@@ -122,7 +123,7 @@ class Messages(Client):
             about: Any = None
             with self.client.messages.stream(**how) as stream:
                 for event in stream:
-                    about = event.holdfast if event.type == "message_delta" else about  # type: ignore[attr-defined]
+                    about = event.holdfast if event.type == "message_delta" else about
                 said: Any = stream.get_final_message()
         else:
             said = self.client.messages.create(**how)

@@ -102,7 +102,7 @@ def read_by_answers() -> Iterator[list[int]]:
             counts.append(len(inputs))
         return real(live, inputs, *args, **options)
 
-    KVContext.feed_inputs = feed  # type: ignore[method-assign]
+    KVContext.feed_inputs = feed  # type: ignore[method-assign,assignment]
     try:
         yield counts
     finally:

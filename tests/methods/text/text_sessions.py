@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -67,7 +68,7 @@ def sessions(draw):
     return Transcript((*head, *task, *turns, *last), "openai_chat")
 
 
-def exchange(number: int, name: str, arguments: object, text: str, **more: object) -> list[Turn]:
+def exchange(number: int, name: str, arguments: object, text: str, **more: Any) -> list[Turn]:
     """A call and its result."""
     given = arguments if isinstance(arguments, str) else json.dumps(arguments)
     call = ToolCall(f"c{number}", name, given)

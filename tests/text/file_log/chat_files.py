@@ -88,4 +88,4 @@ def load(path: Path) -> list[dict[str, Any]]:
     text = path.read_text("utf-8")
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.splitlines()]
-    return json.loads(text)["messages"]
+    return list(json.loads(text)["messages"])

@@ -32,7 +32,7 @@ class Wire:
         return [*opening(), *(m for n in range(1, 5) for m in exchange(n, f"result {n} {WORDS}"))]
 
     def _chat_said(self, text: str, number: int, path: Path) -> dict[str, Any]:
-        return user(text)
+        return dict(user(text))
 
     def _codex(self) -> list[dict[str, Any]]:
         items = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Fix the parser."}]}]
