@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import question_ids
+from holdfast.engine.kv_context import CHUNK as STEP
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span, quiet
@@ -318,3 +319,14 @@ def test_nothing_as_large_as_the_square_of_the_span_is_made(two, ids, source, re
                 scores = torch.zeros(two.model.family.kv_heads, T)
                 raise_to_attention(scores, one, layer, context.keys(layer))
     assert 0 < seen.elements < T * T
+
+
+def test_a_pass_that_the_model_runs_in_several_steps_is_recorded_whole(two, ids):
+    """A repeat of a chunk and its request may be longer than one step of a prefill."""
+    length = STEP + 20
+    context, prompt = read(two, ids, length=length), prompt_ids(two.model)
+    for one in reference_queries(context, "repeat+own", length):
+        expected = length + (len(prompt) if one.first_token is None else 0)
+        assert len(one.predicts_fact) == expected
+        for layer in context.layers:
+            assert one.recorder.queries[layer].shape[1] == one.recorder.mass[layer].shape[1] == expected

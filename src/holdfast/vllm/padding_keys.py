@@ -14,6 +14,7 @@ from torch import Tensor
 
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadInput
+from holdfast.methods.reference_queries import QueryRecorder
 from holdfast.model.rope import Rope
 
 CHOOSE = 384  # tokens whose queries choose the plane
@@ -67,13 +68,12 @@ def choose_padding_keys(live: KVContext, ids: list[int], most: int, reach: int) 
 
 def _record_queries(live: KVContext, ids: list[int]) -> list[_RecordedQueries]:
     """Returns, per layer, the queries of `ids` read behind the context, those of heads that share keys together."""
-    G, found = live.model.family.kv_heads, []
-
-    def observe(layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
-        found.append(_RecordedQueries(query[0].float().reshape(G, -1, query.shape[-1]), mass[0].reshape(G, -1)))
-
-    live.fork().feed(ids, observer=observe)
-    return found
+    G, record = live.model.family.kv_heads, QueryRecorder()
+    live.fork().feed(ids, observer=record)
+    return [
+        _RecordedQueries(query.float().reshape(G, -1, query.shape[-1]), record.mass[layer].reshape(G, -1))
+        for layer, query in sorted(record.queries.items())
+    ]
 
 
 def _rotate_further(asked: _RecordedQueries, rope: Rope, reach: int) -> _RecordedQueries:

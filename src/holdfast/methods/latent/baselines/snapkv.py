@@ -73,7 +73,6 @@ class _Newest(QueryRecorder):
         self.count = count
 
     def __call__(self, layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
-        if layer in self.queries:
-            query = torch.cat((self.queries[layer][None], query), dim=2)
-            mass = torch.cat((self.mass[layer][None], mass), dim=2)
-        super().__call__(layer, query[:, :, -self.count :].clone(), mass[:, :, -self.count :].clone(), key)
+        super().__call__(layer, query, mass, key)
+        self.queries[layer] = self.queries[layer][:, -self.count :].clone()  # [H, n, D]
+        self.mass[layer] = self.mass[layer][:, -self.count :].clone()  # [H, n]

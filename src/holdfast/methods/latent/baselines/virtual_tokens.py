@@ -15,6 +15,7 @@ distribution that the full context gives: values alone say what a slot holds, no
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -314,9 +315,11 @@ def uniqueness(states: States) -> Tensor:
 def attention_received(after: KVContext, prompt: list[int], count: int) -> Tensor:
     """Sums the attention that a prompt gives to each of the newest `count` tokens, over layers, heads and queries."""
     total = torch.zeros(count, device=after.model.device)
+    behind: Counter[int] = Counter()  # tokens of the prompt that each layer has read: a long one takes several steps
 
     def observe(layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
-        keys = key[0, :, -count - len(prompt) : -len(prompt), :].transpose(1, 2)
+        behind[layer] += query.shape[2]
+        keys = key[0, :, -count - behind[layer] : -behind[layer], :].transpose(1, 2)  # [G, D, count]
         logits = query[0].reshape(len(keys), -1, query.shape[3]) @ keys - mass[0].reshape(len(keys), -1, 1)
         total.add_(logits.exp().sum((0, 1)))
 
