@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from holdfast._moved import install
+
 if TYPE_CHECKING:
     from holdfast.compaction.compact import ask, compact, load, restore, save
     from holdfast.compaction.plan import Plan, Policy
@@ -40,6 +42,7 @@ __all__ = [
     "save",
 ]
 
+install()
 _HOMES = {name: "holdfast.compaction.compact" for name in ("ask", "compact", "load", "restore", "save")}
 _HOMES |= {"Plan": "holdfast.compaction.plan", "Policy": "holdfast.compaction.plan"}
 _HOMES |= {"read": "holdfast.transcript.read", "Gate": "holdfast.gate.latent.gate"}

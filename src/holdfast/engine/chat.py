@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from holdfast._moved import find_name
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,9 @@ class MeteredChat:
         reply = self.chat(system, prompt, max_tokens, timeout)
         self.replies.append(reply)
         return reply
+
+
+if not TYPE_CHECKING:  # so that a misspelt name is still an error to mypy
+
+    def __getattr__(name: str) -> object:
+        return find_name("engine.chat", name)

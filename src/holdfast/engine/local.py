@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from holdfast._moved import find_name
 from holdfast.context.segments import CompactContext
 from holdfast.engine.detokenizer import Detokenizer
 from holdfast.engine.kv_context import KVContext, PrefillProgress, open_context
@@ -150,3 +151,9 @@ def stream_text(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:
             yield text
     if rest := detokenizer.end():
         yield rest
+
+
+if not TYPE_CHECKING:  # so that a misspelt name is still an error to mypy
+
+    def __getattr__(name: str) -> object:
+        return find_name("engine.local", name)

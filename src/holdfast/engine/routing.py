@@ -18,11 +18,12 @@ import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from holdfast import config
+from holdfast._moved import find_name
 from holdfast.engine.chat import Chat, ChatAnswer
 from holdfast.errors import BadInput, BadOption
 
@@ -133,3 +134,9 @@ def chat_for_task(task: Task, path: Path | None = None) -> RoutedChat | None:
     """Returns the model for a task, or None if the table has no row for it."""
     route = read_routes(path).get(task)
     return open_route(route) if route else None
+
+
+if not TYPE_CHECKING:  # so that a misspelt name is still an error to mypy
+
+    def __getattr__(name: str) -> object:
+        return find_name("engine.routing", name)

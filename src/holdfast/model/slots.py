@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from holdfast._moved import find_name
 from holdfast.model.rope import Rope
 
 if TYPE_CHECKING:
@@ -84,3 +85,9 @@ class Slots(PackedSlots[Tensor]):
     def plain(self, dtype: torch.dtype) -> Slots:
         """Returns the slots themselves: a cache holds these in the model's dtype."""
         return self
+
+
+if not TYPE_CHECKING:  # so that a misspelt name is still an error to mypy
+
+    def __getattr__(name: str) -> object:
+        return find_name("model.slots", name)
