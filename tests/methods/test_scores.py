@@ -390,7 +390,8 @@ def test_scores_are_those_of_kvpress(kvpress, press):
     if press == "streaming_llm":  # it scores 1 and 0 for one ratio, we rank for all of them
         budget = Budget(len(ids) - int(options["compression_ratio"] * len(ids)))
         chosen = study.allocation.choose(study.scores, budget.slots)
-        got = torch.stack(list(chosen.values())).float()
+        assert torch.equal(torch.stack(list(chosen.values())).float(), want)
+        return
     assert got.shape == want.shape
     scale = want.abs().clamp_min(float(want.abs().median()))  # the window's scores are far above all others
     assert close(got / scale, want / scale, PASS)
