@@ -14,7 +14,7 @@ from holdfast.adapters.compactor import Compactor
 from holdfast.adapters.extras import missing_library
 from holdfast.adapters.messages import as_object, content_of
 from holdfast.transcript.content import read_content
-from holdfast.transcript.document import Malformed
+from holdfast.transcript.document import MalformedEntry
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 try:
@@ -55,7 +55,7 @@ class HoldfastMiddleware(AgentMiddleware[Any, Any, Any]):
 
 
 def turns_of(messages: Sequence[BaseMessage]) -> list[Turn]:
-    """Returns one turn for each message. Raises Malformed for a kind that no model is sent."""
+    """Returns one turn for each message. Raises MalformedEntry for a kind that no model is sent."""
     return [_turn(message, number) for number, message in enumerate(messages, 1)]
 
 
@@ -98,7 +98,7 @@ def _role(message: BaseMessage) -> Role:
     for kind, role in _KINDS:
         if isinstance(message, kind):
             return role
-    raise Malformed(f"expected a system, human, AI or tool message, got {type(message).__name__}")
+    raise MalformedEntry(f"expected a system, human, AI or tool message, got {type(message).__name__}")
 
 
 def _calls(message: AIMessage) -> tuple[ToolCall, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.adapters.compactor import Compactor
 from holdfast.transcript.content import write_content
-from holdfast.transcript.document import Document, Malformed
+from holdfast.transcript.document import Document, MalformedEntry
 from holdfast.transcript.formats import mini_swe_agent, openai_chat
 from holdfast.transcript.formats.apply_draft import input_like
 from holdfast.transcript.formats.openai_chat_write import put_call
@@ -33,7 +33,7 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
     reads = mini_swe_agent.read if mini_swe_agent.sniff(document) else openai_chat.read
     turns = reads(document).turns
     if len(turns) != len(messages):
-        raise Malformed(f"expected chat messages, got {len(messages) - len(turns)} of another kind among them")
+        raise MalformedEntry(f"expected chat messages, got {len(messages) - len(turns)} of another kind among them")
     return turns
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from holdfast.adapters.compactor import Compactor
 from holdfast.adapters.extras import missing_library
-from holdfast.transcript.document import Malformed
+from holdfast.transcript.document import MalformedEntry
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 try:
@@ -84,7 +84,7 @@ def _turns(said: Sequence[TurnSource]) -> list[Turn]:
 
 
 def _turn(said: TurnSource, number: int) -> Turn:
-    """Raises Malformed for a part whose place in a history only the library knows."""
+    """Raises MalformedEntry for a part whose place in a history only the library knows."""
     message, part = said.message, said.part
     if isinstance(message, ModelResponse):
         return _response(message, number)
@@ -99,7 +99,7 @@ def _turn(said: TurnSource, number: int) -> Turn:
         return Turn(Role.TOOL, part.model_response_str(), call_id=part.tool_call_id, is_error=failed, source=number)
     if isinstance(part, RetryFeedbackPart):
         return Turn(Role.TOOL, part.model_response(), is_error=True, source=number)
-    raise Malformed(f"a history with a {type(part).__name__} cannot be compacted")
+    raise MalformedEntry(f"a history with a {type(part).__name__} cannot be compacted")
 
 
 def _prompt(content: Any) -> str:
@@ -121,7 +121,7 @@ def _response(message: ModelResponse, number: int) -> Turn:
         elif isinstance(part, NativeToolCallPart | NativeToolReturnPart):
             texts.append(f"[{part.part_kind}: {part.tool_name}]")
         else:
-            raise Malformed(f"a history with a {type(part).__name__} cannot be compacted")
+            raise MalformedEntry(f"a history with a {type(part).__name__} cannot be compacted")
     return Turn(Role.ASSISTANT, "\n".join(texts), "\n".join(thoughts), tuple(calls), source=number)
 
 

@@ -41,7 +41,7 @@ class Wire:
     field: str
     """The field of the body that holds the history."""
     read: Callable[[Body], History | None]
-    """None where the request does not carry its history. Raises Malformed or BadTranscript for one that is none."""
+    """None where the request does not carry its history. Raises MalformedEntry or BadTranscript for one that is none."""
 
 
 def _chat(body: Body) -> History | None:
@@ -76,13 +76,13 @@ def _responses(body: Body) -> History | None:
         return None
     document = Document("", value=items)
     read, _ = document.read_each(document.entries, openai_responses.read_item)
-    said = openai_responses.said_of(read)
+    said = openai_responses.group_items(read)
     head = _head([one.turn for one in said])
     first = [item.value for one in said[:head] for item in one.items]
     raw = Transcript(tuple(one.turn for one in said[head:]), "openai_responses")
 
     def write(view: View) -> list[Any]:
-        return [*first, *openai_responses.drafted(_draft_of(view, raw), said[head:])]
+        return [*first, *openai_responses.items_of_draft(_draft_of(view, raw), said[head:])]
 
     return History(raw.turns, write)
 

@@ -1,7 +1,7 @@
-"""Folds message content, a string or a list of typed parts, into text, reasoning and tool calls.
+"""Reads message content, a string or typed parts, into text, reasoning and calls, and writes text back into it.
 
-Serves both chat wires (OpenAI and Anthropic). A part that is not text is shown as a placeholder
-such as `[image]`; the part itself, and every field of a part that is not understood, is kept in `rest`.
+Serves both chat wires (OpenAI and Anthropic). A part that is not text is shown as a placeholder such as `[image]`; the
+part itself, and every field of a part that is not understood, is kept in `rest`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.transcript.document import Malformed
+from holdfast.transcript.document import MalformedEntry
 from holdfast.transcript.json_fields import copy_object, json_kind, take_required_text, take_text, to_json_text
 from holdfast.transcript.turn import ToolCall
 
 
 @dataclass
 class MessageContent:
-    """What a message's content came to; filled part by part."""
+    """The text, reasoning and calls of a message's content; filled part by part."""
 
     pieces: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     rest: dict[str, Any] = field(default_factory=dict)
-    """Position of the part, from 0, as text (so that JSON can hold it) -> what was not understood."""
+    """Position of the part, from 0, as text (so that JSON can hold it), to the fields that were not understood."""
 
     @property
     def text(self) -> str:
@@ -40,16 +40,16 @@ class MessageContent:
 
 
 def read_content(content: object) -> MessageContent:
-    """Content of a message or of a tool result. Null is no content."""
+    """Reads the content of a message or of a tool result. Null is no content. Raises MalformedEntry for any other type."""
     if content is None or isinstance(content, str):
         return MessageContent(pieces=[content or ""])
     if not isinstance(content, list):
-        raise Malformed(f'expected "content" to be a string or a list of parts, got {json_kind(content)}')
+        raise MalformedEntry(f'expected "content" to be a string or a list of parts, got {json_kind(content)}')
     return read_parts(enumerate(content))
 
 
 def read_parts(parts: Iterable[tuple[int, object]]) -> MessageContent:
-    """Parts with their positions in the message."""
+    """Reads content parts, given with their positions in the message."""
     folded = MessageContent()
     for position, part in parts:
         fields = {"type": "text", "text": part} if isinstance(part, str) else copy_object(part, "a content part")
@@ -81,7 +81,7 @@ def _thinking(_type: str, fields: dict[str, Any], folded: MessageContent) -> dic
     return {**fields, "thinking": thought} if fields.get("signature") else fields
 
 
-def _redacted(type_: str, fields: dict[str, Any], folded: MessageContent) -> dict[str, Any]:
+def _opaque_thinking(type_: str, fields: dict[str, Any], folded: MessageContent) -> dict[str, Any]:
     folded.thoughts.append(f"[{type_}]")
     return fields
 
@@ -93,7 +93,7 @@ def _tool_use(_type: str, fields: dict[str, Any], folded: MessageContent) -> dic
 
 
 def _other(type_: str, fields: dict[str, Any], folded: MessageContent) -> dict[str, Any]:
-    """A placeholder, then the words of the part where it has any (an attached file, a compaction summary)."""
+    """Adds a placeholder, then the words of the part if it has any (an attached file, a compaction summary)."""
     key = next((key for key in ("text", "content") if isinstance(fields.get(key), str)), None)
     words = "\n" + fields.pop(key) if key else ""
     folded.pieces.append(f"[{type_.removesuffix('_url').removeprefix('input_')}]{words}")
@@ -106,7 +106,7 @@ _READERS: dict[str, Callable[[str, dict[str, Any], MessageContent], dict[str, An
     "output_text": _text,
     "refusal": _refusal,
     "thinking": _thinking,
-    "redacted_thinking": _redacted,
+    "redacted_thinking": _opaque_thinking,
     "tool_use": _tool_use,
 }
 
@@ -116,10 +116,10 @@ _OF_THE_TEXT = ("citations", "annotations")
 
 
 def write_content(content: Any, text: str, keep: Callable[[dict[str, Any]], bool] = lambda _: True) -> Any:
-    """Content (a string, a list of parts or null) that folds to `text`.
+    """Returns content (a string, a list of parts or null) that reads as `text`.
 
-    Of a list, a part whose own text still stands in `text` as whole lines stays (an image behind its placeholder,
-    say), what is between becomes text parts, and a part that shows nothing stays where `keep` says so.
+    In a list, a part whose own text still stands in `text` as whole lines stays (an image behind its placeholder, say),
+    the text between becomes text parts, and a part that shows nothing stays if `keep` says so.
     """
     if not isinstance(content, list):
         return text
@@ -133,20 +133,22 @@ def write_content(content: Any, text: str, keep: Callable[[dict[str, Any]], bool
         if not shown:
             made += [part] if not isinstance(part, dict) or keep(part) else []
         elif found < 0:
-            mould = _mould(part) or mould
+            mould = _text_part_fields(part) or mould
             slot = len(made) if slot is None else slot
         else:
             if found > cursor:
-                made.insert(_slot(made, since, slot), {**mould, "text": text[cursor : found - 1]})
+                made.insert(_insert_at(made, since, slot), {**mould, "text": text[cursor : found - 1]})
             made.append(part)
             cursor, since, slot = found + len(shown) + 1, len(made), None
     if cursor < len(text):
-        made.insert(_slot(made, since, slot), {**mould, "text": text[cursor:]})
+        made.insert(_insert_at(made, since, slot), {**mould, "text": text[cursor:]})
     return made
 
 
 def _find_lines(text: str, shown: str, start: int) -> int:
-    """Where `shown` stands in `text` as whole lines, so that what is around it can be parts of their own; or -1."""
+    """Returns the offset at which `shown` stands in `text` as whole lines, so that the text around it can be parts; or
+    -1.
+    """
     at = text.find(shown, start)
     while at >= 0:
         end = at + len(shown)
@@ -159,8 +161,8 @@ def _find_lines(text: str, shown: str, start: int) -> int:
     return -1
 
 
-def _mould(part: Any) -> dict[str, Any] | None:
-    """What a text part keeps when its text is replaced; None for a part of another type."""
+def _text_part_fields(part: Any) -> dict[str, Any] | None:
+    """Returns the fields that a text part keeps when its text is replaced; None for a part of another type."""
     if not isinstance(part, dict) or part.get("type") not in _TEXT_TYPES:
         return None
     return {key: value for key, value in part.items() if key not in ("text", *_OF_THE_TEXT)}
@@ -171,8 +173,8 @@ def _text_type(content: Sequence[Any]) -> str:
     return next((type_ for type_ in types if type_ in _TEXT_TYPES), "text")
 
 
-def _slot(made: Sequence[Any], since: int, slot: int | None) -> int:
-    """Where new text goes: where text was, else before the first call."""
+def _insert_at(made: Sequence[Any], since: int, slot: int | None) -> int:
+    """Returns the index for new text: the place of the old text, else before the first call."""
     if slot is not None:
         return slot
     calls = (at for at in range(since, len(made)) if isinstance(made[at], dict) and made[at].get("type") == "tool_use")

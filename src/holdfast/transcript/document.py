@@ -1,7 +1,7 @@
-"""A file's text, decoded once: one JSON value, JSON lines, or plain text. Knows no session format.
+"""Decodes a file's text once: one JSON value, JSON lines, or plain text. Knows no session format.
 
-Also decides, for every entry that a format calls `Malformed`, whether that is an error or a skip.
-What JSON allows but a transcript cannot hold ends here: lone surrogates become U+FFFD, NaN becomes null.
+Also decides, for every entry that a format calls `MalformedEntry`, if that is an error or a skip. JSON that a transcript
+cannot hold ends here: lone surrogates become U+FFFD, NaN becomes null.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MAX_DEPTH = 100
 _SESSION_LISTS = ("messages", "history", "input", "output", "items")
 
 
-class Malformed(Exception):
-    """One entry is not what its format says: in one line, what was expected and what stood there."""
+class MalformedEntry(Exception):
+    """An entry breaks its format. The message says in one line what was expected and what stood there."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Entry:
     """1-based line, or 1-based index in the list."""
     value: Any = None
     problem: str = ""
-    """Why the line could not be decoded; `value` is then None."""
+    """The reason why the line could not be decoded; `value` is then None."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Document:
     value: Any = None
     lines: tuple[Entry, ...] = ()
     left_out: frozenset[int] = frozenset()
-    """Entries that a lenient reading skipped: whoever writes the document leaves them out."""
+    """Entries that a lenient reading skipped: a writer of the document leaves them out."""
 
     @property
     def unit(self) -> str:
-        """What `Entry.number` counts."""
+        """The noun for what `Entry.number` counts."""
         return "line" if self.lines else "message"
 
     @property
@@ -63,7 +63,7 @@ class Document:
         return number_entries(items)
 
     def refuse(self, reason: str, number: int = 0) -> BadTranscript:
-        """The error for this file, or for one entry of it, in one line whatever it quotes."""
+        """Returns the error for this file, or for one entry of it, in one line whatever it quotes."""
         reason = " ".join(reason.split())
         if not number:
             return BadTranscript(reason, path=self.path)
@@ -72,15 +72,15 @@ class Document:
         return BadTranscript(f"message {number}: {reason}; use --lenient to skip it", path=self.path)
 
     def read_each(self, entries: Iterable[Entry], read: Callable[[Entry], T]) -> tuple[tuple[T, ...], tuple[str, ...]]:
-        """Read every entry. A malformed one raises BadTranscript, or in lenient mode is skipped and named."""
+        """Reads every entry. A malformed one raises BadTranscript, or in lenient mode is skipped and named."""
         good: list[T] = []
         skipped: list[str] = []
         for entry in entries:
             try:
                 if entry.problem:
-                    raise Malformed(entry.problem)
+                    raise MalformedEntry(entry.problem)
                 good.append(read(entry))
-            except Malformed as error:
+            except MalformedEntry as error:
                 if not self.lenient:
                     raise self.refuse(str(error), entry.number) from None
                 skipped.append(f"{self.unit} {entry.number}: {' '.join(str(error).split())}")
@@ -88,19 +88,19 @@ class Document:
 
 
 def number_entries(items: object) -> tuple[Entry, ...]:
-    """The items of a JSON list as entries; nothing where there is no list."""
+    """Returns the items of a JSON list as entries; none if it is no list."""
     if not isinstance(items, list):
         return ()
     return tuple(Entry(number, item) for number, item in enumerate(items, 1))
 
 
 def decode(text: str, path: str = "", lenient: bool = False) -> Document:
-    """Text to a Document. Text that starts like JSON but is neither JSON nor JSON lines is refused."""
+    """Decodes text to a Document. Refuses text that starts like JSON but is neither JSON nor JSON lines."""
     text = _without_surrogates(text)
     problem = ""
     try:
         value = parse_json(text)
-    except Malformed as error:
+    except MalformedEntry as error:
         problem = str(error)
     else:
         if _is_lone_line(text, value):
@@ -117,39 +117,43 @@ def decode(text: str, path: str = "", lenient: bool = False) -> Document:
 
 
 def _is_lone_line(text: str, value: object) -> bool:
-    """A log of a single line is JSON too; unlike a session document it holds no list of messages."""
+    """Returns True for a log of a single line, which is JSON too; unlike a session document it holds no list of
+    messages.
+    """
     if not isinstance(value, dict) or "\n" in text.strip():
         return False
     return not any(isinstance(value.get(key), list) for key in _SESSION_LISTS)
 
 
 def _json_lines(text: str) -> tuple[Entry, ...]:
-    """Every non-blank line, decoded. Not str.splitlines: U+2028 may stand inside a JSON string."""
+    """Decodes every non-blank line. Not with str.splitlines: U+2028 may stand inside a JSON string."""
     return tuple(_json_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def _json_line(number: int, line: str) -> Entry:
     try:
         return Entry(number, parse_json(line))
-    except Malformed as error:
+    except MalformedEntry as error:
         return Entry(number, problem=f"expected one JSON object per line, got {error}")
 
 
 def parse_json(text: str, decoder: type[json.JSONDecoder] | None = None) -> Any:
-    """Decode, or raise Malformed with a one-line reason. Lone surrogates become U+FFFD, NaN and Infinity null."""
+    """Decodes JSON, or raises MalformedEntry with a one-line reason. Lone surrogates become U+FFFD, NaN and Infinity
+    null.
+    """
     try:
         return _clean(json.loads(text, cls=decoder, parse_constant=_no_constant), MAX_DEPTH)
     except json.JSONDecodeError as error:
-        raise Malformed(f"{error.msg} at line {error.lineno} column {error.colno}") from None
+        raise MalformedEntry(f"{error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
-        raise Malformed(f"JSON nested more than {MAX_DEPTH} levels deep") from None
+        raise MalformedEntry(f"JSON nested more than {MAX_DEPTH} levels deep") from None
     except ValueError:
         # Python refuses to convert integers of thousands of digits.
-        raise Malformed("a number with too many digits") from None
+        raise MalformedEntry("a number with too many digits") from None
 
 
 def _no_constant(_name: str) -> None:
-    """NaN and Infinity are not JSON; writers in JavaScript put null in their place, and so do we."""
+    """Returns None: NaN and Infinity are not JSON; writers in JavaScript put null in their place, and so do we."""
 
 
 def _clean(value: Any, room: int) -> Any:
@@ -165,7 +169,7 @@ def _clean(value: Any, room: int) -> Any:
 
 
 def _without_surrogates(text: str) -> str:
-    """Text cut between the halves of a UTF-16 pair cannot be encoded again; the half becomes U+FFFD."""
+    """Replaces the halves of a UTF-16 pair that was cut, which cannot be encoded again, by U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""A session that is being rewritten as text: pieces in order, each with the raw turns that it stands for.
+"""A draft: a session that is rewritten as text, its pieces in order, each with the raw turns that it stands for.
 
 The raw transcript travels along unchanged, so that every line of the result can be traced, undone and expanded.
 """
@@ -15,7 +15,7 @@ Count = Callable[[str], int]
 """Tokens of a text."""
 
 MESSAGE_TOKENS = 4
-"""What a chat template puts around a message, about."""
+"""About the tokens that a chat template puts around a message."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Line:
 
     text: str
     turns: tuple[int, ...] = ()
-    """0-based raw turns that it was made from."""
+    """0-based raw turns that the line was written from."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Piece:
 
     turn: Turn
     turns: tuple[int, ...]
-    """0-based raw turns that it stands for: its own where it is verbatim."""
+    """0-based raw turns that the piece stands for: its own turn if it is verbatim."""
     writer: str = ""
-    """What rewrote it, e.g. `mask_observations`; empty where it stands as in the session."""
+    """The method that wrote the piece, e.g. `mask_observations`; empty if it stands as in the session."""
     lines: tuple[Line, ...] = ()
-    """Of a rewritten turn's text, where lines have sources of their own; else every line has those of the piece."""
+    """Of a rewritten turn's text, if lines have sources of their own; else every line has those of the piece."""
 
     @property
     def at(self) -> int | None:
-        """The raw turn whose place it has; None where it is new."""
+        """The raw turn whose place the piece has; None if it is new."""
         return self.turns[0] if not self.lines and len(self.turns) == 1 else None
 
 
@@ -52,7 +52,7 @@ class Draft:
     raw: Transcript
     pieces: tuple[Piece, ...]
     notes: tuple[str, ...] = ()
-    """What the methods that made it have to say for the evidence, e.g. what was cut and where."""
+    """Messages of the methods for the evidence, e.g. what was cut and where."""
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -66,69 +66,73 @@ class Draft:
     @property
     def dropped(self) -> tuple[int, ...]:
         """Raw turns that no piece stands for."""
-        held = {at for piece in self.pieces for at in piece.turns}
-        return tuple(at for at in range(len(self.raw.turns)) if at not in held)
+        covered = {at for piece in self.pieces for at in piece.turns}
+        return tuple(at for at in range(len(self.raw.turns)) if at not in covered)
 
     def size(self, count: Count) -> int:
-        """Tokens."""
+        """Returns the tokens of all pieces."""
         return sum(turn_size(piece.turn, count) for piece in self.pieces)
 
     def keep(self, indices: Iterable[int]) -> Draft:
-        """Only these pieces, in their order."""
-        kept = set(indices)
-        return replace(self, pieces=tuple(piece for at, piece in enumerate(self.pieces) if at in kept))
+        """Returns the draft with these pieces only, in their order."""
+        chosen = set(indices)
+        return replace(self, pieces=tuple(piece for at, piece in enumerate(self.pieces) if at in chosen))
 
     def replace_text(self, index: int, text: str, writer: str) -> Draft:
-        """The draft with another text in one piece."""
+        """Returns the draft with another text in one piece."""
         old = self.pieces[index]
         new = replace(old, turn=replace(old.turn, text=text), writer=writer, lines=())
         return replace(self, pieces=(*self.pieces[:index], new, *self.pieces[index + 1 :]))
 
     def replace_calls(self, index: int, calls: tuple[ToolCall, ...], writer: str) -> Draft:
-        """The draft with other arguments in the calls of one piece."""
+        """Returns the draft with other arguments in the calls of one piece."""
         old = self.pieces[index]
         new = replace(old, turn=replace(old.turn, calls=calls), writer=writer)
         return replace(self, pieces=(*self.pieces[:index], new, *self.pieces[index + 1 :]))
 
     def replace_pieces(self, start: int, stop: int, piece: Piece) -> Draft:
-        """The draft with one piece in place of `pieces[start:stop]`."""
+        """Returns the draft with one piece in place of `pieces[start:stop]`."""
         return replace(self, pieces=(*self.pieces[:start], piece, *self.pieces[stop:]))
 
 
 def new_draft(transcript: Transcript) -> Draft:
-    """A session before anything is rewritten."""
+    """Returns the draft of a session before anything is rewritten."""
     return Draft(transcript, tuple(Piece(turn, (at,)) for at, turn in enumerate(transcript.turns)))
 
 
 def piece_of_lines(lines: Iterable[Line], writer: str, role: Role = Role.USER) -> Piece:
-    """A new piece from lines; it stands for all of their turns."""
-    held = tuple(lines)
-    turns = tuple(sorted({at for line in held for at in line.turns}))
-    return Piece(Turn(role, "\n".join(line.text for line in held)), turns, writer, held)
+    """Returns a new piece from lines; it stands for all of their turns."""
+    lines = tuple(lines)
+    turns = tuple(sorted({at for line in lines for at in line.turns}))
+    return Piece(Turn(role, "\n".join(line.text for line in lines)), turns, writer, lines)
 
 
 def turn_size(turn: Turn, count: Count) -> int:
-    """Tokens of one turn: its text, its reasoning and its calls."""
+    """Returns the tokens of one turn: its text, its reasoning and its calls."""
     parts = [turn.text, turn.reasoning, *(part for call in turn.calls for part in (call.name, call.arguments))]
     return MESSAGE_TOKENS + sum(count(part) for part in parts if part)
 
 
-def units(held: Draft) -> tuple[tuple[int, int], ...]:
-    """The smallest runs of pieces, as [start, stop), that may be dropped or folded without orphaning a result."""
-    return exchanges(held.transcript)
+def units(draft: Draft) -> tuple[tuple[int, int], ...]:
+    """Returns the smallest runs of pieces, as [start, stop), that may be dropped or replaced without orphaning a
+    result.
+    """
+    return exchanges(draft.transcript)
 
 
-def task_piece(held: Draft) -> int | None:
-    """The first user turn: what the session is for."""
-    return next((at for at, piece in enumerate(held.pieces) if piece.turn.role is Role.USER), None)
+def task_piece(draft: Draft) -> int | None:
+    """Returns the index of the first user turn, the purpose of the session; None if there is none."""
+    return next((at for at, piece in enumerate(draft.pieces) if piece.turn.role is Role.USER), None)
 
 
-def free_pieces(held: Draft, keep_recent: int) -> tuple[int, ...]:
-    """Pieces that a method may touch: all but the system turns at the head, the task, and the newest exchanges."""
-    spans = units(held)
-    head = next((at for at, piece in enumerate(held.pieces) if piece.turn.role is not Role.SYSTEM), len(held.pieces))
-    newest = spans[-keep_recent][0] if keep_recent and len(spans) >= keep_recent else len(held.pieces)
+def free_pieces(draft: Draft, keep_recent: int) -> tuple[int, ...]:
+    """Returns the pieces that a method may touch: all but the system turns at the head, the task, and the newest
+    exchanges.
+    """
+    spans = units(draft)
+    head = next((at for at, piece in enumerate(draft.pieces) if piece.turn.role is not Role.SYSTEM), len(draft.pieces))
+    newest = spans[-keep_recent][0] if keep_recent and len(spans) >= keep_recent else len(draft.pieces)
     if keep_recent > len(spans):
         newest = 0
-    task = task_piece(held)
+    task = task_piece(draft)
     return tuple(at for at in range(head, newest) if at != task)

@@ -1,6 +1,6 @@
-"""Taking fields out of wire objects: each `take` removes what it understood, so what remains is unknown.
+"""Takes fields out of JSON objects: each `take` removes the field that it understood, so the rest is unknown.
 
-A wrong shape raises Malformed. Used by the formats only.
+A wrong shape raises MalformedEntry. Used by the formats only.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from holdfast.transcript.document import Malformed
+from holdfast.transcript.document import MalformedEntry
 
 
 def json_kind(value: object) -> str:
-    """What stands there, in JSON's words, for messages."""
+    """Returns the name of a value's type in JSON's words, for messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -22,47 +22,47 @@ def json_kind(value: object) -> str:
 
 
 def copy_object(value: object, what: str) -> dict[str, Any]:
-    """A copy of a JSON object, to take fields from."""
+    """Returns a copy of a JSON object, to take fields from."""
     if not isinstance(value, dict):
-        raise Malformed(f"expected {what} to be an object, got {json_kind(value)}")
+        raise MalformedEntry(f"expected {what} to be an object, got {json_kind(value)}")
     return dict(value)
 
 
 def take_text(fields: dict[str, Any], key: str) -> str:
-    """Remove and return a string; absent and null are the empty string."""
+    """Removes and returns a string; absent and null are the empty string."""
     value = fields.pop(key, None)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Malformed(f'expected "{key}" to be a string, got {json_kind(value)}')
+        raise MalformedEntry(f'expected "{key}" to be a string, got {json_kind(value)}')
     return value
 
 
 def take_required_text(fields: dict[str, Any], key: str, what: str) -> str:
-    """Remove and return a string that must be there and not be empty."""
+    """Removes and returns a string that must be there and not be empty."""
     value = take_text(fields, key)
     if not value:
-        raise Malformed(f'expected {what} to have a "{key}"')
+        raise MalformedEntry(f'expected {what} to have a "{key}"')
     return value
 
 
 def take_list(fields: dict[str, Any], key: str) -> list[Any]:
-    """Remove and return a list; absent and null are the empty list."""
+    """Removes and returns a list; absent and null are the empty list."""
     value = fields.pop(key, None)
     if value is None:
         return []
     if not isinstance(value, list):
-        raise Malformed(f'expected "{key}" to be a list, got {json_kind(value)}')
+        raise MalformedEntry(f'expected "{key}" to be a list, got {json_kind(value)}')
     return value
 
 
 def text_or_empty(value: object) -> str:
-    """The value where it is a string: for fields that a reader can do without."""
+    """Returns the value if it is a string, else an empty one: for fields that a reader can do without."""
     return value if isinstance(value, str) else ""
 
 
 def to_json_text(value: object) -> str:
-    """Tool arguments as text: a string as it stood, an object serialised the way models write it."""
+    """Returns tool arguments as text: a string as it stood, an object serialised the way models write it."""
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value, ensure_ascii=False)

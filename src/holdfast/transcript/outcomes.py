@@ -1,4 +1,4 @@
-"""How a command ended, as the text of its result says it: exit code, first error line, test counts."""
+"""The outcome of a command, read from the text of its result: exit code, first error line, test counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from holdfast.transcript.turn import Turn
 
 LONGEST_ERROR_LINE = 160
-"""Characters of an error line that are told."""
+"""Characters of an error line that are shown."""
 
 _END_LINES = 8  # harnesses tell the exit code within so many lines of either end
 _EXIT = re.compile(
@@ -29,7 +29,7 @@ ERROR_LINE = re.compile(
 
 @dataclass(frozen=True)
 class RunCounts:
-    """What a test run reported."""
+    """The tests that one run reported."""
 
     passed: int = 0
     failed: int = 0
@@ -38,8 +38,10 @@ class RunCounts:
 
 
 def read_exit_code(result: Turn) -> int | None:
-    """The exit code that the harness recorded beside the result, or wrote at either end of it."""
-    recorded = _recorded(result)
+    """Returns the exit code that the harness recorded beside the result, or wrote at either end of it; None if
+    neither.
+    """
+    recorded = _read_recorded_code(result)
     if recorded is not None:
         return recorded
     lines = result.text.strip().split("\n")
@@ -50,8 +52,10 @@ def read_exit_code(result: Turn) -> int | None:
     return int(found[-1]) if found else None
 
 
-def _recorded(result: Turn) -> int | None:
-    """mini-swe-agent keeps it under `extra`, OpenHands under `extras.metadata`."""
+def _read_recorded_code(result: Turn) -> int | None:
+    """Returns the code of mini-swe-agent (under `extra`) or of OpenHands (under `extras.metadata`); None if there is
+    none.
+    """
     inner, extras = result.extra.get("extra"), result.extra.get("extras")
     metadata = extras.get("metadata") if isinstance(extras, dict) else None
     places = ((inner, "returncode"), (metadata, "exit_code"))
@@ -60,25 +64,24 @@ def _recorded(result: Turn) -> int | None:
 
 
 def find_error_line(text: str) -> str:
-    """The first line that tells an error, cut to `SHOWN` characters; empty where there is none."""
-    found = ERROR_LINE.search(_plain(text))
+    """Returns the first line that tells an error, cut to `LONGEST_ERROR_LINE` characters; empty if there is none."""
+    found = ERROR_LINE.search(_without_colours(text))
     line = found.group().strip() if found else ""
     return line if len(line) <= LONGEST_ERROR_LINE else line[: LONGEST_ERROR_LINE - 1] + "…"
 
 
 def count_tests(text: str) -> RunCounts | None:
-    """Counts of the test run in `text` (pytest, unittest, jest, vitest, mocha, node, go, cargo); None where none is."""
-    shown = _plain(text)
+    """Returns the counts of the test run in `text` (pytest, unittest, jest, vitest, mocha, node, go, cargo), or
+    None.
+    """
+    shown = _without_colours(text)
     return next((found for reader in _RUNNERS if (found := reader(shown))), None)
 
 
-def _plain(text: str) -> str:
-    """Without the terminal's colours."""
+def _without_colours(text: str) -> str:
+    """Returns the text without the terminal's colours."""
     return _COLOUR.sub("", text) if "\x1b" in text else text
 
-
-count_tests.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name
-RunCounts.__test__ = False  # type: ignore[attr-defined]
 
 _PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in \d[\d.:]*m?s?\b", re.MULTILINE)
 _UNITTEST = re.compile(r"^Ran (\d+) tests? in .*?\n\s*(OK|FAILED)(?: \((.*?)\))?\s*$", re.MULTILINE)
@@ -100,15 +103,15 @@ _KIND = {
 
 
 def _sum(pairs: list[tuple[int, str]]) -> RunCounts | None:
-    """Counts by their runner's words; None where none of the words is a result."""
-    known = [(number, _KIND[word]) for number, word in pairs if word in _KIND]
-    if not known:
+    """Adds up counts by their runner's words; None if none of the words is a result."""
+    counts = [(number, _KIND[word]) for number, word in pairs if word in _KIND]
+    if not counts:
         return None
-    return RunCounts(*(sum(n for n, kind in known if kind == of) for of in ("passed", "failed", "skipped")))
+    return RunCounts(*(sum(n for n, kind in counts if kind == of) for of in ("passed", "failed", "skipped")))
 
 
-def _last(pattern: re.Pattern[str]) -> Callable[[str], RunCounts | None]:
-    """Reader of a summary line such as `1 failed, 2 passed`; the last one counts."""
+def _summary_reader(pattern: re.Pattern[str]) -> Callable[[str], RunCounts | None]:
+    """Returns a reader of summary lines such as `1 failed, 2 passed`; the last one counts."""
 
     def read(text: str) -> RunCounts | None:
         for found in reversed(pattern.findall(text)):
@@ -123,27 +126,27 @@ def _unittest(text: str) -> RunCounts | None:
     found = _UNITTEST.findall(text)
     if not found:
         return None
-    ran, _, told = found[-1]
-    counts = _sum([(int(number), word.strip()) for word, number in _NAMED.findall(told)]) or RunCounts()
+    ran, _, details = found[-1]
+    counts = _sum([(int(number), word.strip()) for word, number in _NAMED.findall(details)]) or RunCounts()
     return RunCounts(max(0, int(ran) - counts.failed - counts.skipped), counts.failed, counts.skipped)
 
 
 def _go(text: str) -> RunCounts | None:
-    """Tests where they are listed (-v), else packages."""
+    """Counts the tests if they are listed (-v), else the packages."""
     return _sum([(1, word) for word in _GO_TEST.findall(text) or _GO_PACKAGE.findall(text)])
 
 
 def _cargo(text: str) -> RunCounts | None:
-    """Every crate and the doc tests have a line of their own."""
+    """Adds up the lines that cargo writes for every crate and for the doc tests."""
     found = _CARGO.findall(text)
     return RunCounts(*(sum(int(row[at]) for row in found) for at in range(3))) if found else None
 
 
 _RUNNERS: tuple[Callable[[str], RunCounts | None], ...] = (
-    _last(_PYTEST),
+    _summary_reader(_PYTEST),
     _unittest,
     _cargo,
-    _last(_JEST),
+    _summary_reader(_JEST),
     lambda text: _sum([(int(number), word) for number, word in _MOCHA.findall(text)]),
     lambda text: _sum([(int(number), word) for word, number in _NODE.findall(text)]),
     _go,

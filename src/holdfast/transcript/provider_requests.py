@@ -1,6 +1,6 @@
-"""Provider requests from turns of any format. The same turns always give the same JSON, so that a cache holds.
+"""Writes provider requests from turns of any format. The same turns always give the same JSON, so that a cache holds.
 
-What only one wire can say is sent on that wire alone: signed thinking to Anthropic, `reasoning_content` to OpenAI's.
+Content of one provider alone is sent on that wire alone: signed thinking to Anthropic, `reasoning_content` to OpenAI's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _THOUGHTS = ("thinking", "redacted_thinking")
 
 
 def to_openai_message(turn: Turn) -> dict[str, Any]:
-    """One turn as a chat message. A tool turn that answers no call is the user's."""
+    """Returns one turn as a chat message. A tool turn that answers no call is the user's."""
     content = _content(turn, _OPENAI_PARTS)
     if turn.role is Role.TOOL and turn.call_id:
         return {"role": "tool", "tool_call_id": turn.call_id, "content": content}
@@ -39,7 +39,7 @@ def to_openai_call(call: ToolCall) -> dict[str, Any]:
 
 
 def to_anthropic_message(turn: Turn) -> dict[str, Any]:
-    """One turn as a message, its content a list of blocks."""
+    """Returns one turn as a message whose content is a list of blocks."""
     content = _content(turn, _ANTHROPIC_PARTS)
     blocks = ([{"type": "text", "text": content}] if content else []) if isinstance(content, str) else content
     if turn.role is Role.TOOL and turn.call_id:
@@ -55,7 +55,7 @@ def to_anthropic_call(call: ToolCall) -> dict[str, Any]:
 
 
 def parse_arguments(call: ToolCall) -> dict[str, Any]:
-    """The arguments as an object; what is none is under the key `arguments`."""
+    """Returns the arguments of a call as an object; arguments that are none stand under the key `arguments`."""
     try:
         value = json.loads(call.arguments or "{}")
     except ValueError:
@@ -64,7 +64,9 @@ def parse_arguments(call: ToolCall) -> dict[str, Any]:
 
 
 def merge_messages(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two Anthropic messages of one role as one; other fields are the first's, or the second's where it has none."""
+    """Merges two Anthropic messages of one role; other fields are the first's, or the second's if the first has
+    none.
+    """
     blocks = [*_blocks(first.get("content")), *_blocks(second.get("content"))]
     if first["role"] == "user":
         blocks.sort(key=lambda block: _type(block) != "tool_result")
@@ -72,7 +74,7 @@ def merge_messages(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[
 
 
 def _parts(turn: Turn) -> list[dict[str, Any]]:
-    """What the reader kept of the content's parts, in order."""
+    """Returns the content parts in the reader's `extra`, in order."""
     parts = turn.extra.get("parts")
     if not isinstance(parts, dict):
         return []
@@ -80,20 +82,22 @@ def _parts(turn: Turn) -> list[dict[str, Any]]:
 
 
 def _thoughts(turn: Turn) -> list[dict[str, Any]]:
-    """Thinking as Anthropic sent it. Without its signature it would be refused."""
+    """Returns the thinking as Anthropic sent it. Without its signature it would be refused."""
     return [part for part in _parts(turn) if part.get("type") in _THOUGHTS and turn.reasoning]
 
 
 def _content(turn: Turn, types: re.Pattern[str]) -> Any:
-    """The text, or where it shows parts that the wire can carry, those parts and the text between them."""
-    parts = [_converted(part, types) for part in _parts(turn)]
+    """Returns the text, or the parts that the wire can carry with the text between them, if the text shows such
+    parts.
+    """
+    parts = [_convert_image(part, types) for part in _parts(turn)]
     sent = [part for part in parts if types.fullmatch(str(part.get("type")))]
     filled = write_content(sent, turn.text)
     return filled if any(_type(part) != "text" for part in filled) else turn.text
 
 
-def _converted(part: dict[str, Any], types: re.Pattern[str]) -> dict[str, Any]:
-    """An image in the shape of the other wire."""
+def _convert_image(part: dict[str, Any], types: re.Pattern[str]) -> dict[str, Any]:
+    """Converts an image to the shape of the other wire."""
     source, url = part.get("source"), part.get("image_url")
     if part.get("type") == "image" and types is _OPENAI_PARTS and isinstance(source, dict):
         data = f"data:{source.get('media_type')};base64,{source.get('data')}"

@@ -1,4 +1,4 @@
-"""A session file to a Transcript. The format is known by the content, never by the file's name."""
+"""Reads a session file into a Transcript. The format is recognised by the content, never by the file's name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from holdfast.transcript.turn import Transcript
 
 
 def read(path: str | Path, *, lenient: bool = False) -> Transcript:
-    """Read a session file. Lenient: what is malformed is left out and listed in `skipped`."""
+    """Reads a session file. Lenient: malformed entries are left out and listed in `skipped`. Raises BadTranscript."""
     path = Path(path)
     return parse(decode_text(read_bytes(path), path), path=str(path), lenient=lenient)
 
 
 def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
-    """Read a session from text; `path` is only named in errors."""
+    """Reads a session from text; `path` only stands in errors. Raises BadTranscript."""
     if not text.strip():
         raise BadTranscript("the file is empty; give a session file", path=path)
     document = decode(text, path, lenient)
@@ -30,7 +30,7 @@ def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
     except RecursionError:
         raise document.refuse("the content is nested too deeply to be a session") from None
     if lenient:
-        transcript = _repaired(transcript, document.unit)
+        transcript = _drop_orphans(transcript, document.unit)
     if not transcript.turns:
         raise document.refuse(f"read as {transcript.format}, but it holds no turn; give a session that has begun")
     check_legal(transcript.turns)
@@ -38,7 +38,7 @@ def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes, or an error of one line."""
+    """Returns the file's bytes, or raises BadTranscript with one line."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def _describe_folder(path: Path) -> str:
 
 
 def is_text(path: Path) -> bool:
-    """Whether the file may be a session by its first bytes; a missing one is not."""
+    """Returns True if the file may be a session by its first bytes; a missing one is not."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -66,7 +66,9 @@ def is_text(path: Path) -> bool:
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    """A session file's bytes as text, or an error of one line; `path` is only named in it."""
+    """Returns a session file's bytes as text, or raises BadTranscript with one line; `path` only stands in the
+    error.
+    """
     if b"\0" in data:
         raise NotASession("is binary; a session file is UTF-8 text", path=str(path))
     try:
@@ -77,21 +79,23 @@ def decode_text(data: bytes, path: Path) -> str:
 
 
 def _format(document: Document) -> Format:
-    """The one format whose content this is. A dialect is asked before the wire it is written in."""
+    """Returns the one format whose content this is. A dialect is asked before the wire it is written in."""
     matches = [known for known in FORMATS if known.sniff(document)]
     matches = [known for known in matches if known.dialect] or matches
     if len(matches) == 1:
         return matches[0]
     if matches:
         names = " and ".join(known.name for known in matches)
-        raise document.refuse(f"ambiguous: has marks of {names}; a session is in one format. Seen: {_seen(document)}")
+        raise document.refuse(
+            f"ambiguous: has marks of {names}; a session is in one format. Seen: {_describe(document)}"
+        )
     known = ", ".join(known.name for known in FORMATS)
-    reason = f"no known session format ({known}). Seen: {_seen(document)}"
+    reason = f"no known session format ({known}). Seen: {_describe(document)}"
     raise NotASession(" ".join(reason.split()), path=document.path)
 
 
-def _seen(document: Document) -> str:
-    """What the document looks like, in a few words."""
+def _describe(document: Document) -> str:
+    """Describes the document in a few words."""
     if document.lines:
         return f"JSON lines, the first {_shape(document.lines[0].value)}"
     if document.value is not None:
@@ -107,8 +111,8 @@ def _shape(value: object) -> str:
     return json_kind(value)
 
 
-def _repaired(transcript: Transcript, unit: str) -> Transcript:
-    """Skipping a message may have left its partner alone; a lenient reading is legal all the same."""
+def _drop_orphans(transcript: Transcript, unit: str) -> Transcript:
+    """Drops the turns that lost their partner to skipping, because a lenient reading is legal all the same."""
     turns, dropped = without_orphans(transcript.turns)
     reasons = tuple(f"{unit} {source}: {reason}" for source, reason in dropped)
     return replace(transcript, turns=turns, skipped=transcript.skipped + reasons)

@@ -1,4 +1,4 @@
-"""What a shell command reads and writes, as far as its text says so. It is never run, and nothing is expanded."""
+"""The files that a shell command reads and writes, as far as its text says so. It is never run, nothing is expanded."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ class ShellAccess:
     """Path, and the part that was read as the command says it; empty for the whole file."""
     writes: tuple[str, ...] = ()
     alone: bool = False
-    """What it prints is the content of `reads` and nothing else."""
+    """True if the output is the content of `reads` and nothing else."""
 
 
 @lru_cache(maxsize=1 << 12)
 def find_shell_access(text: str, folder: str = "") -> ShellAccess:
-    """Files that the command `text` reads (cat, head, tail, sed -n, nl) and writes (redirection, tee, cp, mv, sed -i,
-    a heredoc, an apply_patch body). Paths are relative to `folder`, where it was run, and follow its `cd`."""
+    """Finds the files that the command `text` reads (cat, head, tail, sed -n, nl) and writes (redirection, tee, cp, mv,
+    sed -i, a heredoc, an apply_patch body).
+
+    Paths are relative to `folder`, where the command was run, and follow its `cd`.
+    """
     bare = _without_heredocs(text)
     patched = find_patched_files(text) if "*** Begin Patch" in text else ()
     reads: list[tuple[str, str]] = []
@@ -45,7 +48,7 @@ def find_shell_access(text: str, folder: str = "") -> ShellAccess:
         first = stages[0]
         if first[:1] == ["cd"]:
             folder = join(folder, *first[1:2])
-        wrote = [join(folder, path) for stage in line for path in _written(stage)]
+        wrote = [join(folder, path) for stage in line for path in _find_writes(stage)]
         found = [] if wrote else [(join(folder, path), part) for path, part in _reads(stages)]
         writes += wrote
         reads += found
@@ -54,13 +57,13 @@ def find_shell_access(text: str, folder: str = "") -> ShellAccess:
 
 
 def find_patched_files(text: str) -> tuple[str, ...]:
-    """Files that a patch (apply_patch's own form, or a unified diff) changes."""
+    """Returns the files that a patch (apply_patch's own form, or a unified diff) changes."""
     found = (match.group(1) or match.group(2) for match in _PATCHED.finditer(text))
     return tuple(dict.fromkeys(path for path in found if path != "/dev/null"))
 
 
 def _without_heredocs(text: str) -> str:
-    """The command lines alone: the bodies between `<<WORD` and WORD are left out."""
+    """Returns the command lines alone, without the bodies between `<<WORD` and WORD."""
     lines = text.split("\n")
     ends = {line.strip() for line in lines}
     kept: list[str] = []
@@ -75,7 +78,7 @@ def _without_heredocs(text: str) -> str:
 
 
 def _statements(text: str) -> list[list[str]]:
-    """Statements, each as the stages of its pipe. Separators inside quotes do not count."""
+    """Returns the statements, each as the stages of its pipe. Separators inside quotes do not count."""
     statements: list[list[str]] = [[""]]
     at = 0
     for kind, start, stop in _separators(text):
@@ -111,7 +114,7 @@ def _words(stage: str) -> list[str]:
 
 
 def _reads(stages: list[list[str]]) -> list[tuple[str, str]]:
-    """Files whose content the pipe prints; a filter behind it makes it a part."""
+    """Returns the files whose content the pipe prints; a filter behind it makes it a part."""
     words = stages[0]
     if not words or words[0] not in _READERS or (words[0] == "sed" and "-n" not in words[1:2]):
         return []
@@ -122,7 +125,7 @@ def _reads(stages: list[list[str]]) -> list[tuple[str, str]]:
 
 
 def _operands(words: list[str]) -> tuple[list[str], list[str]]:
-    """File names and what is none, of a reading command."""
+    """Returns the file names and the other words of a reading command."""
     paths: list[str] = []
     options: list[str] = []
     takes = False
@@ -139,9 +142,9 @@ def _operands(words: list[str]) -> tuple[list[str], list[str]]:
     return paths, options
 
 
-def _written(stage: str) -> list[str]:
-    """Files that one stage of a pipe writes."""
-    targets = [match.group(1).strip("'\"") for match in _REDIRECT.finditer(_unquoted(stage))]
+def _find_writes(stage: str) -> list[str]:
+    """Returns the files that one stage of a pipe writes."""
+    targets = [match.group(1).strip("'\"") for match in _REDIRECT.finditer(_blank_quotes(stage))]
     found = [path for path in targets if not path.startswith(("&", "/dev/"))]
     words = _words(stage)
     if words[:1] == ["tee"]:
@@ -153,6 +156,6 @@ def _written(stage: str) -> list[str]:
     return found
 
 
-def _unquoted(stage: str) -> str:
-    """Quoted text blanked, unless a redirection names it: `echo "a > b"` writes nothing."""
+def _blank_quotes(stage: str) -> str:
+    """Blanks quoted text, unless a redirection names it: `echo "a > b"` writes nothing."""
     return re.sub(r"(>\s*)?('[^']*'|\"[^\"]*\")", lambda m: m.group() if m.group(1) else "''", stage)

@@ -1,8 +1,8 @@
-"""Tokens of a text without a model's tokenizer: an estimate that needs no download and is the same everywhere.
+"""Estimates the tokens of a text without a model's tokenizer: no download, and the same everywhere.
 
 Byte-pair vocabularies hold most short words whole and cut the rest into pieces of about four characters, digits into
-runs of three, and punctuation into short runs. `count` adds that up; benchmarks/token_estimate.py says how far it is
-from real ones.
+runs of three, and punctuation into short runs. `estimate_tokens` adds that up; benchmarks/token_estimate.py measures
+how far it is from real ones.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _ANY_WORD = re.compile(r"[^\W\d_]+")
 
 @lru_cache(maxsize=1 << 14)
 def estimate_tokens(text: str) -> int:
-    """About as many tokens as a byte-pair tokenizer of a current model makes of `text`."""
+    """Estimates the tokens that a byte-pair tokenizer of a current model makes of `text`."""
     longer = _LONG_WORD if text.isascii() else _ANY_WORD  # other scripts take more tokens in words of any length
-    return len(_RUN.findall(text)) + sum(map(_more, longer.findall(text)))
+    return len(_RUN.findall(text)) + sum(map(_extra_tokens, longer.findall(text)))
 
 
-def _more(word: str) -> int:
-    """Tokens of a word beyond its first."""
+def _extra_tokens(word: str) -> int:
+    """Returns the tokens of a word beyond its first."""
     if not word[-1].isalpha():  # a superscript or the like
         return 0
     if not word.isascii():

@@ -1,6 +1,6 @@
-"""What a tool call does, known by its name and arguments: runs a command, reads files, writes files.
+"""The action of a tool call, known by its name and arguments: it runs a command, reads files, or writes files.
 
-Covers the tools of every format read here; a tool that is not known does none of the three.
+Covers the tools of every format read here; an unknown tool does none of the three.
 """
 
 from __future__ import annotations
@@ -55,31 +55,31 @@ _XML_RESULT = re.compile(
 
 @dataclass(frozen=True)
 class Action:
-    """What one call does."""
+    """The effect of one call."""
 
     commands: tuple[str, ...] = ()
     reads: tuple[tuple[str, str], ...] = ()
     """Path, and the part of the file that is asked for; empty for all of it."""
     writes: tuple[str, ...] = ()
     alone: bool = True
-    """The result is the content of `reads` and nothing else."""
+    """True if the result is the content of `reads` and nothing else."""
     pathless_write: bool = False
-    """Edits the file that is open, whose name only the result tells."""
+    """True for an edit of the file that is open, whose name only the result tells."""
 
 
 def parse_action(call: ToolCall) -> Action:
-    """What `call` does, as far as its name and arguments say it."""
+    """Returns the action of `call`, as far as its name and arguments tell it."""
     name = re.sub(r"[^a-z]", "", call.name.rpartition("__")[2].lower())
     arguments = _arguments(call.arguments)
     if name in _PATCH:
-        return Action(writes=find_patched_files(_text(arguments, call.arguments)))
+        return Action(writes=find_patched_files(_patch_text(arguments, call.arguments)))
     if name in _EDITOR:
         asked = str(arguments.get("command", "edit"))
         name = "view" if asked in ("view", "open") else "edit"
     if name in _READ:
-        return Action(reads=tuple(_ranged(arguments)))
+        return Action(reads=tuple(_paths_with_ranges(arguments)))
     if name in _WRITE:
-        paths = tuple(path for path, _ in _ranged(arguments))
+        paths = tuple(path for path, _ in _paths_with_ranges(arguments))
         return Action(writes=paths, pathless_write=not paths)
     if name in _SHELL or re.search(r"bash|shell|terminal|exec", name):
         return _shell(tuple(_commands(arguments)), arguments)
@@ -87,7 +87,7 @@ def parse_action(call: ToolCall) -> Action:
 
 
 def list_calls(turn: Turn) -> tuple[ToolCall, ...]:
-    """The calls of a turn, those included that stand in its text as `<function=NAME>` (models without tool calls)."""
+    """Returns the calls of a turn, and those in its text as `<function=NAME>` (models without tool calls)."""
     if turn.calls or turn.role is not Role.ASSISTANT or "<function=" not in turn.text:
         return turn.calls
     return tuple(
@@ -96,7 +96,7 @@ def list_calls(turn: Turn) -> tuple[ToolCall, ...]:
 
 
 def answers_text_call(turn: Turn) -> bool:
-    """A user message that is the result of a call in the text before it."""
+    """Returns True for a user message that is the result of a call in the text before it."""
     return turn.role is Role.USER and bool(_XML_RESULT.match(turn.text))
 
 
@@ -108,13 +108,13 @@ def _arguments(text: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {"input": text}
 
 
-def _text(arguments: Mapping[str, Any], whole: str) -> str:
-    """A patch under whatever name, its line ends decoded."""
+def _patch_text(arguments: Mapping[str, Any], whole: str) -> str:
+    """Returns a patch under whatever name, its line ends decoded."""
     return next((value for value in arguments.values() if isinstance(value, str) and "\n" in value), whole)
 
 
-def _ranged(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Paths, each with the range that stands beside it."""
+def _paths_with_ranges(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the paths, each with the range that stands beside it."""
     part = ",".join(f"{key}={arguments[key]}" for key in _RANGES if arguments.get(key) is not None)
     found: list[tuple[str, str]] = []
     for key in _PATHS:
@@ -123,12 +123,14 @@ def _ranged(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
             if isinstance(item, str) and item:
                 found.append((item, part))
             elif isinstance(item, dict):
-                found += _ranged({name: inner for name, inner in item.items() if not isinstance(inner, dict | list)})
+                found += _paths_with_ranges(
+                    {name: inner for name, inner in item.items() if not isinstance(inner, dict | list)}
+                )
     return found
 
 
 def _commands(arguments: Mapping[str, Any]) -> list[str]:
-    """Command lines; `["bash", "-lc", "…"]` is its last word."""
+    """Returns the command lines; of `["bash", "-lc", "…"]` the last word."""
     for key in COMMAND_KEYS:
         value = arguments.get(key)
         if isinstance(value, str):

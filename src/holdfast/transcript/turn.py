@@ -1,4 +1,6 @@
-"""The session as values: who said what, in order. Knows no wire format, no model and no tokens."""
+"""The session as values: its turns, their speakers and texts, in order. Knows no wire format, no model and no
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 
 class Role(StrEnum):
-    """Who speaks. A tool result is a turn of its own."""
+    """The speaker of a turn. A tool result is a turn of its own."""
 
     SYSTEM = "system"
     USER = "user"
@@ -39,7 +41,7 @@ class Turn:
     """On a tool turn: the id of the call that it answers."""
     is_error: bool = False
     source: int = 0
-    """Where it stood in the file: the 1-based line, or the 1-based index of its message."""
+    """Place in the file: the 1-based line, or the 1-based index of its message."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -51,6 +53,6 @@ class Transcript:
     format: str = ""
     """Name of the wire format that it was read from, e.g. `openai_chat`."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """What stood beside the turns: tool definitions, session id, unknown top-level fields."""
+    """Content beside the turns: tool definitions, session id, unknown top-level fields."""
     skipped: tuple[str, ...] = ()
     """Lines that were left out in lenient mode, each as `line N: reason`."""

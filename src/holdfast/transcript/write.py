@@ -1,4 +1,4 @@
-"""A rewritten session back to the file format that it came from: entries that nothing touched stay as they stood."""
+"""Writes a rewritten session back to the file format that it came from: untouched entries stay as they stood."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.formats.base import Format
 
 
-def write(text: str, held: Draft, *, path: str = "", lenient: bool = False) -> str:
-    """The file of which `held.raw` was read, `text`, with the changes of `held`.
+def write(text: str, draft: Draft, *, path: str = "", lenient: bool = False) -> str:
+    """Returns the file with the changes of `draft`; `text` is the file of which `draft.raw` was read.
 
-    A draft without changes gives `text` itself, unless the reading was lenient and left something out: then the file
-    is repaired, without the entries that could not be read and without orphans. Raises BadInput where the format
-    cannot be written.
+    A draft without changes gives `text` itself, unless the reading was lenient and left something out: then the file is
+    repaired, without the entries that could not be read and without orphans. Raises BadInput if the format cannot be
+    written.
     """
-    if all(not piece.writer for piece in held.pieces) and not held.dropped and not held.raw.skipped:
+    if all(not piece.writer for piece in draft.pieces) and not draft.dropped and not draft.raw.skipped:
         return text
-    form = next((known for known in FORMATS if known.name == held.raw.format), None)
+    form = next((known for known in FORMATS if known.name == draft.raw.format), None)
     if form is None or form.write is None:
         names = ", ".join(known.name for known in FORMATS if known.write)
-        raise BadInput(f"cannot write a session as {held.raw.format or 'no format'}; can write: {names}")
-    document = decode(text, path, lenient or bool(held.raw.skipped))
-    return form.write(*(_unrepaired(form, document, held) if held.raw.skipped else (document, held)))
+        raise BadInput(f"cannot write a session as {draft.raw.format or 'no format'}; can write: {names}")
+    document = decode(text, path, lenient or bool(draft.raw.skipped))
+    return form.write(*(_restore_orphans(form, document, draft) if draft.raw.skipped else (document, draft)))
 
 
-def _unrepaired(form: Format, document: Document, held: Draft) -> tuple[Document, Draft]:
-    """The draft over all turns that could be read, orphans included, and the document with what could not named."""
+def _restore_orphans(form: Format, document: Document, draft: Draft) -> tuple[Document, Draft]:
+    """Returns the draft over all turns that could be read, orphans included, and the document that names the
+    unreadable ones.
+    """
     raw = form.read(document)
     at = [index for index, _ in drop_orphans(raw.turns)]
-    pieces = tuple(replace(piece, turns=tuple(at[turn] for turn in piece.turns)) for piece in held.pieces)
+    pieces = tuple(replace(piece, turns=tuple(at[turn] for turn in piece.turns)) for piece in draft.pieces)
     numbers = (re.match(rf"{document.unit} (\d+):", reason) for reason in raw.skipped)
     left_out = frozenset(int(found[1]) for found in numbers if found)
     return replace(document, left_out=left_out), Draft(raw, pieces)

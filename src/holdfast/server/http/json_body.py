@@ -18,7 +18,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 
-from holdfast.transcript.document import Malformed, parse_json
+from holdfast.transcript.document import MalformedEntry, parse_json
 from holdfast.web.refused import Refused
 
 LONG = 2**18
@@ -70,7 +70,7 @@ def decode(body: bytes, most: int, decoder: type[json.JSONDecoder]) -> Any:
         value = parse_json(body.decode("utf-8-sig"), decoder)
     except UnicodeDecodeError as error:
         raise Refused(f"the body is not UTF-8: byte {error.start} cannot stand there") from None
-    except Malformed as error:
+    except MalformedEntry as error:
         raise Refused(f"the body is not JSON that can be read: {error}") from None
     for name, items in value.items() if isinstance(value, dict) else ():
         if isinstance(items, list) and len(items) > most:

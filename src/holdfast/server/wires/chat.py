@@ -27,7 +27,7 @@ from holdfast.server.protocol import (
 )
 from holdfast.server.wires.openai_common import Common, Usage, at_most, chat_logprobs, usage
 from holdfast.transcript.cuts import find_orphans
-from holdfast.transcript.document import Entry, Malformed
+from holdfast.transcript.document import Entry, MalformedEntry
 from holdfast.transcript.formats.openai_chat import ROLES, pair_by_order, turn_of
 from holdfast.transcript.provider_requests import to_openai_call
 from holdfast.transcript.turn import ToolCall, Turn
@@ -167,7 +167,7 @@ def _turn(number: int, message: Mapping[str, Any]) -> Turn:
             raise Refused(f"{where} is of type {kind!r}; the model here reads text alone", where)
     try:
         return turn_of(Entry(number + 1, dict(message)))
-    except (Malformed, BadTranscript) as error:
+    except (MalformedEntry, BadTranscript) as error:
         raise Refused(f"messages[{number}]: {error}", f"messages[{number}]") from None
 
 

@@ -33,7 +33,7 @@ from holdfast.server.protocol import (
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
 from holdfast.transcript.content import read_content
 from holdfast.transcript.cuts import find_orphans
-from holdfast.transcript.document import Malformed
+from holdfast.transcript.document import MalformedEntry
 from holdfast.transcript.formats.anthropic import turns_of
 from holdfast.transcript.provider_requests import parse_arguments, to_anthropic_call
 from holdfast.transcript.turn import Role, ToolCall, Turn
@@ -160,13 +160,13 @@ def turns_read(body: Prompt) -> tuple[Turn, ...]:
         if body.system:
             _check(body.system, "system", ("text",))
             turns.append(Turn(Role.SYSTEM, read_content(body.system).text))
-    except Malformed as error:
+    except MalformedEntry as error:
         raise Refused(f"system: {error}") from None
     for number, sent in enumerate(body.messages):
         try:
             _check(sent.get("content"), f"messages.{number}.content", _BLOCKS)
             turns += turns_of(sent, number)
-        except Malformed as error:
+        except MalformedEntry as error:
             raise Refused(f"messages.{number}: {error}") from None
     for at, reason in find_orphans(turns):
         raise Refused(f"messages.{turns[at].source}: it {reason}; send each tool_use with its tool_result")

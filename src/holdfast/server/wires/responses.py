@@ -30,8 +30,8 @@ from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
 from holdfast.server.wires.response_items import Answer, made, usage
 from holdfast.server.wires.response_store import Preamble, ResponseStore
 from holdfast.transcript.cuts import find_orphans
-from holdfast.transcript.document import Entry, Malformed
-from holdfast.transcript.formats.openai_responses import Item, read_item, said_of
+from holdfast.transcript.document import Entry, MalformedEntry
+from holdfast.transcript.formats.openai_responses import Item, read_item, group_items
 from holdfast.transcript.turn import Role, Turn
 from holdfast.web.refused import Refused
 
@@ -336,9 +336,9 @@ def _turns(sent: Sequence[Mapping[str, Any]], start: int) -> tuple[Turn, ...]:
             _check(item.get(field), f"{where}.{field}", ("reasoning_text",) if type_ == "reasoning" else _PARTS)
         try:
             items.append(read_item(Entry(number + 1, dict(item))))
-        except Malformed as error:
+        except MalformedEntry as error:
             raise Refused(f"{where}: {error}", where) from None
-    return tuple(said.turn for said in said_of(items))
+    return tuple(said.turn for said in group_items(items))
 
 
 def _check(content: object, where: str, known: Sequence[str]) -> None:

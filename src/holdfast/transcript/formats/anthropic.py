@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.transcript.content import read_content, read_parts
-from holdfast.transcript.document import Document, Entry, Malformed
+from holdfast.transcript.document import Document, Entry, MalformedEntry
 from holdfast.transcript.formats import openai_chat
 from holdfast.transcript.json_fields import copy_object, take_required_text
 from holdfast.transcript.turn import Role, Transcript, Turn
@@ -39,7 +39,7 @@ def _system_turns(document: Document, meta: dict[str, Any]) -> tuple[Turn, ...]:
     prompts = [meta.pop(key) for key in system_keys(meta)]
     try:
         folded = [read_content(prompt) for prompt in prompts]
-    except Malformed as error:
+    except MalformedEntry as error:
         raise document.refuse(f"system prompt: {error}") from None
     return tuple(Turn(Role.SYSTEM, content.text, extra=content.extra) for content in folded)
 
@@ -58,9 +58,9 @@ def turns_of(message: object, source: int) -> tuple[Turn, ...]:
     fields = copy_object(message, "a message")
     name = take_required_text(fields, "role", "a message")
     if name not in ROLES:
-        raise Malformed(f'expected "role" to be one of {", ".join(ROLES)}, got "{name[:40]}"')
+        raise MalformedEntry(f'expected "role" to be one of {", ".join(ROLES)}, got "{name[:40]}"')
     if "content" not in fields:
-        raise Malformed('expected a message to have "content"')
+        raise MalformedEntry('expected a message to have "content"')
     content = fields.pop("content")
     results: list[Turn] = []
     parts = list(enumerate(content)) if isinstance(content, list) else []

@@ -88,7 +88,7 @@ def _message_id(fields: dict[str, Any]) -> str:
     return text_or_empty(message.get("id"))
 
 
-def spoken(chain: list[Line]) -> list[tuple[list[Line], tuple[Turn, ...]]]:
+def group_lines(chain: list[Line]) -> list[tuple[list[Line], tuple[Turn, ...]]]:
     """Lines that belong together, with their turns; neighbours with one message id are pieces of one message."""
     groups: list[tuple[list[Line], tuple[Turn, ...]]] = []
     for message_id, group in groupby(chain, key=lambda line: line.message_id):
@@ -98,7 +98,7 @@ def spoken(chain: list[Line]) -> list[tuple[list[Line], tuple[Turn, ...]]]:
 
 
 def _turns(chain: list[Line]) -> tuple[Turn, ...]:
-    return tuple(turn for _, turns in spoken(chain) for turn in turns)
+    return tuple(turn for _, turns in group_lines(chain) for turn in turns)
 
 
 def _merged(lines: list[Line]) -> Turn:

@@ -15,7 +15,7 @@ from holdfast.transcript.json_fields import text_or_empty
 _ENDS = ("headUuid", "anchorUuid", "tailUuid")
 
 
-def linked(items: Sequence[NewEntry], chains: Chains, where: Sequence[tuple[int, ...]]) -> list[NewEntry]:
+def link_entries(items: Sequence[NewEntry], chains: Chains, where: Sequence[tuple[int, ...]]) -> list[NewEntry]:
     """The items with their parents set. `where` are the lines of each turn, in the session's order; a new item stands
     before the line that follows it in the session, or at its end."""
     said = [number for numbers in where for number in numbers]

@@ -17,9 +17,9 @@ from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft, Piece, new_draft
 from holdfast.transcript.formats import anthropic_write
 from holdfast.transcript.formats.apply_draft import Change, NewEntry, apply_draft, find_raw_turn, render_file
-from holdfast.transcript.formats.claude_code import as_parts, chains_of, spoken
+from holdfast.transcript.formats.claude_code import as_parts, chains_of, group_lines
 from holdfast.transcript.formats.claude_code_chain import Chains
-from holdfast.transcript.formats.claude_code_links import linked
+from holdfast.transcript.formats.claude_code_links import link_entries
 from holdfast.transcript.provider_requests import to_anthropic_message
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Turn
@@ -36,12 +36,12 @@ def write(document: Document, held: Draft) -> str:
     items = apply_draft(document.lines, kept, _edit, _new, where)
     if head:
         items = _with_compaction(items, held, head, where)
-    return render_file(document, linked(items, chains, where))
+    return render_file(document, link_entries(items, chains, where))
 
 
 def _where(chains: Chains) -> list[tuple[int, ...]]:
     """The lines of every turn."""
-    groups = spoken(chains.ending_at(chains.leaf))
+    groups = group_lines(chains.ending_at(chains.leaf))
     return [tuple(line.number for line in lines) for lines, turns in groups for _ in turns]
 
 

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.transcript import token_estimate
-from holdfast.transcript.document import Document, Entry, Malformed
+from holdfast.transcript.document import Document, Entry, MalformedEntry
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.openai_responses import (
     Item,
-    Said,
-    drafted,
+    ItemTurn,
+    items_of_draft,
     is_item,
     is_log_mark,
-    placed,
+    match_turns,
     read_item,
-    said_of,
+    group_items,
     write_items,
 )
 from holdfast.transcript.json_fields import copy_object, take_list, text_or_empty
@@ -65,7 +65,7 @@ def read(document: Document) -> Transcript:
     other = Counter(line.kind for line in lines if not line.items and line.kind != "compacted")
     meta |= {"other_lines": dict(other)} if other else {}
     meta |= {"compactions": held.compactions} if held.compactions else {}
-    return Transcript(tuple(said.turn for said in said_of(held.items)), "codex", meta, skipped)
+    return Transcript(tuple(said.turn for said in group_items(held.items)), "codex", meta, skipped)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def read_line(entry: Entry) -> Line:
         return Line(entry.number, "response_item", fields, _items(entry))
     kind = text_or_empty(fields.get("type"))
     if not kind:
-        raise Malformed('expected a line to have a "type"')
+        raise MalformedEntry('expected a line to have a "type"')
     payload = copy_object(fields.get("payload"), '"payload"')
     inner = Entry(entry.number, payload)
     if kind == "response_item":
@@ -127,7 +127,7 @@ def history(lines: tuple[Line, ...]) -> History:
     mirrors = {line.mirror.turn.call_id: line.mirror for line in lines if line.mirror}
     for line in lines:
         if line.restarts:
-            before = said_of(_once(held.items, mirrors))
+            before = group_items(_once(held.items, mirrors))
             held.items = list(line.items) if "replacement_history" in _set(line.fields) else _rebuilt(before, line)
             held.compactions.append({**_compaction(line, before), "summaries": _summaries(held.items, line)})
         else:
@@ -157,7 +157,7 @@ def _once(items: list[Item], mirrors: dict[str, Item]) -> list[Item]:
     return done
 
 
-def _compaction(line: Line, before: tuple[Said, ...]) -> dict[str, Any]:
+def _compaction(line: Line, before: tuple[ItemTurn, ...]) -> dict[str, Any]:
     numbers = sorted({item.number for said in before for item in said.items})
     metadata = {key: value for key, value in line.fields.items() if key != "replacement_history"}
     turns = tuple(said.turn for said in before)
@@ -176,7 +176,7 @@ def _is_part(text: str, message: str) -> bool:
     return message in text or f"\n\n{text}\n\n" in f"\n\n{message}\n\n"
 
 
-def _rebuilt(before: tuple[Said, ...], line: Line) -> list[Item]:
+def _rebuilt(before: tuple[ItemTurn, ...], line: Line) -> list[Item]:
     """The history after a compaction that only gives its summary: instructions, the user's newest messages, it."""
     spoken = [said.items[0] for said in before if said.turn.role in (Role.SYSTEM, Role.USER)]
     kept: list[Item] = []
@@ -204,19 +204,19 @@ def write(document: Document, held: Draft) -> str:
     """The rollout with a `compacted` line that gives the whole new history, as the agent itself compacts: no line
     before it changes. A flat rollout, which knows no such line, is rewritten in place."""
     if held.turns == held.raw.turns:
-        return appended(document, [])
+        return append_lines(document, [])
     lines, _ = document.read_each(document.lines, read_line)
-    found = placed(said_of(history(lines).items), held.raw.turns)
+    found = match_turns(group_items(history(lines).items), held.raw.turns)
     if is_legacy(document):
         return write_items(document, held, found)
     stamps = [e.value["timestamp"] for e in document.lines if isinstance(e.value, dict) and "timestamp" in e.value]
     message = "\n\n".join(piece.turn.text for piece in held.pieces if piece.at is None)
-    payload = {"message": message, "replacement_history": drafted(held, found)}
+    payload = {"message": message, "replacement_history": items_of_draft(held, found)}
     row = {"timestamp": stamps[-1] if stamps else "", "type": "compacted", "payload": payload}
-    return appended(document, [row])
+    return append_lines(document, [row])
 
 
-def appended(document: Document, rows: list[Any]) -> str:
+def append_lines(document: Document, rows: list[Any]) -> str:
     """JSON lines with more lines at the end, and without those that a lenient reading skipped."""
     text = document.text
     if document.left_out:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
-from holdfast.transcript.document import Document, Entry, Malformed, number_entries
+from holdfast.transcript.document import Document, Entry, MalformedEntry, number_entries
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import (
     Change,
@@ -125,8 +125,8 @@ def turns_of(entry: Entry) -> tuple[Turn, ...]:
     content = isinstance(fields.get("parts"), list)
     name = take_required_text(fields, "role" if content else "type", "a message")
     if name not in _SPOKEN:
-        raise Malformed(f'expected the speaker to be one of {", ".join(_SPOKEN)}, got "{name[:40]}"')
-    folded = fold_parts(take_list(fields, "parts") if content else fields.pop("content", None))
+        raise MalformedEntry(f'expected the speaker to be one of {", ".join(_SPOKEN)}, got "{name[:40]}"')
+    folded = read_gemini_parts(take_list(fields, "parts") if content else fields.pop("content", None))
     thoughts = [_thought(thought) for thought in take_list(fields, "thoughts")]
     made = [] if content else [_record_call(call) for call in take_list(fields, "toolCalls")]
     calls = (*folded.calls, *(call for call, _ in made))
@@ -143,7 +143,7 @@ def turns_of(entry: Entry) -> tuple[Turn, ...]:
 
 
 @dataclass
-class Folded:
+class GeminiContent:
     """What parts came to."""
 
     texts: list[str] = field(default_factory=list)
@@ -154,9 +154,9 @@ class Folded:
     """Position of the part -> what was not understood."""
 
 
-def fold_parts(content: object) -> Folded:
+def read_gemini_parts(content: object) -> GeminiContent:
     """A string, one part, or a list of parts."""
-    folded = Folded()
+    folded = GeminiContent()
     for position, part in enumerate(content if isinstance(content, list) else [content]):
         fields = {"text": part} if isinstance(part, str) or part is None else copy_object(part, "a part")
         _fold_part(fields, folded)
@@ -165,7 +165,7 @@ def fold_parts(content: object) -> Folded:
     return folded
 
 
-def _fold_part(fields: dict[str, Any], folded: Folded) -> None:
+def _fold_part(fields: dict[str, Any], folded: GeminiContent) -> None:
     """Takes from `fields` what it understood."""
     if "functionCall" in fields:
         call = copy_object(fields.pop("functionCall"), '"functionCall"')
@@ -199,9 +199,9 @@ def _record_call(value: object) -> tuple[ToolCall, Turn]:
     fields = copy_object(value, "a tool call")
     call_id, name = take_required_text(fields, "id", "a tool call"), take_required_text(fields, "name", "a tool call")
     call = ToolCall(call_id, name, to_json_text(fields.pop("args", {})))
-    folded = fold_parts(fields.pop("result", None))
+    folded = read_gemini_parts(fields.pop("result", None))
     if folded.calls:
-        raise Malformed("expected the result of a tool call to hold no functionCall")
+        raise MalformedEntry("expected the result of a tool call to hold no functionCall")
     texts = [*(turn.text for turn in folded.results), *folded.texts, *folded.thoughts]
     beside = [
         {key: held for key, held in turn.extra.items() if (key, held) != ("name", name)} for turn in folded.results

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.transcript.content import read_content
-from holdfast.transcript.document import Document, Entry, Malformed
+from holdfast.transcript.document import Document, Entry, MalformedEntry
 from holdfast.transcript.json_fields import copy_object, take_list, take_required_text, take_text, to_json_text
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
@@ -98,7 +98,7 @@ def turn_of(entry: Entry) -> Turn:
 def take_role(fields: dict[str, Any]) -> Role:
     name = take_required_text(fields, "role", "a message")
     if name not in ROLES:
-        raise Malformed(f'expected "role" to be one of {", ".join(ROLES)}, got "{name[:40]}"')
+        raise MalformedEntry(f'expected "role" to be one of {", ".join(ROLES)}, got "{name[:40]}"')
     return ROLES[name]
 
 

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from holdfast.transcript.content import read_content, read_parts, write_content
-from holdfast.transcript.document import Document, Entry, Malformed, number_entries
+from holdfast.transcript.document import Document, Entry, MalformedEntry, number_entries
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import Change, apply_draft, pack_entries, render_file, unpack_entries
 from holdfast.transcript.formats.openai_chat import ROLES
@@ -48,7 +48,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Said:
+class ItemTurn:
     """A turn and the items that it was read from."""
 
     turn: Turn
@@ -98,7 +98,7 @@ def read(document: Document) -> Transcript:
     items, skipped = document.read_each(item_entries(document), read_item)
     meta = _top_level(document)
     head = _instructions(meta)
-    return Transcript((*head, *(said.turn for said in said_of(items))), "openai_responses", meta, skipped)
+    return Transcript((*head, *(said.turn for said in group_items(items))), "openai_responses", meta, skipped)
 
 
 def _top_level(document: Document) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _message(fields: dict[str, Any]) -> Turn:
     name = take_required_text(fields, "role", "a message")
     role = ROLES.get(name)
     if role is None or role is Role.TOOL:
-        raise Malformed(f'expected "role" to be one of system, developer, user, assistant, got "{name[:40]}"')
+        raise MalformedEntry(f'expected "role" to be one of system, developer, user, assistant, got "{name[:40]}"')
     content = read_content(fields.pop("content", None))
     return Turn(role, content.text, content.reasoning, tuple(content.calls), extra={**fields, **content.extra})
 
@@ -172,10 +172,10 @@ def _result(type_: str, fields: dict[str, Any]) -> Turn:
     extra = {**fields, **content.extra}
     if type_ != "function_call_output":
         extra["type"] = type_
-    return Turn(Role.TOOL, content.text, call_id=call_id, is_error=failed(content.text), extra=extra)
+    return Turn(Role.TOOL, content.text, call_id=call_id, is_error=reports_failure(content.text), extra=extra)
 
 
-def failed(output: str) -> bool:
+def reports_failure(output: str) -> bool:
     """Whether an output says of itself that its command failed: agents wrap it as JSON with an exit code."""
     if not output.startswith("{") or '"exit_code"' not in output:
         return False
@@ -187,7 +187,7 @@ def failed(output: str) -> bool:
     return isinstance(metadata, dict) and metadata.get("exit_code") not in (0, None)
 
 
-def said_of(items: Iterable[Item]) -> tuple[Said, ...]:
+def group_items(items: Iterable[Item]) -> tuple[ItemTurn, ...]:
     """Items to turns: reasoning joins what follows it, calls join the message before them."""
     groups: list[list[Item]] = []
     for item in items:
@@ -195,7 +195,7 @@ def said_of(items: Iterable[Item]) -> tuple[Said, ...]:
             groups[-1].append(item)
         else:
             groups.append([item])
-    return tuple(Said(_merged(group), tuple(group)) for group in groups)
+    return tuple(ItemTurn(_merged(group), tuple(group)) for group in groups)
 
 
 def _begins(turn: Turn, group: list[Turn]) -> bool:
@@ -223,10 +223,10 @@ def _merged(items: list[Item]) -> Turn:
 
 def write(document: Document, held: Draft) -> str:
     items, _ = document.read_each(item_entries(document), read_item)
-    return write_items(_with_instructions(document, held), held, placed(said_of(items), held.raw.turns))
+    return write_items(_with_instructions(document, held), held, match_turns(group_items(items), held.raw.turns))
 
 
-def write_items(document: Document, held: Draft, found: Sequence[Said | None]) -> str:
+def write_items(document: Document, held: Draft, found: Sequence[ItemTurn | None]) -> str:
     """The document with the items of the draft; `found` gives for each raw turn what it was read from."""
     where = [tuple(item.number for item in said.items) if said else () for said in found]
     entries = item_entries(document)
@@ -244,7 +244,7 @@ def _with_instructions(document: Document, held: Draft) -> Document:
     return replace(document, value={**document.value, "instructions": kept})
 
 
-def placed(said: Iterable[Said], turns: Iterable[Turn]) -> tuple[Said | None, ...]:
+def match_turns(said: Iterable[ItemTurn], turns: Iterable[Turn]) -> tuple[ItemTurn | None, ...]:
     """For each turn what it was read from; None for the instructions. A lenient reading has fewer turns."""
     rest = iter(said)
     return tuple(next((one for one in rest if _same(one.turn, turn)), None) if turn.source else None for turn in turns)
@@ -254,7 +254,7 @@ def _same(one: Turn, other: Turn) -> bool:
     return (one.source, one.role, one.text, one.call_id) == (other.source, other.role, other.text, other.call_id)
 
 
-def drafted(held: Draft, found: Sequence[Said | None]) -> list[Any]:
+def items_of_draft(held: Draft, found: Sequence[ItemTurn | None]) -> list[Any]:
     """The items of a whole draft."""
     items: list[Any] = []
     for piece in held.pieces:
@@ -264,7 +264,7 @@ def drafted(held: Draft, found: Sequence[Said | None]) -> list[Any]:
         elif said.turn == piece.turn:
             items += [item.value for item in said.items]
         else:
-            items += edited([item.value for item in said.items], said.turn, piece.turn)
+            items += edit_items([item.value for item in said.items], said.turn, piece.turn)
     return items
 
 
@@ -272,7 +272,7 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
     ((raw, new),) = ((change.raw, change.new) for change in changes)
     if raw is None or new is None:
         return values
-    return pack_entries(edited(values, raw, new), len(values))
+    return pack_entries(edit_items(values, raw, new), len(values))
 
 
 def _new(turn: Turn, _near: Any) -> Any:
@@ -288,7 +288,7 @@ def items_of(turn: Turn) -> list[Any]:
     return [*_reasoning_items(turn), *text, *(_call_item({}, call) for call in turn.calls)]
 
 
-def edited(values: Sequence[Any], raw: Turn, new: Turn) -> list[Any]:
+def edit_items(values: Sequence[Any], raw: Turn, new: Turn) -> list[Any]:
     """The items of one turn after a change; what the change does not touch is the very value that it was."""
     if (raw.role, raw.call_id) != (new.role, new.call_id):
         return items_of(new)
@@ -348,12 +348,12 @@ def _call_item(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
     key = next((key for key in _ARGUMENTS if key in old), "arguments")
     if old and key not in ("arguments", "input"):
         # What the provider runs itself takes its arguments as an object.
-        return {**old, key: parsed(call.arguments)}
+        return {**old, key: parse_arguments_text(call.arguments)}
     fields = old or {"type": "function_call", "call_id": call.id}
     return {**fields, "name": call.name, key: call.arguments}
 
 
-def parsed(arguments: str) -> Any:
+def parse_arguments_text(arguments: str) -> Any:
     """Arguments as JSON where they are; else as they stand."""
     try:
         return json.loads(arguments)

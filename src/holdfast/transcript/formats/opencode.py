@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from holdfast.transcript.content import read_parts, write_content
-from holdfast.transcript.document import Document, Entry, Malformed
+from holdfast.transcript.document import Document, Entry, MalformedEntry
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import (
     Change,
@@ -107,14 +107,14 @@ def read_message(entry: Entry) -> Message:
     info = copy_object(fields.pop("info", None), '"info"')
     role = take_required_text(dict(info), "role", '"info"')
     if "parts" not in fields:
-        raise Malformed('expected a message to have "parts"')
+        raise MalformedEntry('expected a message to have "parts"')
     parts = tuple(copy_object(part, "a part") for part in take_list(fields, "parts"))
     if role == "user":
         turns = _user(parts)
     elif role == "assistant":
         turns = tuple(chain.from_iterable(_step(step) for step in steps(parts)))
     else:
-        raise Malformed(f'expected "role" to be user or assistant, got "{role[:40]}"')
+        raise MalformedEntry(f'expected "role" to be user or assistant, got "{role[:40]}"')
     turns = tuple(replace(turn, source=entry.number) for turn in turns)
     if turns:
         turns = (replace(turns[0], extra={**turns[0].extra, "info": info, **fields}), *turns[1:])

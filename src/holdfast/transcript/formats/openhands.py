@@ -39,7 +39,7 @@ def events(document: Document) -> tuple[Entry, ...]:
 
 def read(document: Document) -> Transcript:
     entries = events(document)
-    groups, skipped = spoken(document)
+    groups, skipped = group_events(document)
     meta = {key: value for key, value in _top_level(document).items() if key != "history"}
     left_out = Counter(_kind(entry.value) for entry in entries if _is_silent(entry.value))
     if left_out:
@@ -49,7 +49,7 @@ def read(document: Document) -> Transcript:
     return Transcript(tuple(turn for turn, _ in groups), "openhands", meta, skipped)
 
 
-def spoken(document: Document) -> tuple[list[tuple[Turn, tuple[int, ...]]], tuple[str, ...]]:
+def group_events(document: Document) -> tuple[list[tuple[Turn, tuple[int, ...]]], tuple[str, ...]]:
     """Every turn with the numbers of its events; and what was skipped."""
     turns, skipped = document.read_each(events(document), _turn)
     return _one_per_response(_paired([turn for turn in turns if turn is not None])), skipped

@@ -46,7 +46,7 @@ def kind(event: Any) -> str:
 
 def read(document: Document) -> Transcript:
     compactions: list[dict[str, Any]] = []
-    log, skipped = seen(document, compactions.append)
+    log, skipped = apply_condensations(document, compactions.append)
     here = {entry.number for entry, _ in log}
     silent = [entry.value for entry, turn in log if turn is None and not entry.problem]
     gone = [entry.value for entry in document.entries if entry.number not in here]
@@ -59,7 +59,7 @@ def read(document: Document) -> Transcript:
     return Transcript(turns, "openhands_v1", {key: value for key, value in meta.items() if value}, skipped)
 
 
-def seen(
+def apply_condensations(
     document: Document, told: Callable[[dict[str, Any]], None] = lambda compaction: None
 ) -> tuple[list[tuple[Entry, Turn | None]], tuple[str, ...]]:
     """The events as they stand after every condensation, a summary as the message that the model gets, and what was

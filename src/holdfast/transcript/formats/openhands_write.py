@@ -9,14 +9,14 @@ from holdfast.errors import BadInput
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import Change, apply_draft, match_calls, render_file
-from holdfast.transcript.formats.openhands import events, first_message, spoken
+from holdfast.transcript.formats.openhands import events, first_message, group_events
 from holdfast.transcript.json_fields import text_or_empty, to_json_text
 from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 
 def write(document: Document, held: Draft) -> str:
-    groups, _ = spoken(document)
+    groups, _ = group_events(document)
     entries = events(document)
     ids = [entry.value.get("id") for entry in entries if isinstance(entry.value, dict)]
     fresh = count(1 + max((id_ for id_ in ids if isinstance(id_, int)), default=-1))

@@ -14,10 +14,10 @@ from hashlib import sha256
 from typing import Any
 
 from holdfast.transcript.content import read_content, write_content
-from holdfast.transcript.document import Document, Entry, Malformed
+from holdfast.transcript.document import Document, Entry, MalformedEntry
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import input_like
-from holdfast.transcript.formats.codex import appended
+from holdfast.transcript.formats.codex import append_lines
 from holdfast.transcript.json_fields import copy_object, take_required_text, text_or_empty
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -115,7 +115,7 @@ def _said(message: dict[str, Any]) -> Turn | None:
         extra = {key: value for key, value in extra.items() if key not in ("toolCallId", "isError")}
         is_error = message.get("isError") is True
         return Turn(Role.TOOL, content.text, call_id=call_id, is_error=is_error, extra=extra)
-    raise Malformed(f'expected "role" to be one of user, assistant, toolResult, got "{role[:40]}"')
+    raise MalformedEntry(f'expected "role" to be one of user, assistant, toolResult, got "{role[:40]}"')
 
 
 def _renamed(content: object) -> object:
@@ -216,7 +216,7 @@ def write(document: Document, held: Draft) -> str:
     A head folded into one summary is a `compaction`; anything else is a new branch of copies from the root.
     """
     if held.turns == held.raw.turns:
-        return appended(document, [])
+        return append_lines(document, [])
     nodes, _ = document.read_each(document.lines, _node)
     path = branch([node for node in nodes if node.type != "session"])
     by_number = {node.number: node for node in path}
@@ -226,8 +226,8 @@ def write(document: Document, held: Draft) -> str:
     whole = tuple(range(len(held.raw.turns) - len(tail), len(held.raw.turns)))
     untouched = tail == whole and all(not piece.writer for piece in held.pieces[1:])
     if head.at is None and head.turn.role is Role.USER and not head.turn.calls and kept and untouched:
-        return appended(document, [_folded(head.turn, path, kept[0])])
-    return appended(document, _branched(held, path, by_number))
+        return append_lines(document, [_folded(head.turn, path, kept[0])])
+    return append_lines(document, _branched(held, path, by_number))
 
 
 def _folded(summary: Turn, path: list[Node], first: Node) -> dict[str, Any]:
