@@ -41,7 +41,7 @@ class Wire:
     field: str
     """The field of the body that holds the history."""
     read: Callable[[Body], History | None]
-    """None where the request does not carry its history. Raises MalformedEntry or BadTranscript for one that is none."""
+    """None if the request does not carry its history. Raises MalformedEntry or BadTranscript for a broken history."""
 
 
 def _chat(body: Body) -> History | None:

@@ -40,7 +40,7 @@ class MessageContent:
 
 
 def read_content(content: object) -> MessageContent:
-    """Reads the content of a message or of a tool result. Null is no content. Raises MalformedEntry for any other type."""
+    """Reads the content of a message or of a tool result; null is none. Raises MalformedEntry for any other type."""
     if content is None or isinstance(content, str):
         return MessageContent(pieces=[content or ""])
     if not isinstance(content, list):

@@ -1,6 +1,6 @@
 """Decodes a file's text once: one JSON value, JSON lines, or plain text. Knows no session format.
 
-Also decides, for every entry that a format calls `MalformedEntry`, if that is an error or a skip. JSON that a transcript
+Also decides, for every entry that a format calls malformed, if that is an error or a skip. JSON that a transcript
 cannot hold ends here: lone surrogates become U+FFFD, NaN becomes null.
 """
 

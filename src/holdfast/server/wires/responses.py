@@ -31,7 +31,7 @@ from holdfast.server.wires.response_items import Answer, made, usage
 from holdfast.server.wires.response_store import Preamble, ResponseStore
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, MalformedEntry
-from holdfast.transcript.formats.openai_responses import Item, read_item, group_items
+from holdfast.transcript.formats.openai_responses import Item, group_items, read_item
 from holdfast.transcript.turn import Role, Turn
 from holdfast.web.refused import Refused
 

@@ -1,4 +1,10 @@
-"""Every wire format that can be read. To add one: its file, and its row here."""
+"""Session file formats: one reader per agent or wire (`<agent>.py`), its writer beside it (`<agent>_write.py` if it is
+long).
+
+To add a format, write its file with `sniff`, `read` and `write`, and add its row to `FORMATS`. `base` has the row's
+type, `apply_draft` lays a changed session over the entries of its file, `text_calls` makes calls of actions in the
+text.
+"""
 
 from __future__ import annotations
 

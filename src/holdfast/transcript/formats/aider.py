@@ -42,13 +42,13 @@ def read(document: Document) -> Transcript:
 
 
 def _pieces(text: str) -> list[_Piece]:
-    """Every line with its speaker. A blank line belongs to the model only between two lines of its own."""
+    """Returns every line with its speaker. A blank line belongs to the model only between two lines of its own."""
     pieces: list[_Piece] = []
     fenced = False
     speaker: Role | None = None
     for number, line in enumerate(text.split("\n"), 1):
         fenced ^= line.startswith("```")
-        role, said = _spoken(line, fenced)
+        role, said = _parse_line(line, fenced)
         # A fence that the model left open ends with its turn, so that no turn hangs on the text of another.
         fenced &= role in (None, Role.ASSISTANT) and not START.match(line)
         if role is None and not START.match(line):
@@ -58,8 +58,8 @@ def _pieces(text: str) -> list[_Piece]:
     return pieces
 
 
-def _spoken(line: str, fenced: bool) -> tuple[Role | None, str]:
-    """Who says this line, and what. Blank lines and session heads have no speaker of their own."""
+def _parse_line(line: str, fenced: bool) -> tuple[Role | None, str]:
+    """Returns the speaker of a line and its words. Blank lines and session heads have no speaker of their own."""
     line = line.rstrip("\r")
     for mark, role in _MARKS.items():
         # Aider ends its marked lines with two spaces; inside a fence only that tells them from the code.
@@ -71,11 +71,11 @@ def _spoken(line: str, fenced: bool) -> tuple[Role | None, str]:
 
 
 def write(document: Document, held: Draft) -> str:
-    """Lines of turns that stay are kept as they stand; heads of sessions and blank lines with them."""
+    """Writes the lines of turns that stay as they stand, and heads of sessions and blank lines with them."""
     entries = tuple(Entry(number, row) for number, row in enumerate(document.text.split("\n"), 1))
     rows: list[str] = []
     last = 0
-    for item in apply_draft(entries, held, _edit, _new, _where(document.text)):
+    for item in apply_draft(entries, held, _edit, _new, _lines_of_turns(document.text)):
         # Neighbours that were none before would be read as one turn.
         if rows and item.number != last + 1 and rows[-1].strip() and item.value.strip():
             rows.append("")
@@ -84,8 +84,8 @@ def write(document: Document, held: Draft) -> str:
     return "\n".join(rows)
 
 
-def _where(text: str) -> list[tuple[int, ...]]:
-    """The lines of every turn."""
+def _lines_of_turns(text: str) -> list[tuple[int, ...]]:
+    """Returns the line numbers of every turn."""
     groups = [list(group) for _, group in groupby(_pieces(text), key=lambda piece: piece.role)]
     spoken = [group for group in groups if group[0].role and any(piece.text.strip() for piece in group)]
     return [tuple(piece.number for piece in group) for group in spoken]
@@ -96,15 +96,17 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
     if turn is None:
         raise AssertionError("the lines of a turn are dropped whole")
     ends = [""] if not values[-1].strip() else []
-    return ["\n".join([_marked(turn), *ends]), *[None] * (len(values) - 1)]
+    return ["\n".join([_render_turn(turn), *ends]), *[None] * (len(values) - 1)]
 
 
 def _new(turn: Turn, _near: Any) -> str:
-    return _marked(turn)
+    return _render_turn(turn)
 
 
-def _marked(turn: Turn) -> str:
-    """The lines of a turn. What would be read as another speaker's is moved in by a space, and a fence is closed."""
+def _render_turn(turn: Turn) -> str:
+    """Returns the lines of a turn. A line that would be read as another speaker's is moved in by a space, a fence is
+    closed.
+    """
     lines = turn.text.split("\n")
     mark = next((mark for mark, role in _MARKS.items() if role is turn.role), "")
     if mark:

@@ -35,7 +35,7 @@ def read(document: Document) -> Transcript:
 
 
 def _system_turns(document: Document, meta: dict[str, Any]) -> tuple[Turn, ...]:
-    """The top-level system prompt, taken out of `meta`."""
+    """Returns the top-level system prompt as turns, and takes it out of `meta`."""
     prompts = [meta.pop(key) for key in system_keys(meta)]
     try:
         folded = [read_content(prompt) for prompt in prompts]
@@ -45,7 +45,7 @@ def _system_turns(document: Document, meta: dict[str, Any]) -> tuple[Turn, ...]:
 
 
 def system_keys(value: Mapping[str, Any]) -> list[str]:
-    """The keys of a document that hold a system prompt, in the order of their turns."""
+    """Returns the keys of a document that hold a system prompt, in the order of their turns."""
     return [key for key in openai_chat.SYSTEM_KEYS if value.get(key)]
 
 
@@ -54,7 +54,7 @@ def _entry_turns(entry: Entry) -> tuple[Turn, ...]:
 
 
 def turns_of(message: object, source: int) -> tuple[Turn, ...]:
-    """The turns of one message. What the message held beside role and content is kept on the first."""
+    """Returns the turns of one message. Fields beside role and content stand in `extra` of the first."""
     fields = copy_object(message, "a message")
     name = take_required_text(fields, "role", "a message")
     if name not in ROLES:

@@ -26,17 +26,17 @@ from holdfast.transcript.turn import Role, Turn
 
 @dataclass(frozen=True)
 class Split:
-    """Messages that one became, because something of the other role now stands in it."""
+    """The messages that one message became, because a new turn of the other role now stands in it."""
 
     messages: tuple[dict[str, Any], ...]
 
 
 def write(document: Document, held: Draft) -> str:
-    return render_file(_with_system(document, held), items(document, held))
+    return render_file(_edit_system(document, held), items(document, held))
 
 
 def items(document: Document, held: Draft) -> list[NewEntry]:
-    """The messages of the new file; one that nothing touched is the very value that was decoded."""
+    """Returns the messages of the new file; an untouched one is the very value that was decoded."""
     made = apply_draft(document.entries, held, edit, new)
     return _alternating([item for item in made if item.number not in document.left_out])
 
@@ -46,31 +46,33 @@ def new(turn: Turn, _near: Any) -> dict[str, Any]:
 
 
 def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
-    """One message; a Split where something new inside it is of the other role."""
+    """Returns the changed message; a Split if a new turn inside it is of the other role."""
     message = values[0]
     blocks = message.get("content")
     results = iter([block for block in blocks if anthropic.is_result(block)] if isinstance(blocks, list) else [])
     made: list[tuple[str, Any]] = []
     for change in changes:
         answers = change.raw is not None and change.raw.role is Role.TOOL
-        part = next(results) if answers else _said(message)
+        part = next(results) if answers else _content_without_results(message)
         if change.new is not None:
-            made.append(_edited(message["role"], part, change.raw, change.new))
-    messages = [_whole(role, [part for _, part in run]) for role, run in groupby(made, key=lambda pair: pair[0])]
+            made.append(_edit_turn(message["role"], part, change.raw, change.new))
+    messages = [
+        _join_contents(role, [part for _, part in run]) for role, run in groupby(made, key=lambda pair: pair[0])
+    ]
     first = {**message, **messages[0]}
     return [first if len(messages) == 1 else Split((first, *messages[1:]))]
 
 
-def _said(message: dict[str, Any]) -> Any:
-    """The content without the results."""
+def _content_without_results(message: dict[str, Any]) -> Any:
+    """Returns the content of a message without the results."""
     content = message.get("content")
     if message["role"] != "user" or not isinstance(content, list):
         return content
     return [block for block in content if not anthropic.is_result(block)]
 
 
-def _edited(role: str, part: Any, raw: Turn | None, turn: Turn) -> tuple[str, Any]:
-    """The role and the content of one turn of a message; a result is a list of one block."""
+def _edit_turn(role: str, part: Any, raw: Turn | None, turn: Turn) -> tuple[str, Any]:
+    """Returns the role and the content of one turn of a message; a result is a list of one block."""
     if raw is None:
         fresh = to_anthropic_message(turn)
         return fresh["role"], fresh["content"]
@@ -80,7 +82,9 @@ def _edited(role: str, part: Any, raw: Turn | None, turn: Turn) -> tuple[str, An
 
 
 def put_content(content: Any, raw: Turn, turn: Turn) -> Any:
-    """The content that read as `raw`, so that it reads as `turn`. Thinking stays as it is (it is signed), or goes."""
+    """Changes the content that read as `raw` so that it reads as `turn`. Thinking stays as it is (it is signed), or
+    goes.
+    """
     if raw.calls != turn.calls:
         kept, fresh = match_calls(raw.calls, turn.calls)
         blocks = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
@@ -99,8 +103,8 @@ def _put_result(block: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
     return made
 
 
-def _whole(role: str, contents: Sequence[Any]) -> dict[str, Any]:
-    """One message of the contents of its turns."""
+def _join_contents(role: str, contents: Sequence[Any]) -> dict[str, Any]:
+    """Joins the contents of turns into one message."""
     message = {"role": role, "content": contents[0]}
     for content in contents[1:]:
         message = merge_messages(message, {"role": role, "content": content})
@@ -108,7 +112,7 @@ def _whole(role: str, contents: Sequence[Any]) -> dict[str, Any]:
 
 
 def _alternating(items: Sequence[NewEntry]) -> list[NewEntry]:
-    """Neighbours of one role become one message, but for those that were neighbours in the file already."""
+    """Merges neighbours of one role into one message, but for those that were neighbours in the file already."""
     made: list[NewEntry] = []
     flat: list[NewEntry] = []
     for item in items:
@@ -127,8 +131,8 @@ def _same_role(one: NewEntry, two: NewEntry) -> bool:
     return all(isinstance(value, dict) for value in values) and one.value.get("role") == two.value.get("role")
 
 
-def _with_system(document: Document, held: Draft) -> Document:
-    """The document with the changes of the system prompt that stands beside the messages."""
+def _edit_system(document: Document, held: Draft) -> Document:
+    """Returns the document with the changes of the system prompt that stands beside the messages."""
     heads = [at for at, turn in enumerate(held.raw.turns) if not turn.source]
     if not heads:
         return document

@@ -1,8 +1,8 @@
-"""A draft laid over the decoded entries of its file: what nothing touched stays, the rest goes through the format.
+"""Lays a draft over the decoded entries of its file: untouched entries stay, changed ones go through the format.
 
-A writer calls `rebuild` for the items of the new file, changes what its format links (parents, alternation), and
-`render`s them. A group is a set of entries and turns that belong together: one entry with the turns it holds, or all
-the entries of one turn.
+A writer calls `apply_draft` for the entries of the new file, changes the links of its format (parents, alternation),
+and renders them with `render_file`. A group is a set of entries and turns that belong together: one entry with its
+turns, or all the entries of one turn.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from holdfast.transcript.turn import ToolCall, Turn
 
 @dataclass(frozen=True)
 class Change:
-    """One turn of a group, in order, before and after; `new == raw` where it stands as it stood."""
+    """One turn of a group, in order, before and after; `new == raw` if it is unchanged."""
 
     raw: Turn | None
-    """None: a new turn that stands between two turns of the group."""
+    """None for a new turn that stands between two turns of the group."""
     new: Turn | None
-    """None: dropped."""
+    """None for a dropped turn."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,15 @@ class NewEntry:
 
     value: Any
     number: int = 0
-    """The entry that it was; 0 where it is new."""
+    """Number of the old entry; 0 if it is new."""
 
 
 Edit = Callable[[list[Any], tuple[Change, ...]], Sequence[Any]]
-"""The entries of one group, with the changes of its turns -> as many values, None for what goes.
-Not called for a group that nothing touched or that is dropped whole. Must not change its arguments in place."""
+"""Maps the entries of one group, with the changes of its turns, to as many values, None for an entry that goes. Not
+called for a group that is untouched or dropped whole. Must not change its arguments in place.
+"""
 New = Callable[[Turn, Any], Any]
-"""A turn that is in no entry, and the nearest entry that holds turns (None in a file without) -> an entry."""
+"""Maps a turn that is in no entry, and the nearest entry with turns (None in a file without), to an entry."""
 
 
 def apply_draft(
@@ -53,23 +54,23 @@ def apply_draft(
     new: New,
     where: Sequence[tuple[int, ...]] | None = None,
 ) -> list[NewEntry]:
-    """The entries of the new file, in order.
+    """Returns the entries of the new file, in order.
 
     `where` gives for each raw turn the numbers of the entries that hold it; by default `Turn.source`. A turn whose
-    entries are not among `entries` is left to the format. An entry without turns stays, unless the nearest entries
-    with turns on both sides went.
+    entries are not among `entries` is left to the format. An entry without turns stays, unless the nearest entries with
+    turns on both sides went.
     """
     places = [(turn.source,) for turn in held.raw.turns] if where is None else where
     values = {entry.number: entry.value for entry in entries}
     groups = _groups([tuple(number for number in numbers if number in values) for numbers in places])
-    before = _lay(held, groups)
+    before = _add_changes(held, groups)
     result = dict(values)
     for group in _distinct(groups):
         olds = [values[number] for number in group.entries]
-        result.update(zip(group.entries, _edited(olds, tuple(group.changes), edit), strict=True))
+        result.update(zip(group.entries, _edit_group(olds, tuple(group.changes), edit), strict=True))
     spoken = {number for group in _distinct(groups) for number in group.entries}
     gone = {number for number in spoken if result[number] is None}
-    gone |= _stranded([entry.number for entry in entries], spoken, gone)
+    gone |= _find_stranded([entry.number for entry in entries], spoken, gone)
     end = max(spoken, default=0)
     items: list[NewEntry] = []
     for entry in entries:
@@ -92,7 +93,7 @@ _END = -1
 
 
 def _groups(places: Sequence[tuple[int, ...]]) -> list[_Group | None]:
-    """For each turn its group; None where it has no entry. Turns that share an entry share a group."""
+    """Returns for each turn its group; None if it has no entry. Turns that share an entry share a group."""
     groups: list[_Group | None] = [None] * len(places)
     by_entry: dict[int, _Group] = {}
     for at, numbers in enumerate(places):
@@ -112,15 +113,15 @@ def _distinct(groups: Iterable[_Group | None]) -> list[_Group]:
 
 
 def find_raw_turn(piece: Piece, held: Draft) -> int | None:
-    """The raw turn that a piece is in place of; None where it is new, or has another speaker or another call."""
+    """Returns the raw turn that a piece replaces; None if the piece is new, or has another speaker or another call."""
     if piece.at is None:
         return None
     raw = held.raw.turns[piece.at]
     return piece.at if (raw.role, raw.call_id) == (piece.turn.role, piece.turn.call_id) else None
 
 
-def _lay(held: Draft, groups: Sequence[_Group | None]) -> dict[int, list[Turn]]:
-    """Fill in the changes of every group, and return the new turns by the entry that they stand before."""
+def _add_changes(held: Draft, groups: Sequence[_Group | None]) -> dict[int, list[Turn]]:
+    """Adds the changes to every group, and returns the new turns by the entry that they stand before."""
     raw = held.raw.turns
     kept: dict[int, Turn] = {}
     inside: dict[int, list[Turn]] = {}  # by the raw turn that they follow in its group
@@ -149,7 +150,7 @@ def _lay(held: Draft, groups: Sequence[_Group | None]) -> dict[int, list[Turn]]:
     return before
 
 
-def _edited(values: list[Any], changes: tuple[Change, ...], edit: Edit) -> Sequence[Any]:
+def _edit_group(values: list[Any], changes: tuple[Change, ...], edit: Edit) -> Sequence[Any]:
     if all(change.raw == change.new for change in changes):
         return values
     if all(change.new is None for change in changes):
@@ -157,8 +158,8 @@ def _edited(values: list[Any], changes: tuple[Change, ...], edit: Edit) -> Seque
     return edit(values, changes)
 
 
-def _stranded(numbers: Sequence[int], spoken: set[int], gone: set[int]) -> set[int]:
-    """Entries without turns, of which the nearest entries with turns on both sides are gone."""
+def _find_stranded(numbers: Sequence[int], spoken: set[int], gone: set[int]) -> set[int]:
+    """Returns the entries without turns, of which the nearest entries with turns on both sides are gone."""
     found: set[int] = set()
     run: list[int] = []
     after_gone = False
@@ -178,12 +179,12 @@ class _Several:
 
 
 def pack_entries(values: Sequence[Any], places: int) -> list[Any]:
-    """What an `edit` or a `new` gives where the number of entries changes; `unpacked` lays it out."""
+    """Packs a changed number of entries into the result of an `edit` or a `new`; `unpack_entries` lays them out."""
     return [_Several(tuple(values)), *[None] * (places - 1)]
 
 
 def unpack_entries(entries: Sequence[Entry], items: Iterable[NewEntry]) -> list[NewEntry]:
-    """The items, those made with `several` one by one. A value that was an entry is that entry."""
+    """Returns the entries, packed ones one by one. A value that was an entry is that entry."""
     numbers = {id(entry.value): entry.number for entry in entries}
     flat: list[NewEntry] = []
     for item in items:
@@ -195,7 +196,7 @@ def unpack_entries(entries: Sequence[Entry], items: Iterable[NewEntry]) -> list[
 
 
 def match_calls(raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> tuple[list[ToolCall | None], list[ToolCall]]:
-    """For each call of a turn what it is now, None where it went; and the calls that are new."""
+    """Returns for each call of a turn its new form, None if it went; and the calls that are new."""
     left = list(calls)
     kept: list[ToolCall | None] = []
     for old in raw:
@@ -207,7 +208,7 @@ def match_calls(raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> tuple[lis
 def replace_blocks(
     content: Sequence[Any], calls: Sequence[ToolCall | None] | None = None, thinking: bool = True
 ) -> list[Any]:
-    """Content parts with other calls (one for each `tool_use`, None to drop it) and with or without thinking."""
+    """Returns content parts with other calls (one per `tool_use`, None to drop it) and with or without thinking."""
     made: list[Any] = []
     now = iter(calls or ())
     for part in content:
@@ -227,15 +228,15 @@ def _put_use(part: dict[str, Any], call: ToolCall) -> dict[str, Any]:
 
 
 def input_like(old: Any, call: ToolCall) -> Any:
-    """A call's arguments in the kind in which they stood: as a text, or as an object."""
+    """Returns a call's arguments in the form in which they stood: as a text, or as an object."""
     return call.arguments if isinstance(old, str) else parse_arguments(call)
 
 
 def render_file(document: Document, items: Sequence[NewEntry], key: str = "messages") -> str:
-    """The file's text with these entries: JSON lines, a JSON list, or the object with its list under `key`.
+    """Returns the file's text with these entries: JSON lines, a JSON list, or the object with its list under `key`.
 
-    A line whose value is the very one that was decoded is written as it stood, byte for byte. Indentation, key
-    order and the end of the file stay as they were. What the reading skipped is left out.
+    A line whose value is the very one that was decoded is written as it stood, byte for byte. Indentation, key order
+    and the end of the file stay as they were. Entries that the reading skipped are left out.
     """
     items = [item for item in items if item.number not in document.left_out]
     text = document.text
@@ -256,7 +257,7 @@ def render_file(document: Document, items: Sequence[NewEntry], key: str = "messa
 
 
 def _dumps(value: Any, like: str) -> str:
-    """JSON in the layout of `like`."""
+    """Returns JSON in the layout of `like`."""
     indent = re.match(r"\s*[\[{]\r?\n([ \t]+)", like)
     colon = re.search(r'"\s*:([ \t]*)', like)
     tight = colon is not None and not colon.group(1)

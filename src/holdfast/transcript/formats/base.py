@@ -1,4 +1,4 @@
-"""What a wire format is: a name, a way to recognise it by content, a reader and a writer."""
+"""The row of a session file format: a name, a way to recognise it by content, a reader and a writer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ class Format:
 
     name: str
     sniff: Callable[[Document], bool]
-    """True when the content is this format's. Never raises, whatever the document holds."""
+    """Returns True if the content is of this format. Never raises, whatever the document holds."""
     read: Callable[[Document], Transcript]
     write: Callable[[Document, Draft], str] | None = None
-    """The document with the changes of a draft of the transcript that `read` made of it."""
+    """Returns the document with the changes of a draft; the draft's raw transcript is the one that `read` made of it.
+    """
     dialect: bool = False
-    """Written in a more general wire, and therefore asked before it."""
+    """True for a format that is written in a more general wire, and is therefore asked before it."""

@@ -31,20 +31,20 @@ def read(document: Document) -> Transcript:
     lines, skipped = document.read_each(document.lines, _line)
     main = _main_lines(lines)
     chains = Chains(main)
-    chain = chains.ending_at(chains.leaf)
-    left_out = {"sidechain_lines": len(lines) - len(main), **_left_out(main, chains, chain)}
+    chain = chains.chain_to(chains.leaf)
+    left_out = {"sidechain_lines": len(lines) - len(main), **_count_rest(main, chains, chain)}
     meta = {**_session(lines), **{key: value for key, value in left_out.items() if value}}
     return Transcript(_turns(chain), "claude_code", meta, skipped)
 
 
-def chains_of(document: Document) -> Chains:
-    """The lines that can be read, linked; what cannot is left out."""
+def read_chains(document: Document) -> Chains:
+    """Links the lines that can be read; others are left out."""
     lines, _ = replace(document, lenient=True).read_each(document.lines, _line)
     return Chains(_main_lines(lines))
 
 
 def _main_lines(lines: tuple[Line, ...]) -> list[Line]:
-    """All but the sidechains; a sub-agent's own file is nothing but one, and is then the session."""
+    """Returns all lines but the sidechains; a sub-agent's own file is nothing but one, and is then the session."""
     main = [line for line in lines if not line.sidechain]
     return main if any(line.turns for line in main) else list(lines)
 
@@ -54,27 +54,27 @@ def _line(entry: Entry) -> Line:
     return Line(
         number=entry.number,
         fields=fields,
-        turns=_said(fields, entry.number),
+        turns=_turns_of_line(fields, entry.number),
         message_id=_message_id(fields),
     )
 
 
-def _said(fields: dict[str, Any], number: int) -> tuple[Turn, ...]:
-    """The turns of one line; none where the line is bookkeeping."""
+def _turns_of_line(fields: dict[str, Any], number: int) -> tuple[Turn, ...]:
+    """Returns the turns of one line; none if the line is bookkeeping."""
     type_ = fields.get("type")
     if type_ in ("user", "assistant"):
         message = {**copy_object(fields.get("message"), '"message"'), "role": type_}
         turns = anthropic.turns_of(message, number)
-    elif type_ == "attachment" and _queued_prompt(fields) is not None:
-        turns = anthropic.turns_of({"role": "user", "content": _queued_prompt(fields)}, number)
+    elif type_ == "attachment" and _read_queue(fields) is not None:
+        turns = anthropic.turns_of({"role": "user", "content": _read_queue(fields)}, number)
     else:
         return ()
     envelope = {key: value for key, value in fields.items() if key not in _ENVELOPE}
     return (replace(turns[0], extra={**turns[0].extra, **envelope}), *turns[1:])
 
 
-def _queued_prompt(fields: dict[str, Any]) -> Any:
-    """What the user typed while the agent worked is delivered as an attachment, never as a user line."""
+def _read_queue(fields: dict[str, Any]) -> Any:
+    """Returns the words that the user typed while the agent worked: an attachment delivers them, never a user line."""
     attachment = fields.get("attachment")
     if isinstance(attachment, dict) and attachment.get("type") == "queued_command":
         return attachment.get("prompt")
@@ -89,11 +89,11 @@ def _message_id(fields: dict[str, Any]) -> str:
 
 
 def group_lines(chain: list[Line]) -> list[tuple[list[Line], tuple[Turn, ...]]]:
-    """Lines that belong together, with their turns; neighbours with one message id are pieces of one message."""
+    """Returns lines that belong together, with their turns; neighbours with one message id are one message."""
     groups: list[tuple[list[Line], tuple[Turn, ...]]] = []
     for message_id, group in groupby(chain, key=lambda line: line.message_id):
         lines = list(group)
-        groups += [(lines, (_merged(lines),))] if message_id else [([line], line.turns) for line in lines]
+        groups += [(lines, (_merge_pieces(lines),))] if message_id else [([line], line.turns) for line in lines]
     return groups
 
 
@@ -101,15 +101,15 @@ def _turns(chain: list[Line]) -> tuple[Turn, ...]:
     return tuple(turn for _, turns in group_lines(chain) for turn in turns)
 
 
-def _merged(lines: list[Line]) -> Turn:
-    """One turn from the pieces: content end to end, the last piece's bookkeeping (it has the final usage)."""
+def _merge_pieces(lines: list[Line]) -> Turn:
+    """Merges pieces into one turn: content end to end, the last piece's bookkeeping (it has the final usage)."""
     if len(lines) == 1:
         return lines[0].turns[0]
     messages = [line.fields["message"] for line in lines]
     content = [part for message in messages for part in as_parts(message.get("content"))]
     last = lines[-1].fields
     whole = {**last, "message": {**last["message"], "content": content}}
-    return _said(whole, lines[0].number)[0]
+    return _turns_of_line(whole, lines[0].number)[0]
 
 
 def as_parts(content: Any) -> list[Any]:
@@ -117,15 +117,15 @@ def as_parts(content: Any) -> list[Any]:
 
 
 def _session(lines: tuple[Line, ...]) -> dict[str, Any]:
-    """Where and by what the session was run, from the first line that says so."""
+    """Returns the place and the program of the session, from the first line that names them."""
     found: dict[str, Any] = {}
     for line in lines:
         found = {**{key: line.fields[key] for key in _SESSION if key in line.fields}, **found}
     return found
 
 
-def _left_out(lines: list[Line], chains: Chains, chain: list[Line]) -> dict[str, Any]:
-    """Every line that is not in the transcript, counted; compactions in full."""
+def _count_rest(lines: list[Line], chains: Chains, chain: list[Line]) -> dict[str, Any]:
+    """Counts every line that is not in the transcript; compactions are given in full."""
     compactions = [_compaction(line, chains) for line in chains.boundaries]
     shown = {line.number for line in chain} | {n for c in compactions for n in c.lines}
     return {
@@ -145,7 +145,7 @@ class _Compaction:
         return [line.number for line in self.chain]
 
     def as_meta(self) -> dict[str, Any]:
-        """Its line, the lines of the turns that the summary replaced, and those turns."""
+        """Returns its line, the lines of the turns that the summary replaced, and those turns."""
         metadata = self.boundary.fields.get("compactMetadata")
         return {
             "line": self.boundary.number,
@@ -156,4 +156,4 @@ class _Compaction:
 
 
 def _compaction(boundary: Line, chains: Chains) -> _Compaction:
-    return _Compaction(boundary, chains.ending_at(chains.before(boundary)))
+    return _Compaction(boundary, chains.chain_to(chains.before(boundary)))

@@ -1,8 +1,8 @@
-"""The order of a Claude Code session: which lines lie on the way from the last one back to the start.
+"""The order of a Claude Code session: the lines on the way from the last one back to the start.
 
-Three things bend the chain of parents. A compaction boundary cuts it (its parent is null). A segment that
-a compaction preserved is hung in behind the summary. Parallel tool calls fork it: each result names its own
-call as parent, so following parents alone would lose all results but one.
+Three things bend the chain of parents. A compaction boundary cuts it (its parent is null). A segment that a compaction
+preserved hangs behind the summary. Parallel tool calls fork it: each result names its own call as parent, so following
+parents alone would lose all results but one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from holdfast.transcript.turn import Role, Turn
 
 @dataclass(frozen=True)
 class Line:
-    """One decoded line, with the turns it holds (none for bookkeeping)."""
+    """One decoded line, with its turns (none for bookkeeping)."""
 
     number: int
     fields: dict[str, Any]
@@ -61,7 +61,7 @@ class Chains:
         self._lines = list(self._by_uuid.values())
         self._parents = self._parents_by_uuid()
         for boundary in self.boundaries:
-            self._hang_in_preserved(boundary)
+            self._attach_segment(boundary)
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -69,7 +69,7 @@ class Chains:
         return tuple(self._lines)
 
     def parent(self, uuid: str) -> str:
-        """The id of the line before; empty where there is none."""
+        """Returns the id of the line before; empty if there is none."""
         return self._parents[uuid]
 
     @property
@@ -78,17 +78,17 @@ class Chains:
 
     @property
     def leaf(self) -> Line | None:
-        """The last thing said: the chain that leads to it is the session."""
+        """The last line with a turn: the chain that leads to it is the session."""
         return next((line for line in reversed(self._lines) if line.turns), None)
 
     def before(self, boundary: Line) -> Line | None:
-        """The last line before a compaction, which the boundary itself no longer has as parent."""
+        """Returns the last line before a compaction, which the boundary itself no longer has as parent."""
         named = self._by_uuid.get(text_or_empty(boundary.fields.get("logicalParentUuid")))
         earlier = (line for line in reversed(self._lines) if line.number < boundary.number and line.turns)
         return named or next(earlier, None)
 
-    def ending_at(self, leaf: Line | None) -> list[Line]:
-        """The spoken lines from the start, or from the last compaction, up to `leaf`."""
+    def chain_to(self, leaf: Line | None) -> list[Line]:
+        """Returns the lines with turns from the start, or from the last compaction, up to `leaf`."""
         path: list[Line] = []
         seen: set[str] = set()
         uuid = leaf.uuid if leaf else ""
@@ -96,7 +96,7 @@ class Chains:
             seen.add(uuid)
             path.append(self._by_uuid[uuid])
             uuid = self._parents[uuid]
-        return self._with_forks([line for line in reversed(path) if line.turns], seen)
+        return self._add_forks([line for line in reversed(path) if line.turns], seen)
 
     def _parents_by_uuid(self) -> dict[str, str]:
         parents: dict[str, str] = {}
@@ -109,8 +109,10 @@ class Chains:
             previous = line.uuid
         return parents
 
-    def _hang_in_preserved(self, boundary: Line) -> None:
-        """Messages that a compaction kept: their head follows the anchor, what followed it their tail."""
+    def _attach_segment(self, boundary: Line) -> None:
+        """Attaches the messages that a compaction preserved: their head follows the anchor, the lines behind it their
+        tail.
+        """
         metadata = boundary.fields.get("compactMetadata")
         segment = metadata.get("preservedSegment") if isinstance(metadata, dict) else None
         if not isinstance(segment, dict):
@@ -124,7 +126,7 @@ class Chains:
         self._parents[head] = anchor
 
     def _branches_off(self, line: Line, passed: set[str]) -> bool:
-        """Whether its parents lead to the path: what a compaction left behind may be of the same message."""
+        """Returns True if the line's parents lead to the path: a line before a compaction may share its message."""
         seen: set[str] = set()
         uuid = self._parents[line.uuid]
         while uuid in self._by_uuid and uuid not in passed and uuid not in seen:
@@ -132,8 +134,8 @@ class Chains:
             uuid = self._parents[uuid]
         return uuid in passed
 
-    def _with_forks(self, path: list[Line], passed: set[str]) -> list[Line]:
-        """Put back what parallel calls forked off: other pieces of a message on the path, and results."""
+    def _add_forks(self, path: list[Line], passed: set[str]) -> list[Line]:
+        """Adds the lines that parallel calls forked off: other pieces of a message on the path, and results."""
         on_path = {line.number for line in path}
         answered = {call for line in path for call in line.answers}
         ends = _run_ends(path)
@@ -155,7 +157,7 @@ class Chains:
 
 
 def _run_ends(path: list[Line]) -> list[int]:
-    """For each place, where the run of pieces of the same message ends."""
+    """Returns for each place the end of the run of pieces of the same message."""
     ends = list(range(len(path)))
     for at in reversed(range(len(path) - 1)):
         if path[at].message_id and path[at].message_id == path[at + 1].message_id:

@@ -16,10 +16,13 @@ _ENDS = ("headUuid", "anchorUuid", "tailUuid")
 
 
 def link_entries(items: Sequence[NewEntry], chains: Chains, where: Sequence[tuple[int, ...]]) -> list[NewEntry]:
-    """The items with their parents set. `where` are the lines of each turn, in the session's order; a new item stands
-    before the line that follows it in the session, or at its end."""
+    """Returns the entries with their parents set.
+
+    `where` are the lines of each turn, in the session's order; a new entry stands before the line that follows it in
+    the session, or at its end.
+    """
     said = [number for numbers in where for number in numbers]
-    items = _without_loose_ends(_with_end_last(items, said), chains, set(said))
+    items = _drop_loose_ends(_move_end_last(items, said), chains, set(said))
     runs = {
         at: next((later.value["uuid"] for later in items[at:] if later.number in said), "")
         for at, item in enumerate(items)
@@ -29,10 +32,10 @@ def link_entries(items: Sequence[NewEntry], chains: Chains, where: Sequence[tupl
     made: list[NewEntry] = []
     for at, item in enumerate(items):
         if item.number:
-            made.append(replace(item, value=links.relinked(item.value)))
+            made.append(replace(item, value=links.relink(item.value)))
         elif at in runs:
             run = [new.value for new in items[at : _run_end(items, at)]]
-            made += map(NewEntry, links.chained(run, runs[at]))
+            made += map(NewEntry, links.chain_rows(run, runs[at]))
     return made
 
 
@@ -40,9 +43,10 @@ def _run_end(items: Sequence[NewEntry], start: int) -> int:
     return next((at for at in range(start, len(items)) if items[at].number), len(items))
 
 
-def _with_end_last(items: Sequence[NewEntry], said: Sequence[int]) -> Sequence[NewEntry]:
-    """The session's last line behind all others of it: a segment that a compaction preserved stands above the summary,
-    and where all that followed it went, the summary would pass for the end."""
+def _move_end_last(items: Sequence[NewEntry], said: Sequence[int]) -> Sequence[NewEntry]:
+    """Moves the session's last line behind all others of it: a segment that a compaction preserved stands above the
+    summary, and if all lines after it went, the summary would pass for the end.
+    """
     places = {item.number: at for at, item in enumerate(items) if item.number}
     last = next((places[number] for number in reversed(said) if number in places), None)
     end = max((at for at, item in enumerate(items) if not item.number or item.number in set(said)), default=-1)
@@ -54,36 +58,36 @@ def _with_end_last(items: Sequence[NewEntry], said: Sequence[int]) -> Sequence[N
     return [*items[:start], *items[last + 1 : end + 1], *items[start : last + 1], *items[end + 1 :]]
 
 
-def _without_loose_ends(items: Sequence[NewEntry], chains: Chains, said: set[int]) -> list[NewEntry]:
-    """Where the session's last turns went, an abandoned branch behind them would pass for its end."""
+def _drop_loose_ends(items: Sequence[NewEntry], chains: Chains, said: set[int]) -> list[NewEntry]:
+    """Drops abandoned branches behind the session's last line: without its last turns they would pass for its end."""
     last = max((at for at, item in enumerate(items) if not item.number or item.number in said), default=-1)
     spoken = {line.number for line in chains.lines if line.turns}
     return [item for at, item in enumerate(items) if at <= last or item.number not in spoken]
 
 
 class _Links:
-    """Parents of what is left."""
+    """The parents of the lines that are left."""
 
     def __init__(
-        self, items: Sequence[NewEntry], chains: Chains, where: Sequence[tuple[int, ...]], led: set[str]
+        self, items: Sequence[NewEntry], chains: Chains, where: Sequence[tuple[int, ...]], followed: set[str]
     ) -> None:
-        """`led` are the lines that new lines will stand before."""
+        """Takes `followed`, the lines that new lines will stand before."""
         self._chains = chains
         self._lines = {line.uuid: line for line in chains.lines}
         values = [item.value for item in items if item.number and isinstance(item.value, dict)]
-        self._held = {text_or_empty(value.get("uuid")) for value in values}
+        self._left = {text_or_empty(value.get("uuid")) for value in values}
         self._moved: dict[str, str] = {}
         self._pieces = {number: numbers for numbers in where for number in numbers}
         self._uuids = {line.number: line.uuid for line in chains.lines}
         segments = [_segment(line.fields) for line in chains.boundaries]
-        # A preserved segment binds its ends by name; where one went or is led, every parent is written out instead.
-        self._broken = any(not ids <= self._held - led for ids in segments)
+        # A preserved segment binds its ends by name; if one went or is followed, parents are written out.
+        self._broken = any(not ids <= self._left - followed for ids in segments)
 
-    def chained(self, run: Sequence[dict[str, Any]], follows: str) -> list[dict[str, Any]]:
-        """New lines one behind the other; the line that follows them will hang on the last."""
+    def chain_rows(self, run: Sequence[dict[str, Any]], follows: str) -> list[dict[str, Any]]:
+        """Chains new lines one behind the other; the line that follows them will hang on the last."""
         leaf = self._chains.leaf
         end = leaf.uuid if leaf else ""
-        parent = self._alive(self._chains.parent(follows) if follows else end)
+        parent = self._nearest_left(self._chains.parent(follows) if follows else end)
         made = []
         for value in run:
             key = "logicalParentUuid" if value["type"] == "system" else "parentUuid"
@@ -95,11 +99,11 @@ class _Links:
             self._moved[follows] = parent
         return made
 
-    def relinked(self, value: Any) -> Any:
+    def relink(self, value: Any) -> Any:
         uuid = text_or_empty(value.get("uuid")) if isinstance(value, dict) else ""
         if uuid not in self._lines:
             return value
-        parent = self._moved.get(uuid, self._alive(self._chains.parent(uuid)))
+        parent = self._moved.get(uuid, self._nearest_left(self._chains.parent(uuid)))
         if uuid in self._moved or self._broken or parent != self._chains.parent(uuid):
             value = value if (value.get("parentUuid") or "") == parent else {**value, "parentUuid": parent or None}
         if self._broken and _segment(value):
@@ -107,19 +111,21 @@ class _Links:
             value = {**value, "compactMetadata": metadata}
         return value
 
-    def _alive(self, uuid: str) -> str:
-        """The line itself, or the nearest before it that is left; empty where none is."""
+    def _nearest_left(self, uuid: str) -> str:
+        """Returns the line itself, or the nearest before it that is left; empty if none is."""
         seen: set[str] = set()
-        while uuid in self._lines and uuid not in self._held and uuid not in seen:
+        while uuid in self._lines and uuid not in self._left and uuid not in seen:
             seen.add(uuid)
             uuid = self._earlier_piece(uuid) or self._chains.parent(uuid)
-        return uuid if uuid in self._held or uuid not in self._lines else ""
+        return uuid if uuid in self._left or uuid not in self._lines else ""
 
     def _earlier_piece(self, uuid: str) -> str:
-        """A line that is left of the same streamed message: it may have hung beside the chain."""
+        """Returns a line that is left of the same streamed message, which may have hung beside the chain; empty if none
+        is.
+        """
         gone = self._lines[uuid].number
         earlier = [self._uuids[number] for number in self._pieces.get(gone, ()) if number < gone]
-        return next((piece for piece in reversed(earlier) if piece in self._held), "")
+        return next((piece for piece in reversed(earlier) if piece in self._left), "")
 
 
 def _segment(fields: dict[str, Any]) -> set[Any]:

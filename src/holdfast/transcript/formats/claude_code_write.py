@@ -1,8 +1,8 @@
 """Writes Claude Code sessions, so that the agent resumes them.
 
-What changes inside the session changes in its lines, and the chain of parents is closed over lines that go. Where the
-head is replaced, nothing above is touched: a compaction boundary and a summary line stand before what was kept, as
-when the agent compacts by itself.
+Changes inside the session are made in its lines, and the chain of parents is closed over lines that go. If the head is
+replaced, nothing above is touched: a compaction boundary and a summary line stand before the rest, as when the agent
+compacts by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft, Piece, new_draft
 from holdfast.transcript.formats import anthropic_write
 from holdfast.transcript.formats.apply_draft import Change, NewEntry, apply_draft, find_raw_turn, render_file
-from holdfast.transcript.formats.claude_code import as_parts, chains_of, group_lines
+from holdfast.transcript.formats.claude_code import as_parts, group_lines, read_chains
 from holdfast.transcript.formats.claude_code_chain import Chains
 from holdfast.transcript.formats.claude_code_links import link_entries
 from holdfast.transcript.provider_requests import to_anthropic_message
@@ -25,31 +25,31 @@ from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Turn
 
 _ENVELOPE = ("isSidechain", "userType", "cwd", "sessionId", "version", "gitBranch", "slug", "timestamp")
-"""What a new line takes from the line that it stands before."""
+"""Fields that a new line takes from the line that it stands before."""
 _LINE = "\0line"
 
 
 def write(document: Document, held: Draft) -> str:
-    chains = chains_of(document)
-    where = _where(chains)
-    head, kept = _split(held)
+    chains = read_chains(document)
+    where = _lines_of_turns(chains)
+    head, kept = _split_head(held)
     items = apply_draft(document.lines, kept, _edit, _new, where)
     if head:
-        items = _with_compaction(items, held, head, where)
+        items = _insert_compaction(items, held, head, where)
     return render_file(document, link_entries(items, chains, where))
 
 
-def _where(chains: Chains) -> list[tuple[int, ...]]:
-    """The lines of every turn."""
-    groups = group_lines(chains.ending_at(chains.leaf))
+def _lines_of_turns(chains: Chains) -> list[tuple[int, ...]]:
+    """Returns the line numbers of every turn."""
+    groups = group_lines(chains.chain_to(chains.leaf))
     return [tuple(line.number for line in lines) for lines, turns in groups for _ in turns]
 
 
-def _split(held: Draft) -> tuple[tuple[Piece, ...], Draft]:
-    """The pieces in place of a head that was folded, and the draft with the head as it was instead of them.
+def _split_head(held: Draft) -> tuple[tuple[Piece, ...], Draft]:
+    """Returns the pieces in place of a replaced head, and the draft with the head as it was instead of them.
 
-    A head is folded where new turns stand for turns that went, and nothing but the user's words is left before them.
-    No pieces: there is none.
+    A head is replaced if new turns stand for turns that went, and nothing but the user's words is left before them. No
+    pieces: none is replaced.
     """
     said = tuple(takewhile(lambda piece: piece.turn.role is Role.USER, held.pieces))
     stop = 1 + max((at for at, piece in enumerate(said) if find_raw_turn(piece, held) is None), default=-1)
@@ -62,10 +62,10 @@ def _split(held: Draft) -> tuple[tuple[Piece, ...], Draft]:
     return head, replace(held, pieces=(*new_draft(held.raw).pieces[:until], *rest))
 
 
-def _with_compaction(
+def _insert_compaction(
     items: list[NewEntry], held: Draft, head: Sequence[Piece], where: Sequence[tuple[int, ...]]
 ) -> list[NewEntry]:
-    """The agent's own records of a compaction, before the first line that was kept."""
+    """Inserts the agent's own records of a compaction before the first line that stays."""
     rest = held.pieces[len(head) :]
     follows = find_raw_turn(rest[0], held) if rest else None
     ends = where[-1] if follows is None else where[follows]
@@ -86,14 +86,14 @@ def _with_compaction(
         "level": "info",
         "compactMetadata": metadata,
     }
-    made = [boundary, *(_retold(piece, held, near, values, where) for piece in head)]
+    made = [boundary, *(_line_behind_boundary(piece, held, near, values, where) for piece in head)]
     return [*items[:cut], *map(NewEntry, made), *items[cut:]]
 
 
-def _retold(
+def _line_behind_boundary(
     piece: Piece, held: Draft, near: dict[str, Any], values: dict[int, Any], where: Sequence[tuple[int, ...]]
 ) -> dict[str, Any]:
-    """A line behind the boundary: a summary, or the user's words again."""
+    """Returns a line behind the boundary: a summary, or the user's words again."""
     own = find_raw_turn(piece, held)
     if own is None:
         return {**_new(piece.turn, near), "isVisibleInTranscriptOnly": True, "isCompactSummary": True}
@@ -113,7 +113,7 @@ def _new(turn: Turn, near: dict[str, Any]) -> dict[str, Any]:
 
 
 def _envelope(near: dict[str, Any], type_: str) -> dict[str, Any]:
-    """The fields around a new line; `linked` sets its id and its parent."""
+    """Returns the fields around a new line; `link_entries` sets its id and its parent."""
     shared = {key: near[key] for key in _ENVELOPE if key in near}
     return {"parentUuid": None, **shared, "type": type_, "uuid": ""}
 
@@ -136,7 +136,7 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
 
 
 def _edit_streamed(values: list[Any], change: Change) -> list[Any]:
-    """The lines of one streamed message: every block stays in its line, and a line without blocks goes."""
+    """Returns the lines of one streamed message: every block stays in its line, and a line without blocks goes."""
     raw, turn = change.raw, change.new
     if raw is None or turn is None:
         raise AssertionError("a streamed message is one turn, dropped whole")

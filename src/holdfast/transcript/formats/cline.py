@@ -41,7 +41,7 @@ def sniff(document: Document) -> bool:
 
 
 def _is_old(message: dict[str, Any]) -> bool:
-    """What a bare list still shows: the task in its tags, or the result of a call in the text."""
+    """Returns True for marks of a bare list: the task in its tags, or the result of a call in the text."""
     texts = _texts(message.get("content")) if message["role"] == "user" else []
     return any(text.startswith(("<task>", "<environment_details>")) or _RESULT.match(text) for text in texts)
 
@@ -53,22 +53,24 @@ def _texts(content: object) -> list[str]:
 
 
 def read(document: Document) -> Transcript:
-    whole = anthropic.read(replace(document, value=_beside(document), lines=()))
+    whole = anthropic.read(replace(document, value=_top_level(document), lines=()))
     groups, skipped = document.read_each(document.entries, _turns)
-    return Transcript((*whole.turns, *_with_text_calls(groups)), "cline", whole.meta, skipped)
+    return Transcript((*whole.turns, *_add_text_calls(groups)), "cline", whole.meta, skipped)
 
 
-def _beside(document: Document) -> dict[str, Any]:
-    """What stands beside the messages: the system prompt among it."""
+def _top_level(document: Document) -> dict[str, Any]:
+    """Returns the fields beside the messages, the system prompt among them."""
     value = document.value if isinstance(document.value, dict) else {}
     return {key: held for key, held in value.items() if key != "messages"}
 
 
 def _turns(entry: Entry) -> tuple[Turn, ...]:
-    """The turns of one message; one that holds a result as text becomes a tool turn and what the user added."""
+    """Returns the turns of one message; one that holds a result as text becomes a tool turn and the words that the user
+    added.
+    """
     if not _is_text_result(entry.value):
         return anthropic.turns_of(entry.value, entry.number)
-    told, said = _parted(entry.value)
+    told, said = _split_result(entry.value)
     (result,) = anthropic.turns_of({**entry.value, "content": told}, entry.number)
     match = _RESULT.match(result.text)
     head = match.group(0) if match else ""
@@ -86,8 +88,8 @@ def _is_text_result(message: object) -> bool:
     return bool(texts) and bool(_RESULT.match(texts[0])) and not any(map(anthropic.is_result, parts))
 
 
-def _parted(message: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """The parts that hold the result, and those in which the user speaks."""
+def _split_result(message: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Returns the parts that hold the result, and those in which the user speaks."""
     content = message["content"]
     parts = [part if isinstance(part, dict) else {"type": "text", "text": part} for part in _as_list(content)]
     said = [part for part in parts if any(_USER_WORDS.search(text) for text in _texts([part]))]
@@ -100,22 +102,22 @@ def _as_list(content: object) -> list[Any]:
     return [] if content is None else [content]
 
 
-def _with_text_calls(groups: Iterable[tuple[Turn, ...]]) -> tuple[Turn, ...]:
-    """Where a tool turn came as text, the assistant turn before it gets the call that it answers."""
+def _add_text_calls(groups: Iterable[tuple[Turn, ...]]) -> tuple[Turn, ...]:
+    """Gives the assistant turn before a tool turn that came as text the call that it answers."""
     done: list[Turn] = []
     for group in groups:
         for turn in group:
             before = done[-1] if done else None
             if turn.role is Role.TOOL and not turn.call_id and before and before.role is Role.ASSISTANT:
-                text, call = _call(before.text, str(turn.extra.get("result")))
+                text, call = _parse_call(before.text, str(turn.extra.get("result")))
                 done[-1] = replace(before, text=text, calls=(*before.calls, call))
                 turn = replace(turn, call_id=call.id)  # noqa: PLW2901
             done.append(turn)
     return tuple(done)
 
 
-def _call(text: str, head: str) -> tuple[str, ToolCall]:
-    """The call in the model's text, which the head of the result names, and the text without it."""
+def _parse_call(text: str, head: str) -> tuple[str, ToolCall]:
+    """Returns the text without its call, and the call, whose name the head of the result gives."""
     match = _RESULT.match(head)
     name = match.group(1) if match else "tool"
     body = re.search(rf"\s*<{name}>(.*?)(?:</{name}>|$)", text, re.DOTALL)
@@ -132,10 +134,10 @@ def write(document: Document, held: Draft) -> str:
 
 
 def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
-    """One message of the older layout. What is new inside it parts it, so that it stays a turn of its own."""
+    """Returns one message of the older layout. A new turn inside it splits it, so that it stays a turn of its own."""
     (value,) = values
     result = _is_text_result(value)
-    told, said = _parted(value) if result else ([], _as_list(value.get("content")))
+    told, said = _split_result(value) if result else ([], _as_list(value.get("content")))
     messages: list[Any] = [{**value, "content": []}]
     for change in changes:
         raw, new = change.raw, change.new
@@ -150,7 +152,7 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
             # Without its tag it would be read as part of the result.
             messages.append({"role": "user", "content": _as_list(write_content(said, new.text))})
         else:
-            messages[-1]["content"] += said if raw == new else _as_list(write_content(said, _spoken(new)))
+            messages[-1]["content"] += said if raw == new else _as_list(write_content(said, _render_turn(new)))
     return pack_entries([message for message in messages if message["content"]], 1)
 
 
@@ -158,8 +160,8 @@ def _text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _spoken(turn: Turn) -> str:
-    """A turn's text with its calls as the model writes them."""
+def _render_turn(turn: Turn) -> str:
+    """Returns a turn's text with its calls as the model writes them."""
     return "\n\n".join(filter(None, (turn.text, *map(_xml, turn.calls))))
 
 
@@ -170,4 +172,4 @@ def _xml(call: ToolCall) -> str:
 
 def _new(turn: Turn, _near: Any) -> Any:
     role = "assistant" if turn.role is Role.ASSISTANT else "user"
-    return {"role": role, "content": [_text_part(_spoken(turn))]}
+    return {"role": role, "content": [_text_part(_render_turn(turn))]}

@@ -1,7 +1,7 @@
 """Codex rollouts: one line `{timestamp, type, payload}` each; older ones hold the items without that envelope.
 
 The session is the `response_item` lines, which are Responses items. `event_msg` lines mirror them for the screen:
-they are counted in `meta`, and used only for a result that no item holds. A `compacted` line restarts the history;
+they are counted in `meta`, and used only for a result that no item holds. A `compacted` line restarts the read_history;
 the turns before it are kept in `meta["compactions"]`.
 """
 
@@ -18,12 +18,12 @@ from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.openai_responses import (
     Item,
     ItemTurn,
-    items_of_draft,
+    group_items,
     is_item,
     is_log_mark,
+    items_of_draft,
     match_turns,
     read_item,
-    group_items,
     write_items,
 )
 from holdfast.transcript.json_fields import copy_object, take_list, text_or_empty
@@ -32,12 +32,12 @@ from holdfast.transcript.turn import Role, Transcript, Turn
 _LINE_TYPES = ("session_meta", "response_item", "event_msg", "turn_context", "compacted")
 _BOOKKEEPING = ("ghost_snapshot", "other")
 _KEPT_USER_TOKENS = 20_000
-"""What the agent keeps of the user's own messages in a compaction that does not list the new history."""
+"""Tokens of the user's own messages that the agent keeps in a compaction that does not list the new history."""
 
 
 @dataclass
 class History:
-    """What the model saw at the end, and what came before each compaction."""
+    """The items that the model saw at the end, and the turns before each compaction."""
 
     items: list[Item] = field(default_factory=list)
     compactions: list[dict[str, Any]] = field(default_factory=list)
@@ -53,14 +53,14 @@ def _is_line(value: dict[str, Any]) -> bool:
 
 
 def is_legacy(document: Document) -> bool:
-    """The flat layout: items beside a head without a type, or beside state marks."""
+    """Returns True for the flat layout: items beside a head without a type, or beside state marks."""
     values = [entry.value for entry in document.lines]
     return any(map(is_log_mark, values)) and any(map(is_item, values))
 
 
 def read(document: Document) -> Transcript:
     lines, skipped = document.read_each(document.lines, read_line)
-    held = history(lines)
+    held = read_history(lines)
     meta = _session(lines)
     other = Counter(line.kind for line in lines if not line.items and line.kind != "compacted")
     meta |= {"other_lines": dict(other)} if other else {}
@@ -70,7 +70,7 @@ def read(document: Document) -> Transcript:
 
 @dataclass(frozen=True)
 class Line:
-    """One decoded line: its items (a compaction has those of the new history), or bookkeeping."""
+    """One decoded line: its items (a compaction has those of the new read_history), or bookkeeping."""
 
     number: int
     kind: str
@@ -85,7 +85,7 @@ class Line:
 
 
 def read_line(entry: Entry) -> Line:
-    """One line of either layout."""
+    """Reads one line of either layout."""
     fields = copy_object(entry.value, "a line")
     if is_log_mark(fields):
         return Line(entry.number, "legacy", fields)
@@ -111,7 +111,7 @@ def _items(entry: Entry) -> tuple[Item, ...]:
 
 
 def _mirror(entry: Entry) -> Item | None:
-    """The result that an `exec_command_end` event repeats."""
+    """Returns the result that an `exec_command_end` event repeats."""
     fields = entry.value
     if fields.get("type") != "exec_command_end" or not isinstance(fields.get("call_id"), str):
         return None
@@ -121,18 +121,20 @@ def _mirror(entry: Entry) -> Item | None:
     return replace(read, turn=replace(read.turn, is_error=fields.get("exit_code") not in (0, None)))
 
 
-def history(lines: tuple[Line, ...]) -> History:
-    """The items in the order in which the model saw them, each result once."""
+def read_history(lines: tuple[Line, ...]) -> History:
+    """Returns the items in the order in which the model saw them, each result once."""
     held = History()
     mirrors = {line.mirror.turn.call_id: line.mirror for line in lines if line.mirror}
     for line in lines:
         if line.restarts:
-            before = group_items(_once(held.items, mirrors))
-            held.items = list(line.items) if "replacement_history" in _set(line.fields) else _rebuilt(before, line)
+            before = group_items(_drop_repeats(held.items, mirrors))
+            held.items = (
+                list(line.items) if "replacement_history" in _set(line.fields) else _rebuild_history(before, line)
+            )
             held.compactions.append({**_compaction(line, before), "summaries": _summaries(held.items, line)})
         else:
             held.items.extend(line.items)
-    held.items = _once(held.items, mirrors)
+    held.items = _drop_repeats(held.items, mirrors)
     return held
 
 
@@ -140,8 +142,8 @@ def _set(fields: dict[str, Any]) -> set[str]:
     return {key for key, value in fields.items() if value is not None}
 
 
-def _once(items: list[Item], mirrors: dict[str, Item]) -> list[Item]:
-    """Each result once, and the mirror's where no item answers a call that is not the last thing said."""
+def _drop_repeats(items: list[Item], mirrors: dict[str, Item]) -> list[Item]:
+    """Returns each result once, and the mirror's if no item answers a call that is not the last words."""
     kept: list[Item] = []
     answered: set[str] = set()
     for item in items:
@@ -165,19 +167,21 @@ def _compaction(line: Line, before: tuple[ItemTurn, ...]) -> dict[str, Any]:
 
 
 def _summaries(items: list[Item], line: Line) -> tuple[Turn, ...]:
-    """The messages of a new history that stand for what went: those that the line names as its message."""
+    """Returns the messages of a new history that stand for the old one: those that the line names as its message."""
     message = text_or_empty(line.fields.get("message"))
     said = (item.turn for item in items if item.turn.role is Role.USER and item.turn.text and message)
     return tuple(turn for turn in said if turn.extra.get("compacted") or _is_part(turn.text, message))
 
 
 def _is_part(text: str, message: str) -> bool:
-    """Whether a text holds the message, or is one paragraph or more of it."""
+    """Returns True if a text holds the message, or is one paragraph or more of it."""
     return message in text or f"\n\n{text}\n\n" in f"\n\n{message}\n\n"
 
 
-def _rebuilt(before: tuple[ItemTurn, ...], line: Line) -> list[Item]:
-    """The history after a compaction that only gives its summary: instructions, the user's newest messages, it."""
+def _rebuild_history(before: tuple[ItemTurn, ...], line: Line) -> list[Item]:
+    """Returns the history after a compaction that gives only its summary: instructions, the user's newest messages,
+    summary.
+    """
     spoken = [said.items[0] for said in before if said.turn.role in (Role.SYSTEM, Role.USER)]
     kept: list[Item] = []
     room = _KEPT_USER_TOKENS
@@ -193,7 +197,7 @@ def _rebuilt(before: tuple[ItemTurn, ...], line: Line) -> list[Item]:
 
 
 def _session(lines: tuple[Line, ...]) -> dict[str, Any]:
-    """Where and by what the session was run: its head, and the model of the last turn."""
+    """Returns the place and the program of the session: its head, and the model of the last turn."""
     head = next((line for line in lines if line.kind in ("session_meta", "legacy") and "id" in line.fields), None)
     context = [line.fields for line in lines if line.kind == "turn_context"]
     models = [{"model": fields["model"]} for fields in context if "model" in fields]
@@ -201,12 +205,13 @@ def _session(lines: tuple[Line, ...]) -> dict[str, Any]:
 
 
 def write(document: Document, held: Draft) -> str:
-    """The rollout with a `compacted` line that gives the whole new history, as the agent itself compacts: no line
-    before it changes. A flat rollout, which knows no such line, is rewritten in place."""
+    """Returns the rollout with a `compacted` line that gives the whole new history, as the agent itself compacts: no
+    line before it changes. A flat rollout, which knows no such line, is rewritten in place.
+    """
     if held.turns == held.raw.turns:
         return append_lines(document, [])
     lines, _ = document.read_each(document.lines, read_line)
-    found = match_turns(group_items(history(lines).items), held.raw.turns)
+    found = match_turns(group_items(read_history(lines).items), held.raw.turns)
     if is_legacy(document):
         return write_items(document, held, found)
     stamps = [e.value["timestamp"] for e in document.lines if isinstance(e.value, dict) and "timestamp" in e.value]
@@ -217,7 +222,7 @@ def write(document: Document, held: Draft) -> str:
 
 
 def append_lines(document: Document, rows: list[Any]) -> str:
-    """JSON lines with more lines at the end, and without those that a lenient reading skipped."""
+    """Returns JSON lines with more lines at the end, and without those that a lenient reading skipped."""
     text = document.text
     if document.left_out:
         lines = text.split("\n")

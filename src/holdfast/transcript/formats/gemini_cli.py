@@ -45,7 +45,7 @@ def sniff(document: Document) -> bool:
 
 
 def is_content(value: dict[str, Any]) -> bool:
-    """A message of a checkpoint."""
+    """Returns True for a message of a checkpoint."""
     return value.get("role") in ("user", "model") and isinstance(value.get("parts"), list)
 
 
@@ -60,7 +60,7 @@ def _is_head(value: object) -> bool:
 
 
 def entries(document: Document) -> tuple[Entry, ...]:
-    """The records or messages."""
+    """Returns the records or messages."""
     if isinstance(document.value, dict) and "messages" not in document.value:
         return number_entries(document.value.get("history"))
     return document.entries
@@ -81,7 +81,7 @@ def _is_note(value: dict[str, Any]) -> bool:
 
 
 def live_entries(document: Document) -> tuple[tuple[Entry, ...], dict[str, Any]]:
-    """The messages that stand, and what stood beside them."""
+    """Returns the messages that stand, and the fields beside them."""
     if not document.lines:
         value = document.value if isinstance(document.value, dict) else {}
         return entries(document), {key: held for key, held in value.items() if key not in ("messages", "history")}
@@ -94,7 +94,7 @@ def live_entries(document: Document) -> tuple[tuple[Entry, ...], dict[str, Any]]
         if not isinstance(value, dict):
             continue
         if isinstance(value.get("$rewindTo"), str):
-            live = _rewound(live, value["$rewindTo"])
+            live = _rewind(live, value["$rewindTo"])
         elif isinstance(value.get("$set"), dict):
             meta |= value["$set"]
         elif _is_head(value):
@@ -107,8 +107,8 @@ def live_entries(document: Document) -> tuple[tuple[Entry, ...], dict[str, Any]]
     return (*broken, *live.values()), {**meta, **({"abandoned_lines": gone} if gone else {})}
 
 
-def _rewound(live: dict[str, Entry], id_: str) -> dict[str, Entry]:
-    """What stands before the message with this id; nothing where there is none."""
+def _rewind(live: dict[str, Entry], id_: str) -> dict[str, Entry]:
+    """Returns the messages before the one with this id; none if no message has it."""
     kept: dict[str, Entry] = {}
     for key, entry in live.items():
         if key == id_:
@@ -118,7 +118,7 @@ def _rewound(live: dict[str, Entry], id_: str) -> dict[str, Entry]:
 
 
 def turns_of(entry: Entry) -> tuple[Turn, ...]:
-    """The turns of one record or message; none of a note of the program."""
+    """Returns the turns of one record or message; none for a note of the program."""
     fields = copy_object(entry.value, "a message")
     if _is_note(fields):
         return ()
@@ -144,28 +144,28 @@ def turns_of(entry: Entry) -> tuple[Turn, ...]:
 
 @dataclass
 class GeminiContent:
-    """What parts came to."""
+    """The texts, thoughts, calls and results of a message's parts."""
 
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     results: list[Turn] = field(default_factory=list)
     rest: dict[str, Any] = field(default_factory=dict)
-    """Position of the part -> what was not understood."""
+    """Position of the part to the fields that were not understood."""
 
 
 def read_gemini_parts(content: object) -> GeminiContent:
-    """A string, one part, or a list of parts."""
+    """Reads a string, one part, or a list of parts."""
     folded = GeminiContent()
     for position, part in enumerate(content if isinstance(content, list) else [content]):
         fields = {"text": part} if isinstance(part, str) or part is None else copy_object(part, "a part")
-        _fold_part(fields, folded)
+        _read_part(fields, folded)
         if fields:
             folded.rest[str(position)] = fields
     return folded
 
 
-def _fold_part(fields: dict[str, Any], folded: GeminiContent) -> None:
+def _read_part(fields: dict[str, Any], folded: GeminiContent) -> None:
     """Takes from `fields` what it understood."""
     if "functionCall" in fields:
         call = copy_object(fields.pop("functionCall"), '"functionCall"')
@@ -184,7 +184,7 @@ def _fold_part(fields: dict[str, Any], folded: GeminiContent) -> None:
 
 
 def _response(fields: dict[str, Any]) -> Turn:
-    """The text of a result: its "output" or "error" where it has one, else the whole as JSON."""
+    """Returns a result, its text the "output" or "error" if it has one, else the whole as JSON."""
     response = fields.pop("response", None)
     held = dict(response) if isinstance(response, dict) else {}
     key = next((key for key in ("output", "error") if isinstance(held.get(key), str)), "")
@@ -195,7 +195,9 @@ def _response(fields: dict[str, Any]) -> Turn:
 
 
 def _record_call(value: object) -> tuple[ToolCall, Turn]:
-    """A recorded call and its result. One that was cut off has an empty result, as it is replayed with one."""
+    """Returns a recorded call and its result. A call that was cut off has an empty result, because it is replayed with
+    one.
+    """
     fields = copy_object(value, "a tool call")
     call_id, name = take_required_text(fields, "id", "a tool call"), take_required_text(fields, "name", "a tool call")
     call = ToolCall(call_id, name, to_json_text(fields.pop("args", {})))
@@ -219,7 +221,7 @@ def _thought(value: object) -> str:
 
 
 def write(document: Document, held: Draft) -> str:
-    """The session with its changes in place. What a log had taken back or replaced does not come back."""
+    """Writes the session with its changes in place. Messages that a log had taken back or replaced do not come back."""
     if held.turns == held.raw.turns and not document.left_out:
         return document.text
     live, _ = live_entries(document)
@@ -243,19 +245,17 @@ def _is_beside(value: object) -> bool:
 
 
 def _with_id(value: Any, at: int) -> Any:
-    """A new record with an id of its own."""
+    """Gives a new record an id of its own."""
     return value if not isinstance(value, dict) or value.get("id", True) else {**value, "id": f"holdfast-{at}"}
 
 
 def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
     (value,) = values
-    return (
-        [_edited_record(value, changes)] if "parts" not in value else pack_entries(_edited_content(value, changes), 1)
-    )
+    return [_edit_record(value, changes)] if "parts" not in value else pack_entries(_edit_content(value, changes), 1)
 
 
-def _edited_record(value: dict[str, Any], changes: tuple[Change, ...]) -> Any:
-    """A recorded message: the results stay with their calls."""
+def _edit_record(value: dict[str, Any], changes: tuple[Change, ...]) -> Any:
+    """Returns a recorded message after its changes: the results stay with their calls."""
     said = next(change for change in changes if change.raw and change.raw.role is not Role.TOOL)
     if said.raw is None or said.new is None:
         return None
@@ -267,11 +267,11 @@ def _edited_record(value: dict[str, Any], changes: tuple[Change, ...]) -> Any:
     results = {change.new.call_id: change for change in changes if change.new and change.new.call_id}
     olds = {call["id"]: call for call in value.get("toolCalls") or []}
     if olds or said.new.calls:
-        fields["toolCalls"] = [_edited_call(olds.get(c.id, {}), c, results.get(c.id)) for c in said.new.calls]
+        fields["toolCalls"] = [_edit_call(olds.get(c.id, {}), c, results.get(c.id)) for c in said.new.calls]
     return fields
 
 
-def _edited_call(old: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
+def _edit_call(old: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
     fields = {**old, "id": call.id, "name": call.name}
     if to_json_text(old.get("args", {})) != call.arguments:
         fields["args"] = input_like(old.get("args"), call)
@@ -287,8 +287,10 @@ def _response_part(turn: Turn, name: str) -> dict[str, Any]:
     return {"functionResponse": {**id_, "name": name, "response": {key: turn.text}}}
 
 
-def _edited_content(value: dict[str, Any], changes: tuple[Change, ...]) -> list[Any]:
-    """A message of a checkpoint. What is new inside it parts it, so that it stays a turn of its own."""
+def _edit_content(value: dict[str, Any], changes: tuple[Change, ...]) -> list[Any]:
+    """Returns a message of a checkpoint after its changes. A new turn inside it splits it, so that it stays a turn of
+    its own.
+    """
     responses = iter([part for part in value["parts"] if "functionResponse" in copy_object(part, "a part")])
     rest = [part for part in value["parts"] if "functionResponse" not in part]
     messages: list[Any] = [{**value, "parts": []}]
@@ -298,20 +300,20 @@ def _edited_content(value: dict[str, Any], changes: tuple[Change, ...]) -> list[
             messages += [_new_content(change.new, value), {**value, "parts": []}]
         elif change.new is not None and part is not None:
             name = text_or_empty(part["functionResponse"].get("name"))
-            messages[-1]["parts"] += [part if change.new == change.raw else _edited_response(part, change.new, name)]
+            messages[-1]["parts"] += [part if change.new == change.raw else _edit_response(part, change.new, name)]
         elif change.new is not None and change.raw is not None:
-            messages[-1]["parts"] += rest if change.new == change.raw else _said_parts(rest, change.raw, change.new)
+            messages[-1]["parts"] += rest if change.new == change.raw else _edit_parts(rest, change.raw, change.new)
     return [message for message in messages if message["parts"]]
 
 
-def _edited_response(part: dict[str, Any], turn: Turn, name: str) -> dict[str, Any]:
+def _edit_response(part: dict[str, Any], turn: Turn, name: str) -> dict[str, Any]:
     made = _response_part(turn, name)["functionResponse"]
     # An id that was made up for pairing is none of the file.
     made = made if "id" in part["functionResponse"] else {key: value for key, value in made.items() if key != "id"}
     return {**part, "functionResponse": made}
 
 
-def _said_parts(parts: Sequence[dict[str, Any]], raw: Turn, new: Turn) -> list[Any]:
+def _edit_parts(parts: Sequence[dict[str, Any]], raw: Turn, new: Turn) -> list[Any]:
     calls = [part for part in parts if "functionCall" in part]
     thoughts = [part for part in parts if part.get("thought") is True]
     words = [part for part in parts if part not in calls and part not in thoughts]
@@ -322,14 +324,14 @@ def _said_parts(parts: Sequence[dict[str, Any]], raw: Turn, new: Turn) -> list[A
     olds = {call.id: part for call, part in zip(raw.calls, calls, strict=True)}
     same = {call.id for call in raw.calls if call in new.calls}
     now = [
-        olds[c.id] if c.id in same else _edited_call_part(olds[c.id], c) if c.id in olds else _call_part(c)
+        olds[c.id] if c.id in same else _edit_call_part(olds[c.id], c) if c.id in olds else _call_part(c)
         for c in new.calls
     ]
     return [*thoughts, *words, *now]
 
 
-def _edited_call_part(part: dict[str, Any], call: ToolCall) -> dict[str, Any]:
-    """The part with other arguments; a signature stands beside the call, and without it the call is refused."""
+def _edit_call_part(part: dict[str, Any], call: ToolCall) -> dict[str, Any]:
+    """Returns the part with other arguments; a signature stands beside the call, and without it the call is refused."""
     old = part["functionCall"]
     return {**part, "functionCall": {**old, "args": input_like(old.get("args"), call)}}
 

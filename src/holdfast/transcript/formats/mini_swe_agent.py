@@ -37,7 +37,7 @@ def _has_header(value: Any) -> bool:
 
 
 def _is_own(message: dict[str, Any]) -> bool:
-    """What a bare list still shows: the exit role, recorded actions, or the observation template."""
+    """Returns True for marks of a bare list: the exit role, recorded actions, or the observation template."""
     extra, content = message.get("extra"), message.get("content")
     if message["role"] == "exit" or (isinstance(extra, dict) and "actions" in extra):
         return True
@@ -65,15 +65,15 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
     on_wire = values[0].get("tool_calls") or values[0].get("function_call")
     same = raw if raw is None or on_wire else replace(raw, calls=turn.calls if turn else ())
     (message,) = openai_chat_write.edit(values, (Change(same, turn),))
-    return [_settled(message, turn)]
+    return [_record_actions(message, turn)]
 
 
 def _new(turn: Turn, _near: Any) -> dict[str, Any]:
-    return _settled(to_openai_message(turn), turn)
+    return _record_actions(to_openai_message(turn), turn)
 
 
-def _settled(message: dict[str, Any], turn: Turn | None) -> dict[str, Any]:
-    """The message with its actions recorded where its text alone would be read as others."""
+def _record_actions(message: dict[str, Any], turn: Turn | None) -> dict[str, Any]:
+    """Records the actions of a message if its text alone would be read as others."""
     wanted = [] if turn is None or message.get("tool_calls") else [_command(call) for call in turn.calls]
     inner = message.get("extra")
     extra = inner if isinstance(inner, dict) else {}
@@ -92,12 +92,12 @@ def _is_exit(entry: Entry) -> bool:
 
 
 def _action(turn: Turn) -> str:
-    """All commands of a message as one: it gets a single observation."""
+    """Returns all commands of a message as one, because it gets a single observation."""
     return "\n".join(_commands(turn))
 
 
 def _commands(turn: Turn) -> list[str]:
-    """The actions of an assistant turn without tool calls: as recorded, else the one fence in its text."""
+    """Returns the actions of an assistant turn without tool calls: as recorded, else the one fence in its text."""
     if turn.role is not Role.ASSISTANT or turn.calls:
         return []
     extra = turn.extra.get("extra")
@@ -110,7 +110,7 @@ def _commands(turn: Turn) -> list[str]:
 
 
 def _without_actions(turn: Turn) -> Turn:
-    """Recorded actions repeat the calls."""
+    """Drops recorded actions, which repeat the calls."""
     inner = turn.extra.get("extra")
     if not turn.calls or not isinstance(inner, dict) or "actions" not in inner:
         return turn

@@ -25,7 +25,7 @@ ROLES = {
 }
 _OWN_FIELDS = ("tool_calls", "function_call", "tool_call_id")
 SYSTEM_KEYS = ("system", "system_prompt")
-"""Where Anthropic's system prompt stands; the second is how agents that store such messages (Cline) name it."""
+"""Keys of Anthropic's system prompt; agents that store such messages (Cline) use the second."""
 _ANTHROPIC_PARTS = ("tool_use", "tool_result", "redacted_thinking")
 
 
@@ -37,25 +37,25 @@ def sniff(document: Document) -> bool:
 
 
 def chat_messages(document: Document) -> list[dict[str, Any]]:
-    """The entries that look like chat messages of any wire."""
+    """Returns the entries that look like chat messages of any wire."""
     values = [entry.value for entry in document.entries]
     return [value for value in values if isinstance(value, dict) and isinstance(value.get("role"), str)]
 
 
 def has_own_marks(messages: Iterable[dict[str, Any]]) -> bool:
-    """Fields or roles that Anthropic messages never have."""
+    """Returns True for fields or roles that Anthropic messages never have."""
     return any(m["role"] in ("tool", "function", "developer") or any(m.get(f) for f in _OWN_FIELDS) for m in messages)
 
 
 def has_anthropic_parts(messages: Iterable[dict[str, Any]]) -> bool:
-    """Content parts that OpenAI messages never have."""
+    """Returns True for content parts that OpenAI messages never have."""
     contents = [message.get("content") for message in messages]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     return any(isinstance(part, dict) and part.get("type") in _ANTHROPIC_PARTS for part in parts)
 
 
 def has_anthropic_hints(document: Document, messages: list[dict[str, Any]]) -> bool:
-    """Marks that OpenAI-compatible files may carry too: they count where nothing speaks for OpenAI."""
+    """Returns True for marks that OpenAI-compatible files may carry too: they count if nothing speaks for OpenAI."""
     if messages and isinstance(document.value, dict) and any(key in document.value for key in SYSTEM_KEYS):
         return True
     contents = [message.get("content") for message in messages]
@@ -69,14 +69,14 @@ def read(document: Document) -> Transcript:
 
 
 def top_level(document: Document) -> dict[str, Any]:
-    """What stood beside "messages"."""
+    """Returns the fields beside "messages"."""
     if document.lines or not isinstance(document.value, dict):
         return {}
     return {key: value for key, value in document.value.items() if key != "messages"}
 
 
 def turn_of(entry: Entry) -> Turn:
-    """One message."""
+    """Returns the turn of one message."""
     fields = copy_object(entry.value, "a message")
     role = take_role(fields)
     content = read_content(fields.pop("content", None))
@@ -103,7 +103,7 @@ def take_role(fields: dict[str, Any]) -> Role:
 
 
 def _take_reasoning(fields: dict[str, Any]) -> str:
-    """Servers disagree on the field's name, and some send it under two names at once."""
+    """Takes the reasoning: servers disagree on the field's name, and some send it under two names at once."""
     found = [fields.pop(key) for key in ("reasoning_content", "reasoning") if _is_text(fields, key)]
     return next((text for text in found if text), "")
 
@@ -113,7 +113,7 @@ def _is_text(fields: dict[str, Any], key: str) -> bool:
 
 
 def _take_calls(fields: dict[str, Any], number: int) -> tuple[list[ToolCall], dict[str, Any]]:
-    """The calls of a message, and what they held that is not understood, by position."""
+    """Takes the calls of a message, and returns with them the fields that were not understood, by position."""
     wire = [copy_object(call, "a tool call") for call in take_list(fields, "tool_calls")]
     legacy = fields.pop("function_call", None)
     if legacy is not None:
@@ -125,7 +125,7 @@ def _take_calls(fields: dict[str, Any], number: int) -> tuple[list[ToolCall], di
 
 
 def _take_call(call: dict[str, Any], default_id: str) -> ToolCall:
-    """Leaves in `call` what was not understood."""
+    """Takes one call, and leaves in `call` the fields that were not understood."""
     type_ = call.pop("type", None)
     key = "custom" if type_ == "custom" else "function"
     body = copy_object(call.pop(key, None), f'"{key}" of a tool call')
@@ -137,7 +137,7 @@ def _take_call(call: dict[str, Any], default_id: str) -> ToolCall:
 
 
 def pair_by_order(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """Give results that came without an id (legacy, some local servers) the next unanswered call's."""
+    """Gives results that came without an id (legacy, some local servers) the next unanswered call's."""
     paired: list[Turn] = []
     waiting: list[str] = []
     for turn in turns:

@@ -1,4 +1,4 @@
-"""Writes OpenAI chat messages: a message that changed keeps every field but those that the change is of."""
+"""Writes OpenAI chat messages: a changed message keeps every field but those that the change concerns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def new(turn: Turn, _near: Any) -> dict[str, Any]:
 
 
 def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
-    """A message holds one turn."""
+    """Returns the changed message; a message holds one turn."""
     ((raw, turn),) = [(change.raw, change.new) for change in changes]
     if raw is None or turn is None:
         raise AssertionError("a message of one turn is dropped whole, and holds nothing new")
@@ -33,7 +33,7 @@ def edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
 
 
 def put_message(value: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
-    """The message that read as `raw`, so that it reads as `turn`."""
+    """Changes the message that read as `raw` so that it reads as `turn`."""
     message = dict(value)
     if raw.reasoning != turn.reasoning:
         _put_reasoning(message, turn.reasoning)
@@ -47,7 +47,7 @@ def put_message(value: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
 
 
 def _put_reasoning(message: dict[str, Any], reasoning: str) -> None:
-    """Under the name that the server uses; parts of the content that held it go."""
+    """Writes the reasoning under the name that the server uses; parts of the content that held it go."""
     names = [name for name in _REASONING if message.get(name)] or [_REASONING[0]]
     for name in (*_REASONING, "reasoning_details"):
         if name not in names or not reasoning:
@@ -58,7 +58,7 @@ def _put_reasoning(message: dict[str, Any], reasoning: str) -> None:
 
 
 def _put_calls(message: dict[str, Any], raw: Sequence[ToolCall], calls: Sequence[ToolCall]) -> None:
-    """Calls that stay keep their fields; what is new is appended."""
+    """Writes the calls: those that stay keep their fields, new ones are appended."""
     kept, fresh = match_calls(raw, calls)
     wire = message.get("tool_calls") or []
     made = [put_call(old, call) for old, call in zip(wire, kept, strict=False) if call]
@@ -78,7 +78,7 @@ def _put_calls(message: dict[str, Any], raw: Sequence[ToolCall], calls: Sequence
 
 
 def put_call(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
-    """A call on the wire with other arguments, of either kind."""
+    """Returns a call on the wire with other arguments, of either kind."""
     key, field = ("custom", "input") if old.get("type") == "custom" else ("function", "arguments")
     body = _put_body(old[key], field, call)
     return old if body is old[key] else {**old, key: body}

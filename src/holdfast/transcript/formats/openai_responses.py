@@ -31,7 +31,7 @@ LISTS = ("input", "output", "items")
 _ITEM_TYPES = ("reasoning", "compaction", "compaction_summary", "item_reference")
 _CONTENT_TYPES = ("input_text", "output_text", "input_image", "input_file")
 _ARGUMENTS = ("arguments", "input", "action", "operation")
-"""Where the kinds of call keep what they call with."""
+"""Fields in which the kinds of call keep their arguments."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def sniff(document: Document) -> bool:
 
 
 def is_item(value: object) -> bool:
-    """An item of this wire, and no message of another."""
+    """Returns True for an item of this wire that is no message of another."""
     if not isinstance(value, dict) or "payload" in value or "parentId" in value:
         return False
     type_ = text_or_empty(value.get("type"))
@@ -76,7 +76,7 @@ def is_item(value: object) -> bool:
 
 
 def is_log_mark(value: object) -> bool:
-    """A line that an agent's log has beside the items: its head, or the state of its workspace."""
+    """Returns True for a line that an agent's log has beside the items: its head, or the state of its workspace."""
     if not isinstance(value, dict):
         return False
     head = "type" not in value and "role" not in value and {"id", "timestamp"} <= value.keys()
@@ -84,7 +84,7 @@ def is_log_mark(value: object) -> bool:
 
 
 def item_entries(document: Document) -> tuple[Entry, ...]:
-    """The items with their numbers."""
+    """Returns the items with their numbers."""
     if document.lines:
         return document.lines
     if isinstance(document.value, dict):
@@ -107,7 +107,7 @@ def _top_level(document: Document) -> dict[str, Any]:
 
 
 def _instructions(meta: dict[str, Any]) -> tuple[Turn, ...]:
-    """The system prompt of a request, taken out of `meta`."""
+    """Returns the system prompt of a request, and takes it out of `meta`."""
     text = meta.get("instructions")
     if not isinstance(text, str) or not text:
         return ()
@@ -116,7 +116,7 @@ def _instructions(meta: dict[str, Any]) -> tuple[Turn, ...]:
 
 
 def read_item(entry: Entry) -> Item:
-    """One item, by its type. A type that nobody knows is shown as a placeholder in what the model said."""
+    """Reads one item by its type. An unknown type becomes a placeholder in the model's words."""
     fields = copy_object(entry.value, "an item")
     value = dict(fields)
     type_ = take_text(fields, "type") or "message"
@@ -146,7 +146,7 @@ def _message(fields: dict[str, Any]) -> Turn:
 
 
 def _reasoning(fields: dict[str, Any]) -> Turn:
-    """The full text where the provider gives it, else its summary; the encrypted form stays in `extra`."""
+    """Returns the full text if the provider gives it, else its summary; the encrypted form stays in `extra`."""
     parts = take_list(fields, "content") or None
     summary = take_list(fields, "summary")
     texts = [text_or_empty(part.get("text")) for part in parts or summary if isinstance(part, dict)]
@@ -176,7 +176,7 @@ def _result(type_: str, fields: dict[str, Any]) -> Turn:
 
 
 def reports_failure(output: str) -> bool:
-    """Whether an output says of itself that its command failed: agents wrap it as JSON with an exit code."""
+    """Returns True if an output says of itself that its command failed: agents wrap it as JSON with an exit code."""
     if not output.startswith("{") or '"exit_code"' not in output:
         return False
     try:
@@ -188,25 +188,25 @@ def reports_failure(output: str) -> bool:
 
 
 def group_items(items: Iterable[Item]) -> tuple[ItemTurn, ...]:
-    """Items to turns: reasoning joins what follows it, calls join the message before them."""
+    """Groups items into turns: reasoning joins the item after it, calls join the message before them."""
     groups: list[list[Item]] = []
     for item in items:
         if groups and item.joins and groups[-1][-1].joins and not _begins(item.turn, [i.turn for i in groups[-1]]):
             groups[-1].append(item)
         else:
             groups.append([item])
-    return tuple(ItemTurn(_merged(group), tuple(group)) for group in groups)
+    return tuple(ItemTurn(_merge_items(group), tuple(group)) for group in groups)
 
 
 def _begins(turn: Turn, group: list[Turn]) -> bool:
-    """Whether this piece is of a later utterance than the group. While calls wait for results it never is."""
+    """Returns True if this piece is of a later utterance than the group. While calls wait for results it never is."""
     if turn.calls or any(said.calls for said in group):
         return False
     return any(said.text for said in group)
 
 
-def _merged(items: list[Item]) -> Turn:
-    """One turn from its items. `extra` keeps the rest of each item under its number."""
+def _merge_items(items: list[Item]) -> Turn:
+    """Merges items into one turn. `extra` keeps the rest of each item under its number."""
     turns = [item.turn for item in items]
     if len(items) == 1:
         return turns[0]
@@ -223,11 +223,13 @@ def _merged(items: list[Item]) -> Turn:
 
 def write(document: Document, held: Draft) -> str:
     items, _ = document.read_each(item_entries(document), read_item)
-    return write_items(_with_instructions(document, held), held, match_turns(group_items(items), held.raw.turns))
+    return write_items(_edit_instructions(document, held), held, match_turns(group_items(items), held.raw.turns))
 
 
 def write_items(document: Document, held: Draft, found: Sequence[ItemTurn | None]) -> str:
-    """The document with the items of the draft; `found` gives for each raw turn what it was read from."""
+    """Returns the document with the items of the draft; `found` gives for each raw turn the items that it was read
+    from.
+    """
     where = [tuple(item.number for item in said.items) if said else () for said in found]
     entries = item_entries(document)
     value = document.value if isinstance(document.value, dict) else {}
@@ -235,8 +237,8 @@ def write_items(document: Document, held: Draft, found: Sequence[ItemTurn | None
     return render_file(document, unpack_entries(entries, apply_draft(entries, held, _edit, _new, where)), key)
 
 
-def _with_instructions(document: Document, held: Draft) -> Document:
-    """The instructions of a request are its first turn, but no item."""
+def _edit_instructions(document: Document, held: Draft) -> Document:
+    """Returns the document with the draft's instructions, which are the first turn of a request but no item."""
     raw = held.raw.turns[0]
     if raw.source or raw.role is not Role.SYSTEM:
         return document
@@ -245,7 +247,7 @@ def _with_instructions(document: Document, held: Draft) -> Document:
 
 
 def match_turns(said: Iterable[ItemTurn], turns: Iterable[Turn]) -> tuple[ItemTurn | None, ...]:
-    """For each turn what it was read from; None for the instructions. A lenient reading has fewer turns."""
+    """Returns for each turn its items; None for the instructions. A lenient reading has fewer turns."""
     rest = iter(said)
     return tuple(next((one for one in rest if _same(one.turn, turn)), None) if turn.source else None for turn in turns)
 
@@ -255,7 +257,7 @@ def _same(one: Turn, other: Turn) -> bool:
 
 
 def items_of_draft(held: Draft, found: Sequence[ItemTurn | None]) -> list[Any]:
-    """The items of a whole draft."""
+    """Returns the items of a whole draft."""
     items: list[Any] = []
     for piece in held.pieces:
         said = found[piece.at] if piece.at is not None else None
@@ -280,7 +282,7 @@ def _new(turn: Turn, _near: Any) -> Any:
 
 
 def items_of(turn: Turn) -> list[Any]:
-    """A turn that stood nowhere, as items."""
+    """Returns the items of a new turn."""
     if turn.role is Role.TOOL and turn.call_id:
         return [{"type": "function_call_output", "call_id": turn.call_id, "output": turn.text}]
     role = "assistant" if turn.role is Role.ASSISTANT else "system" if turn.role is Role.SYSTEM else "user"
@@ -289,17 +291,17 @@ def items_of(turn: Turn) -> list[Any]:
 
 
 def edit_items(values: Sequence[Any], raw: Turn, new: Turn) -> list[Any]:
-    """The items of one turn after a change; what the change does not touch is the very value that it was."""
+    """Returns the items of one turn after a change; an untouched one is the very value that it was."""
     if (raw.role, raw.call_id) != (new.role, new.call_id):
         return items_of(new)
     if raw.role is Role.TOOL:
         return [{**values[0], "output": write_content(values[0].get("output"), new.text)}]
     if raw.role is not Role.ASSISTANT:
         return [_message_item(values[0], values[0]["role"], new.text)] if _is_message(values[0]) else items_of(new)
-    return list(_edited_answer(values, raw, new))
+    return list(_edit_answer(values, raw, new))
 
 
-def _edited_answer(values: Sequence[Any], raw: Turn, new: Turn) -> Iterator[Any]:
+def _edit_answer(values: Sequence[Any], raw: Turn, new: Turn) -> Iterator[Any]:
     calls = {call.id: call for call in new.calls}
     text = [new.text] if new.text and new.text != raw.text else []
     if new.reasoning != raw.reasoning:
@@ -323,7 +325,7 @@ def _edited_answer(values: Sequence[Any], raw: Turn, new: Turn) -> Iterator[Any]
 
 
 def _is_message(value: dict[str, Any]) -> bool:
-    """Whether it is read as a message: a role alone does not make it one."""
+    """Returns True if it is read as a message: a role alone does not make it one."""
     return (value.get("type") or "message") == "message"
 
 
@@ -354,7 +356,7 @@ def _call_item(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
 
 
 def parse_arguments_text(arguments: str) -> Any:
-    """Arguments as JSON where they are; else as they stand."""
+    """Parses arguments as JSON, or returns them as they stand."""
     try:
         return json.loads(arguments)
     except (ValueError, RecursionError):

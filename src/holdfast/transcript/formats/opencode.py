@@ -29,15 +29,15 @@ from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 CLEARED = "[Old tool result content cleared]"
-"""What the agent sends in place of an output that it has pruned."""
+"""The text that the agent sends in place of an output that it has pruned."""
 INTERRUPTED = "[Tool execution was interrupted]"
-"""What it sends for a call that never ended."""
+"""The text that the agent sends for a call that never ended."""
 _UNSENT = ("step-start", "step-finish", "snapshot", "patch", "retry", "compaction")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message, with the turns it holds."""
+    """One message, with its turns."""
 
     number: int
     info: dict[str, Any]
@@ -55,7 +55,7 @@ class Message:
 
     @property
     def is_summary(self) -> bool:
-        """Whether it ends a compaction."""
+        """True if the message ends a compaction."""
         return self.info.get("summary") is True and not self.info.get("error") and bool(self.turns)
 
 
@@ -78,7 +78,9 @@ def read(document: Document) -> Transcript:
 
 
 def context(messages: Iterable[Message]) -> tuple[list[Message], list[dict[str, Any]]]:
-    """The messages that the model sees: the last summary, the tail that it kept, and what came after."""
+    """Returns the messages that the model sees (the last summary, the tail behind it, and all later ones), and the
+    compactions.
+    """
     held: list[Message] = []
     compactions: list[dict[str, Any]] = []
     for message in messages:
@@ -102,7 +104,7 @@ def _compaction(summary: Message, before: list[Message], part: dict[str, Any]) -
 
 
 def read_message(entry: Entry) -> Message:
-    """One message."""
+    """Reads one message."""
     fields = copy_object(entry.value, "a message")
     info = copy_object(fields.pop("info", None), '"info"')
     role = take_required_text(dict(info), "role", '"info"')
@@ -122,7 +124,7 @@ def read_message(entry: Entry) -> Message:
 
 
 def steps(parts: Iterable[dict[str, Any]]) -> list[list[tuple[int, dict[str, Any]]]]:
-    """The parts of an assistant message with their positions, one list for each answer of the model."""
+    """Returns the parts of an assistant message with their positions, one list for each answer of the model."""
     found: list[list[tuple[int, dict[str, Any]]]] = [[]]
     for position, part in enumerate(parts):
         if part.get("type") == "step-start" and any(said.get("type") not in _UNSENT for _, said in found[-1]):
@@ -135,7 +137,7 @@ def _user(parts: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
     sent = [(at, part) for at, part in enumerate(parts) if not _is_unsent(part)]
     if not sent:
         return ()
-    folded = read_parts(_shown(at, part) for at, part in sent)
+    folded = read_parts(_plain_part(at, part) for at, part in sent)
     return (Turn(Role.USER, folded.text, extra=folded.extra),)
 
 
@@ -143,22 +145,22 @@ def _is_unsent(part: dict[str, Any]) -> bool:
     return part.get("type") in _UNSENT or part.get("ignored") is True
 
 
-def _shown(position: int, part: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """A part as the shared reader of parts takes it."""
+def _plain_part(position: int, part: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Returns a part in the form of the shared reader of parts."""
     return position, _beside(part)
 
 
 def _beside(part: dict[str, Any], *read: str) -> dict[str, Any]:
-    """What a part has beside the fields that were read; the ids that tie it to the export say nothing."""
+    """Returns the fields of a part beside those that were read; the ids that tie it to the export say nothing."""
     hidden = ("id", "sessionID", "messageID", *read)
     return {key: value for key, value in part.items() if key not in hidden}
 
 
 def _step(parts: list[tuple[int, dict[str, Any]]]) -> tuple[Turn, ...]:
-    """One answer of the model and the results of its calls; nothing where it said nothing."""
+    """Returns one answer of the model and the results of its calls; nothing if it said nothing."""
     said = [(at, part) for at, part in parts if not _is_unsent(part) and part.get("type") != "tool"]
     thoughts = [text_or_empty(part.get("text")) for _, part in said if part.get("type") == "reasoning"]
-    folded = read_parts(_shown(at, part) for at, part in said if part.get("type") != "reasoning")
+    folded = read_parts(_plain_part(at, part) for at, part in said if part.get("type") != "reasoning")
     made = [_tool(part) for _, part in parts if part.get("type") == "tool"]
     if not said and not made:
         return ()
@@ -191,7 +193,9 @@ def _tool(part: dict[str, Any]) -> tuple[ToolCall, Turn]:
 
 
 def write(document: Document, held: Draft) -> str:
-    """The export in the order in which the model saw it; what a compaction had replaced does not come back."""
+    """Writes the export in the order in which the model saw it; messages that a compaction had replaced do not come
+    back.
+    """
     if held.turns == held.raw.turns and not document.left_out:
         return document.text
     messages, _ = document.read_each(document.entries, read_message)
@@ -211,7 +215,7 @@ def write(document: Document, held: Draft) -> str:
 
 
 def _with_ids(items: list[NewEntry]) -> list[NewEntry]:
-    """New messages get ids that sort where they stand, because the agent sorts by them."""
+    """Gives new messages ids that sort at their place, because the agent sorts by them."""
     done: list[NewEntry] = []
     used: set[str] = set()
     before = "msg_"
@@ -221,15 +225,15 @@ def _with_ids(items: list[NewEntry]) -> list[NewEntry]:
             own = text_or_empty(value["info"].get("id"))
             if not item.number:
                 own = own if own and own not in used else f"{before}0"
-                value = _tied(value, own)
+                value = _put_ids(value, own)
             used.add(own)
             before = own or before
         done.append(NewEntry(value, item.number))
     return done
 
 
-def _tied(value: dict[str, Any], id_: str) -> dict[str, Any]:
-    """A message under this id, and its new parts with the ids that the agent wants."""
+def _put_ids(value: dict[str, Any], id_: str) -> dict[str, Any]:
+    """Returns a message under this id, and its new parts with the ids that the agent demands."""
     session = {"sessionID": value["info"]["sessionID"]} if "sessionID" in value["info"] else {}
     parts = [
         part if "id" in part else {"id": f"prt_{id_.removeprefix('msg_')}{at}", "messageID": id_, **session, **part}
@@ -239,7 +243,7 @@ def _tied(value: dict[str, Any], id_: str) -> dict[str, Any]:
 
 
 def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
-    """One message. What is new inside it parts it, so that it stays a turn of its own."""
+    """Returns one message after its changes. A new turn inside it splits it, so that it stays a turn of its own."""
     *asked, value = values
     user = value["info"]["role"] == "user"
     whole = list(enumerate(value["parts"]))
@@ -255,14 +259,14 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
                 mine.append(change)
             elif change.new is not None:
                 added.append(change.new)
-        messages[-1]["parts"] += _edited([part for _, part in run], mine)
+        messages[-1]["parts"] += _edit_parts([part for _, part in run], mine)
         for turn in added:
             messages += [_new(turn, value), {**value, "parts": []}]
     return [*asked, *pack_entries([message for message in messages if message["parts"]], 1)]
 
 
-def _edited(parts: list[dict[str, Any]], changes: list[Change]) -> list[Any]:
-    """The parts of one answer, or of a user's message, after its changes."""
+def _edit_parts(parts: list[dict[str, Any]], changes: list[Change]) -> list[Any]:
+    """Returns the parts of one answer, or of a user's message, after its changes."""
     if all(change.new == change.raw for change in changes):
         return parts
     said = changes[0]
@@ -278,7 +282,7 @@ def _edited(parts: list[dict[str, Any]], changes: list[Change]) -> list[Any]:
     results = {change.raw.call_id: change for change in changes[1:] if change.raw}
     tools = [part for part in parts if part.get("type") == "tool"]
     kept = [
-        _edited_tool(part, calls[part["callID"]], results.get(part["callID"]))
+        _edit_tool(part, calls[part["callID"]], results.get(part["callID"]))
         for part in tools
         if part["callID"] in calls
     ]
@@ -291,8 +295,8 @@ def _is_word(part: dict[str, Any]) -> bool:
     return not _is_unsent(part) and part.get("type") not in ("tool", "reasoning")
 
 
-def _edited_tool(part: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
-    """A call with its result. One that never ended has only an error to hold it."""
+def _edit_tool(part: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
+    """Returns a call with its result. A call that never ended has only an error to hold it."""
     state = part["state"] if isinstance(part.get("state"), dict) else {}
     if to_json_text(state.get("input", {})) != call.arguments:
         state = {**state, "input": input_like(state.get("input"), call)}
@@ -310,7 +314,7 @@ def _edited_tool(part: dict[str, Any], call: ToolCall, result: Change | None) ->
 
 
 def _new(turn: Turn, near: Any) -> Any:
-    """A message of one text part; ids come when its place is known."""
+    """Returns a message of one text part; ids come when its place is known."""
     info = near["info"] if isinstance(near, dict) and isinstance(near.get("info"), dict) else {}
     kept = {key: info[key] for key in ("sessionID", "time", "agent", "model") if key in info}
     role = "assistant" if turn.role is Role.ASSISTANT else "user"

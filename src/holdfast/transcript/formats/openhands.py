@@ -31,7 +31,7 @@ def _is_event(event: dict[str, Any]) -> bool:
 
 
 def events(document: Document) -> tuple[Entry, ...]:
-    """The events of a file, wherever it keeps them."""
+    """Returns the events of a file, in whatever place it keeps them."""
     if isinstance(document.value, dict):
         return number_entries(document.value.get("history"))
     return document.lines or number_entries(document.value)
@@ -50,13 +50,13 @@ def read(document: Document) -> Transcript:
 
 
 def group_events(document: Document) -> tuple[list[tuple[Turn, tuple[int, ...]]], tuple[str, ...]]:
-    """Every turn with the numbers of its events; and what was skipped."""
+    """Returns every turn with the numbers of its events, and the skipped events."""
     turns, skipped = document.read_each(events(document), _turn)
-    return _one_per_response(_paired([turn for turn in turns if turn is not None])), skipped
+    return _one_per_response(_drop_false_answers([turn for turn in turns if turn is not None])), skipped
 
 
 def _compactions(entries: tuple[Entry, ...], groups: list[tuple[Turn, tuple[int, ...]]]) -> list[dict[str, Any]]:
-    """What the model saw before and after each condensation."""
+    """Returns the turns that the model saw before and after each condensation."""
     ids = {entry.number: entry.value.get("id") for entry in entries if isinstance(entry.value, dict)}
     gone: set[int] = set()
     summaries: tuple[tuple[int, Turn], ...] = ()
@@ -80,7 +80,7 @@ def _compactions(entries: tuple[Entry, ...], groups: list[tuple[Turn, tuple[int,
 
 
 def _forgets(args: dict[str, Any], id_: object) -> bool:
-    """Whether a condensation drops the event with this id: it names them, or the first and the last."""
+    """Returns True if a condensation drops the event with this id: it names them, or the first and the last."""
     named, first, last = (args.get(f"forgotten_{key}") for key in ("event_ids", "events_start_id", "events_end_id"))
     if isinstance(first, int) and isinstance(last, int):
         return isinstance(id_, int) and first <= id_ <= last
@@ -120,7 +120,7 @@ def _turn(entry: Entry) -> Turn | None:
 
 
 def _action(event: dict[str, Any]) -> Turn:
-    """Takes from `event` what it understood."""
+    """Reads an action, and takes from `event` the fields that it understood."""
     action = take_required_text(event, "action", "an event without an observation")
     args = copy_object(event.pop("args", {}), '"args"')
     if action in ("system", "message"):
@@ -146,7 +146,7 @@ def _action(event: dict[str, Any]) -> Turn:
 
 
 def _tool_call(event: dict[str, Any], action: str, args: dict[str, Any]) -> tuple[dict[str, Any], ToolCall]:
-    """The model's own message and call where the event records them; else a call made of the action."""
+    """Returns the model's own message and call if the event records them; else a call made of the action."""
     record = event.get("tool_call_metadata")
     if not isinstance(record, dict):
         return {}, ToolCall(f"event_{event.get('id')}", action, to_json_text(args))
@@ -164,7 +164,7 @@ def _tool_call(event: dict[str, Any], action: str, args: dict[str, Any]) -> tupl
 
 
 def first_message(response: dict[str, Any]) -> dict[str, Any]:
-    """The model's own message in its recorded response; empty where there is none."""
+    """Returns the model's own message in its recorded response; empty if there is none."""
     choices = response.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, dict) else None
@@ -193,15 +193,15 @@ def _observation(event: dict[str, Any]) -> Turn:
     return Turn(Role.TOOL, text, call_id=text_or_empty(call_id), is_error=is_error)
 
 
-def _paired(turns: list[Turn]) -> list[Turn]:
-    """An observation whose cause made no call (a user's message, say) answers none."""
+def _drop_false_answers(turns: list[Turn]) -> list[Turn]:
+    """Clears the call id of an observation whose cause made no call (a user's message, say)."""
     made = {call.id for turn in turns for call in turn.calls}
     orphan = [turn.call_id.startswith("event_") and turn.call_id not in made for turn in turns]
     return [replace(t, call_id="") if lost else t for t, lost in zip(turns, orphan, strict=True)]
 
 
 def _one_per_response(turns: list[Turn]) -> list[tuple[Turn, tuple[int, ...]]]:
-    """Parallel calls are stored as action, observation, action, observation; the model made one turn."""
+    """Merges parallel calls, stored as action, observation, action, observation, into the model's one turn."""
     merged: list[tuple[Turn, tuple[int, ...]]] = []
     first: dict[str, int] = {}
     for turn in turns:

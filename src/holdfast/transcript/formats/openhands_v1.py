@@ -60,17 +60,20 @@ def read(document: Document) -> Transcript:
 
 
 def apply_condensations(
-    document: Document, told: Callable[[dict[str, Any]], None] = lambda compaction: None
+    document: Document, report: Callable[[dict[str, Any]], None] = lambda compaction: None
 ) -> tuple[list[tuple[Entry, Turn | None]], tuple[str, ...]]:
-    """The events as they stand after every condensation, a summary as the message that the model gets, and what was
-    skipped. A skipped event stays, without a turn. `told` is given what stood before each condensation."""
+    """Returns the events as they stand after every condensation, and the skipped ones.
+
+    A summary is the message that the model gets. A skipped event stays, without a turn. `report` is called with the
+    turns before each condensation.
+    """
     spoken, skipped = document.read_each(document.entries, lambda entry: (entry, _turn(entry)))
     turns = {entry.number: turn for entry, turn in spoken}
     log: list[tuple[Entry, Turn | None]] = []
     for entry in document.entries:
         if kind(entry.value) == "Condensation" and entry.number in turns:
             before = one_per_response(log)
-            told(_compaction(entry, before, _condense(log, entry)))
+            report(_compaction(entry, before, _condense(log, entry)))
         else:
             log.append((entry, turns.get(entry.number)))
     return log, skipped
@@ -79,7 +82,9 @@ def apply_condensations(
 def _compaction(
     entry: Entry, before: list[tuple[Turn, tuple[int, ...]]], summaries: tuple[Turn, ...]
 ) -> dict[str, Any]:
-    """Its event, the events of the turns that the model saw until then, and those turns."""
+    """Returns the compaction for `meta`: its event, the events of the turns that the model saw until then, and those
+    turns.
+    """
     return {
         "event": entry.number,
         "events": [number for _, numbers in before for number in numbers],
@@ -90,7 +95,7 @@ def _compaction(
 
 
 def _condense(log: list[tuple[Entry, Turn | None]], entry: Entry) -> tuple[Turn, ...]:
-    """Apply a condensation to the events; gives the summary that now stands among them."""
+    """Applies a condensation to the events, and returns the summary that now stands among them."""
     ids = entry.value.get("forgotten_event_ids")
     gone = {id_ for id_ in ids if isinstance(id_, str)} if isinstance(ids, list) else set()
     log[:] = [(old, turn) for old, turn in log if turn is None or _id(old.value) not in gone]
@@ -105,7 +110,7 @@ def _condense(log: list[tuple[Entry, Turn | None]], entry: Entry) -> tuple[Turn,
 
 
 def message_event(id_: str, source: str, role: str, text: str) -> dict[str, Any]:
-    """A message as the agent stores it."""
+    """Returns a message as the agent stores it."""
     message = {"role": role, "content": [{"type": "text", "text": text}]}
     return {"kind": "MessageEvent", "id": id_, "source": source, "llm_message": message}
 
@@ -115,7 +120,7 @@ def _id(event: Any) -> str:
 
 
 def _turn(entry: Entry) -> Turn | None:
-    """The turn of one event; None where the model gets none."""
+    """Returns the turn of one event; None if the model gets none."""
     event = copy_object(entry.value, "an event")
     type_ = take_required_text(event, "kind", "an event")
     if type_ not in _KINDS:
@@ -164,7 +169,7 @@ def _result(event: dict[str, Any]) -> Turn:
 
 
 def one_per_response(log: list[tuple[Entry, Turn | None]]) -> list[tuple[Turn, tuple[int, ...]]]:
-    """Every turn with the numbers of its events: parallel calls are one turn of the model."""
+    """Returns every turn with the numbers of its events: parallel calls are one turn of the model."""
     merged: list[tuple[Turn, tuple[int, ...]]] = []
     first: dict[str, int] = {}
     for entry, turn in log:

@@ -10,7 +10,13 @@ from holdfast.transcript.content import write_content
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import Change, apply_draft, match_calls, render_file
-from holdfast.transcript.formats.openhands_v1 import REJECTED, kind, message_event, one_per_response, apply_condensations
+from holdfast.transcript.formats.openhands_v1 import (
+    REJECTED,
+    apply_condensations,
+    kind,
+    message_event,
+    one_per_response,
+)
 from holdfast.transcript.json_fields import to_json_text
 from holdfast.transcript.turn import Role, ToolCall, Turn
 

@@ -1,4 +1,4 @@
-"""Writes OpenHands V0 events: an action's text and arguments also where the model's own response is recorded."""
+"""Writes OpenHands V0 events: changes an action's text and arguments in the model's recorded response too."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def _message(turn: Turn, near: Any) -> dict[str, Any]:
 
 
 def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
-    """The events of one turn: an observation, a message, or the actions of one response."""
+    """Returns the events of one turn after its change: an observation, a message, or the actions of one response."""
     raw, turn = changes[0].raw, changes[0].new
     if raw is None or turn is None:
         raise AssertionError("an event holds one turn, which is dropped whole")
     if raw.role is Role.TOOL:
         return [_observation(values[0], raw, turn)]
     if not raw.calls:
-        return [_said(values[0], turn.text)]
+        return [_edit_message(values[0], turn.text)]
     kept, fresh = match_calls(raw.calls, turn.calls)
     if fresh or not any(kept):
         return [{"id": values[0].get("id"), **_message(turn, values[0])}, *[None] * (len(values) - 1)]
@@ -73,7 +73,7 @@ def _observation(event: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]
     return {**event, "content": text, "extras": {**extras, "metadata": bare}}
 
 
-def _said(event: dict[str, Any], text: str) -> dict[str, Any]:
+def _edit_message(event: dict[str, Any], text: str) -> dict[str, Any]:
     args = dict(event.get("args") or {})
     if event["action"] in ("system", "message"):
         return {**event, "args": {**args, "content": text}}
@@ -96,13 +96,13 @@ def _action(event: dict[str, Any], raw: Turn, turn: Turn, call: ToolCall) -> dic
     if not isinstance(record, dict) or not isinstance(response, dict) or not first_message(response):
         return made
     first, *rest = response["choices"]
-    sent = _sent({**first["message"]}, raw, turn)
+    sent = _edit_response({**first["message"]}, raw, turn)
     choices = [{**first, "message": sent}, *rest]
     return {**made, "tool_call_metadata": {**record, "model_response": {**response, "choices": choices}}}
 
 
-def _sent(message: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
-    """The model's message with the turn's text, reasoning and calls."""
+def _edit_response(message: dict[str, Any], raw: Turn, turn: Turn) -> dict[str, Any]:
+    """Returns the model's message with the turn's text, reasoning and calls."""
     if raw.text != turn.text and isinstance(message.get("content"), str):
         message["content"] = turn.text
     if raw.reasoning != turn.reasoning:

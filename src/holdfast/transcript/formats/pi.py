@@ -32,7 +32,7 @@ _ENVELOPE = ("type", "id", "parentId", "message")
 
 @dataclass(frozen=True)
 class Node:
-    """One line of the tree, with the turn it holds (none for bookkeeping)."""
+    """One line of the tree, with its turn (none for bookkeeping)."""
 
     number: int
     fields: dict[str, Any]
@@ -66,7 +66,7 @@ def read(document: Document) -> Transcript:
     meta: dict[str, Any] = {}
     for head in (node.fields for node in nodes if node.type == "session"):
         meta |= {key: value for key, value in head.items() if key != "type"}
-    meta |= {key: value for key, value in _left_out(tree, path).items() if value}
+    meta |= {key: value for key, value in _count_rest(tree, path).items() if value}
     meta |= {"compactions": compactions} if compactions else {}
     return Transcript(tuple(node.turn for node in held if node.turn), "pi", meta, skipped)
 
@@ -82,25 +82,25 @@ def _node(entry: Entry) -> Node:
 
 
 def _turn(type_: str, fields: dict[str, Any]) -> Turn | None:
-    """What a node says; None for bookkeeping and for what the model is not sent."""
+    """Returns the turn of a node; None for bookkeeping and for a message that the model is not sent."""
     envelope = {key: value for key, value in fields.items() if key not in _ENVELOPE}
     if type_ == "message":
         message = copy_object(fields.get("message"), '"message"')
-        turn = _said(message)
+        turn = _turn_of_message(message)
         return turn and replace(turn, extra={**turn.extra, **envelope})
     if type_ in ("compaction", "branch_summary", "custom_message"):
-        return _said({**envelope, "role": type_})
+        return _turn_of_message({**envelope, "role": type_})
     return None
 
 
-def _said(message: dict[str, Any]) -> Turn | None:
+def _turn_of_message(message: dict[str, Any]) -> Turn | None:
     role = take_required_text(message, "role", "a message")
     if role in _SUMMARIES:
         text = message.pop("summary", None)
         return Turn(Role.USER, text_or_empty(text), extra=message)
     if role == "bashExecution":
         return _shell(message)
-    content = read_content(_renamed(message.pop("content", None)))
+    content = read_content(_rename_parts(message.pop("content", None)))
     extra = {**message, **content.extra}
     if role in _INSERTED:
         return Turn(Role.TOOL, content.text, extra=extra)
@@ -118,14 +118,14 @@ def _said(message: dict[str, Any]) -> Turn | None:
     raise MalformedEntry(f'expected "role" to be one of user, assistant, toolResult, got "{role[:40]}"')
 
 
-def _renamed(content: object) -> object:
-    """pi's call parts under the names that the shared reader of parts knows."""
+def _rename_parts(content: object) -> object:
+    """Returns pi's call parts under the names that the shared reader of parts knows."""
     if not isinstance(content, list):
         return content
-    return [_renamed_part(part) if isinstance(part, dict) else part for part in content]
+    return [_rename_part(part) if isinstance(part, dict) else part for part in content]
 
 
-def _renamed_part(part: dict[str, Any]) -> dict[str, Any]:
+def _rename_part(part: dict[str, Any]) -> dict[str, Any]:
     if part.get("type") != "toolCall":
         return part
     rest = {key: value for key, value in part.items() if key != "arguments"}
@@ -133,7 +133,7 @@ def _renamed_part(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shell(message: dict[str, Any]) -> Turn | None:
-    """A command that the user ran, as the agent shows it to the model."""
+    """Returns a command that the user ran, as the agent shows it to the model."""
     if message.pop("excludeFromContext", None) is True:
         return None
     command, output = text_or_empty(message.pop("command", None)), text_or_empty(message.pop("output", None))
@@ -144,7 +144,9 @@ def _shell(message: dict[str, Any]) -> Turn | None:
 
 
 def branch(tree: list[Node]) -> list[Node]:
-    """The way from the root to the newest leaf. A parent that is not in the file: the line above is the best guess."""
+    """Returns the way from the root to the newest leaf. If a parent is not in the file, the line above is the best
+    guess.
+    """
     by_id = {node.id: node for node in tree}
     above = {node.id: before for before, node in zip([None, *tree], tree, strict=False)}
     at = _leaf(tree, by_id)
@@ -158,14 +160,14 @@ def branch(tree: list[Node]) -> list[Node]:
 
 
 def _leaf(tree: list[Node], by_id: dict[str, Node]) -> Node | None:
-    """The last line, or the one that it names where it only moves the leaf."""
+    """Returns the last line, or the one that it names if it only moves the leaf."""
     last = tree[-1] if tree else None
     named = by_id.get(text_or_empty(last.fields.get("targetId"))) if last and last.type == "leaf" else None
     return named or last
 
 
 def _context(path: list[Node]) -> tuple[list[Node], list[dict[str, Any]]]:
-    """The nodes that the model sees, the summary first, and what every compaction replaced."""
+    """Returns the nodes that the model sees, the summary first, and the turns that every compaction replaced."""
     compactions: list[dict[str, Any]] = []
     held: list[Node] = []
     for node in path:
@@ -175,11 +177,11 @@ def _context(path: list[Node]) -> tuple[list[Node], list[dict[str, Any]]]:
         first = next((at for at, kept in enumerate(held) if kept.id == node.fields.get("firstKeptEntryId")), len(held))
         compactions.append(_compaction(node, held))
         held = [node, *held[first:]]
-    return _answered(held), compactions
+    return _drop_results_of_cut_calls(held), compactions
 
 
-def _answered(held: list[Node]) -> list[Node]:
-    """Without the results of calls that were cut off with their message."""
+def _drop_results_of_cut_calls(held: list[Node]) -> list[Node]:
+    """Drops the results of calls that were cut off with their message."""
     gone = {call for node in held if node.turn is None for call in _cut_off_calls(node.fields)}
     return [node for node in held if node.turn is None or not (node.turn.call_id and node.turn.call_id in gone)]
 
@@ -200,7 +202,7 @@ def _compaction(node: Node, before: list[Node]) -> dict[str, Any]:
     return {"line": node.number, "lines": lines, "turns": turns, "summaries": summaries, "metadata": metadata}
 
 
-def _left_out(tree: list[Node], path: list[Node]) -> dict[str, Any]:
+def _count_rest(tree: list[Node], path: list[Node]) -> dict[str, Any]:
     on_path = {node.number for node in path}
     silent = [node for node in path if node.turn is None]
     return {
@@ -211,9 +213,9 @@ def _left_out(tree: list[Node], path: list[Node]) -> dict[str, Any]:
 
 
 def write(document: Document, held: Draft) -> str:
-    """The session with more lines at its end, as the agent itself compacts: no line before them changes.
+    """Writes the session with more lines at its end, as the agent itself compacts: no line before them changes.
 
-    A head folded into one summary is a `compaction`; anything else is a new branch of copies from the root.
+    A head folded into one summary is a `compaction`; any other change is a new branch of copies from the root.
     """
     if held.turns == held.raw.turns:
         return append_lines(document, [])
@@ -226,19 +228,19 @@ def write(document: Document, held: Draft) -> str:
     whole = tuple(range(len(held.raw.turns) - len(tail), len(held.raw.turns)))
     untouched = tail == whole and all(not piece.writer for piece in held.pieces[1:])
     if head.at is None and head.turn.role is Role.USER and not head.turn.calls and kept and untouched:
-        return append_lines(document, [_folded(head.turn, path, kept[0])])
-    return append_lines(document, _branched(held, path, by_number))
+        return append_lines(document, [_compaction_row(head.turn, path, kept[0])])
+    return append_lines(document, _branch_rows(held, path, by_number))
 
 
-def _folded(summary: Turn, path: list[Node], first: Node) -> dict[str, Any]:
+def _compaction_row(summary: Turn, path: list[Node], first: Node) -> dict[str, Any]:
     leaf = path[-1]
     size_ = sum(estimate_tokens(node.turn.text) for node in path if node.turn)
     fields = {"summary": summary.text, "firstKeptEntryId": first.id, "tokensBefore": size_}
     return {"type": "compaction", "id": _fresh(leaf.id), "parentId": leaf.id, **_stamp(leaf), **fields}
 
 
-def _branched(held: Draft, path: list[Node], by_number: dict[int, Node]) -> list[dict[str, Any]]:
-    """The draft as lines from the root, after the model and thinking level that the branch had."""
+def _branch_rows(held: Draft, path: list[Node], by_number: dict[int, Node]) -> list[dict[str, Any]]:
+    """Returns the draft as lines from the root, after the model and thinking level that the branch had."""
     rows = [dict(node.fields) for node in path if node.type in _SETTINGS]
     for piece in held.pieces:
         node = by_number.get(held.raw.turns[piece.at].source) if piece.at is not None else None
@@ -249,7 +251,7 @@ def _branched(held: Draft, path: list[Node], by_number: dict[int, Node]) -> list
             summary = {"fromId": node.id, "summary": piece.turn.text}
             rows.append({**_stamp(node), "type": "branch_summary", **summary})
         else:
-            rows.append(node.fields if piece.turn == node.turn else _edited(node, node.turn, piece.turn))
+            rows.append(node.fields if piece.turn == node.turn else _edit_node(node, node.turn, piece.turn))
     parent: str | None = None
     linked: list[dict[str, Any]] = []
     for at, row in enumerate(rows):
@@ -264,12 +266,12 @@ def _stamp(node: Node) -> dict[str, Any]:
 
 
 def _fresh(seed: str) -> str:
-    """An id of the form that the agent gives, the same for the same session."""
+    """Returns an id of the form that the agent gives, the same for the same session."""
     return sha256(seed.encode()).hexdigest()[:8]
 
 
 def _new(turn: Turn) -> dict[str, Any]:
-    """A turn that stood nowhere, as a node without its links."""
+    """Returns a new turn as a node without its links."""
     parts: list[Any] = [{"type": "text", "text": turn.text}] if turn.text else []
     if turn.role is Role.ASSISTANT:
         thoughts = [{"type": "thinking", "thinking": turn.reasoning}] if turn.reasoning else []
@@ -283,8 +285,8 @@ def _new(turn: Turn) -> dict[str, Any]:
     return {"type": "message", "message": {"role": "user", "content": parts}}
 
 
-def _edited(node: Node, raw: Turn, new: Turn) -> dict[str, Any]:
-    """The node with another turn; what the change does not touch stays."""
+def _edit_node(node: Node, raw: Turn, new: Turn) -> dict[str, Any]:
+    """Returns the node with another turn; unchanged fields stay."""
     if (raw.role, raw.call_id) != (new.role, new.call_id):
         return {**_stamp(node), **_new(new)}
     fields = node.fields
@@ -302,7 +304,7 @@ def _edited(node: Node, raw: Turn, new: Turn) -> dict[str, Any]:
 
 
 def _answer(content: Any, raw: Turn, new: Turn) -> list[Any]:
-    """The parts of a reply: those whose words did not change as they stood."""
+    """Returns the parts of an answer; parts with unchanged words stay as they stood."""
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
     olds = {part.get("id"): part for part in parts if part.get("type") == "toolCall"}
     thoughts = [part for part in parts if part.get("type") in _THOUGHTS]

@@ -43,7 +43,7 @@ def read(document: Document) -> Transcript:
 
 
 def entries(document: Document) -> tuple[Entry, ...]:
-    """The messages of the history."""
+    """Returns the messages of the history."""
     return number_entries(document.value["history"])
 
 
@@ -59,12 +59,12 @@ def _turn(entry: Entry) -> Turn:
 
 
 def _call_id(_turn: Turn, action: str) -> str:
-    """Of the action and not of its place, which changes when turns before it go."""
+    """Returns an id of the action and not of its place, which changes when turns before it go."""
     return f"call_{crc32(action.encode()):08x}"
 
 
 def _action(turn: Turn) -> str:
-    """What the agent ran of an assistant turn without tool calls."""
+    """Returns the action of an assistant turn without tool calls."""
     if turn.role is not Role.ASSISTANT or turn.calls:
         return ""
     return text_or_empty(turn.extra.get("action")).strip()
@@ -95,7 +95,7 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
 
 
 def _with_calls(fields: dict[str, Any], raw: Sequence[ToolCall], new: Sequence[ToolCall]) -> dict[str, Any]:
-    """The message with these calls. An action in the text takes another command; of other calls it is none."""
+    """Returns the message with these calls. An action in the text takes another command; it cannot hold other calls."""
     wire = fields.get("tool_calls")
     if not wire and [call.id for call in raw] == [call.id for call in new] and (command := _command(new[0])):
         return {**fields, "action": command}
@@ -107,7 +107,7 @@ def _with_calls(fields: dict[str, Any], raw: Sequence[ToolCall], new: Sequence[T
 
 
 def _command(call: ToolCall) -> str:
-    """The command line of a call that has nothing else, as an action can say it; else empty."""
+    """Returns the command line of a call that has nothing else, as an action can say it; else empty."""
     given = parse_arguments(call)
     return text_or_empty(given.get("command")).strip() if given.keys() == {"command"} else ""
 

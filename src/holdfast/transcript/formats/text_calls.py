@@ -1,4 +1,4 @@
-"""Agents that act through their text: the action becomes a call, and the user turn after it answers it."""
+"""Makes calls for agents that act through their text: an action becomes a call, and the next user turn answers it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from holdfast.transcript.turn import Role, ToolCall, Turn
 def add_text_calls(
     turns: tuple[Turn, ...], command: Callable[[Turn], str], name: Callable[[Turn, str], str]
 ) -> tuple[Turn, ...]:
-    """The turns with a `bash` call wherever `command` finds one; `name` gives the call's id."""
+    """Returns the turns with a `bash` call for every action that `command` finds; `name` gives the call's id."""
     done: list[Turn] = []
     waiting = ""
     for turn in turns:
