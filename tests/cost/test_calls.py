@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sessions import exchange, session_of, words
@@ -14,8 +13,9 @@ from holdfast.cost.prices import Rates
 from holdfast.cost.usage import Usage, read_recorded_usage
 from holdfast.transcript.read import read
 from holdfast.transcript.turn import Role, Transcript, Turn
+from long_samples import RECORDED
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "transcripts"
+DATA = RECORDED / "transcripts"
 LISTED = Prices("m", Rates(3, 15, 0.3, 3.75, 6))
 ANTHROPIC = {"input_tokens": 3, "cache_read_input_tokens": 50, "cache_creation_input_tokens": 7, "output_tokens": 9}
 HOUR = {**ANTHROPIC, "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 5}}
@@ -133,7 +133,7 @@ def test_a_session_of_no_calls_costs_nothing():
     assert session_cost(Transcript((Turn(Role.USER, "go"),)), LISTED).money == 0
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real sessions are not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="recorded sessions, which tell what was paid, are not in the repository")
 @pytest.mark.parametrize(
     "name", ["mini-01-sqlfluff-2419.traj.json", "openhands-03-ponyc-4588.json", "claude-02-agentcmd-one.jsonl"]
 )

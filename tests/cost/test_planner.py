@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,10 +18,11 @@ from holdfast.cost.replay import Run, replay
 from holdfast.cost.strategy import Strategy, parse_strategies
 from holdfast.errors import BadTranscript
 from holdfast.transcript.draft import Draft
-from holdfast.transcript.read import read
+from holdfast.transcript.read import parse, read
 from holdfast.transcript.turn import Transcript
+from long_samples import RECORDED, SAMPLES
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "transcripts"
+DATA = RECORDED / "transcripts"
 FILES = sorted(DATA.glob("*")) if DATA.is_dir() else []
 METHODS = ("truncate", "keep_recent", "clamp", "mask_observations", "drop_observations", "tiered")
 SONNET = Prices("sonnet", Rates(3, 15, 0.3, 3.75, 6))
@@ -74,16 +74,25 @@ def test_advice_never_costs_more_than_never_compacting_wherever_the_session_ends
         assert spent <= (1 + risk) * bound * (1 + 1e-9) + 1e-12
 
 
-@pytest.mark.skipif(not FILES, reason="the real sessions are not here")
+@pytest.mark.parametrize("name", ["claude_code", "mini_swe_agent"])
+def test_advice_never_costs_more_on_a_long_session_at_any_price_list(name):
+    advice_never_costs_more(parse(SAMPLES[name][1]), 1500)
+
+
+@pytest.mark.skipif(not FILES, reason="recorded sessions are not in the repository")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_advice_never_costs_more_on_a_recorded_session_at_any_price_list(path):
     try:
         transcript = read(path, lenient=True)
     except BadTranscript as error:
         pytest.skip(f"not a format that is read: {error}")
+    advice_never_costs_more(transcript, 6000)
+
+
+def advice_never_costs_more(transcript, trigger):
     for model, life in (("claude-sonnet-4-5", "5m"), ("claude-opus-4-5", "1h"), ("gpt-5", "5m")):
         listed = read_prices(model)
-        advised, never = both(transcript, Terms(listed, rules=Rules(listed.caching, life)), "truncate", 6000)
+        advised, never = both(transcript, Terms(listed, rules=Rules(listed.caching, life)), "truncate", trigger)
         assert all(a <= b * (1 + 1e-9) for a, b in zip(running(advised), running(never), strict=True)), model
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,8 +42,9 @@ from holdfast.transcript.document import decode
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.read import parse
 from holdfast.transcript.turn import Transcript
+from long_samples import RECORDED, SAMPLES
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "transcripts"
+DATA = RECORDED / "transcripts"
 
 Shape = list[tuple[str, str]]
 
@@ -59,12 +59,12 @@ def claimants(text: str) -> list[str]:
     return [known.name for known in [known for known in matches if known.dialect] or matches]
 
 
-@pytest.mark.parametrize("name", [*BY_FORMAT, *OTHER_LAYOUTS])
-def test_each_sample_is_claimed_by_exactly_its_own_format(name: str) -> None:
-    assert claimants({**BY_FORMAT, **OTHER_LAYOUTS}[name]) == [name.split(maxsplit=1)[0]]
+def test_each_sample_is_claimed_by_exactly_its_own_format() -> None:
+    samples = [*BY_FORMAT.items(), *OTHER_LAYOUTS.items(), *((name, text) for name, (_, text) in SAMPLES.items())]
+    assert [name for name, text in samples if claimants(text) != [name.split(maxsplit=1)[0]]] == []
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real sessions are not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="recorded sessions are not in the repository")
 def test_each_real_file_is_claimed_by_exactly_one_format() -> None:
     found = {path.name: claimants(path.read_text("utf-8")) for path in sorted(DATA.iterdir())}
     assert {name: names for name, names in found.items() if len(names) != 1} == {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +35,7 @@ from holdfast.transcript.draft import Draft, Line, new_draft, piece_of_lines, un
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.read import parse
 from holdfast.transcript.write import write
+from long_samples import codex
 
 COMPACTED = {
     "codex again": jsonl(
@@ -277,11 +277,7 @@ def test_line_or_message_that_lenient_reading_leaves_out_is_named(name: str, dat
         assert any(reason.startswith((f"line {at + 1}:", f"message {at + 1}:")) for reason in skipped)
 
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "transcripts"
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real sessions are not here")
-def test_real_codex_session_with_a_folded_head_is_resumed_after_it() -> None:
-    text = (DATA / "codex-01-t2012.jsonl").read_text(encoding="utf-8")
+def test_a_long_codex_session_with_a_folded_head_is_resumed_after_it() -> None:
+    text = codex()
     made = holds(text, folded(text, units(new_draft(parse(text)))[-3][0]))
     assert made.startswith(text)

@@ -1,20 +1,20 @@
-"""Real sessions of the formats read whole: every role, legal, and every quoted piece of evidence found."""
+"""Sessions as long as real ones, and recorded ones where there are any, read whole: every role, legal, all found."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast.transcript.cuts import check_legal, exchanges
-from holdfast.transcript.read import read
+from holdfast.transcript.read import parse, read
 from holdfast.transcript.turn import Transcript
+from long_samples import FACTS, LATER, RECORDED, SAMPLES, TASK, steps
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-pytestmark = pytest.mark.skipif(not (DATA / "transcripts").is_dir(), reason="the real sessions are not here")
+DATA = RECORDED
+recorded = pytest.mark.skipif(not (DATA / "transcripts").is_dir(), reason="recorded sessions are not in the repository")
 
 CHAT = {"user", "assistant"}
 EXPECTED = {
@@ -56,6 +56,18 @@ def readable(transcript: Transcript) -> Iterator[str]:
             yield from strings(json.loads(call.arguments))
 
 
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_long_session_reads_whole_with_every_fact_of_it(name: str) -> None:
+    transcript = parse(SAMPLES[name][1])
+    assert transcript.format == name
+    check_legal(transcript.turns)
+    assert exchanges(transcript)[-1][1] == len(transcript.turns) >= 2 * len(steps())
+    found = list(readable(transcript))
+    assert [fact for fact in (*FACTS, TASK, LATER) if not any(fact in text for text in found)] == []
+    assert all(any(step.command in text for text in found) for step in steps())
+
+
+@recorded
 @pytest.mark.parametrize("name", EXPECTED)
 def test_real_session_reads_whole(name: str) -> None:
     transcript = read(DATA / "transcripts" / name)
@@ -66,6 +78,7 @@ def test_real_session_reads_whole(name: str) -> None:
     assert exchanges(transcript)[-1][1] == count
 
 
+@recorded
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_quoted_piece_of_evidence_is_in_some_turn(name: str) -> None:
     found = list(readable(read(DATA / "transcripts" / name)))

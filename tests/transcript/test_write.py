@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +19,9 @@ from holdfast.transcript.draft import Draft, new_draft
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.read import parse
 from holdfast.transcript.write import write
+from long_samples import RECORDED, SAMPLES
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "transcripts"
+DATA = RECORDED / "transcripts"
 REAL = {
     "openai_chat": ("messages-01-swesmith-pandas-53652.json",),
     "cline": ("cline-01-session.messages.json",),
@@ -68,7 +68,14 @@ def test_any_change_of_a_sample_reads_back_as_the_draft(name: str, data: st.Data
     holds(text, data.draw(changed(parse(text))))
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real sessions are not here")
+@pytest.mark.parametrize("name", SAMPLES)
+@given(data=st.data())
+def test_any_change_of_a_long_session_reads_back_as_the_draft(name: str, data: st.DataObject) -> None:
+    text = SAMPLES[name][1]
+    holds(text, data.draw(changed(parse(text))))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="recorded sessions are not in the repository")
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
 def test_any_change_of_a_real_session_reads_back_as_the_draft(name: str, data: st.DataObject) -> None:

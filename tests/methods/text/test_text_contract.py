@@ -19,10 +19,11 @@ from holdfast.methods.text import prune_tokens, similarity
 from holdfast.methods.text.base import Room
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import new_draft, units
-from holdfast.transcript.read import read
+from holdfast.transcript.read import parse, read
 from holdfast.transcript.token_estimate import estimate_tokens
+from long_samples import RECORDED, SAMPLES
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "transcripts"
+DATA = RECORDED / "transcripts"
 READABLE = ("aider-01", "claude-01", "claude-04", "cline-01", "messages-01", "mini-01", "openhands-03")
 REAL = sorted(path for path in DATA.glob("*") if path.name.startswith(READABLE))
 EXAMPLE = Path("examples/taskdeck/session.json")
@@ -127,7 +128,12 @@ def test_the_laws_hold_on_the_example(method, ratio):
     check(method, read(EXAMPLE), ratio, 3)
 
 
-@pytest.mark.skipif(not REAL, reason="the real sessions are not here")
+@pytest.mark.parametrize("name", ["aider", "claude_code", "mini_swe_agent"])
+def test_the_laws_hold_on_long_sessions(method, name):
+    check(method, parse(SAMPLES[name][1]), 3, 3)
+
+
+@pytest.mark.skipif(not REAL, reason="recorded sessions are not in the repository")
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.name[:14])
 def test_the_laws_hold_on_real_sessions(method, path):
     check(method, read(path), 3, 3)
