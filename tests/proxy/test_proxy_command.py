@@ -6,12 +6,9 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +17,7 @@ import httpx
 import pytest
 from proxied import PLAIN, SMALL, TRIGGER, Reply, chat_history, get, post, proxy, stream, upstream
 
+from child import child
 from holdfast.adapters import compactor as compacting
 from holdfast.proxy.access_log import AccessLog
 from holdfast.proxy.app import create_proxy
@@ -28,50 +26,23 @@ from waiting import PATIENCE
 
 KEY, OWN = "sk-client-5f3a9c", "sk-proxy-77d1e2"
 SECRET = "hunter2-of-the-session"
-
-
-def command(*arguments: str, **variables: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "holdfast", "proxy", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | variables,
-    )
-
-
-@contextmanager
-def running(*arguments: str, **variables: str) -> Iterator[tuple[str, list[str], int]]:
-    """The address of the command while it runs, what it said, once it has ended, and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    said: list[str] = []
-    process = command("--listen", address, *arguments, **variables)
-    try:
-        for _ in range(300):
-            try:
-                get(f"http://{address}/health")
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield f"http://{address}", said, process.pid
-    finally:
-        process.terminate()
-        said.append(process.communicate(timeout=30)[0])
+COMMAND = ("-m", "holdfast", "proxy", "--listen", "127.0.0.1:0")
 
 
 def test_keys_are_in_no_log_and_on_no_terminal(tmp_path):
     log = tmp_path / "log.jsonl"
     with upstream() as up:
         arguments = ("--upstream", up.url, "--trigger", str(TRIGGER), "--log", str(log), "--api-key-env", "OWN_KEY")
-        with running(*arguments, OWN_KEY=OWN) as (url, said, _):
+        with child(*COMMAND, *arguments, OWN_KEY=OWN) as server:
+            url = server.address()
             body = {"messages": chat_history(40, f"The password is {SECRET}.")}
             post(f"{url}/v1/chat/completions?key={KEY}", json=body, headers={"authorization": f"Bearer {KEY}"})
             post(f"{url}/v1/messages", json={"messages": 3}, headers={"x-api-key": KEY})
             post(f"{url}/v1/responses", content=b"{", headers={})
             get(f"{url}/v1/models?key={KEY}")
             status = get(f"{url}/holdfast/proxy").text
+            server.end(signal.SIGTERM)
+            said = [server.output("stdout"), server.output()]
         told = [*said, log.read_text(), status]
     assert up.seen[2].header("authorization") == [f"Bearer {OWN}"]
     assert all(word not in text for text in told for word in (KEY, OWN, SECRET))
@@ -89,12 +60,13 @@ def test_a_client_that_hangs_up_does_not_end_the_command():
         while not up.hung_up.wait(0.001):
             yield b"data: more\n\n" * 1_000
 
-    with upstream(lambda _: Reply(endless())) as up, running("--upstream", up.url) as (url, _, pid):
+    with upstream(lambda _: Reply(endless())) as up, child(*COMMAND, "--upstream", up.url) as server:
+        url = server.address()
         with stream("POST", f"{url}/v1/chat/completions", content=b"{}") as answer:
             next(answer.iter_raw())
         assert up.hung_up.wait(PATIENCE)
         assert get(f"{url}/health").status_code == 200
-        state = Path(f"/proc/{pid}/status")  # when it writes to a lost connection is a matter of chance
+        state = Path(f"/proc/{server.process.pid}/status")  # when it writes to a lost connection is a matter of chance
         if state.exists():
             ignored = next(line for line in state.read_text().splitlines() if line.startswith("SigIgn"))
             assert int(ignored.split()[1], 16) & 1 << (signal.SIGPIPE - 1)

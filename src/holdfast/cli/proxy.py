@@ -12,6 +12,7 @@ import typer
 from holdfast.cli import console
 from holdfast.cli.compact import compactor_for
 from holdfast.cli.options import Config
+from holdfast.cli.serve import bind
 from holdfast.errors import BadOption, Failed
 
 if TYPE_CHECKING:
@@ -131,10 +132,10 @@ def serve(upstream: str, options: Options, host: str, port: int) -> None:
     app = create_proxy(upstream, options)
     if hasattr(signal, "SIGPIPE"):  # a client that hangs up ends its request, not the server
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    console.say(
-        f"proxy of {upstream} on http://{host}:{port}; page http://{host}:{port}/holdfast, counts on /holdfast/proxy"
-    )
+    listener = bind(host, port, "--listen")
+    own = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"  # a free one where it was 0
+    console.say(f"proxy of {upstream} on {own}; page {own}/holdfast, counts on /holdfast/proxy")
     # No access log: paths and queries of some APIs hold keys. The upstream's own date and server are passed on.
-    config = configure(app, host=host, port=port, log_level="warning", date_header=False, timeout_graceful_shutdown=10)
+    config = configure(app, log_level="warning", date_header=False, timeout_graceful_shutdown=10)
     with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
-        uvicorn.Server(config).run()
+        uvicorn.Server(config).run(sockets=[listener])

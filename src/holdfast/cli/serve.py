@@ -223,7 +223,7 @@ def _trigger(given: str) -> tuple[int | None, float | None]:
         ) from None
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """Returns a socket that has the address but does not listen yet: nobody waits for a model that is being loaded."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -235,7 +235,7 @@ def bind(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise Failed(f"{host} port {port} cannot be taken: {error.strerror}; choose another with --port") from error
+        raise Failed(f"{host} port {port} cannot be taken: {error.strerror}; choose another with {option}") from error
     return listener
 
 
