@@ -165,6 +165,9 @@ class ScriptedHost:
     def sessions(self, key: str) -> Any:
         return [row(held) for held in self.held if held.key == key]
 
+    def has_other_keys(self, key: str) -> bool:
+        return any(held.key != key for held in self.held)
+
     def session(self, session: str, key: str) -> Any:
         held = self._of(session, key)
         blocks = [
@@ -273,6 +276,9 @@ def row(held: Held) -> dict[str, Any]:
         "compactions": held.compactions,
         "resident": True,
         "busy": False,
+        "activities": [],
+        "parent": "",
+        "newest": "",
         "updated": 0.0,
     }
 

@@ -38,6 +38,8 @@ class Shown:
     pinned: set[int] = field(default_factory=set)
     updated: float = 1_700_000_000.0
     resident: bool = True
+    activities: list[Any] = field(default_factory=list)
+    parent: str = ""
 
     def say(self, kind: str, text: str) -> None:
         self.turns.append((kind, text))
@@ -98,7 +100,10 @@ class Shown:
             bytes_full=46_080 * tokens,
             compactions=len(self.cuts),
             resident=self.resident,
-            busy=False,
+            busy=bool(self.activities),
+            activities=self.activities,
+            parent=self.parent,
+            newest=next((text for kind, text in reversed(self.turns) if kind in ("task", "user")), "")[:120],
             updated=self.updated,
         )
 
@@ -122,6 +127,9 @@ class ShownHost(ScriptedHost):
     def sessions(self, key: str) -> Sequence[SessionRow]:
         self.looks[key] += 1
         return [session.row() for session in list(self.shown.values()) if session.key == key]
+
+    def has_other_keys(self, key: str) -> bool:
+        return any(session.key != key for session in self.shown.values())
 
     def session(self, session: str, key: str) -> SessionDetail:
         found = self._shown(session, key)
@@ -182,7 +190,7 @@ class ShownHost(ScriptedHost):
     def mark(self, session: str, key: str, mark: str, turn: int | None) -> SessionRow:
         found = self._shown(session, key)
         if mark == "fork":
-            forked = Shown(f"{session}-fork", key, found.turns[:turn])
+            forked = Shown(f"{session}-fork", key, found.turns[:turn], parent=session)
             self.shown[forked.id] = forked
             return forked.row()
         if mark == "discard":

@@ -502,3 +502,27 @@ def test_counting_is_what_answering_reads() -> None:
 def _window_back() -> Iterator[None]:
     yield
     assert engine().model.max_tokens == 8192
+
+
+def test_a_busy_session_is_shown_while_it_answers(tmp_path: Path) -> None:
+    held = host(tmp_path)
+    events = held.complete(ask(max_tokens=3))
+    name = next(events).session
+    (row,) = held.sessions("k")
+    shown = held.session(name, "k")  # which would wait for ever for a session that this very thread answers over
+    assert (row["busy"], shown["turns"], len(shown["blocks"]) > 0) == (True, 2, True)
+    assert held.expand(name, "k", 1)["text"] == TURNS[0].text
+    next(events)
+    assert held.sessions("k")[0]["activities"] == ["answering"]
+    list(events)
+    assert held.sessions("k")[0]["activities"] == []
+
+
+def test_a_fork_names_its_origin_and_its_newest_question(tmp_path: Path) -> None:
+    held = host(tmp_path)
+    first = run(held, ask())[0].session
+    fork = held.mark(first, "k", "fork", 2)
+    rows = {row["id"]: row for row in held.sessions("k")}
+    assert (rows[first]["parent"], rows[fork["id"]]["parent"]) == ("", first)
+    assert rows[first]["newest"] == rows[first]["title"]
+    assert (held.has_other_keys("k"), held.has_other_keys("other")) == (False, True)

@@ -1,6 +1,7 @@
 """The live page in a real browser, as a user meets it."""
 
 import re
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,7 +21,8 @@ ARGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-PAGE = Path(__file__).parents[2] / "src" / "holdfast" / "server" / "page"
+SOURCE = Path(__file__).parents[2] / "src" / "holdfast"
+PAGES = [SOURCE / folder / "page" for folder in ("server", "proxy", "web")]
 SECONDS = 10
 ATTACK = '<img src=x onerror="window.owned=1"><script>window.owned=1</script>'
 
@@ -154,7 +156,7 @@ def test_the_keyboard_reaches_every_block_and_every_button(tab, url, expect):
         tab.keyboard.press(key)
         expect(first.locator(".raw > div").nth(chosen)).to_have_attribute("aria-selected", "true")
         expect(first.locator(".raw > [aria-selected=true]")).to_have_count(1)
-    for name in ("Compact now", "Undo", "Export", "Pin this turn", "Close"):
+    for name in ("Compact now", "Undo", "Export", "Delete", "Pin this turn", "Close"):
         tab.keyboard.press("Tab")
         expect(first.get_by_role("button", name=name)).to_be_focused()
     tab.keyboard.press("Enter")
@@ -294,6 +296,97 @@ def test_a_server_with_keys_is_asked_with_the_key_of_this_tab_alone(tab, expect)
         expect(card(tab, "s-1")).to_be_visible()
 
 
+def test_sessions_under_keys_alone_open_the_field_and_say_so(tab, expect):
+    with serving(ShownHost(worked("s-9", 2, digest("mine")))) as url:
+        tab.goto(url)
+        expect(tab.locator("#locked")).to_have_text("Sessions exist under API keys: enter yours.")
+        expect(tab.get_by_label("API key", exact=True)).to_be_focused()
+        expect(tab.locator("#empty")).to_be_hidden()
+        tab.get_by_label("API key", exact=True).fill("mine")
+        tab.keyboard.press("Enter")
+        expect(card(tab, "s-9")).to_be_visible()
+        expect(tab.locator("#key")).to_be_hidden()
+
+
+def test_a_stranger_with_a_key_is_not_told_of_other_keys(tab, expect):
+    with serving(ShownHost(worked("s-9", 2, digest("mine")))) as url:
+        tab.goto(url)
+        tab.get_by_label("API key", exact=True).fill("another")
+        tab.keyboard.press("Enter")
+        expect(tab.locator("#empty")).to_be_visible()
+        expect(tab.locator("#locked")).to_be_hidden()
+
+
+def test_forks_stand_under_their_session_with_titles_of_their_own(tab, host, url, expect):
+    for name, parent, words in (("f-1", "s-1", "Try sqlite"), ("f-2", "f-1", "Try postgres")):
+        host.shown[name] = worked(name, 2)
+        host.shown[name].parent = parent
+        host.shown[name].say("user", words)
+    tab.goto(url)
+    family = tab.locator(".family").filter(has=card(tab, "f-1"))
+    expect(family.locator("summary")).to_have_text("2 forks")
+    expect(family.locator(".root h2")).to_contain_text("Make the flaky date tests")
+    for name, title in (("f-1", "Fork 1: Try sqlite"), ("f-2", "Fork 2: Try postgres")):
+        expect(family.locator(".forks article").filter(has_text=name).locator("h2")).to_have_text(re.compile(title))
+    expect(tab.locator(".family")).to_have_count(2)
+    host.drop("s-1", "")  # the forks of a session that is gone stay
+    expect(tab.locator(".root").filter(has=card(tab, "f-1"))).to_be_visible()
+    expect(card(tab, "f-2").locator(".raw > div").first).to_be_visible()
+
+
+def test_a_busy_session_keeps_its_picture_and_says_what_it_does(tab, host, url, expect):
+    host.shown["s-1"].activities = ["answering"]
+    tab.goto(url)
+    expect(card(tab, "s-1").locator(".hint")).to_contain_text("answers")
+    expect(card(tab, "s-1").locator(".raw > div")).to_have_count(30)
+    expect(card(tab, "s-1").locator("svg")).to_be_visible()
+
+
+def test_compact_now_says_what_it_waits_for(tab, host, url, expect):
+    go, real = threading.Event(), host.compact
+
+    def compact(*asked):
+        assert go.wait(SECONDS)
+        return real(*asked)
+
+    host.compact = compact
+    host.shown["s-1"].activities = ["answering"]
+    tab.goto(url)
+    told = card(tab, "s-1").locator(".told")
+    card(tab, "s-1").get_by_role("button", name="Compact now").click()
+    expect(told).to_have_text("Waits for the answer that is being generated…")
+    host.shown["s-1"].activities = []
+    host.shown["s-2"].activities = ["compacting"]
+    expect(told).to_contain_text("Waits for the compaction of “Make the flaky date tests")
+    host.shown["s-2"].activities, host.shown["s-1"].activities = [], ["compacting"]
+    expect(told).to_have_text("Compacting…")
+    go.set()
+    expect(told).to_contain_text("Compacted: 2,568 tokens")
+
+
+def test_a_compaction_that_is_taken_over_is_announced(tab, host, url, expect):
+    tab.goto(url)
+    expect(tab.locator("article")).to_have_count(2)
+    expect(tab.locator(".toast")).to_have_count(0)
+    host.shown["s-1"].compact()
+    expect(tab.locator(".toast")).to_contain_text("Make the flaky date tests")
+    expect(tab.locator(".toast")).to_contain_text("1,194 slots became 562")
+
+
+def test_a_session_is_deleted_only_after_a_second_click(tab, host, url, expect):
+    tab.goto(url)
+    button = card(tab, "s-1").locator("[data-do=delete]")
+    button.click()
+    expect(button).to_have_text("Delete for good?")
+    card(tab, "s-1").get_by_role("button", name="Export").focus()
+    expect(button).to_have_text("Delete")
+    assert "s-1" in host.shown
+    button.click()
+    button.click()
+    expect(tab.locator("article")).to_have_count(1)
+    assert "s-1" not in host.shown
+
+
 def test_on_a_server_without_keys_another_key_shows_other_sessions(tab, expect):
     with serving(ShownHost(worked("s-1"), worked("s-9", 2, digest("mine")))) as url:
         tab.goto(url)
@@ -343,7 +436,7 @@ def test_nothing_is_wider_than_the_window_and_the_theme_is_followed(browser, url
 
 def test_every_file_of_the_page_is_served_with_a_policy_and_needs_no_key():
     client = TestClient(create_app(ShownHost(), Settings(keys=frozenset([digest("k")]))), base_url="http://127.0.0.1")
-    names = {made.name for made in PAGE.iterdir()}
+    names = {file.name for page in (PAGES[0], PAGES[2]) for file in page.iterdir()}
     assert {"index.html", "page.css", "page.js"} <= names
     for path in ("/", *(f"/page/{name}" for name in names)):
         answer = client.get(path)
@@ -356,12 +449,12 @@ def test_every_file_of_the_page_is_served_with_a_policy_and_needs_no_key():
         )
         assert "unsafe" not in str(policy)
         assert answer.headers["x-content-type-options"] == "nosniff"
-    for name in ("page.py", "..%2Fauth.py", "%00", "nothing.js"):
-        assert client.get(f"/page/{name}").status_code == 404
+    for name, status in (("page.py", 404), ("..%2Fauth.py", 400), ("%00", 404), ("nothing.js", 404)):
+        assert client.get(f"/page/{name}").status_code == status
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_has_no_way_from_text_to_markup():
-    for file in PAGE.iterdir():
+    for file in (file for page in PAGES for file in page.iterdir()):
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"(?:https?:)?//[a-z0-9-]+\.[a-z]", text), file.name
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\son\w+=|style=", text)

@@ -133,6 +133,12 @@ class SessionRow(TypedDict):
     resident: bool
     """In memory, and not only on disk."""
     busy: bool
+    activities: list[Literal["reading", "answering", "compacting"]]
+    """The work that is done on it now."""
+    parent: str
+    """The session that it was forked from; empty for none."""
+    newest: str
+    """The first 120 characters of the user's newest message, which tells forks apart."""
     updated: float
     """Seconds since the epoch; every change of the session moves it."""
 
@@ -235,6 +241,10 @@ class Host(Protocol):
 
     def sessions(self, key: str) -> Sequence[SessionRow]:
         """Returns a row for each session of the key."""
+        ...
+
+    def has_other_keys(self, key: str) -> bool:
+        """Returns True if there are sessions of other keys than this."""
         ...
 
     def session(self, session: str, key: str) -> SessionDetail: ...

@@ -61,8 +61,10 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> Iterator
         yield f"<h3>Body</h3><p>{_type(content.get('schema', {}))}, as <code>{escape(kind)}</code></p>"
     rows = []
     for status, answer in operation.get("responses", {}).items():
-        types = [_type(content.get("schema", {})) for content in answer.get("content", {}).values()]
-        kinds = " or ".join(dict.fromkeys(types))
+        content = answer.get("content", {}).items()
+        kinds = " or ".join(
+            _type(one["schema"]) if one.get("schema") else f"<code>{escape(kind)}</code>" for kind, one in content
+        )
         rows.append(f"<dt><code>{escape(status)}</code></dt><dd>{escape(answer.get('description', ''))} {kinds}</dd>")
     yield f"<h3>Answers</h3><dl>{''.join(rows)}</dl></details>"
 

@@ -31,10 +31,10 @@ class Json(JSONResponse):
     """ASCII, so that a lone surrogate in a session is told as it is and breaks nothing."""
 
     def render(self, content: Any) -> bytes:
-        return dumped(content)
+        return dumps(content)
 
 
-def dumped(content: Any) -> bytes:
+def dumps(content: Any) -> bytes:
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
@@ -96,18 +96,25 @@ async def events(request: Request, by: By) -> Response:
 
 
 async def _changes(state: State, by: Caller) -> AsyncGenerator[bytes]:
-    told, quiet = b"", 0.0
+    """Yields the list whenever it has changed; `locked` tells a caller without a key that others have sessions."""
+
+    def look() -> bytes:
+        locked = not by.key and by.host.has_other_keys(by.key)
+        head = b"event: locked\ndata: true\n\n" if locked else b""
+        return head + b"data: " + dumps(by.host.sessions(by.key)) + b"\n\n"
+
+    sent, silence = b"", 0.0
     while not state.stopping:
-        rows = dumped(await run_in_threadpool(by.host.sessions, by.key))
-        quiet += PAUSE
-        if rows != told:
-            yield b"data: " + rows + b"\n\n"
-        elif quiet >= HEARTBEAT:
+        rows = await run_in_threadpool(look)
+        silence += PAUSE
+        if rows != sent:
+            yield rows
+        elif silence >= HEARTBEAT:
             yield b": still here\n\n"
         else:
             await asyncio.sleep(PAUSE)
             continue
-        told, quiet = rows, 0.0
+        sent, silence = rows, 0.0
         await asyncio.sleep(PAUSE)
 
 

@@ -11,13 +11,14 @@ const SAID = {
   repaired: "Compacted; facts that were lost at first have been put back.",
   lost: "Compacted; some of its facts are lost.",
 };
+const DOING = { reading: "reads a prompt", answering: "answers", compacting: "is being compacted" };
 const UNMEASURED = "Compacted inside the model; what it lost was not measured.";
 
 /** A card for a session, empty until `renew` fills it. */
 export function build(id) {
   const root = document.getElementById("card").content.firstElementChild.cloneNode(true);
   const part = (selector) => root.querySelector(selector);
-  const card = { id, root, part, row: null, detail: null, chosen: -1, loading: false, stale: false, asked: 0 };
+  const card = { id, root, part, row: null, detail: null, chosen: -1, loading: false, stale: false, asked: 0, waits: false, title: "", rows: [] };
   const raw = part(".raw");
   raw.addEventListener("keydown", (event) => steer(card, event));
   for (const bar of [raw, part(".held")]) {
@@ -33,19 +34,36 @@ export function build(id) {
   return card;
 }
 
-/** Show a new row; what lies below it is fetched where the session has changed. */
-export function renew(card, row) {
+/** Show a new row under a title; what lies below it is fetched where the session has changed. `rows`: of all sessions. */
+export function renew(card, row, title, rows) {
   const moved = card.row?.updated !== row.updated;
   card.row = row;
-  card.part("h2").textContent = row.title || "(no task yet)";
-  const where = row.busy ? "at work" : row.resident ? "in memory" : "on disk";
-  const when = new Date(row.updated * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  card.part(".hint").textContent = `${row.id} · turn ${number.format(row.turns)} · ${where} · changed ${when}`;
+  card.title = title ?? card.title;
+  card.rows = rows ?? card.rows;
+  card.part("h2").textContent = card.title || "(no task yet)";
+  const where = doing(row) || (row.resident ? "in memory" : "on disk");
+  const when = row.updated ? new Date(row.updated * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : "–";
+  card.part(".hint").textContent = `turn ${number.format(row.turns)} · ${where} · changed ${when} · ${row.id.slice(0, 8)}`;
   card.part('[data-do="undo"]').disabled = row.compactions === 0 || card.working;
+  if (card.waits) tell(card, waiting(card), false);
   captions(card);
   // to read a session that is on disk takes memory from those at work: only its user asks for that
   card.part('[data-do="wake"]').hidden = row.resident || card.detail !== null;
   if (row.resident && (moved || !card.detail)) load(card);
+}
+
+function doing(row) {
+  return row.activities.map((activity) => DOING[activity]).join(", ") || (row.busy ? "at work" : "");
+}
+
+/** What a compaction that was asked for waits for. */
+function waiting(card) {
+  const { activities } = card.row;
+  if (activities.includes("compacting")) return "Compacting…";
+  if (activities.includes("answering")) return "Waits for the answer that is being generated…";
+  if (activities.includes("reading")) return "Waits for the prompt that is being read…";
+  const other = card.rows.find((row) => row.id !== card.id && row.activities.includes("compacting"));
+  return other ? `Waits for the compaction of “${other.title || other.id}”…` : "Compacting…";
 }
 
 async function load(card) {
@@ -95,7 +113,7 @@ function prefilled(rounds) {
 function bars(card) {
   const { blocks, tokens, slots } = card.detail;
   const raw = card.part(".raw");
-  raw.setAttribute("aria-label", `Blocks of the session ${card.row.title}; arrow keys go from block to block`);
+  raw.setAttribute("aria-label", `Blocks of the session ${card.title}; arrow keys go from block to block`);
   raw.style.setProperty("--blocks", blocks.length);
   raw.replaceChildren(...blocks.map((block, i) => option(card, block, i)));
   const held = card.part(".held");
@@ -197,6 +215,7 @@ async function act(card, during, path, options, told) {
   try {
     tell(card, await told(await call(path, options)), false);
   } catch (error) {
+    card.waits = false;
     tell(card, why(error), true);
   }
   card.working = false;
@@ -210,6 +229,11 @@ function tell(card, message, bad) {
   place.classList.toggle("bad", bad);
 }
 
+function calm(button) {
+  delete button.dataset.sure;
+  button.textContent = "Delete";
+}
+
 async function changed(card, answer, message) {
   const row = await answer.json();
   renew(card, row);
@@ -218,10 +242,14 @@ async function changed(card, answer, message) {
 
 const DO = {
   wake: (card) => load(card),
-  compact: (card) =>
-    act(card, "Compacting…", at(card.id, "/compact"), { method: "POST" }, (answer) =>
-      changed(card, answer, (row) => `Compacted: ${number.format(row.tokens)} tokens in ${number.format(row.slots)} slots.`),
-    ),
+  compact: async (card) => {
+    card.waits = true;
+    await act(card, waiting(card), at(card.id, "/compact"), { method: "POST" }, (answer) => {
+      card.waits = false;
+      return changed(card, answer, (row) => `Compacted: ${number.format(row.tokens)} tokens in ${number.format(row.slots)} slots.`);
+    });
+    card.waits = false;
+  },
   undo: (card) =>
     act(card, "Undoing…", at(card.id, "/undo"), { method: "POST" }, (answer) =>
       changed(card, answer, (row) => `Taken back: ${number.format(row.slots)} slots held.`),
@@ -241,6 +269,17 @@ const DO = {
       setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
       return "Exported.";
     }),
+  delete: (card) => {
+    const button = card.part('[data-do="delete"]');
+    if (button.dataset.sure === undefined) {
+      button.dataset.sure = "";
+      button.textContent = "Delete for good?";
+      button.addEventListener("blur", () => calm(button), { once: true });
+      return;
+    }
+    calm(button);
+    return act(card, "Deleting…", at(card.id), { method: "DELETE" }, () => "Deleted.");
+  },
   close: (card) => {
     card.asked++;
     choose(card, -1);

@@ -24,11 +24,12 @@ export const why = (error) => (error instanceof Refused ? error.message : "the s
 
 export const at = (id, rest = "") => `holdfast/sessions/${encodeURIComponent(id)}${rest}`;
 
-/** The rows of all sessions, whenever one changed. `heard` is called at every sign of life. */
+/** What the server tells, whenever it changed: { rows, locked }. `heard` is called at every sign of life. */
 export async function* lists(signal, heard) {
   const answer = await call("holdfast/events", { signal });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
+  let locked = false;
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
@@ -36,7 +37,12 @@ export async function* lists(signal, heard) {
     const events = (text + value).split("\n\n");
     text = events.pop();
     for (const event of events) {
-      if (event.startsWith("data: ")) yield JSON.parse(event.slice(6));
+      if (event.startsWith("event: locked")) {
+        locked = true;
+      } else if (event.startsWith("data: ")) {
+        yield { rows: JSON.parse(event.slice(6)), locked };
+        locked = false;
+      }
     }
   }
 }

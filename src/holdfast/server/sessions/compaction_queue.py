@@ -120,7 +120,7 @@ class CompactionQueue:
 
     def compact_entered(self, entry: SessionEntry, request: CompactionRequest) -> None:
         """Compacts a session that the caller has entered. Raises what the compaction raises."""
-        with self._track(entry, entry.session):
+        with self._track(entry, entry.session), entry.track_activity("compacting"):
             _compact(entry.session, request)
 
     def _request(self, reason: CompactionReason) -> CompactionRequest:
@@ -136,7 +136,7 @@ class CompactionQueue:
             snapshot = copy.copy(session)  # a session holds values, and its changes put others in their place
         if request is None:
             return
-        with self._track(entry, session):
+        with self._track(entry, session), entry.track_activity("compacting"):
             prepared = snapshot.prepare(request.plan, restart=request.restart, target=request.target)
             try:
                 with self.registry.enter(name, key):

@@ -8,6 +8,7 @@ is in the store before the answer ends; what is in memory can be lost without lo
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections import Counter
@@ -103,15 +104,17 @@ class SessionHost:
         began = time.perf_counter()
         with self.registry.enter_matching(request) as (entry, known):
             session, cached = entry.session, entry.session.cache.tokens if known else 0
-            self._prefill(entry, request.turns[known:])
+            with entry.track_activity("reading"):
+                self._prefill(entry, request.turns[known:])
             answer = session.answer(self._limit(session, request), self.sampling(request))
             prompt = session.cache.tokens + len(answer.opening)
             yield AnswerStart(entry.name, prompt, cached)
             output = OutputProcessor(answer, request, f"{entry.name}{len(session.turns)}")
             first: float | None = None
-            for piece in output.generate():
-                first = first or time.perf_counter() - began
-                yield piece
+            with entry.track_activity("answering"):
+                for piece in output.generate():
+                    first = first or time.perf_counter() - began
+                    yield piece
             told = {"prompt": prompt, "prefilled": prompt - cached, "first": round(first, 3) if first else None}
             session.commit(answer, output.turn, cut=bool(output.stopped_by), told=told)
             self.registry.update_turns(entry, session.turns)
@@ -209,8 +212,15 @@ class SessionHost:
 
     def session(self, session: str, key: str) -> SessionDetail:
         """Describes as `Host.session` says."""
+        entry = self.registry.get(session, key)
+        if entry.busy and (resident := entry.resident):  # who works on it must not hide its picture
+            return views.detail(entry, copy.copy(resident), self.engine.model)
         with self.registry.enter(session, key) as entry:
-            return views.detail(entry, self.engine.model)
+            return views.detail(entry, entry.session, self.engine.model)
+
+    def has_other_keys(self, key: str) -> bool:
+        """Looks as `Host.has_other_keys` says."""
+        return any(entry.key != key for entry in self.registry.list_entries())
 
     def compact(self, session: str, key: str, options: Mapping[str, Any]) -> SessionRow:
         """Compacts as `Host.compact` says."""
@@ -230,6 +240,9 @@ class SessionHost:
 
     def expand(self, session: str, key: str, turn: int) -> RawTurn:
         """Returns a turn as `Host.expand` says."""
+        entry = self.registry.get(session, key)
+        if entry.busy and (resident := entry.resident):
+            return views.raw(resident.turn(turn - 1), turn)
         with self.registry.enter(session, key) as entry:
             return views.raw(entry.session.turn(turn - 1), turn)
 
@@ -269,7 +282,9 @@ class SessionHost:
         try:
             self.registry.register(name)
             with self.registry.enter(name, key) as entry:
-                views.detail(entry, self.engine.model)  # whatever can be asked of it must work before it is kept
+                views.detail(
+                    entry, entry.session, self.engine.model
+                )  # whatever can be asked of it must work before it is kept
                 return views.row(entry, self.engine.model)
         except Exception as error:
             self.registry.reject(name)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock, RLock
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from holdfast.compaction.compact import full_bytes
@@ -37,6 +37,9 @@ ODD = (LookupError, ValueError, TypeError, AttributeError)
 """Errors of reading a log that is sound and yet not one that Holdfast writes."""
 
 
+Activity = Literal["reading", "answering", "compacting"]
+
+
 @dataclass
 class SessionEntry:
     """One session, in memory or on disk."""
@@ -53,9 +56,20 @@ class SessionEntry:
     lock: RLock = field(default_factory=RLock)
     busy: int = 0
     """Requests that hold it or wait for it."""
+    activities: list[Activity] = field(default_factory=list)
+    """The work that is done on it now; an answer and a compaction may go on side by side."""
     marked: bool = False
     used: float = field(default_factory=time.time)
     gone: bool = False
+
+    @contextmanager
+    def track_activity(self, activity: Activity) -> Iterator[None]:
+        """Shows an activity for as long as the block runs."""
+        self.activities.append(activity)
+        try:
+            yield
+        finally:
+            self.activities.remove(activity)
 
     @property
     def session(self) -> Session:

@@ -26,10 +26,11 @@ def row(entry: SessionEntry, model: Model) -> SessionRow:
     sizes = _newest_sizes(entry, session)
     tokens = int(sizes.get("tokens", 0))
     turns = session.turns if session else replay_turns(entry.events)
-    title = next((turn.text for turn in turns if turn.role is Role.USER), "")
+    asked = [turn.text for turn in turns if turn.role is Role.USER] or [""]
+    events = session.events if session else entry.events
     return SessionRow(
         id=entry.name,
-        title=" ".join(title.split())[:TITLE],
+        title=_one_line(asked[0]),
         turns=len(turns),
         tokens=tokens,
         slots=math.ceil(sizes.get("slots", 0)),
@@ -38,8 +39,15 @@ def row(entry: SessionEntry, model: Model) -> SessionRow:
         compactions=session.compactions if session else _count_compactions(entry),
         resident=session is not None,
         busy=entry.busy > 0,
+        activities=list(dict.fromkeys(entry.activities)),
+        parent=str(events[0].get("parent", "")) if events else "",
+        newest=_one_line(asked[-1]),
         updated=entry.used,
     )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text[: 8 * TITLE].split())[:TITLE]
 
 
 def unreadable_row(name: str, reason: str) -> SessionRow:
@@ -56,6 +64,9 @@ def unreadable_row(name: str, reason: str) -> SessionRow:
         compactions=0,
         resident=False,
         busy=False,
+        activities=[],
+        parent="",
+        newest="",
         updated=0.0,
     )
 
@@ -75,9 +86,9 @@ def extension(entry: SessionEntry) -> dict[str, Any]:
     return {**out, "evidence": _summarize(newest)} if newest else out
 
 
-def detail(entry: SessionEntry, model: Model) -> SessionDetail:
-    """Returns a session that is in memory, with its blocks and its past."""
-    session, facts = entry.session, _read_facts(entry.session)
+def detail(entry: SessionEntry, session: Session, model: Model) -> SessionDetail:
+    """Returns a session that is in memory, or a snapshot of it, with its blocks and its past."""
+    facts = _read_facts(session)
     return SessionDetail(
         **row(entry, model),
         blocks=_block_rows(session, facts),
