@@ -328,7 +328,7 @@ def test_a_fork_and_its_origin_go_different_ways() -> None:
     assert close(before, says(twin), PASS)
 
 
-@pytest.mark.parametrize("turns", range(len(TURNS) + 1))
+@pytest.mark.parametrize("turns", [0, 1, 4, 7, 8, len(TURNS)])  # 7: where the newest turns begin
 def test_any_turn_can_be_gone_back_to(turns: int) -> None:
     session = grown()
     session.compact()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pytest
 import torch
 
@@ -41,8 +43,9 @@ def fallen_facts(work, told):
     return float(fall[held].sum())
 
 
-@pytest.mark.parametrize("latent", RANKED)
-def test_repair_is_never_worse_and_never_beyond_what_is_allowed(two, latent):
+@pytest.mark.parametrize(("latent", "family"), [*zip(RANKED, cycle(("llama", "gemma3_text")), strict=False)])
+def test_repair_is_never_worse_and_never_beyond_what_is_allowed(tiny, latent, family):
+    two = tiny(family)
     work = work_of(two.engine, latent, 4)
     heads = len(two.model.family.full) * two.model.family.kv_heads
     plain, end = work.method.compress(work.study, work.budget), work.span.start + len(work.span)
