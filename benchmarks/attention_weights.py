@@ -10,8 +10,8 @@ from pathlib import Path
 
 import holdfast
 from holdfast.blocks.render import question_ids, render
-from holdfast.compaction.compact import compact_parts
 from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.walk import compact_parts
 from holdfast.context.segments import CompactContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.probes import Probe, read_probes

@@ -42,13 +42,13 @@ from restart_parts import Row, Window, append, known, shortened, sized, stored, 
 
 import holdfast
 from holdfast.blocks.render import answer_ids, question_ids, render
-from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.compress_positions import stretches
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import HoldfastError
 from holdfast.eval.probes import check_static_rules, read_probes
+from holdfast.model.load import full_bytes
 from holdfast.session.cache import SessionCache, fit_positions
 from holdfast.session.session import Session
 from holdfast.storage.store import Store

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import holdfast
 from holdfast.blocks.render import question_ids, render
-from holdfast.compaction.compact import SharedStudy, compact_in_memory
 from holdfast.compaction.partition import Part
 from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.walk import SharedStudy, compact_in_memory
 from holdfast.context.segments import CompactContext, tokens
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine

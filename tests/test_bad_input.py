@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import render
-from holdfast.compaction.compact import SharedStudy, compact, compact_in_memory
+from holdfast.compaction.compact import compact
 from holdfast.compaction.partition import Part, parts, ratio_for, spans
 from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.walk import SharedStudy, compact_in_memory
 from holdfast.context.budget import from_ratio
 from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import CompactContext, StateSegment

@@ -24,7 +24,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "engine.remembering": ("session.retained_states",),
     "held": ("session.cache",),
     "history": ("text.file_log", "text.file_log.change_file", "text.file_log.log"),
-    "latent": ("compaction.compact", "compaction.plan", "compaction.partition"),
+    "latent": ("compaction.compact", "compaction.plan", "compaction.partition", "compaction.walk"),
     "model.bundled": ("model.bundled_models",),
     "places": ("storage.backends",),
     "record": ("session.events", "session.checkpoints"),

@@ -15,7 +15,8 @@ from holdfast.compaction.subagents import fork, merge_subagent, own_blocks, syst
 from holdfast.context import holdfast_file
 from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
-from holdfast.errors import BadInput, BadOption
+from holdfast.errors import BadInput, BadOption, Lost
+from holdfast.gate.latent.gate import Gate
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 from tolerance import PASS, close
 
@@ -197,5 +198,31 @@ def test_mistakes_say_what_to_do(two, session, parent):
         merge_subagent(parent, fork(parent, two.engine), (), two.engine)
     with pytest.raises(BadOption, match="at least 1"):
         merge_subagent(parent, fork(parent, two.engine), own, two.engine, Plan(ratio=0.5))
-    with pytest.raises(BadOption, match="without a gate"):
-        merge_subagent(parent, fork(parent, two.engine), own, two.engine, Plan(slots=500))
+    with pytest.raises(BadOption, match="a budget of 3 slots"):
+        merge_subagent(parent, fork(parent, two.engine), own, two.engine, Plan(slots=3))
+
+
+def test_a_gate_measures_what_the_sub_agent_adds(two, session, parent):
+    child, own = fork(parent, two.engine), own_blocks(session, TASK, two.engine)
+    plan = Plan("knorm", 16, policy=LAST, gate=Gate(repair=False))
+    made = merge_subagent(parent, child, own, two.engine, plan)
+    gate = made.evidence["parts"][-1]["gate"]
+    assert gate["tokens"] == made.evidence["parts"][-1]["tokens_compacted"]
+    assert {fact["turn"] - len(session.turns) for fact in gate["lost"]} == {1, 2}  # the call and its result
+    bare = merge_subagent(parent, child, own, two.engine, replace(plan, gate=None))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(made), tensors(bare), strict=True))
+    with pytest.raises(Lost):
+        merge_subagent(parent, child, own, two.engine, replace(plan, gate=Gate(repair=False, strict=True)))
+
+
+@pytest.mark.parametrize("slots", [120, 90])
+def test_slots_bound_what_the_sub_agent_adds(two, session, parent, slots):
+    own = own_blocks(session, TASK, two.engine)
+    made = merge_subagent(parent, fork(parent, two.engine), own, two.engine, Plan("knorm", policy=LAST, slots=slots))
+    added = made.segments[len(parent.segments) :]
+    full = two.model.family.full
+    pairs = [s.layers[layer].lengths for s in added if isinstance(s, StateSegment) for layer in full]
+    verbatim = sum(len(s) for s in added if isinstance(s, TokenSegment))
+    held = verbatim + sum(map(sum, pairs)) / (len(full) * two.model.family.kv_heads)
+    assert 0.8 * slots <= held <= slots
+    assert made.recipe["parts"][-1]["recipe"]["slots"] == slots

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from holdfast.compaction.compact import full_bytes
 from holdfast.context.cache import SlotLayer
 from holdfast.context.packing import pack
 from holdfast.context.segments import CompactContext
+from holdfast.model.load import full_bytes
 from tolerance import PASS, close
 
 G, D = 2, 4

@@ -26,11 +26,11 @@ from uuid import uuid4
 import killing
 
 from conftest import build_pair, small_session
-from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine import kv_context
 from holdfast.errors import BadInput, Busy, Conflict, Failed, HoldfastError
 from holdfast.model import forward
+from holdfast.model.load import full_bytes
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateRequest, TextDelta
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.server.sessions.registry import replay_turns

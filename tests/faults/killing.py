@@ -23,8 +23,8 @@ from unittest.mock import patch
 import httpx
 
 from conftest import build_pair
-from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
+from holdfast.model.load import full_bytes
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.server.sessions.registry import replay_turns
 from holdfast.session.trigger import CircuitBreaker, Trigger

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from conftest import build_pair, small_session
-from holdfast.compaction.compact import full_bytes
 from holdfast.errors import BadContext, Failed, HoldfastError, Missing, TooLarge
+from holdfast.model.load import full_bytes
 from holdfast.server.protocol import AnswerEnd, GenerateRequest
 from holdfast.server.sessions.host import HostPolicy
 from holdfast.session.checkpoints import encode_hidden

@@ -10,9 +10,10 @@ import torch
 
 from holdfast.blocks.block import Kind
 from holdfast.blocks.render import render
-from holdfast.compaction.compact import compact, compact_in_memory, compact_parts
+from holdfast.compaction.compact import compact
 from holdfast.compaction.partition import parts, spans
 from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.walk import compact_in_memory, compact_parts
 from holdfast.context import holdfast_file
 from holdfast.context.budget import from_ratio
 from holdfast.context.segment_tensors import name_tensors

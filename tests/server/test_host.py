@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 
 from conftest import build_pair, small_session
-from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, Missing, TooLarge, UnsupportedModel
+from holdfast.model.load import full_bytes
 from holdfast.server.output.processor import OutputProcessor
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateRequest, TextDelta
 from holdfast.server.sessions.host import HostPolicy, SessionHost

@@ -17,7 +17,7 @@ from tolerance import PASS, close
 FILES = Path(__file__).parent / "stored_by_0_4"
 sys.path.append(str(FILES))
 
-from make import TURNS, engine  # noqa: E402
+from model_of_0_4 import TURNS, engine  # noqa: E402
 
 SEEN = json.loads((FILES / "seen.json").read_text())
 """The session and its logits as version 0.4 saw them."""

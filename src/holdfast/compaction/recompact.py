@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from holdfast.compaction.compact import ROOM, full_bytes
+from holdfast.compaction.compact import ROOM
 from holdfast.context.budget import Budget, from_ratio
 from holdfast.context.compose import compose, held_bytes, stands_for
 from holdfast.context.recompact import cells, tighten
@@ -16,7 +16,7 @@ from holdfast.engine.kv_context import cast_to_model
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, BadOption
 from holdfast.methods.registry import build
-from holdfast.model.load import Model
+from holdfast.model.load import Model, full_bytes
 
 STILL_TRUE = (
     *("tokens", "tokens_compacted", "tokens_left_out", "bytes_full"),

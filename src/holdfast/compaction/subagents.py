@@ -12,30 +12,24 @@ A parent is a value and is never changed; a sub-agent reads on a fork of a memor
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal, get_args
 
-import torch
-
 from holdfast.blocks.block import Block, Kind
 from holdfast.blocks.render import render
-from holdfast.compaction.compact import LATER
-from holdfast.compaction.partition import runs, spans
+from holdfast.compaction.partition import runs
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.recompact import add_sizes, sizes
-from holdfast.context.budget import from_ratio
+from holdfast.compaction.walk import StartingMemory, compact_in_memory
 from holdfast.context.compose import compose
-from holdfast.context.segments import CompactContext, Segment, TokenSegment, tokens
+from holdfast.context.segments import CompactContext, TokenSegment, tokens
 from holdfast.context.surgery import shift_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
-from holdfast.gate.latent.fact_tokens import build_fact_mask
-from holdfast.methods.base import Progress, Span, quiet
-from holdfast.methods.registry import build
+from holdfast.methods.base import Progress, quiet
 from holdfast.transcript.turn import Transcript, Turn
 
 How = Literal["compact", "verbatim", "none"]
@@ -109,24 +103,23 @@ def merge_subagent(
     They are compacted against the memory that the sub-agent had, and stand behind the parent's end. What the plan's
     policy pins and the newest exchanges (the sub-agent's report) stay verbatim. Their states saw what the sub-agent
     saw: after a `none` fork, or where the parent has gone on, that is less than what now stands before them.
-    Raises BadInput where nothing was added, BadOption for a plan with a gate or a total of slots.
+    The plan's `slots` are a bound on what the sub-agent adds, and its gate asks the memory that the sub-agent had.
+    Raises BadInput if nothing was added, BadOption for too few slots, Lost if a strict gate finds losses.
     """
-    plan = plan or Plan()
-    if plan.gate is not None or plan.slots is not None:
-        raise BadOption("what a sub-agent brings back is compacted by ratio, without a gate; leave out gate and slots")
     if not own:
         raise BadInput("the sub-agent added nothing; give the blocks of its own turns")
-    began = time.perf_counter()
-    segments = _compacted(child, tuple(own), engine, plan, progress)
-    start, length = child.start.next_position, sum(map(len, own))
-    recipe = {"subagent": child.how, "latent": plan.latent, "ratio": plan.ratio, "policy": asdict(plan.policy)}
-    added = CompactContext(
-        tuple(shift_segment(segment, -start) for segment in segments), length, recipe, model_digest=engine.model.digest
+    plan, start = plan or Plan(), child.start.next_position
+    cut = runs(tuple(own), _stays(own, plan.policy))
+    parts = [replace(part, start=part.start + start) for part in cut]
+    made, _ = compact_in_memory(parts, engine, plan, progress, begin=StartingMemory(child.live()))
+    added = replace(
+        made,
+        segments=tuple(shift_segment(segment, -start) for segment in made.segments),
+        next_position=made.next_position - start,
+        recipe={"subagent": child.how, **made.recipe},
     )
-    seconds = {"seconds_compact": round(time.perf_counter() - began, 3)}
-    return add_sizes(
-        compose((parent, replace(added, evidence={**sizes(added, engine.model), **seconds}))), engine.model
-    )
+    added = replace(added, evidence={**made.evidence, **sizes(added, engine.model)})
+    return add_sizes(compose((parent, added)), engine.model)
 
 
 def system_prompt(context: CompactContext) -> CompactContext:
@@ -142,36 +135,7 @@ def system_prompt(context: CompactContext) -> CompactContext:
     return CompactContext((kept,), count, model_digest=context.model_digest)
 
 
-def _compacted(
-    child: SubAgent, own: tuple[Block, ...], engine: LocalEngine, plan: Plan, progress: Progress
-) -> list[Segment]:
-    """The sub-agent's turns at the positions where it read them."""
-    method, live, segments = build(plan.latent), child.live(), list[Segment]()
-    by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
-    ids, first = torch.tensor([i for block in own for i in block.ids]), child.start.next_position
-    for run in runs(own, _stays(own, plan.policy)):
-        part = replace(run, start=run.start + first)
-        for span in spans(part, by_turn) if part.compact else (Span(part.blocks, part.start),):
-            budget = from_ratio(len(span), plan.ratio)
-            made: Sequence[Segment] = (TokenSegment(span.ids, span.positions, span.origins),)
-            if part.compact and not budget.holds(len(span)):
-                later = ids[span.start - first + len(span) :][:LATER]
-                told = replace(span, later=later, facts=build_fact_mask(span.blocks, engine.model.tokenizer))
-                made = method.compress(method.study(told, live, engine, progress), budget, progress)
-            segments += made
-            _extend(live, made, span.start + len(span))
-    return segments
-
-
-def _extend(live: KVContext, made: Sequence[Segment], end: int) -> None:
-    """Take what was kept into the sub-agent's memory, in which its next span is read."""
-    with torch.no_grad():
-        for segment in made:
-            live.append(segment)
-    live.settle(end)
-
-
-def _stays(own: tuple[Block, ...], policy: Policy) -> list[bool]:
+def _stays(own: Sequence[Block], policy: Policy) -> list[bool]:
     """Which blocks the policy keeps: pinned kinds, and the newest exchanges (a turn that is no result begins one)."""
     begins = sorted({b.origin.turn for b in own if b.kind is not Kind.OBSERVATION})
     recent = begins[-policy.keep_recent :] if policy.keep_recent else []

@@ -6,7 +6,7 @@ an interrupt) leaves the running context exactly as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -102,6 +102,15 @@ class KVContext:
             self.feed_inputs(segment.embeds.to(self.model.device, self.model.dtype), segment.positions)
         else:
             self.feed(segment.ids, positions=segment.positions)
+
+    @torch.no_grad()
+    def extend(self, segments: Sequence[Segment], next_position: int) -> KVContext:
+        """Returns a fork with `segments` behind it; its next token goes to `next_position`."""
+        after = self.fork()
+        for segment in segments:
+            after.append(segment)
+        after.settle(next_position)
+        return after
 
     def take(self, source: KVContext, part: slice, hidden: Tensor | None = None) -> None:
         """Takes the tokens `part` of another memory's tail as they were read there; `hidden [d]` is the last one's.
@@ -207,11 +216,7 @@ def surprisal(model: Model, ids: Tensor, hidden: Tensor, before: Tensor | None) 
 
 def open_context(model: Model, context: CompactContext) -> KVContext:
     """Loads a context into memory."""
-    live = KVContext(model)
-    for segment in context.segments:
-        live.append(segment)
-    live.settle(context.next_position)
-    return live
+    return KVContext(model).extend(context.segments, context.next_position)
 
 
 def check_retains(model: Model) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 import holdfast
 from holdfast.blocks.render import question_ids
-from holdfast.compaction.compact import SharedStudy, compact_in_memory, full_bytes
 from holdfast.compaction.partition import Part
 from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.walk import SharedStudy, compact_in_memory
 from holdfast.context.segments import CompactContext, tokens
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
@@ -29,6 +29,7 @@ from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
 from holdfast.gate.latent.gate import split_gate_spec
 from holdfast.methods.base import Progress
+from holdfast.model.load import full_bytes
 
 LEAKED = 8  # tokens of an answer without the span, in which a fair probe's keyword does not stand
 Note = Callable[[str], None]

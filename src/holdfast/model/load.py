@@ -112,6 +112,13 @@ def _reason(name: str, first_line: str) -> str:
     return "it is not on this machine, and the Hugging Face hub cannot be reached; check the name and the network"
 
 
+def full_bytes(model: Model, length: int) -> int:
+    """Returns the KV bytes of `length` verbatim tokens; sliding layers hold only what the next token sees."""
+    pair = 2 * model.family.kv_heads * model.family.head_dim * model.dtype.itemsize
+    seen = (length if layer.window is None else min(length, layer.window - 1) for layer in model.family.layers)
+    return sum(pair * n for n in seen)
+
+
 def adopt_model(hf: Any, tokenizer: Any, *, name: str) -> Model:
     """Freezes a model that is already in memory and puts it on Holdfast's attention."""
     family = inspect_model(hf)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.block import Block
-from holdfast.compaction.compact import StartingMemory, compact_in_memory, full_bytes
 from holdfast.compaction.partition import runs
 from holdfast.compaction.plan import Plan
+from holdfast.compaction.walk import StartingMemory, compact_in_memory
 from holdfast.context.compress_positions import compress_positions, slack
 from holdfast.context.recompact import cells, tighten
 from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
@@ -26,7 +26,7 @@ from holdfast.engine.kv_context import KVContext, PrefillProgress, check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Conflict
 from holdfast.methods.base import Progress, quiet
-from holdfast.model.load import Model
+from holdfast.model.load import Model, full_bytes
 from holdfast.session.retained_states import RetainedStatesEngine
 
 FULL = 0.75
@@ -134,11 +134,7 @@ def open_cache(
     `hidden [T, d]` are those of the blocks from `tail` on, which may have been more then.
     """
     segments = context.segments[: len(context.segments) - bool(len(hidden))]
-    frontier = KVContext(model)
-    for segment in segments:
-        frontier.append(segment)
-    frontier.settle(context.next_position - len(hidden))
-    frontier = frontier.fork(frozen=True)
+    frontier = KVContext(model).extend(segments, context.next_position - len(hidden)).fork(frozen=True)
     held = SessionCache(frontier.fork(), frontier, segments, tuple(blocks[:tail]), tail)
     rest = blocks[tail:]
     if not rest:
@@ -287,13 +283,10 @@ def tighten_cache(held: SessionCache, slots: int, *, strict: bool = True) -> Ses
 @torch.no_grad()
 def replace_frontier(held: SessionCache, segments: tuple[Segment, ...], by: float = 0) -> SessionCache:
     """The same tail, `by` positions later, behind another frontier."""
-    frontier = KVContext(held.model)
-    for segment in segments:
-        frontier.append(segment)
     rest = held.blocks[held.tail :]
-    frontier.settle(held.live.next_position - sum(map(len, rest)) + int(by))
-    frontier, before = frontier.fork(frozen=True), held.frontier.last_hidden
-    frontier.last_hidden = before
+    start = held.live.next_position - sum(map(len, rest)) + int(by)
+    frontier = KVContext(held.model).extend(segments, start).fork(frozen=True)
+    frontier.last_hidden = held.frontier.last_hidden
     after = SessionCache(frontier.fork(), frontier, segments, held.blocks[: held.tail], held.tail)
     if not rest:
         return after

@@ -12,9 +12,10 @@ import torch
 
 from gated import TEXT, gated, pairs_in, past_of, same, snapshot, span_of, unchanged, work_of
 from holdfast.blocks.render import render
-from holdfast.compaction.compact import SharedStudy, compact, compact_in_memory
+from holdfast.compaction.compact import compact
 from holdfast.compaction.partition import parts
 from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.walk import SharedStudy, compact_in_memory
 from holdfast.context import holdfast_file
 from holdfast.context.segments import CompactContext, TokenSegment
 from holdfast.context.surgery import keep

@@ -152,12 +152,7 @@ class GatedSpan:
 
     def build_memory(self, segments: Sequence[Segment]) -> KVContext:
         """Returns the compact memory as the session would hold it."""
-        live = self.past.fork()
-        with torch.no_grad():
-            for segment in segments:
-                live.append(segment)
-        live.settle(self.span.start + len(self.span))
-        return live
+        return self.past.extend(segments, self.span.start + len(self.span))
 
 
 def compress_through_gate(gate: Gate, work: GatedSpan, report: LatentReport) -> tuple[Segment, ...]:

@@ -19,7 +19,6 @@ from threading import Event
 from typing import Any
 
 from holdfast.blocks.render import render
-from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan
 from holdfast.config import home
 from holdfast.engine.answer import Answer
@@ -27,6 +26,7 @@ from holdfast.engine.kv_context import check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext, BadInput, BadOption, Busy, Failed, HoldfastError, TooLarge
+from holdfast.model.load import full_bytes
 from holdfast.server.output.processor import OutputProcessor
 from holdfast.server.protocol import (
     AnswerEnd,

@@ -15,10 +15,10 @@ from threading import Lock, RLock
 from typing import Any, Literal
 from uuid import uuid4
 
-from holdfast.compaction.compact import full_bytes
 from holdfast.compaction.plan import Plan
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, Busy, HoldfastError, Missing, TooLarge
+from holdfast.model.load import full_bytes
 from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.lru import MemoryBudget
 from holdfast.server.sessions.prefix_index import PrefixIndex, seed

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from holdfast.compaction.compact import full_bytes
 from holdfast.context.compress_positions import slots_of_tokens
-from holdfast.model.load import Model
+from holdfast.model.load import Model, full_bytes
 from holdfast.server.protocol import BlockRow, CurvePoint, FactResult, RawTurn, SessionDetail, SessionRow
 from holdfast.server.sessions.registry import SessionEntry, replay_turns
 from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended

@@ -1,22 +1,21 @@
-"""Files as version 0.4 wrote them. Run once, at commit fcc8adf, in this folder: `python make.py`; never again.
+"""The model and the turns of the session that version 0.4 (commit fcc8adf) stored in this folder.
 
-The weights follow from a formula and the tokenizer is spelt out, so that the model is the same on every machine and
-whatever else the tests change.
+It appended turns 0 to 4, compacted, took that back, pinned turn 3, appended turn 5, compacted with restart, appended
+the rest, pinned turn 7 and let it go, went back to 8 turns, and saved. The weights follow from a formula and the
+tokenizer is spelt out, so that the model is the same on every machine and whatever else the tests change.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from holdfast.engine.local import LocalEngine
-from holdfast.model.load import adopt
+from holdfast.model.load import adopt_model
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
-HERE = Path(__file__).parent
 SPECIAL = ("<|im_start|>", "<|im_end|>")
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -61,55 +60,4 @@ def engine() -> LocalEngine:
         steps = torch.arange(weight.numel(), dtype=torch.int64) * (7919 + 2 * number) % 1009  # integers: exact anywhere
         weight.data = ((steps - 504).float() / 512).view_as(weight)
     hf.generation_config.eos_token_id = 1
-    return LocalEngine(adopt(hf.float().eval().requires_grad_(False), tokenizer(), name="made-for-0.4"))
-
-
-def main() -> None:
-    import json
-    from dataclasses import replace
-
-    from holdfast.latent import Plan
-    from holdfast.store import Store
-
-    from holdfast.context import store as contexts
-    from holdfast.context.segments import StateSegment
-    from holdfast.context.surgery import coded
-    from holdfast.session import Session
-
-    own = engine()
-    session = Session(own, Plan("keydiff", ratio=2.0), store=Store(HERE / "store"), name="written-by-0-4")
-    session.append(TURNS[:5])
-    session.compact()
-    session.undo()
-    session.pin(3)
-    session.append(TURNS[5:6])
-    session.compact(restart=True)
-    session.append(TURNS[6:])
-    session.pin(7)
-    session.pin(7, pinned=False)
-    session.rewind(8)
-    session.save()
-    context = session.context()
-    contexts.save(context, HERE / "plain.holdfast", own.model)
-    narrow = [coded(s, "int8") if isinstance(s, StateSegment) else s for s in context.segments]
-    contexts.save(replace(context, segments=tuple(narrow)), HERE / "int8.holdfast", own.model)
-    named = {event[what] for event in session.events[-6:] for what in ("context", "hidden") if what in event}
-    for object_file in (HERE / "store" / "objects").glob("*/*"):
-        if object_file.name not in named:  # of the compaction that was taken back
-            object_file.unlink()
-    logits = own.next_logits(session.held.live, [5, 6, 7])[-1]
-    seen = {
-        "kinds": [event["kind"] for event in session.events],
-        "turns": len(session.turns),
-        "pinned": sorted(session.pinned),
-        "tokens": session.held.tokens,
-        "slots": session.held.slots,
-        "compactions": session.compactions,
-        "next_position": context.next_position,
-        "logits": logits.tolist(),
-    }
-    (HERE / "seen.json").write_text(json.dumps(seen) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return LocalEngine(adopt_model(hf.float().eval().requires_grad_(False), tokenizer(), name="made-for-0.4"))
