@@ -7,8 +7,8 @@ from pathlib import Path
 
 import holdfast
 from holdfast.blocks.render import render
-from holdfast.context.budget import from_ratio
-from holdfast.context.segments import CompactContext, tokens
+from holdfast.context.budget import budget_from_ratio
+from holdfast.context.segments import CompactContext, token_segment
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
 
@@ -27,7 +27,7 @@ def main() -> None:
     engine, session = holdfast.load(), holdfast.read(parser.parse_args().session)
     blocks = render(session, engine.model.tokenizer).blocks
     head = [i for b in blocks if b.origin.turn == 0 for i in b.ids]
-    past = engine.open(CompactContext((tokens(head, 0),), len(head)))
+    past = engine.open(CompactContext((token_segment(head, 0),), len(head)))
     span = Span(tuple(b for b in blocks if b.origin.turn == TURN), len(head))
     print(f"turn {TURN}: {len(span)} tokens at {RATIO}x; loss after {', '.join(map(str, MARKS))} evaluations")
     for options in TRIED:
@@ -37,7 +37,7 @@ def main() -> None:
         def note(what: str, done: int, total: int, text: str, curve: dict[int, str] = curve) -> None:
             curve[done] = text.removeprefix("loss ")
 
-        method.compress(method.study(span, past, engine), from_ratio(len(span), RATIO), note)
+        method.compress(method.study(span, past, engine), budget_from_ratio(len(span), RATIO), note)
         print(f"{options:<32}", *(curve.get(m, "-") for m in MARKS), flush=True)
 
 

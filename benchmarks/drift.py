@@ -34,10 +34,10 @@ from torch import Tensor
 import holdfast
 from holdfast.blocks.block import Block, Kind
 from holdfast.blocks.render import RenderedSession, question_ids, render
-from holdfast.context.budget import Budget, from_ratio
+from holdfast.context.budget import Budget, budget_from_ratio
 from holdfast.context.packing import where
 from holdfast.context.recompact import tighten
-from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
+from holdfast.context.segments import CompactContext, Segment, StateSegment, token_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.metrics import ratio_interval
@@ -75,7 +75,7 @@ class Row:
     """What one form gives after some rounds."""
 
     rounds: int
-    tokens: int
+    token_segment: int
     probes: int
     form: str
     retained: float
@@ -113,7 +113,7 @@ class Bench:
 
     def budget(self, rounds: int) -> Budget:
         """Of the first `rounds` turns, in one shot."""
-        return from_ratio(sum(map(len, self.spans[:rounds])), self.ratio)
+        return budget_from_ratio(sum(map(len, self.spans[:rounds])), self.ratio)
 
     def end(self, rounds: int) -> int:
         last = self.spans[rounds - 1] if rounds else None
@@ -185,7 +185,7 @@ def prepared(arguments: argparse.Namespace) -> Bench:
     ids = [i for b in first for i in b.ids]
     text = rendered.text[: rendered.offsets[len(ids)]]
     fair = [x for x in found if not check_static_rules(x.probe, text)]
-    head = engine.open(CompactContext((tokens(ids, 0),), len(ids)))
+    head = engine.open(CompactContext((token_segment(ids, 0),), len(ids)))
     return Bench(engine, build(arguments.method), arguments.ratio, rendered, spans, head, fair)
 
 

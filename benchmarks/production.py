@@ -23,8 +23,8 @@ import torch
 import holdfast
 from holdfast.blocks.block import Block
 from holdfast.blocks.render import question_ids, render
-from holdfast.context.budget import from_ratio
-from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
+from holdfast.context.budget import budget_from_ratio
+from holdfast.context.segments import CompactContext, Segment, StateSegment, token_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Span
@@ -48,7 +48,7 @@ def main(session: Path, lengths: list[int]) -> None:
 
 def one_length(engine: LocalEngine, ids: tuple[int, ...], block: Block, session: Path) -> None:
     span = Span((Block(ids, block.origin),), 0)
-    prefill, full = seconds(lambda: engine.open(CompactContext((tokens(ids, 0),), len(ids))))
+    prefill, full = seconds(lambda: engine.open(CompactContext((token_segment(ids, 0),), len(ids))))
     print(f"{len(ids)} tokens: prefill {prefill:.2f} s, {peak(session, len(ids), '')} MB at the peak")
     made = [compacted(engine, span, spec, prefill, session) for spec in METHODS]
     context = CompactContext(made[0], len(ids), model_digest=engine.model.digest)
@@ -62,7 +62,7 @@ def one_length(engine: LocalEngine, ids: tuple[int, ...], block: Block, session:
 def compacted(engine: LocalEngine, span: Span, spec: str, prefill: float, session: Path) -> tuple[Segment, ...]:
     """Compact with one method and print what it took beyond reading the span."""
     method, read = build(spec), engine.reading_seconds
-    budget = from_ratio(len(span), RATIO)
+    budget = budget_from_ratio(len(span), RATIO)
     made: tuple[Segment, ...]
     total, made = seconds(lambda: method.compress(method.study(span, KVContext(engine.model), engine), budget))
     extra = total - (engine.reading_seconds - read)
@@ -114,7 +114,7 @@ def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext
         path = holdfast.save(context, Path(folder) / "c.holdfast", engine)
         stored = seconds(lambda: answer(engine.open(holdfast.restore(path, engine))))[0]
         size = Path(path).stat().st_size
-    text = seconds(lambda: answer(engine.open(CompactContext((tokens(ids, 0),), len(ids)))))[0]
+    text = seconds(lambda: answer(engine.open(CompactContext((token_segment(ids, 0),), len(ids)))))[0]
     took = f"{stored:.2f} s, read again and answer {text:.2f} s: {text / stored:.1f} times sooner"
     print(f"  load ({size / 1e6:.1f} MB) and answer in {ANSWER} tokens {took}\n")
 
@@ -173,9 +173,9 @@ def one_peak(session: Path, length: int, spec: str) -> None:
     before = resident("VmRSS")
     if spec:
         method = build(spec)
-        method.compress(method.study(span, KVContext(engine.model), engine), from_ratio(length, RATIO))
+        method.compress(method.study(span, KVContext(engine.model), engine), budget_from_ratio(length, RATIO))
     else:
-        engine.open(CompactContext((tokens(span.ids, 0),), length))
+        engine.open(CompactContext((token_segment(span.ids, 0),), length))
     print(round((resident("VmHWM") - before) / 1024))
 
 

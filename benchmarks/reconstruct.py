@@ -15,8 +15,8 @@ import torch
 
 import holdfast
 from holdfast.blocks.render import question_ids, render
-from holdfast.context.budget import from_ratio
-from holdfast.context.segments import CompactContext, Segment, tokens
+from holdfast.context.budget import budget_from_ratio
+from holdfast.context.segments import CompactContext, Segment, token_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.probes import read_probes
@@ -94,7 +94,7 @@ def main() -> None:
     for name, window in chosen(engine, arguments):
         opened = open_window(engine, window)
         none = opened.answers(engine, ())
-        full = opened.answers(engine, (tokens(opened.span.ids, opened.span.start),))
+        full = opened.answers(engine, (token_segment(opened.span.ids, opened.span.start),))
         whole += [f - n for f, n in zip(full, none, strict=True)]
         print(f"{name} {window.id}: {len(opened.span)} tokens, {len(window.probes)} probes", flush=True)
         for group in groups:
@@ -104,7 +104,7 @@ def main() -> None:
             for spec in group:
                 for ratio in ratios:
                     began = time.perf_counter()
-                    made = build(spec).compress(study, from_ratio(len(opened.span), ratio))
+                    made = build(spec).compress(study, budget_from_ratio(len(opened.span), ratio))
                     seconds[spec].append(studied + time.perf_counter() - began)
                     got = opened.answers(engine, made)
                     kept[spec, ratio] += [g - n for g, n in zip(got, none, strict=True)]
@@ -131,7 +131,7 @@ def open_window(engine: LocalEngine, window: Window) -> Opened:
     (middle,) = (p for p in window.parts if p.compact)
     before = [i for p in window.parts if p.start < middle.start for b in p.blocks for i in b.ids]
     after = [i for p in window.parts if p.start > middle.start for b in p.blocks for i in b.ids]
-    segments = (tokens(before, 0),) if before else ()
+    segments = (token_segment(before, 0),) if before else ()
     past = engine.open(CompactContext(segments, middle.start))
     return Opened(window, past, Span(middle.blocks, middle.start, torch.tensor(after, dtype=torch.int64)), after)
 

@@ -43,7 +43,7 @@ from restart_parts import Row, Window, append, known, shortened, sized, stored, 
 import holdfast
 from holdfast.blocks.render import answer_ids, question_ids, render
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.context.compress_positions import stretches
+from holdfast.context.compress_positions import find_stretches
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import HoldfastError
@@ -244,7 +244,7 @@ def fed(engine: LocalEngine, ids: Sequence[int]) -> KVContext:
 def drawn(held: SessionCache, part: float) -> SessionCache:
     """With the compacted positions at `part` of their length."""
     end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
-    room = sum(s.positions[1] - s.positions[0] for s in stretches(held.segments, end) if s.compacted)
+    room = sum(s.positions[1] - s.positions[0] for s in find_stretches(held.segments, end) if s.compacted)
     return fit_positions(held, held.live.next_position - int(room * (1 - part)))
 
 

@@ -15,8 +15,8 @@ import torch
 import holdfast
 from holdfast.blocks.block import Block
 from holdfast.blocks.render import render
-from holdfast.context.budget import from_ratio
-from holdfast.context.segments import CompactContext, tokens
+from holdfast.context.budget import budget_from_ratio
+from holdfast.context.segments import CompactContext, token_segment
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import LatentMethod, Span
 from holdfast.methods.registry import build
@@ -45,7 +45,7 @@ def main() -> None:
     for length in (1024, 2048):
         kvzip(engine, rendered.ids[:length], rendered.blocks[0])
     bf16 = holdfast.load(dtype="bfloat16")
-    ids = tokens(rendered.ids[:1024], 0)
+    ids = token_segment(rendered.ids[:1024], 0)
     wide, narrow = (timed(partial(e.open, CompactContext((ids,), 1024)))[0] for e in (engine, bf16))
     print(
         f"prefill of 1024 in bfloat16          {narrow:6.2f} s, float32 {wide:.2f} s: {wide / narrow:.2f} times faster"
@@ -56,10 +56,10 @@ def main() -> None:
 def kvzip(engine: LocalEngine, ids: tuple[int, ...], block: Block) -> None:
     span = Span((Block(ids, block.origin),), 0)
     empty = engine.open(CompactContext((), 0))
-    prefill, full = timed(lambda: engine.open(CompactContext((tokens(ids, 0),), len(ids))))
+    prefill, full = timed(lambda: engine.open(CompactContext((token_segment(ids, 0),), len(ids))))
     method = build("kvzip")
     read = engine.reading_seconds
-    total, made = timed(lambda: method.compress(method.study(span, empty, engine), from_ratio(len(ids), 8)))
+    total, made = timed(lambda: method.compress(method.study(span, empty, engine), budget_from_ratio(len(ids), 8)))
     extra = total - (engine.reading_seconds - read)
     print(f"prefill of {len(ids)} tokens              {prefill:6.2f} s")
     print(f"  kvzip at 8x on top of it           {extra:6.2f} s: {extra / prefill:.2f} of the prefill")
@@ -81,7 +81,7 @@ def kvzip(engine: LocalEngine, ids: tuple[int, ...], block: Block) -> None:
 def study_and_compress(method: LatentMethod, span: Span, engine: LocalEngine) -> object:
     """Compacts a span at 3.2x over an empty memory."""
     study = method.study(span, engine.open(CompactContext((), 0)), engine)
-    return method.compress(study, from_ratio(len(span), 3.2))
+    return method.compress(study, budget_from_ratio(len(span), 3.2))
 
 
 def virtual(engine: LocalEngine, ids: tuple[int, ...], block: Block) -> None:

@@ -15,7 +15,7 @@ from holdfast.blocks.render import question_ids, render
 from holdfast.compaction.partition import Part
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.walk import SharedStudy, compact_in_memory
-from holdfast.context.segments import CompactContext, tokens
+from holdfast.context.segments import CompactContext, token_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.probes import read_probes
@@ -42,9 +42,9 @@ def main() -> None:
     kept, held = dict.fromkeys(plans, 0.0), dict.fromkeys(plans, 0)
     gain, size, probes, count = 0.0, 0, 0, 0
     for window in list(cut(engine, given))[: given.limit]:
-        rest = [tokens(ids(p), p.start) for p in window.parts if not p.compact]
+        rest = [token_segment(ids(p), p.start) for p in window.parts if not p.compact]
         none = engine.open(CompactContext(tuple(rest), window.tokens))
-        full = engine.open(CompactContext((tokens(window.ids(), 0),), window.tokens))
+        full = engine.open(CompactContext((token_segment(window.ids(), 0),), window.tokens))
         without, shared = answers(engine, none, window), SharedStudy()
         gain, size = gain + answers(engine, full, window) - without, size + full.nbytes - none.nbytes
         for ratio, form in plans:

@@ -8,7 +8,7 @@ from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import render
 from holdfast.compaction.partition import parts, spans
 from holdfast.compaction.plan import Policy
-from holdfast.context.budget import from_ratio
+from holdfast.context.budget import budget_from_ratio
 from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import StateSegment
 from holdfast.engine.kv_context import KVContext
@@ -48,7 +48,7 @@ def work_of(engine, latent, ratio, head=HEAD, text=TEXT):
     past = past_of(engine, head)
     span, method = span_of(engine, past.next_position, text), build(latent)
     study = method.study(span, past, engine)
-    return GatedSpan(method, study, from_ratio(len(span), ratio), span, past, engine)
+    return GatedSpan(method, study, budget_from_ratio(len(span), ratio), span, past, engine)
 
 
 def gated(gate, work):

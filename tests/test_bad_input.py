@@ -17,7 +17,7 @@ from holdfast.compaction.compact import compact
 from holdfast.compaction.partition import Part, parts, ratio_for, spans
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.walk import SharedStudy, compact_in_memory
-from holdfast.context.budget import from_ratio
+from holdfast.context.budget import budget_from_ratio
 from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import CompactContext, StateSegment
 from holdfast.engine.kv_context import KVContext, open_context
@@ -110,7 +110,7 @@ def test_a_ratio_for_a_budget_spends_it_and_no_more(lengths, pinned, more):
     slots = pinned + len(lengths) + more
     ratio = ratio_for(cut, slots)
     assert ratio >= 1
-    kept = [from_ratio(n, ratio).slots for n in lengths]
+    kept = [budget_from_ratio(n, ratio).slots for n in lengths]
     assert sum(kept) <= slots - pinned
     if len(lengths) == 1:
         assert kept == [min(lengths[0], slots - pinned)]  # no slot is lost to rounding
@@ -136,7 +136,7 @@ def compressed(engine, latent, span, past):
     """What a method makes of a span at a very high ratio; None where it says that the span is too short."""
     method = build(latent)
     with suppress(BadOption):
-        return method.compress(method.study(span, past, engine), from_ratio(len(span), 50))
+        return method.compress(method.study(span, past, engine), budget_from_ratio(len(span), 50))
     return None
 
 
@@ -162,7 +162,7 @@ def test_the_shortest_spans_work_or_say_why_not(two, latent):
 def test_a_span_too_short_for_a_hybrid_is_refused_with_the_way_out(two, latent):
     method, span = build(latent), short_span(2, 0)
     with pytest.raises(BadOption, match=r"too short for a hybrid at this ratio \(use a lower ratio"):
-        method.compress(method.study(span, KVContext(two.model), two.engine), from_ratio(2, 50))
+        method.compress(method.study(span, KVContext(two.model), two.engine), budget_from_ratio(2, 50))
 
 
 @pytest.mark.parametrize("latent", ["informed", "snapkv", "truncate", "pool"])

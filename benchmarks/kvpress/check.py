@@ -25,8 +25,8 @@ from transformers import DynamicCache
 
 from holdfast.blocks.block import Block
 from holdfast.blocks.render import RenderedSession
-from holdfast.context.budget import Budget, from_ratio
-from holdfast.context.segments import CompactContext, tokens
+from holdfast.context.budget import Budget, budget_from_ratio
+from holdfast.context.segments import CompactContext, token_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Span
@@ -58,7 +58,7 @@ def check(engine: LocalEngine, rendered: RenderedSession) -> dict[str, tuple[flo
 
 
 def _whole(name: str, engine: LocalEngine, block: Block, window: Tensor, question: Tensor) -> float:
-    budget = from_ratio(WINDOW, RATIO)
+    budget = budget_from_ratio(WINDOW, RATIO)
     ours, _ = _ours(name, engine, block, (window[:0], window), question, budget)
     hf, cache = engine.model.hf, DynamicCache()
     with torch.no_grad(), raw(hf):
@@ -69,7 +69,7 @@ def _whole(name: str, engine: LocalEngine, block: Block, window: Tensor, questio
 
 
 def _behind(name: str, engine: LocalEngine, block: Block, window: Tensor, question: Tensor) -> float:
-    budget = from_ratio(WINDOW - PREFIX, RATIO)
+    budget = budget_from_ratio(WINDOW - PREFIX, RATIO)
     parts = window[:PREFIX], window[PREFIX:]
     ours, dropped = _ours(name, engine, block, parts, question, budget)
     hf, cache = engine.model.hf, DynamicCache()
@@ -87,7 +87,7 @@ def _ours(
 ) -> tuple[Tensor, Tensor]:
     """Logits `[n, V]` of the question after prefix and compacted span, and what was dropped, `[L, G, T]`."""
     prefix, span_ids = parts
-    kept = (tokens(tuple(prefix.tolist()), 0),) if len(prefix) else ()
+    kept = (token_segment(tuple(prefix.tolist()), 0),) if len(prefix) else ()
     past = engine.open(CompactContext(kept, len(prefix))) if kept else KVContext(engine.model)
     span = Span((Block(tuple(span_ids.tolist()), block.origin),), len(prefix))
     rival: Any = build(name)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.context.surgery import keep
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
@@ -72,7 +72,7 @@ class Rival:
             masks: list[Any] = [None] * len(study.scores)
         else:
             masks = list(self.chosen(study, budget.slots).to(study.states.positions.device))
-        return (keep(study.states, masks, study.span.origins),)
+        return (keep_pairs(study.states, masks, study.span.origins),)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from holdfast.blocks.render import question_ids, render
 from holdfast.compaction.compact import compact
 from holdfast.compaction.partition import parts
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, tokens
+from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, token_segment
 from holdfast.engine.completions import Prefix, RemoteEngine
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.metrics import keyword_hit
@@ -107,7 +107,7 @@ def contexts(engine: LocalEngine, policy: Policy) -> list[Served]:
     cut = parts(transcript, render(transcript, engine.model.tokenizer), policy)
     whole = [i for part in cut for block in part.blocks for i in block.ids]
     served = [
-        Served("full", CompactContext((tokens(whole, 0),), len(whole)), Prefix(tuple(whole), readable=False))
+        Served("full", CompactContext((token_segment(whole, 0),), len(whole)), Prefix(tuple(whole), readable=False))
     ]  # an echo would read it all again
     for spec, ratio in PLANS:
         path = OUT / f"{re.sub(r'[^a-z0-9]+', '-', spec)}-{ratio:g}x.holdfast"

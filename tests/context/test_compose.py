@@ -13,9 +13,9 @@ from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.recompact import join
 from holdfast.context import holdfast_file
-from holdfast.context.compose import compose, held_bytes
-from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, tokens
-from holdfast.context.surgery import keep
+from holdfast.context.compose import compose, context_bytes
+from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, token_segment
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput
 from tolerance import PASS, close
@@ -29,7 +29,7 @@ def logits(pair, context):
 
 
 def verbatim(pair, ids, n, seed, origins=()):
-    return CompactContext((tokens(ids(n, seed), 0, origins),), n, model_digest=pair.model.digest)
+    return CompactContext((token_segment(ids(n, seed), 0, origins),), n, model_digest=pair.model.digest)
 
 
 def positions(segment):
@@ -115,12 +115,12 @@ def test_states_of_a_later_context_know_nothing_of_the_earlier_one(tiny, ids):
     def states(past):
         at = torch.arange(past.next_position, past.next_position + len(second))
         _, read = pair.engine.capture(past, second, at)
-        return keep(read, [None] * len(read.keys))
+        return keep_pairs(read, [None] * len(read.keys))
 
-    a = CompactContext((tokens(first, 0),), len(first))
+    a = CompactContext((token_segment(first, 0),), len(first))
     alone = CompactContext((states(KVContext(pair.model)),), len(second))
     after = CompactContext((*a.segments, states(pair.engine.open(a))), len(first) + len(second))
-    one_go = logits(pair, compose([a, CompactContext((tokens(second, 0),), len(second))]))
+    one_go = logits(pair, compose([a, CompactContext((token_segment(second, 0),), len(second))]))
     put, read = logits(pair, compose([a, alone])), logits(pair, after)
     assert close(read, one_go, PASS)
     apart = (one_go.softmax(-1) * (one_go.log_softmax(-1) - put.log_softmax(-1))).sum(-1).mean()
@@ -139,7 +139,7 @@ def test_the_sizes_of_a_joined_context_are_those_of_its_memory(two, session):
 def test_bytes_are_counted_without_opening(pair, session):
     for latent in ("kvzip", "streaming", "truncate", "virtual_tokens:steps=1"):
         context = compact(session, pair.engine, Plan(latent, 5))
-        assert held_bytes(context, pair.model.family, 4) == pair.engine.open(context).nbytes
+        assert context_bytes(context, pair.model.family, 4) == pair.engine.open(context).nbytes
 
 
 def test_a_composed_context_is_saved_and_loaded(two, session, tmp_path):
@@ -171,7 +171,7 @@ def test_compacting_the_halves_of_a_session_keeps_the_places_of_the_whole(two, s
     blocks = render(session, two.model.tokenizer).blocks
     cut = sum(map(len, blocks[:6]))
     ids = [i for b in blocks for i in b.ids]
-    halves = [CompactContext((tokens(part, 0),), len(part)) for part in (ids[:cut], ids[cut:])]
-    whole = CompactContext((tokens(ids, 0),), len(ids))
+    halves = [CompactContext((token_segment(part, 0),), len(part)) for part in (ids[:cut], ids[cut:])]
+    whole = CompactContext((token_segment(ids, 0),), len(ids))
     got, want = logits(two, compose(halves)), logits(two, whole)
     assert close(got, want, PASS)

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from holdfast.blocks.block import Kind, Origin
 from holdfast.context import holdfast_file
-from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
-from holdfast.context.surgery import keep, quantize_segment, shift_segment
+from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, token_segment
+from holdfast.context.surgery import keep_pairs, quantize_segment, shift_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput, BadOption
 from holdfast.storage.backends import fetch, send
@@ -34,10 +34,15 @@ def sample(pair, seed=0):
     ids = torch.randint(3, 260, (30,), generator=generator)
     _, states = pair.engine.capture(KVContext(pair.model), ids[5:20], torch.arange(5, 20))
     masks = [torch.rand(k.shape[:2], generator=generator) < 0.6 for k in states.keys]
-    state = keep(states, masks, (ORIGIN,))
+    state = keep_pairs(states, masks, (ORIGIN,))
     first = replace(state.layers[0], bias=torch.randn(len(state.layers[0].keys), generator=generator))
     soft = SoftSegment(torch.randn(3, 64, generator=generator), torch.tensor([20.0, 23.25, 26.5]), (ORIGIN,))
-    segments = (tokens(ids[:5], 0), StateSegment((first, *state.layers[1:]), (ORIGIN,)), soft, tokens(ids[20:], 30))
+    segments = (
+        token_segment(ids[:5], 0),
+        StateSegment((first, *state.layers[1:]), (ORIGIN,)),
+        soft,
+        token_segment(ids[20:], 30),
+    )
     return CompactContext(segments, 48, {"latent": "test", "ratio": 2.0}, {"bytes": 7})
 
 
@@ -185,7 +190,7 @@ def test_the_same_states_at_two_places_are_saved(tiny, tmp_path):
 
 def test_tokens_cut_from_one_tensor_are_saved(tiny, tmp_path):
     pair = tiny("llama")
-    whole = tokens(list(range(10, 30)), 0)
+    whole = token_segment(list(range(10, 30)), 0)
     parts = [type(whole)(whole.ids[a:b], whole.positions[a:b]) for a, b in ((0, 8), (8, 20))]
     context = CompactContext(tuple(parts), 20)
     loaded = holdfast_file.load(holdfast_file.save(context, tmp_path / "a.holdfast", pair.model), pair.model)

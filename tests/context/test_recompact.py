@@ -13,11 +13,11 @@ from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.recompact import join, recompact
 from holdfast.context import holdfast_file
-from holdfast.context.budget import from_ratio
+from holdfast.context.budget import budget_from_ratio
 from holdfast.context.compose import compose
-from holdfast.context.recompact import cells, tighten
+from holdfast.context.recompact import find_cells, tighten
 from holdfast.context.segment_tensors import name_tensors
-from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
+from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, token_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput, BadOption
 from holdfast.methods.base import Span
@@ -34,11 +34,11 @@ def span_of(pair, ids, n=96):
 def compressed(pair, span, latent, ratio):
     method = build(latent)
     study = method.study(span, KVContext(pair.model), pair.engine)
-    return list(method.compress(study, from_ratio(len(span), ratio)))
+    return list(method.compress(study, budget_from_ratio(len(span), ratio)))
 
 
 def held(segments):
-    return sum(len(c.scores) for c in cells(segments))
+    return sum(len(c.scores) for c in find_cells(segments))
 
 
 def same(a, b):
@@ -73,7 +73,7 @@ def test_equal_scores_go_to_the_first_slots_in_both_ways(tiny, ids):
     method = build("kvzip")
     study = method.study(span, KVContext(pair.model), pair.engine)
     study = study._replace(scores={layer: torch.ones_like(s) for layer, s in study.scores.items()})
-    loose, tight = (list(method.compress(study, from_ratio(len(span), ratio))) for ratio in (2, 6))
+    loose, tight = (list(method.compress(study, budget_from_ratio(len(span), ratio))) for ratio in (2, 6))
     assert same(tighten(loose, held(tight)), tight)
 
 
@@ -208,7 +208,7 @@ def test_states_without_scores_are_told_to_compact_again(tiny, session):
     with pytest.raises(BadInput, match="virtual tokens"):
         tighten([soft], 0)
     with pytest.raises(BadInput, match="only verbatim"):
-        tighten([tokens([5], 0)], 0)
+        tighten([token_segment([5], 0)], 0)
 
 
 def test_another_models_context_is_refused(tiny, session):

@@ -13,8 +13,8 @@ from holdfast.compaction.plan import Plan, Policy
 from holdfast.context import holdfast_file
 from holdfast.context.cache import SlotLayer
 from holdfast.context.packing import join, pack, where
-from holdfast.context.segments import CompactContext, StateSegment, tokens
-from holdfast.context.surgery import keep, quantize_segment, shift_segment
+from holdfast.context.segments import CompactContext, StateSegment, token_segment
+from holdfast.context.surgery import keep_pairs, quantize_segment, shift_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation
 from holdfast.errors import BadOption
@@ -129,10 +129,10 @@ def span_of(pair, ids, n=40):
     _, states = pair.engine.capture(past, text[5:n], torch.arange(5, n))
     masks = [noise(*k.shape[:2], seed=i) > -0.3 for i, k in enumerate(states.keys)]
     masks = [None if layer.window else m for layer, m in zip(pair.model.family.layers, masks, strict=True)]
-    segment = keep(states, masks)
+    segment = keep_pairs(states, masks)
     first = replace(segment.layers[-1], bias=noise(len(segment.layers[-1].keys)).to(torch.float32))
     segment = StateSegment((*segment.layers[:-1], first))
-    return CompactContext((tokens(text[:5], 0), segment, tokens(text[n:], n)), n + 10)
+    return CompactContext((token_segment(text[:5], 0), segment, token_segment(text[n:], n)), n + 10)
 
 
 def with_states(context, change):
@@ -163,7 +163,7 @@ def test_logits_stay_close(pair, ids, form):
 def test_a_memory_of_several_forms_reads_each(pair, ids, form):
     """Verbatim tokens, plain slots, and slots of two forms, some of them after further tokens."""
     context = span_of(pair, ids)
-    state, end = context.segments[1], tokens(ids(4, seed=3), 150)
+    state, end = context.segments[1], token_segment(ids(4, seed=3), 150)
     other = "int8" if form != "int8" else "bfloat16"
     segments = (*context.segments, shift_segment(state, 50), quantize_segment(shift_segment(state, 100), form), end)
     segments += (quantize_segment(shift_segment(state, 200), other), quantize_segment(shift_segment(state, 250), form))

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast.context.segments import CompactContext, SoftSegment, TokenSegment, tokens
-from holdfast.context.surgery import keep
+from holdfast.context.segments import CompactContext, SoftSegment, TokenSegment, token_segment
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.completions import Prefix, RemoteEngine
 from holdfast.engine.local import Continuation
 from holdfast.engine.sampling import Sampling
@@ -76,13 +76,15 @@ def told(**logprobs: Any) -> dict[str, Any]:
 
 
 def words(start: int = 0) -> CompactContext:
-    return CompactContext((tokens([5, 6, 7], start), tokens([8, 9], start + 3)), start + 5)
+    return CompactContext((token_segment([5, 6, 7], start), token_segment([8, 9], start + 3)), start + 5)
 
 
 def soft(pair, gap: float = 0.0) -> CompactContext:
     embeds = torch.arange(2 * 64, dtype=torch.float32).view(2, 64)
     middle = SoftSegment(embeds, torch.tensor([3.0, 4.0 + gap]))
-    return CompactContext((tokens([5, 6, 7], 0), middle, tokens([8], 5)), 6, model_digest=pair.model.digest)
+    return CompactContext(
+        (token_segment([5, 6, 7], 0), middle, token_segment([8], 5)), 6, model_digest=pair.model.digest
+    )
 
 
 def loaded(text: str) -> torch.Tensor:
@@ -154,7 +156,7 @@ def test_a_gap_is_refused_with_its_slot_or_closed_on_demand(tiny):
 
 def test_a_context_that_ends_before_its_length_is_refused():
     with pytest.raises(BadInput, match="stands at position 0 where a server counts 4"):
-        RemoteEngine("http://127.0.0.1:1/v1", "m").open(CompactContext((tokens([1, 2], 0),), 6))
+        RemoteEngine("http://127.0.0.1:1/v1", "m").open(CompactContext((token_segment([1, 2], 0),), 6))
 
 
 @pytest.mark.parametrize("renumber", [False, True])
@@ -162,7 +164,7 @@ def test_states_are_refused_with_what_serves_them(tiny, ids, renumber):
     pair = tiny("llama")
     past = pair.engine.open(CompactContext((), 0))
     _, states = pair.engine.capture(past, ids(6))
-    context = CompactContext((tokens([5], 0), keep(states, [None] * 3)), 6)
+    context = CompactContext((token_segment([5], 0), keep_pairs(states, [None] * 3)), 6)
     with pytest.raises(BadInput, match=r"segment 1 holds keys and values.*holdfast\.vllm"):
         RemoteEngine("http://127.0.0.1:1/v1", "m", pair.model).open(context, renumber=renumber)
 

@@ -7,8 +7,8 @@ import torch
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import question_ids
-from holdfast.context.budget import from_ratio
-from holdfast.context.segments import CompactContext, tokens
+from holdfast.context.budget import budget_from_ratio
+from holdfast.context.segments import CompactContext, token_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import Failed
@@ -45,7 +45,7 @@ def span(engine):
 
 def test_greedy_continuation_equals_generate(engine, span):
     prompt = question_ids(engine.model.tokenizer, "Which port does the billing service listen on?")
-    live = engine.open(CompactContext((tokens(span.ids, 0),), len(span)))
+    live = engine.open(CompactContext((token_segment(span.ids, 0),), len(span)))
     ours = list(engine.generate(live, prompt, 24))
     whole = torch.cat((span.ids, torch.tensor(prompt)))[None]
     with torch.no_grad():  # used directly, the model takes transformers' own masks and cache
@@ -56,9 +56,9 @@ def test_greedy_continuation_equals_generate(engine, span):
 
 def test_kvzip_at_four_times_keeps_what_the_model_cannot_know(engine, span):
     method = build("kvzip")
-    made = method.compress(method.study(span, KVContext(engine.model), engine), from_ratio(len(span), 4))
+    made = method.compress(method.study(span, KVContext(engine.model), engine), budget_from_ratio(len(span), 4))
     contexts = {
-        "full": CompactContext((tokens(span.ids, 0),), len(span)),
+        "full": CompactContext((token_segment(span.ids, 0),), len(span)),
         "kvzip": CompactContext(tuple(made), len(span)),
         "none": CompactContext((), 0),
     }

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from holdfast.context.segments import CompactContext, tokens
-from holdfast.context.surgery import keep, shift_segment
+from holdfast.context.segments import CompactContext, token_segment
+from holdfast.context.surgery import keep_pairs, shift_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation
 from holdfast.engine.sampling import Sampling
@@ -29,7 +29,7 @@ def captured(pair, ids, start=0):
     past = KVContext(pair.model)
     past.next_position = start
     after, states = pair.engine.capture(past, ids)
-    return keep(states, [None] * len(states.keys)), after
+    return keep_pairs(states, [None] * len(states.keys)), after
 
 
 def as_slots(pair, ids):
@@ -72,10 +72,10 @@ def test_packed_slots_equal_the_plain_model(pair, ids, kept):
 
 def test_tokens_then_states_then_tokens_equals_the_plain_model(pair, ids):
     text, engine = ids(LENGTH), pair.engine
-    past = engine.open(CompactContext((tokens(text[:10], 0),), 10))
+    past = engine.open(CompactContext((token_segment(text[:10], 0),), 10))
     _, states = engine.capture(past, text[10:25])
-    middle = keep(states, [None] * len(states.keys))
-    context = CompactContext((tokens(text[:10], 0), middle, tokens(text[25:30], 25)), 30)
+    middle = keep_pairs(states, [None] * len(states.keys))
+    context = CompactContext((token_segment(text[:10], 0), middle, token_segment(text[25:30], 25)), 30)
     assert close(engine.next_logits(engine.open(context), text[30:].tolist()), plain_logits(pair, text)[30:], PASS)
 
 
@@ -107,7 +107,7 @@ def test_a_splice_at_a_moved_position_equals_shifted_positions(pair, ids):
 
 def test_surprisal_is_the_plain_models_negative_log_probability(pair, ids):
     text = ids(30)
-    past = pair.engine.open(CompactContext((tokens(text[:10], 0),), 10))
+    past = pair.engine.open(CompactContext((token_segment(text[:10], 0),), 10))
     _, states = pair.engine.capture(past, text[10:])
     log_p = plain_logits(pair, text).log_softmax(-1)
     want = -log_p[9:-1].gather(-1, text[10:, None])[:, 0]
@@ -126,14 +126,14 @@ def test_greedy_generation_equals_transformers_generate(pair, ids):
             text[None], attention_mask=torch.ones(1, 20, dtype=torch.long), max_new_tokens=24, do_sample=False
         )
     want = [t for t in whole[0, 20:].tolist() if t not in pair.engine.stop_ids]
-    live = pair.engine.open(CompactContext((tokens(text[:12], 0),), 12))
+    live = pair.engine.open(CompactContext((token_segment(text[:12], 0),), 12))
     assert list(pair.engine.generate(live, text[12:].tolist(), 24)) == want
 
 
 @pytest.mark.parametrize("spliced", [False, True])
 def test_batched_answers_equal_answers_one_by_one(pair, ids, spliced):
     context = ids(20)
-    segment = as_slots(pair, context) if spliced else tokens(context, 0)
+    segment = as_slots(pair, context) if spliced else token_segment(context, 0)
     live = pair.engine.open(CompactContext((segment,), 20))
     prompts = [ids(n, seed=n).tolist() for n in (3, 11, 1, 6)]
     one_by_one = [list(pair.engine.generate(live, prompt, 12)) for prompt in prompts]
@@ -148,7 +148,7 @@ def test_batched_answers_over_no_context_equal_answers_one_by_one(pair, ids):
 
 def test_an_answer_ends_at_the_end_of_turn(tiny, ids):
     pair = tiny("llama")
-    live = pair.engine.open(CompactContext((tokens(ids(10), 0),), 10))
+    live = pair.engine.open(CompactContext((token_segment(ids(10), 0),), 10))
     free = list(pair.engine.generate(live, [5], 8))
     config = copy.copy(pair.model.hf.generation_config)
     try:
@@ -162,7 +162,7 @@ def test_an_answer_ends_at_the_end_of_turn(tiny, ids):
 
 def test_scores_equal_teacher_forced_log_probabilities(pair, ids):
     context = ids(20)
-    live = pair.engine.open(CompactContext((tokens(context, 0),), 20))
+    live = pair.engine.open(CompactContext((token_segment(context, 0),), 20))
     asked = [Continuation(tuple(ids(p, seed=p).tolist()), tuple(ids(t, seed=t).tolist())) for p, t in ((3, 5), (9, 2))]
     for got, c in zip(pair.engine.score(live, asked), asked, strict=True):
         row = torch.cat((context, torch.tensor(c.prompt + c.target)))
@@ -173,7 +173,7 @@ def test_scores_equal_teacher_forced_log_probabilities(pair, ids):
 
 
 def test_sampling_repeats_with_its_seed_and_differs_with_another(pair, ids):
-    live = pair.engine.open(CompactContext((tokens(ids(10), 0),), 10))
+    live = pair.engine.open(CompactContext((token_segment(ids(10), 0),), 10))
 
     def sample(seed):
         return list(pair.engine.generate(live, [7, 8], 16, Sampling(temperature=1.5, top_p=0.95, seed=seed)))
@@ -184,13 +184,13 @@ def test_sampling_repeats_with_its_seed_and_differs_with_another(pair, ids):
 
 def test_a_tiny_top_p_is_greedy(tiny, ids):
     pair = tiny("llama")
-    live = pair.engine.open(CompactContext((tokens(ids(10), 0),), 10))
+    live = pair.engine.open(CompactContext((token_segment(ids(10), 0),), 10))
     greedy = list(pair.engine.generate(live, [7, 8], 16))
     assert list(pair.engine.generate(live, [7, 8], 16, Sampling(temperature=1.0, top_p=1e-6, seed=3))) == greedy
 
 
 def test_a_fork_does_not_disturb_its_origin(two, ids):
-    live = two.engine.open(CompactContext((tokens(ids(15), 0),), 15))
+    live = two.engine.open(CompactContext((token_segment(ids(15), 0),), 15))
     before, size = two.engine.next_logits(live, [5, 6, 7]), live.nbytes
     twin, frozen = live.fork(), live.fork(frozen=True)
     with torch.no_grad():
@@ -202,7 +202,7 @@ def test_a_fork_does_not_disturb_its_origin(two, ids):
 
 
 def test_a_rewind_returns_to_identical_logits(two, ids):
-    live = two.engine.open(CompactContext((tokens(ids(15), 0),), 15))
+    live = two.engine.open(CompactContext((token_segment(ids(15), 0),), 15))
     before = two.engine.next_logits(live, [5, 6, 7])
     with torch.no_grad():
         live.feed(ids(4, seed=1))
@@ -233,7 +233,7 @@ def test_after_a_rewind_to_nothing_states_can_be_spliced(two, ids):
 
 def test_a_rewind_returns_over_a_gap_in_the_positions(tiny, ids):
     pair = tiny("llama")
-    live = pair.engine.open(CompactContext((tokens(ids(5), 0),), 90))
+    live = pair.engine.open(CompactContext((token_segment(ids(5), 0),), 90))
     with torch.no_grad():
         live.feed(ids(3))
     assert live.next_position == 93
@@ -266,7 +266,7 @@ def broken_feeds():
 
 @pytest.mark.parametrize("case", broken_feeds())
 def test_a_failed_feed_leaves_the_memory_as_it_was(two, ids, case):
-    live = two.engine.open(CompactContext((tokens(ids(15), 0),), 15))
+    live = two.engine.open(CompactContext((token_segment(ids(15), 0),), 15))
     before, size = two.engine.next_logits(live, [5, 6, 7]), live.nbytes
     bad, positions = broken_feeds()[case]
     with torch.no_grad(), pytest.raises(Exception):  # noqa: B017  (whatever torch says)
@@ -332,7 +332,7 @@ def test_reading_nothing_changes_nothing(tiny, ids):
 
 
 def test_memory_reported_is_memory_held(two, ids):
-    live = two.engine.open(CompactContext((as_slots(two, ids(12)), tokens(ids(5), 12)), 17))
+    live = two.engine.open(CompactContext((as_slots(two, ids(12)), token_segment(ids(5), 12)), 17))
     held = 0
     for layer in live.cache.layers:
         held += sum(t.nbytes for t in (layer.keys, layer.values) if t is not None)

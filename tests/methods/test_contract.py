@@ -15,7 +15,7 @@ from holdfast.compaction.partition import parts, spans
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.walk import compact_in_memory, compact_parts
 from holdfast.context import holdfast_file
-from holdfast.context.budget import from_ratio
+from holdfast.context.budget import budget_from_ratio
 from holdfast.context.segment_tensors import name_tensors
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment
 from holdfast.engine.kv_context import KVContext, open_context
@@ -157,7 +157,7 @@ def test_law_2_one_study_serves_every_budget_and_none_is_overrun(two, session, l
     past.next_position = span.start
     study, held = method.study(span, past, two.engine), []
     for ratio in (4, 2, 1.5):
-        budget = from_ratio(len(span), ratio)
+        budget = budget_from_ratio(len(span), ratio)
         held.append(pairs_in(method.compress(study, budget), family.full, family.kv_heads))
         assert 0 < held[-1] <= budget.pairs(len(family.full) * family.kv_heads)
     assert held[0] < held[1] < held[2]
@@ -188,8 +188,8 @@ def test_law_3_inputs_are_left_as_they_were(two, session, latent):
     weights = {name: w.clone() for name, w in two.model.hf.state_dict().items()}
     (span,) = spans(pieces[1], by_turn=False)
     study = method.study(span, past, two.engine)
-    first = method.compress(study, from_ratio(len(span), RATIO))
-    again = method.compress(study, from_ratio(len(span), RATIO))
+    first = method.compress(study, budget_from_ratio(len(span), RATIO))
+    again = method.compress(study, budget_from_ratio(len(span), RATIO))
     assert unchanged(past, before)
     assert render(session, two.model.tokenizer) == rendered
     assert all(torch.equal(w, weights[name]) for name, w in two.model.hf.state_dict().items())
@@ -275,7 +275,7 @@ def test_law_7_turn_by_turn_in_one_session_equals_composing_the_segments(two, se
             made.append(TokenSegment(ids, torch.arange(part.start, part.start + len(part)).float()))
         for span in spans(part, by_turn=True):
             past = open_context(two.model, CompactContext(tuple(made), span.start))
-            budget = from_ratio(len(span), RATIO)
+            budget = budget_from_ratio(len(span), RATIO)
             told = replace(span, facts=build_fact_mask(span.blocks, two.model.tokenizer))
             made += method.compress(method.study(told, past, two.engine), budget)
     composed = CompactContext(tuple(made), context.next_position)
@@ -315,7 +315,7 @@ def test_law_9_a_compaction_that_is_interrupted_leaves_everything_as_it_was(two,
 
     def run():
         calls.clear()
-        method.compress(method.study(span, past, two.engine, progress), from_ratio(len(span), RATIO), progress)
+        method.compress(method.study(span, past, two.engine, progress), budget_from_ratio(len(span), RATIO), progress)
 
     if last:  # whatever comes last, the step before it was not in vain
         stop = 0

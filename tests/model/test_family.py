@@ -62,7 +62,7 @@ def test_a_yarn_models_factor_is_read(tiny_plain):
 )
 def test_a_model_with_scaled_frequencies_captures_and_reopens_as_it_is(tiny_plain, tokenizer_with, ids, scaling):
     from holdfast.context.segments import CompactContext
-    from holdfast.context.surgery import keep
+    from holdfast.context.surgery import keep_pairs
     from holdfast.engine.kv_context import KVContext
     from holdfast.engine.local import LocalEngine
 
@@ -70,7 +70,7 @@ def test_a_model_with_scaled_frequencies_captures_and_reopens_as_it_is(tiny_plai
     engine = LocalEngine(adopt_model(copy.deepcopy(plain), tokenizer_with(), name="scaled"))
     text = ids(40)
     _, states = engine.capture(KVContext(engine.model), text[:25])
-    context = CompactContext((keep(states, [None] * 3),), 25)
+    context = CompactContext((keep_pairs(states, [None] * 3),), 25)
     got = engine.next_logits(engine.open(context), text[25:].tolist())
     with torch.no_grad():
         want = plain(text[None]).logits[0, 25:]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from holdfast.compaction.partition import runs
-from holdfast.context.budget import from_ratio
-from holdfast.context.segments import CompactContext, tokens
+from holdfast.context.budget import budget_from_ratio
+from holdfast.context.segments import CompactContext, token_segment
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.methods.base import Span
 from holdfast.methods.registry import build
@@ -36,11 +36,11 @@ def span_of(engine, text):
 def test_states_spliced_back_equal_the_plain_model(engine):
     ids = torch.tensor(engine.model.tokenizer(FACTS * 16)["input_ids"])  # longer than the sliding window
     assert len(ids) > 600
-    plain = engine.open(CompactContext((tokens(ids, 0),), len(ids)))
+    plain = engine.open(CompactContext((token_segment(ids, 0),), len(ids)))
     _, states = engine.capture(engine.open(CompactContext((), 0)), ids)
-    from holdfast.context.surgery import keep
+    from holdfast.context.surgery import keep_pairs
 
-    stored = CompactContext((keep(states, [None] * len(states.keys)),), len(ids))
+    stored = CompactContext((keep_pairs(states, [None] * len(states.keys)),), len(ids))
     ask = engine.model.tokenizer("For password hashing, Orion uses", add_special_tokens=False)["input_ids"]
     want, got = engine.next_logits(plain, ask), engine.next_logits(engine.open(stored), ask)
     assert close(want, got, PASS)
@@ -51,13 +51,13 @@ def test_kvzip_at_4x_keeps_what_the_model_did_not_know(engine):
     span = Span(part.blocks, 0)
     past = engine.open(CompactContext((), 0))
     method = build("kvzip")
-    made = method.compress(method.study(span, past, engine), from_ratio(len(span), 4))
+    made = method.compress(method.study(span, past, engine), budget_from_ratio(len(span), 4))
     ask = Continuation(
         tuple(engine.model.tokenizer("\nFor password hashing, Orion uses the", add_special_tokens=False)["input_ids"]),
         tuple(engine.model.tokenizer(" bcryptjs", add_special_tokens=False)["input_ids"]),
     )
-    contexts = (CompactContext((tokens(span.ids, 0),), len(span)), CompactContext(made, len(span)))
+    contexts = (CompactContext((token_segment(span.ids, 0),), len(span)), CompactContext(made, len(span)))
     full, compact = (float(engine.score(engine.open(c), [ask])[0].sum()) for c in contexts)
-    none = float(engine.score(engine.open(CompactContext((tokens(span.ids[:1], 0),), 1)), [ask])[0].sum())
+    none = float(engine.score(engine.open(CompactContext((token_segment(span.ids[:1], 0),), 1)), [ask])[0].sum())
     assert full - none > 3
     assert compact - none > 0.8 * (full - none)

@@ -117,16 +117,16 @@ def test_keys_come_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
     file = tmp_path / "keys"
     file.write_text("# ours\n one \n\ntwo\n")
     monkeypatch.setenv("HOLDFAST_API_KEYS", "three, ,four")
-    assert auth.configured(file) == frozenset(map(auth.digest, ("one", "two", "three", "four")))
+    assert auth.read_keys(file) == frozenset(map(auth.digest, ("one", "two", "three", "four")))
     monkeypatch.delenv("HOLDFAST_API_KEYS")
-    assert auth.configured(None) == frozenset()
+    assert auth.read_keys(None) == frozenset()
 
 
 @pytest.mark.parametrize("content", [b"", b"# only a comment\n", b"\xff\xfe"])
 def test_a_file_without_keys_is_refused(tmp_path, content):
     (tmp_path / "keys").write_bytes(content)
     with pytest.raises(BadOption, match="on each line"):
-        auth.configured(tmp_path / "keys")
+        auth.read_keys(tmp_path / "keys")
 
 
 def test_keys_are_nowhere_to_be_read(caplog):
@@ -303,14 +303,14 @@ def test_an_answer_that_takes_too_long_is_ended(stream):
     ],
 )
 def test_each_error_has_its_status_and_both_shapes(error, status, openai, anthropic):
-    other, one = (errors.response(error, path) for path in ("/v1/messages", "/v1/responses"))
+    other, one = (errors.error_response(error, path) for path in ("/v1/messages", "/v1/responses"))
     assert other.status_code == status
     assert one.status_code == (400 if isinstance(error, TooLarge) else status)
-    assert errors.shaped(errors.problem_of(error), "/v1/messages/count_tokens") == {
+    assert errors.error_body(errors.problem_of(error), "/v1/messages/count_tokens") == {
         "type": "error",
         "error": {"type": anthropic, "message": "x"},
     }
-    assert errors.shaped(errors.problem_of(error), "/v1/x")["error"]["type"] == openai
+    assert errors.error_body(errors.problem_of(error), "/v1/x")["error"]["type"] == openai
 
 
 @pytest.mark.parametrize(

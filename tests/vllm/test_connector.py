@@ -23,8 +23,8 @@ with warnings.catch_warnings():
     from vllm import LLM, SamplingParams
 
 from conftest import Pair, byte_tokenizer
-from holdfast.context.segments import CompactContext, tokens
-from holdfast.context.surgery import keep
+from holdfast.context.segments import CompactContext, token_segment
+from holdfast.context.surgery import keep_pairs
 from holdfast.errors import BadOption
 from holdfast.model.load import adopt_model
 from holdfast.vllm.files import placeholders, write
@@ -72,7 +72,7 @@ def served(small, tmp_path_factory):
 def context(pair: Pair, ids: Any, seed: int = 0) -> CompactContext:
     """Verbatim, compacted to 40 slots a head, verbatim."""
     text = ids(200, seed=seed)
-    past = pair.engine.open(CompactContext((tokens(text[:30], 0),), 30))
+    past = pair.engine.open(CompactContext((token_segment(text[:30], 0),), 30))
     _, states = pair.engine.capture(past, text[30:])
     masks = []
     for keys in states.keys:
@@ -80,7 +80,7 @@ def context(pair: Pair, ids: Any, seed: int = 0) -> CompactContext:
         mask[0, ::4] = mask[1, 1::4] = True
         masks.append(mask[:, :170])
     masks = [m & (m.cumsum(1) <= 40) for m in masks]
-    segments = (tokens(text[:30], 0), keep(states, masks), tokens(ids(40, seed=seed + 1), 200))
+    segments = (token_segment(text[:30], 0), keep_pairs(states, masks), token_segment(ids(40, seed=seed + 1), 200))
     return CompactContext(segments, 240, model_digest=pair.model.digest)
 
 
@@ -115,7 +115,7 @@ def test_answers_over_pages_equal_the_local_ones(served, small, ids):
 def test_contexts_and_plain_prompts_share_a_batch(served, small, ids):
     a, b = context(small, ids, 10), context(small, ids, 20)
     words = ids(90, seed=3)
-    plain = CompactContext((tokens(words, 0),), 90)
+    plain = CompactContext((token_segment(words, 0),), 90)
     prompts = [(*stored(served, small, made), *ASKED) for made in (a, b)]
     answers = asked(served[0], prompts[0], (*words.tolist(), *ASKED), prompts[1], prompts[0])
     for made, answer in zip((a, plain, b, a), answers, strict=True):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from holdfast.context.packing import pack
-from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, tokens
-from holdfast.context.surgery import keep, quantize_segment
+from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, token_segment
+from holdfast.context.surgery import keep_pairs, quantize_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput, BadOption, UnsupportedModel
 from holdfast.model.load import adopt_model
@@ -24,7 +24,7 @@ ASKED = [9, 12, 40, 41, 5]
 
 def evicted(pair, text, counts):
     """States of `text` read behind `past`; head `h` of layer `l` keeps `counts(l, h)` tokens, spread evenly."""
-    past = pair.engine.open(CompactContext((tokens(text[:20], 0),), 20))
+    past = pair.engine.open(CompactContext((token_segment(text[:20], 0),), 20))
     _, states = pair.engine.capture(past, text[20:])
     masks = []
     for layer, keys in enumerate(states.keys):
@@ -32,15 +32,15 @@ def evicted(pair, text, counts):
         for head in range(keys.shape[0]):
             mask[head, torch.linspace(0, keys.shape[1] - 1, counts(layer, head)).long()] = True
         masks.append(mask)
-    return keep(states, masks)
+    return keep_pairs(states, masks)
 
 
 def made(pair, ids, counts=lambda layer, head: 30, tail=25):
     """Verbatim tokens, 120 tokens of which each head keeps some, and `tail` verbatim tokens."""
     text = ids(140)
-    segments = [tokens(text[:20], 0), evicted(pair, text, counts)]
+    segments = [token_segment(text[:20], 0), evicted(pair, text, counts)]
     if tail:
-        segments.append(tokens(ids(tail, seed=7), 140))
+        segments.append(token_segment(ids(tail, seed=7), 140))
     return CompactContext(tuple(segments), 140 + tail, model_digest=pair.model.digest)
 
 
@@ -187,7 +187,7 @@ def test_coded_slots_are_decoded_and_said_so(tiny, ids, form):
 def test_soft_segments_become_pages_like_words(tiny, ids):
     pair = tiny("llama")
     soft = SoftSegment(torch.randn(17, 64, generator=torch.Generator().manual_seed(1)), torch.arange(17) * 1.5)
-    context = CompactContext((soft, tokens(ids(40), 30)), 70, model_digest=pair.model.digest)
+    context = CompactContext((soft, token_segment(ids(40), 30)), 70, model_digest=pair.model.digest)
     pages = to_pages(pair.model, context, SMALL)
     assert (pages.header.slots, len(pages.header.tail)) == (48, 9)
     assert alike(pair, context, pages)
@@ -196,7 +196,7 @@ def test_soft_segments_become_pages_like_words(tiny, ids):
 def test_sliding_layers_are_refused_by_name(tiny, ids):
     pair = tiny("gemma3_text")
     with pytest.raises(UnsupportedModel, match="layer 0 of tiny-gemma3_text slides over 8 tokens"):
-        to_pages(pair.model, CompactContext((tokens(ids(40), 0),), 40), SMALL)
+        to_pages(pair.model, CompactContext((token_segment(ids(40), 0),), 40), SMALL)
 
 
 def test_another_models_context_is_refused(tiny, ids):
@@ -206,7 +206,7 @@ def test_another_models_context_is_refused(tiny, ids):
 
 @pytest.mark.parametrize("count", [0, 15])
 def test_a_context_that_fills_no_block_is_refused(tiny, ids, count):
-    segments = (tokens(ids(count), 0),) if count else ()
+    segments = (token_segment(ids(count), 0),) if count else ()
     with pytest.raises(BadInput, match=r"empty|does not fill one block of 16"):
         to_pages(tiny("llama").model, CompactContext(segments, count), SMALL)
 
@@ -239,14 +239,14 @@ def test_the_nearest_point_of_a_hull_is_found():
 def test_a_head_without_slots_is_padded_whole(one_sided, ids):
     """Global thresholds leave some heads nothing at all of a span."""
     text = ids(140)
-    past = one_sided.engine.open(CompactContext((tokens(text[:100], 0),), 100))
+    past = one_sided.engine.open(CompactContext((token_segment(text[:100], 0),), 100))
     _, states = one_sided.engine.capture(past, text[100:])
     layers = []
     for keys, values in zip(states.keys, states.values, strict=True):
         mask = torch.zeros(keys.shape[:2], dtype=torch.bool)
         mask[0, :32] = True
         layers.append(pack(keys, values, states.positions, mask))
-    context = CompactContext((tokens(text[:100], 0), StateSegment(tuple(layers))), 140)
+    context = CompactContext((token_segment(text[:100], 0), StateSegment(tuple(layers))), 140)
     pages = to_pages(one_sided.model, context, replace(SMALL, lengths="pad"))
     assert pages.header.report["padded"] == 3 * (144 - 100 + 144 - 132)
     assert alike(one_sided, context, pages)

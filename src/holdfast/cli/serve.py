@@ -98,7 +98,7 @@ def serve(
     check_ratio(ratio)
     settings = Settings(
         address=host,
-        keys=auth.configured(api_key_file),
+        keys=auth.read_keys(api_key_file),
         names=frozenset(name.lower() for name in allow_host or ()),
         body_bytes=max_body,
         messages=max_messages,

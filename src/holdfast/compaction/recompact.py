@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.compaction.compact import ROOM
-from holdfast.context.budget import Budget, from_ratio
-from holdfast.context.compose import compose, held_bytes, stands_for
-from holdfast.context.recompact import cells, tighten
+from holdfast.context.budget import Budget, budget_from_ratio
+from holdfast.context.compose import compose, context_bytes, count_source_tokens
+from holdfast.context.recompact import find_cells, tighten
 from holdfast.context.segments import CompactContext, StateSegment, TokenSegment
 from holdfast.engine.kv_context import cast_to_model
 from holdfast.engine.local import LocalEngine
@@ -51,7 +51,7 @@ def recompact(
         )
     _check_model(context, engine.model)
     began = time.perf_counter()
-    held = sum(len(cell.scores) for cell in cells(context.segments))
+    held = sum(len(cell.scores) for cell in find_cells(context.segments))
     pairs, asked = _pairs(context, engine.model, ratio, slots, held)
     kind = allocation or _allocation(context.recipe)
     segments = tuple(tighten(context.segments, pairs, kind, apart=apart))
@@ -87,9 +87,9 @@ def sizes(context: CompactContext, model: Model) -> dict[str, int]:
     held = tuple(cast_to_model(s, model) if isinstance(s, StateSegment) else s for s in context.segments)
     return {
         "tokens": context.next_position,
-        "tokens_compacted": stands_for([s for s in context.segments if not isinstance(s, TokenSegment)]),
+        "tokens_compacted": count_source_tokens([s for s in context.segments if not isinstance(s, TokenSegment)]),
         "bytes_full": full_bytes(model, context.next_position),
-        "bytes": held_bytes(replace(context, segments=held), model.family, model.dtype.itemsize),
+        "bytes": context_bytes(replace(context, segments=held), model.family, model.dtype.itemsize),
     }
 
 
@@ -98,7 +98,7 @@ def _pairs(
 ) -> tuple[int, dict[str, float]]:
     """KV pairs of the full-attention layers to keep, and what was asked for as the recipe says it."""
     heads = len(model.family.full) * model.family.kv_heads
-    tokens = stands_for([s for s in context.segments if isinstance(s, StateSegment)])
+    tokens = count_source_tokens([s for s in context.segments if isinstance(s, StateSegment)])
     if ratio is None:
         assert slots is not None
         if slots < 1:
@@ -107,7 +107,7 @@ def _pairs(
     elif not tokens:
         raise BadInput("these slots do not say which tokens they stand for; give a number of slots, not a ratio")
     else:
-        budget = from_ratio(tokens, ratio)
+        budget = budget_from_ratio(tokens, ratio)
     if budget.pairs(heads) > held:
         now = f"{held / heads:.6g} slots" + (f", a ratio of {tokens * heads / held:.6g}" if tokens and held else "")
         raise BadOption(

@@ -24,7 +24,7 @@ from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.recompact import add_sizes, sizes
 from holdfast.compaction.walk import StartingMemory, compact_in_memory
 from holdfast.context.compose import compose
-from holdfast.context.segments import CompactContext, TokenSegment, tokens
+from holdfast.context.segments import CompactContext, TokenSegment, token_segment
 from holdfast.context.surgery import shift_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
@@ -144,5 +144,5 @@ def _stays(own: Sequence[Block], policy: Policy) -> list[bool]:
 
 def _verbatim(blocks: tuple[Block, ...], engine: LocalEngine) -> CompactContext:
     ids = [i for block in blocks for i in block.ids]
-    made = tokens(ids, 0, tuple(block.origin for block in blocks))
+    made = token_segment(ids, 0, tuple(block.origin for block in blocks))
     return CompactContext((made,), len(ids), {"latent": "full"}, model_digest=engine.model.digest)

@@ -15,9 +15,9 @@ import torch
 from holdfast.blocks.block import Block
 from holdfast.compaction.partition import Part, ratio_for, spans
 from holdfast.compaction.plan import Plan
-from holdfast.context.budget import from_ratio
-from holdfast.context.segments import CompactContext, Segment, TokenSegment, tokens
-from holdfast.context.surgery import keep
+from holdfast.context.budget import budget_from_ratio
+from holdfast.context.segments import CompactContext, Segment, TokenSegment, token_segment
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.gate.latent.fact_tokens import build_fact_mask
@@ -121,7 +121,7 @@ class _Walk:
         by_turn = method.by_turn if plan.by_turn is None else plan.by_turn
         if plan.slots is not None:
             plan = replace(plan, ratio=ratio_for(parts, plan.slots, by_turn))
-        from_ratio(1, plan.ratio)  # a senseless ratio fails before any work is done
+        budget_from_ratio(1, plan.ratio)  # a senseless ratio fails before any work is done
         ids = torch.tensor([i for part in parts for i in _ids(part.blocks)])
         base = parts[0].start if parts else begin.live.next_position
         report = LatentReport(plan.gate.threshold) if plan.gate else None
@@ -145,19 +145,19 @@ class _Walk:
         """Takes up a part that stays: read from its tokens, or with its states as the engine has them."""
         origins, end = tuple(b.origin for b in part.blocks), part.start + len(part)
         if not self.retain:
-            self._take((tokens(_ids(part.blocks), part.start, origins),), end)
+            self._take((token_segment(_ids(part.blocks), part.start, origins),), end)
             return
         span = Span(part.blocks, part.start)
         self.live, states = self.engine.capture(self.live, span.ids, span.positions)
         self.live.settle(end)
-        self.segments.append(keep(states, [None] * len(states.keys), origins))
+        self.segments.append(keep_pairs(states, [None] * len(states.keys), origins))
 
     def _take(self, made: Sequence[Segment], end: int) -> None:
         self.segments.extend(made)
         self.live = self.live.extend(made, end)
 
     def _compress_span(self, span: Span, is_first: bool) -> tuple[Segment, ...]:
-        budget = from_ratio(len(span), self.plan.ratio)
+        budget = budget_from_ratio(len(span), self.plan.ratio)
         if budget.holds(len(span)):
             return (TokenSegment(span.ids, span.positions, span.origins),)
         began = time.perf_counter()

@@ -1,7 +1,4 @@
-"""How a budget is spread over heads: apart from scoring, and usable with every score.
-
-All kinds spend exactly `slots x heads` KV pairs, so two allocations of one budget take the same number of bytes.
-"""
+"""The allocation of a budget over heads: apart from scoring, and usable with every score."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ class Allocation:
         most = min(T, math.ceil(self.cap * slots)) if self.cap else T
         least = math.floor(self.floor * slots)
         heads = [(layer, g) for layer, s in scores.items() for g in range(s.shape[0])]
-        turn = {layer: _turn(s, least, most) for layer, s in scores.items()}
+        turn = {layer: _rank_order(s, least, most) for layer, s in scores.items()}
         if self.kind == "global":
             return best(scores, slots * len(heads), turn)
         if self.kind == "layer":
@@ -94,8 +91,10 @@ def best(scores: Scores, pairs: int, turn: Scores | None = None) -> dict[int, Te
     return {layer: part.view_as(s) for (layer, s), part in zip(scores.items(), parts, strict=True)}
 
 
-def _turn(scores: Tensor, least: int, most: int) -> Tensor:
-    """1 for each head's first `least`, which come before all else, -1 for those beyond its first `most`, else 0."""
+def _rank_order(scores: Tensor, least: int, most: int) -> Tensor:
+    """Returns 1 for each head's first `least`, which come before all else, -1 for those beyond its first `most`, else
+    0.
+    """
     if not least and most >= scores.shape[1]:
         return torch.zeros_like(scores, dtype=torch.int8)
     rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
@@ -103,7 +102,8 @@ def _turn(scores: Tensor, least: int, most: int) -> Tensor:
 
 
 def apportion(weights: Sequence[float], total: int, most: int) -> list[int]:
-    """`total` things by weight, at most `most` each: what a full one cannot take flows on; largest remainders round.
+    """Divides `total` things by weight, at most `most` each: what a full one cannot take flows on; largest remainders
+    round.
 
     There must be room for all. Raises BadOption for weights that are negative, not finite or all zero.
     """
@@ -131,19 +131,19 @@ def apportion(weights: Sequence[float], total: int, most: int) -> list[int]:
 
 
 def save_shares(path: Path, model_digest: str, shares: Mapping[int, Sequence[float]]) -> None:
-    """Write calibrated shares as a small JSON file, over an older one."""
+    """Writes calibrated shares as a small JSON file, over an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, shares_json(model_digest, shares))
 
 
 def shares_json(model_digest: str, shares: Mapping[int, Sequence[float]]) -> bytes:
-    """The bytes of such a file."""
+    """Returns the bytes of such a file."""
     rounded = {str(layer): [round(x, 7) for x in row] for layer, row in shares.items()}
     return (json.dumps({"model_digest": model_digest, "shares": rounded}, indent=1) + "\n").encode()
 
 
 def load_shares(path: Path, model_digest: str) -> dict[int, list[float]]:
-    """Read them back. Raises BadOption for a file that is missing, damaged, or of another model."""
+    """Reads calibrated shares. Raises BadOption for a file that is missing, damaged, or of another model."""
     try:
         held = json.loads(path.read_text())
         shares = {int(layer): [x + 0.0 for x in row] for layer, row in held["shares"].items()}

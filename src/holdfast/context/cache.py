@@ -30,7 +30,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.valid: Tensor | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append new keys and values `[B, G, Q, D]` to the tail and return the whole tail."""
+        """Appends new keys and values `[B, G, Q, D]` to the tail and returns the whole tail."""
         if self.keys is not None and self.values is not None:
             key_states = torch.cat((self.keys, key_states), dim=2)
             value_states = torch.cat((self.values, value_states), dim=2)
@@ -38,14 +38,14 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return key_states, value_states
 
     def copy(self) -> SlotLayer:
-        """A layer that shares every tensor."""
+        """Returns a layer that shares every tensor."""
         twin = SlotLayer()
         twin.keys, twin.values, twin.slots, twin.quantized = self.keys, self.values, self.slots, self.quantized
         twin.positions, twin.valid = self.positions, self.valid
         return twin
 
     def freeze(self) -> None:
-        """Turn the tail (of batch 1) into slots, so that a batch can share it."""
+        """Turns the tail (of batch 1) into slots, so that a batch can share it."""
         if self.keys is None or self.values is None:
             return
         tail = pack(self.keys[0], self.values[0], self.positions[0])
@@ -53,7 +53,9 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self._drop_tail(self.positions)
 
     def splice(self, slots: AnySlots) -> None:
-        """Put already rotated slots behind everything held so far; coded ones stand apart, those of a form together."""
+        """Puts already rotated slots behind everything held so far; quantized ones stand apart, those of a form
+        together.
+        """
         if isinstance(slots, QuantizedSlots):
             same = [part for part in self.quantized if part.form == slots.form]
             others = [part for part in self.quantized if part.form != slots.form]
@@ -66,8 +68,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.slots = slots if self.slots is None else join((self.slots, slots))
 
     def extend(self, slots: Slots) -> None:
-        """Put already rotated slots, as many for each head and without bias, behind the tail: they are its newest
-        tokens."""
+        """Puts already rotated slots, as many for each head and without bias, behind the tail as its newest tokens."""
         G, n = len(slots.lengths), slots.lengths[0]
         dims = slots.keys.shape[-1], slots.values.shape[-1]
         self.update(slots.keys.view(1, G, n, dims[0]), slots.values.view(1, G, n, dims[1]))
@@ -75,13 +76,13 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.positions = torch.cat((self.positions, slots.positions[:n][None]), dim=1)
 
     def take(self, other: SlotLayer, part: slice) -> None:
-        """Put the tokens `part` of another layer's tail (both of batch 1) behind this one, to the last bit."""
+        """Puts the tokens `part` of another layer's tail (both of batch 1) behind this one, to the last bit."""
         if other.keys is not None and other.values is not None:  # a view would hold on to all of the other's memory
             self.update(other.keys[:, :, part].clone(), other.values[:, :, part].clone())
         self.positions = torch.cat((self.positions, other.positions[:, part]), dim=1)
 
     def forget(self, before: float) -> None:
-        """Drop everything at positions up to `before`, which a sliding layer can no longer see."""
+        """Drops everything at positions up to `before`, which a sliding layer can no longer see."""
         seen = self.positions[0] > before
         if self.keys is not None and self.values is not None and not bool(seen.all()):
             self.keys, self.values = self.keys[:, :, seen], self.values[:, :, seen]
@@ -91,7 +92,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.quantized = tuple(where(part, part.positions > before) for part in self.quantized)
 
     def narrow(self, count: int, seen: slice) -> None:
-        """Of the newest `count` tokens of the tail, hold on to those in `seen` alone."""
+        """Keeps, of the newest `count` tokens of the tail, only those in `seen`."""
         first = self.positions.shape[1] - count
         index = torch.cat((torch.arange(first), torch.arange(first, first + count)[seen])).to(self.positions.device)
         self.positions = self.positions[:, index]
@@ -99,7 +100,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
             self.keys, self.values = self.keys[:, :, index], self.values[:, :, index]
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest tokens of the tail, and let their memory go."""
+        """Forgets the newest tokens of the tail, and frees their memory."""
         keep = self.positions.shape[1] - tokens_to_remove
         self.positions = self.positions[:, :keep]
         if self.keys is not None and self.values is not None:
@@ -142,7 +143,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         return cache
 
     def fork(self, *, frozen: bool = False) -> SlotCache:
-        """A cache that grows on its own; `frozen` makes all of it shareable by a batch."""
+        """Returns a cache that grows on its own; `frozen` makes all of it shareable by a batch."""
         twin = SlotCache([layer.copy() for layer in self.layers])
         if frozen:
             for layer in twin.layers:
@@ -150,7 +151,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         return twin
 
     def announce(self, positions: Tensor, valid: Tensor | None = None) -> None:
-        """Say which positions `[B, Q]` the next pass appends, and which of them are padding."""
+        """Sets the positions `[B, Q]` that the next pass appends, and which of them are padding."""
         for layer in self.layers:
             held = layer.positions.expand(positions.shape[0], -1)
             if valid is not None or layer.valid is not None:
@@ -160,12 +161,12 @@ class SlotCache(Cache):  # type: ignore[misc]
             layer.positions = torch.cat((held, positions), dim=1)
 
     def newest(self, layer: int, count: int) -> tuple[Tensor, Tensor]:
-        """Rotated keys and values `[G, count, D]` of the last `count` tokens of the tail."""
+        """Returns rotated keys and values `[G, count, D]` of the last `count` tokens of the tail."""
         held = self.layers[layer]
         return held.keys[0, :, -count:], held.values[0, :, -count:]
 
     def settle(self, family: Family, next_position: int) -> None:
-        """Let sliding layers (of batch 1) forget what no token from `next_position` on can see."""
+        """Lets sliding layers (of batch 1) forget what no token from `next_position` on can see."""
         for held, layer in zip(self.layers, family.layers, strict=True):
             if layer.window is not None:
                 held.forget(next_position - layer.window)

@@ -20,7 +20,7 @@ from holdfast.model.family import Family
 
 
 def compose(contexts: Sequence[CompactContext], *, drop_head: bool = False) -> CompactContext:
-    """One context of several. `drop_head` leaves out the system prompt at the start of all but the first.
+    """Joins contexts to one. `drop_head` leaves out the system prompt at the start of all but the first.
 
     The recipe lists the parts in order with their numbers of segments, so that every origin can be followed to its
     session. Raises BadInput for no context at all, and BadContext for contexts of different models.
@@ -35,7 +35,7 @@ def compose(contexts: Sequence[CompactContext], *, drop_head: bool = False) -> C
     evidence: list[Any] = []
     end = 0
     for at, context in enumerate(contexts):
-        own, first = headless(context) if drop_head and at else (list(context.segments), 0)
+        own, first = without_system_prompt(context) if drop_head and at else (list(context.segments), 0)
         segments += [shift_segment(segment, end - first) for segment in own] if end != first else own
         start, end = end, end + context.next_position - first
         if at == 0 and set(context.recipe) == {"parts"}:  # composed before, and nothing else: go on with its list
@@ -46,8 +46,8 @@ def compose(contexts: Sequence[CompactContext], *, drop_head: bool = False) -> C
     return CompactContext(tuple(segments), end, {"parts": parts}, {"parts": evidence}, "".join(digests))
 
 
-def headless(context: CompactContext) -> tuple[list[Segment], int]:
-    """The segments without the system prompt that they begin with, and the position where the rest begins."""
+def without_system_prompt(context: CompactContext) -> tuple[list[Segment], int]:
+    """Returns the segments without the system prompt that they begin with, and the position where the rest begins."""
     rest, first = list(context.segments), 0
     while rest and rest[0].origins and rest[0].origins[0].kind is Kind.SYSTEM:
         segment = rest.pop(0)
@@ -65,8 +65,8 @@ def headless(context: CompactContext) -> tuple[list[Segment], int]:
     return rest, first
 
 
-def held_bytes(context: CompactContext, family: Family, itemsize: int) -> int:
-    """KV bytes that an opened context holds, without opening it; `itemsize` is that of the model's dtype.
+def context_bytes(context: CompactContext, family: Family, itemsize: int) -> int:
+    """Returns the KV bytes of an opened context, without opening it; `itemsize` is that of the model's dtype.
 
     Sliding layers hold what the next token can still see.
     """
@@ -83,6 +83,6 @@ def held_bytes(context: CompactContext, family: Family, itemsize: int) -> int:
     return total
 
 
-def stands_for(segments: Sequence[Segment]) -> int:
-    """Tokens of the session that `segments` stand for, by their origins."""
+def count_source_tokens(segments: Sequence[Segment]) -> int:
+    """Returns the tokens of the session that `segments` stand for, by their origins."""
     return sum(last - first for s in segments for first, last in (o.tokens for o in s.origins))

@@ -1,8 +1,4 @@
-"""Where segments stand: the positions that a compacted stretch takes, and the tokens that it stands for.
-
-Neighbouring compacted segments are one stretch: between two verbatim ones its positions may be drawn together, evenly,
-so that a session may go on beyond the positions that its model reads.
-"""
+"""Compresses positions: a compacted stretch takes fewer positions than the tokens that it stands for."""
 
 from __future__ import annotations
 
@@ -31,15 +27,15 @@ class Stretch:
 
 
 def is_compacted(segment: Segment) -> bool:
-    """Whether a segment holds less than all of what it stands for."""
+    """Returns True if a segment holds less than all of what it stands for."""
     if isinstance(segment, StateSegment):
         n = _tokens([segment])
         return bool(segment.scores) or any(length != n[1] - n[0] for s in segment.layers for length in s.lengths)
     return isinstance(segment, SoftSegment)
 
 
-def stretches(segments: Sequence[Segment], end: float) -> list[Stretch]:
-    """Segments in their order, whose last position is before `end`, as stretches."""
+def find_stretches(segments: Sequence[Segment], end: float) -> list[Stretch]:
+    """Returns the segments, in order, whose last position is before `end`, as stretches."""
     groups: list[list[int]] = []
     for at, segment in enumerate(segments):
         if groups and is_compacted(segments[groups[-1][-1]]) == is_compacted(segment):
@@ -48,24 +44,24 @@ def stretches(segments: Sequence[Segment], end: float) -> list[Stretch]:
             groups.append([at])
     if not groups:
         return []
-    starts = [0.0 if n == 0 else _start(segments, groups, n) for n in range(len(groups))]
+    starts = [0.0 if n == 0 else _first_position(segments, groups, n) for n in range(len(groups))]
     return [
         Stretch(tuple(g), is_compacted(segments[g[0]]), (a, b), _tokens([segments[at] for at in g]))
         for g, a, b in zip(groups, starts, [*starts[1:], end], strict=True)
     ]
 
 
-def slack(segments: Sequence[Segment], end: float) -> int:
-    """By how many positions `compress_positions` can shorten them at most."""
-    return int(_room(stretches(segments, end)) * (1 - LEAST))
+def find_slack(segments: Sequence[Segment], end: float) -> int:
+    """Returns by how many positions `compress_positions` can shorten the segments at most."""
+    return int(_room(find_stretches(segments, end)) * (1 - LEAST))
 
 
 def compress_positions(segments: Sequence[Segment], end: float, by: int) -> tuple[Segment, ...]:
-    """The same segments with compacted stretches shorter by `by` positions in all, each in proportion to its length.
+    """Returns the segments with compacted stretches shorter by `by` positions in all, in proportion to their length.
 
-    Raises TooLarge where they would be shorter than `LEAST` of what they are.
+    Raises TooLarge if they would be shorter than `LEAST` of what they are.
     """
-    found = stretches(segments, end)
+    found = find_stretches(segments, end)
     room = _room(found)
     if by > room * (1 - LEAST):
         raise TooLarge(
@@ -86,9 +82,9 @@ def compress_positions(segments: Sequence[Segment], end: float, by: int) -> tupl
 
 
 def slots_of_tokens(segments: Sequence[Segment], end: float, length: int) -> Tensor:
-    """How many slots a layer and head holds on average for each token of a session, `[length]` float32."""
+    """Returns the slots that a layer and head holds on average for each token of a session, `[length]` float32."""
     out = torch.zeros(length)
-    for stretch in stretches(segments, end):
+    for stretch in find_stretches(segments, end):
         (a, b), (first, last) = stretch.positions, stretch.tokens
         for at in stretch.segments:
             segment = segments[at]
@@ -107,8 +103,8 @@ def _room(found: Sequence[Stretch]) -> float:
     return sum(s.positions[1] - s.positions[0] for s in found if s.compacted)
 
 
-def _start(segments: Sequence[Segment], groups: list[list[int]], n: int) -> float:
-    """The first position of a group: that of its first verbatim token, or one behind the last before it."""
+def _first_position(segments: Sequence[Segment], groups: list[list[int]], n: int) -> float:
+    """Returns the first position of a group: that of its first verbatim token, or one behind the last before it."""
     first = segments[groups[n][0]]
     if not is_compacted(first):
         return _lowest(first)

@@ -16,7 +16,9 @@ Packed = TypeVar("Packed", Slots, QuantizedSlots)
 
 
 def pack(keys: Tensor, values: Tensor, positions: Tensor, keep: Tensor | None = None) -> Slots:
-    """Pack one layer's `keys, values [G, T, D]` at `positions [T]`, all of them or where `keep [G, T]` is True."""
+    """Packs one layer's `keys, values [G, T, D]` at `positions [T]`, all of them or those where `keep
+    [G, T]` is True.
+    """
     G, T, D = keys.shape
     if keep is None:
         return Slots(keys.reshape(-1, D), values.reshape(G * T, values.shape[-1]), positions.repeat(G), None, (T,) * G)
@@ -25,7 +27,7 @@ def pack(keys: Tensor, values: Tensor, positions: Tensor, keep: Tensor | None = 
 
 
 def join(parts: Sequence[Packed]) -> Packed:
-    """One layer's slots, all of one form, one after another within each head; equal to attending over them in turn."""
+    """Joins one layer's slots, all of one form, within each head; equal to attending over them in turn."""
     if len(parts) == 1:
         return parts[0]
     by_head = list(zip(*(list(part.heads()) for part in parts), strict=True))
@@ -62,15 +64,15 @@ def where(slots: Slots, mask: Tensor) -> Slots: ...
 @overload
 def where(slots: QuantizedSlots, mask: Tensor) -> QuantizedSlots: ...
 def where(slots: AnySlots, mask: Tensor) -> AnySlots:
-    """The slots for which `mask [N]` is True."""
+    """Returns the slots for which `mask [N]` is True."""
     kept: dict[str, Any] = {name: getattr(slots, name)[mask] for name in ("keys", "values", "positions")}
     kept["bias"] = None if slots.bias is None else slots.bias[mask]
     if isinstance(slots, QuantizedSlots):
-        runs = _counts(mask, slots.runs.flatten().tolist())
+        runs = _count_true(mask, slots.runs.flatten().tolist())
         kept["runs"] = torch.tensor(runs, device=slots.runs.device).view_as(slots.runs)
-    return replace(slots, **kept, lengths=_counts(mask, slots.lengths))
+    return replace(slots, **kept, lengths=_count_true(mask, slots.lengths))
 
 
-def _counts(mask: Tensor, lengths: Sequence[int]) -> tuple[int, ...]:
-    """How many of each stretch of `lengths` are True."""
+def _count_true(mask: Tensor, lengths: Sequence[int]) -> tuple[int, ...]:
+    """Returns how many of each stretch of `lengths` are True."""
     return tuple(int(part.sum()) for part in torch.split(mask, list(lengths)))

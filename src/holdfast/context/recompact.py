@@ -31,15 +31,15 @@ class Cell(NamedTuple):
 
 
 def tighten(segments: Sequence[Segment], pairs: int, kind: str = "global", *, apart: bool = False) -> list[Segment]:
-    """The same segments with the best `pairs` of their scored slots; verbatim tokens and sliding layers stay whole.
+    """Returns the segments with the best `pairs` of their scored slots; verbatim tokens and sliding layers stay whole.
 
     With `kind` "global" one threshold runs over all segments, layers and heads; "layer" keeps each layer's part of the
-    slots held now, every other kind each head's. `apart` keeps each segment's part too. Fewer pairs than are held
-    are never a mistake; more raise BadOption, and slots without scores BadInput.
+    slots held now, every other kind each head's. `apart` keeps each segment's part too. Raises BadOption for more pairs
+    than are held, BadInput for slots without scores.
     """
     if kind not in KINDS:
         raise BadOption(f"allocation must be one of {', '.join(KINDS)}, got {kind!r}")
-    held = cells(segments)
+    held = find_cells(segments)
     total = sum(len(c.scores) for c in held)
     if not 0 <= pairs <= total:
         raise BadOption(f"{total} slots are held, so that 0 to {total} can be kept, got {pairs}")
@@ -59,10 +59,10 @@ def tighten(segments: Sequence[Segment], pairs: int, kind: str = "global", *, ap
     return [_select_slots(segment, at, masks) for at, segment in enumerate(segments)]
 
 
-def cells(segments: Sequence[Segment]) -> list[Cell]:
-    """Every head's scored slots, in the order of segments, layers and heads.
+def find_cells(segments: Sequence[Segment]) -> list[Cell]:
+    """Returns every head's scored slots, in the order of segments, layers and heads.
 
-    Raises BadInput where something compact has no scores, or where nothing is compact.
+    Raises BadInput if something compact has no scores, or if nothing is compact.
     """
     if any(isinstance(s, SoftSegment) for s in segments):
         raise BadInput("virtual tokens have no scores to choose by; compact the session again at the higher ratio")

@@ -66,12 +66,12 @@ class StateSegment:
     empty where the method has no scores."""
 
     def __len__(self) -> int:
-        """Slots of the longest head: what a padded store would hold."""
+        """Returns the slots of the longest head: what a padded store would hold."""
         return max((n for layer in self.layers for n in layer.lengths), default=0)
 
     @property
     def form(self) -> Form:
-        """How the slots are held, one of `holdfast.model.slots.FORMS`."""
+        """The form of the slots, one of `holdfast.model.slots.FORMS`."""
         return self.layers[0].form if self.layers else MODEL
 
     @property
@@ -88,11 +88,11 @@ class CompactContext:
 
     segments: tuple[Segment, ...]
     next_position: int
-    """Where the next token goes; greater than every position held."""
+    """The position of the next token; greater than every position held."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """How it was made: method, options, ratio, policy."""
+    """The recipe of the context: method, options, ratio, policy."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    """What it cost and what survived."""
+    """The cost, and what survived."""
     model_digest: str = ""
     """The model whose states it holds; empty where it holds token ids alone."""
 
@@ -102,7 +102,9 @@ class CompactContext:
             raise ValueError(f"next_position {self.next_position} is not beyond the last position held, {last:g}")
 
 
-def tokens(ids: tuple[int, ...] | list[int] | Tensor, start: int, origins: tuple[Origin, ...] = ()) -> TokenSegment:
-    """A TokenSegment of `ids` at consecutive positions from `start`."""
+def token_segment(
+    ids: tuple[int, ...] | list[int] | Tensor, start: int, origins: tuple[Origin, ...] = ()
+) -> TokenSegment:
+    """Returns a TokenSegment of `ids` at consecutive positions from `start`."""
     tensor = torch.as_tensor(ids, dtype=torch.int64)
     return TokenSegment(tensor, torch.arange(start, start + len(tensor), dtype=torch.float32), origins)

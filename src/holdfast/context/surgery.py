@@ -16,13 +16,13 @@ from holdfast.model.slots import Slots
 from holdfast.model.states import States
 
 
-def keep(
+def keep_pairs(
     states: States,
     chosen: Sequence[Tensor | None],
     origins: tuple[Origin, ...] = (),
     scores: Mapping[int, Tensor] | None = None,
 ) -> StateSegment:
-    """The KV pairs where `chosen[layer] [G, T]` is True; None keeps a whole layer (sliding layers).
+    """Keeps the KV pairs where `chosen[layer] [G, T]` is True; None keeps a whole layer (sliding layers).
 
     With `scores[layer] [G, T]` each slot remembers its own, so that the segment can be compacted further.
     """
@@ -35,8 +35,8 @@ def keep(
     return StateSegment(tuple(layers), origins, tuple(kept) if scores else ())
 
 
-def rotate(segment: StateSegment, family: Family) -> tuple[AnySlots, ...]:
-    """The segment's slots with keys turned to their positions, ready for a cache."""
+def rotate_segment(segment: StateSegment, family: Family) -> tuple[AnySlots, ...]:
+    """Returns the segment's slots with keys rotated to their positions, ready for a cache."""
     return tuple(s.rotate(layer.rope) for layer, s in zip(family.layers, segment.layers, strict=True))
 
 
@@ -46,7 +46,7 @@ def quantize_segment(segment: StateSegment, form: Form) -> StateSegment:
 
 
 def shift_segment(segment: Segment, by: float) -> Segment:
-    """The same segment `by` positions later. Un-rotated keys need no arithmetic: only their positions change."""
+    """Returns the segment `by` positions later. Un-rotated keys need no arithmetic: only their positions change."""
     if isinstance(segment, StateSegment):
         return replace(segment, layers=tuple(replace(s, positions=s.positions + by) for s in segment.layers))
     return replace(segment, positions=segment.positions + by)

@@ -83,7 +83,7 @@ class Past:
 
     @property
     def at(self) -> float:
-        """When the next call is made: where it is not known, after the usual gap."""
+        """The time of the next call; after the usual gap if it is not known."""
         if self.next_at is not None:
             return self.next_at
         return self.times[-1] + self.gap if self.times else 0.0

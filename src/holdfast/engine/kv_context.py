@@ -15,7 +15,7 @@ from torch import Tensor
 
 from holdfast.context.cache import SlotCache
 from holdfast.context.segments import CompactContext, Segment, SoftSegment, StateSegment
-from holdfast.context.surgery import rotate
+from holdfast.context.surgery import rotate_segment
 from holdfast.errors import BadInput, UnsupportedModel
 from holdfast.model.attention import Observer
 from holdfast.model.forward import hidden_states
@@ -126,7 +126,7 @@ class KVContext:
     def retain(self, segment: StateSegment, hidden: Tensor | None = None) -> None:
         """Takes stored states of verbatim tokens as the newest ones, which a rewind can forget again."""
         check_retains(self.model)
-        cache, slots = self.cache.fork(), rotate(cast_to_model(segment, self.model), self.model.family)
+        cache, slots = self.cache.fork(), rotate_segment(cast_to_model(segment, self.model), self.model.family)
         for layer, held in zip(cache.layers, slots, strict=True):
             layer.extend(held)
         self._append_tail(cache, slots[0].positions[: slots[0].lengths[0]], hidden)
@@ -189,7 +189,7 @@ class KVContext:
     def _splice(self, segment: StateSegment) -> None:
         cache = self.cache.fork()
         for layer, slots in zip(
-            cache.layers, rotate(cast_to_model(segment, self.model), self.model.family), strict=True
+            cache.layers, rotate_segment(cast_to_model(segment, self.model), self.model.family), strict=True
         ):
             layer.splice(slots)
         self.cache, self.last_hidden, self._rewindable = cache, None, []

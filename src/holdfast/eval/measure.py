@@ -19,7 +19,7 @@ from holdfast.blocks.render import question_ids
 from holdfast.compaction.partition import Part
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.walk import SharedStudy, compact_in_memory
-from holdfast.context.segments import CompactContext, tokens
+from holdfast.context.segments import CompactContext, token_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.errors import BadOption, Lost
@@ -99,7 +99,7 @@ class WindowRun:
         pending = self.pending()
         if not self.window.probes or not pending:
             return
-        full, seconds = self._open(CompactContext((tokens(self.window.ids(), 0),), self.window.tokens))
+        full, seconds = self._open(CompactContext((token_segment(self.window.ids(), 0),), self.window.tokens))
         reference = self._measure(full)
         base = {"none_bytes": none.nbytes, "seconds_prefill": seconds, "reference": reference}
         yield from self._make_rows(FULL, 1.0, full, reference, 0.0, base)
@@ -270,7 +270,7 @@ def _gate_verdict(gate: Mapping[str, Any] | None, literal: tuple[int, int]) -> d
 
 
 def _verbatim(part: Part) -> Any:
-    return tokens([i for b in part.blocks for i in b.ids], part.start, tuple(b.origin for b in part.blocks))
+    return token_segment([i for b in part.blocks for i in b.ids], part.start, tuple(b.origin for b in part.blocks))
 
 
 def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from holdfast.config import home
 from holdfast.context.allocation import Allocation, load_shares
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.context.surgery import keep
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
@@ -86,7 +86,7 @@ class Eviction(ABC):
         chosen = study.allocation.choose(self.rank(study.scores, budget), budget.slots)
         states = study.prefill.states
         masks = [chosen.get(layer) for layer in range(len(states.keys))]
-        return (keep(states, masks, study.span.origins, study.scores),)
+        return (keep_pairs(states, masks, study.span.origins, study.scores),)
 
     def rank(self, scores: dict[int, Tensor], budget: Budget) -> dict[int, Tensor]:
         """Returns the scores for one budget, for methods whose scores depend on it."""

@@ -18,10 +18,10 @@ from holdfast.blocks.block import Block
 from holdfast.compaction.partition import runs
 from holdfast.compaction.plan import Plan
 from holdfast.compaction.walk import StartingMemory, compact_in_memory
-from holdfast.context.compress_positions import compress_positions, slack
-from holdfast.context.recompact import cells, tighten
-from holdfast.context.segments import CompactContext, Segment, StateSegment, tokens
-from holdfast.context.surgery import keep, shift_segment
+from holdfast.context.compress_positions import compress_positions, find_slack
+from holdfast.context.recompact import find_cells, tighten
+from holdfast.context.segments import CompactContext, Segment, StateSegment, token_segment
+from holdfast.context.surgery import keep_pairs, shift_segment
 from holdfast.engine.kv_context import KVContext, PrefillProgress, check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Conflict
@@ -118,11 +118,11 @@ class SessionCache:
         ids, origins = [i for block in rest for i in block.ids], tuple(block.origin for block in rest)
         start = self.live.next_position - len(ids)
         if any(layer.window is not None for layer in self.model.family.layers):
-            return tokens(ids, start, origins)
+            return token_segment(ids, start, origins)
         with torch.no_grad():
             hidden = torch.cat(self.hidden)
             states = self.live.tail_states(slice(0, len(ids)), torch.tensor(ids), hidden, self.frontier.last_hidden)
-        return keep(states, [None] * len(states.keys), origins)
+        return keep_pairs(states, [None] * len(states.keys), origins)
 
 
 @torch.no_grad()
@@ -265,7 +265,7 @@ def tighten_cache(held: SessionCache, slots: int, *, strict: bool = True) -> Ses
         return held
     scored = [at for at, s in enumerate(held.segments) if isinstance(s, StateSegment) and s.scores]
     heads = len(held.model.family.full) * held.model.family.kv_heads
-    total = sum(len(c.scores) for c in cells([held.segments[at] for at in scored])) if scored else 0
+    total = sum(len(c.scores) for c in find_cells([held.segments[at] for at in scored])) if scored else 0
     pairs = int(total - over * heads)
     if (pairs < heads * len(scored) or not scored) and not strict:
         return held
@@ -303,7 +303,7 @@ def fit_positions(held: SessionCache, most: int) -> SessionCache:
     A model reads only so many positions, however few slots stand at them.
     """
     end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
-    over = min(held.live.next_position - most, slack(held.segments, end))
+    over = min(held.live.next_position - most, find_slack(held.segments, end))
     if over <= 0:
         return held
     return replace_frontier(held, compress_positions(held.segments, end, over), -over)

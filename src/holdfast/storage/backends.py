@@ -1,4 +1,4 @@
-"""Where the store keeps its bytes: a folder of this machine, or another file system that fsspec knows."""
+"""The file systems of the store: a folder of this machine, or another file system that fsspec knows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MEMORY = Lock()  # fsspec's memory looks and then writes
 
 
 def local(url: str | Path) -> Path | None:
-    """The path that `url` is on this machine; None for the URL of another file system."""
+    """Returns the path that `url` has on this machine; None for the URL of another file system."""
     text = str(url)
     for scheme in ("file://", "local://"):
         if text.startswith(scheme):
@@ -34,9 +34,9 @@ def local(url: str | Path) -> Path | None:
 
 
 def fetch(url: str) -> bytes | None:
-    """The bytes at the URL of another file system; None where there is nothing. Raises BadOption and Failed."""
-    fs, path = _opened(url)
-    with _told("read", url, Exception):
+    """Returns the bytes at the URL of another file system, or None if there is nothing. Raises BadOption and Failed."""
+    fs, path = _open_url(url)
+    with _report_failure("read", url, Exception):
         try:
             return bytes(fs.cat_file(path))
         except FileNotFoundError:
@@ -44,31 +44,31 @@ def fetch(url: str) -> bytes | None:
 
 
 def send(url: str, data: bytes) -> None:
-    """Write bytes to the URL of another file system. Raises BadOption and Failed."""
-    fs, path = _opened(url)
-    with _told("write", url, Exception):
+    """Writes bytes to the URL of another file system. Raises BadOption and Failed."""
+    fs, path = _open_url(url)
+    with _report_failure("write", url, Exception):
         fs.pipe_file(path, data)
 
 
 class Place(Protocol):
-    """Where keys, paths below the root, have bytes."""
+    """A file system with bytes under keys, which are paths below its root."""
 
     def make(self, folder: str) -> None:
-        """Have a folder for `create`."""
+        """Makes a folder for `create`."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write `data` whole; False, and nothing written, where the key is taken."""
+        """Writes `data` whole; returns False, and writes nothing, if the key is taken."""
 
     def keep(self, key: str, data: bytes) -> None:
-        """Have `data`, which alone belongs under this key, and begin its time of grace."""
+        """Stores `data`, which alone belongs under this key, and begins its time of grace."""
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        """None for a key that is not there."""
+        """Returns the bytes of each key; None for a key that is not there."""
 
     def exists(self, key: str) -> bool: ...
 
     def names(self, folder: str) -> list[str]:
-        """In no order; none where there is no such folder."""
+        """Returns the names in a folder, in no order; none if there is no such folder."""
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Returns the bytes of each file below a folder, by its path from there."""
@@ -76,7 +76,9 @@ class Place(Protocol):
     def drop(self, folder: str) -> None: ...
 
     def collect(self, keep: set[str], before: float) -> int:
-        """Drop the objects not in `keep` that are older than `before`, in seconds of the epoch. Bytes freed."""
+        """Drops the objects not in `keep` that are older than `before`, in seconds of the epoch; returns the bytes
+        freed.
+        """
 
 
 class Folder:
@@ -88,7 +90,7 @@ class Folder:
     def make(self, folder: str) -> None:
         path = self.root / folder
         self._check(path)
-        with _told("create", path):
+        with _report_failure("create", path):
             for step in (*(self.root / parent for parent in reversed(Path(folder).parents)), path):
                 if not step.is_dir():
                     step.mkdir(mode=0o700, parents=step == self.root, exist_ok=True)
@@ -97,7 +99,7 @@ class Folder:
     def create(self, key: str, data: bytes) -> bool:
         path = self.root / key
         self._check(path.parent)
-        with _told("write", path), self._scratch(data) as scratch:
+        with _report_failure("write", path), self._scratch(data) as scratch:
             try:
                 DISK.link(scratch, path)
                 sync_folder(path.parent)
@@ -110,8 +112,8 @@ class Folder:
     def keep(self, key: str, data: bytes) -> None:
         path = self.root / key
         self.make(str(Path(key).parent))
-        with _told("write", path):
-            if not _renewed(path, data):
+        with _report_failure("write", path):
+            if not _renew(path, data):
                 with self._scratch(data) as scratch:
                     DISK.move(scratch, path)
             sync_folder(path.parent)
@@ -120,12 +122,12 @@ class Folder:
         return [_bytes(self.root / key) for key in keys]
 
     def exists(self, key: str) -> bool:
-        with _told("read", self.root / key):
+        with _report_failure("read", self.root / key):
             return (self.root / key).exists()
 
     def names(self, folder: str) -> list[str]:
         path = self.root / folder
-        with _told("read", path):
+        with _report_failure("read", path):
             try:
                 return os.listdir(path)  # noqa: PTH208  (names, not paths)
             except FileNotFoundError:
@@ -133,7 +135,7 @@ class Folder:
 
     def sizes(self, folder: str) -> dict[str, int]:
         top, sizes = self.root / folder, dict[str, int]()
-        with _told("read", top):
+        with _report_failure("read", top):
             for where, _, names in os.walk(top):
                 for path in (Path(where) / name for name in names):
                     with suppress(FileNotFoundError):  # it was dropped meanwhile
@@ -144,7 +146,7 @@ class Folder:
         if self.exists(folder):
             self.make("tmp")
             path, aside = self.root / folder, self._aside()
-            with _told("drop", path), suppress(FileNotFoundError):  # another one dropped it
+            with _report_failure("drop", path), suppress(FileNotFoundError):  # another one dropped it
                 DISK.move(path, aside)
                 sync_folder(path.parent)
             shutil.rmtree(aside, ignore_errors=True)  # the next `collect` takes what is left
@@ -160,16 +162,16 @@ class Folder:
         return freed
 
     def _check(self, folder: Path) -> None:
-        """Raise BadInput where a folder below the root is a link, which would lead the store's writes elsewhere."""
+        """Raises BadInput if a folder below the root is a link, which would lead the store's writes elsewhere."""
         inside = (self.root / part for part in (folder.relative_to(self.root), *folder.relative_to(self.root).parents))
         for step in inside:
             if step != self.root and step.is_symlink():
                 raise BadInput(f"{step} is a link, and a store writes through none; remove the link, or move the store")
 
     def _discard(self, path: Path, before: float) -> int:
-        """Set an object aside before it goes: a writer that finds it meanwhile renews it, or finds nothing."""
+        """Sets an object aside before it goes: a writer that finds it meanwhile renews it, or finds nothing."""
         self.make("tmp")
-        with _told("drop", path), suppress(FileNotFoundError):  # another one collects, too
+        with _report_failure("drop", path), suppress(FileNotFoundError):  # another one collects, too
             if path.stat().st_mtime < before:
                 aside = self._aside()
                 DISK.move(path, aside)
@@ -183,7 +185,7 @@ class Folder:
 
     @contextmanager
     def _scratch(self, data: bytes) -> Iterator[Path]:
-        """A file that holds `data` durably under a name of no meaning."""
+        """Yields a file that holds `data` durably under a name of no meaning."""
         self.make("tmp")
         path = self._aside()
         try:
@@ -197,7 +199,7 @@ class Remote:
     """Any other file system that fsspec knows and that creates exclusively."""
 
     def __init__(self, url: str, grace: float) -> None:
-        self.fs, self.root = _opened(url)
+        self.fs, self.root = _open_url(url)
         self.url, self.grace = url, grace
         names = {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)
         if names.isdisjoint(EXCLUSIVE):
@@ -208,7 +210,7 @@ class Remote:
         self._proven = "memory" in names
 
     def make(self, folder: str) -> None:
-        """Such a folder is there as soon as something is in it."""
+        """Does nothing: such a folder is there as soon as something is in it."""
 
     def create(self, key: str, data: bytes) -> bool:
         self._prove()
@@ -224,7 +226,7 @@ class Remote:
 
     def keep(self, key: str, data: bytes) -> None:
         path = self._path(key)
-        with _told("write", f"{self.url}, {key}", Exception):
+        with _report_failure("write", f"{self.url}, {key}", Exception):
             with suppress(FileNotFoundError):
                 if self.fs.info(path)["size"] == len(data) and self._age(path) < self.grace / 2:
                     return
@@ -232,7 +234,7 @@ class Remote:
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         paths = [self._path(key) for key in keys]
-        with _told("read", self.url, Exception):
+        with _report_failure("read", self.url, Exception):
             found = self.fs.cat(paths, on_error="return") if paths else {}
             for data in found.values():
                 if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
@@ -240,11 +242,11 @@ class Remote:
         return [None if isinstance(data := found[path], Exception) else bytes(data) for path in paths]
 
     def exists(self, key: str) -> bool:
-        with _told("read", f"{self.url}, {key}", Exception):
+        with _report_failure("read", f"{self.url}, {key}", Exception):
             return bool(self.fs.exists(self._path(key)))
 
     def names(self, folder: str) -> list[str]:
-        with _told("read", f"{self.url}, {folder}", Exception):
+        with _report_failure("read", f"{self.url}, {folder}", Exception):
             try:
                 return [name.rstrip("/").rpartition("/")[2] for name in self.fs.ls(self._path(folder), detail=False)]
             except FileNotFoundError:
@@ -252,7 +254,7 @@ class Remote:
 
     def sizes(self, folder: str) -> dict[str, int]:
         top = self._path(folder)
-        with _told("read", f"{self.url}, {folder}", Exception):
+        with _report_failure("read", f"{self.url}, {folder}", Exception):
             try:
                 found = self.fs.find(top, detail=True)
             except FileNotFoundError:
@@ -264,7 +266,7 @@ class Remote:
 
     def collect(self, keep: set[str], before: float) -> int:
         freed, old = 0, []
-        with _told("read", f"{self.url}, objects", Exception):
+        with _report_failure("read", f"{self.url}, objects", Exception):
             for path, info in self.fs.find(self._path("objects"), detail=True).items():
                 name = path.rpartition("/")[2]
                 if DIGEST.fullmatch(name) and name not in keep and time.time() - self._age(path) < before:
@@ -282,7 +284,7 @@ class Remote:
 
     def _remove(self, keys: Iterable[str]) -> None:
         if paths := [self._path(key) for key in keys]:
-            with _told("drop", self.url, Exception), suppress(FileNotFoundError):
+            with _report_failure("drop", self.url, Exception), suppress(FileNotFoundError):
                 self.fs.rm(paths)
 
     def _prove(self) -> None:
@@ -290,7 +292,7 @@ class Remote:
         if self._proven:
             return
         probe = f"tmp/{uuid4().hex}"
-        with _told("write", f"{self.url}, {probe}", Exception):
+        with _report_failure("write", f"{self.url}, {probe}", Exception):
             self.fs.pipe_file(self._path(probe), b"first", mode="create")
             with suppress(Exception):
                 self.fs.pipe_file(self._path(probe), b"second", mode="create")
@@ -300,7 +302,7 @@ class Remote:
             raise BadOption(f"{self.url} overwrites where it was told not to, so that two writers would lose events")
 
 
-def _opened(url: str) -> tuple[Any, str]:
+def _open_url(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     try:
@@ -313,15 +315,15 @@ def _opened(url: str) -> tuple[Any, str]:
 
 
 def _bytes(path: Path) -> bytes | None:
-    with _told("read", path):
+    with _report_failure("read", path):
         try:
             return path.read_bytes()
         except FileNotFoundError:
             return None
 
 
-def _renewed(path: Path, data: bytes) -> bool:
-    """Whether the file was there and sound; its time is now."""
+def _renew(path: Path, data: bytes) -> bool:
+    """Sets the file's time to now; returns False if it was not there or is damaged."""
     with suppress(FileNotFoundError):
         if path.read_bytes() == data:
             os.utime(path)
@@ -330,7 +332,7 @@ def _renewed(path: Path, data: bytes) -> bool:
 
 
 def _remove(path: Path, before: float) -> int:
-    """The bytes that were in a file or folder of tmp, which is gone if it is older than `before`."""
+    """Removes a file or folder of tmp if it is older than `before`; returns the bytes that were in it."""
     with suppress(FileNotFoundError):  # its writer was faster
         if path.stat().st_mtime < before:
             if path.is_dir():
@@ -344,8 +346,8 @@ def _remove(path: Path, before: float) -> int:
 
 
 @contextmanager
-def _told(verb: str, where: object, kind: type[Exception] = OSError) -> Iterator[None]:
-    """Errors of a file system become Failed, with the place."""
+def _report_failure(verb: str, where: object, kind: type[Exception] = OSError) -> Iterator[None]:
+    """Turns errors of a file system into Failed, with the place."""
     try:
         yield
     except HoldfastError:

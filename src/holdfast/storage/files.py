@@ -56,15 +56,15 @@ class Disk:
     """The steps of a write. A test passes one that does something between two of them."""
 
     def create(self, path: Path, mode: int) -> int:
-        """The descriptor of a new file. Raises FileExistsError where the name is taken, also by a link."""
+        """Returns the descriptor of a new file. Raises FileExistsError if the name is taken, also by a link."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
 
     def extend(self, path: Path) -> int:
-        """The descriptor of an existing file, to append to. Raises OSError for a link."""
+        """Returns the descriptor of an existing file, to append to. Raises OSError for a link."""
         return os.open(path, os.O_RDWR | os.O_APPEND | _FLAGS)
 
     def write(self, descriptor: int, data: bytes) -> None:
-        """All of `data`, in one call of the system where it takes it at once."""
+        """Writes all of `data`, in one call of the system if it takes it at once."""
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -78,15 +78,15 @@ class Disk:
             return file.read()
 
     def swap(self, one: Path, other: Path) -> None:
-        """Let two files change names."""
+        """Exchanges the names of two files."""
         swap(one, other)
 
     def move(self, source: Path, target: Path) -> None:
-        """`source` takes the place of `target`."""
+        """Moves `source` to the place of `target`."""
         source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
-        """A second name. Raises FileExistsError where it is taken."""
+        """Gives a file a second name. Raises FileExistsError if it is taken."""
         os.link(source, target, follow_symlinks=False)
 
     def remove(self, path: Path) -> None:
@@ -97,7 +97,7 @@ DISK = Disk()
 
 
 def check(path: Path) -> os.stat_result | None:
-    """What stands at `path`, where a file may be written; None where nothing does.
+    """Returns the status of the file at `path`, where a file may be written, or None if there is none.
 
     Raises BadInput for a link, for what is no file, and for another user's file.
     """
@@ -118,9 +118,9 @@ def check(path: Path) -> os.stat_result | None:
 
 
 def replace(path: Path, data: bytes, *, mode: int | None = None, disk: Disk = DISK) -> None:
-    """Put `data` at `path`, over what stands there. A new file has `mode`, else what the user's mask leaves.
+    """Puts `data` at `path`, over what stands there. A new file has `mode`, else what the user's mask leaves.
 
-    Raises BadInput as `check` does, OSError where the disk refuses.
+    Raises BadInput as `check` does, OSError if the disk refuses.
     """
     with _spare(path, data, mode, disk) as spare:
         check(path)
@@ -129,14 +129,14 @@ def replace(path: Path, data: bytes, *, mode: int | None = None, disk: Disk = DI
 
 
 def create(path: Path, data: bytes, *, mode: int | None = None, disk: Disk = DISK) -> None:
-    """Put `data` at a name that is free. Raises FileExistsError where it is taken, also by a link."""
+    """Puts `data` at a name that is free. Raises FileExistsError if it is taken, also by a link."""
     with _spare(path, data, mode, disk) as spare:
         disk.link(spare, path)
         sync_folder(path.parent)
 
 
 def exchange(path: Path, data: bytes, merge: Callable[[bytes], bytes], *, wait: bool = True, disk: Disk = DISK) -> None:
-    """Put `data` in place of a file that somebody else may be writing, and lose nothing of what is written meanwhile.
+    """Puts `data` in place of a file that somebody else may be writing, and loses nothing of what is written meanwhile.
 
     The files change names, and what stood there at that moment goes to `merge`, which gives the bytes to append behind
     `data`, or raises: then the file is put back. Whoever still has the old file open to write is waited for, if `wait`.
@@ -144,10 +144,10 @@ def exchange(path: Path, data: bytes, merge: Callable[[bytes], bytes], *, wait: 
     with _spare(path, data, None, disk) as spare:
         disk.swap(spare, path)
         try:
-            rest = merge(_settled(spare, wait, disk))
+            rest = merge(_read_settled(spare, wait, disk))
         except (HoldfastError, OSError):
             disk.swap(spare, path)
-            rest = _settled(spare, wait, disk)[len(data) :]
+            rest = _read_settled(spare, wait, disk)[len(data) :]
             if rest:
                 append(path, rest, disk=disk)
             raise
@@ -157,7 +157,7 @@ def exchange(path: Path, data: bytes, merge: Callable[[bytes], bytes], *, wait: 
 
 
 def append(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
-    """Put bytes behind an existing file, wherever its end is by then, and wait until they are on the disk."""
+    """Appends bytes to an existing file, wherever its end is by then, and waits until they are on the disk."""
     check(path)
     descriptor = disk.extend(path)
     try:
@@ -171,8 +171,9 @@ class Lines:
     """An append-only file of JSON lines. A line is there whole or not at all, and those of two writers do not mix."""
 
     def __init__(self, path: Path, *, mode: int | None = None, disk: Disk = DISK) -> None:
-        """Open the file, or create it with `mode`. Raises BadInput as `check` does, OSError where it cannot be
-        written."""
+        """Opens the file, or creates it with `mode`. Raises BadInput as `check` does, OSError if it
+        cannot be written.
+        """
         self.path, self._disk, self._alone = path, disk, False
         if check(path) is None:
             with suppress(FileExistsError):  # another writer was faster
@@ -186,7 +187,7 @@ class Lines:
         self.close()
 
     def lock(self) -> None:
-        """Keep other writers out until the file is closed. Raises Failed where another has it."""
+        """Keeps other writers out until the file is closed. Raises Failed if another has it."""
         try:
             _lock(self._file, wait=False)
         except OSError:
@@ -194,14 +195,15 @@ class Lines:
         self._alone = True
 
     def append(self, line: bytes | str, *, sync: bool = False) -> None:
-        """Add one line of JSON, after what an interrupted writer left half written is cut off; `sync` waits until it is
-        on the disk. Raises OSError with the name of the file."""
+        """Adds one line of JSON, after what an interrupted writer left half written is cut off; `sync` waits until it
+        is on the disk. Raises OSError with the name of the file.
+        """
         data = line.encode() if isinstance(line, str) else line
-        torn = not self._alone and self._torn()
+        torn = not self._alone and self._is_torn()
         try:
             if torn:
                 _lock(self._file, wait=True)  # or two writers would cut, the slower one the faster one's line
-            self._disk.write(self._file, self._mended() + data + b"\n")
+            self._disk.write(self._file, self._line_end() + data + b"\n")
             if sync:
                 self._disk.sync(self._file)
         except OSError as error:  # a write knows no name; the user needs one to make room
@@ -213,13 +215,13 @@ class Lines:
     def close(self) -> None:
         os.close(self._file)
 
-    def _torn(self) -> bool:
+    def _is_torn(self) -> bool:
         size = os.fstat(self._file).st_size
         return size > 0 and _at(self._file, size - 1, 1) != b"\n"
 
-    def _mended(self) -> bytes:
-        """What a line must begin with: a line end, where the last line is whole but for it."""
-        if not self._torn():
+    def _line_end(self) -> bytes:
+        """Returns the line end that is missing behind a last line which is whole but for it."""
+        if not self._is_torn():
             return b""
         size = os.fstat(self._file).st_size
         start = _at(self._file, 0, size).rfind(b"\n") + 1
@@ -231,7 +233,7 @@ class Lines:
 
 
 def stage(path: Path, data: bytes, *, mode: int = 0o600, disk: Disk = DISK) -> None:
-    """Write a new file where only its writer looks, durably. Raises FileExistsError where the name is taken."""
+    """Writes a new file durably where only its writer looks. Raises FileExistsError if the name is taken."""
     descriptor = disk.create(path, mode)
     try:
         disk.write(descriptor, data)
@@ -241,14 +243,16 @@ def stage(path: Path, data: bytes, *, mode: int = 0o600, disk: Disk = DISK) -> N
 
 
 def fresh(path: Path) -> BinaryIO:
-    """A new file, open to write. Raises FileExistsError where the name is taken, also by a link."""
+    """Opens a new file to write. Raises FileExistsError if the name is taken, also by a link."""
     return os.fdopen(DISK.create(path, 0o600), "wb")
 
 
 @contextmanager
 def workshop(folder: Path) -> Iterator[Path]:
-    """A folder of a random name in `folder`, for its owner alone, where a library writes files by itself. What is done
-    goes to its place by `install`; the rest is removed."""
+    """Yields a folder of a random name in `folder`, for its owner alone, where a library writes files by itself.
+
+    What is done goes to its place by `install`; the rest is removed.
+    """
     sweep(folder)
     with tempfile.TemporaryDirectory(
         dir=folder, prefix=".holdfast-", suffix=".tmp", ignore_cleanup_errors=True
@@ -257,7 +261,7 @@ def workshop(folder: Path) -> Iterator[Path]:
 
 
 def install(made: Path, path: Path, *, disk: Disk = DISK) -> None:
-    """Move a file, or a folder that is new, from a workshop to its place, durably. Raises as `replace` does."""
+    """Moves a file, or a new folder, from a temporary folder to its place, durably. Raises as `replace` does."""
     if made.is_dir():
         for file in made.iterdir():
             sync_file(file)
@@ -271,7 +275,7 @@ def install(made: Path, path: Path, *, disk: Disk = DISK) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder."""
+    """Removes what writers that were killed left in a folder."""
     try:
         entries = [entry for entry in os.scandir(folder) if _SPARE.fullmatch(entry.name)]
     except OSError:  # whoever writes there next says why
@@ -287,17 +291,17 @@ def sweep(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    _synced(path, os.O_RDONLY | _FLAGS)
+    """Waits until a file is on the disk."""
+    _sync(path, os.O_RDONLY | _FLAGS)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Waits until the names in a folder are on the disk."""
     if hasattr(os, "O_DIRECTORY"):
-        _synced(folder, os.O_RDONLY | os.O_DIRECTORY)
+        _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _synced(path: Path, flags: int) -> None:
+def _sync(path: Path, flags: int) -> None:
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
@@ -307,7 +311,9 @@ def _synced(path: Path, flags: int) -> None:
 
 @contextmanager
 def _spare(path: Path, data: bytes, mode: int | None, disk: Disk) -> Iterator[Path]:
-    """A new file of a random name beside `path` that holds `data` durably; gone at the end, if it did not move."""
+    """Yields a new file of a random name beside `path` that holds `data` durably; it is gone at the end, if it did not
+    move.
+    """
     held = check(path)
     sweep(path.parent)
     spare = path.with_name(f".holdfast-{secrets.token_hex(8)}.tmp")
@@ -328,9 +334,11 @@ def _spare(path: Path, data: bytes, mode: int | None, disk: Disk) -> Iterator[Pa
         disk.remove(spare)
 
 
-def _settled(spare: Path, wait: bool, disk: Disk) -> bytes:
-    """The bytes of a file that has left its place, once nobody writes into it any more: as no path leads to it, whoever
-    had it open is the last. Raises Conflict where somebody keeps it open."""
+def _read_settled(spare: Path, wait: bool, disk: Disk) -> bytes:
+    """Returns the bytes of a file that has left its place, once nobody writes into it any more.
+
+    No path leads to it, so whoever had it open is the last. Raises Conflict if somebody keeps it open.
+    """
     if wait and not handles.released(spare):
         raise Conflict(
             "an agent opened the session while it was being replaced, and would go on in the old file; stop the agent "

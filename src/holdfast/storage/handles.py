@@ -1,4 +1,4 @@
-"""Who else has a file open to write, where the system tells: `/proc` of Linux, as far as its permissions reach."""
+"""Finds the processes that have a file open to write, by `/proc` of Linux, as far as its permissions reach."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _LOOKS = 400
 
 
 def writers(path: Path) -> dict[int, str]:
-    """The names of the other processes that have the file open to write, by their ids; empty where nobody tells."""
+    """Returns the names of the other processes that have the file open to write, by their ids; empty if the system does
+    not tell.
+    """
     try:
         held = path.stat()
     except FileNotFoundError:
@@ -22,13 +24,13 @@ def writers(path: Path) -> dict[int, str]:
 
 
 def keepers(path: Path) -> dict[int, str]:
-    """Those of `writers` that keep it open, and did not only happen to be writing a line."""
+    """Returns those of the writers that keep the file open, and did not only happen to be writing a line."""
     first = writers(path)
     return {process: name for process, name in writers(path).items() if process in first} if first else {}
 
 
 def released(path: Path) -> bool:
-    """Whether no other process has the file open to write, at once or after some more looks."""
+    """Returns True if no other process has the file open to write, at once or after some more looks."""
     return any(not writers(path) for _ in range(_LOOKS))
 
 

@@ -42,7 +42,7 @@ class Store:
         self._place: Place = Remote(self.url, grace) if folder is None else Folder(folder.expanduser().absolute())
 
     def put(self, data: bytes) -> str:
-        """The sha256 of `data`, which is stored now; its time of grace begins anew."""
+        """Stores `data` and returns its sha256; its time of grace begins anew."""
         digest = hashlib.sha256(data).hexdigest()
         self._place.keep(_object(digest), data)
         return digest
@@ -57,19 +57,21 @@ class Store:
         return data
 
     def has(self, digest: str) -> bool:
-        """Whether there is such an object, sound or not."""
+        """Returns True if there is such an object, sound or not."""
         return self._place.exists(_object(digest))
 
     def collect(self, keep: Collection[str]) -> int:
-        """Drop every object that is not in `keep` and older than the grace, and what crashes left. Bytes freed."""
+        """Drops every object that is not in `keep` and older than the grace, and what crashes left; returns the bytes
+        freed.
+        """
         return self._place.collect(set(keep), time.time() - self.grace)
 
     def append(self, log: str, seq: int, event: dict[str, Any]) -> None:
-        """Write `event` as number `seq`, counted from 0; tuples come back as lists.
+        """Writes `event` as number `seq`, counted from 0; tuples come back as lists.
 
-        Raises Conflict when that number is taken or does not follow; BadInput for what is not JSON.
+        Raises Conflict if that number is taken or does not follow, BadInput for what is not JSON.
         """
-        folder, data = _log(log), _encoded(seq, event)
+        folder, data = _log(log), _encode_event(seq, event)
         if seq == 0:
             self._place.make(folder)
         elif not self._place.exists(_event(folder, seq - 1)):
@@ -83,10 +85,10 @@ class Store:
                 raise Conflict(f"{self.url}: somebody else wrote event {seq} of log {log}; read it again")
 
     def events(self, log: str) -> list[dict[str, Any]]:
-        """All events in order; none when there is no such log.
+        """Returns all events in order; none if there is no such log.
 
-        A damaged event at the end was never acknowledged and is passed over. Raises BadContext where one is missing or
-        damaged before the end, and Missing when the log is dropped meanwhile.
+        A damaged event at the end was never acknowledged and is passed over. Raises BadContext if one is missing or
+        damaged before the end, and Missing if the log is dropped meanwhile.
         """
         folder = _log(log)
         names = self._names(folder)
@@ -128,11 +130,11 @@ class Store:
         return {name: size for name, size in found if DIGEST.fullmatch(name)}
 
     def logs(self) -> list[str]:
-        """The names of all logs; one whose first writer was killed has no events."""
+        """Returns the names of all logs; one whose first writer was killed has no events."""
         return sorted(name for name in self._place.names("logs") if LOG.fullmatch(name))
 
     def drop(self, log: str) -> None:
-        """Remove a log, or do nothing where there is none. Its objects go with the next `collect`.
+        """Removes a log, or does nothing if there is none. Its objects go with the next `collect`.
 
         Atomic on a local folder; elsewhere a crash leaves events missing, which is refused, until it is dropped again.
         """
@@ -159,7 +161,7 @@ def _event(folder: str, seq: int, attempt: int = 0) -> str:
     return f"{folder}/{seq:08d}{f'.{attempt}' if attempt else ''}.json"
 
 
-def _encoded(seq: int, event: dict[str, Any]) -> bytes:
+def _encode_event(seq: int, event: dict[str, Any]) -> bytes:
     if not 0 <= seq < 10**8:
         raise BadInput(f"an event is numbered from 0 to 99999999, got {seq}")
     whole = {"event": event, "seq": seq, "writer": uuid4().hex}
@@ -189,5 +191,5 @@ def _decoded(data: bytes, seq: int) -> dict[str, Any] | None:
     try:
         whole = json.loads(body)
         return dict(whole["event"]) if whole["seq"] == seq else None
-    except (ValueError, TypeError, KeyError, RecursionError):  # sealed, but not by `_encoded`
+    except (ValueError, TypeError, KeyError, RecursionError):  # sealed, but not by `_encode_event`
         return None

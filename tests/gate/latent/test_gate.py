@@ -18,7 +18,7 @@ from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.walk import SharedStudy, compact_in_memory
 from holdfast.context import holdfast_file
 from holdfast.context.segments import CompactContext, TokenSegment
-from holdfast.context.surgery import keep
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
@@ -219,7 +219,7 @@ class Broken:
         return engine.capture(past, span.ids, span.positions)[1]
 
     def compress(self, study, budget, progress=None):
-        whole = keep(study, [None] * len(study.keys))
+        whole = keep_pairs(study, [None] * len(study.keys))
         return (replace(whole, layers=tuple(replace(s, values=s.values * torch.nan) for s in whole.layers)),)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from gated import gated, past_of, snapshot, unchanged, work_of
-from holdfast.context.surgery import keep
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.gate.latent.gate import Gate, measure_skills
 from holdfast.gate.latent.skill_check import CONTROL, measure_skill
@@ -38,7 +38,7 @@ def test_the_control_is_what_the_plain_model_says(pair):
 def test_a_memory_that_took_over_is_seen(two):
     work = work_of(two.engine, "kvzip", 4)
     states = work.study.prefill.states
-    whole = keep(states, [None] * len(states.keys))
+    whole = keep_pairs(states, [None] * len(states.keys))
     crammed = replace(whole, layers=tuple(replace(s, values=s.values * 100) for s in whole.layers))
     before = measure_skills(two.engine, work.prefill().after, work.build_memory((whole,)))
     after = measure_skills(two.engine, work.prefill().after, work.build_memory((crammed,)))

@@ -17,7 +17,7 @@ from holdfast.compaction.compact import compact
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.budget import Budget
 from holdfast.context.segments import TokenSegment
-from holdfast.context.surgery import keep
+from holdfast.context.surgery import keep_pairs
 from holdfast.facts.fact import FactKind, TextFact
 from holdfast.gate.latent.fact_tokens import FactTokens, locate_facts
 from holdfast.gate.latent.gate import Gate, GatedSpan
@@ -48,7 +48,7 @@ def survival_of(work, segments, threshold=TINY):
 def test_a_memory_that_nobody_changed_loses_nothing(pair, head, text):
     work = work_of(pair.engine, "kvzip", 2, head, text)
     states = work.study.prefill.states
-    whole = (keep(states, [None] * len(states.keys)),)
+    whole = (keep_pairs(states, [None] * len(states.keys)),)
     verbatim = (TokenSegment(work.span.ids, work.span.positions),)
     for segments in (whole, verbatim):
         survived = survival_of(work, segments)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.context.surgery import keep
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
@@ -126,7 +126,7 @@ class AttentionMatch:
         study.report.clear()
         if budget.holds(len(study.span)):
             every = [chosen.get(layer) for layer in range(len(states.keys))]
-            return (keep(states, every, study.span.origins, study.base.scores),)
+            return (keep_pairs(states, every, study.span.origins, study.base.scores),)
         if self.bias:
             chosen = pay_for_bias(chosen, ranked, budget, states)
         heads: dict[int, list[HeadSlots]] = {}

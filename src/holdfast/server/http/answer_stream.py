@@ -19,11 +19,12 @@ from holdfast.server.http.errors import TimedOut
 from holdfast.server.protocol import GenerateOutput, GenerateRequest, Host
 
 
-async def begin(request: Request, ask: GenerateRequest) -> AsyncGenerator[GenerateOutput]:
-    """The events of an answer within the server's limits, once the first is there: what fails before it is raised here
-    and can still be an ordinary response."""
+async def begin_answer(request: Request, ask: GenerateRequest) -> AsyncGenerator[GenerateOutput]:
+    """Returns the events of an answer within the server's limits, once the first is there: what fails before it is
+    raised here and can still be an ordinary response.
+    """
     state, began = request.app.state, time.perf_counter()
-    events = answer(state.host, ask, state.pool, state.settings.seconds)
+    events = stream_answer(state.host, ask, state.pool, state.settings.seconds)
     first = await anext(events)
 
     async def go_on() -> AsyncGenerator[GenerateOutput]:
@@ -39,10 +40,12 @@ async def begin(request: Request, ask: GenerateRequest) -> AsyncGenerator[Genera
     return go_on()
 
 
-async def answer(
+async def stream_answer(
     host: Host, ask: GenerateRequest, pool: Executor, seconds: float | None = None
 ) -> AsyncGenerator[GenerateOutput]:
-    """The events of `host.complete`, made on `pool`. Raises what the host raises, and TimedOut after `seconds`."""
+    """Yields the events of `host.complete`, made on `pool`. Raises what the host raises, and TimedOut
+    after `seconds`.
+    """
     loop, gone = asyncio.get_running_loop(), Flag()
     waiting: asyncio.Queue[GenerateOutput | BaseException | None] = asyncio.Queue()
     deadline = None if seconds is None else loop.time() + seconds

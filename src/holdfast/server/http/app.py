@@ -32,7 +32,7 @@ ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `hol
 
 
 def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
-    """The whole server. Closes the host when it is shut down."""
+    """Returns the whole server. Closes the host when it is shut down."""
     settings = settings or Settings()
     responses: dict[int | str, dict[str, Any]] = {
         "4XX": {"model": errors.OpenAIError, "description": "The request cannot be served."},
@@ -60,7 +60,7 @@ def create_app(host: Host, settings: Settings | None = None) -> FastAPI:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    return errors.response(error, request.url.path)
+    return errors.error_response(error, request.url.path)
 
 
 @asynccontextmanager

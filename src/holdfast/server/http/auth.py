@@ -1,4 +1,4 @@
-"""Who may ask: keys as digests, and no web page that talks to this machine behind its user's back."""
+"""Authentication: API keys as digests."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ VARIABLE = "HOLDFAST_API_KEYS"
 
 
 def digest(key: str) -> str:
-    """What stands for a key everywhere: sha256; nothing for no key."""
+    """Returns the sha256 that stands for a key everywhere; empty for no key."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() if key else ""
 
 
-def configured(file: Path | None) -> frozenset[str]:
-    """Digests of the keys in a file, one on each line, and in $HOLDFAST_API_KEYS. Raises BadOption."""
+def read_keys(file: Path | None) -> frozenset[str]:
+    """Returns the digests of the keys in a file, one on each line, and in $HOLDFAST_API_KEYS. Raises BadOption."""
     lines = _lines(file) if file else []
     if file and not lines:
         raise BadOption(f"{file} holds no API key; write one on each line")
-    return frozenset(map(digest, lines + _stripped(read_secret(VARIABLE).split(","))))
+    return frozenset(map(digest, lines + _strip(read_secret(VARIABLE).split(","))))
 
 
 def _lines(file: Path) -> list[str]:
@@ -39,16 +39,16 @@ def _lines(file: Path) -> list[str]:
         raise BadOption(f"{file} is not UTF-8 text; write an API key on each line") from error
     except OSError as error:
         raise BadOption(f"{file} cannot be read: {error.strerror}; write an API key on each line of a file") from error
-    return [line for line in _stripped(text.splitlines()) if not line.startswith("#")]
+    return [line for line in _strip(text.splitlines()) if not line.startswith("#")]
 
 
-def _stripped(texts: Iterable[str]) -> list[str]:
+def _strip(texts: Iterable[str]) -> list[str]:
     return [text.strip() for text in texts if text.strip()]
 
 
 def admit(path: str, headers: Headers, settings: Settings) -> str:
     """Returns the digest of the caller's key. Raises Refused with 401 if it is none of the server's."""
-    given = [digest(key) for key in presented(headers)]
+    given = [digest(key) for key in request_keys(headers)]
     if not settings.keys:
         return given[0] if given else ""
     for one in given:
@@ -62,12 +62,12 @@ def admit(path: str, headers: Headers, settings: Settings) -> str:
 
 
 def is_open(path: str) -> bool:
-    """It needs no key and counts towards no limit."""
+    """Returns True if the path needs no key and counts towards no limit."""
     return path in OPEN or path.startswith(("/health/", "/page/"))
 
 
-def presented(headers: Headers) -> list[str]:
-    """The keys of a request, a bearer token before `x-api-key`."""
+def request_keys(headers: Headers) -> list[str]:
+    """Returns the keys of a request, a bearer token before `x-api-key`."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     bearer = token if scheme.lower() == "bearer" else ""
-    return _stripped((bearer, headers.get("x-api-key", "")))
+    return _strip((bearer, headers.get("x-api-key", "")))

@@ -68,7 +68,7 @@ class Problem:
 
 
 class OpenAIDetail(BaseModel):
-    """What went wrong, as OpenAI says it."""
+    """The details of an error in OpenAI's form."""
 
     message: str
     type: str
@@ -83,7 +83,7 @@ class OpenAIError(BaseModel):
 
 
 class AnthropicDetail(BaseModel):
-    """What went wrong, as Anthropic says it."""
+    """The details of an error in Anthropic's form."""
 
     type: str
     message: str
@@ -97,7 +97,7 @@ class AnthropicError(BaseModel):
 
 
 def problem_of(error: BaseException) -> Problem:
-    """What a client is told of an error. Of an unexpected one nothing but that it happened."""
+    """Returns what a client is told of an error. Of an unexpected one nothing but that it happened."""
     if isinstance(error, Refused):
         code = error.code or _CODES.get(error.status)
         return Problem(error.status, str(error), error.param, code, error.retry_after, error.close)
@@ -108,23 +108,23 @@ def problem_of(error: BaseException) -> Problem:
         code = "context_length_exceeded" if isinstance(error, TooLarge) else _CODES.get(status)
         return Problem(status, str(error), code=code)
     if isinstance(error, RequestValidationError):
-        return _invalid(error)
+        return _validation_problem(error)
     if isinstance(error, HTTPException):
         told = _UNROUTED.get(error.status_code, str(error.detail))
         return Problem(error.status_code, told, code=_CODES.get(error.status_code))
     return Problem(500, UNEXPECTED)
 
 
-def _invalid(error: RequestValidationError) -> Problem:
-    """The first of what pydantic found; what was sent is not repeated, for it may be long or secret."""
+def _validation_problem(error: RequestValidationError) -> Problem:
+    """Returns the first of what pydantic found; what was sent is not repeated, for it may be long or secret."""
     first = error.errors()[0]
     where, *path = first["loc"]
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")[:200]
     return Problem(400, f"{param or where}: {first['msg']}", param or None)
 
 
-def shaped(problem: Problem, path: str) -> dict[str, Any]:
-    """The body that clients of `path` expect."""
+def error_body(problem: Problem, path: str) -> dict[str, Any]:
+    """Returns the body that clients of `path` expect."""
     if ANTHROPIC_PATHS.match(path):
         kind = _ANTHROPIC.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
         return {"type": "error", "error": {"type": kind, "message": problem.message}}
@@ -133,9 +133,9 @@ def shaped(problem: Problem, path: str) -> dict[str, Any]:
     return {"error": detail}
 
 
-def response(error: BaseException, path: str) -> JSONResponse:
-    """The whole response; a prompt that is too long is a plain bad request to OpenAI's clients."""
+def error_response(error: BaseException, path: str) -> JSONResponse:
+    """Returns the whole response; a prompt that is too long is a plain bad request to OpenAI's clients."""
     problem = problem_of(error)
     context = problem.code == "context_length_exceeded" and not ANTHROPIC_PATHS.match(path)
     extra = dict(getattr(error, "headers", None) or {})  # e.g. Allow, beside a 405
-    return JSONResponse(shaped(problem, path), 400 if context else problem.status, problem.headers | extra)
+    return JSONResponse(error_body(problem, path), 400 if context else problem.status, problem.headers | extra)

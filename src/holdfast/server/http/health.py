@@ -26,14 +26,14 @@ class Health(BaseModel):
 
 @router.get("/health/live")
 async def live(request: Request) -> Health:
-    """The process answers."""
+    """Answers that the process lives."""
     return Health(model=request.app.state.host.model)
 
 
 @router.get("/health/ready")
 @router.get("/health")
 async def ready(request: Request) -> Health:
-    """One more request would be taken."""
+    """Answers whether one more request would be taken."""
     if request.app.state.stopping:
         raise Busy("the server is stopping")
     answering = request.app.state.limits.answering

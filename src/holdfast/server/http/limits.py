@@ -123,7 +123,7 @@ class Guard:
 async def refuse(error: Exception, scope: Scope, receive: Receive, answer: Answer) -> None:
     """Answers with an error, unless an answer has begun."""
     if not answer.status:
-        await errors.response(error, scope["path"])(scope, receive, answer.send)
+        await errors.error_response(error, scope["path"])(scope, receive, answer.send)
 
 
 class Answer:

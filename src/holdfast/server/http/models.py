@@ -30,13 +30,13 @@ class Models(BaseModel):
 
 @router.get("/v1/models")
 async def models(request: Request) -> Models:
-    """The one model."""
+    """Lists the one model."""
     return Models(data=[_own(request)])
 
 
 @router.get("/v1/models/{model:path}")
 async def model(model: str, request: Request) -> Model:
-    """The model of that name."""
+    """Returns the model of that name."""
     own = _own(request)
     if model != own.id:
         raise Missing(f"there is no model {model[:80]!r} here; there is {own.id!r}, and it answers to any name")

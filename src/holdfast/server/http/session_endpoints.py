@@ -1,4 +1,4 @@
-"""What agents' own wires cannot say: list and read sessions, compact, undo, pin, mark, export and import them."""
+"""Endpoints that agents' own wires do not have: list, read, compact, undo, pin, mark, export and import sessions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Number = Annotated[int, Path(ge=1, description="Counted from 1.")]
 
 
 class CompactOptions(BaseModel):
-    """How to compact now; what is left out is as the server was started."""
+    """The options of a compaction now; what is left out is as the server was started."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -85,13 +85,13 @@ class Mark(BaseModel):
 
 @router.get("/sessions", response_model=list[SessionRow], response_class=Json)
 def sessions(by: By) -> Response:
-    """All sessions of the caller's key."""
+    """Lists all sessions of the caller's key."""
     return Json(by.host.sessions(by.key))
 
 
 @router.get("/events", response_class=Response, responses={200: {"content": EVENTS}})
 async def events(request: Request, by: By) -> Response:
-    """Server-sent events: the list of sessions at once and whenever it has changed, at most twice a second."""
+    """Streams server-sent events: the list of sessions at once and whenever it has changed, at most twice a second."""
     return Stream(request, _changes(request.app.state, by))
 
 
@@ -126,7 +126,7 @@ async def _changes(state: State, by: Caller) -> AsyncGenerator[bytes]:
     openapi_extra={"requestBody": {"required": True, "content": FILE}},
 )
 async def take(request: Request, by: By) -> Response:
-    """Take in the file of an export, as a session of the caller's key."""
+    """Imports the file of an export as a session of the caller's key."""
     return Json(await run_in_threadpool(by.host.take, await request.body(), by.key), 201)
 
 
@@ -134,57 +134,57 @@ async def take(request: Request, by: By) -> Response:
 def session(
     session: Session, by: By, texts: Annotated[bool, Query(description="false leaves the blocks' texts empty.")] = True
 ) -> Response:
-    """One session: its blocks and their fates, its curve, its events, and what the gate found."""
+    """Returns one session: its blocks and their fates, its curve, its events, and what the gate found."""
     found = by.host.session(session, by.key)
     return Json(found if texts else {**found, "blocks": [{**block, "text": ""} for block in found["blocks"]]})
 
 
 @router.delete("/sessions/{session}", status_code=204, response_class=Response)
 def drop(session: Session, by: By) -> Response:
-    """Forget a session, on disk too."""
+    """Deletes a session, on disk too."""
     by.host.drop(session, by.key)
     return Response(status_code=204)
 
 
 @router.post("/sessions/{session}/compact", response_model=SessionRow, response_class=Json)
 def compact(session: Session, by: By, options: CompactOptions | None = None) -> Response:
-    """Compact now. Where it fails, the session stays as it was."""
+    """Compacts now. If it fails, the session stays as it was."""
     return Json(by.host.compact(session, by.key, options.model_dump(exclude_none=True) if options else {}))
 
 
 @router.post("/sessions/{session}/undo", response_model=SessionRow, response_class=Json)
 def undo(session: Session, by: By) -> Response:
-    """Take back the newest compaction."""
+    """Takes back the newest compaction."""
     return Json(by.host.undo(session, by.key))
 
 
 @router.get("/sessions/{session}/turns/{turn}", response_model=RawTurn, response_class=Json)
 def expand(session: Session, turn: Number, by: By) -> Response:
-    """A turn as it was given, whatever became of it."""
+    """Returns a turn as it was given, whatever became of it."""
     return Json(by.host.expand(session, by.key, turn))
 
 
 @router.put("/sessions/{session}/pins/{turn}", response_model=SessionRow, response_class=Json)
 def pin(session: Session, turn: Number, by: By) -> Response:
-    """Keep a turn word for word from now on."""
+    """Keeps a turn word for word from now on."""
     return Json(by.host.pin(session, by.key, turn, True))
 
 
 @router.delete("/sessions/{session}/pins/{turn}", response_model=SessionRow, response_class=Json)
 def unpin(session: Session, turn: Number, by: By) -> Response:
-    """Leave a turn to the policy again."""
+    """Leaves a turn to the policy again."""
     return Json(by.host.pin(session, by.key, turn, False))
 
 
 @router.post("/sessions/{session}/marks", response_model=SessionRow, response_class=Json)
 def mark(session: Session, mark: Mark, by: By) -> Response:
-    """Tell what only the caller knows. The row is that of the session that goes on: after `fork`, the new one."""
+    """Records what only the caller knows. The row is that of the session that goes on: after `fork`, the new one."""
     return Json(by.host.mark(session, by.key, mark.mark, mark.turn))
 
 
 @router.get("/sessions/{session}/export", response_class=Response, responses={200: {"content": FILE}})
 def export(session: Session, by: By) -> Response:
-    """The whole session as one file, for `import` here or elsewhere."""
+    """Returns the whole session as one file, for `import` here or elsewhere."""
     name = re.sub(r"[^A-Za-z0-9_-]", "-", session)[:80]
     headers = {"Content-Disposition": f'attachment; filename="{name}.holdfast-session"'}
     return Response(by.host.export(session, by.key), media_type="application/octet-stream", headers=headers)

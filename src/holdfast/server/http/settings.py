@@ -1,4 +1,4 @@
-"""What a server allows and how long it waits, decided once when it starts."""
+"""The settings of a server: its limits and time-outs, decided once when it starts."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(data: Any, name: str = "") -> bytes:
-    """One event; Anthropic's and the Responses' have names."""
+    """Returns one event as bytes; Anthropic's and the Responses' have names."""
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(data, ensure_ascii=False, allow_nan=False)}\n\n".encode()
 
@@ -31,15 +31,15 @@ class Stream(StreamingResponse):
     def __init__(self, request: Request, events: AsyncGenerator[bytes]) -> None:
         self.events = events
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy in between must not collect
-        super().__init__(told(events, request.url.path), media_type=TYPE, headers=headers)
+        super().__init__(report_errors(events, request.url.path), media_type=TYPE, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.events):
             await super().__call__(scope, receive, send)
 
 
-async def told(events: AsyncGenerator[bytes], path: str) -> AsyncIterator[bytes]:
-    """The events, and what went wrong as the last one: the status is long sent."""
+async def report_errors(events: AsyncGenerator[bytes], path: str) -> AsyncIterator[bytes]:
+    """Yields the events, and an error as the last one: the status is long sent."""
     try:
         async for one in events:
             yield one
@@ -47,4 +47,4 @@ async def told(events: AsyncGenerator[bytes], path: str) -> AsyncIterator[bytes]
         problem = errors.problem_of(error)
         if problem.status == 500:
             log.exception("answer to %s", path)
-        yield event(errors.shaped(problem, path), "error" if errors.ANTHROPIC_PATHS.match(path) else "")
+        yield event(errors.error_body(problem, path), "error" if errors.ANTHROPIC_PATHS.match(path) else "")

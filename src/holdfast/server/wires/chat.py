@@ -25,7 +25,7 @@ from holdfast.server.protocol import (
     TextDelta,
     ToolCallDelta,
 )
-from holdfast.server.wires.openai_common import Common, Usage, at_most, chat_logprobs, usage
+from holdfast.server.wires.openai_common import Common, Usage, chat_logprobs, limit_tokens, usage_fields
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, MalformedEntry
 from holdfast.transcript.formats.openai_chat import ROLES, pair_by_order, turn_of
@@ -84,7 +84,7 @@ class ChatRequest(Common):
     modalities: list[str] | None = Field(None, description="text and nothing else.")
 
     def ask(self, request: Request) -> GenerateRequest:
-        """The request as the host takes it. Raises Refused."""
+        """Returns the request as the host takes it. Raises Refused."""
         self.refuse(
             response_format=(self.response_format or {}).get("type", "text") != "text",
             functions=bool(self.functions),
@@ -97,14 +97,14 @@ class ChatRequest(Common):
             turns=turns_of(self.messages),
             tools=tuple(tool.model_dump(exclude_unset=True) | {"type": tool.type} for tool in tools),
             key=request.state.key,
-            max_tokens=at_most(self.max_completion_tokens or self.max_tokens, request),
+            max_tokens=limit_tokens(self.max_completion_tokens or self.max_tokens, request),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            **self.chosen(),
+            **self.sampling_fields(),
         )
 
 
 class ReplyMessage(BaseModel):
-    """What the model said."""
+    """The message of the model."""
 
     role: Literal["assistant"]
     content: str | None
@@ -130,7 +130,7 @@ class ChatCompletion(BaseModel):
     created: int
     model: str
     choices: list[Choice]
-    usage: Usage
+    usage_fields: Usage
     holdfast: dict[str, Any] = Field(description="The session: slots, bytes, compactions, evidence.")
 
 
@@ -141,17 +141,18 @@ _SPOKEN: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/chat/completions", responses=_SPOKEN)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
-    """Answer a history. What of it a session already holds is not read again."""
+    """Answers a history. What of it a session already holds is not read again."""
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.app.state.host.model}
-    events = await answer_stream.begin(request, await run_in_threadpool(body.ask, request))
+    events = await answer_stream.begin_answer(request, await run_in_threadpool(body.ask, request))
     if body.stream:
         return sse.Stream(request, _chunks(body, events, {**head, "object": "chat.completion.chunk"}))
     return JSONResponse({**head, "object": "chat.completion", **await _whole(body, events)})
 
 
 def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
-    """One turn for each message, read by itself: what a message means never depends on those behind it, so a history
-    that grew still begins with the turns that it had. Raises Refused."""
+    """Returns one turn for each message, read by itself: what a message means never depends on those behind it, so a
+    history that grew still begins with the turns that it had. Raises Refused.
+    """
     turns = pair_by_order(_turn(number, message) for number, message in enumerate(messages))
     for at, reason in find_orphans(turns)[:1]:
         raise Refused(f"messages[{at}] {reason}", f"messages[{at}]")
@@ -182,7 +183,7 @@ async def _whole(body: ChatRequest, events: AsyncGenerator[GenerateOutput]) -> d
                 choice = {"index": 0, "message": _message(event.turn), "finish_reason": event.reason}
                 return {
                     "choices": [{**choice, "logprobs": logprobs}],
-                    "usage": usage(event),
+                    "usage": usage_fields(event),
                     "holdfast": dict(event.extension),
                 }
     raise Failed("the answer broke off without an end")
@@ -201,7 +202,7 @@ def _message(turn: Turn) -> dict[str, Any]:
 async def _chunks(
     body: ChatRequest, events: AsyncGenerator[GenerateOutput], head: Mapping[str, Any]
 ) -> AsyncGenerator[bytes]:
-    """The answer as chunks; the last one has `holdfast` beside it."""
+    """Yields the answer as chunks; the last one has `holdfast` beside it."""
     unsaid = {"usage": None} if body.tells_usage else {}
 
     def chunk(delta: Mapping[str, Any], reason: str | None = None, **beside: Any) -> bytes:
@@ -224,7 +225,7 @@ async def _chunks(
                 extension = {"holdfast": dict(event.extension)}
                 yield chunk({}, event.reason, **({} if body.tells_usage else extension))
                 if body.tells_usage:
-                    yield sse.event({**head, "choices": [], "usage": usage(event), **extension})
+                    yield sse.event({**head, "choices": [], "usage": usage_fields(event), **extension})
                 yield sse.DONE
 
 

@@ -17,7 +17,7 @@ from holdfast.errors import Failed
 from holdfast.server.http import answer_stream, sse
 from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import AnswerEnd, GenerateOutput, GenerateRequest, Logprob, TextDelta
-from holdfast.server.wires.openai_common import Common, Usage, at_most, legacy_logprobs, usage
+from holdfast.server.wires.openai_common import Common, Usage, legacy_logprobs, limit_tokens, usage_fields
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 DEFAULT_TOKENS = 16  # OpenAI's own
@@ -34,14 +34,14 @@ class CompletionRequest(Common):
     suffix: str | None = Field(None, description="Not supported.")
 
     def ask(self, request: Request) -> GenerateRequest:
-        """The request as the host takes it. Raises Refused."""
+        """Returns the request as the host takes it. Raises Refused."""
         self.refuse(echo=bool(self.echo), best_of=self.best_of not in (None, 1), suffix=bool(self.suffix))
         return GenerateRequest(
             prompt=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
             key=request.state.key,
-            max_tokens=at_most(self.max_tokens or DEFAULT_TOKENS, request),
+            max_tokens=limit_tokens(self.max_tokens or DEFAULT_TOKENS, request),
             logprobs=self.logprobs,
-            **self.chosen(),
+            **self.sampling_fields(),
         )
 
 
@@ -55,14 +55,14 @@ class Continuation(BaseModel):
 
 
 class Completion(BaseModel):
-    """How the text goes on."""
+    """The continuation of a text."""
 
     id: str
     object: Literal["text_completion"]
     created: int
     model: str
     choices: list[Continuation]
-    usage: Usage
+    usage_fields: Usage
     holdfast: dict[str, Any]
 
 
@@ -73,14 +73,14 @@ _SPOKEN: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/completions", responses=_SPOKEN)
 async def completions(body: CompletionRequest, request: Request) -> Response:
-    """Go on with a text."""
+    """Continues a text."""
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": request.app.state.host.model,
     }
-    events = await answer_stream.begin(request, await run_in_threadpool(body.ask, request))
+    events = await answer_stream.begin_answer(request, await run_in_threadpool(body.ask, request))
     if body.stream:
         return sse.Stream(request, _chunks(body, events, head))
     return JSONResponse({**head, **await _whole(body, events)})
@@ -95,7 +95,7 @@ async def _whole(body: CompletionRequest, events: AsyncGenerator[GenerateOutput]
             elif isinstance(event, AnswerEnd):
                 logprobs = None if body.logprobs is None else legacy_logprobs(told, 0)
                 choice = {"index": 0, "text": event.turn.text, "finish_reason": event.reason, "logprobs": logprobs}
-                return {"choices": [choice], "usage": usage(event), "holdfast": dict(event.extension)}
+                return {"choices": [choice], "usage": usage_fields(event), "holdfast": dict(event.extension)}
     raise Failed("the answer broke off without an end")
 
 
@@ -120,5 +120,5 @@ async def _chunks(
                 extension = {"holdfast": dict(event.extension)}
                 yield chunk("", event.reason, **({} if body.tells_usage else extension))
                 if body.tells_usage:
-                    yield sse.event({**head, "choices": [], "usage": usage(event), **extension})
+                    yield sse.event({**head, "choices": [], "usage": usage_fields(event), **extension})
                 yield sse.DONE

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from holdfast.server.http import errors, sse
-from holdfast.server.http.answer_stream import begin
+from holdfast.server.http.answer_stream import begin_answer
 from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import (
     AnswerEnd,
@@ -30,7 +30,7 @@ from holdfast.server.protocol import (
     TextDelta,
     ToolCallDelta,
 )
-from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
+from holdfast.server.wires.openai_common import SMALLEST_SHARE, limit_tokens
 from holdfast.transcript.content import read_content
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import MalformedEntry
@@ -55,7 +55,7 @@ _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"
 
 
 class Prompt(BaseModel):
-    """What the model is to read."""
+    """The prompt that the model reads."""
 
     model: str
     """Any name: the server has one model, and says which in its answer."""
@@ -110,29 +110,29 @@ _SPOKEN: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/messages", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
-    """One answer to a history."""
-    events = await begin(request, await run_in_threadpool(ask_of, body, request))
+    """Answers a history."""
+    events = await begin_answer(request, await run_in_threadpool(to_generate_request, body, request))
     model, made = request.app.state.host.model, f"msg_{uuid4().hex[:24]}"
     if body.stream:
-        return sse.Stream(request, streamed(events, model, made))
+        return sse.Stream(request, stream_message(events, model, made))
     async with aclosing(events):
         said = [event async for event in events]
-    return JSONResponse(message(said, model, made))
+    return JSONResponse(whole_message(said, model, made))
 
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request, body: Prompt) -> dict[str, int]:
-    """Tokens of the prompt as the model reads it, without reading it."""
+    """Returns the tokens of the prompt as the model reads it, without reading it."""
 
     def count() -> int:
-        ask = GenerateRequest(turns_read(body), tools_read(body), request.state.key)
+        ask = GenerateRequest(read_turns(body), read_tools(body), request.state.key)
         return int(request.app.state.host.count(ask))
 
     return {"input_tokens": await run_in_threadpool(count)}
 
 
-def ask_of(body: Create, request: Request) -> GenerateRequest:
-    """The request in the host's terms. Raises Refused for what cannot be served as it is meant."""
+def to_generate_request(body: Create, request: Request) -> GenerateRequest:
+    """Returns the request in the host's terms. Raises Refused for what cannot be served as it is meant."""
     for name, why in _WHY.items():
         if getattr(body, name):
             raise Refused(f"{name} is not supported: {why}; leave it out", param=name)
@@ -142,10 +142,10 @@ def ask_of(body: Create, request: Request) -> GenerateRequest:
         raise Refused("the last message is the assistant's, and answers are not continued here; end with the user's")
     temperature = body.temperature or 0.0
     return GenerateRequest(
-        turns_read(body),
-        tools_read(body),
+        read_turns(body),
+        read_tools(body),
         request.state.key,
-        max_tokens=at_most(body.max_tokens, request),
+        max_tokens=limit_tokens(body.max_tokens, request),
         temperature=temperature,
         top_p=1.0 if body.top_p is None else max(body.top_p, SMALLEST_SHARE),
         seed=secrets.randbits(31) if temperature else 0,
@@ -153,8 +153,8 @@ def ask_of(body: Create, request: Request) -> GenerateRequest:
     )
 
 
-def turns_read(body: Prompt) -> tuple[Turn, ...]:
-    """System prompt and messages as turns. Raises Refused for what is malformed, or no text."""
+def read_turns(body: Prompt) -> tuple[Turn, ...]:
+    """Returns system prompt and messages as turns. Raises Refused for what is malformed, or no text."""
     turns: list[Turn] = []
     try:
         if body.system:
@@ -174,7 +174,7 @@ def turns_read(body: Prompt) -> tuple[Turn, ...]:
 
 
 def _check(content: object, where: str, known: Sequence[str]) -> None:
-    """Blocks that a model of text cannot read are refused by their name."""
+    """Refuses blocks that a model of text cannot read, by their name."""
     for number, block in enumerate(content if isinstance(content, list) else ()):
         type_ = block.get("type") if isinstance(block, dict) else None
         if type_ is None or type_ not in known:
@@ -184,8 +184,8 @@ def _check(content: object, where: str, known: Sequence[str]) -> None:
             _check(block.get("content"), f"{where}.{number}.content", ("text",))
 
 
-def tools_read(body: Prompt) -> tuple[Mapping[str, Any], ...]:
-    """The tools as OpenAI functions, none where the caller wants no call. Raises Refused."""
+def read_tools(body: Prompt) -> tuple[Mapping[str, Any], ...]:
+    """Returns the tools as OpenAI functions, none if the caller wants no call. Raises Refused."""
     choice = (body.tool_choice or {}).get("type", "auto")
     if choice not in ("auto", "none"):
         raise Refused(f"tool_choice {str(choice)[:40]!r} is not supported: no call can be forced; use auto or none")
@@ -203,11 +203,11 @@ def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {"type": "function", "function": {"name": name, **told, "parameters": schema}}
 
 
-def message(events: Iterable[GenerateOutput], model: str, made: str) -> dict[str, Any]:
-    """The whole answer."""
+def whole_message(events: Iterable[GenerateOutput], model: str, made: str) -> dict[str, Any]:
+    """Returns the whole answer."""
     said = list(events)
     (end,) = (event for event in said if isinstance(event, AnswerEnd))
-    blocks = [_filled(block, said) for block in ("thinking", "text")]
+    blocks = [_fill_block(block, said) for block in ("thinking", "text")]
     calls = [to_anthropic_call(event.call) for event in said if isinstance(event, ToolCallDelta)]
     return {
         **_head(model, made),
@@ -218,14 +218,14 @@ def message(events: Iterable[GenerateOutput], model: str, made: str) -> dict[str
     }
 
 
-def _filled(kind: str, events: Iterable[GenerateOutput]) -> dict[str, Any]:
+def _fill_block(kind: str, events: Iterable[GenerateOutput]) -> dict[str, Any]:
     wanted = ReasoningDelta if kind == "thinking" else TextDelta
     text = "".join(event.text for event in events if isinstance(event, wanted))
-    return {**_empty(kind), kind: text} if text else {}
+    return {**_empty_block(kind), kind: text} if text else {}
 
 
-def _empty(kind: str) -> dict[str, Any]:
-    """A block before anything is said in it. Thinking here bears no signature: nobody checks it."""
+def _empty_block(kind: str) -> dict[str, Any]:
+    """Returns a block before anything is said in it. Thinking here bears no signature: nobody checks it."""
     return {"type": kind, kind: ""} | ({"signature": ""} if kind == "thinking" else {})
 
 
@@ -247,16 +247,16 @@ def _usage(told: AnswerStart | AnswerEnd, output: int) -> dict[str, int]:
     }
 
 
-async def streamed(events: AsyncGenerator[GenerateOutput], model: str, made: str) -> AsyncGenerator[bytes]:
-    """The answer as the provider's events. Blocks are numbered in the order in which they open."""
+async def stream_message(events: AsyncGenerator[GenerateOutput], model: str, made: str) -> AsyncGenerator[bytes]:
+    """Yields the answer as the provider's events. Blocks are numbered in the order in which they open."""
     blocks = Blocks()
     async with aclosing(events):
         async for event in events:
-            for told in _told(event, blocks, {**_head(model, made), "content": []}):
+            for told in _wire_events(event, blocks, {**_head(model, made), "content": []}):
                 yield sse.event(told, told["type"])
 
 
-def _told(event: GenerateOutput, blocks: Blocks, head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _wire_events(event: GenerateOutput, blocks: Blocks, head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if isinstance(event, AnswerStart):
         stop = {"stop_reason": None, "stop_sequence": None}
         yield {"type": "message_start", "message": {**head, **stop, "usage": _usage(event, 0)}}
@@ -286,7 +286,7 @@ class Blocks:
         if self._open != kind:
             yield from self._close()
             self._open = kind
-            yield self._event("content_block_start", content_block=_empty(kind))
+            yield self._event("content_block_start", content_block=_empty_block(kind))
         yield self._event("content_block_delta", delta={"type": f"{kind}_delta", kind: text})
 
     def end(self) -> Iterator[dict[str, Any]]:

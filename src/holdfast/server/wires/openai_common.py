@@ -1,4 +1,4 @@
-"""What OpenAI's two text endpoints share: the fields that say how to answer, and how an answer is accounted for."""
+"""The fields that OpenAI's two text endpoints share: how to answer, and how an answer is accounted for."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class StreamOptions(BaseModel):
-    """How an answer is streamed."""
+    """The options of a streamed answer."""
 
     include_usage: bool | None = Field(None, description="Tell the usage in a chunk of its own at the end.")
 
 
 class Common(BaseModel):
-    """How to answer. Fields that are not known are ignored; those that cannot be honoured are refused by name."""
+    """The settings of an answer. Unknown fields are ignored; those that cannot be honoured are refused by name."""
 
     model: str | None = Field(None, description="Any name: the model that the server was started with answers.")
     temperature: float | None = Field(None, ge=0, le=2, description="Default 0: the likeliest token each time.")
@@ -40,8 +40,8 @@ class Common(BaseModel):
     presence_penalty: float | None = Field(None, description="0 and nothing else.")
     logit_bias: dict[str, Any] | None = Field(None, description="Empty and nothing else.")
 
-    def chosen(self) -> dict[str, Any]:
-        """The sampling of an Ask. Raises Refused for what cannot be done."""
+    def sampling_fields(self) -> dict[str, Any]:
+        """Returns the sampling fields of a GenerateRequest. Raises Refused for what cannot be done."""
         self.refuse(n=self.n not in (None, 1), logit_bias=bool(self.logit_bias))
         self.refuse(frequency_penalty=bool(self.frequency_penalty), presence_penalty=bool(self.presence_penalty))
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -52,7 +52,7 @@ class Common(BaseModel):
         return {"temperature": temperature, "top_p": top_p, "seed": seed, "stop": stop}
 
     def refuse(self, **wrong: bool) -> None:
-        """Raise Refused for the first field that asks for what there is not."""
+        """Raises Refused for the first field that asks for something unsupported."""
         for name, is_wrong in wrong.items():
             if is_wrong:
                 told = repr(getattr(self, name))[:80]
@@ -64,8 +64,8 @@ class Common(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-def at_most(limit: int | None, request: Request) -> int | None:
-    """The limit of an answer within the server's; None leaves it to the host."""
+def limit_tokens(limit: int | None, request: Request) -> int | None:
+    """Returns the limit of an answer within the server's; None leaves it to the host."""
     return None if limit is None else min(limit, request.app.state.settings.max_tokens)
 
 
@@ -84,8 +84,8 @@ class Usage(BaseModel):
     prompt_tokens_details: Details
 
 
-def usage(done: AnswerEnd) -> dict[str, Any]:
-    """`Usage` of an answer."""
+def usage_fields(done: AnswerEnd) -> dict[str, Any]:
+    """Returns the `Usage` of an answer."""
     return {
         "prompt_tokens": done.prompt_tokens,
         "completion_tokens": done.completion_tokens,
@@ -97,13 +97,16 @@ def usage(done: AnswerEnd) -> dict[str, Any]:
 def chat_logprobs(told: Iterable[Logprob]) -> dict[str, Any]:
     """Log-probabilities as chat completions tell them."""
     content = [
-        {**_named(one.token, one.logprob), "top_logprobs": [_named(token, value) for token, value in one.top]}
+        {
+            **_token_logprob(one.token, one.logprob),
+            "top_logprobs": [_token_logprob(token, value) for token, value in one.top],
+        }
         for one in told
     ]
     return {"content": content, "refusal": None}
 
 
-def _named(token: str, value: float) -> dict[str, Any]:
+def _token_logprob(token: str, value: float) -> dict[str, Any]:
     return {"token": token, "logprob": max(value, WORST), "bytes": list(token.encode())}
 
 

@@ -22,8 +22,8 @@ _CODES = {429: "rate_limit_exceeded"}
 EventData = dict[str, Any]
 
 
-def made(prefix: str) -> str:
-    """An id that nothing else has."""
+def new_id(prefix: str) -> str:
+    """Returns an id that nothing else has."""
     return f"{prefix}_{uuid4().hex}"
 
 
@@ -69,7 +69,7 @@ class Answer:
     def _begin(self, kind: Kind) -> Iterator[EventData]:
         self._open, self._text = kind, ""
         beside: EventData = {"summary": []} if kind == "reasoning" else {"role": "assistant"}
-        item_id = made("rs" if kind == "reasoning" else "msg")
+        item_id = new_id("rs" if kind == "reasoning" else "msg")
         self._item = {"type": kind, "id": item_id, **beside, "content": [], "status": "in_progress"}
         yield self._of_item("response.output_item.added", item=self._item)
         yield self._of_part("response.content_part.added", part=_PARTS[kind])
@@ -81,7 +81,7 @@ class Answer:
         beside: EventData = {"logprobs": []} if self._open == "message" else {}
         yield self._of_part(f"response.{part['type']}.done", text=self._text, **beside)
         yield self._of_part("response.content_part.done", part=part)
-        yield from self._done({**self._item, "content": [part], "status": status})
+        yield from self._finish_item({**self._item, "content": [part], "status": status})
         self._open = None
 
     def _end(self, end: AnswerEnd) -> Iterator[EventData]:
@@ -93,21 +93,21 @@ class Answer:
         self.response |= {
             "status": status,
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "usage": usage(end.prompt_tokens, end.cached_tokens, end.completion_tokens),
+            "usage": usage_fields(end.prompt_tokens, end.cached_tokens, end.completion_tokens),
             "holdfast": dict(end.extension),
         }
         yield self._event(f"response.{status}", response=self.response)
 
     def _call(self, call: ToolCall) -> Iterator[EventData]:
-        item = {"type": "function_call", "id": made("fc"), "call_id": call.id, "name": call.name, "arguments": ""}
+        item = {"type": "function_call", "id": new_id("fc"), "call_id": call.id, "name": call.name, "arguments": ""}
         yield self._of_item("response.output_item.added", item={**item, "status": "in_progress"})
         place = {"item_id": item["id"]}
         yield self._of_item("response.function_call_arguments.delta", **place, delta=call.arguments)
         whole = {"name": call.name, "arguments": call.arguments}
         yield self._of_item("response.function_call_arguments.done", **place, **whole)
-        yield from self._done({**item, "arguments": call.arguments, "status": "completed"})
+        yield from self._finish_item({**item, "arguments": call.arguments, "status": "completed"})
 
-    def _done(self, item: dict[str, Any]) -> Iterator[EventData]:
+    def _finish_item(self, item: dict[str, Any]) -> Iterator[EventData]:
         yield self._of_item("response.output_item.done", item=item)
         self.response["output"] = [*self.response["output"], item]
 
@@ -122,8 +122,8 @@ class Answer:
         return {"type": type_, "sequence_number": self._sequence - 1, **fields}
 
 
-def usage(prompt: int, cached: int, completion: int) -> dict[str, Any]:
-    """Tokens as this wire tells them; those of reasoning are among the others."""
+def usage_fields(prompt: int, cached: int, completion: int) -> dict[str, Any]:
+    """Returns tokens in this wire's fields; those of reasoning are among the others."""
     return {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},

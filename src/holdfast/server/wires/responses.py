@@ -22,12 +22,12 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from holdfast.server.http import errors, sse
-from holdfast.server.http.answer_stream import begin
+from holdfast.server.http.answer_stream import begin_answer
 from holdfast.server.http.errors import TimedOut
 from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateOutput, GenerateRequest, Host
-from holdfast.server.wires.openai_common import SMALLEST_SHARE, at_most
-from holdfast.server.wires.response_items import Answer, made, usage
+from holdfast.server.wires.openai_common import SMALLEST_SHARE, limit_tokens
+from holdfast.server.wires.response_items import Answer, new_id, usage_fields
 from holdfast.server.wires.response_store import Preamble, ResponseStore
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, MalformedEntry
@@ -72,8 +72,8 @@ class Create(Input):
     top_logprobs: int | None = Field(None, description="Not supported.")
 
 
-class Answered(BaseModel):
-    """A response, beside what it repeats of its request."""
+class ResponseBody(BaseModel):
+    """A response, with what it repeats of its request."""
 
     id: str
     object: Literal["response"]
@@ -81,30 +81,30 @@ class Answered(BaseModel):
     status: Literal["completed", "incomplete"]
     model: str
     output: list[dict[str, Any]]
-    usage: dict[str, Any]
+    usage_fields: dict[str, Any]
     holdfast: dict[str, Any] = Field(description="The session: slots, bytes, compactions, evidence.")
 
 
-class Compacted(BaseModel):
+class CompactionBody(BaseModel):
     """A compaction."""
 
     id: str
     object: Literal["response.compaction"]
     created_at: int
     output: list[dict[str, Any]] = Field(description="One item, which stands for the whole history.")
-    usage: dict[str, Any]
+    usage_fields: dict[str, Any]
     holdfast: dict[str, Any] = Field(description="The session as it is now.")
 
 
 _SPOKEN: dict[int | str, dict[str, Any]] = {
-    200: {"model": Answered, "description": "A response; with `stream`, events.", "content": {sse.TYPE: {}}}
+    200: {"model": ResponseBody, "description": "A response; with `stream`, events.", "content": {sse.TYPE: {}}}
 }
-_COMPACTED: dict[int | str, dict[str, Any]] = {200: {"model": Compacted}}
+_COMPACTED: dict[int | str, dict[str, Any]] = {200: {"model": CompactionBody}}
 
 
 @dataclass(frozen=True)
 class History:
-    """What a request is about: the turns that were kept, and those that it adds."""
+    """The history of a request: the turns that were kept, and those that it adds."""
 
     before: tuple[Turn, ...]
     added: tuple[Turn, ...]
@@ -114,16 +114,16 @@ class History:
         return (*self.before, *self.added)
 
     def ask(self, key: str, around: Preamble, **how: Any) -> GenerateRequest:
-        """To go on from here."""
+        """Returns the request to go on from here."""
         head = (Turn(Role.SYSTEM, around.instructions),) if around.instructions else ()
         return GenerateRequest((*head, *self.turns), around.tools, key, **how)
 
 
 @router.post("/v1/responses", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
-    """One answer to a history."""
+    """Answers a history."""
     history, around, ask = await run_in_threadpool(_read_request, body, request)
-    events = await begin(request, ask)
+    events = await begin_answer(request, ask)
     answer = Answer(_head(body, request.app.state.host.model))
 
     def remember(turn: Turn) -> None:
@@ -132,9 +132,9 @@ async def create(request: Request, body: Create) -> Response:
         if body.store is not False:
             memory.keep(key, answer.response["id"], history.before, (*history.added, turn))
 
-    told = _told(events, answer, remember)
+    told = _wire_events(events, answer, remember)
     if body.stream:
-        return sse.Stream(request, _streamed(told, answer))
+        return sse.Stream(request, _stream_events(told, answer))
     async with aclosing(told):
         async for _ in told:
             pass
@@ -143,28 +143,28 @@ async def create(request: Request, body: Create) -> Response:
 
 @router.post("/v1/responses/compact", responses=_COMPACTED)
 async def compact(request: Request, body: Input) -> Response:
-    """Compact the session of a history now. The item that comes back stands for all of it."""
+    """Compacts the session of a history now. The item that comes back stands for all of it."""
     state, key = request.app.state, request.state.key
     memory: ResponseStore = state.responses
     history, ask = await run_in_threadpool(_read_compact, body, request)
-    work = asyncio.get_running_loop().run_in_executor(state.pool, _compacted, state.host, ask)
+    work = asyncio.get_running_loop().run_in_executor(state.pool, _compact_session, state.host, ask)
     try:
         async with asyncio.timeout(state.settings.seconds):
             started, row = await work
     except TimeoutError:
         raise TimedOut(f"the compaction took longer than {state.settings.seconds:g} seconds") from None
     token = f"holdfast.{started.session}.{len(history.turns)}.{secrets.token_urlsafe(12)}"
-    response_id = made("resp")
+    response_id = new_id("resp")
     for name in (token, response_id):
         memory.keep(key, name, history.before, history.added)
-    item = {"type": _COMPACTION, "id": made("cmp"), "encrypted_content": token}
+    item = {"type": _COMPACTION, "id": new_id("cmp"), "encrypted_content": token}
     return JSONResponse(
         {
             "id": response_id,
             "object": "response.compaction",
             "created_at": int(time.time()),
             "output": [item],
-            "usage": usage(started.prompt_tokens, started.cached_tokens, 0),
+            "usage": usage_fields(started.prompt_tokens, started.cached_tokens, 0),
             "holdfast": dict(row),
         }
     )
@@ -184,8 +184,8 @@ def _read_compact(body: Input, request: Request) -> tuple[History, GenerateReque
     return history, history.ask(key, around, max_tokens=1)
 
 
-def _compacted(host: Host, ask: GenerateRequest) -> tuple[AnswerStart, Mapping[str, Any]]:
-    """Find or read the session of a history, and compact it."""
+def _compact_session(host: Host, ask: GenerateRequest) -> tuple[AnswerStart, Mapping[str, Any]]:
+    """Finds or reads the session of a history, and compacts it."""
     events = host.complete(ask)
     try:
         started = next(event for event in events if isinstance(event, AnswerStart))
@@ -194,10 +194,10 @@ def _compacted(host: Host, ask: GenerateRequest) -> tuple[AnswerStart, Mapping[s
     return started, host.compact(started.session, ask.key, {})
 
 
-async def _told(
+async def _wire_events(
     events: AsyncGenerator[GenerateOutput], answer: Answer, remember: Callable[[Turn], None]
 ) -> AsyncGenerator[dict[str, Any]]:
-    """The events of this wire. What was answered is remembered before the client knows of its end."""
+    """Yields the events of this wire. What was answered is remembered before the client knows of its end."""
     async with aclosing(events):
         async for event in events:
             if isinstance(event, AnswerEnd):
@@ -206,7 +206,7 @@ async def _told(
                 yield one
 
 
-async def _streamed(told: AsyncGenerator[dict[str, Any]], answer: Answer) -> AsyncGenerator[bytes]:
+async def _stream_events(told: AsyncGenerator[dict[str, Any]], answer: Answer) -> AsyncGenerator[bytes]:
     try:
         async with aclosing(told):
             async for one in told:
@@ -220,9 +220,9 @@ async def _streamed(told: AsyncGenerator[dict[str, Any]], answer: Answer) -> Asy
 
 
 def _head(body: Create, model: str) -> dict[str, Any]:
-    """What a response says of its request."""
+    """Returns the fields in which a response repeats its request."""
     return {
-        "id": made("resp"),
+        "id": new_id("resp"),
         "object": "response",
         "created_at": int(time.time()),
         "error": None,
@@ -245,7 +245,7 @@ def _head(body: Create, model: str) -> dict[str, Any]:
 
 
 def _sampling(body: Create, request: Request) -> dict[str, Any]:
-    """How to answer. Raises Refused for what cannot be done."""
+    """Returns the sampling fields. Raises Refused for what cannot be done."""
     form = (body.text or {}).get("format")
     wrong = {
         "text": form is not None and form != {"type": "text"},
@@ -261,7 +261,7 @@ def _sampling(body: Create, request: Request) -> dict[str, Any]:
             raise Refused(f"{name} {told} is not supported here; leave it out", name, code="unsupported_parameter")
     temperature = body.temperature or 0.0
     return {
-        "max_tokens": at_most(body.max_output_tokens, request),
+        "max_tokens": limit_tokens(body.max_output_tokens, request),
         "temperature": temperature,
         "top_p": 1.0 if body.top_p is None else max(body.top_p, SMALLEST_SHARE),
         "seed": secrets.randbits(31) if temperature else 0,
@@ -269,7 +269,7 @@ def _sampling(body: Create, request: Request) -> dict[str, Any]:
 
 
 def _tools(body: Create) -> tuple[Mapping[str, Any], ...]:
-    """The tools as chat completions have them, none where the caller wants no call. Raises Refused."""
+    """Returns the tools as chat completions have them, none if the caller wants no call. Raises Refused."""
     functions = tuple(_function(tool, f"tools[{number}]") for number, tool in enumerate(body.tools or ()))
     return () if body.tool_choice == "none" else functions
 
@@ -291,18 +291,18 @@ def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def _history(body: Input, request: Request) -> History:
-    """The history of a request. Raises Refused."""
+    """Returns the history of a request. Raises Refused."""
     memory, key = request.app.state.responses, request.state.key
     before: tuple[Turn, ...] = ()
     if body.previous_response_id is not None:
-        before = _kept(memory, key, body.previous_response_id, "previous_response_id")
+        before = _stored_turns(memory, key, body.previous_response_id, "previous_response_id")
     sent = body.input or []
     if isinstance(sent, str):
         added: tuple[Turn, ...] = (Turn(Role.USER, sent),)
     else:
         start = next((at + 1 for at in reversed(range(len(sent))) if sent[at].get("type") == _COMPACTION), 0)
         if start:
-            before = _kept(memory, key, sent[start - 1].get("encrypted_content"), f"input[{start - 1}]")
+            before = _stored_turns(memory, key, sent[start - 1].get("encrypted_content"), f"input[{start - 1}]")
         added = _turns(sent, start)
     history = History(before, added)
     if not history.turns:
@@ -313,7 +313,7 @@ def _history(body: Input, request: Request) -> History:
     return history
 
 
-def _kept(memory: ResponseStore, key: str, name: object, where: str) -> tuple[Turn, ...]:
+def _stored_turns(memory: ResponseStore, key: str, name: object, where: str) -> tuple[Turn, ...]:
     turns = memory.find(key, name) if isinstance(name, str) else None
     if turns is None:
         told = f"{where} {str(name)[:80]!r} names nothing that is kept here (any more); send the history itself"
@@ -322,7 +322,7 @@ def _kept(memory: ResponseStore, key: str, name: object, where: str) -> tuple[Tu
 
 
 def _turns(sent: Sequence[Mapping[str, Any]], start: int) -> tuple[Turn, ...]:
-    """Items from `start` on as turns. Raises Refused for what is malformed, or no text."""
+    """Returns the items from `start` on as turns. Raises Refused for what is malformed, or no text."""
     items: list[Item] = []
     for number in range(start, len(sent)):
         item, where = sent[number], f"input[{number}]"
@@ -342,7 +342,7 @@ def _turns(sent: Sequence[Mapping[str, Any]], start: int) -> tuple[Turn, ...]:
 
 
 def _check(content: object, where: str, known: Sequence[str]) -> None:
-    """Parts that a model of text cannot read are refused by their name."""
+    """Refuses parts that a model of text cannot read, by their name."""
     for number, part in enumerate(content if isinstance(content, list) else ()):
         type_ = part.get("type") if isinstance(part, dict) else None
         if type_ not in known:

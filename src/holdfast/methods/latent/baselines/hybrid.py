@@ -17,7 +17,7 @@ from torch import Tensor
 
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
-from holdfast.context.surgery import keep
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
@@ -117,7 +117,7 @@ class Hybrid:
         elif rest.slots:
             before = second.compress(study.second, rest, progress)
         masks = [chosen.get(layer) for layer in range(len(states.keys))]
-        return (*before, keep(states, masks, study.span.origins, scores))
+        return (*before, keep_pairs(states, masks, study.span.origins, scores))
 
     def _slots(self, budget: Budget, second: LatentMethod, study: Study) -> int:
         """Returns the slots of a head that both methods share, fewer if each has to carry a bias."""

@@ -27,7 +27,7 @@ from torch import Tensor
 from holdfast.blocks.render import question_ids
 from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, SoftSegment, StateSegment
-from holdfast.context.surgery import keep
+from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
@@ -150,7 +150,7 @@ class VirtualTokens:
         chosen = torch.zeros(T, dtype=torch.bool, device=score.device)
         chosen[score.topk(count).indices] = True
         masks = [_last(chosen, k.shape[1]).expand(k.shape[0], -1) for k in study.states.keys]
-        return keep(study.states, masks, study.span.origins), (~chosen).nonzero()[:, 0]
+        return keep_pairs(study.states, masks, study.span.origins), (~chosen).nonzero()[:, 0]
 
     def _positions(self, of: Tensor, slots: int) -> Tensor:
         if self.positions == "consecutive":
