@@ -257,7 +257,7 @@ def test_a_reader_that_leaves_ends_the_answer(
     host.replies = [Reply(pieces=("word ",) * 1000, go=go)]
     with client.messages.stream(model="any", max_tokens=5000, messages=HELLO) as stream:
         next(iter(stream.text_stream))
-    until(lambda: '"499"' in http.get("/metrics").text)
+    until(lambda: '"499"' in http.get("/metrics", headers={"x-api-key": client.api_key or ""}).text)
     go.set()
     assert host.idle.wait(PATIENCE)
     assert host.said < 3

@@ -271,7 +271,7 @@ def test_a_reader_that_leaves_ends_the_answer(http: httpx.Client, client: openai
     host.replies = [Reply(pieces=("word ",) * 1000, go=go)]
     with client.responses.create(model="any", input="Go", stream=True) as stream:
         next(iter(stream))
-    until(lambda: '"499"' in http.get("/metrics").text)
+    until(lambda: '"499"' in http.get("/metrics", headers={"x-api-key": client.api_key or ""}).text)
     go.set()
     assert host.idle.wait(PATIENCE)
     assert host.said < 3
