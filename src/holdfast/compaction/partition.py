@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 
@@ -45,7 +45,7 @@ def stays(block: Block, turn: Turn, policy: Policy) -> bool:
     return block.kind in policy.pin and (block.kind is not Kind.USER or find_speaker(turn) is Role.USER)
 
 
-def ratio_for(cut: list[Part], slots: int, by_turn: bool = False) -> float:
+def ratio_for(cut: Sequence[Part], slots: int, by_turn: bool = False) -> float:
     """The ratio at which a context takes `slots` in all. Raises BadOption where what is pinned leaves too few.
 
     A span takes one slot at least, so spans shorter than the ratio take more than their share.
