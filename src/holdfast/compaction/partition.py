@@ -69,7 +69,7 @@ def ratio_for(cut: Sequence[Part], slots: int, by_turn: bool = False) -> float:
     return ratio
 
 
-def _describe_pinned(cut: list[Part]) -> str:
+def _describe_pinned(cut: Sequence[Part]) -> str:
     """Returns the tokens that stay verbatim by kind of block, the largest first."""
     sizes: Counter[str] = Counter()
     for part in cut:
