@@ -17,7 +17,7 @@ from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext, BadInput, BadOption, Conflict, Missing, TooLarge, UnsupportedModel
-from holdfast.session.events import referenced_objects
+from holdfast.session.events import find_referenced_objects
 from holdfast.session.session import Session
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, Transcript, Turn
@@ -264,13 +264,13 @@ def test_objects_of_compactions_that_were_taken_back_are_not_needed(tmp_path: An
     session = grown(store=store, name="work")
     session.compact()
     session.undo()
-    assert referenced_objects(store.events("work")) == set()
+    assert find_referenced_objects(store.events("work")) == set()
     session.compact()
     session.rewind(2)
-    assert referenced_objects(store.events("work")) == set()
+    assert find_referenced_objects(store.events("work")) == set()
     session.append(TURNS[2:])
     session.compact()
-    assert len(referenced_objects(store.events("work"))) == 2
+    assert len(find_referenced_objects(store.events("work"))) == 2
     assert Session.resume("work", engine(), Store(tmp_path), PLAN).compactions == 1
 
 
@@ -405,7 +405,7 @@ def test_only_the_newest_save_and_the_compactions_are_needed(tmp_path: Any) -> N
     for text in ("And now?", "And then?"):
         session.append((Turn(Role.USER, text),))
         session.save()
-    needed = referenced_objects(store.events("work"))
+    needed = find_referenced_objects(store.events("work"))
     assert len(needed) == 4
     assert store.collect(needed) > 0
     again = Session.resume("work", engine(), Store(tmp_path), PLAN)

@@ -34,10 +34,10 @@ def calibrate(
     limit: int = 8,
     progress: Progress = quiet,
 ) -> dict[int, list[float]]:
-    """Per full-attention layer, each head's share of all pairs; they sum to 1.
+    """Returns per full-attention layer each head's share of all pairs; they sum to 1.
 
     Reads at most `limit` windows of `window` tokens, taken from the sessions in turn. Raises BadOption for a method
-    that has no scores, and BadInput where no session fills a window.
+    that has no scores, and BadInput if no session fills a window.
     """
     window = min(window, engine.model.max_tokens - ROOM)
     if window < 64 or limit < 1:
@@ -61,7 +61,7 @@ def calibrate(
 
 
 def _spans(transcripts: Sequence[Transcript], engine: LocalEngine, window: int, limit: int) -> list[Span]:
-    """Windows of the sessions, the first of each before the second of any."""
+    """Returns windows of the sessions, the first of each before the second of any."""
     pieces = []
     for number, transcript in enumerate(transcripts):
         ids = render(transcript, engine.model.tokenizer).ids

@@ -28,24 +28,24 @@ ROOM = 256  # tokens kept free behind a session for a question and its answer
 
 
 def load(name: str = DEFAULT, *, dtype: str = "float32", device: str = "cpu") -> LocalEngine:
-    """An engine for a bundled model, a local folder or a Hugging Face id."""
+    """Returns an engine for a bundled model, a local folder or a Hugging Face id."""
     return LocalEngine(load_model(name, dtype=dtype, device=device))
 
 
 def save(context: CompactContext, path: str | Path, engine: LocalEngine) -> Path | str:
-    """Write a context to one file, or to any URL of fsspec."""
+    """Writes a context to one file, or to any URL of fsspec."""
     return holdfast_file.save(context, path, engine.model)
 
 
 def restore(path: str | Path, engine: LocalEngine) -> CompactContext:
-    """Read a context that was made with the same model. Raises BadContext for any other file."""
+    """Reads a context that was made with the same model. Raises BadContext for any other file."""
     return holdfast_file.load(path, engine.model)
 
 
 def compact(
     transcript: Transcript, engine: LocalEngine, plan: Plan | None = None, progress: Progress = quiet
 ) -> CompactContext:
-    """Compact a session for the engine's model.
+    """Compacts a session for the engine's model.
 
     Raises BadInput for a session that cannot be rendered or is too long for the model, and BadOption for a plan that
     makes no sense.
@@ -65,7 +65,7 @@ def compact(
 
 
 def session_digest(rendered: RenderedSession) -> str:
-    """What tells whether a session is the one that a context was made from."""
+    """Returns a digest that tells whether a session is the one that a context was made from."""
     return hashlib.sha256(",".join(map(str, rendered.ids)).encode()).hexdigest()[:16]
 
 
@@ -76,9 +76,9 @@ def ask(
     limit: int = 128,
     sampling: Sampling | None = None,
 ) -> Iterator[str]:
-    """Answer a question over a context, piece by piece; the context is not changed.
+    """Answers a question over a context, piece by piece; the context is not changed.
 
-    Raises BadInput when question and answer would go beyond what the model reads, BadOption for an answer of no token.
+    Raises BadInput if question and answer would go beyond what the model reads, BadOption for an answer of no token.
     """
     if limit < 1:
         raise BadOption(f"an answer needs a limit of at least 1 token, got {limit}")

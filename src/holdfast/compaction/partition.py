@@ -31,22 +31,24 @@ class Part:
 
 
 def parts(transcript: Transcript, rendered: RenderedSession, policy: Policy) -> list[Part]:
-    """Cut a rendered session into runs of blocks that stay and runs that are compacted."""
+    """Cuts a rendered session into runs of blocks that stay and runs that are compacted."""
     units = exchanges(transcript)
     newest = units[-min(policy.keep_recent, len(units)) :] if policy.keep_recent else ()
     recent = newest[0][0] if newest else len(transcript.turns)
-    blocks = windowed(rendered.blocks, [start for start, _ in units], policy)
+    blocks = apply_window(rendered.blocks, [start for start, _ in units], policy)
     turns = transcript.turns
     return list(runs(blocks, [stays(b, turns[b.origin.turn], policy) or b.origin.turn >= recent for b in blocks]))
 
 
 def stays(block: Block, turn: Turn, policy: Policy) -> bool:
-    """Whether the policy keeps a block of this turn verbatim. What a tool says in a user's message is the tool's."""
+    """Returns True if the policy keeps a block of this turn verbatim. A tool's text in a user's
+    message is the tool's.
+    """
     return block.kind in policy.pin and (block.kind is not Kind.USER or find_speaker(turn) is Role.USER)
 
 
 def ratio_for(cut: Sequence[Part], slots: int, by_turn: bool = False) -> float:
-    """The ratio at which a context takes `slots` in all. Raises BadOption where what is pinned leaves too few.
+    """Returns the ratio at which a context takes `slots` in all. Raises BadOption if what is pinned leaves too few.
 
     A span takes one slot at least, so spans shorter than the ratio take more than their share.
     """
@@ -79,8 +81,8 @@ def _describe_pinned(cut: Sequence[Part]) -> str:
     return ", ".join(f"{kind} {tokens:,}" for kind, tokens in sizes.most_common())
 
 
-def windowed(blocks: tuple[Block, ...], starts: list[int], policy: Policy) -> tuple[Block, ...]:
-    """The pinned head and the newest whole exchanges (which begin at turns `starts`) within the window."""
+def apply_window(blocks: tuple[Block, ...], starts: list[int], policy: Policy) -> tuple[Block, ...]:
+    """Returns the pinned head and the newest whole exchanges (which begin at turns `starts`) within the window."""
     if policy.window is None or sum(map(len, blocks)) <= policy.window:
         return blocks
     head = tuple(takewhile(lambda b: b.kind in (Kind.SYSTEM, Kind.TASK), blocks))
@@ -99,7 +101,7 @@ def windowed(blocks: tuple[Block, ...], starts: list[int], policy: Policy) -> tu
 
 
 def runs(blocks: tuple[Block, ...], stay: list[bool]) -> Iterator[Part]:
-    """Neighbouring blocks of the same fate, with the position of their first token."""
+    """Yields neighbouring blocks of the same fate, with the position of their first token."""
     at = 0
     for fate, group in groupby(zip(blocks, stay, strict=True), key=lambda pair: pair[1]):
         part = Part(tuple(block for block, _ in group), at, not fate)
@@ -108,7 +110,7 @@ def runs(blocks: tuple[Block, ...], stay: list[bool]) -> Iterator[Part]:
 
 
 def spans(part: Part, by_turn: bool) -> Iterator[Span]:
-    """The spans of a part that are compressed one after another; none where it stays verbatim."""
+    """Yields the spans of a part that are compressed one after another; none if it stays verbatim."""
     if not part.compact:
         return
     at = part.start

@@ -11,12 +11,12 @@ from holdfast.gate.latent.gate import Gate
 
 @dataclass(frozen=True)
 class Policy:
-    """What stays verbatim. Everything else may be compacted."""
+    """The policy of what stays verbatim; everything else may be compacted."""
 
     pin: tuple[Kind, ...] = (Kind.SYSTEM, Kind.TASK, Kind.USER)
     """Kinds of block that are never compacted."""
     keep_recent: int = 1
-    """How many of the newest exchanges (an assistant turn with its tool results, or a user turn) stay."""
+    """The number of newest exchanges (an assistant turn with its tool results, or a user turn) that stay."""
     window: int | None = None
     """Leave out what is older than the newest so many tokens, except the system prompt and the task."""
 
@@ -29,7 +29,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a session is compacted."""
+    """The plan of a latent compaction: method, ratio, policy and gate."""
 
     latent: str = "informed"
     """Method and options: `name` or `name:key=value,…`."""

@@ -1,4 +1,4 @@
-"""What may happen to a context after it was made: it is tightened, or joined with others. No session is read again."""
+"""Changes contexts after they were made: one is tightened, or several are joined. No session is read again."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def recompact(
     allocation: str = "",
     apart: bool = False,
 ) -> CompactContext:
-    """The same context in fewer slots, chosen by what each was worth when it was kept; nothing is read again.
+    """Returns the same context in fewer slots, chosen by what each was worth when it was kept; nothing is read again.
 
     Give either `ratio` (tokens per slot of everything compacted) or `slots` (per full-attention head, on average).
     `allocation` is how the method spread its budget unless it is given; `apart` keeps every segment's share of the
     slots instead of letting segments compete.
 
-    Raises BadOption for more slots than are held, BadInput where the slots have no scores, and BadContext for another
+    Raises BadOption for more slots than are held, BadInput if the slots have no scores, and BadContext for another
     model's context.
     """
     if (ratio is None) == (slots is None):
@@ -52,8 +52,8 @@ def recompact(
     _check_model(context, engine.model)
     began = time.perf_counter()
     held = sum(len(cell.scores) for cell in find_cells(context.segments))
-    pairs, asked = _pairs(context, engine.model, ratio, slots, held)
-    kind = allocation or _allocation(context.recipe)
+    pairs, asked = _budget_pairs(context, engine.model, ratio, slots, held)
+    kind = allocation or _find_allocation(context.recipe)
     segments = tuple(tighten(context.segments, pairs, kind, apart=apart))
     after = replace(context, segments=segments)
     made = {**asked, "allocation": kind, "apart": apart}
@@ -63,7 +63,7 @@ def recompact(
 
 
 def join(contexts: Sequence[CompactContext], engine: LocalEngine, *, drop_head: bool = False) -> CompactContext:
-    """`compose` for this model, with its sizes. Raises BadInput where the whole is longer than the model reads."""
+    """Joins contexts for this model, with their sizes. Raises BadInput if the whole is longer than the model reads."""
     made = compose(contexts, drop_head=drop_head)
     _check_model(made, engine.model)
     most = engine.model.max_tokens - ROOM
@@ -76,14 +76,14 @@ def join(contexts: Sequence[CompactContext], engine: LocalEngine, *, drop_head: 
 
 
 def add_sizes(composed: CompactContext, model: Model) -> CompactContext:
-    """A composed context with its own sizes in the evidence, beside those of its parts."""
+    """Returns a composed context with its own sizes in the evidence, beside those of its parts."""
     seconds = sum(float(part.get("seconds_compact", 0)) for part in composed.evidence["parts"])
-    own = {**sizes(composed, model), "seconds_compact": round(seconds, 3)}
+    own = {**count_sizes(composed, model), "seconds_compact": round(seconds, 3)}
     return replace(composed, evidence={**own, **composed.evidence})
 
 
-def sizes(context: CompactContext, model: Model) -> dict[str, int]:
-    """What `session.compact` reports of a context, counted on the context itself."""
+def count_sizes(context: CompactContext, model: Model) -> dict[str, int]:
+    """Returns the sizes that a compaction reports, counted on the context itself."""
     held = tuple(cast_to_model(s, model) if isinstance(s, StateSegment) else s for s in context.segments)
     return {
         "tokens": context.next_position,
@@ -93,10 +93,10 @@ def sizes(context: CompactContext, model: Model) -> dict[str, int]:
     }
 
 
-def _pairs(
+def _budget_pairs(
     context: CompactContext, model: Model, ratio: float | None, slots: int | None, held: int
 ) -> tuple[int, dict[str, float]]:
-    """KV pairs of the full-attention layers to keep, and what was asked for as the recipe says it."""
+    """Returns the KV pairs of the full-attention layers to keep, and the request in the recipe's words."""
     heads = len(model.family.full) * model.family.kv_heads
     tokens = count_source_tokens([s for s in context.segments if isinstance(s, StateSegment)])
     if ratio is None:
@@ -117,11 +117,11 @@ def _pairs(
     return budget.pairs(heads), {"slots": budget.slots} if ratio is None else {"ratio": ratio}
 
 
-def _allocation(recipe: Mapping[str, Any]) -> str:
-    """How the methods that made a context spread their budgets; one threshold where they did not agree."""
+def _find_allocation(recipe: Mapping[str, Any]) -> str:
+    """Returns how the methods that made a context spread their budgets; one threshold if they did not agree."""
     parts = recipe.get("parts")
     if parts is not None:
-        kinds = {_allocation(part["recipe"]) for part in parts}
+        kinds = {_find_allocation(part["recipe"]) for part in parts}
         return kinds.pop() if len(kinds) == 1 else "global"
     try:
         method = build(str(recipe.get("latent", "")))
@@ -138,7 +138,7 @@ def _after_round(
     outdated = {name: value for name, value in before.evidence.items() if name not in (*STILL_TRUE, "rounds")}
     this = {"pairs": [held, pairs], "before": outdated}
     rounds = [*before.evidence.get("rounds", ()), this]
-    return {**sizes(after, model), **known, "rounds": rounds}
+    return {**count_sizes(after, model), **known, "rounds": rounds}
 
 
 def _check_model(context: CompactContext, model: Model) -> None:

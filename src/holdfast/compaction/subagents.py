@@ -21,7 +21,7 @@ from holdfast.blocks.block import Block, Kind
 from holdfast.blocks.render import render
 from holdfast.compaction.partition import runs
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.compaction.recompact import add_sizes, sizes
+from holdfast.compaction.recompact import add_sizes, count_sizes
 from holdfast.compaction.walk import StartingMemory, compact_in_memory
 from holdfast.context.compose import compose
 from holdfast.context.segments import CompactContext, TokenSegment, token_segment
@@ -37,7 +37,7 @@ How = Literal["compact", "verbatim", "none"]
 
 @dataclass(frozen=True)
 class SubAgent:
-    """Where a sub-agent begins."""
+    """The start of a sub-agent."""
 
     how: How
     start: CompactContext
@@ -46,7 +46,7 @@ class SubAgent:
     """That context in memory. Nobody feeds it; `live` gives a fork to read on."""
 
     def live(self) -> KVContext:
-        """A memory of its own that begins where it was given."""
+        """Returns a memory of its own that begins where it was given."""
         return self.memory.fork()
 
 
@@ -58,7 +58,7 @@ def fork(
     session: Transcript | None = None,
     live: KVContext | None = None,
 ) -> SubAgent:
-    """Give a sub-agent its context.
+    """Gives a sub-agent its context.
 
     `compact` is the parent's own, not a copy; with `live`, the parent opened, not even its verbatim tokens are read
     again. `verbatim` is the raw `session`, token by token. `none` is the system prompt at the parent's start, if any.
@@ -81,7 +81,7 @@ def fork(
 
 
 def own_blocks(session: Transcript, turns: Sequence[Turn], engine: LocalEngine) -> tuple[Block, ...]:
-    """A sub-agent's turns as the model reads them after `session`; an empty session where it was given none.
+    """Returns a sub-agent's turns as the model reads them after `session`; an empty session if it was given none.
 
     Origins count turns from the session's first.
     """
@@ -109,7 +109,7 @@ def merge_subagent(
     if not own:
         raise BadInput("the sub-agent added nothing; give the blocks of its own turns")
     plan, start = plan or Plan(), child.start.next_position
-    cut = runs(tuple(own), _stays(own, plan.policy))
+    cut = runs(tuple(own), _stays_verbatim(own, plan.policy))
     parts = [replace(part, start=part.start + start) for part in cut]
     made, _ = compact_in_memory(parts, engine, plan, progress, begin=StartingMemory(child.live()))
     added = replace(
@@ -118,12 +118,12 @@ def merge_subagent(
         next_position=made.next_position - start,
         recipe={"subagent": child.how, **made.recipe},
     )
-    added = replace(added, evidence={**made.evidence, **sizes(added, engine.model)})
+    added = replace(added, evidence={**made.evidence, **count_sizes(added, engine.model)})
     return add_sizes(compose((parent, added)), engine.model)
 
 
 def system_prompt(context: CompactContext) -> CompactContext:
-    """The verbatim system prompt that a context begins with, or an empty context."""
+    """Returns the verbatim system prompt that a context begins with, or an empty context."""
     first = context.segments[0] if context.segments else None
     if not isinstance(first, TokenSegment):
         return CompactContext((), 0)
@@ -135,8 +135,11 @@ def system_prompt(context: CompactContext) -> CompactContext:
     return CompactContext((kept,), count, model_digest=context.model_digest)
 
 
-def _stays(own: Sequence[Block], policy: Policy) -> list[bool]:
-    """Which blocks the policy keeps: pinned kinds, and the newest exchanges (a turn that is no result begins one)."""
+def _stays_verbatim(own: Sequence[Block], policy: Policy) -> list[bool]:
+    """Returns for each block whether the policy keeps it: pinned kinds, and the newest exchanges.
+
+    A turn that is no result begins an exchange.
+    """
     begins = sorted({b.origin.turn for b in own if b.kind is not Kind.OBSERVATION})
     recent = begins[-policy.keep_recent :] if policy.keep_recent else []
     return [b.kind in policy.pin or bool(recent and b.origin.turn >= recent[0]) for b in own]

@@ -1,8 +1,4 @@
-"""What a running session holds: compact slots in front, the newest turns verbatim behind them. A value.
-
-frontier (segments)                          tail (blocks, in the memory's own dense tail)
-[system][task][slots][user turn][slots] ...  [assistant][result][assistant] ...
-"""
+"""The cache of a live session, as a value: compact slots in front, the newest turns verbatim behind them."""
 
 from __future__ import annotations
 
@@ -42,9 +38,9 @@ class SessionCache:
     live: KVContext
     """Everything."""
     frontier: KVContext
-    """What stands before the tail; all of it slots."""
+    """The memory before the tail; all of it slots."""
     segments: tuple[Segment, ...] = ()
-    """What `frontier` is made of."""
+    """The segments that `frontier` is made of."""
     blocks: tuple[Block, ...] = ()
     """The whole session."""
     tail: int = 0
@@ -82,17 +78,19 @@ class SessionCache:
         return self.nbytes + sum(slots) + sum(part.nbytes for part in self.hidden)
 
     def extend(self, live: KVContext, blocks: Sequence[Block], hidden: Sequence[Tensor]) -> SessionCache:
-        """After `blocks` were read into `live`."""
+        """Returns the cache after `blocks` were read into `live`."""
         return replace(self, live=live, blocks=(*self.blocks, *blocks), hidden=(*self.hidden, *hidden))
 
     @torch.no_grad()
     def read(self, blocks: Sequence[Block], report: PrefillProgress | None = None) -> SessionCache:
-        """With `blocks` read behind everything."""
+        """Returns the cache with `blocks` read behind everything."""
         ids, live = [i for block in blocks for i in block.ids], self.live.fork()
         return self.extend(live, blocks, (live.feed(ids, report=report),)) if ids else self
 
     def crop(self, blocks: int) -> SessionCache:
-        """With the first `blocks` blocks alone. Raises BadInput where later ones are no longer verbatim."""
+        """Returns the cache with only the first `blocks` blocks. Raises BadInput if later ones are no
+        longer verbatim.
+        """
         if blocks < self.tail:
             raise BadInput(f"the first {self.tail} blocks are compacted; they come back by reading them again")
         count = sum(map(len, self.blocks[blocks:]))
@@ -105,7 +103,7 @@ class SessionCache:
         return replace(self, live=live, blocks=self.blocks[:blocks], hidden=(hidden,))
 
     def context(self) -> CompactContext:
-        """All of it as one context, the states of the tail included, so that opening it reads nothing again.
+        """Returns all of it as one context, the states of the tail included, so that opening it reads nothing again.
 
         The tail is the last segment, unless it is empty. Models whose layers forget by themselves get its tokens.
         """
@@ -129,7 +127,7 @@ class SessionCache:
 def open_cache(
     context: CompactContext, blocks: Sequence[Block], tail: int, hidden: Tensor, model: Model
 ) -> SessionCache:
-    """What `SessionCache.context` gave, in memory again, as far as `blocks`.
+    """Opens what `SessionCache.context` returned, as far as `blocks`.
 
     `hidden [T, d]` are those of the blocks from `tail` on, which may have been more then.
     """
@@ -150,7 +148,7 @@ def open_cache(
 
 
 class Retention(NamedTuple):
-    """What a compaction leaves verbatim, and how."""
+    """The blocks that a compaction leaves verbatim, and the form in which they stay."""
 
     stays: Callable[[Block], bool]
     recent: int
@@ -167,11 +165,11 @@ def compact_cache(
     target: int | None = None,
     progress: Progress = quiet,
 ) -> tuple[SessionCache, dict[str, Any]]:
-    """The tail's blocks compacted where they do not stay, and what that took.
+    """Compacts the tail's blocks that do not stay; returns the new cache and what that took.
 
-    It comes down to `target` slots where so much may go. Where positions run out, the compacted past is drawn
-    together, be there anything new to compact or not. Raises BadInput where there is nothing to do, UnsupportedModel
-    where states cannot be kept.
+    It comes down to `target` slots if so much may go. If positions run out, the compacted past is compressed in
+    positions, be there anything new to compact or not. Raises BadInput if there is nothing to do, UnsupportedModel if
+    states cannot be kept.
     """
     began, most = time.perf_counter(), held.model.max_tokens
     less, made = _compact_tail(held, engine, plan, keeps, progress)
@@ -197,7 +195,9 @@ class PreparedCompaction(NamedTuple):
 
 @torch.no_grad()
 def catch_up(made: PreparedCompaction, now: SessionCache) -> SessionCache:
-    """The compacted memory with what was read since. Raises Conflict where `now` does not go on from what was there."""
+    """Returns the compacted cache with what was read since. Raises Conflict if `now` does not continue
+    what was there.
+    """
     before, after = made.before, made.after
     if now is before:
         return after
@@ -216,7 +216,7 @@ def catch_up(made: PreparedCompaction, now: SessionCache) -> SessionCache:
 def _compact_tail(
     held: SessionCache, engine: LocalEngine, plan: Plan, keeps: Retention, progress: Progress
 ) -> tuple[SessionCache, CompactContext | None]:
-    """The same memory where nothing may go."""
+    """Compacts the tail; returns the cache as it is if nothing may go."""
     rest = held.blocks[held.tail :]
     old = tuple(block for block in rest if block.origin.turn < keeps.recent)
     start = held.live.next_position - sum(map(len, rest))
@@ -244,7 +244,7 @@ def _compact_tail(
 def _append_recent(
     held: SessionCache, frontier: KVContext, segments: tuple[Segment, ...], gone: int, restart: bool
 ) -> SessionCache:
-    """The recent blocks behind a new frontier: as they were read, or read again."""
+    """Appends the recent blocks to a new frontier: as they were read, or read again."""
     rest, live = held.blocks[held.tail + gone :], frontier.fork()
     after = SessionCache(live, frontier, segments, held.blocks[: held.tail + gone], held.tail + gone)
     if restart or not rest:
@@ -258,8 +258,9 @@ def _append_recent(
 
 @torch.no_grad()
 def tighten_cache(held: SessionCache, slots: int, *, strict: bool = True) -> SessionCache:
-    """With at most `slots` held: the least useful of the compacted ones go. Raises BadOption where too few may go, or
-    leaves all as it is where not `strict`."""
+    """Returns the cache with at most `slots`: the least useful compacted ones go. Raises BadOption if too few may go,
+    or leaves all as it is if not `strict`.
+    """
     over = held.slots - slots
     if over <= 0:
         return held
@@ -282,7 +283,7 @@ def tighten_cache(held: SessionCache, slots: int, *, strict: bool = True) -> Ses
 
 @torch.no_grad()
 def replace_frontier(held: SessionCache, segments: tuple[Segment, ...], by: float = 0) -> SessionCache:
-    """The same tail, `by` positions later, behind another frontier."""
+    """Returns the same tail, `by` positions later, behind another frontier."""
     rest = held.blocks[held.tail :]
     start = held.live.next_position - sum(map(len, rest)) + int(by)
     frontier = KVContext(held.model).extend(segments, start).fork(frozen=True)
@@ -298,7 +299,8 @@ def replace_frontier(held: SessionCache, segments: tuple[Segment, ...], by: floa
 
 
 def fit_positions(held: SessionCache, most: int) -> SessionCache:
-    """With the compacted past drawn together so that the next token stands at `most`, or as near to it as can be.
+    """Compresses the positions of the compacted past so that the next token stands at `most`, or as near to it as can
+    be.
 
     A model reads only so many positions, however few slots stand at them.
     """

@@ -257,7 +257,7 @@ def read_opening(row: Row, session: str) -> SessionOpened:
     return SessionOpened.read(row)
 
 
-def referenced_objects(rows: Sequence[Row]) -> set[str]:
+def find_referenced_objects(rows: Sequence[Row]) -> set[str]:
     """Returns the digests of the objects that a session with these events may still need."""
     return {digest for c in replay_log(rows, "").checkpoints for digest in (c.context, c.hidden)}
 

@@ -20,8 +20,7 @@ class RetainedStatesEngine(LocalEngine):
     """
 
     def __init__(self, model: Model, live: KVContext, start: int, hidden: Tensor, before: Tensor | None) -> None:
-        """`hidden [T, d]` are those of the tail's tokens, the first of which stands at position `start`; `before [d]`
-        predicted it."""
+        """Takes the tail's `hidden [T, d]`, whose first token stands at position `start`; `before [d]` predicted it."""
         super().__init__(model)
         self.live, self.start, self.hidden, self.before = live, start, hidden, before
 

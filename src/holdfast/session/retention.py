@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.errors import BadOption, HoldfastError
-from holdfast.session.events import Row, referenced_objects, replay_log
+from holdfast.session.events import Row, find_referenced_objects, replay_log
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role
 
@@ -161,7 +161,7 @@ def _read(store: Store, name: str, size: int, sizes: Mapping[str, int]) -> Store
         turns = replay_log(events, name).turns
         title = next((turn.text for turn in turns if turn.role is Role.USER), "")
         title = " ".join(title[: 4 * TITLE].split())[:TITLE]
-        objects = {digest: sizes.get(digest, 0) for digest in referenced_objects(events)}
+        objects = {digest: sizes.get(digest, 0) for digest in find_referenced_objects(events)}
         return StoredSession(name, updated, size, objects, title, len(turns), str(events[0].get("name", "")))
     except (HoldfastError, LookupError, ValueError, TypeError, AttributeError) as error:
         return StoredSession(name, 0.0, size, problem=str(error) or type(error).__name__)

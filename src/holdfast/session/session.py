@@ -68,8 +68,11 @@ class Session:
         name: str = "",
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """With a `store` every change is durable when its call returns, and `resume` finds it by `name`. `about` is
-        what else its first event says."""
+        """Opens a new session. With a `store` every change is durable when its call returns, and `resume` finds it by
+        `name`.
+
+        `about` is added to its first event.
+        """
         self._start(engine, plan, tools, name or uuid4().hex, store)
         self._write(SessionOpened.of(engine.model, self.tools, about or {}))
 
@@ -104,9 +107,9 @@ class Session:
     # -- growing ---------------------------------------------------------------------------------------------------
 
     def append(self, turns: Sequence[Turn], progress: Progress = quiet) -> int:
-        """Read more turns; returns how many tokens they took.
+        """Reads more turns; returns how many tokens they took.
 
-        Raises BadInput for turns that the template refuses, TooLarge where they go beyond what the model reads.
+        Raises BadInput for turns that the template refuses, TooLarge if they go beyond what the model reads.
         """
         if not turns:
             return 0
@@ -118,8 +121,10 @@ class Session:
         return count
 
     def render_turns(self, turns: Sequence[Turn]) -> tuple[Block, ...]:
-        """The blocks that `turns` would be behind this session. Raises TooLarge for a turn that no tokenizing is
-        needed to know as longer than what the model reads."""
+        """Returns the blocks that `turns` would be behind this session.
+
+        Raises TooLarge for a turn that is longer than what the model reads, before it is tokenized.
+        """
         self._check_turns(turns)
         meta = {"tools": list(self.tools)} if self.tools else {}
         whole = Transcript(tuple(map(replace_surrogates, (*self.turns, *turns))), meta=meta)
@@ -127,7 +132,7 @@ class Session:
 
     def _check_turns(self, turns: Sequence[Turn]) -> None:
         model = self.engine.model
-        most = model.max_tokens * _longest(model.tokenizer)
+        most = model.max_tokens * _longest_token(model.tokenizer)
         for turn in turns:
             if len(turn.text) > most and (size := sum(map(len, turn.text.split()))) > most:
                 raise TooLarge(
@@ -136,7 +141,7 @@ class Session:
                 )
 
     def check_room(self, tokens: int) -> None:
-        """Raise TooLarge where so many more tokens go beyond the positions that the model reads."""
+        """Raises TooLarge if `tokens` more go beyond the positions that the model reads."""
         needed, most = self.cache.live.next_position + tokens, self.engine.model.max_tokens
         if needed > most:
             raise TooLarge(
@@ -145,7 +150,9 @@ class Session:
             )
 
     def answer(self, limit: int = 256, sampling: Sampling | None = None) -> Answer:
-        """An answer to what stands; nothing changes until it is committed. Raises TooLarge where it has no room."""
+        """Returns an answer to the session as it stands; nothing changes until it is committed. Raises TooLarge if it
+        has no room.
+        """
         opens, closes = answer_ids(self.engine.model.tokenizer)
         self.check_room(len(opens) + limit + len(closes))
         return Answer(self.engine, self.cache.live, opens, limit, sampling)
@@ -153,7 +160,7 @@ class Session:
     def commit(
         self, answer: Answer, turn: Turn | None = None, *, cut: bool = False, told: Mapping[str, Any] | None = None
     ) -> None:
-        """Make what was answered so far the session's next turn; `turn` is what its caller was told.
+        """Makes the answer so far the session's next turn; `turn` is what its caller was told.
 
         What was generated stays in memory as it is, token for token. A turn that says less, because it was `cut`, is
         read as the template writes it. `told` goes into the event.
@@ -170,7 +177,7 @@ class Session:
         self._grow(self.cache.extend(live, (block,), hidden), (turn,), (block,), told or {})
 
     def ask(self, question: str, limit: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
-        """Answer a question on a fork: the session does not notice. Raises TooLarge where it has no room."""
+        """Answers a question on a fork, so that the session does not change. Raises TooLarge if it has no room."""
         prompt = question_ids(self.engine.model.tokenizer, question)
         self.check_room(len(prompt) + limit)
         yield from stream_text(
@@ -191,7 +198,7 @@ class Session:
         return units[-min(keep, len(units))][0]
 
     def stays(self, block: Block) -> bool:
-        """Whether a block is never compacted."""
+        """Returns True if a block is never compacted."""
         turn = block.origin.turn
         return turn in self.pinned or stays(block, self.turns[turn], self.plan.policy)
 
@@ -210,11 +217,11 @@ class Session:
         target: int | None = None,
         progress: Progress = quiet,
     ) -> Row:
-        """Compact what the policy lets go; returns the event: sizes, seconds, and what the gate found.
+        """Compacts what the policy allows; returns the event: sizes, seconds, and what the gate found.
 
         In place, what stays keeps the states that it has, which know the text that goes. With `restart` it is read
         again over the compact memory. The plan's `slots` are a bound, `target` is where to come down to if that can be.
-        Raises BadInput where there is nothing to compact; all is then as it was.
+        Raises BadInput if there is nothing to compact; all is then as it was.
         """
         return self.adopt(self.prepare(plan, restart=restart, target=target, progress=progress), why)
 
@@ -226,7 +233,7 @@ class Session:
         target: int | None = None,
         progress: Progress = quiet,
     ) -> PreparedCompaction:
-        """What `compact` does, beside the session, which may be read and answered over meanwhile."""
+        """Does the work of `compact` beside the session, which may be read and answered over meanwhile."""
         plan, before = plan or self.plan, self.cache
         policy, turns, pinned = plan.policy, self.turns, self.pinned
         keeps = Retention(
@@ -236,7 +243,9 @@ class Session:
         return PreparedCompaction(before, after, {**told, "restart": restart}, pinned)
 
     def adopt(self, made: PreparedCompaction, why: str = "asked") -> Row:
-        """Take over what `prepare` made, with what was said since. Raises Conflict where it went another way."""
+        """Takes over a prepared compaction, with what was said since. Raises Conflict if the session
+        went another way.
+        """
         if made.pinned != self.pinned:
             raise Conflict("turns were pinned or let go while the session was being compacted")
         after = catch_up(made, self.cache)
@@ -251,8 +260,9 @@ class Session:
         return self._state.compactions
 
     def undo(self, progress: Progress = quiet) -> None:
-        """Take back the newest compaction: its text is read again. Raises BadInput where there is none, TooLarge where
-        the model does not read that much."""
+        """Takes back the newest compaction: its text is read again. Raises BadInput if there is none, TooLarge if the
+        model does not read that much.
+        """
         standing = self.compactions
         if not standing:
             raise BadInput("nothing is compacted in this session, so that there is nothing to undo")
@@ -262,12 +272,14 @@ class Session:
         self.cache = after
 
     def pin(self, turn: int, pinned: bool = True) -> None:
-        """Keep a turn (counted from 0) verbatim from now on, or let it go. Raises Missing for one that there is not."""
+        """Keeps a turn (counted from 0) verbatim from now on, or releases it. Raises Missing for a turn that does not
+        exist.
+        """
         self.turn(turn)
         self._write(TurnPinned(turn, pinned))
 
     def turn(self, turn: int) -> Turn:
-        """A raw turn, counted from 0, whatever became of it. Raises Missing for one that there is not."""
+        """Returns a raw turn, counted from 0, whatever became of it. Raises Missing for a turn that does not exist."""
         if not 0 <= turn < len(self.turns):
             raise Missing(f"there is no turn {turn + 1}: the session has {len(self.turns)}")
         return self.turns[turn]
@@ -275,8 +287,9 @@ class Session:
     # -- other pasts and futures -----------------------------------------------------------------------------------
 
     def rewind(self, turns: int, progress: Progress = quiet) -> None:
-        """Go back to the first `turns` turns. What is still verbatim costs nothing; other text is read again from the
-        compaction before it. Raises BadInput for more turns than there are."""
+        """Goes back to the first `turns` turns. What is still verbatim costs nothing; other text is read again from the
+        compaction before it. Raises BadInput for more turns than there are.
+        """
         if turns == len(self.turns):
             return
         after, _ = self._go_back(turns, progress)
@@ -284,7 +297,7 @@ class Session:
         self.cache = after
 
     def fork(self, name: str = "", turns: int | None = None) -> Session:
-        """A second future of the same past, or of its first `turns` turns.
+        """Returns a second future of the same past, or of its first `turns` turns.
 
         Memory is shared until it grows; the log is its own. Raises BadInput for more turns than there are.
         """
@@ -318,7 +331,7 @@ class Session:
     # -- durable ---------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Store the whole memory, so that resuming reads nothing again. Turns and compactions are stored anyway."""
+        """Stores the whole memory, so that resuming reads nothing again. Turns and compactions are stored anyway."""
         checkpoint = replace(self._store_memory(self.cache, self.compactions), saved=True)
         self._write(SessionSaved(checkpoint), _sizes(self.cache))
 
@@ -326,7 +339,7 @@ class Session:
     def resume(
         cls, name: str, engine: LocalEngine, store: Store, plan: Plan | None = None, progress: Progress = quiet
     ) -> Session:
-        """A stored session as it was. Raises Missing where there is none, BadContext where its model was another."""
+        """Returns a stored session as it was. Raises Missing if there is none, BadContext if its model was another."""
         events = store.events(name)
         if not events:
             raise Missing(f"there is no session {name!r} in this store")
@@ -341,7 +354,7 @@ class Session:
         return session
 
     def context(self) -> CompactContext:
-        """The memory as one context, for `holdfast.save` and everything that takes one."""
+        """Returns the memory as one context, for `holdfast.save` and everything that takes one."""
         recipe = {"latent": self.plan.latent, "ratio": self.plan.ratio, "policy": asdict(self.plan.policy)}
         evidence = {"compactions": [event["told"] for event in self.events if event["kind"] == SessionCompacted.kind]}
         return replace(self.cache.context(), recipe=recipe, evidence=evidence)
@@ -368,8 +381,9 @@ class Session:
     def _read_again(
         self, checkpoints: Sequence[Checkpoint], blocks: int, progress: Progress, most: int | None = None
     ) -> SessionCache:
-        """The memory of the first `blocks` blocks, from the newest checkpoint that serves. Raises TooLarge beyond
-        position `most`."""
+        """Returns the memory of the first `blocks` blocks, from the newest checkpoint that serves. Raises TooLarge
+        beyond position `most`.
+        """
         whole, model = self.cache.blocks, self.engine.model
         cache = SessionCache.empty(model)
         if checkpoints:
@@ -389,8 +403,8 @@ class Session:
 
 
 @cache
-def _longest(tokenizer: Any) -> int:
-    """Characters of the longest token: a text has no fewer tokens than so many fit into it."""
+def _longest_token(tokenizer: Any) -> int:
+    """Returns the characters of the longest token: a text has no fewer tokens than so many fit into it."""
     return max(map(len, tokenizer.get_vocab()))
 
 

@@ -19,7 +19,7 @@ from holdfast.errors import BadContext, HoldfastError
 from holdfast.model.load import Model
 from holdfast.server.sessions.import_validation import check_events, decode_events
 from holdfast.session.checkpoints import decode_hidden
-from holdfast.session.events import referenced_objects, replay_log
+from holdfast.session.events import find_referenced_objects, replay_log
 from holdfast.storage.store import Store
 
 EVENTS = "events.json"
@@ -37,7 +37,7 @@ def pack_session(store: Store, name: str) -> bytes:
         written = json.dumps(events).encode()
         file.writestr(EVENTS, written)
         file.writestr(SEAL, _seal(written))
-        for digest in sorted(referenced_objects(events)):
+        for digest in sorted(find_referenced_objects(events)):
             file.writestr(f"objects/{digest}", store.get(digest))
     return out.getvalue()
 
@@ -55,7 +55,7 @@ def unpack_session(store: Store, data: bytes, key: str, model: Model) -> str:
             written = file.read(EVENTS)
             events = decode_events(written)
             check_events(events, model)
-            digests = sorted(referenced_objects(events))
+            digests = sorted(find_referenced_objects(events))
             _check_members([info.filename for info in inside], digests)
             if SEAL in file.namelist() and file.read(SEAL) != _seal(written):
                 raise BadContext("the events of the exported session were changed; export it again")

@@ -22,7 +22,7 @@ from holdfast.model.load import full_bytes
 from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.lru import MemoryBudget
 from holdfast.server.sessions.prefix_index import PrefixIndex, seed
-from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended, referenced_objects, replay_log
+from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended, find_referenced_objects, replay_log
 from holdfast.session.retention import StoreLimits, choose_evictions, last_use, list_sessions
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker
@@ -141,7 +141,7 @@ class SessionRegistry:
             return 0
         needed, seen = set[str](), set[str]()
         while new := set(self.store.logs()) - seen:  # a fork may come while its origin is read, and outlive it
-            needed = needed.union(*(referenced_objects(self.store.events(name)) for name in new))
+            needed = needed.union(*(find_referenced_objects(self.store.events(name)) for name in new))
             seen |= new
         return self.store.collect(needed)
 

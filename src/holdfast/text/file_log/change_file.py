@@ -43,7 +43,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def utc() -> datetime:
-    """Now."""
+    """Returns the time now."""
     return datetime.now(UTC)
 
 
@@ -67,15 +67,15 @@ def compact_file(  # noqa: PLR0913  (each is an option of its own)
     clock: Clock = utc,
     disk: Disk = DISK,
 ) -> Compaction:
-    """Compact a session file as text, in place or into `output`, and log it beside the file that was written.
+    """Compacts a session file as text, in place or into `output`, and logs it beside the file that was written.
 
-    What an agent appends meanwhile stays behind the compaction. `force`: also where a process has the file open, or
-    something else stands at `output`, which is logged first. Raises BadTranscript and BadOption as `read` and `rewrite`
-    do, BadInput for a format that cannot be written, a link, and an `output` that is taken, and Failed where the file
-    was changed meanwhile by more than appending.
+    What an agent appends meanwhile stays behind the compaction. With `force`, a file that a process has open is written
+    too, and what stands at `output` is logged first and overwritten. Raises BadTranscript and BadOption as `read` and
+    `rewrite` do, BadInput for a format that cannot be written, a link, and an `output` that exists, Conflict if the
+    file was changed otherwise meanwhile.
     """
     output = None if output is None or output.resolve() == path.resolve() else output
-    data = _content(path)
+    data = _read_content(path)
     check_output(output or path, force or output is None)
     text = decode_text(data, path)
     check_legal(parse(text, path=str(path), lenient=lenient).turns)
@@ -100,7 +100,7 @@ def compact_file(  # noqa: PLR0913  (each is an option of its own)
         tokens=made.tokens,
         seconds=round(made.seconds, 3),
         gate=made.report.as_evidence() if made.report else {},
-        origins=_origins(made.draft, after, path),
+        origins=_read_origins(made.draft, after, path),
     )
     if output is None:
         return Compaction(made, write_in_place(path, event, force=force, disk=disk))
@@ -110,13 +110,13 @@ def compact_file(  # noqa: PLR0913  (each is an option of its own)
 def undo_file(
     path: Path, output: Path | None = None, *, force: bool = False, clock: Clock = utc, disk: Disk = DISK
 ) -> Event:
-    """Take back the last change: the file exactly as it was before it, and behind that what was appended since.
+    """Takes back the last change: the file is exactly as it was before it, and behind that is what was appended since.
 
     `output` gets the file as it was instead, without what came later. A file that was overwritten by force comes back.
-    Returns the event that was taken back. Raises BadInput where there is nothing to undo, and where the file was
-    changed since by more than appending; and as `compact_file` does.
+    Returns the event that was taken back. Raises BadInput if there is nothing to undo, and if the file was changed
+    since by more than appending; and as `compact_file` does.
     """
-    data = _content(path)
+    data = _read_content(path)
     check_output(output or path, force or output is None)
     log = read_log(path)
     events = [event for event in log if event.kind == OVERWRITE and event.after == data]
@@ -152,22 +152,22 @@ def undo_file(
 
 
 def raw_turn(past: Lineage, number: int, path: Path) -> Turn:
-    """The raw turn with this 1-based number. Raises BadOption where there is none."""
+    """Returns the raw turn with this 1-based number. Raises BadOption if there is none."""
     if not 1 <= number <= len(past.raw):
         raise BadOption(f"{path} has the raw turns 1 to {len(past.raw)}, got {number}")
     return past.raw[number - 1]
 
 
 def expand_file(path: Path, number: int, *, force: bool = False, clock: Clock = utc, disk: Disk = DISK) -> Event | None:
-    """Put a raw turn (1-based) back into the session, where it stands in part, or as a note where it went.
+    """Puts a raw turn (1-based) back into the session, where it stands in part, or as a note where it went.
 
-    None where it stands there as it was said. Raises BadOption for a turn that there is not.
+    Returns None if it stands there as it was said. Raises BadOption for a turn that does not exist.
     """
     began = time.perf_counter()
-    data = _content(path)
+    data = _read_content(path)
     past = read_lineage(path, data)
     start = draft_of_file(past)
-    held = _expanded(start, number, raw_turn(past, number, path))
+    held = _put_back(start, number, raw_turn(past, number, path))
     if held is None:
         return None
     own = draft_for_writer(held, start, past)
@@ -182,12 +182,12 @@ def expand_file(path: Path, number: int, *, force: bool = False, clock: Clock = 
         tokens_before=start.size(estimate_tokens),
         tokens=held.size(estimate_tokens),
         seconds=round(time.perf_counter() - began, 3),
-        origins=_origins(held, after, path),
+        origins=_read_origins(held, after, path),
     )
     return write_in_place(path, event, force=force, disk=disk)
 
 
-def _expanded(start: Draft, number: int, turn: Turn) -> Draft | None:
+def _put_back(start: Draft, number: int, turn: Turn) -> Draft | None:
     own = [at for at, piece in enumerate(start.pieces) if piece.turns == (number - 1,)]
     if any(start.pieces[at].writer in ("", EXPAND) for at in own):
         return None
@@ -199,18 +199,18 @@ def _expanded(start: Draft, number: int, turn: Turn) -> Draft | None:
     note = f"[holdfast: {turn_label(number, turn)} of this session, put back in full]\n" + "\n".join(
         t for t, _ in turn_lines(turn)
     )
-    at = _place(start, number - 1)
+    at = _find_place(start, number - 1)
     return start.replace_pieces(at, at, Piece(Turn(Role.USER, note), (number - 1,), EXPAND))
 
 
-def _place(start: Draft, raw: int) -> int:
-    """The first legal place behind everything that was said before the raw turn, or holds it."""
+def _find_place(start: Draft, raw: int) -> int:
+    """Returns the first legal position behind everything that was said before the raw turn, or holds it."""
     behind = 1 + max((at for at, p in enumerate(start.pieces) if p.turns and min(p.turns) <= raw), default=-1)
     return next(cut for cut in legal_cuts(start.transcript) if cut >= behind)
 
 
-def _origins(held: Draft, after: bytes, path: Path) -> tuple[Origin, ...]:
-    """Where each turn of the written file came from. Raises BadTranscript where it cannot be read again."""
+def _read_origins(held: Draft, after: bytes, path: Path) -> tuple[Origin, ...]:
+    """Returns the origin of each turn of the written file. Raises BadTranscript if it cannot be read again."""
     turns = parse_version(after, path).turns
     return tuple(_origin([held.pieces[at] for at in sources], turn) for sources, turn in _sources(held, turns))
 
@@ -237,8 +237,10 @@ def _lines(piece: Piece) -> list[Line]:
     return [Line(text, line.turns) for line in whole for text in line.text.split("\n")]
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of a file that will be read again and has a place for a log. Raises BadInput for a pipe or a device."""
+def _read_content(path: Path) -> bytes:
+    """Returns the bytes of a file that will be read again and has a place for a log. Raises BadInput for a pipe or a
+    device.
+    """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise BadInput(f"{path}: a pipe or a device has no past; write the session to a file first")
     return read_bytes(path)

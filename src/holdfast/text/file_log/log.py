@@ -27,12 +27,12 @@ COMPACT, EXPAND, UNDO, OVERWRITE = "compact", "expand", "undo", "overwrite"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a turn came from."""
+    """The origin of a turn."""
 
     turns: tuple[int, ...]
     """0-based raw turns: counted from the first that was ever said in the session."""
     made: str = ""
-    """What made it, e.g. `mask_observations`; empty where it stands as it was said."""
+    """The method that made it, e.g. `mask_observations`; empty if it stands as it was said."""
     lines: tuple[tuple[int, ...], ...] = ()
     """The raw turns of each of its lines, where they have sources of their own."""
 
@@ -50,25 +50,26 @@ class Event:
     before: bytes
     after: bytes
     plan: Mapping[str, Any] = field(default_factory=dict)
-    """What was asked for; of an undo the event that it took back."""
+    """The plan; of an undo the event that it took back."""
     tokens_before: int = 0
     tokens: int = 0
     seconds: float = 0.0
     gate: Mapping[str, Any] = field(default_factory=dict)
-    """What the gate found."""
+    """The findings of the gate."""
     origins: tuple[Origin, ...] = ()
     """Of every turn of the file after; none for an undo."""
 
 
 def log_path(session: Path) -> Path:
-    """The log beside a session; a link's log is beside the file that it leads to."""
+    """Returns the log beside a session; a link's log is beside the file that it leads to."""
     real = session.resolve()
     return real.with_name(real.name + _SUFFIX)
 
 
 def check_output(path: Path, force: bool = False) -> None:
-    """Raise BadOption where what is written to `path` would take the place of some session's log, and BadInput where it
-    would go through a link, to another user's file or, without `force`, over any file."""
+    """Raises BadOption if what is written to `path` would replace some session's log, and BadInput if it would go
+    through a link, to another user's file or, without `force`, over any file.
+    """
     if path.resolve().name.endswith(_SUFFIX):
         raise BadOption(f"{path}: the name of a log, which holds the past of a session; give another name")
     if check(path) is not None and not force:
@@ -79,14 +80,15 @@ def check_output(path: Path, force: bool = False) -> None:
 
 
 def now() -> str:
-    """The time, in UTC and ISO 8601."""
+    """Returns the time, in UTC and ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_log(session: Path) -> tuple[Event, ...]:
-    """All events, the oldest first. A line torn by a crash is passed over: its change never took place.
+    """Returns all events, the oldest first. A line torn by a crash is passed over: its change never took place.
 
-    Raises BadInput where an event's bytes are not those that were stored."""
+    Raises BadInput if an event's bytes are not those that were stored.
+    """
     path = log_path(session)
     try:
         data = path.read_bytes()
@@ -108,21 +110,24 @@ def read_log(session: Path) -> tuple[Event, ...]:
 
 
 @contextmanager
-def writing(session: Path, like: Path, disk: Disk = DISK) -> Iterator[Lines]:
-    """The log, to append to, by one writer at a time; the lock ends with the process. Raises Failed where another
-    has it, BadInput for a link. Who can read the session `like` can read the log, and nobody else."""
+def open_log(session: Path, like: Path, disk: Disk = DISK) -> Iterator[Lines]:
+    """Opens the log to append to, by one writer at a time; the lock ends with the process.
+
+    Raises Failed if another has it, BadInput for a link. Who can read the session `like` can read the log, and nobody
+    else.
+    """
     with Lines(log_path(session), mode=mode_of(like), disk=disk) as lines:
         lines.lock()
         yield lines
 
 
 def append(lines: Lines, event: Event) -> None:
-    """Write an event and wait until it is on the disk."""
+    """Writes an event and waits until it is on the disk."""
     lines.append(json.dumps(_fields(event)), sync=True)
 
 
 def mode_of(path: Path) -> int:
-    """The permissions of a file."""
+    """Returns the permissions of a file."""
     return stat.S_IMODE(path.stat().st_mode) & 0o666
 
 
@@ -137,8 +142,8 @@ def _fields(event: Event) -> dict[str, Any]:
         "seconds": event.seconds,
         "gate": dict(event.gate),
         "origins": [[origin.turns, origin.made, origin.lines] for origin in event.origins],
-        "before": _packed(event.before),
-        "after": _packed(event.after),
+        "before": _pack(event.before),
+        "after": _pack(event.after),
     }
 
 
@@ -150,8 +155,8 @@ def _event(fields: dict[str, Any]) -> Event:
         number=int(fields["event"]),
         kind=kind,
         time=str(fields["time"]),
-        before=_unpacked(fields["before"]),
-        after=_unpacked(fields["after"]),
+        before=_unpack(fields["before"]),
+        after=_unpack(fields["after"]),
         plan=plan,
         tokens_before=int(fields["tokens_before"]),
         tokens=int(fields["tokens"]),
@@ -168,7 +173,7 @@ def _numbers(values: list[Any]) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
-def _packed(data: bytes) -> dict[str, Any]:
+def _pack(data: bytes) -> dict[str, Any]:
     return {
         "sha256": digest(data),
         "bytes": len(data),
@@ -176,7 +181,7 @@ def _packed(data: bytes) -> dict[str, Any]:
     }
 
 
-def _unpacked(fields: dict[str, Any]) -> bytes:
+def _unpack(fields: dict[str, Any]) -> bytes:
     data = zlib.decompressobj().decompress(base64.b64decode(fields["zlib"]), max(1, int(fields["bytes"])))
     if digest(data) != fields["sha256"]:
         raise ValueError("the bytes do not have the digest that was written with them")
@@ -184,5 +189,5 @@ def _unpacked(fields: dict[str, Any]) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """SHA-256, in hexadecimal."""
+    """Returns SHA-256, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

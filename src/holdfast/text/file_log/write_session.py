@@ -15,7 +15,7 @@ from holdfast.errors import BadTranscript, Conflict
 from holdfast.storage import files, handles
 from holdfast.storage.files import DISK, Disk, Lines
 from holdfast.text.file_log.lineage import find_applied_events, parse_version
-from holdfast.text.file_log.log import OVERWRITE, Event, append, check_output, mode_of, now, read_log, writing
+from holdfast.text.file_log.log import OVERWRITE, Event, append, check_output, mode_of, now, open_log, read_log
 from holdfast.text.file_log.three_way_merge import three_way_merge
 
 _LOOKS = 5
@@ -32,8 +32,8 @@ def write_in_place(path: Path, event: Event, *, force: bool = False, disk: Disk 
     grows = event.after.startswith(event.before)
     if not (force or grows):
         check_released(path)
-    merge = partial(_appended, path, event)
-    with writing(path, path, disk) as lines:
+    merge = partial(_merge_appended, path, event)
+    with open_log(path, path, disk) as lines:
         merge(disk.read(path))
         logged = replace(event, number=_next(read_log(path)))
         append(lines, logged)
@@ -50,8 +50,8 @@ def write_copy(path: Path, event: Event, output: Path, *, force: bool = False, d
     Raises BadInput where something stands there; with `force` that goes to the log first.
     """
     check_output(output, force)
-    with writing(output, path, disk) as lines:
-        old = _overwritten(output, event.after, lines, disk)
+    with open_log(output, path, disk) as lines:
+        old = _log_overwrite(output, event.after, lines, disk)
         logged = event
         older = find_applied_events(read_log(path), event.before, path)
         for number, one in enumerate((*older, event), _next(read_log(output))):
@@ -62,22 +62,22 @@ def write_copy(path: Path, event: Event, output: Path, *, force: bool = False, d
 
 
 def write_output(path: Path, data: bytes, *, like: Path | None = None, force: bool = False, disk: Disk = DISK) -> None:
-    """Write a file that was asked for, with the permissions of `like` where it is new.
+    """Writes a file that was asked for, with the permissions of `like` if it is new.
 
-    Raises BadInput where something stands there; with `force` that goes to the log beside it first, so that `undo`
-    brings it back.
+    Raises BadInput if something stands there; with `force` that goes to the log beside it first, so that `undo` brings
+    it back.
     """
     check_output(path, force)
     mode = None if like is None else mode_of(like)
     if files.check(path) is None:
         _put(path, data, None, mode, disk)
         return
-    with writing(path, path, disk) as lines:
-        _put(path, data, _overwritten(path, data, lines, disk), mode, disk)
+    with open_log(path, path, disk) as lines:
+        _put(path, data, _log_overwrite(path, data, lines, disk), mode, disk)
 
 
 def check_released(path: Path) -> None:
-    """Raise Conflict where another process has the file open to write, as far as the system tells."""
+    """Raises Conflict if another process has the file open to write, as far as the system tells."""
     if found := handles.keepers(path):
         names = ", ".join(f"{name} ({process})" for process, name in found.items())
         raise Conflict(
@@ -87,7 +87,7 @@ def check_released(path: Path) -> None:
 
 
 def _put(path: Path, data: bytes, old: bytes | None, mode: int | None, disk: Disk) -> None:
-    """Write a file where `old` stands, or nothing. Raises Conflict where that is no longer so."""
+    """Writes a file where `old` stands, or nothing. Raises Conflict if that is no longer so."""
 
     def same(found: bytes) -> bytes:
         if found != old:
@@ -105,8 +105,8 @@ def _put(path: Path, data: bytes, old: bytes | None, mode: int | None, disk: Dis
         raise Conflict(f"{path} was written by somebody else meanwhile; it was left as it is") from None
 
 
-def _overwritten(path: Path, data: bytes, lines: Lines, disk: Disk) -> bytes | None:
-    """The bytes of the file that `data` will overwrite, which stand in the log now; None where there is none."""
+def _log_overwrite(path: Path, data: bytes, lines: Lines, disk: Disk) -> bytes | None:
+    """Logs the bytes of the file that `data` will overwrite and returns them; None if there is none."""
     if files.check(path) is None:
         return None
     check_released(path)
@@ -115,10 +115,10 @@ def _overwritten(path: Path, data: bytes, lines: Lines, disk: Disk) -> bytes | N
     return old
 
 
-def _appended(path: Path, event: Event, found: bytes) -> bytes:
-    """What goes behind `event.after` for what was appended to `event.before` until the file was `found`.
+def _merge_appended(path: Path, event: Event, found: bytes) -> bytes:
+    """Returns what goes behind `event.after` for what was appended to `event.before` until the file was `found`.
 
-    Raises Conflict where it was changed otherwise, or where the session could not go on so behind the change.
+    Raises Conflict if it was changed otherwise, or if the session could not go on so behind the change.
     """
     if found == event.before:
         return b""
@@ -129,7 +129,7 @@ def _appended(path: Path, event: Event, found: bytes) -> bytes:
 
 
 def _goes_on(path: Path, event: Event, found: bytes, whole: bytes) -> bool:
-    """Whether all that can be read of what was appended can also be read behind the change."""
+    """Returns True if all that can be read of what was appended can also be read behind the change."""
     try:
         left_out = [len(parse_version(data, path).skipped) for data in (event.before, found, event.after, whole)]
     except BadTranscript:
@@ -138,8 +138,9 @@ def _goes_on(path: Path, event: Event, found: bytes, whole: bytes) -> bool:
 
 
 def _extend(path: Path, event: Event, disk: Disk) -> None:
-    """Append what the event adds. What an agent was faster with stands before it; where the format lets a compaction
-    hide that, it is said again behind it, as `without_record` knows."""
+    """Appends what the event adds. Lines that an agent wrote first stand before it; if the format lets a compaction
+    hide them, they are said again behind it, as `without_record` knows.
+    """
     record, start = event.after[len(event.before) :], len(event.before)
     hidden, found = False, disk.read(path)
     for _ in range(_LOOKS):
