@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from holdfast.doctor import STRATEGIES, examine_session, find_rereads, recorded_compactions, tokens_by_kind
+from holdfast.doctor import STRATEGIES, examine_compactions, examine_session, find_rereads, tokens_by_kind
 from holdfast.errors import BadOption, BadTranscript
 from holdfast.text.file_log import compact_file
 from holdfast.text.rewrite import TextPlan
@@ -57,7 +57,7 @@ def test_a_summary_is_held_to_what_was_said_before_it():
     before = (*START, *reading(1, "/src/a.py", "PORT = 8123"), Turn(Role.ASSISTANT, "It listens on 8123."))
     after = (summary("Only /src/a.py was read. The user approved a rewrite."),)
     transcript = Transcript(after, meta={"compactions": [{"turns": before}]})
-    (found,) = recorded_compactions(transcript)
+    (found,) = examine_compactions(transcript)
     lost = {fact.text for fact in found.lost}
     assert "Never edit setup.py." in lost
     assert "8123" in lost
@@ -70,13 +70,13 @@ def test_a_summary_is_held_to_what_was_said_before_it():
 def test_a_fact_in_a_turn_that_was_kept_is_not_lost():
     kept = Turn(Role.ASSISTANT, "It listens on 8123.")
     transcript = Transcript((summary("Nothing."), kept), meta={"compactions": [{"turns": (*START, kept)}]})
-    assert "8123" not in {fact.text for fact in recorded_compactions(transcript)[0].lost}
+    assert "8123" not in {fact.text for fact in examine_compactions(transcript)[0].lost}
 
 
 def test_an_earlier_summary_bears_out_nothing_that_the_user_said():
     first = summary("The user approved a rewrite of the parser.")
     records = [{"turns": tuple(START)}, {"turns": (first, Turn(Role.ASSISTANT, "Going on."))}]
-    found = recorded_compactions(
+    found = examine_compactions(
         Transcript((summary("The user approved a rewrite of the parser."),), meta={"compactions": records})
     )
     assert [len(one.invented) for one in found] == [1, 1]

@@ -117,7 +117,7 @@ def examine_session(path: Path, model: str = "") -> Checkup:
         kinds=dict(sorted(kinds.items(), key=lambda pair: -pair[1])),
         biggest=tuple(BigTurn(at + 1, _first_line(turns[at], names), size) for size, at in sized[:BIGGEST]),
         rereads=find_rereads(turns),
-        compactions=recorded_compactions(transcript),
+        compactions=examine_compactions(transcript),
         problems={name: _provider_problems(turns, name) for name in PROVIDERS},
         savings=possible_savings(transcript),
         cost=_cost(transcript, model),
@@ -172,7 +172,7 @@ def find_rereads(turns: Sequence[Turn]) -> tuple[Reread, ...]:
     return tuple(sorted(found, key=lambda reread: -reread.tokens))
 
 
-def recorded_compactions(transcript: Transcript) -> tuple[RecordedCompaction, ...]:
+def examine_compactions(transcript: Transcript) -> tuple[RecordedCompaction, ...]:
     """Returns what each recorded compaction lost and made up, the oldest first."""
     records = transcript.meta.get("compactions") or ()
     segments = [

@@ -38,7 +38,7 @@ class Setting:
     variables: tuple[tuple[str, str], ...] = ()
     """Environment variables that the agent needs besides."""
     command: str = ""
-    """How the agent is started, or set up."""
+    """The command that starts the agent, or sets it up."""
 
 
 @dataclass(frozen=True)

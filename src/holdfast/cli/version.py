@@ -16,7 +16,7 @@ LIBRARIES = ("torch", "transformers", "fastapi", "openai", "anthropic", "genai-p
 
 def version(as_json: AsJson = False) -> None:
     """Prints the versions of Holdfast, Python and the libraries that it uses."""
-    versions = {name: _installed(name) for name in LIBRARIES}
+    versions = {name: _find_version(name) for name in LIBRARIES}
     folder = Path(__file__).parents[1]
     if as_json:
         console.emit({"holdfast": __version__, "python": platform.python_version(), "folder": str(folder), **versions})
@@ -27,7 +27,7 @@ def version(as_json: AsJson = False) -> None:
         console.line(f"  {name} {found or 'not installed'}")
 
 
-def _installed(name: str) -> str | None:
+def _find_version(name: str) -> str | None:
     try:
         return installed_version(name)
     except PackageNotFoundError:

@@ -41,9 +41,9 @@ class SubAgent:
 
     how: How
     start: CompactContext
-    """What it was given."""
+    """The context that it was given."""
     memory: KVContext
-    """That context in memory. Nobody feeds it; `live` gives a fork to read on."""
+    """That context in memory. Nobody feeds it; `live` returns a fork to read on."""
 
     def live(self) -> KVContext:
         """Returns a memory of its own that begins where it was given."""
@@ -98,13 +98,13 @@ def merge_subagent(
     plan: Plan | None = None,
     progress: Progress = quiet,
 ) -> CompactContext:
-    """The parent with what the sub-agent added, compacted, in place of its whole transcript; `own` are its turns alone.
+    """Returns the parent with the sub-agent's compacted turns in place of its whole transcript; `own` are its turns
+    alone.
 
     They are compacted against the memory that the sub-agent had, and stand behind the parent's end. What the plan's
     policy pins and the newest exchanges (the sub-agent's report) stay verbatim. Their states saw what the sub-agent
-    saw: after a `none` fork, or where the parent has gone on, that is less than what now stands before them.
-    The plan's `slots` are a bound on what the sub-agent adds, and its gate asks the memory that the sub-agent had.
-    Raises BadInput if nothing was added, BadOption for too few slots, Lost if a strict gate finds losses.
+    saw: after a `none` fork, or if the parent has gone on, that is less than what now stands before them. Raises
+    BadInput if nothing was added.
     """
     if not own:
         raise BadInput("the sub-agent added nothing; give the blocks of its own turns")

@@ -18,7 +18,7 @@ class Budget:
         """Returns the KV pairs over `heads` layer-heads together, which a ragged allocation may spread as it likes."""
         return self.slots * heads
 
-    def biased(self, heads: int, pair_bytes: int) -> int:
+    def pairs_with_bias(self, heads: int, pair_bytes: int) -> int:
         """Returns `pairs` if each carries a float32 bias as well: fewer of them in the same bytes."""
         return self.pairs(heads) * pair_bytes // (pair_bytes + 4)
 

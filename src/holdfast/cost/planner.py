@@ -79,7 +79,7 @@ class Past:
     """USD that never compacting would have cost so far."""
 
     next_at: float | None = None
-    """When the next call is made, where that is known."""
+    """The time of the next call, if it is known."""
 
     @property
     def at(self) -> float:
@@ -130,7 +130,7 @@ class Advice:
 
     when: Literal["now", "later", "never"]
     option: Option | None
-    """What to do now, or what would be done later; its `made.cut` is the earliest turn that changes."""
+    """The option to take now, or that would be taken later; its `made.cut` is the earliest turn that changes."""
     extra: float
     """USD that the option costs in the next call, its compactor included, beyond never compacting."""
     allowed: float

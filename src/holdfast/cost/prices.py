@@ -148,11 +148,11 @@ def _fill_prices(model: str, given: _StatedPrices, source: str) -> Prices:
 
 
 def _rates(given: _StatedPrices) -> Rates:
-    def known(value: float | None, share: float) -> float:
+    def or_share(value: float | None, share: float) -> float:
         return given.input * share if value is None else value
 
-    read, write = known(given.cache_read, READ_SHARE), known(given.cache_write, WRITE_SHARE)
-    return Rates(given.input, given.output, read, write, known(given.cache_write_1h, WRITE_1H_SHARE))
+    read, write = or_share(given.cache_read, READ_SHARE), or_share(given.cache_write, WRITE_SHARE)
+    return Rates(given.input, given.output, read, write, or_share(given.cache_write_1h, WRITE_1H_SHARE))
 
 
 def _snapshot_prices(model: str) -> Prices:
@@ -201,7 +201,7 @@ def _read_library_price(price: Any) -> _StatedPrices | None:
         reached = [tier.price for tier in value.tiers if start is not None and tier.start <= start]
         return float(reached[-1] if reached else value.base)
 
-    def given(start: int | None) -> dict[str, Any]:
+    def prices_at(start: int | None) -> dict[str, Any]:
         return {key: at(value, start) for key, value in found.items()}
 
-    return _StatedPrices(**given(None), tiers=tuple((start, _StatedPrices(**given(start))) for start in starts))
+    return _StatedPrices(**prices_at(None), tiers=tuple((start, _StatedPrices(**prices_at(start))) for start in starts))

@@ -105,12 +105,12 @@ def ask_planner(
     here, there = session.prompt(world.held.turns), session.prompt(never.held.turns)
     now = Now(here, world.cache, there, never.cache, past)
 
-    def said(begins: Iterable[int], gate: bool) -> Advice:
+    def advise_on(begins: Iterable[int], gate: bool) -> Advice:
         made = (compact(world.held, strategy, session, replace(terms, gate=gate), begin) for begin in begins)
         options = [Option(held, session.prompt(held.draft.turns)) for held in made if held and held.freed]
         return advise(now, options, terms)
 
-    first = said(cut_candidates(world.held, session, terms), False)
+    first = advise_on(cut_candidates(world.held, session, terms), False)
     if not terms.gate or not first.option or (hurried and first.when != "now"):
         return first
-    return said([first.option.made.start], True)
+    return advise_on([first.option.made.start], True)

@@ -47,7 +47,7 @@ class ReplayState:
     cache: Cache
     steps: tuple[Step, ...] = ()
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
-    """As the proxy has one for every history."""
+    """The circuit breaker, as the proxy has one for every history."""
 
     @property
     def money(self) -> float:

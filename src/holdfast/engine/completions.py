@@ -36,7 +36,7 @@ class Prefix:
     embeds: Tensor | None = None
     """`[n, d_model]`, in place of ids."""
     readable: bool = True
-    """Whether the ids are words, so that the server can tell the log-probabilities of a prompt; not so for
+    """True if the ids are words, so that the server can tell the log-probabilities of a prompt; not so for
     placeholders of pages."""
 
     def __len__(self) -> int:
@@ -66,9 +66,9 @@ class RemoteEngine:
     base_url: str
     """Up to and with `/v1`."""
     model: str
-    """As the server calls it."""
+    """The name by which the server knows it."""
     words: Model | None = None
-    """The same model here, of which the embedding matrix is used; needed for soft segments alone."""
+    """The same model in this process, of which the embedding matrix is used; needed for soft segments alone."""
     key: str = field(default="", repr=False)
     timeout: float = 600.0
     """Seconds without a byte from the server."""
@@ -113,7 +113,7 @@ class RemoteEngine:
         body |= {"temperature": how.temperature, "top_p": how.top_p, "seed": how.seed}
         for chunk in self._stream(body):
             if chunk.choices and chunk.choices[0].finish_reason == "error":
-                raise Failed(self._told("the server ended the answer with an error", "see its log"))
+                raise Failed(self._describe_failure("the server ended the answer with an error", "see its log"))
             if chunk.choices and chunk.choices[0].text:
                 yield chunk.choices[0].text
 
@@ -142,7 +142,9 @@ class RemoteEngine:
             end = len(prefix) + len(row)
             mine = told[end - len(c.target) : end]
             if len(mine) != len(c.target) or any(x is None for x in mine):
-                raise Failed(self._told("it told no log-probabilities of the prompt", "use a server that can echo"))
+                raise Failed(
+                    self._describe_failure("it told no log-probabilities of the prompt", "use a server that can echo")
+                )
             scores.append(torch.tensor(mine, dtype=torch.float32))
         return scores
 
@@ -152,7 +154,9 @@ class RemoteEngine:
         body |= {"logprob_token_ids": sorted(set(one.target)), "return_tokens_as_token_ids": True}
         tops = self._tops(body, len(rows))
         if any(token not in row for row, token in zip(tops, one.target, strict=True)):
-            raise Failed(self._told("it told no log-probability of a token asked for", "use vLLM 0.32 or newer"))
+            raise Failed(
+                self._describe_failure("it told no log-probability of a token asked for", "use vLLM 0.32 or newer")
+            )
         return torch.tensor([row[token] for row, token in zip(tops, one.target, strict=True)])
 
     def prompts(self, prefix: Prefix, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -177,7 +181,7 @@ class RemoteEngine:
         for choice in self._choices(body, count):
             top = choice.logprobs.top_logprobs[:1] if choice.logprobs else []
             if not top or top[0] is None or not all(name.startswith("token_id:") for name in top[0]):
-                raise Failed(self._told("it told no log-probabilities by token id", "use vLLM"))
+                raise Failed(self._describe_failure("it told no log-probabilities by token id", "use vLLM"))
             rows.append({int(name.removeprefix("token_id:")): value for name, value in top[0].items()})
         return rows
 
@@ -185,7 +189,9 @@ class RemoteEngine:
         with self._request(body) as response:
             choices = sorted(self._parse_completion(response.read().decode()).choices, key=lambda c: c.index)
         if len(choices) != count or any(c.finish_reason == "error" for c in choices):
-            raise Failed(self._told(f"{len(choices)} answers to {count} prompts, or one that failed", "see its log"))
+            raise Failed(
+                self._describe_failure(f"{len(choices)} answers to {count} prompts, or one that failed", "see its log")
+            )
         return choices
 
     def _stream(self, body: dict[str, Any]) -> Iterator[_Completion]:
@@ -196,7 +202,7 @@ class RemoteEngine:
                     return
                 if name == "data":
                     yield self._parse_completion(data)
-        raise Failed(self._told("the answer broke off", "see the server's log"))
+        raise Failed(self._describe_failure("the answer broke off", "see the server's log"))
 
     @contextmanager
     def _request(self, body: dict[str, Any]) -> Iterator[Any]:
@@ -209,20 +215,24 @@ class RemoteEngine:
             with httpx.stream("POST", url, json=sent, headers=headers, timeout=self.timeout) as response:
                 if response.status_code != 200:
                     words = " ".join(response.read().decode(errors="replace").split())[:SHOWN]
-                    raise Failed(self._told(f"{response.status_code}: {words}", _next(response.status_code)))
+                    raise Failed(
+                        self._describe_failure(f"{response.status_code}: {words}", _next(response.status_code))
+                    )
                 yield response
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeDecodeError) as error:
             said = str(error) or type(error).__name__
-            raise Failed(self._told(said, "check that the server runs and base_url is right")) from None
+            raise Failed(self._describe_failure(said, "check that the server runs and base_url is right")) from None
 
     def _parse_completion(self, text: str) -> _Completion:
         try:
             return _Completion.model_validate_json(text)
         except ValidationError as error:
             # vLLM tells an error in the middle of a stream as an object of another shape
-            raise Failed(self._told(f"not a completion: {' '.join(text.split())[:SHOWN]}", "see its log")) from error
+            raise Failed(
+                self._describe_failure(f"not a completion: {' '.join(text.split())[:SHOWN]}", "see its log")
+            ) from error
 
-    def _told(self, what: str, then: str) -> str:
+    def _describe_failure(self, what: str, then: str) -> str:
         said = f"{self.model} at {self.base_url}: {what}; {then}"
         return said.replace(self.key, "***") if self.key else said
 

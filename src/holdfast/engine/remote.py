@@ -64,14 +64,18 @@ class Remote(ABC):
             return self._reply(text, time.perf_counter() - began)
         except TimeoutError as error:
             raise Failed(
-                self._told(f"no answer within {timeout:g} s", "raise timeout, or choose a faster model")
+                self._describe_failure(f"no answer within {timeout:g} s", "raise timeout, or choose a faster model")
             ) from error
         except ValidationError as error:
             first = error.errors()[0]
             what = f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}"
-            raise Failed(self._told(f"the answer is not of the {self.sdk} wire: {what}", NEXT[404])) from error
+            raise Failed(
+                self._describe_failure(f"the answer is not of the {self.sdk} wire: {what}", NEXT[404])
+            ) from error
         except _errors(sdk) as error:
-            raise Failed(self._told(self._words(error), _next(error))) from None  # a chained body may hold the key
+            raise Failed(
+                self._describe_failure(self._words(error), _next(error))
+            ) from None  # a chained body may hold the key
 
     @abstractmethod
     def _post(self, sdk: Any, system: str, prompt: str, max_tokens: int, timeout: float) -> str:
@@ -90,7 +94,7 @@ class Remote(ABC):
         status = getattr(error, "status_code", None)
         return f"{status}: {words}" if status and not words.startswith("Error code") else words
 
-    def _told(self, what: str, then: str) -> str:
+    def _describe_failure(self, what: str, then: str) -> str:
         said = f"{self.model} at {self.base_url or self.address}: {what}; {then}"
         return said.replace(self.key, "***") if self.key else said
 

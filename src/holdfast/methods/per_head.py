@@ -109,5 +109,5 @@ def pay_for_bias(chosen: Masks, scores: Mapping[int, Tensor], budget: Budget, st
 
 def affordable_counts(lengths: Sequence[int], budget: Budget, states: States) -> list[int]:
     """Returns the slots of each head that the budget holds if all of them carry a bias."""
-    most = min(sum(lengths), max(1, budget.biased(len(lengths), bytes_per_pair(states))))
+    most = min(sum(lengths), max(1, budget.pairs_with_bias(len(lengths), bytes_per_pair(states))))
     return apportion(lengths, most, max(lengths))

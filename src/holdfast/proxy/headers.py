@@ -69,12 +69,12 @@ def caller_digest(scope: Scope) -> str:
 
 
 def is_anthropic_client(scope: Scope) -> bool:
-    """True if the caller speaks Anthropic's wire."""
+    """Returns True if the caller speaks Anthropic's wire."""
     return any(name.lower() == b"anthropic-version" for name, _ in scope["headers"])
 
 
 def has_body(headers: Headers, scope: Scope) -> bool:
-    """True if a request announces a body."""
+    """Returns True if a request announces a body."""
     names = {name.lower() for name, _ in (*headers, *scope["headers"])}
     return bool(names & {b"content-length", b"transfer-encoding"})
 

@@ -59,7 +59,7 @@ class StoredSession:
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PruneResult:
     """The outcome of `prune`."""
 
     dropped: tuple[tuple[StoredSession, str], ...]
@@ -116,7 +116,7 @@ def prune(
     names: Collection[str] = (),
     unreadable: bool = False,
     dry_run: bool = False,
-) -> Pruned:
+) -> PruneResult:
     """Drops what is beyond the limits, sessions by `names`, and those that cannot be read if `unreadable` is set.
 
     With `dry_run` nothing is dropped. A server that runs on the store must be stopped first: it keeps its own limits.
@@ -131,13 +131,13 @@ def prune(
     gone = {session.name for session, _ in going}
     kept = tuple(session for session in sessions if session.name not in gone)
     if dry_run:
-        return Pruned(tuple(going), 0, kept)
+        return PruneResult(tuple(going), 0, kept)
     for session, _ in going:
         store.drop(session.name)
     freed = sum(session.log_bytes for session, _ in going)
     if not any(session.problem for session in kept):  # a log that cannot be read may name any object
         freed += store.collect({digest for session in kept for digest in session.objects})
-    return Pruned(tuple(going), freed, kept)
+    return PruneResult(tuple(going), freed, kept)
 
 
 def last_use(events: Sequence[Row]) -> float:

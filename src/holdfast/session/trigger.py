@@ -32,7 +32,7 @@ class Trigger:
     tokens: int | None = None
     """Slots above which a session is compacted."""
     window: float | None = 0.75
-    """The same as a fraction of the model's window; with `tokens`, the lower limit counts."""
+    """A limit as a fraction of the model's window; with `tokens`, the lower limit counts."""
     force: float = 0.95
     """Fraction of the window above which neither a cool-down, an open call nor a small gain holds a compaction back."""
     low: float = 0.5

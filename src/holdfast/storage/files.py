@@ -339,7 +339,7 @@ def _read_settled(spare: Path, wait: bool, disk: Disk) -> bytes:
 
     No path leads to it, so whoever had it open is the last. Raises Conflict if somebody keeps it open.
     """
-    if wait and not handles.released(spare):
+    if wait and not handles.is_released(spare):
         raise Conflict(
             "an agent opened the session while it was being replaced, and would go on in the old file; stop the agent "
             "first, or use the proxy"

@@ -29,7 +29,7 @@ def keepers(path: Path) -> dict[int, str]:
     return {process: name for process, name in writers(path).items() if process in first} if first else {}
 
 
-def released(path: Path) -> bool:
+def is_released(path: Path) -> bool:
     """Returns True if no other process has the file open to write, at once or after some more looks."""
     return any(not writers(path) for _ in range(_LOOKS))
 

@@ -81,7 +81,7 @@ class Store:
             if self._place.create(key, data):
                 return
             found = self._place.read([key])[0]
-            if found is None or _decoded(found, seq) is not None:
+            if found is None or _decode_event(found, seq) is not None:
                 raise Conflict(f"{self.url}: somebody else wrote event {seq} of log {log}; read it again")
 
     def events(self, log: str) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ class Store:
         for (seq, _), data in zip(names, self._place.read([_event(folder, *name) for name in names]), strict=True):
             if data is None:
                 raise Missing(f"{self.url}: log {log} was dropped while it was read")
-            if (event := _decoded(data, seq)) is not None:
+            if (event := _decode_event(data, seq)) is not None:
                 sound.setdefault(seq, event)
         for seq in range(max(sound, default=-1)):
             if seq not in sound:
@@ -113,7 +113,9 @@ class Store:
         folder = _log(log)
         names = [name for name in self._names(folder) if name[0] == 0]
         read = self._place.read([_event(folder, *name) for name in names])
-        return next((event for data in read if data is not None and (event := _decoded(data, 0)) is not None), None)
+        return next(
+            (event for data in read if data is not None and (event := _decode_event(data, 0)) is not None), None
+        )
 
     def log_sizes(self) -> dict[str, int]:
         """Returns the bytes of each log, by name."""
@@ -182,8 +184,8 @@ def _deep(value: object) -> bool:
     return bool(level)
 
 
-def _decoded(data: bytes, seq: int) -> dict[str, Any] | None:
-    """The event that `data` holds; None when it is not whole, or another one's."""
+def _decode_event(data: bytes, seq: int) -> dict[str, Any] | None:
+    """Returns the event that `data` holds; None if it is damaged, or another one's."""
     head, _, body = data.partition(b"\n")
     body, end = body[:-1], body[-1:]
     if end != b"\n" or head != hashlib.sha256(body).hexdigest().encode():

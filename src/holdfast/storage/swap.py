@@ -15,16 +15,17 @@ _UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def swap(one: Path, other: Path) -> None:
-    """Let two files change names. Where the system cannot do it in one step, `other` gets a second name first, so that
-    what is written to it meanwhile is not lost. Raises OSError."""
-    if not _exchanged(one, other):
+    """Exchanges the names of two files. If the system cannot do it in one step, `other` gets a second name first, so
+    that what is written to it meanwhile is not lost. Raises OSError.
+    """
+    if not _exchange(one, other):
         aside = one.with_name(f".holdfast-{secrets.token_hex(8)}.tmp")
         os.link(other, aside, follow_symlinks=False)
         one.replace(other)
         aside.replace(one)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchange(one: Path, other: Path) -> bool:
     if sys.platform != "linux":
         return False
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

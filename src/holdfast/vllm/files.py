@@ -91,7 +91,7 @@ def pages_path(folder: Path, handle: str) -> Path:
 def write(pages: Pages, folder: str | Path) -> Path:
     """Writes pages; the file appears whole or not at all. Raises BadInput if it cannot be written."""
     path = pages_path(Path(folder), pages.handle)
-    tensors = {f"{name}.{i}": t.contiguous() for name, ts in _named_tensors(pages) for i, t in enumerate(ts)}
+    tensors = {f"{name}.{i}": t.contiguous() for name, ts in _tensors_by_name(pages) for i, t in enumerate(ts)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with workshop(path.parent) as scratch:
@@ -129,7 +129,7 @@ def read(folder: str | Path, handle: str) -> Pages:
     return pages
 
 
-def _named_tensors(pages: Pages) -> tuple[tuple[str, tuple[Tensor, ...]], ...]:
+def _tensors_by_name(pages: Pages) -> tuple[tuple[str, tuple[Tensor, ...]], ...]:
     return ("keys", pages.keys), ("values", pages.values)
 
 

@@ -57,15 +57,15 @@ class PruneTokens:
         order = sorted((token[2], row, token[0], token[1]) for row, found in enumerate(free) for token in found)
         others = held.size(room.count) - sum(map(room.count, texts))
 
-        def pruned(cuts: int) -> list[str]:
+        def prune(cuts: int) -> list[str]:
             return [_shorter_of(*pair, room) for pair in zip(texts, _cut_texts(texts, order[:cuts]), strict=True)]
 
         few, many = 0, len(order)  # the fewest cuts that fit, by halves
         while few < many:
             middle = (few + many) // 2
-            fits = others + sum(map(room.count, pruned(middle))) <= room.budget
+            fits = others + sum(map(room.count, prune(middle))) <= room.budget
             few, many = (few, middle) if fits else (middle + 1, many)
-        return _put_texts(held, targets, pruned(many), self.name)
+        return _put_texts(held, targets, prune(many), self.name)
 
     def _free_tokens(self, text: str, tokens: Sequence[Token]) -> list[Token]:
         """Returns the tokens that may go: those that overlap no literal."""

@@ -27,7 +27,7 @@ EVENTS = "/holdfast/events"
 """The path of streams without an end, which have places of their own."""
 
 
-class Gone(Exception):
+class ClientGone(Exception):
     """The client hung up, or takes nothing more."""
 
 
@@ -60,7 +60,7 @@ class Guard:
         scope.setdefault("state", {})["key"] = ""
         try:
             await self._serve(scope, receive, answer)
-        except Gone:
+        except ClientGone:
             answer.status = HUNG_UP
         except asyncio.CancelledError:  # the time for running answers is over
             await refuse(Busy("the server is stopping; send the request again later"), scope, receive, answer)
@@ -101,7 +101,7 @@ class Guard:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise Gone
+                        raise ClientGone
                     chunks.append(message.get("body", b""))
                     size, more = size + len(chunks[-1]), message.get("more_body", False)
                     if size > most:
@@ -146,7 +146,7 @@ class Answer:
             async with asyncio.timeout(self.patience):
                 await self._send(message)
         except TimeoutError:
-            raise Gone from None
+            raise ClientGone from None
 
 
 class RateLimiter:
@@ -194,7 +194,7 @@ async def serve_while_attended(app: ASGIApp, scope: Scope, body: bytes, receive:
     try:
         await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
         if not serving.done() and not answer.whole:  # a server also says "disconnect" once all is sent
-            raise Gone
+            raise ClientGone
         await serving
     finally:
         serving.cancel()

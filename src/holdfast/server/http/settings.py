@@ -22,11 +22,11 @@ class Settings:
     """Raises BadOption for an address that others reach without a key, and for a limit that lets nothing through."""
 
     address: str = "127.0.0.1"
-    """Where the server listens."""
+    """The address on which the server listens."""
     keys: frozenset[str] = frozenset()
     """Digests (`auth.digest`) of the API keys that are let in. None on loopback: any key is, or none."""
     names: frozenset[str] = frozenset()
-    """What else than localhost a request on loopback may call this server in its Host header."""
+    """Names other than localhost that a request on loopback may use in its Host header."""
     body_bytes: int = 32 * 2**20
     """Bytes of one request."""
     messages: int = 10_000

@@ -59,7 +59,7 @@ class _Event(_Strict):
     at: Number
 
 
-class _Opened(_Event):
+class _OpenedRow(_Event):
     kind: Literal["opened"]
     format: int
     name: str
@@ -109,14 +109,14 @@ class _Rewound(_Event):
     turns: Count
 
 
-class _Pinned(_Event):
+class _PinnedRow(_Event):
     kind: Literal["pinned"]
     turn: Count
     pinned: bool
 
 
 _LATER = TypeAdapter(
-    list[Annotated[_Turns | _Checkpoint | _Undone | _Rewound | _Pinned, Field(discriminator="kind")]],
+    list[Annotated[_Turns | _Checkpoint | _Undone | _Rewound | _PinnedRow, Field(discriminator="kind")]],
     config=ConfigDict(strict=True),
 )
 
@@ -135,7 +135,7 @@ def check_events(events: Sequence[Mapping[str, Any]], model: Model) -> None:
         raise BadContext("the exported session holds no event; export it again")
     read_opening(events[0], "in the file").check_model(model, "in the file")
     try:
-        _Opened.model_validate(events[0])
+        _OpenedRow.model_validate(events[0])
         # JSON has no tuples, so that lists stand for them
         _LATER.validate_json(json.dumps(events[1:]))
     except ValidationError as error:

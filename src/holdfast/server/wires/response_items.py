@@ -38,8 +38,8 @@ class Answer:
         self._text = ""
         self._sequence = 0
 
-    def told(self, event: GenerateOutput) -> Iterator[EventData]:
-        """What one event of the host is on this wire."""
+    def to_events(self, event: GenerateOutput) -> Iterator[EventData]:
+        """Yields one event of the host as events of this wire."""
         if isinstance(event, AnswerStart):
             yield self._event("response.created", response=dict(self.response))
             yield self._event("response.in_progress", response=dict(self.response))
@@ -52,8 +52,8 @@ class Answer:
         else:
             yield from self._end(event)
 
-    def failed(self, problem: Problem) -> EventData:
-        """The last event where the answer broke off."""
+    def to_failure(self, problem: Problem) -> EventData:
+        """Returns the last event of an answer that broke off."""
         error = {"code": _CODES.get(problem.status, "server_error"), "message": problem.message}
         self.response |= {"status": "failed", "error": error}
         return self._event("response.failed", response=self.response)

@@ -202,7 +202,7 @@ async def _wire_events(
         async for event in events:
             if isinstance(event, AnswerEnd):
                 await run_in_threadpool(remember, event.turn)
-            for one in answer.told(event):
+            for one in answer.to_events(event):
                 yield one
 
 
@@ -215,7 +215,7 @@ async def _stream_events(told: AsyncGenerator[dict[str, Any]], answer: Answer) -
         problem = errors.problem_of(error)
         if problem.status == 500:
             log.exception("answer to /v1/responses")
-        last = answer.failed(problem)
+        last = answer.to_failure(problem)
         yield sse.event(last, last["type"])
 
 
@@ -295,14 +295,14 @@ def _history(body: Input, request: Request) -> History:
     memory, key = request.app.state.responses, request.state.key
     before: tuple[Turn, ...] = ()
     if body.previous_response_id is not None:
-        before = _stored_turns(memory, key, body.previous_response_id, "previous_response_id")
+        before = _find_turns(memory, key, body.previous_response_id, "previous_response_id")
     sent = body.input or []
     if isinstance(sent, str):
         added: tuple[Turn, ...] = (Turn(Role.USER, sent),)
     else:
         start = next((at + 1 for at in reversed(range(len(sent))) if sent[at].get("type") == _COMPACTION), 0)
         if start:
-            before = _stored_turns(memory, key, sent[start - 1].get("encrypted_content"), f"input[{start - 1}]")
+            before = _find_turns(memory, key, sent[start - 1].get("encrypted_content"), f"input[{start - 1}]")
         added = _turns(sent, start)
     history = History(before, added)
     if not history.turns:
@@ -313,7 +313,7 @@ def _history(body: Input, request: Request) -> History:
     return history
 
 
-def _stored_turns(memory: ResponseStore, key: str, name: object, where: str) -> tuple[Turn, ...]:
+def _find_turns(memory: ResponseStore, key: str, name: object, where: str) -> tuple[Turn, ...]:
     turns = memory.find(key, name) if isinstance(name, str) else None
     if turns is None:
         told = f"{where} {str(name)[:80]!r} names nothing that is kept here (any more); send the history itself"

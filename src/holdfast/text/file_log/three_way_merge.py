@@ -41,14 +41,14 @@ def without_record(before: bytes, after: bytes, now: bytes) -> bytes | None:
     if at < 0:
         return None
     between, rest = now[len(before) : at], now[at + len(record) :]
-    first = _shared_lines(between, rest)
+    first = _count_shared_bytes(between, rest)
     rest, missed = rest[first:], between[first:]
     if missed and missed in rest:
         rest = rest.replace(missed, b"", 1)
     return now[:at] + rest
 
 
-def _shared_lines(one: bytes, other: bytes) -> int:
+def _count_shared_bytes(one: bytes, other: bytes) -> int:
     """Returns how many bytes of whole lines two texts begin with in common."""
     size = 0
     for line in one.splitlines(keepends=True):

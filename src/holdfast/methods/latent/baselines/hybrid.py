@@ -34,7 +34,7 @@ class Filler(Protocol):
     """A method that can make slots of the pairs that another one dropped."""
 
     @property
-    def biased(self) -> bool: ...
+    def pairs_with_bias(self) -> bool: ...
 
     def fill(
         self, states: States, slots: int, left: Masks, scores: Mapping[int, Tensor], progress: Progress = quiet
@@ -122,10 +122,10 @@ class Hybrid:
     def _slots(self, budget: Budget, second: LatentMethod, study: Study) -> int:
         """Returns the slots of a head that both methods share, fewer if each has to carry a bias."""
         T, scores = len(study.span), study.first.scores
-        if budget.holds(T) or not (isinstance(second, Filler) and second.biased):
+        if budget.holds(T) or not (isinstance(second, Filler) and second.pairs_with_bias):
             return min(budget.slots, T)
         heads = sum(len(s) for s in scores.values())
-        return max(1, budget.biased(heads, bytes_per_pair(study.first.prefill.states)) // heads)
+        return max(1, budget.pairs_with_bias(heads, bytes_per_pair(study.first.prefill.states)) // heads)
 
     def _both(self, chosen: Masks, second: eviction.Eviction, study: eviction.Study, rest: Budget) -> dict[int, Tensor]:
         """Returns masks of the pairs of the first method and the best of the others by the second."""

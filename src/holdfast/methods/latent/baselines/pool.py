@@ -55,7 +55,7 @@ class Pool:
                 raise BadOption(f"pool: {key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
 
     @property
-    def biased(self) -> bool:
+    def pairs_with_bias(self) -> bool:
         """True if the slots carry a bias."""
         return self.mass
 
@@ -69,7 +69,7 @@ class Pool:
         states, slots = study.states, min(budget.slots, len(study.span))
         if self.mass and slots < len(study.span):
             heads = len(study.full) * states.keys[study.full[0]].shape[0]
-            slots = max(1, budget.biased(heads, bytes_per_pair(states)) // heads)
+            slots = max(1, budget.pairs_with_bias(heads, bytes_per_pair(states)) // heads)
         every = {
             layer: torch.ones(states.keys[layer].shape[:2], dtype=torch.bool, device=states.positions.device)
             for layer in study.full
