@@ -11,6 +11,7 @@ import pytest
 from conftest import byte_tokenizer, plain_model
 from counted_crates import crates, long_session
 from holdfast.cli.main import main
+from ticker_lines import without_ticker
 
 TASKDECK = Path(__file__).parents[2] / "examples" / "taskdeck" / "session.json"
 
@@ -39,7 +40,7 @@ def run(capsys):
         with pytest.raises(SystemExit) as stop:
             main([str(a) for a in arguments])
         out, err = capsys.readouterr()
-        return stop.value.code, out, err
+        return stop.value.code, out, without_ticker(err)
 
     return call
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from holdfast.cli.main import main
+from ticker_lines import without_ticker
 
 PRICES = '[models."m"]\ninput = 3\noutput = 15\n[models."cheap"]\ninput = 1\noutput = 2\n'
 
@@ -28,7 +29,7 @@ def run(capsys, tmp_path):
         with pytest.raises(SystemExit) as stop:
             main(["cost", *map(str, (*files, *arguments))])
         out, err = capsys.readouterr()
-        return stop.value.code, out, err
+        return stop.value.code, out, without_ticker(err)
 
     return started
 

@@ -24,6 +24,7 @@ from holdfast.eval.report.session_page import Fate, fates, session_page
 from holdfast.eval.rows import read_rows
 from holdfast.model.load import load
 from holdfast.transcript.read import read
+from ticker_lines import without_ticker
 
 HOSTILE = "<script>alert('x')</script> & \"q\" $title ${facts}\x1b[31m\x00\u202e /etc/evil.sh port 6666"
 
@@ -59,7 +60,7 @@ def run(capsys):
     def started(*arguments):
         code = call(*arguments)
         out, err = capsys.readouterr()
-        return code, out, err
+        return code, out, without_ticker(err)
 
     return started
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import byte_tokenizer, plain_model
 from counted_crates import long_session
 from holdfast.cli.main import main
+from ticker_lines import without_ticker
 
 
 def call(*arguments):
@@ -24,7 +25,7 @@ def run(capsys):
     def started(*arguments):
         code = call(*arguments)
         out, err = capsys.readouterr()
-        return code, out, err
+        return code, out, without_ticker(err)
 
     return started
 

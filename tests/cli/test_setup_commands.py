@@ -15,6 +15,7 @@ from holdfast import __version__
 from holdfast.cli.agent_settings import AGENTS
 from holdfast.cli.main import SECTIONS, app, main
 from holdfast.model.bundled_models import BUNDLES, folder
+from ticker_lines import without_ticker
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -25,7 +26,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         with pytest.raises(SystemExit) as stop:
             main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
+        return int(stop.value.code or 0), out, without_ticker(err)
 
     return call
 

@@ -16,6 +16,7 @@ from holdfast.methods.registry import TEXT
 from holdfast.text.file_log import log_path, undo_file
 from holdfast.transcript.read import read
 from stub_endpoint import Stub, serving
+from ticker_lines import without_ticker
 
 EXAMPLE = "examples/taskdeck/session.json"
 Run = Callable[..., tuple[int, str, str]]
@@ -31,7 +32,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         out, err = capsys.readouterr()
         code = stop.value.code
         assert isinstance(code, int)
-        return code, out, err
+        return code, out, without_ticker(err)
 
     return started
 

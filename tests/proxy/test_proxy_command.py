@@ -22,6 +22,7 @@ from holdfast.adapters import compactor as compacting
 from holdfast.proxy.access_log import AccessLog
 from holdfast.proxy.app import create_proxy
 from holdfast.proxy.options import is_loopback
+from ticker_lines import without_ticker
 from waiting import PATIENCE
 
 KEY, OWN = "sk-client-5f3a9c", "sk-proxy-77d1e2"
@@ -91,7 +92,7 @@ def test_what_cannot_work_is_refused_in_one_line(arguments, words, capsys):
 
     with pytest.raises(SystemExit) as stop:
         main(["proxy", *arguments])
-    said = capsys.readouterr().err
+    said = without_ticker(capsys.readouterr().err)
     assert stop.value.code == 2
     assert words in said
     assert said.count("\n") == 1

@@ -34,11 +34,12 @@ def ask(
     engine = console.engine(model_for(file, manifest, model), dtype or manifest.dtype, device)
     context = restore(file, engine)
     pieces = ask_context(context, engine, question, limit, Sampling(temperature, seed=seed))
-    with console.stderr.status("reading the context"):
-        first = next(pieces, "")
+    console.ticker.set("reading the context")
+    first = next(pieces, "")
     if as_json:
         console.emit({"question": question, "answer": first + "".join(pieces)})
         return
+    console.ticker.stop()
     for piece in chain([first], pieces):
         sys.stdout.write(piece)
         sys.stdout.flush()

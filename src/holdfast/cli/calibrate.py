@@ -38,7 +38,7 @@ def calibrate(
         outputs.check_output(output, *sessions, force=force)
     transcripts = [read(path) for path in sessions]
     engine = console.engine(model, dtype, device)
-    with console.progress() as report:
+    with console.progress("calibrating") as report:
         shares = learn_shares(transcripts, engine, latent, window, limit, report)
     path = output or shares_path("", engine)
     if output:

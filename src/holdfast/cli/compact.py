@@ -169,7 +169,8 @@ def _compact_text(sessions: Sessions, plan: TextPlan, config: Path | None) -> No
         outputs.check_output(output, file, force=sessions.force)
     chat = compactor_for(plan.method, config)
     target = None if in_place else output
-    result = compact_file(file, plan, target, chat, lenient=sessions.lenient, force=sessions.force)
+    with console.progress(f"compacting {file.name}") as report:
+        result = compact_file(file, plan, target, chat, lenient=sessions.lenient, force=sessions.force, progress=report)
     rewritten = result.rewritten
     if sessions.as_json:
         cost = _cost(chat, rewritten)
@@ -223,7 +224,7 @@ def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str])
     outputs.check_output(output, file, force=sessions.force)
     transcript = read(file, lenient=sessions.lenient)
     engine = console.engine(*model)
-    with console.progress() as report:
+    with console.progress(f"compacting {file.name}") as report:
         context = compact_session(transcript, engine, plan, report)
     outputs.save_context(context, output, engine, sessions.force)
     if sessions.as_json:
@@ -237,7 +238,7 @@ def _run_batch(sessions: Sessions, run: Callable[[Batch], BatchResult]) -> None:
     """Compacts many sessions and prints how many. Raises Failed at the end if sessions were left out."""
     from holdfast.batch import Batch, find_sessions
 
-    with console.progress() as report:
+    with console.progress("compacting") as report:
         files = tuple(find_sessions(sessions.given))
         named = frozenset(path.absolute() for path in sessions.given if path.is_file())
         batch = Batch(files, sessions.output, named, sessions.lenient, sessions.force, sessions.cluster)

@@ -14,8 +14,10 @@ from unicodedata import category
 
 from rich.console import COLOR_SYSTEMS, Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.style import Style
+
+from holdfast.cli.ticker import Ticker
 
 if TYPE_CHECKING:
     from holdfast.engine.local import LocalEngine
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
 
 WIDTH = 106  # columns of the widest table
 stderr = Console(stderr=True)
+ticker = Ticker(stderr)
 
 
 def stdout() -> Console:
     """Returns a console on stdout, wide enough for the tables if the output is not a terminal."""
+    ticker.touch()
     console = Console()
     return console if console.is_terminal and console.width >= WIDTH else Console(width=max(WIDTH, console.width))
 
@@ -36,6 +40,7 @@ def line(text: str, label: str = "", style: str = "") -> None:
 
     `label`, which stands in front of it, gets the style if stdout is a terminal with colours.
     """
+    ticker.touch()
     console = Console()
     colours = console.color_system if style and not console.no_color else None
     head = _replace_controls(label)
@@ -60,6 +65,7 @@ def escape_unencodable() -> None:
 
 def emit(value: Any) -> None:
     """Prints one JSON value."""
+    ticker.touch()
     unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
     json.dump(value, sys.stdout, indent=2, ensure_ascii=not unicode, default=str)
     sys.stdout.write("\n")
@@ -67,6 +73,7 @@ def emit(value: Any) -> None:
 
 def say(text: str) -> None:
     """Prints a note for the person at the terminal, on stderr."""
+    ticker.touch()
     stderr.print(text, style="dim", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -74,43 +81,58 @@ def engine(model: str, dtype: str, device: str) -> LocalEngine:
     """Loads a model, says so, and silences the messages of the libraries that load it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    with stderr.status(f"loading {escape(model)}"):
-        from transformers.utils import logging
+    ticker.set(f"loading {model}")
+    from transformers.utils import logging
 
-        from holdfast.compaction.compact import load
-        from holdfast.model import bundled_models
-        from holdfast.model.load import check_dtype
+    from holdfast.compaction.compact import load
+    from holdfast.model import bundled_models
+    from holdfast.model.load import check_dtype
 
-        check_dtype(dtype, device)
-        logging.disable_progress_bar()
-        if model in bundled_models.BUNDLES:
-            bundled_models.ensure_model(model, say)
-        return load(model, dtype=dtype, device=device)
+    check_dtype(dtype, device)
+    logging.disable_progress_bar()
+    if model in bundled_models.BUNDLES:
+        bundled_models.ensure_model(model, say)
+    loaded = load(model, dtype=dtype, device=device)
+    ticker.set("working")
+    return loaded
 
 
 @contextmanager
-def progress() -> Iterator[Report]:
-    """Yields a function that draws a bar for each kind of work, or prints plain lines if stderr is no terminal."""
+def progress(work: str = "working") -> Iterator[Report]:
+    """Yields a function that draws a bar for each kind of work, or feeds the ticker if stderr is no terminal."""
+    if not stderr.is_terminal:
+        ticker.set(work)
+        yield _report_in_lines
+        return
+    ticker.stop()
     columns = (
         TextColumn("{task.description:>8}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[note]}"),
     )
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=stderr, transient=True) as bars:
+        tasks = {"": bars.add_task(escape(work), total=None, state="", note="")}  # moves until the first report
 
         def report(what: str, done: int, total: int, note: str) -> None:
+            if "" in tasks:
+                bars.remove_task(tasks.pop(""))
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, note="")
+                tasks[what] = bars.add_task(what, total=total, state="", note="")
             if done == 0:
                 bars.reset(tasks[what])
-            bars.update(tasks[what], completed=done, total=total, note=escape(note))
-            if not stderr.is_terminal and what in ("window", "session") and done < total:
-                say(f"{what} {done + 1}/{total} {note}")
+            bars.update(tasks[what], completed=done, total=total, state=f"{done}/{total}", note=escape(note))
 
         yield report
+    ticker.start(work)
+
+
+def _report_in_lines(what: str, done: int, total: int, note: str) -> None:
+    """Writes a line for each window or session; of all else the ticker says from time to time how far it is."""
+    ticker.update(" ".join(f"{what} {done}/{total} {note}".split()))
+    if what in ("window", "session") and done < total:
+        say(f"{what} {done + 1}/{total} {note}")
 
 
 def count(counter: Counter[str]) -> str:

@@ -100,7 +100,7 @@ def _replay(
         raise BadTranscript(
             "no turn of an assistant: no model was called, so there is nothing to price", path=str(file)
         )
-    with console.progress() as report:
+    with console.progress("replaying") as report:
 
         def follow(row: Strategy) -> Progress:
             return lambda done, total: report("call", done, total, row.spec)

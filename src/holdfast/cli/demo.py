@@ -56,7 +56,7 @@ def _measure(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
 
     rows.unlink(missing_ok=True)  # a demo shows this machine, now
     console.stdout().print(f"[bold]{title}[/bold]", highlight=False)
-    with console.progress() as report:
+    with console.progress("measuring") as report:
         measure(run, engine, rows, report, console.say)
     measured = read_rows(rows)
     console.stdout().print(table(score(measured)))

@@ -29,6 +29,7 @@ def doctor(
     """Looks a session over: what is in it, what past compactions lost, who would take it, what could be saved."""
     from holdfast.doctor import examine_session
 
+    console.ticker.set(f"examining {file.name}")
     found = examine_session(file, prices)
     if as_json:
         console.emit({"file": str(file), **_evidence(found)})

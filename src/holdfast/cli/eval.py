@@ -73,7 +73,7 @@ def run(
     )
     workers = ray_cluster(ray, ray_address, task_timeout, device)
     engine = console.engine(model, dtype, device)
-    with console.progress() as report:
+    with console.progress("measuring") as report:
         written = measure(job, engine, out, report, console.say, workers)
     if as_json:
         console.emit({"out": str(out), "rows": written})
@@ -117,6 +117,7 @@ def report(
     from holdfast.eval.report import report_files
 
     outputs.check_output(output, rows, force=force)
+    console.ticker.set("drawing the report")
     files = report_files(rows, output)
     for path in files:
         outputs.check_output(path, rows, force=force)

@@ -77,7 +77,7 @@ def text(
         judge=_require_chat(Task.VALIDATOR, config) if judge else None,
         compactor=chat_for_task(Task.COMPACTOR, config),
     )
-    with console.progress() as report:
+    with console.progress("measuring") as report:
         written = measure(job, output, report, console.say, ray_cluster(ray, ray_address, task_timeout))
     scores = score_rows(read_lines(output, TextRow, "text -o", console.say))
     if as_json:

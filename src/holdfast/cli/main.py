@@ -100,6 +100,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if hasattr(signal, "SIGPIPE"):  # `| head` ends us quietly, as it ends any other program
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     console.escape_unencodable()
+    console.ticker.start("starting")
     try:
         code = app(arguments, prog_name="holdfast", standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer turns Ctrl-C into this
@@ -120,9 +121,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         fail(OUT_OF_MEMORY, 1)
     except OSError as error:
         fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+    finally:
+        console.ticker.stop()
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Prints one line on stderr and exits."""
+    console.ticker.stop()
     print(f"holdfast: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)

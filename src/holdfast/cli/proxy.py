@@ -135,6 +135,7 @@ def serve(upstream: str, options: Options, host: str, port: int) -> None:
     listener = bind(host, port, "--listen")
     own = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"  # a free one where it was 0
     console.say(f"proxy of {upstream} on {own}; page {own}/holdfast, counts on /holdfast/proxy")
+    console.ticker.stop()
     # No access log: paths and queries of some APIs hold keys. The upstream's own date and server are passed on.
     config = configure(app, log_level="warning", date_header=False, timeout_graceful_shutdown=10)
     with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended

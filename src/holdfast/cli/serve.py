@@ -243,6 +243,7 @@ def run(host: Host, settings: Settings, listener: socket.socket) -> None:
     """Serves until SIGINT or SIGTERM; then answers that are under way get their time and every session is kept."""
     from holdfast.server.http.app import create_app
 
+    console.ticker.stop()
     running = build_server(create_app(host, settings), settings)
     print_addresses(host.model, settings, listener.getsockname()[1])
     if hasattr(signal, "SIGPIPE"):  # a client that hangs up ends its request, not the server

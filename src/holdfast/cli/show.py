@@ -109,6 +109,7 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
     if made_from is None:
         raise BadInput(f"{file} does not say which one session it was made from, as joined contexts do not")
     # leniently, because that is how it may have been compacted; the digest tells whether it is the same
+    console.ticker.set("drawing the page")
     rendered = render(read(session, lenient=True), tokenizer(model_for(file, manifest, model)))
     if session_digest(rendered) != made_from:
         raise BadInput(f"{session} is not the session that {file} was made from")

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from holdfast.engine.chat import Chat, ChatAnswer, MeteredChat
 from holdfast.errors import BadOption, BadTranscript, Failed
@@ -79,16 +80,29 @@ class Rewritten:
     """Answers of the summarising model, with its own tokens and seconds, those that could not be used included."""
 
 
-def rewrite(transcript: Transcript, plan: TextPlan, chat: Chat | None = None) -> Rewritten:
-    """Rewrites a session by plan.
+Progress = Callable[[str, int, int, str], None]
+"""Called as `progress(what, done, total, note)`: the steps that are done, and the name of the next one."""
+STEPS = ("finding facts", "rewriting", "checking facts")
+
+
+def rewrite(
+    transcript: Transcript, plan: TextPlan, chat: Chat | None = None, progress: Progress | None = None
+) -> Rewritten:
+    """Rewrites a session by plan. `progress` is told of each of `STEPS`.
 
     Raises BadOption for an unknown method, BadTranscript for an illegal session, Lost if a strict gate found losses.
     """
-    return rewrite_again(new_draft(transcript), plan, chat)
+    return rewrite_again(new_draft(transcript), plan, chat, progress=progress)
 
 
 def rewrite_again(
-    held: Draft, plan: TextPlan, chat: Chat | None = None, *, frozen: int = 0, known: SessionFacts | None = None
+    held: Draft,
+    plan: TextPlan,
+    chat: Chat | None = None,
+    *,
+    frozen: int = 0,
+    known: SessionFacts | None = None,
+    progress: Progress | None = None,
 ) -> Rewritten:
     """Rewrites a session that may have been rewritten before. If a method fails, a deterministic one takes its place.
 
@@ -103,9 +117,13 @@ def rewrite_again(
     room = Room(budget, estimate_tokens, plan.keep_recent, metered, frozen)
     if room.fits(held):
         return Rewritten(held, before, before, budget, time.perf_counter() - began)
+    report_step = partial(_report_step, progress)
+    report_step(0)
     known = (known or collect_facts(held.raw)) if plan.gate else None
     room = replace(room, activity=known.activity if known else find_activity(held.raw.turns))
+    report_step(1)
     made, method, notes = _run_methods(_change_behind(held, frozen, split_messages), plan, room, known)
+    report_step(2)
     report = None
     if known is not None:
         made, report = check_draft(made, known, room, allow_over=plan.allow_over)
@@ -121,6 +139,11 @@ def rewrite_again(
     replies = tuple(metered.replies) if metered else ()
     seconds = time.perf_counter() - began
     return Rewritten(made, before, tokens, budget, seconds, report, method, notes, replies)
+
+
+def _report_step(progress: Progress | None, done: int) -> None:
+    if progress is not None:
+        progress("step", done, len(STEPS), STEPS[done])
 
 
 def _explain_excess(tokens: int, report: TextReport | None, allowed: float) -> str:

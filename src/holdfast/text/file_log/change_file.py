@@ -30,7 +30,7 @@ from holdfast.text.file_log.log import (
 )
 from holdfast.text.file_log.three_way_merge import three_way_merge, without_record
 from holdfast.text.file_log.write_session import write_copy, write_in_place, write_output
-from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
+from holdfast.text.rewrite import Progress, Rewritten, TextPlan, rewrite_again
 from holdfast.transcript.cuts import check_legal, legal_cuts
 from holdfast.transcript.draft import Draft, Line, Piece, new_draft
 from holdfast.transcript.read import decode_text, parse, read_bytes
@@ -64,6 +64,7 @@ def compact_file(  # noqa: PLR0913  (each is an option of its own)
     *,
     lenient: bool = False,
     force: bool = False,
+    progress: Progress | None = None,
     clock: Clock = utc,
     disk: Disk = DISK,
 ) -> Compaction:
@@ -81,7 +82,7 @@ def compact_file(  # noqa: PLR0913  (each is an option of its own)
     check_legal(parse(text, path=str(path), lenient=lenient).turns)
     past = read_lineage(path, data)
     start = draft_of_file(past)
-    made = rewrite_again(start, plan, chat)
+    made = rewrite_again(start, plan, chat, progress=progress)
     written = write(text, draft_for_writer(made.draft, start, past), path=str(path), lenient=True)
     parse(written, path=str(path), lenient=lenient)  # what cannot be read back is not written
     after = _bytes(written, data)
