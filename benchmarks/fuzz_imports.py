@@ -70,8 +70,8 @@ class Outcome:
 
 
 @cache
-def exported() -> bytes:
-    """One session with a past."""
+def export_session() -> bytes:
+    """Returns the export of a session with a past."""
     host, turns = open_host(), small_session().turns
     name = ""
     for step in ("compact", "undo", "compact", "discard", "compact"):
@@ -216,8 +216,8 @@ def mutate(draw: random.Random) -> tuple[str, bytes]:
     """Returns the name of a mutation, and a mutated export."""
     change: Callable[..., Any] = draw.choice(WITHIN + WHOLE)
     if change in WHOLE:
-        return change.__name__, change(exported(), draw)
-    with zipfile.ZipFile(io.BytesIO(exported())) as file:
+        return change.__name__, change(export_session(), draw)
+    with zipfile.ZipFile(io.BytesIO(export_session())) as file:
         parts = {name: file.read(name) for name in file.namelist()}
     events: Events = json.loads(parts.pop("events.json"))
     seal = parts.pop("events.sha256")
@@ -243,7 +243,10 @@ def mutate(draw: random.Random) -> tuple[str, bytes]:
 
 
 def try_import(host: SessionHost, data: bytes) -> bool:
-    """True if a file was taken in and all worked; False if it was refused and left nothing. Raises anything else."""
+    """Returns True if a file was taken in and all worked, False if it was refused and left nothing.
+
+    Raises whatever else happens.
+    """
     before = host.registry.store.logs()
     try:
         row = host.take(data, "k")
@@ -261,7 +264,7 @@ def try_import(host: SessionHost, data: bytes) -> bool:
         assert session.cache.tokens == len(ids), "memory and log hold other tokens"
         assert len(session.turns) == row["turns"]
         history = session.turns
-    assert host.take(host.export(name, "k"), "k")["turns"] == row["turns"], "it cannot be exported again"
+    assert host.take(host.export(name, "k"), "k")["turns"] == row["turns"], "it cannot be export_session again"
     if history and history[-1].role is not Role.USER:
         go_on(host, (*history, Turn(Role.USER, "And then?")))
     for one in host.sessions("k"):

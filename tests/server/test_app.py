@@ -22,7 +22,7 @@ from holdfast.server.http.app import create_app
 from holdfast.server.http.limits import RateLimiter
 from holdfast.server.http.metrics import KEYS, Metrics
 from holdfast.server.http.settings import Settings
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 from waiting import PATIENCE, until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -265,7 +265,7 @@ def test_a_minute_gives_its_requests_back_one_by_one():
     rate = RateLimiter(2)
     for now in (0.0, 0.0, 30.0, 60.0):
         rate.take("a", now)
-    with pytest.raises(Refused, match="30 seconds"):
+    with pytest.raises(RequestError, match="30 seconds"):
         rate.take("a", 60.0)
     for key in range(20_000):  # on loopback anyone can make up keys
         rate.take(str(key), 1000.0 + key)

@@ -25,7 +25,7 @@ Change = Callable[[list[dict[str, Any]]], Any]
 
 def changed(change: Change, seal: bool = False) -> bytes:
     """An export whose events were changed by who knows the format; without a seal, as version 0.4 wrote it."""
-    with zipfile.ZipFile(io.BytesIO(fuzz.exported())) as file:
+    with zipfile.ZipFile(io.BytesIO(fuzz.export_session())) as file:
         parts = {name: file.read(name) for name in file.namelist()}
     events = json.loads(parts.pop("events.json"))
     sealed = parts.pop("events.sha256")
@@ -102,7 +102,7 @@ def test_an_event_that_no_session_writes_is_refused_and_leaves_nothing(change: C
 
 def test_an_export_without_a_seal_is_taken_as_before() -> None:
     host = fuzz.open_host()
-    assert host.take(changed(lambda _: None), "k")["turns"] == host.take(fuzz.exported(), "k")["turns"]
+    assert host.take(changed(lambda _: None), "k")["turns"] == host.take(fuzz.export_session(), "k")["turns"]
 
 
 def test_one_changed_word_breaks_the_seal() -> None:
@@ -114,7 +114,7 @@ def test_one_changed_word_breaks_the_seal() -> None:
 
 @pytest.mark.parametrize("name", ["objects/x", "../../etc/passwd", "readme"])
 def test_a_file_beside_what_an_export_writes_is_refused(name: str) -> None:
-    out = io.BytesIO(fuzz.exported())
+    out = io.BytesIO(fuzz.export_session())
     with zipfile.ZipFile(out, "a") as file:
         file.writestr(name, b"x")
     with pytest.raises(BadContext, match="no export writes"):
@@ -122,7 +122,7 @@ def test_a_file_beside_what_an_export_writes_is_refused(name: str) -> None:
 
 
 def test_events_that_stand_twice_in_a_file_are_refused() -> None:
-    out = io.BytesIO(fuzz.exported())
+    out = io.BytesIO(fuzz.export_session())
     with zipfile.ZipFile(out, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
         file.writestr("events.json", file.read("events.json"))
     with pytest.raises(BadContext, match="no export writes"):

@@ -9,7 +9,7 @@ from both_servers import SERVERS, proxying, serving
 
 from holdfast.server.http.auth import digest
 from holdfast.web.front_door import normalize_path
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -161,7 +161,7 @@ def test_a_path_is_normalised(raw, expected):
     ],
 )
 def test_a_path_that_climbs_or_hides_a_climb_is_refused(raw):
-    with pytest.raises(Refused):
+    with pytest.raises(RequestError):
         normalize_path(raw)
 
 

@@ -18,7 +18,7 @@ from holdfast.proxy.request_body import Receive
 from holdfast.proxy.wires import error_body
 from holdfast.web.front_door import check_request
 from holdfast.web.pages import PAGE_HEADERS, read_assets
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 
 def create_proxy(
@@ -60,7 +60,7 @@ class FrontDoor:
         if scope["type"] == "http":
             try:
                 check_request(scope, self.options.own_names)
-            except Refused as error:
+            except RequestError as error:
                 await send_error(error.status, str(error), scope, send, close=error.close)
                 return
         await self.app(scope, receive, send)

@@ -36,7 +36,7 @@ from holdfast.proxy.request_body import ClientGone, Receive, RequestBody
 from holdfast.proxy.upstream import Upstream, client_for
 from holdfast.proxy.wires import WIRES, Wire, error_body, wire_of
 from holdfast.web.limiter import ConcurrencyLimiter, share_for_one_key
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 ProxySend = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -82,7 +82,7 @@ class Gateway:
         self._log.close()
 
     async def answer_status(self, _: Request) -> JSONResponse:
-        """Answers with the counts of all keys and the conversations."""
+        """Sends the counts of all keys and the conversations."""
         rows = [
             {"key": key[:SHOWN], "wire": wire, **asdict(caller.counts), "tokens_saved": caller.counts.saved}
             for (key, wire), caller in self._callers.items()
@@ -97,7 +97,7 @@ class Gateway:
         try:
             with self._places.place(caller_digest(scope)):
                 await self._forward(scope, body, send)
-        except Refused as error:
+        except RequestError as error:
             await send_error(error.status, str(error), scope, send, close=error.close)
         except Busy as error:
             await send_error(503, str(error), scope, send)
@@ -136,7 +136,7 @@ class Gateway:
             if outgoing.body is not None and answer.status_code in _REFUSALS:
                 await answer.aclose()
                 answer = await self._upstream.send(scope, data)
-                # Refused as well, the fault was the client's own.
+                # RequestError as well, the fault was the client's own.
                 exchange.fall_back(for_good=answer.status_code not in _REFUSALS)
         except _UNREACHED as error:
             exchange.status = await self._report_upstream(error, scope, send, exchange.headers)
@@ -145,7 +145,7 @@ class Gateway:
         await relay(answer, send, exchange.headers)
 
     async def _report_upstream(self, error: Exception, scope: Scope, send: ProxySend, extra: Headers) -> int:
-        """Answers that the upstream did not; returns the status."""
+        """Sends the error that the upstream did not answer; returns the status."""
         late = isinstance(error, httpx.TimeoutException)
         what = "did not answer in time" if late else "cannot be reached"
         message = f"the upstream {what} ({type(error).__name__}); check that it runs and that --upstream is right"

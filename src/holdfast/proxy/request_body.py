@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -27,7 +27,7 @@ class RequestBody:
     async def read(self, most: int) -> bytes | None:
         """Returns the whole body; None for one of more than `most` bytes, which `pieces` then gives from its start.
 
-        Raises ClientGone, and Refused with 408 for a body that does not arrive in time.
+        Raises ClientGone, and RequestError with 408 for a body that does not arrive in time.
         """
         size = 0
         try:
@@ -73,6 +73,6 @@ class RequestBody:
                 return bytes(message["body"])
         return None
 
-    def _late(self) -> Refused:
+    def _late(self) -> RequestError:
         message = f"the body did not arrive in {self._seconds:g} seconds; send it again"
-        return Refused(message, status=408, close=True)
+        return RequestError(message, status=408, close=True)

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 from starlette.datastructures import Headers
 
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 OWN_PAGES = ("none", "same-origin")
@@ -24,7 +24,7 @@ _DOTS = (b".", b"..")
 
 
 def check_request(scope: dict[str, Any], names: Collection[str] | None) -> None:
-    """Raises Refused for a request that must not be served, and normalises its path in the scope.
+    """Raises RequestError for a request that must not be served, and normalises its path in the scope.
 
     `names` are those that a Host header may have; None allows every name, for a server that asks for keys.
     """
@@ -34,7 +34,7 @@ def check_request(scope: dict[str, Any], names: Collection[str] | None) -> None:
         check_names(headers, names)
     site = headers.get("sec-fetch-site")
     if site is not None and site.strip().lower() not in OWN_PAGES:
-        raise Refused(
+        raise RequestError(
             f"a web page of another site asks (Sec-Fetch-Site: {site[:40]}); open this server's own address", status=403
         )
     raw = normalize_path(scope.get("raw_path") or quote(scope["path"]).encode())
@@ -42,19 +42,19 @@ def check_request(scope: dict[str, Any], names: Collection[str] | None) -> None:
 
 
 def check_framing(headers: Headers) -> None:
-    """Raises Refused for a body with two lengths, which two servers in a row would cut at different places."""
+    """Raises RequestError for a body with two lengths, which two servers in a row would cut at different places."""
     if "transfer-encoding" in headers and "content-length" in headers:
-        raise Refused("a request has Content-Length or Transfer-Encoding, not both; send one of them", close=True)
+        raise RequestError("a request has Content-Length or Transfer-Encoding, not both; send one of them", close=True)
 
 
 def check_names(headers: Headers, names: Collection[str]) -> None:
-    """Raises Refused unless Host, and Origin where there is one, have one of the names."""
+    """Raises RequestError unless Host, and Origin where there is one, have one of the names."""
     host = host_name(headers.get("host", ""))
     if host not in names:
-        raise Refused(f"this server does not go by the name {host[:80]!r}; start it with --allow-host", status=403)
+        raise RequestError(f"this server does not go by the name {host[:80]!r}; start it with --allow-host", status=403)
     origin = headers.get("origin")
     if origin is not None and host_name(origin.partition("://")[2]) not in names:
-        raise Refused(f"a page of {origin[:80]!r} may not ask this server; start it with --allow-host", status=403)
+        raise RequestError(f"a page of {origin[:80]!r} may not ask this server; start it with --allow-host", status=403)
 
 
 def host_name(host: str) -> str:
@@ -66,23 +66,23 @@ def host_name(host: str) -> str:
 def normalize_path(raw: bytes) -> bytes:
     """Returns a path without dot segments.
 
-    Raises Refused for what is no absolute path, for one that climbs above its root, and for dot segments that show only
-    when a separator is decoded.
+    Raises RequestError for what is no absolute path, for one that climbs above its root, and for dot segments that show
+    only when a separator is decoded.
     """
     if not raw.startswith(b"/"):
-        raise Refused(f"a path begins with /, got {raw[:80].decode('latin-1')!r}; ask for a path of this server")
+        raise RequestError(f"a path begins with /, got {raw[:80].decode('latin-1')!r}; ask for a path of this server")
     steps: list[bytes] = []
     segments = raw.split(b"/")[1:]
     for at, segment in enumerate(segments):
         plain = _decode(segment)
         if plain not in _DOTS:
             if any(part.partition(b";")[0] in _DOTS for part in _SEPARATORS.split(plain)):
-                raise Refused("the path hides a step to a parent folder; ask for the path that you mean")
+                raise RequestError("the path hides a step to a parent folder; ask for the path that you mean")
             steps.append(segment)
             continue
         if plain == b"..":
             if not steps:
-                raise Refused("the path climbs above its root; ask for a path without '..'")
+                raise RequestError("the path climbs above its root; ask for a path without '..'")
             steps.pop()
         if at == len(segments) - 1:
             steps.append(b"")
@@ -96,4 +96,4 @@ def _decode(segment: bytes) -> bytes:
         if plain == segment:
             return plain
         segment = plain
-    raise Refused(f"the path is percent-encoded more than {DECODINGS - 1} times; encode it once")
+    raise RequestError(f"the path is percent-encoded more than {DECODINGS - 1} times; encode it once")

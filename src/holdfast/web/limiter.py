@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from holdfast.errors import Busy
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 
 class ConcurrencyLimiter:
@@ -32,12 +32,12 @@ class ConcurrencyLimiter:
     def place(self, key: str) -> Iterator[None]:
         """Takes a place for as long as the block runs.
 
-        Raises Busy if all are taken, Refused with 429 if the key has as many as one key may have.
+        Raises Busy if all are taken, RequestError with 429 if the key has as many as one key may have.
         """
         if self.full:
             raise Busy(f"{self.most} {self.noun} are under way, which is as many as this server takes; try again")
         if self._by_key[key] >= self.per_key:
-            raise Refused(
+            raise RequestError(
                 f"this key has {self.per_key} {self.noun} under way, as many as one key may have; wait for one to end",
                 status=429,
             )

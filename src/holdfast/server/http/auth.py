@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from holdfast.config import read_secret
 from holdfast.errors import BadOption
 from holdfast.server.http.settings import Settings
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 OPEN = ("/", "/docs", "/openapi.json", "/health")
 """Paths that need no key: they tell nothing of any session."""
@@ -47,7 +47,7 @@ def _strip(texts: Iterable[str]) -> list[str]:
 
 
 def admit(path: str, headers: Headers, settings: Settings) -> str:
-    """Returns the digest of the caller's key. Raises Refused with 401 if it is none of the server's."""
+    """Returns the digest of the caller's key. Raises RequestError with 401 if it is none of the server's."""
     given = [digest(key) for key in request_keys(headers)]
     if not settings.keys:
         return given[0] if given else ""
@@ -58,7 +58,7 @@ def admit(path: str, headers: Headers, settings: Settings) -> str:
     if is_open(path):
         return ""
     told = "this API key is not known here" if given else "no API key was sent"
-    raise Refused(f"{told}; send one that the server was started with, as 'Authorization: Bearer KEY'", status=401)
+    raise RequestError(f"{told}; send one that the server was started with, as 'Authorization: Bearer KEY'", status=401)
 
 
 def is_open(path: str) -> bool:

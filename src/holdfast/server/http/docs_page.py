@@ -33,7 +33,7 @@ _PAGE = """<!doctype html>
 
 @router.get("/docs")
 def docs(request: Request) -> HTMLResponse:
-    """Answers with the page."""
+    """Sends the page."""
     return HTMLResponse(render_docs(request.app.openapi()), headers=PAGE_HEADERS)
 
 

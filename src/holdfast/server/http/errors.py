@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from holdfast.errors import BadInput, Busy, Conflict, Failed, HoldfastError, Lost, Missing, TooLarge, UnsupportedModel
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 ANTHROPIC_PATHS = re.compile(r"/v1/messages(/|$)")
 _OPENAI = {401: "authentication_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
@@ -98,7 +98,7 @@ class AnthropicError(BaseModel):
 
 def problem_of(error: BaseException) -> Problem:
     """Returns what a client is told of an error. Of an unexpected one nothing but that it happened."""
-    if isinstance(error, Refused):
+    if isinstance(error, RequestError):
         code = error.code or _CODES.get(error.status)
         return Problem(error.status, str(error), error.param, code, error.retry_after, error.close)
     if isinstance(error, TimedOut):

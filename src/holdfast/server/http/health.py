@@ -26,14 +26,14 @@ class Health(BaseModel):
 
 @router.get("/health/live")
 async def live(request: Request) -> Health:
-    """Answers that the process lives."""
+    """Reports that the process lives."""
     return Health(model=request.app.state.host.model)
 
 
 @router.get("/health/ready")
 @router.get("/health")
 async def ready(request: Request) -> Health:
-    """Answers whether one more request would be taken."""
+    """Reports whether one more request would be taken."""
     if request.app.state.stopping:
         raise Busy("the server is stopping")
     answering = request.app.state.limits.answering
@@ -44,5 +44,5 @@ async def ready(request: Request) -> Health:
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=_PAGE)
 def metrics(request: Request) -> Response:
-    """Answers with the counters and gauges of the caller's key, for Prometheus."""
+    """Sends the counters and gauges of the caller's key, for Prometheus."""
     return Response(request.app.state.metrics.of(request.state.key).render(), media_type=CONTENT_TYPE)

@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 
 from holdfast.transcript.document import MalformedEntry, parse_json
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 LONG = 2**18
 """Bytes above which a body is read in a worker thread."""
@@ -49,15 +49,15 @@ class DecodedRequest(Request):
 async def read_json(body: bytes, headers: Headers, path: str, most: int) -> Any:
     """Returns the value of a JSON body, without half characters and NaN; None for a body of another kind.
 
-    Raises Refused for what is no JSON, for a list of more than `most` items at the top (in a long body: anywhere), and
-    for a body of another kind under /v1, where only JSON is read.
+    Raises RequestError for what is no JSON, for a list of more than `most` items at the top (in a long body: anywhere),
+    and for a body of another kind under /v1, where only JSON is read.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if not body:
         return None
     if not (kind == "application/json" or kind.endswith("+json")):
         if path.startswith("/v1/"):
-            raise Refused(f"send Content-Type: application/json, not {kind[:80] or 'none'}", status=415)
+            raise RequestError(f"send Content-Type: application/json, not {kind[:80] or 'none'}", status=415)
         return None
     if len(body) <= LONG:
         return decode(body, most, json.JSONDecoder)
@@ -65,13 +65,13 @@ async def read_json(body: bytes, headers: Headers, path: str, most: int) -> Any:
 
 
 def decode(body: bytes, most: int, decoder: type[json.JSONDecoder]) -> Any:
-    """Returns the value of a body. Raises Refused."""
+    """Returns the value of a body. Raises RequestError."""
     try:
         value = parse_json(body.decode("utf-8-sig"), decoder)
     except UnicodeDecodeError as error:
-        raise Refused(f"the body is not UTF-8: byte {error.start} cannot stand there") from None
+        raise RequestError(f"the body is not UTF-8: byte {error.start} cannot stand there") from None
     except MalformedEntry as error:
-        raise Refused(f"the body is not JSON that can be read: {error}") from None
+        raise RequestError(f"the body is not JSON that can be read: {error}") from None
     for name, items in value.items() if isinstance(value, dict) else ():
         if isinstance(items, list) and len(items) > most:
             raise _too_many(f"{name[:40]!r} has {len(items):,} items", most)
@@ -102,8 +102,8 @@ def _polite_decoder(most: int) -> type[json.JSONDecoder]:
     return PoliteDecoder
 
 
-def _too_many(what: str, most: int) -> Refused:
-    return Refused(
+def _too_many(what: str, most: int) -> RequestError:
+    return RequestError(
         f"{what}, and this server reads at most {most:,} messages, or other items of a list, in one request; start it "
         "with a larger --max-messages, or send less",
         status=413,

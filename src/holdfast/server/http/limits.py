@@ -19,7 +19,7 @@ from holdfast.server.http.metrics import Metrics
 from holdfast.server.http.settings import Settings
 from holdfast.web.front_door import check_request
 from holdfast.web.limiter import ConcurrencyLimiter
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 log = logging.getLogger("holdfast.server")
 HUNG_UP = 499  # as nginx logs it
@@ -108,7 +108,7 @@ class Guard:
                         raise _too_long(most)
         except TimeoutError:
             message_ = f"the body did not arrive in {self.settings.body_seconds:g} seconds; send it again"
-            raise Refused(message_, status=408, close=True) from None
+            raise RequestError(message_, status=408, close=True) from None
         return b"".join(chunks)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
@@ -121,7 +121,7 @@ class Guard:
 
 
 async def refuse(error: Exception, scope: Scope, receive: Receive, answer: Answer) -> None:
-    """Answers with an error, unless an answer has begun."""
+    """Sends an error, unless an answer has begun."""
     if not answer.status:
         await errors.error_response(error, scope["path"])(scope, receive, answer.send)
 
@@ -137,7 +137,7 @@ class Answer:
         """Called before the last piece is sent."""
 
     async def send(self, message: Message) -> None:
-        """Sends a piece. Raises Gone if the reader takes nothing for too long."""
+        """Sends a piece. Raises ClientGone if the reader takes nothing for too long."""
         self.status = message.get("status", self.status)
         self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
         if self.whole:
@@ -157,7 +157,7 @@ class RateLimiter:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, key: str, now: float) -> None:
-        """Counts a request at `now`, in seconds. Raises Refused with 429 if the key has asked too often."""
+        """Counts a request at `now`, in seconds. Raises RequestError with 429 if the key has asked too often."""
         if self.per_minute is None:
             return
         if len(self._buckets) > 10_000:  # on loopback any key makes one; those of a minute ago are full again
@@ -167,12 +167,12 @@ class RateLimiter:
         if left < 1:
             wait = math.ceil((1 - left) * 60 / self.per_minute)
             message = f"this key may ask {self.per_minute} times in a minute; try again in {wait} seconds"
-            raise Refused(message, status=429, retry_after=wait)
+            raise RequestError(message, status=429, retry_after=wait)
         self._buckets[key] = (left - 1, now)
 
 
 async def serve_while_attended(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, answer: Answer) -> None:
-    """Runs the application for as long as the client is there. Raises Gone if it leaves before the end."""
+    """Runs the application for as long as the client is there. Raises ClientGone if it leaves before the end."""
     left = asyncio.Event()
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -202,6 +202,6 @@ async def serve_while_attended(app: ASGIApp, scope: Scope, body: bytes, receive:
         await asyncio.gather(serving, watching, return_exceptions=True)
 
 
-def _too_long(most: int) -> Refused:
+def _too_long(most: int) -> RequestError:
     message = f"the body is longer than the {most:,} bytes that this server reads; start it with a larger --max-body"
-    return Refused(message, status=413)
+    return RequestError(message, status=413)

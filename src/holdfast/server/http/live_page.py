@@ -13,13 +13,13 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 def index() -> Response:
-    """Answers with the page itself."""
+    """Sends the page itself."""
     return asset("index.html")
 
 
 @router.get("/page/{name}")
 def asset(name: str) -> Response:
-    """Answers with a file of the page. Raises Missing."""
+    """Sends a file of the page. Raises Missing."""
     found = read_assets("holdfast.server").get(name)
     if found is None:
         raise Missing(f"the page has no file {name[:80]!r}; it starts at /")

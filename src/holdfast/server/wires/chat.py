@@ -14,7 +14,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from holdfast.errors import BadTranscript, Failed
-from holdfast.server.http import answer_stream, sse
+from holdfast.server.http import sse
+from holdfast.server.http.answer_stream import begin_answer
 from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import (
     AnswerEnd,
@@ -31,7 +32,7 @@ from holdfast.transcript.document import Entry, MalformedEntry
 from holdfast.transcript.formats.openai_chat import ROLES, pair_by_order, turn_of
 from holdfast.transcript.provider_requests import to_openai_call
 from holdfast.transcript.turn import ToolCall, Turn
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 _FOREIGN = ("tool_result", "document")  # Anthropic's, which would be shown as an empty placeholder
@@ -83,25 +84,6 @@ class ChatRequest(Common):
     functions: list[Any] | None = Field(None, description="Not supported: use tools.")
     modalities: list[str] | None = Field(None, description="text and nothing else.")
 
-    def ask(self, request: Request) -> GenerateRequest:
-        """Returns the request as the host takes it. Raises Refused."""
-        self.refuse(
-            response_format=(self.response_format or {}).get("type", "text") != "text",
-            functions=bool(self.functions),
-            modalities=self.modalities not in (None, [], ["text"]),
-            tool_choice=self.tool_choice not in (None, "auto", "none"),
-            top_logprobs=bool(self.top_logprobs) and not self.logprobs,
-        )
-        tools = [] if self.tool_choice == "none" else self.tools or []
-        return GenerateRequest(
-            turns=turns_of(self.messages),
-            tools=tuple(tool.model_dump(exclude_unset=True) | {"type": tool.type} for tool in tools),
-            key=request.state.key,
-            max_tokens=limit_tokens(self.max_completion_tokens or self.max_tokens, request),
-            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            **self.sampling_fields(),
-        )
-
 
 class ReplyMessage(BaseModel):
     """The message of the model."""
@@ -141,21 +123,41 @@ _SPOKEN: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/chat/completions", responses=_SPOKEN)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
-    """Answers a history. What of it a session already holds is not read again."""
+    """Continues a history with an answer; the part that a session already holds is not read again."""
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.app.state.host.model}
-    events = await answer_stream.begin_answer(request, await run_in_threadpool(body.ask, request))
+    events = await begin_answer(request, await run_in_threadpool(read_request, body, request))
     if body.stream:
         return sse.Stream(request, _chunks(body, events, {**head, "object": "chat.completion.chunk"}))
     return JSONResponse({**head, "object": "chat.completion", **await _whole(body, events)})
 
 
-def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
+def read_request(body: ChatRequest, request: Request) -> GenerateRequest:
+    """Returns the request in the host's terms. Raises RequestError."""
+    body.refuse(
+        response_format=(body.response_format or {}).get("type", "text") != "text",
+        functions=bool(body.functions),
+        modalities=body.modalities not in (None, [], ["text"]),
+        tool_choice=body.tool_choice not in (None, "auto", "none"),
+        top_logprobs=bool(body.top_logprobs) and not body.logprobs,
+    )
+    tools = [] if body.tool_choice == "none" else body.tools or []
+    return GenerateRequest(
+        turns=read_turns(body.messages),
+        tools=tuple(tool.model_dump(exclude_unset=True) | {"type": tool.type} for tool in tools),
+        key=request.state.key,
+        max_tokens=limit_tokens(body.max_completion_tokens or body.max_tokens, request),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        **body.sampling_fields(),
+    )
+
+
+def read_turns(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
     """Returns one turn for each message, read by itself: what a message means never depends on those behind it, so a
-    history that grew still begins with the turns that it had. Raises Refused.
+    history that grew still begins with the turns that it had. Raises RequestError.
     """
     turns = pair_by_order(_turn(number, message) for number, message in enumerate(messages))
     for at, reason in find_orphans(turns)[:1]:
-        raise Refused(f"messages[{at}] {reason}", f"messages[{at}]")
+        raise RequestError(f"messages[{at}] {reason}", f"messages[{at}]")
     return turns
 
 
@@ -165,11 +167,11 @@ def _turn(number: int, message: Mapping[str, Any]) -> Turn:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind in _MEDIA or kind in _FOREIGN:
             where = f"messages[{number}].content[{place}]"
-            raise Refused(f"{where} is of type {kind!r}; the model here reads text alone", where)
+            raise RequestError(f"{where} is of type {kind!r}; the model here reads text alone", where)
     try:
         return turn_of(Entry(number + 1, dict(message)))
     except (MalformedEntry, BadTranscript) as error:
-        raise Refused(f"messages[{number}]: {error}", f"messages[{number}]") from None
+        raise RequestError(f"messages[{number}]: {error}", f"messages[{number}]") from None
 
 
 async def _whole(body: ChatRequest, events: AsyncGenerator[GenerateOutput]) -> dict[str, Any]:

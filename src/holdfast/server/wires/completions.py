@@ -14,7 +14,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from holdfast.errors import Failed
-from holdfast.server.http import answer_stream, sse
+from holdfast.server.http import sse
+from holdfast.server.http.answer_stream import begin_answer
 from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import AnswerEnd, GenerateOutput, GenerateRequest, Logprob, TextDelta
 from holdfast.server.wires.openai_common import Common, Usage, legacy_logprobs, limit_tokens, usage_fields
@@ -32,17 +33,6 @@ class CompletionRequest(Common):
     echo: bool | None = Field(None, description="Not supported.")
     best_of: int | None = Field(None, description="1 and nothing else.")
     suffix: str | None = Field(None, description="Not supported.")
-
-    def ask(self, request: Request) -> GenerateRequest:
-        """Returns the request as the host takes it. Raises Refused."""
-        self.refuse(echo=bool(self.echo), best_of=self.best_of not in (None, 1), suffix=bool(self.suffix))
-        return GenerateRequest(
-            prompt=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
-            key=request.state.key,
-            max_tokens=limit_tokens(self.max_tokens or DEFAULT_TOKENS, request),
-            logprobs=self.logprobs,
-            **self.sampling_fields(),
-        )
 
 
 class Continuation(BaseModel):
@@ -80,10 +70,22 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         "created": int(time.time()),
         "model": request.app.state.host.model,
     }
-    events = await answer_stream.begin_answer(request, await run_in_threadpool(body.ask, request))
+    events = await begin_answer(request, await run_in_threadpool(read_request, body, request))
     if body.stream:
         return sse.Stream(request, _chunks(body, events, head))
     return JSONResponse({**head, **await _whole(body, events)})
+
+
+def read_request(body: CompletionRequest, request: Request) -> GenerateRequest:
+    """Returns the request in the host's terms. Raises RequestError."""
+    body.refuse(echo=bool(body.echo), best_of=body.best_of not in (None, 1), suffix=bool(body.suffix))
+    return GenerateRequest(
+        prompt=body.prompt if isinstance(body.prompt, str) else body.prompt[0],
+        key=request.state.key,
+        max_tokens=limit_tokens(body.max_tokens or DEFAULT_TOKENS, request),
+        logprobs=body.logprobs,
+        **body.sampling_fields(),
+    )
 
 
 async def _whole(body: CompletionRequest, events: AsyncGenerator[GenerateOutput]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from holdfast.transcript.document import MalformedEntry
 from holdfast.transcript.formats.anthropic import turns_of
 from holdfast.transcript.provider_requests import parse_arguments, to_anthropic_call
 from holdfast.transcript.turn import Role, ToolCall, Turn
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 router = APIRouter(
     tags=["Anthropic"],
@@ -110,8 +110,8 @@ _SPOKEN: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/messages", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
-    """Answers a history."""
-    events = await begin_answer(request, await run_in_threadpool(to_generate_request, body, request))
+    """Continues a history with an answer."""
+    events = await begin_answer(request, await run_in_threadpool(read_request, body, request))
     model, made = request.app.state.host.model, f"msg_{uuid4().hex[:24]}"
     if body.stream:
         return sse.Stream(request, stream_message(events, model, made))
@@ -131,15 +131,19 @@ async def count_tokens(request: Request, body: Prompt) -> dict[str, int]:
     return {"input_tokens": await run_in_threadpool(count)}
 
 
-def to_generate_request(body: Create, request: Request) -> GenerateRequest:
-    """Returns the request in the host's terms. Raises Refused for what cannot be served as it is meant."""
+def read_request(body: Create, request: Request) -> GenerateRequest:
+    """Returns the request in the host's terms. Raises RequestError for what cannot be served as it is meant."""
     for name, why in _WHY.items():
         if getattr(body, name):
-            raise Refused(f"{name} is not supported: {why}; leave it out", param=name)
+            raise RequestError(f"{name} is not supported: {why}; leave it out", param=name)
     if body.output_config and body.output_config.get("format"):
-        raise Refused("output_config.format is not supported: nothing here holds an answer to a schema; leave it out")
+        raise RequestError(
+            "output_config.format is not supported: nothing here holds an answer to a schema; leave it out"
+        )
     if body.messages[-1].get("role") == "assistant":
-        raise Refused("the last message is the assistant's, and answers are not continued here; end with the user's")
+        raise RequestError(
+            "the last message is the assistant's, and answers are not continued here; end with the user's"
+        )
     temperature = body.temperature or 0.0
     return GenerateRequest(
         read_turns(body),
@@ -154,22 +158,22 @@ def to_generate_request(body: Create, request: Request) -> GenerateRequest:
 
 
 def read_turns(body: Prompt) -> tuple[Turn, ...]:
-    """Returns system prompt and messages as turns. Raises Refused for what is malformed, or no text."""
+    """Returns system prompt and messages as turns. Raises RequestError for what is malformed, or no text."""
     turns: list[Turn] = []
     try:
         if body.system:
             _check(body.system, "system", ("text",))
             turns.append(Turn(Role.SYSTEM, read_content(body.system).text))
     except MalformedEntry as error:
-        raise Refused(f"system: {error}") from None
+        raise RequestError(f"system: {error}") from None
     for number, sent in enumerate(body.messages):
         try:
             _check(sent.get("content"), f"messages.{number}.content", _BLOCKS)
             turns += turns_of(sent, number)
         except MalformedEntry as error:
-            raise Refused(f"messages.{number}: {error}") from None
+            raise RequestError(f"messages.{number}: {error}") from None
     for at, reason in find_orphans(turns):
-        raise Refused(f"messages.{turns[at].source}: it {reason}; send each tool_use with its tool_result")
+        raise RequestError(f"messages.{turns[at].source}: it {reason}; send each tool_use with its tool_result")
     return tuple(turns)
 
 
@@ -179,26 +183,34 @@ def _check(content: object, where: str, known: Sequence[str]) -> None:
         type_ = block.get("type") if isinstance(block, dict) else None
         if type_ is None or type_ not in known:
             named = str(type_)[:40] if type_ else "without a type"
-            raise Refused(f"{where}.{number}: a block {named} cannot be read here; this model reads {', '.join(known)}")
+            raise RequestError(
+                f"{where}.{number}: a block {named} cannot be read here; this model reads {', '.join(known)}"
+            )
         if type_ == "tool_result":
             _check(block.get("content"), f"{where}.{number}.content", ("text",))
 
 
 def read_tools(body: Prompt) -> tuple[Mapping[str, Any], ...]:
-    """Returns the tools as OpenAI functions, none if the caller wants no call. Raises Refused."""
+    """Returns the tools as OpenAI functions, none if the caller wants no call. Raises RequestError."""
     choice = (body.tool_choice or {}).get("type", "auto")
     if choice not in ("auto", "none"):
-        raise Refused(f"tool_choice {str(choice)[:40]!r} is not supported: no call can be forced; use auto or none")
+        raise RequestError(
+            f"tool_choice {str(choice)[:40]!r} is not supported: no call can be forced; use auto or none"
+        )
     functions = [_function(tool, f"tools.{number}") for number, tool in enumerate(body.tools or ())]
     return () if choice == "none" else tuple(functions)
 
 
 def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if (tool.get("type") or "custom") != "custom":
-        raise Refused(f"{where}: a tool {str(tool['type'])[:40]!r} is the provider's; only tools with an input_schema")
+        raise RequestError(
+            f"{where}: a tool {str(tool['type'])[:40]!r} is the provider's; only tools with an input_schema"
+        )
     name, schema, description = tool.get("name"), tool.get("input_schema"), tool.get("description") or ""
     if not (isinstance(name, str) and name and isinstance(schema, dict) and isinstance(description, str)):
-        raise Refused(f"{where}: expected a name (text), an input_schema (an object) and perhaps a description (text)")
+        raise RequestError(
+            f"{where}: expected a name (text), an input_schema (an object) and perhaps a description (text)"
+        )
     told = {"description": description} if description else {}  # as the other wires leave it out, to be the same tool
     return {"type": "function", "function": {"name": name, **told, "parameters": schema}}
 

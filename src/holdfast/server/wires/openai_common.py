@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, Field
 
 from holdfast.server.protocol import AnswerEnd, Logprob
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 WORST = -9999.0
 """What OpenAI writes for a token that could not come."""
@@ -41,7 +41,7 @@ class Common(BaseModel):
     logit_bias: dict[str, Any] | None = Field(None, description="Empty and nothing else.")
 
     def sampling_fields(self) -> dict[str, Any]:
-        """Returns the sampling fields of a GenerateRequest. Raises Refused for what cannot be done."""
+        """Returns the sampling fields of a GenerateRequest. Raises RequestError for what cannot be done."""
         self.refuse(n=self.n not in (None, 1), logit_bias=bool(self.logit_bias))
         self.refuse(frequency_penalty=bool(self.frequency_penalty), presence_penalty=bool(self.presence_penalty))
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -52,11 +52,13 @@ class Common(BaseModel):
         return {"temperature": temperature, "top_p": top_p, "seed": seed, "stop": stop}
 
     def refuse(self, **wrong: bool) -> None:
-        """Raises Refused for the first field that asks for something unsupported."""
+        """Raises RequestError for the first field that asks for something unsupported."""
         for name, is_wrong in wrong.items():
             if is_wrong:
                 told = repr(getattr(self, name))[:80]
-                raise Refused(f"{name} {told} is not supported here; leave it out", name, code="unsupported_parameter")
+                raise RequestError(
+                    f"{name} {told} is not supported here; leave it out", name, code="unsupported_parameter"
+                )
 
     @property
     def tells_usage(self) -> bool:

@@ -28,7 +28,7 @@ def new_id(prefix: str) -> str:
 
 
 class Answer:
-    """One response as it is made: `response` is what it has come to; `told` gives the events of what happens."""
+    """One response as it is made: `response` is its state; `to_events` gives the events of this wire."""
 
     def __init__(self, head: Mapping[str, Any]) -> None:
         self.response: dict[str, Any] = {**head, "status": "in_progress", "output": []}

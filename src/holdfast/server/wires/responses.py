@@ -33,7 +33,7 @@ from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, MalformedEntry
 from holdfast.transcript.formats.openai_responses import Item, group_items, read_item
 from holdfast.transcript.turn import Role, Turn
-from holdfast.web.refused import Refused
+from holdfast.web.request_error import RequestError
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 log = logging.getLogger("holdfast.server")
@@ -121,8 +121,8 @@ class History:
 
 @router.post("/v1/responses", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
-    """Answers a history."""
-    history, around, ask = await run_in_threadpool(_read_request, body, request)
+    """Continues a history with an answer."""
+    history, around, ask = await run_in_threadpool(read_request, body, request)
     events = await begin_answer(request, ask)
     answer = Answer(_head(body, request.app.state.host.model))
 
@@ -146,7 +146,7 @@ async def compact(request: Request, body: Input) -> Response:
     """Compacts the session of a history now. The item that comes back stands for all of it."""
     state, key = request.app.state, request.state.key
     memory: ResponseStore = state.responses
-    history, ask = await run_in_threadpool(_read_compact, body, request)
+    history, ask = await run_in_threadpool(read_compaction, body, request)
     work = asyncio.get_running_loop().run_in_executor(state.pool, _compact_session, state.host, ask)
     try:
         async with asyncio.timeout(state.settings.seconds):
@@ -170,15 +170,15 @@ async def compact(request: Request, body: Input) -> Response:
     )
 
 
-def _read_request(body: Create, request: Request) -> tuple[History, Preamble, GenerateRequest]:
-    """Returns the history of a request, what it is read with, and both in the host's terms. Raises Refused."""
-    history, around = _history(body, request), Preamble(_tools(body), body.instructions)
+def read_request(body: Create, request: Request) -> tuple[History, Preamble, GenerateRequest]:
+    """Returns the history of a request, what it is read with, and both in the host's terms. Raises RequestError."""
+    history, around = read_history(body, request), Preamble(read_tools(body), body.instructions)
     return history, around, history.ask(request.state.key, around, **_sampling(body, request))
 
 
-def _read_compact(body: Input, request: Request) -> tuple[History, GenerateRequest]:
-    """Returns the history of a compaction, and the request that makes the host read it. Raises Refused."""
-    history, key = _history(body, request), request.state.key
+def read_compaction(body: Input, request: Request) -> tuple[History, GenerateRequest]:
+    """Returns the history of a compaction, and the request that makes the host read it. Raises RequestError."""
+    history, key = read_history(body, request), request.state.key
     noted = request.app.state.responses.preamble(key, history.turns)
     around = noted if body.instructions is None else replace(noted, instructions=body.instructions)
     return history, history.ask(key, around, max_tokens=1)
@@ -245,7 +245,7 @@ def _head(body: Create, model: str) -> dict[str, Any]:
 
 
 def _sampling(body: Create, request: Request) -> dict[str, Any]:
-    """Returns the sampling fields. Raises Refused for what cannot be done."""
+    """Returns the sampling fields. Raises RequestError for what cannot be done."""
     form = (body.text or {}).get("format")
     wrong = {
         "text": form is not None and form != {"type": "text"},
@@ -258,7 +258,7 @@ def _sampling(body: Create, request: Request) -> dict[str, Any]:
     for name, is_wrong in wrong.items():
         if is_wrong:
             told = repr(getattr(body, name))[:80]
-            raise Refused(f"{name} {told} is not supported here; leave it out", name, code="unsupported_parameter")
+            raise RequestError(f"{name} {told} is not supported here; leave it out", name, code="unsupported_parameter")
     temperature = body.temperature or 0.0
     return {
         "max_tokens": limit_tokens(body.max_output_tokens, request),
@@ -268,8 +268,8 @@ def _sampling(body: Create, request: Request) -> dict[str, Any]:
     }
 
 
-def _tools(body: Create) -> tuple[Mapping[str, Any], ...]:
-    """Returns the tools as chat completions have them, none if the caller wants no call. Raises Refused."""
+def read_tools(body: Create) -> tuple[Mapping[str, Any], ...]:
+    """Returns the tools as chat completions have them, none if the caller wants no call. Raises RequestError."""
     functions = tuple(_function(tool, f"tools[{number}]") for number, tool in enumerate(body.tools or ()))
     return () if body.tool_choice == "none" else functions
 
@@ -277,21 +277,21 @@ def _tools(body: Create) -> tuple[Mapping[str, Any], ...]:
 def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if tool.get("type") != "function":
         told = str(tool.get("type"))[:40]
-        raise Refused(f"{where} is of type {told!r}; no tool is run here, only functions can be given", where)
+        raise RequestError(f"{where} is of type {told!r}; no tool is run here, only functions can be given", where)
     name, parameters, description = tool.get("name"), tool.get("parameters"), tool.get("description")
     right = isinstance(name, str) and name and isinstance(parameters, dict | None)
     if not right or not isinstance(description, str | None):
-        raise Refused(f"{where}: expected a name and a description (texts), and parameters (an object)", where)
+        raise RequestError(f"{where}: expected a name and a description (texts), and parameters (an object)", where)
     try:
         json.dumps(tool, allow_nan=False)
     except ValueError:
-        raise Refused(f"{where} holds a number that is beyond what JSON readers take", where) from None
+        raise RequestError(f"{where} holds a number that is beyond what JSON readers take", where) from None
     given = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": {k: v for k, v in given.items() if v is not None}}
 
 
-def _history(body: Input, request: Request) -> History:
-    """Returns the history of a request. Raises Refused."""
+def read_history(body: Input, request: Request) -> History:
+    """Returns the history of a request. Raises RequestError."""
     memory, key = request.app.state.responses, request.state.key
     before: tuple[Turn, ...] = ()
     if body.previous_response_id is not None:
@@ -303,13 +303,13 @@ def _history(body: Input, request: Request) -> History:
         start = next((at + 1 for at in reversed(range(len(sent))) if sent[at].get("type") == _COMPACTION), 0)
         if start:
             before = _find_turns(memory, key, sent[start - 1].get("encrypted_content"), f"input[{start - 1}]")
-        added = _turns(sent, start)
+        added = read_turns(sent, start)
     history = History(before, added)
     if not history.turns:
-        raise Refused("input is empty; send a text or a list of items", "input")
+        raise RequestError("input is empty; send a text or a list of items", "input")
     for at, reason in find_orphans(history.turns)[:1]:
         where = f"input[{history.turns[at].source - 1}]" if at >= len(before) else "the history before input"
-        raise Refused(f"{where} {reason}", "input")
+        raise RequestError(f"{where} {reason}", "input")
     return history
 
 
@@ -317,27 +317,27 @@ def _find_turns(memory: ResponseStore, key: str, name: object, where: str) -> tu
     turns = memory.find(key, name) if isinstance(name, str) else None
     if turns is None:
         told = f"{where} {str(name)[:80]!r} names nothing that is kept here (any more); send the history itself"
-        raise Refused(told, where, status=404, code="previous_response_not_found")
+        raise RequestError(told, where, status=404, code="previous_response_not_found")
     return turns
 
 
-def _turns(sent: Sequence[Mapping[str, Any]], start: int) -> tuple[Turn, ...]:
-    """Returns the items from `start` on as turns. Raises Refused for what is malformed, or no text."""
+def read_turns(sent: Sequence[Mapping[str, Any]], start: int) -> tuple[Turn, ...]:
+    """Returns the items from `start` on as turns. Raises RequestError for what is malformed, or no text."""
     items: list[Item] = []
     for number in range(start, len(sent)):
         item, where = sent[number], f"input[{number}]"
         type_ = item.get("type") or "message"
         if type_ not in _ITEMS:
-            raise Refused(f"{where} is of type {str(type_)[:40]!r}; read here are {', '.join(_ITEMS)}", where)
+            raise RequestError(f"{where} is of type {str(type_)[:40]!r}; read here are {', '.join(_ITEMS)}", where)
         for name in _NEEDED.get(type_, ()):
             if not isinstance(item.get(name), str):
-                raise Refused(f"{where}: a {type_} needs {name}, a text", where)
+                raise RequestError(f"{where}: a {type_} needs {name}, a text", where)
         for field in ("content", "output"):
             _check(item.get(field), f"{where}.{field}", ("reasoning_text",) if type_ == "reasoning" else _PARTS)
         try:
             items.append(read_item(Entry(number + 1, dict(item))))
         except MalformedEntry as error:
-            raise Refused(f"{where}: {error}", where) from None
+            raise RequestError(f"{where}: {error}", where) from None
     return tuple(said.turn for said in group_items(items))
 
 
@@ -347,4 +347,4 @@ def _check(content: object, where: str, known: Sequence[str]) -> None:
         type_ = part.get("type") if isinstance(part, dict) else None
         if type_ not in known:
             told = f"{where}[{number}] is of type {str(type_)[:40]!r}; the model here reads text alone"
-            raise Refused(told, f"{where}[{number}]")
+            raise RequestError(told, f"{where}[{number}]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from holdfast.errors import BadInput
 
 
-class Refused(BadInput):
+class RequestError(BadInput):
     """A request that is turned down at the door, with its HTTP status and, for OpenAI, the field and a code."""
 
     def __init__(
