@@ -43,7 +43,7 @@ class SubAgent:
     start: CompactContext
     """The context that it was given."""
     memory: KVContext
-    """That context in memory. Nobody feeds it; `live` returns a fork to read on."""
+    """Its context in memory. Nobody feeds it; `live` returns a fork to read on."""
 
     def live(self) -> KVContext:
         """Returns a memory of its own that begins where it was given."""

@@ -68,7 +68,7 @@ class RemoteEngine:
     model: str
     """The name by which the server knows it."""
     words: Model | None = None
-    """The same model in this process, of which the embedding matrix is used; needed for soft segments alone."""
+    """This model in memory, for its embedding matrix; needed for soft segments alone."""
     key: str = field(default="", repr=False)
     timeout: float = 600.0
     """Seconds without a byte from the server."""

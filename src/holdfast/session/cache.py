@@ -1,4 +1,8 @@
-"""The cache of a live session, as a value: compact slots in front, the newest turns verbatim behind them."""
+"""The memory of a live session, a value: compact slots in front, the newest turns verbatim behind them.
+
+frontier (segments)                          tail (blocks, in the memory's own dense tail)
+[system][task][slots][user turn][slots] ...  [assistant][result][assistant] ...
+"""
 
 from __future__ import annotations
 
@@ -25,28 +29,28 @@ from holdfast.methods.base import Progress, quiet
 from holdfast.model.load import Model, full_bytes
 from holdfast.session.retained_states import RetainedStatesEngine
 
-FULL = 0.75
-"""Of the positions that a model reads, from which on a compaction draws the past together."""
-DRAWN = 0.5
-"""Of them, to which it does."""
+FULL_SHARE = 0.75
+"""Share of the positions that a model reads, above which a compaction compresses the positions of the past."""
+FREE_SHARE = 0.5
+"""Share of them to which it compresses them."""
 
 
 @dataclass(frozen=True)
 class SessionCache:
-    """The memory of a session and what it is made of."""
+    """The memory of a session, and the segments and blocks that it consists of."""
 
     live: KVContext
-    """Everything."""
+    """The whole memory."""
     frontier: KVContext
     """The memory before the tail; all of it slots."""
     segments: tuple[Segment, ...] = ()
-    """The segments that `frontier` is made of."""
+    """The segments of `frontier`."""
     blocks: tuple[Block, ...] = ()
-    """The whole session."""
+    """All blocks of the session."""
     tail: int = 0
-    """The first block that is in the tail."""
+    """Index of the first block that is in the tail."""
     hidden: tuple[Tensor, ...] = ()
-    """Of the tail's tokens, `[n, d]` each."""
+    """Hidden states of the tail's tokens, `[n, d]` each."""
 
     @classmethod
     def empty(cls, model: Model) -> SessionCache:
@@ -63,7 +67,7 @@ class SessionCache:
 
     @property
     def slots(self) -> float:
-        """KV pairs held, per layer and head on average."""
+        """KV pairs per layer and head, on average."""
         return self.nbytes / full_bytes(self.model, 1)
 
     @property
@@ -83,14 +87,12 @@ class SessionCache:
 
     @torch.no_grad()
     def read(self, blocks: Sequence[Block], report: PrefillProgress | None = None) -> SessionCache:
-        """Returns the cache with `blocks` read behind everything."""
+        """Reads `blocks` behind everything; returns the cache after it."""
         ids, live = [i for block in blocks for i in block.ids], self.live.fork()
         return self.extend(live, blocks, (live.feed(ids, report=report),)) if ids else self
 
     def crop(self, blocks: int) -> SessionCache:
-        """Returns the cache with only the first `blocks` blocks. Raises BadInput if later ones are no
-        longer verbatim.
-        """
+        """Returns the cache of the first `blocks` blocks. Raises BadInput if later ones are no longer verbatim."""
         if blocks < self.tail:
             raise BadInput(f"the first {self.tail} blocks are compacted; they come back by reading them again")
         count = sum(map(len, self.blocks[blocks:]))
@@ -103,9 +105,9 @@ class SessionCache:
         return replace(self, live=live, blocks=self.blocks[:blocks], hidden=(hidden,))
 
     def context(self) -> CompactContext:
-        """Returns all of it as one context, the states of the tail included, so that opening it reads nothing again.
+        """Returns the memory as one context with the states of the tail, so that opening it reads nothing again.
 
-        The tail is the last segment, unless it is empty. Models whose layers forget by themselves get its tokens.
+        The tail is the last segment, unless it is empty. Models with sliding layers get its tokens.
         """
         segments, rest = self.segments, self.blocks[self.tail :]
         if rest:
@@ -127,77 +129,77 @@ class SessionCache:
 def open_cache(
     context: CompactContext, blocks: Sequence[Block], tail: int, hidden: Tensor, model: Model
 ) -> SessionCache:
-    """Opens what `SessionCache.context` returned, as far as `blocks`.
+    """Loads the context of `SessionCache.context`, up to `blocks`.
 
-    `hidden [T, d]` are those of the blocks from `tail` on, which may have been more then.
+    `hidden [T, d]` are the hidden states of the blocks from `tail` on; later blocks of that time are dropped.
     """
     segments = context.segments[: len(context.segments) - bool(len(hidden))]
     frontier = KVContext(model).extend(segments, context.next_position - len(hidden)).fork(frozen=True)
-    held = SessionCache(frontier.fork(), frontier, segments, tuple(blocks[:tail]), tail)
+    cache = SessionCache(frontier.fork(), frontier, segments, tuple(blocks[:tail]), tail)
     rest = blocks[tail:]
     if not rest:
-        return held
+        return cache
     last, count = context.segments[-1], sum(map(len, rest))
     if not isinstance(last, StateSegment):
-        return held.read(rest)
+        return cache.read(rest)
     live = frontier.fork()
     live.retain(last)
     live.rewind(len(hidden) - count)
     live.last_hidden = hidden[count - 1]
-    return held.extend(live, rest, (hidden[:count],))
+    return cache.extend(live, rest, (hidden[:count],))
 
 
-class Retention(NamedTuple):
-    """The blocks that a compaction leaves verbatim, and the form in which they stay."""
+class KeepRule(NamedTuple):
+    """The blocks that a compaction leaves verbatim, and whether they are read again."""
 
     stays: Callable[[Block], bool]
     recent: int
-    """The first of the newest turns, which all stay."""
+    """Index of the first of the newest turns, which all stay."""
     restart: bool = False
-    """Read it again over the compact memory. Else it keeps its states, which know the text that goes."""
+    """True: they are read again over the compact memory. Else they keep their states, which know the text that goes."""
 
 
 def compact_cache(
-    held: SessionCache,
+    cache: SessionCache,
     engine: LocalEngine,
     plan: Plan,
-    keeps: Retention,
+    rule: KeepRule,
     target: int | None = None,
     progress: Progress = quiet,
 ) -> tuple[SessionCache, dict[str, Any]]:
-    """Compacts the tail's blocks that do not stay; returns the new cache and what that took.
+    """Compacts the tail's blocks that do not stay; returns the cache after it, and its sizes, seconds and findings.
 
-    It comes down to `target` slots if so much may go. If positions run out, the compacted past is compressed in
-    positions, be there anything new to compact or not. Raises BadInput if there is nothing to do, UnsupportedModel if
-    states cannot be kept.
+    The result has at most `target` slots if so much may go. If positions run out, those of the compacted past are
+    compressed, even if nothing new is compacted. Raises BadInput if there is nothing to do, UnsupportedModel if states
+    cannot be kept.
     """
-    began, most = time.perf_counter(), held.model.max_tokens
-    less, made = _compact_tail(held, engine, plan, keeps, progress)
+    began, most = time.perf_counter(), cache.model.max_tokens
+    smaller, made = _compact_tail(cache, engine, plan, rule, progress)
     if target is not None:
-        less = tighten_cache(less, target, strict=False)
-    after = fit_positions(less, int(DRAWN * most)) if less.live.next_position > FULL * most else less
-    if after is held:
+        smaller = tighten_cache(smaller, target, strict=False)
+    after = (
+        fit_positions(smaller, int(FREE_SHARE * most)) if smaller.live.next_position > FULL_SHARE * most else smaller
+    )
+    if after is cache:
         raise BadInput("nothing may be compacted yet: what is not pinned is among the recent exchanges")
-    told = _describe_compaction(held, after, made, time.perf_counter() - began)
-    if after is not less:
-        told["next_position"] = [held.live.next_position, after.live.next_position]
-    return after, told
+    evidence = _describe_compaction(cache, after, made, time.perf_counter() - began)
+    if after is not smaller:
+        evidence["next_position"] = [cache.live.next_position, after.live.next_position]
+    return after, evidence
 
 
 class PreparedCompaction(NamedTuple):
-    """A compaction that nobody has taken over yet."""
+    """A compaction that the session has not taken over yet."""
 
     before: SessionCache
     after: SessionCache
-    told: Mapping[str, Any]
+    evidence: Mapping[str, Any]
     pinned: frozenset[int]
 
 
 @torch.no_grad()
 def catch_up(made: PreparedCompaction, now: SessionCache) -> SessionCache:
-    """Returns the compacted cache with what was read since. Raises Conflict if `now` does not continue
-    what was there.
-    """
+    """Reads into a compacted memory what came since. Raises Conflict if `now` does not continue the memory before."""
     before, after = made.before, made.after
     if now is before:
         return after
@@ -205,7 +207,7 @@ def catch_up(made: PreparedCompaction, now: SessionCache) -> SessionCache:
         raise Conflict("the session went another way while it was being compacted")
     new = now.blocks[len(before.blocks) :]
     moved_on = after.live.next_position != before.live.next_position
-    if moved_on or made.told["restart"] or not new:
+    if moved_on or made.evidence["restart"] or not new:
         return after.read(new)
     hidden, live = torch.cat(now.hidden), after.live.fork()
     part = slice(len(hidden) - sum(map(len, new)), len(hidden))
@@ -214,27 +216,27 @@ def catch_up(made: PreparedCompaction, now: SessionCache) -> SessionCache:
 
 
 def _compact_tail(
-    held: SessionCache, engine: LocalEngine, plan: Plan, keeps: Retention, progress: Progress
+    cache: SessionCache, engine: LocalEngine, plan: Plan, rule: KeepRule, progress: Progress
 ) -> tuple[SessionCache, CompactContext | None]:
-    """Compacts the tail; returns the cache as it is if nothing may go."""
-    rest = held.blocks[held.tail :]
-    old = tuple(block for block in rest if block.origin.turn < keeps.recent)
-    start = held.live.next_position - sum(map(len, rest))
-    cut = [replace(part, start=part.start + start) for part in runs(old, list(map(keeps.stays, old)))]
+    """Compacts the old blocks of the tail; returns the memory as it is if none may go."""
+    rest = cache.blocks[cache.tail :]
+    old = tuple(block for block in rest if block.origin.turn < rule.recent)
+    start = cache.live.next_position - sum(map(len, rest))
+    cut = [replace(part, start=part.start + start) for part in runs(old, list(map(rule.stays, old)))]
     if not any(part.compact for part in cut):
-        if plan.slots is not None and held.slots > plan.slots:
-            return tighten_cache(held, plan.slots), None
-        return held, None
-    if not keeps.restart:
-        check_retains(held.model)
-        hidden = torch.cat(held.hidden)
-        engine = RetainedStatesEngine(held.model, held.live, start, hidden, held.frontier.last_hidden)
-    begin = StartingMemory(held.frontier, held.segments, retain=not keeps.restart)
+        if plan.slots is not None and cache.slots > plan.slots:
+            return tighten_cache(cache, plan.slots), None
+        return cache, None
+    if not rule.restart:
+        check_retains(cache.model)
+        hidden = torch.cat(cache.hidden)
+        engine = RetainedStatesEngine(cache.model, cache.live, start, hidden, cache.frontier.last_hidden)
+    begin = StartingMemory(cache.frontier, cache.segments, retain=not rule.restart)
     ratio = replace(plan, slots=None)  # a session's slots are a bound on all that it holds, kept below
     made, frontier = compact_in_memory(cut, engine, ratio, progress, begin=begin)
     frontier = frontier.fork(frozen=True)
     frontier.last_hidden = None
-    after = _append_recent(held, frontier, made.segments, len(old), keeps.restart)
+    after = _append_recent(cache, frontier, made.segments, len(old), rule.restart)
     if plan.slots is not None:
         after = tighten_cache(after, plan.slots)
     return after, made
@@ -242,73 +244,73 @@ def _compact_tail(
 
 @torch.no_grad()
 def _append_recent(
-    held: SessionCache, frontier: KVContext, segments: tuple[Segment, ...], gone: int, restart: bool
+    cache: SessionCache, frontier: KVContext, segments: tuple[Segment, ...], gone: int, restart: bool
 ) -> SessionCache:
-    """Appends the recent blocks to a new frontier: as they were read, or read again."""
-    rest, live = held.blocks[held.tail + gone :], frontier.fork()
-    after = SessionCache(live, frontier, segments, held.blocks[: held.tail + gone], held.tail + gone)
+    """Puts the recent blocks behind a new frontier: with their states, or read again."""
+    rest, live = cache.blocks[cache.tail + gone :], frontier.fork()
+    after = SessionCache(live, frontier, segments, cache.blocks[: cache.tail + gone], cache.tail + gone)
     if restart or not rest:
         return after.read(rest)
-    hidden = torch.cat(held.hidden)
+    hidden = torch.cat(cache.hidden)
     first = len(hidden) - sum(map(len, rest))
     frontier.last_hidden = hidden[first - 1]
-    live.take(held.live, slice(first, len(hidden)), hidden[-1])
+    live.take(cache.live, slice(first, len(hidden)), hidden[-1])
     return after.extend(live, rest, (hidden[first:].clone(),))  # a view would hold on to what has gone
 
 
 @torch.no_grad()
-def tighten_cache(held: SessionCache, slots: int, *, strict: bool = True) -> SessionCache:
-    """Returns the cache with at most `slots`: the least useful compacted ones go. Raises BadOption if too few may go,
-    or leaves all as it is if not `strict`.
+def tighten_cache(cache: SessionCache, slots: int, *, strict: bool = True) -> SessionCache:
+    """Drops the least useful compacted slots until at most `slots` are left.
+
+    If too few may go, raises BadOption, or returns the cache as it is if not `strict`.
     """
-    over = held.slots - slots
+    over = cache.slots - slots
     if over <= 0:
-        return held
-    scored = [at for at, s in enumerate(held.segments) if isinstance(s, StateSegment) and s.scores]
-    heads = len(held.model.family.full) * held.model.family.kv_heads
-    total = sum(len(c.scores) for c in find_cells([held.segments[at] for at in scored])) if scored else 0
+        return cache
+    scored = [at for at, s in enumerate(cache.segments) if isinstance(s, StateSegment) and s.scores]
+    heads = len(cache.model.family.full) * cache.model.family.kv_heads
+    total = sum(len(c.scores) for c in find_cells([cache.segments[at] for at in scored])) if scored else 0
     pairs = int(total - over * heads)
     if (pairs < heads * len(scored) or not scored) and not strict:
-        return held
+        return cache
     if pairs < heads * len(scored) or not scored:
         raise BadOption(
-            f"{held.slots:.0f} slots are held, {total / heads:.0f} of them compacted: a bound of {slots} leaves no "
+            f"{cache.slots:.0f} slots are held, {total / heads:.0f} of them compacted: a bound of {slots} leaves no "
             "room; raise it, pin less, or keep fewer recent exchanges"
         )
-    segments = list(held.segments)
+    segments = list(cache.segments)
     for at, segment in zip(scored, tighten([segments[at] for at in scored], pairs), strict=True):
         segments[at] = segment
-    return replace_frontier(held, tuple(segments))
+    return replace_frontier(cache, tuple(segments))
 
 
 @torch.no_grad()
-def replace_frontier(held: SessionCache, segments: tuple[Segment, ...], by: float = 0) -> SessionCache:
-    """Returns the same tail, `by` positions later, behind another frontier."""
-    rest = held.blocks[held.tail :]
-    start = held.live.next_position - sum(map(len, rest)) + int(by)
-    frontier = KVContext(held.model).extend(segments, start).fork(frozen=True)
-    frontier.last_hidden = held.frontier.last_hidden
-    after = SessionCache(frontier.fork(), frontier, segments, held.blocks[: held.tail], held.tail)
+def replace_frontier(cache: SessionCache, segments: tuple[Segment, ...], by: float = 0) -> SessionCache:
+    """Puts the tail, `by` positions later, behind a frontier of other segments."""
+    rest = cache.blocks[cache.tail :]
+    start = cache.live.next_position - sum(map(len, rest)) + int(by)
+    frontier = KVContext(cache.model).extend(segments, start).fork(frozen=True)
+    frontier.last_hidden = cache.frontier.last_hidden
+    after = SessionCache(frontier.fork(), frontier, segments, cache.blocks[: cache.tail], cache.tail)
     if not rest:
         return after
-    tail, live, hidden = held._tail(rest), frontier.fork(), torch.cat(held.hidden)
+    tail, live, hidden = cache._tail(rest), frontier.fork(), torch.cat(cache.hidden)
     if isinstance(tail, StateSegment):
         live.retain(shift_segment(tail, by), hidden[-1])  # type: ignore[arg-type]
         return after.extend(live, rest, (hidden,))
     return after.read(rest)
 
 
-def fit_positions(held: SessionCache, most: int) -> SessionCache:
-    """Compresses the positions of the compacted past so that the next token stands at `most`, or as near to it as can
-    be.
+def fit_positions(cache: SessionCache, most: int) -> SessionCache:
+    """Compresses the positions of the compacted past, so that the next token stands at `most` or as near as possible.
 
     A model reads only so many positions, however few slots stand at them.
     """
-    end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
-    over = min(held.live.next_position - most, find_slack(held.segments, end))
+    end = cache.live.next_position - sum(map(len, cache.blocks[cache.tail :]))
+    over = min(cache.live.next_position - most, find_slack(cache.segments, end))
     if over <= 0:
-        return held
-    return replace_frontier(held, compress_positions(held.segments, end, over), -over)
+        return cache
+    return replace_frontier(cache, compress_positions(cache.segments, end, over), -over)
 
 
 def _describe_compaction(

@@ -1,4 +1,4 @@
-"""The live object: turns are appended, answers generated, the past compacted in place.
+"""The live session: turns are appended, answers generated, old turns compacted in place.
 
     session = Session(load())
     session.append(read("session.json").turns)
@@ -8,8 +8,9 @@
     session.compact()                # what stays keeps its states; restart=True reads it again
     session.ask("Which port?")       # on a fork: the session does not notice
 
-Every change is made beside the memory, written to the log, and only then taken over: what fails leaves the session as
-it was, and what was acknowledged is in the log. Not for several threads at once; `server.host` has the locks.
+Every change is made beside the memory, written to the log, and only then taken over: a change that fails leaves the
+session as it was, and one that was acknowledged is in the log. Not for several threads at once; the server's host has
+the locks.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from holdfast.engine.local import LocalEngine, stream_text
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, Conflict, Missing, TooLarge
 from holdfast.methods.base import Progress, prefill_progress, quiet
-from holdfast.session.cache import PreparedCompaction, Retention, SessionCache, catch_up, compact_cache, open_cache
+from holdfast.session.cache import KeepRule, PreparedCompaction, SessionCache, catch_up, compact_cache, open_cache
 from holdfast.session.checkpoints import Checkpoint, CheckpointStore, clip_checkpoints
 from holdfast.session.events import (
     CompactionUndone,
@@ -68,10 +69,9 @@ class Session:
         name: str = "",
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Opens a new session. With a `store` every change is durable when its call returns, and `resume` finds it by
-        `name`.
+        """Opens a session. With a `store` every change is durable when its call returns; `resume` finds it by `name`.
 
-        `about` is added to its first event.
+        `about` are further fields of its first event.
         """
         self._start(engine, plan, tools, name or uuid4().hex, store)
         self._write(SessionOpened.of(engine.model, self.tools, about or {}))
@@ -107,9 +107,9 @@ class Session:
     # -- growing ---------------------------------------------------------------------------------------------------
 
     def append(self, turns: Sequence[Turn], progress: Progress = quiet) -> int:
-        """Reads more turns; returns how many tokens they took.
+        """Reads more turns; returns the number of their tokens.
 
-        Raises BadInput for turns that the template refuses, TooLarge if they go beyond what the model reads.
+        Raises BadInput for turns that the template refuses, TooLarge if they do not fit the model's window.
         """
         if not turns:
             return 0
@@ -121,9 +121,9 @@ class Session:
         return count
 
     def render_turns(self, turns: Sequence[Turn]) -> tuple[Block, ...]:
-        """Returns the blocks that `turns` would be behind this session.
+        """Renders `turns` as the blocks that they would be behind this session.
 
-        Raises TooLarge for a turn that is longer than what the model reads, before it is tokenized.
+        Raises TooLarge for a turn whose characters alone show that the model cannot read it.
         """
         self._check_turns(turns)
         meta = {"tools": list(self.tools)} if self.tools else {}
@@ -141,7 +141,7 @@ class Session:
                 )
 
     def check_room(self, tokens: int) -> None:
-        """Raises TooLarge if `tokens` more go beyond the positions that the model reads."""
+        """Raises TooLarge if so many more tokens go beyond the positions that the model reads."""
         needed, most = self.cache.live.next_position + tokens, self.engine.model.max_tokens
         if needed > most:
             raise TooLarge(
@@ -150,9 +150,7 @@ class Session:
             )
 
     def answer(self, limit: int = 256, sampling: Sampling | None = None) -> Answer:
-        """Returns an answer to the session as it stands; nothing changes until it is committed. Raises TooLarge if it
-        has no room.
-        """
+        """Begins an answer; nothing changes until it is committed. Raises TooLarge if it has no room."""
         opens, closes = answer_ids(self.engine.model.tokenizer)
         self.check_room(len(opens) + limit + len(closes))
         return Answer(self.engine, self.cache.live, opens, limit, sampling)
@@ -160,10 +158,10 @@ class Session:
     def commit(
         self, answer: Answer, turn: Turn | None = None, *, cut: bool = False, told: Mapping[str, Any] | None = None
     ) -> None:
-        """Makes the answer so far the session's next turn; `turn` is what its caller was told.
+        """Makes the answer so far the session's next turn; `turn` is the turn as the caller got it.
 
-        What was generated stays in memory as it is, token for token. A turn that says less, because it was `cut`, is
-        read as the template writes it. `told` goes into the event.
+        The generated tokens stay in memory as they are. A turn that is shorter, because it was `cut`, is read as the
+        template writes it. `told` are further sizes and seconds for the event.
         """
         tokenizer = self.engine.model.tokenizer
         turn = turn or Turn(Role.ASSISTANT, tokenizer.decode(answer.ids))
@@ -177,7 +175,7 @@ class Session:
         self._grow(self.cache.extend(live, (block,), hidden), (turn,), (block,), told or {})
 
     def ask(self, question: str, limit: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
-        """Answers a question on a fork, so that the session does not change. Raises TooLarge if it has no room."""
+        """Yields the answer to a question, on a fork: the session stays as it is. Raises TooLarge if it has no room."""
         prompt = question_ids(self.engine.model.tokenizer, question)
         self.check_room(len(prompt) + limit)
         yield from stream_text(
@@ -198,13 +196,13 @@ class Session:
         return units[-min(keep, len(units))][0]
 
     def stays(self, block: Block) -> bool:
-        """Returns True if a block is never compacted."""
+        """Returns True for a block that is never compacted."""
         turn = block.origin.turn
         return turn in self.pinned or stays(block, self.turns[turn], self.plan.policy)
 
     @property
     def compactable(self) -> int:
-        """Verbatim tokens that a compaction would take up now."""
+        """Verbatim tokens that a compaction would compact now."""
         rest, recent = self.cache.blocks[self.cache.tail :], self.recent
         return sum(len(block) for block in rest if block.origin.turn < recent and not self.stays(block))
 
@@ -217,11 +215,11 @@ class Session:
         target: int | None = None,
         progress: Progress = quiet,
     ) -> Row:
-        """Compacts what the policy allows; returns the event: sizes, seconds, and what the gate found.
+        """Compacts the turns that the policy lets go; returns the event with sizes, seconds and the gate's findings.
 
-        In place, what stays keeps the states that it has, which know the text that goes. With `restart` it is read
-        again over the compact memory. The plan's `slots` are a bound, `target` is where to come down to if that can be.
-        Raises BadInput if there is nothing to compact; all is then as it was.
+        In place, verbatim turns keep their states, which know the text that goes. With `restart` they are read again
+        over the compact memory. The plan's `slots` are a bound, `target` a size that is reached if it can be.
+        Raises BadInput if there is nothing to compact; the session is then as it was.
         """
         return self.adopt(self.prepare(plan, restart=restart, target=target, progress=progress), why)
 
@@ -233,24 +231,22 @@ class Session:
         target: int | None = None,
         progress: Progress = quiet,
     ) -> PreparedCompaction:
-        """Does the work of `compact` beside the session, which may be read and answered over meanwhile."""
+        """Compacts beside the session, which may read and answer meanwhile; `adopt` takes the result over."""
         plan, before = plan or self.plan, self.cache
         policy, turns, pinned = plan.policy, self.turns, self.pinned
-        keeps = Retention(
+        rule = KeepRule(
             lambda b: b.origin.turn in pinned or stays(b, turns[b.origin.turn], policy), self._recent(policy), restart
         )
-        after, told = compact_cache(before, self.engine, plan, keeps, target, progress)
-        return PreparedCompaction(before, after, {**told, "restart": restart}, pinned)
+        after, evidence = compact_cache(before, self.engine, plan, rule, target, progress)
+        return PreparedCompaction(before, after, {**evidence, "restart": restart}, pinned)
 
     def adopt(self, made: PreparedCompaction, why: str = "asked") -> Row:
-        """Takes over a prepared compaction, with what was said since. Raises Conflict if the session
-        went another way.
-        """
+        """Takes over a prepared compaction, with the turns since. Raises Conflict if the session went another way."""
         if made.pinned != self.pinned:
             raise Conflict("turns were pinned or let go while the session was being compacted")
         after = catch_up(made, self.cache)
         checkpoint = self._store_memory(after, self.compactions + 1)
-        self._write(SessionCompacted(checkpoint), {**made.told, **_sizes(after), "why": why})
+        self._write(SessionCompacted(checkpoint), {**made.evidence, **_sizes(after), "why": why})
         self.cache = after
         return self.events[-1]
 
@@ -260,8 +256,9 @@ class Session:
         return self._state.compactions
 
     def undo(self, progress: Progress = quiet) -> None:
-        """Takes back the newest compaction: its text is read again. Raises BadInput if there is none, TooLarge if the
-        model does not read that much.
+        """Takes back the newest compaction: its text is read again.
+
+        Raises BadInput if there is none, TooLarge if the model does not read that much.
         """
         standing = self.compactions
         if not standing:
@@ -272,14 +269,12 @@ class Session:
         self.cache = after
 
     def pin(self, turn: int, pinned: bool = True) -> None:
-        """Keeps a turn (counted from 0) verbatim from now on, or releases it. Raises Missing for a turn that does not
-        exist.
-        """
+        """Keeps a turn (counted from 0) verbatim from now on, or lets it go. Raises Missing if there is none."""
         self.turn(turn)
         self._write(TurnPinned(turn, pinned))
 
     def turn(self, turn: int) -> Turn:
-        """Returns a raw turn, counted from 0, whatever became of it. Raises Missing for a turn that does not exist."""
+        """Returns a turn as it was given, counted from 0, compacted or not. Raises Missing if there is no such turn."""
         if not 0 <= turn < len(self.turns):
             raise Missing(f"there is no turn {turn + 1}: the session has {len(self.turns)}")
         return self.turns[turn]
@@ -287,8 +282,9 @@ class Session:
     # -- other pasts and futures -----------------------------------------------------------------------------------
 
     def rewind(self, turns: int, progress: Progress = quiet) -> None:
-        """Goes back to the first `turns` turns. What is still verbatim costs nothing; other text is read again from the
-        compaction before it. Raises BadInput for more turns than there are.
+        """Goes back to the first `turns` turns. Raises BadInput for more turns than there are.
+
+        Turns that are still verbatim cost nothing; others are read again from the compaction before them.
         """
         if turns == len(self.turns):
             return
@@ -297,7 +293,7 @@ class Session:
         self.cache = after
 
     def fork(self, name: str = "", turns: int | None = None) -> Session:
-        """Returns a second future of the same past, or of its first `turns` turns.
+        """Forks the session, or its first `turns` turns, into another one.
 
         Memory is shared until it grows; the log is its own. Raises BadInput for more turns than there are.
         """
@@ -339,7 +335,7 @@ class Session:
     def resume(
         cls, name: str, engine: LocalEngine, store: Store, plan: Plan | None = None, progress: Progress = quiet
     ) -> Session:
-        """Returns a stored session as it was. Raises Missing if there is none, BadContext if its model was another."""
+        """Loads a stored session as it was. Raises Missing if there is none, BadContext if its model was another."""
         events = store.events(name)
         if not events:
             raise Missing(f"there is no session {name!r} in this store")
@@ -354,7 +350,7 @@ class Session:
         return session
 
     def context(self) -> CompactContext:
-        """Returns the memory as one context, for `holdfast.save` and everything that takes one."""
+        """Returns the memory as one context, for `holdfast.save` and everything else that takes one."""
         recipe = {"latent": self.plan.latent, "ratio": self.plan.ratio, "policy": asdict(self.plan.policy)}
         evidence = {"compactions": [event["told"] for event in self.events if event["kind"] == SessionCompacted.kind]}
         return replace(self.cache.context(), recipe=recipe, evidence=evidence)
@@ -381,9 +377,7 @@ class Session:
     def _read_again(
         self, checkpoints: Sequence[Checkpoint], blocks: int, progress: Progress, most: int | None = None
     ) -> SessionCache:
-        """Returns the memory of the first `blocks` blocks, from the newest checkpoint that serves. Raises TooLarge
-        beyond position `most`.
-        """
+        """Rebuilds the memory of the first `blocks` blocks from a checkpoint. Raises TooLarge beyond `most`."""
         whole, model = self.cache.blocks, self.engine.model
         cache = SessionCache.empty(model)
         if checkpoints:
@@ -404,7 +398,7 @@ class Session:
 
 @cache
 def _longest_token(tokenizer: Any) -> int:
-    """Returns the characters of the longest token: a text has no fewer tokens than so many fit into it."""
+    """Returns the characters of the longest token, which bound the tokens of a text from below."""
     return max(map(len, tokenizer.get_vocab()))
 
 
