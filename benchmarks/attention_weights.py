@@ -34,7 +34,7 @@ def main() -> None:
     windows, _ = turn_windows(session, rendered, located, 4096)
     window = next(w for w in windows if w.parts[-1].blocks[0].origin.turn == TURN)
     full = answers(engine, window, 1.0, "truncate")
-    none = scored(engine, CompactContext((), window.tokens), window.probes)
+    none = score_answers(engine, CompactContext((), window.tokens), window.probes)
     own = other = own_full = other_full = 0.0
     for i, probe in enumerate(window.probes):
         question = probe.question.replace(",", " ").replace(":", " ")
@@ -51,10 +51,10 @@ def main() -> None:
 
 def answers(engine: LocalEngine, window: Window, ratio: float, latent: str) -> list[float]:
     context = compact_parts(list(window.parts), engine, Plan(latent, ratio, policy=Policy(pin=(), keep_recent=0)))
-    return scored(engine, context, window.probes)
+    return score_answers(engine, context, window.probes)
 
 
-def scored(engine: LocalEngine, context: CompactContext, probes: tuple[Probe, ...]) -> list[float]:
+def score_answers(engine: LocalEngine, context: CompactContext, probes: tuple[Probe, ...]) -> list[float]:
     tokenizer = engine.model.tokenizer
     asked = [
         Continuation(

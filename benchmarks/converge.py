@@ -1,4 +1,4 @@
-"""How fast virtual tokens converge on one turn at 3.2x: the loss after N evaluations of each start and optimiser."""
+"""Convergence of virtual tokens on one turn at 3.2x: the loss after N evaluations of each start and optimiser."""
 
 from __future__ import annotations
 

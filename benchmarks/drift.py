@@ -1,4 +1,4 @@
-"""How a memory drifts that is compacted turn by turn, against one-shot compaction of the same turns in as many bytes.
+"""Drift of a memory that is compacted turn by turn, against one-shot compaction of the same turns in as many bytes.
 
     python benchmarks/drift.py examples/taskdeck/session.json examples/taskdeck/probes.jsonl
 
@@ -72,7 +72,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Row:
-    """What one form gives after some rounds."""
+    """Results of one form after some rounds."""
 
     rounds: int
     token_segment: int
@@ -87,7 +87,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """Log-probability of each probe's answer, and of the session's next tokens."""
 
     answers: np.ndarray
@@ -96,7 +96,7 @@ class Measured:
 
 @dataclass
 class Bench:
-    """What all forms share: the model, the method, the session cut into turns, and the memory of its head."""
+    """The parts that all forms share: the model, the method, the session cut into turns, and the memory of its head."""
 
     engine: LocalEngine
     method: LatentMethod
@@ -112,7 +112,7 @@ class Bench:
         return len(family.full) * family.kv_heads
 
     def budget(self, rounds: int) -> Budget:
-        """Of the first `rounds` turns, in one shot."""
+        """Returns the one-shot budget of the first `rounds` turns."""
         return budget_from_ratio(sum(map(len, self.spans[:rounds])), self.ratio)
 
     def end(self, rounds: int) -> int:
@@ -127,21 +127,21 @@ class Bench:
         live.settle(self.end(rounds))
         return live
 
-    def measured(self, live: KVContext, rounds: int) -> Measured:
+    def measure(self, live: KVContext, rounds: int) -> Measurement:
         encode, end = self.engine.model.tokenizer, self.end(rounds)
         asked = [
             Continuation(
                 tuple(question_ids(encode, x.probe.question)),
                 tuple(encode(x.probe.answer, add_special_tokens=False)["input_ids"]),
             )
-            for x in self.reached(rounds)
+            for x in self.probes_within(rounds)
         ]
         sums = [float(s.sum()) for s in self.engine.score(live, asked)] if asked else []
         following = self.rendered.ids[end : end + NEXT_TOKENS]
-        return Measured(np.array(sums), self.engine.next_logits(live, following[:-1]).log_softmax(-1))
+        return Measurement(np.array(sums), self.engine.next_logits(live, following[:-1]).log_softmax(-1))
 
-    def reached(self, rounds: int) -> list[LocatedProbe]:
-        """Probes whose evidence lies in the turns so far."""
+    def probes_within(self, rounds: int) -> list[LocatedProbe]:
+        """Returns the probes whose evidence lies in the first `rounds` turns."""
         return [x for x in self.probes if self.end(0) <= x.start and x.stop <= self.end(rounds)]
 
 
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/drift"))
     arguments = parser.parse_args()
     began = perf_counter()
-    bench = prepared(arguments)
+    bench = prepare(arguments)
     forms = [Form(f"{k} over {o}", k, o) for k in arguments.budget_kind for o in arguments.read_over]
     if {PER_TURN} <= set(arguments.budget_kind) and {COMPACT, FULL} <= set(arguments.read_over):
         forms.append(Form("swapped", PER_TURN, "swapped"))
@@ -167,12 +167,15 @@ def main() -> None:
         f"a head of {bench.end(0)} tokens, then {len(bench.spans)} turns of {bench.end(len(bench.spans))} tokens in all"
     )
     rows = list(rounds(bench, forms))
-    written(rows, arguments)
+    write_results(rows, arguments)
     print(f"{perf_counter() - began:.0f} s")
 
 
-def prepared(arguments: argparse.Namespace) -> Bench:
-    """Read everything; the turns end where the model, with a question and the next tokens, can read no further."""
+def prepare(arguments: argparse.Namespace) -> Bench:
+    """Reads the session and its probes, and opens its head.
+
+    Raises SystemExit if the model cannot read all rounds together with a question and the next tokens.
+    """
     engine, session = holdfast.load(arguments.model), holdfast.read(arguments.transcript)
     rendered = render(session, engine.model.tokenizer)
     first = list(takewhile(lambda b: b.kind in (Kind.SYSTEM, Kind.TASK), rendered.blocks))
@@ -196,7 +199,7 @@ def turns(blocks: Sequence[Block]) -> Iterator[Span]:
 
 
 def rounds(bench: Bench, forms: list[Form]) -> Iterator[Row]:
-    """Take turn after turn into every form; measure all of them at the marks."""
+    """Compacts turn after turn into every form and yields the rows measured at the marks."""
     full, differ = bench.head.fork(), []
     for n, span in enumerate(bench.spans, 1):
         whole = Budget(len(span))
@@ -208,7 +211,7 @@ def rounds(bench: Bench, forms: list[Form]) -> Iterator[Row]:
             if form.over == "swapped":
                 everything = bench.method.compress(shared, whole)
                 pairs = zip(everything, made[f"{PER_TURN} over {COMPACT}"], strict=True)
-                made[form.name] = tuple(swapped(a, b) for a, b in pairs)
+                made[form.name] = tuple(swap_states(a, b) for a, b in pairs)
             else:
                 past = full if form.over == FULL else bench.memory(form.segments, n - 1)
                 study = shared if form.over == FULL else bench.method.study(span, past, bench.engine)
@@ -220,7 +223,7 @@ def rounds(bench: Bench, forms: list[Form]) -> Iterator[Row]:
             full.feed(span.ids, positions=span.positions)
         full.settle(bench.end(n))
         if n in MARKS or n == len(bench.spans):
-            yield from measured(bench, forms, full, n)
+            yield from measure_forms(bench, forms, full, n)
             if differ:
                 same, keys, values = np.mean(differ[1:] or differ, axis=0)  # the first turn is read over the same head
                 print(
@@ -230,24 +233,24 @@ def rounds(bench: Bench, forms: list[Form]) -> Iterator[Row]:
                 )
 
 
-def measured(bench: Bench, forms: Sequence[Form], full: KVContext, n: int) -> Iterator[Row]:
-    """Every form and its baselines after `n` rounds."""
+def measure_forms(bench: Bench, forms: Sequence[Form], full: KVContext, n: int) -> Iterator[Row]:
+    """Yields a row for every baseline and form after `n` rounds."""
     budget, start = bench.budget(n), bench.spans[0].start
     span = Span(tuple(b for s in bench.spans[:n] for b in s.blocks), start)
     lives = {"none": bench.memory((), n), "full": full}
-    reference = {name: bench.measured(live, n) for name, live in lives.items()}
+    reference = {name: bench.measure(live, n) for name, live in lives.items()}
     newest = build("truncate")
     lives["truncate"] = bench.memory(newest.compress(newest.study(span, bench.head, bench.engine), budget), n)
     study = bench.method.study(span, bench.head, bench.engine)
     lives["one-shot"] = bench.memory(bench.method.compress(study, budget), n)
     lives["one-shot, by turn"] = bench.memory(by_turn(bench, bench.method.compress(study, Budget(len(span))), n), n)
     lives |= {form.name: bench.memory(form.segments, n) for form in forms}
-    where_from = np.unique([x.start for x in bench.reached(n)], return_inverse=True)[1]
+    where_from = np.unique([x.start for x in bench.probes_within(n)], return_inverse=True)[1]
     print(f"\nafter {n} rounds, {len(span)} tokens, {len(where_from)} probes", flush=True)
     print(f"  {'':<22}{'retained':>9}  {'95 %':<15}{'KL':>8}{'top-1':>8}{'KV bytes':>12}")
     for name, live in lives.items():
-        got = reference.get(name) or bench.measured(live, n)
-        row = scored(name, got, reference, where_from, n, len(span), live.nbytes - bench.head.nbytes)
+        got = reference.get(name) or bench.measure(live, n)
+        row = score_form(name, got, reference, where_from, n, len(span), live.nbytes - bench.head.nbytes)
         bounds = "" if np.isnan(row.low) else f"[{100 * row.low:.1f}, {100 * row.high:.1f}]"
         share = "-" if np.isnan(row.retained) else f"{100 * row.retained:.1f}"
         print(
@@ -256,8 +259,8 @@ def measured(bench: Bench, forms: Sequence[Form], full: KVContext, n: int) -> It
         yield row
 
 
-def scored(
-    form: str, got: Measured, reference: dict[str, Measured], clusters: np.ndarray, n: int, length: int, held: int
+def score_form(
+    form: str, got: Measurement, reference: dict[str, Measurement], clusters: np.ndarray, n: int, length: int, held: int
 ) -> Row:
     none, full = reference["none"], reference["full"]
     top, bottom = got.answers - none.answers, full.answers - none.answers
@@ -272,7 +275,7 @@ def scored(
 
 
 def by_turn(bench: Bench, everything: Sequence[Segment], n: int) -> list[Segment]:
-    """Of all slots of the first `n` turns, each turn's best, as many as `per-turn` gives it."""
+    """Returns the best slots of each of the first `n` turns, as many as `per-turn` gives to each."""
     (whole,) = everything
     assert isinstance(whole, StateSegment)
     out: list[Segment] = []
@@ -287,8 +290,8 @@ def by_turn(bench: Bench, everything: Sequence[Segment], n: int) -> list[Segment
     return out
 
 
-def swapped(whole: Segment, chosen: Segment) -> Segment:
-    """The slots of `whole` that stand where those of `chosen` do."""
+def swap_states(whole: Segment, chosen: Segment) -> Segment:
+    """Returns the slots of `whole` at the heads and positions of the slots of `chosen`."""
     assert isinstance(whole, StateSegment)
     assert isinstance(chosen, StateSegment)
     layers = tuple(where(a, torch.isin(places(a), places(b))) for a, b in zip(whole.layers, chosen.layers, strict=True))
@@ -296,7 +299,9 @@ def swapped(whole: Segment, chosen: Segment) -> Segment:
 
 
 def apart(ours: Sequence[Segment], theirs: Sequence[Segment], alike: Sequence[Segment]) -> tuple[float, float, float]:
-    """Share of slots chosen by both, and how far keys and values of the same slots (`alike`) are apart, relatively."""
+    """Returns the share of slots chosen by both, and the relative differences of keys and of values between the same
+    slots (`alike`).
+    """
     both = total = 0
     off, size = np.zeros(2), np.zeros(2)
     for a, b, c in zip(ours, theirs, alike, strict=True):
@@ -314,13 +319,13 @@ def apart(ours: Sequence[Segment], theirs: Sequence[Segment], alike: Sequence[Se
 
 
 def places(slots: Slots | QuantizedSlots) -> Tensor:
-    """One number for each slot's head and position."""
+    """Returns one number for each slot's head and position."""
     head = torch.repeat_interleave(torch.arange(len(slots.lengths)), torch.tensor(slots.lengths))
     return head.double() * (1 << 24) + slots.positions.double()
 
 
-def written(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
-    """The rows as JSON lines and a plot of what is retained and of KL."""
+def write_results(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
+    """Writes the rows as JSON lines, and a plot of the retained information and of KL."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = arguments.transcript.stem
     common = {"method": arguments.method, "ratio": arguments.ratio, "model": arguments.model}

@@ -95,8 +95,8 @@ def main() -> None:
 
 
 def measure(host: SessionHost, tokens: int, alone: float) -> dict[str, Any]:
-    """The waits of the listener in each phase."""
-    name = ask_once(host, recorded_turns(host.engine, tokens), "worker")
+    """Returns the waits of the listener in each phase."""
+    name = ask_once(host, first_turns(host.engine, tokens), "worker")
     listener = Listener(host)
     thread = threading.Thread(target=listener.listen, daemon=True)
     thread.start()
@@ -117,7 +117,7 @@ def measure(host: SessionHost, tokens: int, alone: float) -> dict[str, Any]:
 
 
 def waits_during(listener: Listener, work: Callable[[], object]) -> dict[str, float]:
-    """Seconds that the work took, and the longest wait between two tokens of which any part lay within it."""
+    """Returns the seconds that the work took, and the waits between two tokens that overlap with it."""
     began = time.perf_counter()
     work()
     ended = time.perf_counter()
@@ -138,8 +138,8 @@ def ask_once(host: SessionHost, turns: tuple[Turn, ...], key: str) -> str:
     return next(event.session for event in events if isinstance(event, AnswerStart))
 
 
-def recorded_turns(engine: LocalEngine, tokens: int) -> tuple[Turn, ...]:
-    """The first turns of the recorded session that have about so many tokens."""
+def first_turns(engine: LocalEngine, tokens: int) -> tuple[Turn, ...]:
+    """Returns the first turns of the recorded session, up to about `tokens` tokens."""
     chosen: list[Turn] = []
     size = 0
     for turn in read(SESSION).turns:
@@ -151,7 +151,7 @@ def recorded_turns(engine: LocalEngine, tokens: int) -> tuple[Turn, ...]:
 
 
 def long_turn(engine: LocalEngine, tokens: int) -> Turn:
-    """A turn of the user with about so many tokens."""
+    """Returns a turn of the user with about `tokens` tokens."""
     each = len(engine.model.tokenizer(" ".join(WORDS))["input_ids"])
     return Turn(Role.USER, " ".join(WORDS * (tokens // each)))
 

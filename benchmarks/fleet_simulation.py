@@ -41,8 +41,8 @@ class Turn:
     pause: float
 
 
-def recorded(path: str) -> list[Turn]:
-    """The turns of a transcript, by the times that it holds (15 s where it holds none)."""
+def read_turns(path: str) -> list[Turn]:
+    """Returns the turns of a transcript, with pauses from its times (15 s if it has none)."""
     found = calls_of(holdfast.read(path))
     turns, before, made = found.transcript.turns, 0, []
     for at, call in enumerate(found.calls):
@@ -54,8 +54,8 @@ def recorded(path: str) -> list[Turn]:
     return made
 
 
-def drawn(sessions: Sequence[Sequence[Turn]], tokens: int, rng: random.Random) -> list[Turn]:
-    """Recorded sessions one behind the other, as a user with many tasks has them, until there are so many tokens."""
+def draw_session(sessions: Sequence[Sequence[Turn]], tokens: int, rng: random.Random) -> list[Turn]:
+    """Returns recorded sessions one after another, as a user with many tasks has them, up to `tokens` tokens."""
     made: list[Turn] = []
     while sum(turn.prompt + turn.answer for turn in made) < tokens:
         made += rng.choice(sessions)
@@ -66,7 +66,7 @@ def drawn(sessions: Sequence[Sequence[Turn]], tokens: int, rng: random.Random) -
 
 @dataclass(frozen=True)
 class Setup:
-    """What is simulated."""
+    """The fleet that is simulated."""
 
     model: Model
     replicas: int
@@ -75,7 +75,7 @@ class Setup:
     store: float = 0.0
     """Bytes a second from the shared store, which then has every session after every turn; 0: there is none."""
     kill: float | None = None
-    """When replica 0 dies."""
+    """Seconds after which replica 0 dies."""
 
 
 @dataclass
@@ -109,11 +109,11 @@ class Replica:
 
 
 @dataclass
-class Told:
-    """What came out."""
+class Outcome:
+    """Results of a simulation."""
 
     served: dict[tuple[int, int], int] = field(default_factory=dict)
-    """How often each turn of each session was answered."""
+    """Number of answers by session and turn."""
     waits: list[float] = field(default_factory=list)
     prefilled: int = 0
     compacted: int = 0
@@ -128,7 +128,7 @@ class Simulation:
     """Events in the order of their times; equal times in the order in which they were made."""
 
     def __init__(self, setup: Setup, sessions: list[list[Turn]], seed: int, spread: float) -> None:
-        self.setup, self.rng, self.told = setup, random.Random(seed), Told()
+        self.setup, self.rng, self.outcome = setup, random.Random(seed), Outcome()
         self.replicas = [Replica() for _ in range(setup.replicas)]
         self.sessions = [Session(number, turns) for number, turns in enumerate(sessions)]
         self.events: list[tuple[float, int, Callable[[], None]]] = []
@@ -141,12 +141,12 @@ class Simulation:
     def after(self, seconds: float, what: Callable[..., None], *given: Any) -> None:
         heapq.heappush(self.events, (self.now + seconds, next(self.order), lambda: what(*given)))
 
-    def run(self) -> Told:
+    def run(self) -> Outcome:
         while self.events:
             self.now, _, what = heapq.heappop(self.events)
             what()
-        self.told.peak, self.told.end = max(replica.peak for replica in self.replicas), self.now
-        return self.told
+        self.outcome.peak, self.outcome.end = max(replica.peak for replica in self.replicas), self.now
+        return self.outcome
 
     def ask(self, session: Session) -> None:
         session.asked = self.now
@@ -163,7 +163,7 @@ class Simulation:
         self.go_on(number)
 
     def go_on(self, number: int) -> None:
-        """Start what is first in the queue, where there is room for it."""
+        """Starts the first entries of the queue while there is room for them."""
         replica = self.replicas[number]
         while replica.alive and not replica.busy and replica.queue:
             what, session = replica.queue[0]
@@ -177,7 +177,7 @@ class Simulation:
                 replica.queue.popleft()
 
     def start(self, number: int, session: Session) -> bool:
-        """Give a turn its memory and prefill it. False where others, which are being served, hold too much."""
+        """Gives a turn its memory and prefills it. Returns False if sessions that are being served hold too much."""
         replica, turn = self.replicas[number], session.turns[session.next]
         here, fetched = session.at == number, session.at != number and session.stored
         compacted = session.compacted if here or fetched else 0
@@ -191,13 +191,13 @@ class Simulation:
         seconds = self.setup.model.prefill(missing, behind - compacted * (1 - 1 / RATIO))
         if fetched:
             bytes_moved = self.bytes(session.tokens, compacted)
-            self.told.moved += bytes_moved
+            self.outcome.moved += bytes_moved
             seconds += bytes_moved / self.setup.store
         if session.at is not None and not here:
             self.replicas[session.at].held.pop(session.id, None)
         session.at, session.compacted, session.state, replica.busy = number, compacted, "serving", True
-        self.told.prefilled += missing
-        self.after(seconds, self.prefilled, number, session, session.attempt)
+        self.outcome.prefilled += missing
+        self.after(seconds, self.finish_prefill, number, session, session.attempt)
         return True
 
     def make_room(self, number: int, session: Session, need: float) -> bool:
@@ -211,26 +211,26 @@ class Simulation:
                 break
             free += replica.held.pop(n)
             self.sessions[n].at = None
-            self.told.spilled += 1
+            self.outcome.spilled += 1
         replica.held.pop(session.id, None)
         replica.held[session.id] = need  # the last of the dict is the most recently used
         replica.peak = max(replica.peak, sum(replica.held.values()))
         return True
 
-    def prefilled(self, number: int, session: Session, attempt: int) -> None:
+    def finish_prefill(self, number: int, session: Session, attempt: int) -> None:
         if session.attempt != attempt:  # the replica died meanwhile
             return
         self.replicas[number].busy = False
-        self.told.waits.append(self.now - session.asked)
-        self.after(session.turns[session.next].answer / DECODE, self.answered, number, session, attempt)
+        self.outcome.waits.append(self.now - session.asked)
+        self.after(session.turns[session.next].answer / DECODE, self.finish_answer, number, session, attempt)
         self.go_on(number)
 
-    def answered(self, number: int, session: Session, attempt: int) -> None:
+    def finish_answer(self, number: int, session: Session, attempt: int) -> None:
         if session.attempt != attempt:
             return
         turn = session.turns[session.next]
         key = (session.id, session.next)
-        self.told.served[key] = self.told.served.get(key, 0) + 1
+        self.outcome.served[key] = self.outcome.served.get(key, 0) + 1
         session.tokens += turn.prompt + turn.answer
         session.next, session.state, session.stored = session.next + 1, "", self.setup.store > 0
         if session.next < len(session.turns):
@@ -243,14 +243,14 @@ class Simulation:
         self.wake()
 
     def compact(self, number: int, session: Session) -> None:
-        """Compact what is verbatim, except the newest; the replica does nothing else meanwhile."""
+        """Compacts the verbatim tokens except the newest; the replica does nothing else meanwhile."""
         span = session.tokens - session.compacted - KEPT
         seconds = COMPACTION * self.setup.model.prefill(span, session.compacted / RATIO)
         session.state, self.replicas[number].busy = "compacting", True
-        self.told.compacted += span
-        self.after(seconds, self.is_compact, number, session, span)
+        self.outcome.compacted += span
+        self.after(seconds, self.finish_compaction, number, session, span)
 
-    def is_compact(self, number: int, session: Session, span: int) -> None:
+    def finish_compaction(self, number: int, session: Session, span: int) -> None:
         replica = self.replicas[number]
         if not replica.alive or session.at != number:
             return
@@ -260,7 +260,7 @@ class Simulation:
         self.wake()
 
     def die(self, replica: Replica) -> None:
-        """What it held is gone; its turns are asked again elsewhere, from the store or from their text."""
+        """Drops the memory of a replica and asks its turns again elsewhere, from the store or from their text."""
         replica.alive, lost = False, [session for what, session in replica.queue if what == "turn"]
         for session in self.sessions:
             if session.at is not None and self.replicas[session.at] is replica:
@@ -268,7 +268,7 @@ class Simulation:
                 session.at, session.state = None, ""
         replica.queue.clear()
         replica.held.clear()
-        self.told.redone += len(lost)
+        self.outcome.redone += len(lost)
         for session in lost:
             self.route(session)
         self.wake()
@@ -279,7 +279,7 @@ class Simulation:
 
     def bytes(self, tokens: int, compacted: int) -> float:
         model = self.setup.model
-        return (tokens - compacted) * model.slot("full") + model.held(compacted, self.setup.form)
+        return (tokens - compacted) * model.slot("full") + model.memory_bytes(compacted, self.setup.form)
 
 
 SETUPS: dict[str, dict[str, Any]] = {
@@ -294,7 +294,7 @@ SETUPS: dict[str, dict[str, Any]] = {
 
 
 def table(setup: Setup, sessions: list[list[Turn]], seed: int, spread: float, link: float) -> None:
-    """A line for each way to run the same sessions."""
+    """Prints a line for each way to run the same sessions."""
     heads = ("turns", "prefilled", "compacted", "first token p50 / p95", "most held", "spilled", "from store", "redone")
     print(f"| routing, memory | {' | '.join(heads)} |\n|---|" + "--:|" * len(heads))
     for name, changes in SETUPS.items():
@@ -322,9 +322,9 @@ def main() -> None:
     parser.add_argument("--kill", type=float, help="replica 0 dies after so many seconds")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    real = [turns for path in given.sessions if (turns := recorded(path))]
+    real = [turns for path in given.sessions if (turns := read_turns(path))]
     rng = random.Random(given.seed)
-    sessions = [drawn(real, given.tokens, rng) for _ in range(given.count)]
+    sessions = [draw_session(real, given.tokens, rng) for _ in range(given.count)]
     model = MODELS[int(given.model)]
     everything = [turn for turns in sessions for turn in turns]
     total = sum(turn.prompt + turn.answer for turn in everything)

@@ -1,4 +1,4 @@
-"""What a session takes on a GPU, and how long it takes to move: arithmetic over published shapes and data sheets.
+"""Size of a session on a GPU and the time to move it: arithmetic over published shapes and data sheets.
 
 fleet_sizes.py prints, for sessions of 32k and 128k tokens, each cell as full / 8x / 8x and int8, seconds where it is
 no count. No number of it was measured; the shapes and parameters are those of each model's config.json and model card
@@ -33,12 +33,14 @@ class Model:
     gpus: int
 
     def slot(self, form: str) -> float:
-        """Bytes of one token or slot in all layers and heads; packed slots have a position of 4 bytes each."""
+        """Returns the bytes of one token or slot in all layers and heads; packed slots have a position
+        of 4 bytes each.
+        """
         row = {"full": 2 * 2 * self.dim, "8x": 2 * 2 * self.dim + 4}.get(form)
         coded = 2 * (self.dim + 2 * self.dim / CODED_ROW) + 4
         return self.layers * self.kv_heads * (coded if row is None else row)
 
-    def held(self, tokens: float, form: str) -> float:
+    def memory_bytes(self, tokens: float, form: str) -> float:
         return tokens * self.slot(form) / (1 if form == "full" else RATIO)
 
     @property
@@ -68,13 +70,13 @@ MODELS = (
 
 
 def sizes() -> None:
-    """Memory, room, bandwidth and time to move, of sessions of 32k and 128k tokens: full / 8x / 8x and int8."""
+    """Prints memory, room, bandwidth and time to move for sessions of 32k and 128k tokens: full / 8x / 8x and int8."""
     heads = ("model, GPUs", "session", "MB held", "sessions in memory", f"read at once at {DECODE:g} tokens/s", *LINKS)
     print(f"| {' | '.join(heads)} | prefill again |")
     print("|---|--:|" + "--:|" * (len(heads) - 1))
     for model in MODELS:
         for tokens in (32_768, 131_072):
-            held = [model.held(tokens, form) for form in FORMS]
+            held = [model.memory_bytes(tokens, form) for form in FORMS]
             cells = [
                 [f"{size / 1e6:,.0f}" for size in held],
                 [str(int(model.room // size)) for size in held],

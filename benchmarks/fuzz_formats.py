@@ -61,26 +61,28 @@ def main() -> None:
 
 
 def fuzz(samples: dict[str, str], count: int, seed: int) -> tuple[Counter[str], list[str]]:
-    """What became of `count` damaged files, and each that did not keep the rules: its format, the text and why."""
+    """Returns the outcomes of `count` damaged files, and each file that broke the rules: its format,
+    text and reason.
+    """
     chance = random.Random(seed)
     told: Counter[str] = Counter()
     failures: list[str] = []
     whole = {name: parse(text) for name, text in samples.items()}
     for _ in range(count):
         name = chance.choice(sorted(samples))
-        text = damaged(samples[name], chance)
+        text = damage(samples[name], chance)
         try:
-            told[judged(text, whole[name], chance)] += 1
+            told[judge(text, whole[name], chance)] += 1
         except Exception as error:
             failures.append(f"{name}: {type(error).__name__}: {error}\n{text!r}")
     return told, failures
 
 
-def damaged(text: str, chance: random.Random) -> str:
-    """The file with one to three values of its JSON replaced or removed, or with a few characters changed."""
-    rows = _decoded(text)
+def damage(text: str, chance: random.Random) -> str:
+    """Returns the file with one to three values of its JSON replaced or removed, or with a few characters changed."""
+    rows = _decode(text)
     if not rows or chance.random() < 0.3:
-        return _scratched(text, chance)
+        return _scratch(text, chance)
     for _ in range(chance.randint(1, 3)):
         places = [place for row in rows for place in _places(row)]
         if places:
@@ -92,14 +94,14 @@ def damaged(text: str, chance: random.Random) -> str:
     return "\n".join(json.dumps(row) for row in rows)
 
 
-def _scratched(text: str, chance: random.Random) -> str:
+def _scratch(text: str, chance: random.Random) -> str:
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(text))
         text = text[:at] + chance.choice(PIECES) + text[at + chance.randint(0, 3) :]
     return text
 
 
-def _decoded(text: str) -> list[Any]:
+def _decode(text: str) -> list[Any]:
     document = decode(text)
     return [document.value] if document.value is not None else [entry.value for entry in document.lines]
 
@@ -109,14 +111,16 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key in keys] + [place for key in keys for place in _places(value[key])]
 
 
-def judged(text: str, whole: Transcript, chance: random.Random) -> str:
-    """What became of one file. Raises what a reader or a writer must not raise, and AssertionError on a loss."""
+def judge(text: str, whole: Transcript, chance: random.Random) -> str:
+    """Returns the outcome of one file. Raises what a reader or a writer must not raise, and
+    AssertionError on a loss.
+    """
     strict, found = _read(text, lenient=False), _read(text, lenient=True)
     if found is None:
         return "refused"
     if strict is not None and strict.turns != found.turns:
         raise AssertionError("read otherwise in lenient mode, though it is sound")
-    for lost in _unaccounted(text, whole, found):
+    for lost in _find_unaccounted(text, whole, found):
         raise AssertionError(f"silently lost: {lost!r}")
     held = new_draft(found).replace_text(chance.randrange(len(found.turns)), "rewritten", "fuzz")
     back = "\n".join(turn.text for turn in parse(write(text, held, lenient=True)).turns)
@@ -135,9 +139,11 @@ def _read(text: str, *, lenient: bool) -> Transcript | None:
         return None
 
 
-def _unaccounted(text: str, whole: Transcript, found: Transcript) -> Iterator[str]:
-    """Texts of the session that still stand in the file, but in no turn, no field beside the turns, and no entry that
-    is named as skipped. Where the marks of another kind of entry were damaged, `meta` counts what was left out."""
+def _find_unaccounted(text: str, whole: Transcript, found: Transcript) -> Iterator[str]:
+    """Yields texts of the session that still stand in the file, but in no turn, no field beside the turns, and no entry
+    that is named as skipped.
+    If the marks of another kind of entry were damaged, `meta` counts what was left out.
+    """
     read = {turn.text for turn in found.turns}
     kept = json.dumps([[turn.text, dict(turn.extra)] for turn in found.turns] + [repr(found.meta)], ensure_ascii=False)
     document = decode(text, lenient=True)

@@ -1,4 +1,4 @@
-"""How often the probes that failed were ones that the gate had called lost: gate_called.py ROWS…
+"""Precision and recall of the gate over the probes that failed: gate_called.py ROWS…
 
 A probe failed where compaction took more than half of the nats that the full context supplies to its answer (probes to
 which it supplies less than one are left out). Precision: of those called lost, how many failed. Recall: of those that
@@ -40,7 +40,7 @@ def main(paths: list[str]) -> None:
 
 
 def share(top: np.ndarray, bottom: np.ndarray, windows: list[str]) -> str:
-    """A share with its 95 % interval over windows."""
+    """Returns a share with its 95 % interval over windows, as text."""
     if not bottom.any():
         return "-".ljust(18)
     names = sorted(set(windows))

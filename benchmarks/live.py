@@ -31,7 +31,7 @@ from typing import Any, cast
 
 import httpx
 import torch
-from live_report import CACHE, HOLDFAST, STATELESS, Row, plotted, series_of, told, with_compactions
+from live_report import CACHE, HOLDFAST, STATELESS, Row, plot_rows, print_summary, series_of, with_compactions
 from openai import OpenAI
 
 import holdfast
@@ -61,21 +61,21 @@ ROOM = 128  # tokens behind the session for a question and its answer
 
 @dataclass(frozen=True)
 class Script:
-    """What client and model say, whoever serves."""
+    """The words of client and model, the same for every server."""
 
     opening: tuple[dict[str, Any], ...]
     """System prompt and task, as messages."""
     says: tuple[tuple[int, ...], ...]
     """Token ids of each answer, the one that ends it included."""
     results: tuple[str, ...]
-    """What the tool answers, turn by turn."""
+    """Results of the tool, turn by turn."""
     history: tuple[dict[str, Any], ...]
     """All of it, the opening first, as messages."""
 
 
 @dataclass(frozen=True)
-class Steered(Sampling):
-    """Chooses what it is told to; what the model would have chosen is computed and left."""
+class SteeredSampling(Sampling):
+    """Chooses the token ids that it is given; the model's own choice is computed and dropped."""
 
     ids: Iterator[int] = field(default_factory=lambda: iter(()))
 
@@ -91,7 +91,7 @@ class SteeredHost(SessionHost):
 
     def sampling(self, ask: GenerateRequest) -> Sampling:
         said = sum(turn.role is Role.ASSISTANT for turn in ask.turns)
-        return Steered(ids=iter(self.forced or self.script.says[said]))
+        return SteeredSampling(ids=iter(self.forced or self.script.says[said]))
 
 
 def main() -> None:
@@ -111,27 +111,28 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="PNG")
     given = parser.parse_args()
     engine = holdfast.load(given.model)
-    script = scripted(holdfast.read(given.transcript), engine, given.turns, given.tokens)
+    script = build_script(holdfast.read(given.transcript), engine, given.turns, given.tokens)
     print(f"{given.model}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, {given.turns} turns")
     known = given.out.read_text().splitlines() if given.out and given.out.exists() else []
     rows = [Row(**json.loads(line)) for line in known]
-    for new in measured(engine, script, given, {row.series for row in rows}):
+    for new in measure_servers(engine, script, given, {row.series for row in rows}):
         rows += new
         if given.out:
             given.out.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
     prompts = sum(row.prompt_tokens for row in rows if row.server == CACHE)
     print(f"\nall prompts have {prompts} tokens, {prompts / rows[-1].tokens:.3f} of the session's {rows[-1].tokens}")
     if given.plot:
-        given.plot.write_bytes(plotted(rows))
+        given.plot.write_bytes(plot_rows(rows))
 
 
 # -- the script --------------------------------------------------------------------------------------------------------
 
 
-def scripted(recorded: Transcript, engine: LocalEngine, turns: int, size: int) -> Script:
-    """The start of a recorded session, and what its tools said in `turns` pieces of at most `size` tokens.
+def build_script(recorded: Transcript, engine: LocalEngine, turns: int, size: int) -> Script:
+    """Builds a script from the start of a recorded session and `turns` pieces of its tool results, each of at most
+    `size` tokens.
 
-    Raises BadInput where the tools said too little, or where it all does not fit the model.
+    Raises BadInput if the tool results are too short, or if the script does not fit the model.
     """
     tokenizer, most = engine.model.tokenizer, engine.model.max_tokens
     start = list(takewhile(lambda turn: turn.role in (Role.SYSTEM, Role.USER), recorded.turns))
@@ -148,7 +149,7 @@ def scripted(recorded: Transcript, engine: LocalEngine, turns: int, size: int) -
     if (length := len(render(Transcript(tuple(whole)), tokenizer).ids) + ROOM) > most:
         raise BadInput(f"{turns} turns of {size} tokens and more take {length} of the {most} that the model reads")
     history, stop = tuple(map(to_openai_message, whole)), min(engine.stop_ids)
-    says = (tokenizer(_written(command), add_special_tokens=False)["input_ids"] for command in commands)
+    says = (tokenizer(_format_call(command), add_special_tokens=False)["input_ids"] for command in commands)
     return Script(history[: len(start)], tuple((*ids, stop) for ids in says), results, history)
 
 
@@ -156,18 +157,18 @@ def _call(command: str, name: str) -> Turn:
     return Turn(Role.ASSISTANT, "Next.", calls=(ToolCall(name, "bash", json.dumps({"command": command})),))
 
 
-def _written(command: str) -> str:
-    """A call as the model's template writes it, so that a server that reads it again reads the same tokens."""
+def _format_call(command: str) -> str:
+    """Returns a call as the model's template writes it, so that a server that reads it again reads the same tokens."""
     return f"Next.\n<function=bash>\n<parameter=command>\n{command}\n</parameter>\n</function>"
 
 
 # -- serving and asking ------------------------------------------------------------------------------------------------
 
 
-def measured(
+def measure_servers(
     engine: LocalEngine, script: Script, given: argparse.Namespace, known: Collection[str] = ()
 ) -> Iterator[list[Row]]:
-    """Every server in turn, but for those whose series is known. Prints what each comes to."""
+    """Measures every server in turn, except those whose series is known; yields its rows and prints its summary."""
     plan = Plan(given.latent, given.ratio, policy=Policy(keep_recent=given.keep_recent))
     small = TriggerOptions(
         str(given.trigger), low=0.5, idle=None, cool_down=3, memory=8, restart=False, max_tokens=1024
@@ -182,21 +183,21 @@ def measured(
             Client(host, url) as client,
         ):
             new, messages = session(client, name, script, seconds)
-            told(new, read)
+            print_summary(new, read)
             yield new
-            asked(client, probes, script, messages, series)
+            ask_probes(client, probes, script, messages, series)
     if STATELESS in known:
         return
     with serving(engine, plan, NEVER, script) as (host, url), reading(engine) as read:
         turns = range(given.every, given.turns + 1, given.every)
         new = [stateless(host, url, turn, script.history[: len(script.opening) + 2 * turn - 2]) for turn in turns]
-        told(new, read)
+        print_summary(new, read)
         yield new
 
 
 @contextmanager
 def serving(engine: LocalEngine, plan: Plan, policy: HostPolicy, script: Script) -> Iterator[tuple[SteeredHost, str]]:
-    """A server on a free port, with a store that goes when it ends."""
+    """Runs a server on a free port, with a store that is deleted when it ends."""
     with tempfile.TemporaryDirectory() as folder, bind("127.0.0.1", 0) as taken:
         host = SteeredHost(engine, plan, Store(folder), policy)
         host.script, settings = script, Settings()
@@ -251,7 +252,7 @@ class Client:
     def turn(
         self, name: str, turn: int, messages: Sequence[dict[str, Any]], seconds: float = 0.0
     ) -> tuple[Row, dict[str, Any]]:
-        """Send the history; what it took, and the answer as a message."""
+        """Sends the history; returns the row of its cost, and the answer as a message."""
         began, worked, text = time.perf_counter(), time.process_time(), ""
         first: tuple[float, float] | None = None
         calls: list[dict[str, Any]] = []
@@ -274,7 +275,7 @@ class Client:
         return row, {"role": "assistant", "content": text, "tool_calls": calls}
 
     def logprob(self, messages: Sequence[dict[str, Any]], answer: str) -> float:
-        """Log-probability of an answer to a history. The session stays as it is: this goes into a fork."""
+        """Returns the log-probability of an answer to a history. The session stays as it is: this goes into a fork."""
         model = self.host.engine.model
         ids = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
         self.host.forced = (*ids, min(self.host.engine.stop_ids))
@@ -286,13 +287,15 @@ class Client:
         return float(sum(token.logprob for token in got.choices[0].logprobs.content))
 
     def events(self) -> list[dict[str, Any]]:
-        """The session's past."""
+        """Returns the session's past."""
         reply = self.own.get(self.session, params={"texts": False}).raise_for_status()
         return list(reply.json()["events"])
 
 
 def session(client: Client, name: str, script: Script, seconds: float) -> tuple[list[Row], list[dict[str, Any]]]:
-    """The whole session, as an agent's loop: ask, run the tool, ask again. Also the history that it ended with."""
+    """Runs the whole session as an agent's loop: ask, run the tool, ask again. Returns its rows and
+    its final history.
+    """
     rows, messages = [], list(script.opening)
     for turn, result in enumerate(script.results, 1):
         row, said = client.turn(name, turn, messages, seconds)
@@ -303,15 +306,19 @@ def session(client: Client, name: str, script: Script, seconds: float) -> tuple[
 
 
 def stateless(host: SteeredHost, url: str, turn: int, messages: Sequence[dict[str, Any]]) -> Row:
-    """A request that shares nothing with any other."""
+    """Sends a request that shares nothing with any other and returns its row."""
     with Client(host, url, f"turn {turn}") as client:
         row, _ = client.turn(STATELESS, turn, messages)
         client.own.delete(client.session).raise_for_status()
     return row
 
 
-def asked(client: Client, probes: Sequence[Probe], script: Script, history: list[dict[str, Any]], name: str) -> None:
-    """Forced choices over the wire about the first half of the session, and what guessing without it gives."""
+def ask_probes(
+    client: Client, probes: Sequence[Probe], script: Script, history: list[dict[str, Any]], name: str
+) -> None:
+    """Asks forced choices over the wire about the first half of the session and prints the scores, with those of
+    guessing without it.
+    """
     half = len(script.results) // 2
     early, late = "".join(script.results[:half]), "".join(script.results[half:])
     fair = [probe for probe in probes if probe.evidence in early and not check_static_rules(probe, late)]

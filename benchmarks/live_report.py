@@ -1,4 +1,4 @@
-"""What the rows of `live.py` come to: a few lines for each server, and a plot."""
+"""Summary of the rows of `live.py`: a few lines for each server, and a plot."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Row:
 
 
 def series_of(server: str, tool_seconds: float) -> str:
-    """What a table and a plot call it."""
+    """Returns the name of a series in tables and plots."""
     return f"{server}, tools {tool_seconds:g} s" if server == HOLDFAST else server
 
 
 def with_compactions(rows: Sequence[Row], events: Sequence[dict[str, Any]]) -> list[Row]:
-    """Each compaction of a session's past, told by the answer that it came after."""
+    """Returns the rows with each compaction of a session's past added to the answer before it."""
     out, at = list(rows), -1
     for event in events:
         done = event.get("told", {})
@@ -64,8 +64,8 @@ def with_compactions(rows: Sequence[Row], events: Sequence[dict[str, Any]]) -> l
     return out
 
 
-def told(rows: Sequence[Row], read: Counter[str]) -> None:
-    """One server in a few lines."""
+def print_summary(rows: Sequence[Row], read: Counter[str]) -> None:
+    """Prints one server in a few lines."""
     last, every = rows[-1], len(rows) == rows[-1].turn
     prefilled, compacted = sum(row.prefilled for row in rows), sum(row.compacted for row in rows)
     print(f"\n{last.series}: {len(rows)} requests, load {statistics.mean(row.load for row in rows):.1f}")
@@ -87,7 +87,7 @@ def told(rows: Sequence[Row], read: Counter[str]) -> None:
 
 
 def ends(rows: Sequence[Row], field: str = "first_token") -> tuple[list[float], list[float]]:
-    """A number of the first turns, and of as many at the end."""
+    """Returns the values of a field in the first turns, and in as many at the end."""
     turns = rows[-1].turn
     size = min(COMPARED, turns // 2)
     early = [getattr(row, field) for row in rows if row.turn <= size]
@@ -95,12 +95,12 @@ def ends(rows: Sequence[Row], field: str = "first_token") -> tuple[list[float], 
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The least value that so large a share of them does not exceed."""
+    """Returns the least value that at least `share` of the values do not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def plotted(rows: Sequence[Row]) -> bytes:
-    """Tokens read, seconds to first token and slots held over the turns, as a PNG."""
+def plot_rows(rows: Sequence[Row]) -> bytes:
+    """Plots tokens read, seconds to first token and slots in memory over the turns, as a PNG."""
     by_series: dict[str, list[Row]] = {}
     for row in rows:
         by_series.setdefault(row.series, []).append(row)

@@ -1,4 +1,4 @@
-"""How long a request that brings its whole history takes to find its session, by the number of its turns.
+"""Time that a request with its whole history takes to find its session, by the number of its turns.
 
 Half the turns are calls with arguments, half are results; each time the client has read the request anew, so that no
 text of it is known by its identity. Beside the index: hashing every turn again, as on the first request after a
@@ -37,12 +37,14 @@ def main() -> None:
     print(f"{given.size} characters a turn, {given.sessions} sessions held")
     print("turns  index            hash all again   bytes of all     add, when grown  read the request")
     for turns in given.turns:
-        row = (f"{low:6.2f} / {high:6.2f}" for low, high in measured(turns, given))
+        row = (f"{low:6.2f} / {high:6.2f}" for low, high in measure(turns, given))
         print(f"{turns:5}", *row, sep="  ", flush=True)
 
 
-def measured(count: int, given: argparse.Namespace) -> list[tuple[float, float]]:
-    """p50 and p95 of each way, for a request of so many turns, two of them new, to the session that was used last."""
+def measure(count: int, given: argparse.Namespace) -> list[tuple[float, float]]:
+    """Returns p50 and p95 of each way, for a request of `count` turns, two of them new, to the session that was used
+    last.
+    """
     whole = messages(count, given.size)
     index, held = PrefixIndex(), []
     for number in range(given.sessions):  # every session shares half of the history, and goes on in its own way
@@ -53,25 +55,25 @@ def measured(count: int, given: argparse.Namespace) -> list[tuple[float, float]]
         held.append(wire([*shared]))
     request = wire(whole)
 
-    def found(turns: Any) -> None:
+    def find(turns: Any) -> None:
         session, length = index.longest_prefix(index.links(turns, SEED)) or ("", 0)
         assert (session, length) == (str(given.sessions - 1), count - 2)
 
-    def grown(turns: Any) -> None:
+    def grow(turns: Any) -> None:
         index.add(str(given.sessions - 1), SEED, index.links(turns, SEED), turns)
 
-    def compared(body: bytes) -> None:
+    def compare(body: bytes) -> None:
         assert max(len(one) for one in held if body.startswith(one[:-2])) == len(held[-1])
 
     def read(_: None = None) -> Any:
         return turns_of(json.loads(request)["messages"])
 
-    ways = (found, read), (lambda turns: links(turns, SEED), read), (compared, lambda: bytes(bytearray(request)))
-    return [time_of(work, fresh, given) for work, fresh in (*ways, (grown, read), (read, lambda: None))]
+    ways = (find, read), (lambda turns: links(turns, SEED), read), (compare, lambda: bytes(bytearray(request)))
+    return [time_of(work, fresh, given) for work, fresh in (*ways, (grow, read), (read, lambda: None))]
 
 
 def time_of(work: Callable[[Any], object], fresh: Callable[[], Any], given: argparse.Namespace) -> tuple[float, float]:
-    """p50 and p95 milliseconds of work, on something made afresh each time."""
+    """Returns p50 and p95 milliseconds of `work`, on an input made afresh each time."""
     clock, took = CLOCKS[given.clock], []
     for _ in range(given.times):
         made = fresh()
@@ -83,7 +85,7 @@ def time_of(work: Callable[[Any], object], fresh: Callable[[], Any], given: argp
 
 
 def messages(count: int, size: int) -> list[dict[str, Any]]:
-    """A system prompt, a task, and calls with their results."""
+    """Returns a system prompt, a task, and calls with their results."""
     rng = random.Random(0)
     made: list[dict[str, Any]] = [
         {"role": "system", "content": text(rng, size)},

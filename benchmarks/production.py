@@ -50,17 +50,17 @@ def one_length(engine: LocalEngine, ids: tuple[int, ...], block: Block, session:
     span = Span((Block(ids, block.origin),), 0)
     prefill, full = seconds(lambda: engine.open(CompactContext((token_segment(ids, 0),), len(ids))))
     print(f"{len(ids)} tokens: prefill {prefill:.2f} s, {peak(session, len(ids), '')} MB at the peak")
-    made = [compacted(engine, span, spec, prefill, session) for spec in METHODS]
+    made = [compact_span(engine, span, spec, prefill, session) for spec in METHODS]
     context = CompactContext(made[0], len(ids), model_digest=engine.model.digest)
     compact = engine.open(context)
-    sizes = f"{held(full) / 1e6:.1f} MB -> {held(compact) / 1e6:.1f} MB"
-    print(f"  held             {sizes}: {held(full) / held(compact):.2f} times fewer bytes")
+    sizes = f"{memory_bytes(full) / 1e6:.1f} MB -> {memory_bytes(compact) / 1e6:.1f} MB"
+    print(f"  held             {sizes}: {memory_bytes(full) / memory_bytes(compact):.2f} times fewer bytes")
     decoding(engine, full, compact, context)
     answering(engine, ids, context)
 
 
-def compacted(engine: LocalEngine, span: Span, spec: str, prefill: float, session: Path) -> tuple[Segment, ...]:
-    """Compact with one method and print what it took beyond reading the span."""
+def compact_span(engine: LocalEngine, span: Span, spec: str, prefill: float, session: Path) -> tuple[Segment, ...]:
+    """Compacts with one method and prints its cost beyond reading the span."""
     method, read = build(spec), engine.reading_seconds
     budget = budget_from_ratio(len(span), RATIO)
     made: tuple[Segment, ...]
@@ -74,13 +74,13 @@ def compacted(engine: LocalEngine, span: Span, spec: str, prefill: float, sessio
 
 
 def decoding(engine: LocalEngine, full: KVContext, compact: KVContext, context: CompactContext) -> None:
-    """Tokens per second over each kind of memory, alternating so that noise hits all alike."""
+    """Prints tokens per second over each kind of memory, alternating so that noise affects all alike."""
     memories = {
         "full": full,
         "full, not copied": full.fork(frozen=True),
         "packed": compact,
         "padded": engine.open(
-            replace(context, segments=tuple(padded(s) for s in context.segments if isinstance(s, StateSegment)))
+            replace(context, segments=tuple(pad_heads(s) for s in context.segments if isinstance(s, StateSegment)))
         ),
     }
     spent = dict.fromkeys(memories, 0.0)
@@ -90,7 +90,9 @@ def decoding(engine: LocalEngine, full: KVContext, compact: KVContext, context: 
             live.feed([1])
             spent[name] += seconds(partial(decode_steps, live))[0]
     for name, spent_here in spent.items():
-        print(f"  decode {name:<18} {2 * STEPS / spent_here:6.1f} tokens/s, {held(memories[name]) / 1e6:7.1f} MB")
+        print(
+            f"  decode {name:<18} {2 * STEPS / spent_here:6.1f} tokens/s, {memory_bytes(memories[name]) / 1e6:7.1f} MB"
+        )
 
 
 def decode_steps(live: KVContext) -> None:
@@ -100,7 +102,7 @@ def decode_steps(live: KVContext) -> None:
 
 
 def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext) -> None:
-    """A stored context answers; the text is read again and answers."""
+    """Prints the time to answer from a stored context, and from the text read again."""
     prompt = question_ids(engine.model.tokenizer, "Which file was changed last?")
 
     def answer(live: KVContext) -> None:
@@ -119,8 +121,8 @@ def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext
     print(f"  load ({size / 1e6:.1f} MB) and answer in {ANSWER} tokens {took}\n")
 
 
-def padded(segment: StateSegment) -> StateSegment:
-    """Every head as long as the longest of its layer, what is missing hidden by a bias: what a plain tensor holds."""
+def pad_heads(segment: StateSegment) -> StateSegment:
+    """Pads every head to the longest of its layer, as a plain tensor holds them, and hides the padding by a bias."""
     layers = []
     for slots in segment.layers:
         assert isinstance(slots, Slots)  # nothing is quantized here
@@ -136,8 +138,8 @@ def padded(segment: StateSegment) -> StateSegment:
     return StateSegment(tuple(layers))
 
 
-def held(live: KVContext) -> int:
-    """Bytes of all storages that the allocator handed out for a memory, positions and all."""
+def memory_bytes(live: KVContext) -> int:
+    """Returns the bytes of all storages that the allocator handed out for a memory, with positions and all."""
     storages = {}
     for layer in live.cache.layers:
         slots = layer.slots
@@ -155,7 +157,9 @@ def seconds(what: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def peak(session: Path, length: int, spec: str) -> str:
-    """Highest resident megabytes of a process of its own that reads, and compacts with `spec`, beyond the model's."""
+    """Returns the highest resident megabytes, beyond the model's, of a process of its own that reads and compacts with
+    `spec`.
+    """
     done = subprocess.run(
         [sys.executable, __file__, str(length), "--session", str(session), "--peak", spec],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What the proxy costs a request, and what it saves over a loop.
+"""Cost of the proxy for a request, and its savings over a loop.
 
     python benchmarks/proxy.py [--requests 40] [--steps 60]
 
@@ -81,7 +81,7 @@ def observation(step: int) -> str:
 
 
 def history(wire: str, steps: int) -> list[dict[str, Any]]:
-    """A loop after so many calls: two messages a call."""
+    """Returns a loop after `steps` calls: two messages a call."""
     made: list[dict[str, Any]] = [{"role": "user", "content": "Fix tests/test_pay.py. Never edit src/legacy/pay.py."}]
     for at in range(steps):
         if wire == "anthropic":
@@ -97,7 +97,7 @@ def history(wire: str, steps: int) -> list[dict[str, Any]]:
 
 
 def milliseconds(client: httpx.Client, url: str, body: bytes, requests: int) -> tuple[float, float]:
-    """p50 and p95."""
+    """Returns p50 and p95 of the requests in milliseconds."""
     took = []
     for _ in range(requests):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What fitting, merging, pooling and refining add to plain eviction: retained answer information, method by option.
+"""Gain of fitting, merging, pooling and refining over plain eviction: retained answer information, method by option.
 
 Methods of one group share a study, so that a window is read once a group. Nothing is generated: answers are scored.
 """
@@ -48,8 +48,8 @@ GROUPS = (
 )
 
 
-class Opened(NamedTuple):
-    """A window as the methods meet it."""
+class OpenWindow(NamedTuple):
+    """A window with its memory, in the form that the methods take."""
 
     window: Window
     past: KVContext
@@ -57,7 +57,7 @@ class Opened(NamedTuple):
     suffix: list[int]
 
     def answers(self, engine: LocalEngine, made: tuple[Segment, ...]) -> list[float]:
-        """Log-probability of every answer when `made` stands for the span."""
+        """Returns the log-probability of every answer when `made` stands for the span."""
         live, tokenizer = self.past.fork(), engine.model.tokenizer
         with torch.no_grad():
             for segment in made:
@@ -91,7 +91,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = defaultdict(list)
     reports: dict[tuple[str, float], list[dict[str, float]]] = defaultdict(list)
     whole: list[float] = []
-    for name, window in chosen(engine, arguments):
+    for name, window in choose_windows(engine, arguments):
         opened = open_window(engine, window)
         none = opened.answers(engine, ())
         full = opened.answers(engine, (token_segment(opened.span.ids, opened.span.start),))
@@ -113,8 +113,8 @@ def main() -> None:
         table([spec for group in groups for spec in group], ratios, kept, reports, seconds, whole)
 
 
-def chosen(engine: LocalEngine, arguments: argparse.Namespace) -> list[tuple[str, Window]]:
-    """The windows with the most probes."""
+def choose_windows(engine: LocalEngine, arguments: argparse.Namespace) -> list[tuple[str, Window]]:
+    """Returns the windows with the most probes."""
     found, probes = [], read_probes(Path(arguments.probes))
     for path in transcripts_in(arguments.transcripts):
         mine = [p for p in probes if p.transcript == path.name]
@@ -126,18 +126,18 @@ def chosen(engine: LocalEngine, arguments: argparse.Namespace) -> list[tuple[str
     return sorted(found, key=lambda pair: -len(pair[1].probes))[: arguments.limit]
 
 
-def open_window(engine: LocalEngine, window: Window) -> Opened:
-    """The memory before the span, the span, and what follows it."""
+def open_window(engine: LocalEngine, window: Window) -> OpenWindow:
+    """Opens the memory before the span, the span, and the tokens behind it."""
     (middle,) = (p for p in window.parts if p.compact)
     before = [i for p in window.parts if p.start < middle.start for b in p.blocks for i in b.ids]
     after = [i for p in window.parts if p.start > middle.start for b in p.blocks for i in b.ids]
     segments = (token_segment(before, 0),) if before else ()
     past = engine.open(CompactContext(segments, middle.start))
-    return Opened(window, past, Span(middle.blocks, middle.start, torch.tensor(after, dtype=torch.int64)), after)
+    return OpenWindow(window, past, Span(middle.blocks, middle.start, torch.tensor(after, dtype=torch.int64)), after)
 
 
 def table(specs: list[str], ratios: list[float], kept: Any, reports: Any, seconds: Any, whole: list[float]) -> None:
-    """Retained answer information, and held-out error before and after where a method fits."""
+    """Prints the retained answer information, and the held-out error before and after where a method fits."""
     print(f"\nn = {len(whole)} probes, {sum(whole):.1f} nats")
     print(f"{'method':<76}", *(f"{r:>5g}x" for r in ratios), " seconds  held-out error (heads left as they were)")
     for spec in specs:

@@ -1,4 +1,4 @@
-"""What the states of erased text are worth: in place, restart, rewritten text and truncation at equal KV bytes.
+"""Worth of the states of erased text: in place, restart, rewritten text and truncation at equal KV bytes.
 
     python benchmarks/restart.py windows TRANSCRIPTS PROBES    # one compaction, and positions drawn together
     python benchmarks/restart.py rounds TRANSCRIPTS            # compacted every 1,000 tokens
@@ -38,7 +38,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from restart_parts import Row, Window, append, known, shortened, sized, stored, table, windows
+from restart_parts import Row, Window, append, count_tokens, has_session, read_rows, shorten, table, windows
 
 import holdfast
 from holdfast.blocks.render import answer_ids, question_ids, render
@@ -64,19 +64,19 @@ TEXTS = {"text": "tiered", "facts": "keep_recent:exchanges=0"}
 
 def draw_context(cache: SessionCache, share: float) -> KVContext:
     """Returns the running memory of a cache whose positions are drawn together to a share of their length."""
-    return drawn(cache, share).live
+    return draw_together(cache, share).live
 
 
 def read_windows(path: Path, options: argparse.Namespace, engine: LocalEngine) -> list[Window]:
     own = [p for p in read_probes(options.probes) if p.transcript == path.name] if options.probes else []
     short = read_short(path, options.clip, [p.evidence for p in own])
-    sizes = sized(short, engine.model.tokenizer)
+    sizes = count_tokens(short, engine.model.tokenizer)
     found = windows(path.stem, short, sizes, options.size, max(options.keep_recent), own, options.each)
     return [replace(w, session=f"{path.stem} {at}") for at, w in enumerate(found)]
 
 
 def read_short(path: Path, most: int, quotes: Sequence[str] = ()) -> Transcript:
-    return Transcript(tuple(shortened(turn, most, quotes) for turn in holdfast.read(path).turns))
+    return Transcript(tuple(shorten(turn, most, quotes) for turn in holdfast.read(path).turns))
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def read_short(path: Path, most: int, quotes: Sequence[str] = ()) -> Transcript:
 
 @contextmanager
 def counting(engine: LocalEngine) -> Iterator[list[int]]:
-    """Tokens of every pass through the model."""
+    """Counts the tokens of every pass through the model."""
     read: list[int] = []
     decoder = engine.model.hf.get_decoder()
     handle = decoder.register_forward_pre_hook(
@@ -107,7 +107,7 @@ class Bench:
     asked: list[Continuation]
 
     def row(self, keep: int, ratio: float, form: str, make: Callable[[], KVContext]) -> Row:
-        """Make a memory and ask it."""
+        """Makes a memory, asks it, and returns its row."""
         began = perf_counter()
         with counting(self.engine) as read:
             live = make()
@@ -118,7 +118,9 @@ class Bench:
         return Row(name, keep, ratio, form, action, answers, live.nbytes, sum(read), round(seconds, 3))
 
     def places(self, recent: int) -> tuple[list[int], list[int]]:
-        """Tokens that stay verbatim where the turns from `recent` on do, and those of the middle."""
+        """Returns the positions of the tokens that stay verbatim if the turns from `recent` on do, and
+        of the middle.
+        """
         stay: list[int] = []
         middle: list[int] = []
         for block in self.session.cache.blocks:
@@ -131,7 +133,7 @@ class Bench:
         return [i for block in self.session.cache.blocks for i in block.ids]
 
     def reread(self, places: Sequence[int]) -> KVContext:
-        """These tokens alone, read again where they stood."""
+        """Returns a memory of these tokens alone, read again at their positions."""
         live, every = KVContext(self.engine.model), torch.tensor(self.ids)
         with torch.no_grad():
             live.feed(every[places], positions=torch.tensor(places))
@@ -139,7 +141,7 @@ class Bench:
         return live
 
     def as_read(self, places: Sequence[int]) -> KVContext:
-        """These tokens alone, as the live session read them."""
+        """Returns a memory of these tokens alone, as the live session read them."""
         live, runs = KVContext(self.engine.model), groupby(enumerate(places), key=lambda x: x[1] - x[0])
         for _, run in runs:
             own = [at for _, at in run]
@@ -148,9 +150,9 @@ class Bench:
         return live
 
 
-def opened(engine: LocalEngine, window: Window, keep: int, most: int) -> Bench:
-    """The live session of a window. Its probes are those that what stays verbatim does not answer."""
-    session = Session(engine, planned(INFORMED, RATIO, keep))
+def open_session(engine: LocalEngine, window: Window, keep: int, most: int) -> Bench:
+    """Opens the live session of a window. Its probes are those that the verbatim tokens do not answer."""
+    session = Session(engine, build_plan(INFORMED, RATIO, keep))
     for turn in window.turns:
         session.append((turn,))
     encode, opens = engine.model.tokenizer, len(answer_ids(engine.model.tokenizer)[0])
@@ -168,21 +170,23 @@ def opened(engine: LocalEngine, window: Window, keep: int, most: int) -> Bench:
     return Bench(engine, session, replace(window, probes=tuple(fair)), action, asked)
 
 
-def planned(latent: str, ratio: float, keep: int) -> Plan:
+def build_plan(latent: str, ratio: float, keep: int) -> Plan:
     return Plan(latent, ratio, policy=Policy(keep_recent=keep))
 
 
-def compacted(session: Session, plan: Plan, restart: bool) -> Session:
+def compact_fork(session: Session, plan: Plan, restart: bool) -> Session:
     twin = session.fork()
     twin.compact(plan, restart=restart)
     return twin
 
 
-def measured(bench: Bench, cells: Sequence[tuple[int, float]]) -> Iterator[Row]:
-    """Every form of a window; the baselines first. The first cell's keep has rewritten text beside it."""
+def measure_window(bench: Bench, cells: Sequence[tuple[int, float]]) -> Iterator[Row]:
+    """Yields a row for every form of a window, the baselines first. The first cell's keep has
+    rewritten text beside it.
+    """
     yield bench.row(0, 0, "full", lambda: bench.session.cache.live)
     for at, (keep, ratio) in enumerate(cells):
-        bench.session.plan = planned(INFORMED, ratio, keep)
+        bench.session.plan = build_plan(INFORMED, ratio, keep)
         stay, middle = bench.places(bench.session.recent)
         if keep not in [k for k, _ in cells[:at]]:
             yield bench.row(keep, 0, "none", partial(bench.reread, stay))
@@ -205,26 +209,26 @@ def latent(bench: Bench, name: str, ratio: float, restart: bool) -> tuple[Row, S
     keep, twin = bench.session.plan.policy.keep_recent, bench.session.fork()
 
     def make() -> KVContext:
-        twin.compact(planned(name, ratio, keep), restart=restart)
+        twin.compact(build_plan(name, ratio, keep), restart=restart)
         return twin.cache.live
 
     return bench.row(keep, ratio, f"{name} {'restart' if restart else 'in place'}", make), twin.cache
 
 
 def texts(bench: Bench, keep: int, ratio: float, most: int) -> Iterator[Row]:
-    """Texts of at most `most` bytes of KV, read afresh."""
+    """Yields a row for each text of at most `most` bytes of KV, read afresh."""
     engine, slots, every = bench.engine, most // full_bytes(bench.engine.model, 1), bench.ids
     whole, tokenizer = Transcript(bench.window.turns), engine.model.tokenizer
-    made = {name: rewritten(whole, spec, keep, slots, tokenizer) for name, spec in TEXTS.items()}
+    made = {name: longest_rewriting(whole, spec, keep, slots, tokenizer) for name, spec in TEXTS.items()}
     _, middle = bench.places(bench.session.recent)
     head, rest = every[: middle[0]], every[middle[0] :]
     made["truncated"] = [*head, *rest[len(head) - slots :]]
     for name, ids in made.items():
-        yield bench.row(keep, ratio, name, partial(fed, engine, ids))
+        yield bench.row(keep, ratio, name, partial(feed_ids, engine, ids))
 
 
-def rewritten(transcript: Transcript, spec: str, keep: int, slots: int, tokenizer: Any) -> list[int]:
-    """Token ids of the longest rewriting that fits `slots`, or of the shortest where none does."""
+def longest_rewriting(transcript: Transcript, spec: str, keep: int, slots: int, tokenizer: Any) -> list[int]:
+    """Returns the token ids of the longest rewriting that fits `slots`, or of the shortest if none does."""
     low, high, made = 1, 2 * slots, [list(render(transcript, tokenizer).ids)]
     while low <= high:
         budget = (low + high) // 2
@@ -234,15 +238,15 @@ def rewritten(transcript: Transcript, spec: str, keep: int, slots: int, tokenize
     return max(made, key=lambda ids: (1, len(ids)) if len(ids) <= slots else (0, -len(ids)))
 
 
-def fed(engine: LocalEngine, ids: Sequence[int]) -> KVContext:
+def feed_ids(engine: LocalEngine, ids: Sequence[int]) -> KVContext:
     live = KVContext(engine.model)
     with torch.no_grad():
         live.feed(list(ids))
     return live
 
 
-def drawn(held: SessionCache, part: float) -> SessionCache:
-    """With the compacted positions at `part` of their length."""
+def draw_together(held: SessionCache, part: float) -> SessionCache:
+    """Returns the cache with its compacted positions drawn together to `part` of their length."""
     end = held.live.next_position - sum(map(len, held.blocks[held.tail :]))
     room = sum(s.positions[1] - s.positions[0] for s in find_stretches(held.segments, end) if s.compacted)
     return fit_positions(held, held.live.next_position - int(room * (1 - part)))
@@ -252,9 +256,9 @@ def drawn(held: SessionCache, part: float) -> SessionCache:
 
 
 def again_and_again(engine: LocalEngine, name: str, turns: tuple[Turn, ...], options: argparse.Namespace) -> list[Row]:
-    """A session compacted `rounds` times, whenever `every` more tokens may be; then its next action."""
+    """Compacts a session `rounds` times, each time `every` more tokens may be; returns the rows of its next action."""
     keep = options.keep_recent[0]
-    made = {restart: Session(engine, planned(INFORMED, RATIO, keep)) for restart in (False, True)}
+    made = {restart: Session(engine, build_plan(INFORMED, RATIO, keep)) for restart in (False, True)}
     read, seconds = dict.fromkeys(made, 0), dict.fromkeys(made, 0.0)
     units = exchanges(Transcript(turns))
     for start, stop in units:
@@ -273,7 +277,7 @@ def again_and_again(engine: LocalEngine, name: str, turns: tuple[Turn, ...], opt
         return []
     session = made[False]
     window = Window(name, session.turns, turns[start])
-    bench = opened(engine, window, keep, options.action)
+    bench = open_session(engine, window, keep, options.action)
     recent = session.cache.blocks[session.cache.tail].origin.turn
     rows = [
         bench.row(keep, 0, "full", lambda: bench.session.cache.live),
@@ -291,11 +295,13 @@ def again_and_again(engine: LocalEngine, name: str, turns: tuple[Turn, ...], opt
 
 
 def resume(options: argparse.Namespace, engine: LocalEngine) -> None:
-    """How far the logits of a stored session, opened by a second process, are from the live one's."""
+    """Prints the largest difference between the logits of a stored session, opened by a second process, and of the live
+    one.
+    """
     window = read_windows(options.transcripts, options, engine)[0]
     with tempfile.TemporaryDirectory() as folder:
         session = Session(
-            engine, planned(INFORMED, RATIO, options.keep_recent[0]), store=Store(f"{folder}/store"), name="s"
+            engine, build_plan(INFORMED, RATIO, options.keep_recent[0]), store=Store(f"{folder}/store"), name="s"
         )
         half = len(window.turns) * 2 // 3
         for at, turn in enumerate(window.turns):
@@ -313,8 +319,8 @@ def resume(options: argparse.Namespace, engine: LocalEngine) -> None:
             print(f"{state}: logits differ by at most {float((ours - theirs).abs().max()):.3g}")
 
 
-def resumed(folder: str, ids: list[int]) -> None:
-    """The second process: the logits after each of `ids`."""
+def write_logits(folder: str, ids: list[int]) -> None:
+    """Writes the logits after each of `ids`, in the second process."""
     engine = holdfast.load()
     session = Session.resume("s", engine, Store(f"{folder}/store"))
     torch.save(engine.next_logits(session.cache.live, ids), f"{folder}/logits.pt")
@@ -325,9 +331,9 @@ def resumed(folder: str, ids: list[int]) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["resumed"]:
-        resumed(sys.argv[2], json.loads(sys.argv[3]))
+        write_logits(sys.argv[2], json.loads(sys.argv[3]))
         return
-    options = parsed()
+    options = parse_options()
     engine = holdfast.load()
     if options.what == "resume":
         resume(options, engine)
@@ -339,10 +345,10 @@ def main() -> None:
             (run_windows if options.what == "windows" else run_rounds)(path, options, engine, out)
         except HoldfastError as error:
             print(f"{path.stem} is left out: {error}", flush=True)
-    print(table(stored(out)))
+    print(table(read_rows(out)))
 
 
-def parsed() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("windows", "rounds", "resume"))
     parser.add_argument("transcripts", type=Path, help="a session or a folder of them")
@@ -363,11 +369,11 @@ def run_windows(path: Path, options: argparse.Namespace, engine: LocalEngine, ou
     first, *others = options.keep_recent
     cells = [(first, ratio) for ratio in options.ratio] + [(keep, RATIO) for keep in others]
     for window in read_windows(path, options, engine):
-        if known(out, window.session):
+        if has_session(out, window.session):
             continue
         began = perf_counter()
-        bench = opened(engine, window, max(options.keep_recent), options.action)
-        rows = list(measured(bench, cells))
+        bench = open_session(engine, window, max(options.keep_recent), options.action)
+        rows = list(measure_window(bench, cells))
         append(out, rows)
         print(
             f"{window.session}: {bench.session.cache.tokens} tokens, {len(bench.window.probes)} probes, next action "
@@ -377,7 +383,7 @@ def run_windows(path: Path, options: argparse.Namespace, engine: LocalEngine, ou
 
 
 def run_rounds(path: Path, options: argparse.Namespace, engine: LocalEngine, out: Path) -> None:
-    if not known(out, path.stem):
+    if not has_session(out, path.stem):
         append(out, again_and_again(engine, path.stem, read_short(path, options.clip).turns, options))
 
 

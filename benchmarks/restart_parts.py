@@ -1,4 +1,4 @@
-"""What benchmarks/restart.py measures with: windows cut from sessions, rows, and what is retained. Loads no model."""
+"""Parts of benchmarks/restart.py: windows cut from sessions, rows, and retained shares. Loads no model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Row:
-    """What one form of one window gives: log-probabilities in nats."""
+    """Results of one form of one window: log-probabilities in nats."""
 
     session: str
     keep: int
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Share:
-    """What a form retains over all windows."""
+    """The share that a form retains over all windows."""
 
     value: float
     interval: Interval
@@ -57,8 +57,8 @@ class Share:
     n: int
 
 
-def shortened(turn: Turn, most: int, quotes: Sequence[str] = ()) -> Turn:
-    """The turn with every text cut to `most` characters: the first, or those around the first quote in it."""
+def shorten(turn: Turn, most: int, quotes: Sequence[str] = ()) -> Turn:
+    """Returns the turn with every text cut to `most` characters: the first, or those around the first quote in it."""
     calls = tuple(replace(call, arguments=_arguments(call.arguments, most, quotes)) for call in turn.calls)
     return replace(turn, text=_cut(turn.text, most, quotes), reasoning=_cut(turn.reasoning, most, quotes), calls=calls)
 
@@ -84,8 +84,9 @@ def _cut(text: str, most: int, quotes: Sequence[str]) -> str:
 def windows(
     name: str, transcript: Transcript, sizes: Sequence[int], size: int, keep: int, probes: Sequence[Probe], count: int
 ) -> list[Window]:
-    """The `count` windows of at most `size` tokens that hold most evidence in their middle, then those nearest to the
-    session's; `sizes` are the turns'."""
+    """Returns the `count` windows of at most `size` tokens that hold most evidence in their middle, then those nearest
+    to the session's; `sizes` are the turns'.
+    """
     turns, units = transcript.turns, exchanges(transcript)
     head = next((at + 1 for at, turn in enumerate(turns) if turn.role is Role.USER), 1)
     found: list[tuple[int, float, Window]] = []
@@ -105,7 +106,9 @@ def windows(
 
 
 def _apart(found: Sequence[tuple[int, float, Window]], count: int) -> list[Window]:
-    """The first `count` that do not hold each other's next action, nor each other's evidence in their middle."""
+    """Returns the first `count` windows that do not hold each other's next action, nor each other's evidence in their
+    middle.
+    """
     chosen: list[Window] = []
     for _, _, window in found:
         near = any(window.action in other.turns or other.action in window.turns for other in chosen)
@@ -119,8 +122,8 @@ def _says(turn: Turn) -> Iterator[str]:
     yield from (turn.text, *(call.arguments for call in turn.calls))
 
 
-def sized(transcript: Transcript, tokenizer: Any) -> list[int]:
-    """Tokens of every turn."""
+def count_tokens(transcript: Transcript, tokenizer: Any) -> list[int]:
+    """Returns the tokens of every turn."""
     sizes = [0] * len(transcript.turns)
     for block in render(transcript, tokenizer).blocks:
         sizes[block.origin.turn] += len(block)
@@ -128,7 +131,9 @@ def sized(transcript: Transcript, tokenizer: Any) -> list[int]:
 
 
 def share(rows: Sequence[Row], form: Sequence[Row], what: str, minus: Sequence[Row] = ()) -> Share:
-    """What `form` retains of what full supplies over none, over its windows; `minus` another form's, pair by pair."""
+    """Returns the share that `form` retains of what full supplies over none, over its windows; `minus` is another
+    form's, pair by pair.
+    """
     full = {r.session: getattr(r, what) for r in rows if r.form == "full"}
     none = {(r.session, r.keep): getattr(r, what) for r in rows if r.form == "none"}
     other = {r.session: getattr(r, what) for r in minus}
@@ -149,7 +154,7 @@ def share(rows: Sequence[Row], form: Sequence[Row], what: str, minus: Sequence[R
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per keep, ratio and form; then the differences between in place and restart."""
+    """Returns one line per keep, ratio and form, then the differences between in place and restart."""
     lines = [
         "| recent | ratio | form | next action | answers | KV bytes | tokens read | seconds |",
         "|--:|--:|---|--:|--:|--:|--:|--:|",
@@ -158,7 +163,7 @@ def table(rows: Sequence[Row]) -> str:
     by = {cell: [r for r in rows if (r.keep, r.ratio, r.form) == cell] for cell in cells}
     for (keep, ratio, form), own in sorted(by.items(), key=lambda x: x[0][:2]):
         mean = [np.mean([getattr(r, name) for r in own]) for name in ("bytes", "read", "seconds")]
-        shares = " | ".join(shown(share(rows, own, what)) for what in ("action", "answers"))
+        shares = " | ".join(format_share(share(rows, own, what)) for what in ("action", "answers"))
         size = f"{mean[0] / 1e6:.2f} MB | {mean[1]:,.0f} | {mean[2]:.2f}"
         lines.append(f"| {keep} | {f'{ratio:g}x' if ratio else ''} | {form} | {shares} | {size} |")
     lines += ["", "| recent | ratio | in place, less restart | next action | answers | nats of full over none | n |"]
@@ -171,25 +176,26 @@ def table(rows: Sequence[Row]) -> str:
         action, answers = (share(rows, own, what, against) for what in ("action", "answers"))
         counts = f"{action.supplied:.0f}, {answers.supplied:.0f} | {action.n}, {answers.n}"
         lines.append(
-            f"| {keep} | {f'{ratio:g}x' if ratio else ''} | {name} | {shown(action)} | {shown(answers)} | {counts} |"
+            f"| {keep} | {f'{ratio:g}x' if ratio else ''} | {name} | "
+            f"{format_share(action)} | {format_share(answers)} | {counts} |"
         )
     return "\n".join(lines)
 
 
-def shown(found: Share) -> str:
-    """Per cent and its interval."""
+def format_share(found: Share) -> str:
+    """Returns the per cent and its interval, as text."""
     if np.isnan(found.value):
         return "-"
     low, high = found.interval
     return f"{100 * found.value:.1f}" + ("" if np.isnan(low) else f" [{100 * low:.1f}, {100 * high:.1f}]")
 
 
-def stored(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
     return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def known(path: Path, session: str) -> bool:
-    return any(row.session == session for row in stored(path))
+def has_session(path: Path, session: str) -> bool:
+    return any(row.session == session for row in read_rows(path))
 
 
 def append(path: Path, rows: Sequence[Row]) -> None:

@@ -39,7 +39,7 @@ HELD = ("codex", "pi")
 
 
 def write(path: Path, wire: Wire, rate: float, hold: bool) -> None:
-    """Append lines until stdin ends; then print how many."""
+    """Appends lines until stdin ends, then prints their number."""
     kept = path.open("ab", buffering=0) if hold else None
     print("ready", flush=True)
     done, begun = 0, time.monotonic()
@@ -56,7 +56,7 @@ def write(path: Path, wire: Wire, rate: float, hold: bool) -> None:
 
 
 def one_round(wire: Wire, hold: bool, seconds: float, rate: float, tally: Counter[str]) -> None:
-    """Compact and undo while a writer appends, then count."""
+    """Compacts and undoes while a writer appends, then counts."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "session.jsonl"
         wire.start(path)
@@ -89,7 +89,7 @@ def _try(tally: Counter[str], what: str, change: Callable[[], object]) -> None:
 
 
 def count(path: Path, start: bytes, wire: Wire, written: int, tally: Counter[str]) -> None:
-    """Add up what was written and what is lost, in the file and its log, and after all is taken back."""
+    """Counts the lines that were written and those that are lost, in the file and its log, and after every undo."""
     marks = [f'meanwhile {number}"'.encode() for number in range(1, written + 1)]
     held = path.read_bytes()
     logged = b"".join(event.before + event.after for event in read_log(path))
@@ -105,7 +105,7 @@ def count(path: Path, start: bytes, wire: Wire, written: int, tally: Counter[str
 
 
 def soak(seconds: float, rate: float) -> dict[str, object]:
-    """The counts of all rounds together, and of each kind of writer."""
+    """Returns the counts of all rounds together, and of each kind of writer."""
     tallies: dict[str, Counter[str]] = {}
     begun = time.monotonic()
     ways = [(wire, False) for wire in WIRES] + [(wire, True) for wire in WIRES if wire.name in HELD]

@@ -1,4 +1,4 @@
-"""What fewer bits cost: retained answer information and bytes of `informed` with its slots held in every form.
+"""Cost of fewer bits: retained answer information and bytes of `informed` with its slots held in every form.
 
 Every window's session is read and scored once; only the slots are coded differently. Probes that a model answers
 without the middle count too: their answers gain little by any context, so they weigh little.
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def cut(engine: LocalEngine, given: argparse.Namespace) -> Iterator[Window]:
-    """The windows of every session, in order."""
+    """Yields the windows of every session, in order."""
     asked = read_probes(given.probes)
     for path in transcripts_in(given.transcripts):
         session = holdfast.read(path)
@@ -72,7 +72,7 @@ def cut(engine: LocalEngine, given: argparse.Namespace) -> Iterator[Window]:
 
 
 def answers(engine: LocalEngine, live: KVContext, window: Window) -> float:
-    """The summed log-probability of all answers."""
+    """Returns the summed log-probability of all answers."""
     tokenizer = engine.model.tokenizer
     asked = [
         Continuation(

@@ -1,4 +1,4 @@
-"""Which live facts of a session survive each text strategy, with the gate off and on.
+"""Survival of a session's live facts under each text strategy, with the gate off and on.
 
     python benchmarks/survival.py FILES... [--ratios 2,5,10] [--rounds 1,5,10] [--strategies truncate,tiered] [--json]
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one row a line")
     options = parser.parse_args()
     rows = []
-    for row in measured(options):
+    for row in measure(options):
         rows.append(row)
         if options.json:
             print(json.dumps(asdict(row)), flush=True)
@@ -69,7 +69,7 @@ def main() -> None:
         print(table(rows))
 
 
-def measured(options: argparse.Namespace) -> Iterator[Row]:
+def measure(options: argparse.Namespace) -> Iterator[Row]:
     for path in options.files:
         whole = read(path)
         known = collect_facts(whole)
@@ -84,12 +84,12 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
                             gate=gate,
                         )
                         began = time.perf_counter()
-                        made = compacted(whole, plan, rounds)
+                        made = compact_rounds(whole, plan, rounds)
                         yield row(path.stem, made, known, plan, (ratio, rounds, time.perf_counter() - began))
 
 
-def compacted(whole: Transcript, plan: TextPlan, rounds: int) -> Draft:
-    """The session after so many compactions, each as the session grew."""
+def compact_rounds(whole: Transcript, plan: TextPlan, rounds: int) -> Draft:
+    """Returns the session after `rounds` compactions, each as the session grew."""
     cuts = legal_cuts(whole)
     held: Draft | None = None
     for number in range(1, rounds + 1):
@@ -105,7 +105,7 @@ def compacted(whole: Transcript, plan: TextPlan, rounds: int) -> Draft:
 
 
 def row(session: str, made: Draft, known: SessionFacts, plan: TextPlan, ran: tuple[float, int, float]) -> Row:
-    """Count what the result holds; a rule must be said by someone whose word counts."""
+    """Counts the facts that the result holds; a rule counts only if someone with the authority said it."""
     said = SearchableText("\n".join(visible_text(turn) for turn in made.turns))
     ruled = SearchableText(
         "\n".join(visible_text(turn) for turn in made.turns if turn.role in (Role.USER, Role.SYSTEM))
@@ -130,7 +130,7 @@ def row(session: str, made: Draft, known: SessionFacts, plan: TextPlan, ran: tup
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Facts of all sessions together, one line per strategy and ratio, one column per rounds and gate."""
+    """Returns the facts of all sessions together, one line per strategy and ratio, one column per rounds and gate."""
     columns = sorted({(row.rounds, row.gate) for row in rows})
     head = [f"{rounds} round{'s' * (rounds > 1)}, gate {'on' if gate else 'off'}" for rounds, gate in columns]
     lines = ["| strategy | ratio | " + " | ".join(head) + " | fits |", "|---|--:|" + "--:|" * (len(head) + 1)]

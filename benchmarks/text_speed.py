@@ -31,7 +31,9 @@ RATIO = 2.0
 
 
 def long_session(paths: list[Path], tokens: int) -> Transcript:
-    """At least `tokens`; the texts of each copy are numbered, because a cache would know them again."""
+    """Returns a session of at least `tokens`; the texts of each copy are numbered, because a cache would know them
+    again.
+    """
     turns: list[Turn] = []
     size = 0
     sources = [read(path, lenient=True).turns for path in paths]
@@ -48,7 +50,7 @@ def long_session(paths: list[Path], tokens: int) -> Transcript:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of this process alone, so that a busy machine does not count."""
+    """Returns the processor seconds of this process alone, so that a busy machine does not count."""
     began = time.process_time()
     work()
     return time.process_time() - began

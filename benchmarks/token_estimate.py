@@ -1,4 +1,4 @@
-"""How far `transcript/token_estimate.py count` is from real tokenizers, per session.
+"""Error of `transcript/token_estimate.py count` against real tokenizers, per session.
 
     python benchmarks/token_estimate.py SESSION... [--tokenizer FOLDER...]
 

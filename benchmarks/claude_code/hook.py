@@ -34,24 +34,24 @@ def main() -> None:
 
 
 def save(session: Path, copy: Path) -> None:
-    """Keep the session as it is now, compacted, with the log that gives every raw turn back."""
+    """Saves a compacted copy of the session as it is now, with the log that restores every raw turn."""
     copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     holdfast("compact", str(session), "--lenient", "--text", "tiered", "--ratio", RATIO, "-o", str(copy))
 
 
 def tell(session: Path, copy: Path) -> None:
-    """What the newest compaction lost, as context for the agent."""
+    """Prints the losses of the newest compaction as context for the agent."""
     found = json.loads(holdfast("doctor", str(session), "--json"))
     if not found["compactions"]:
         return
-    text = told(found["compactions"][-1], copy)
+    text = describe_losses(found["compactions"][-1], copy)
     if text:
         output = {"hookEventName": "SessionStart", "additionalContext": text}
         print(json.dumps({"hookSpecificOutput": output}))
 
 
-def told(compaction: dict[str, Any], copy: Path) -> str:
-    """Empty where nothing was lost and nothing made up."""
+def describe_losses(compaction: dict[str, Any], copy: Path) -> str:
+    """Returns the losses and inventions of a compaction as text; empty if there are none."""
     rules = [fact for fact in compaction["lost"] if fact["kind"] in RULES]
     rest = [fact for fact in compaction["lost"] if fact["kind"] not in RULES]
     lines = []
@@ -69,7 +69,7 @@ def told(compaction: dict[str, Any], copy: Path) -> str:
 
 
 def holdfast(*arguments: str) -> str:
-    """One command of the holdfast that is installed beside this Python."""
+    """Runs one command of the holdfast that is installed beside this Python and returns its output."""
     done = subprocess.run(
         [sys.executable, "-m", "holdfast", *arguments], capture_output=True, text=True, timeout=SECONDS, check=False
     )

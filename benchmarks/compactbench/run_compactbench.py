@@ -48,8 +48,10 @@ class Holdfast(Compactor):
         return CompactionArtifact(summaryText=text, selectedSourceTurnIds=verbatim)
 
 
-async def held(template: Any, seed: int, cycles: int) -> list[tuple[int, int, float]]:
-    """For each cycle: questions whose answer is still there, questions, and the compression that compactbench saw."""
+async def score_cycles(template: Any, seed: int, cycles: int) -> list[tuple[int, int, float]]:
+    """Returns, for each cycle, the number of questions whose answer is still there, the number of all questions, and
+    the compression that compactbench measured.
+    """
     case = generate_case(template, seed, DifficultyLevel.HARD)
     provider = MockProvider()
     transcript, before = case.transcript, None
@@ -85,7 +87,7 @@ def main() -> None:
     print(f"{given.method} to {given.share:.0%} of the tokens; answers still there, cycle by cycle")
     for template in load_suite(given.suite):
         seeds = [derive_case_seed(given.suite.name, "default", slot) for slot in range(given.cases)]
-        runs = [asyncio.run(held(template, seed, given.cycles)) for seed in seeds]
+        runs = [asyncio.run(score_cycles(template, seed, given.cycles)) for seed in seeds]
         for cycle, cells in enumerate(zip(*runs, strict=True)):
             there, asked = sum(cell[0] for cell in cells), sum(cell[1] for cell in cells)
             ratio = sum(cell[2] for cell in cells) / len(cells)

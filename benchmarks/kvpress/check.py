@@ -1,4 +1,4 @@
-"""Whether we run the rivals as kvpress runs them: next-token logits of both programs on one short window.
+"""Check that we run the rivals as kvpress runs them: next-token logits of both programs on one short window.
 
 1. Without a prefix, kvpress does everything by itself: prefill under its unchanged press, then a question over its
    cache with its own masking. We study, compress and read the same question.
@@ -45,7 +45,7 @@ TOLERANCE = 1e-3
 
 
 def check(engine: LocalEngine, rendered: RenderedSession) -> dict[str, tuple[float, float]]:
-    """The largest difference of logits, per rival: without a prefix and behind one."""
+    """Returns the largest difference of logits for each rival: without a prefix and behind one."""
     ids = torch.tensor(rendered.ids[: WINDOW + ASKED])
     window, question = ids[:WINDOW], ids[WINDOW:]
     return {
@@ -64,7 +64,7 @@ def _whole(name: str, engine: LocalEngine, block: Block, window: Tensor, questio
     with torch.no_grad(), raw(hf):
         with PRESSES[name](1 - 1 / RATIO)(hf):  # keeps the budget exactly: 384 / 4 has no remainder
             hf.model(input_ids=window[None].to(hf.device), past_key_values=cache)
-        theirs = _asked(hf, cache, question)
+        theirs = _question_logits(hf, cache, question)
     return float((ours - theirs).abs().max())
 
 
@@ -78,7 +78,7 @@ def _behind(name: str, engine: LocalEngine, block: Block, window: Tensor, questi
         for layer, mask in zip(hf.model.layers, dropped, strict=True):
             heads, at = mask.nonzero(as_tuple=True)
             layer.self_attn.masked_key_indices = (torch.zeros_like(heads), heads, at + PREFIX)
-        theirs = _asked(hf, cache, question)
+        theirs = _question_logits(hf, cache, question)
     return float((ours - theirs).abs().max())
 
 
@@ -96,8 +96,8 @@ def _ours(
     return engine.next_logits(live, question.tolist()), ~rival.chosen(study, budget.slots)
 
 
-def _asked(hf: Any, cache: DynamicCache, question: Tensor) -> Tensor:
-    """Logits of a question read at its place behind the window, over a compressed cache."""
+def _question_logits(hf: Any, cache: DynamicCache, question: Tensor) -> Tensor:
+    """Returns the logits of a question read at its place behind the window, over a compressed cache."""
     positions = torch.arange(WINDOW, WINDOW + len(question))[None]
     out = hf(input_ids=question[None].to(hf.device), past_key_values=cache, position_ids=positions.to(hf.device))
     return out.logits[0].float()  # type: ignore[no-any-return]

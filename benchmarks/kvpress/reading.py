@@ -31,7 +31,7 @@ CLOSE_ROUNDED = 5e-2  # in 16-bit types
 
 
 class Reading(NamedTuple):
-    """What kvpress made of a prompt of `N` tokens."""
+    """Results of kvpress for a prompt of `N` tokens."""
 
     scores: Tensor
     """`[L, G, N]`, on the CPU."""
@@ -72,7 +72,7 @@ class KVzipRecorder(KVzipPress):  # type: ignore[misc]
 
 @contextmanager
 def raw(hf: Any) -> Iterator[None]:
-    """The model as kvpress expects it: stock SDPA attention, and `cache_position` in the calls of its layers.
+    """Runs the model as kvpress expects it: stock SDPA attention, and `cache_position` in the calls of its layers.
 
     transformers 5.3 took that argument away (pull request 44181); kvpress 0.5.5 reads it.
     """
@@ -94,7 +94,7 @@ def raw(hf: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def read(press: Recorder | KVzipRecorder, model: Model, ids: Tensor) -> Reading:
-    """Prefill `ids [N]` under a press that records."""
+    """Prefills `ids [N]` under a press that records."""
     cache = DynamicCache()
     with raw(model.hf):
         with press(model.hf):
@@ -106,7 +106,7 @@ def read(press: Recorder | KVzipRecorder, model: Model, ids: Tensor) -> Reading:
 
 
 def check_model(model: Model) -> None:
-    """Raise UnsupportedModel where kvpress has no layers to act on, or acts on sliding ones."""
+    """Raises UnsupportedModel if kvpress has no layers to act on, or acts on sliding ones."""
     for index, layer in enumerate(model.family.layers):
         if layer.window is not None:
             raise UnsupportedModel(f"layer {index} slides over {layer.window} tokens; the rivals need full attention")
@@ -114,7 +114,7 @@ def check_model(model: Model) -> None:
 
 @torch.no_grad()
 def prefix_ids(past: KVContext) -> Tensor:
-    """The tokens `[P]` that `past` has read, from the first layer's values, which depend on nothing else.
+    """Returns the tokens `[P]` that `past` has read, from the first layer's values, which depend on nothing else.
 
     Raises BadOption unless they are a plain prefix.
     """
@@ -131,7 +131,7 @@ def prefix_ids(past: KVContext) -> Tensor:
 
 
 def check_same(reading: Reading, after: KVContext) -> None:
-    """Raise Failed unless kvpress's cache holds what ours holds."""
+    """Raises Failed unless kvpress's cache holds what ours holds."""
     N, model = reading.scores.shape[-1], after.model
     for layer, held in enumerate(reading.cache.layers):
         ours, theirs = after.cache.newest(layer, N), (held.keys[0], held.values[0])
@@ -142,7 +142,7 @@ def check_same(reading: Reading, after: KVContext) -> None:
 
 
 def _first_values(model: Model) -> Tensor:
-    """What the first layer caches as value of each token of the vocabulary, `[V, G * D]`."""
+    """Returns the value that the first layer caches for each token of the vocabulary, `[V, G * D]`."""
     layer, embedding = model.hf.model.layers[0], model.hf.get_input_embeddings()
     x = layer.input_layernorm(embedding(torch.arange(embedding.num_embeddings, device=model.device)))
     if hasattr(layer.self_attn, "v_proj"):
@@ -151,7 +151,7 @@ def _first_values(model: Model) -> Tensor:
 
 
 def cache_position(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A forward pre-hook for attention layers: the positions in the cache of the tokens that they are given."""
+    """Adds the cache positions of the tokens to the arguments of an attention layer, as a forward pre-hook."""
     hidden, cache = kwargs["hidden_states"], kwargs["past_key_values"]
     seen = cache.get_seq_length(module.layer_idx)
     kwargs.setdefault("cache_position", torch.arange(seen, seen + hidden.shape[1], device=hidden.device))

@@ -37,7 +37,7 @@ class Study(NamedTuple):
 
 
 class Rival:
-    """What all rivals share."""
+    """The parts that all rivals share."""
 
     by_turn: ClassVar[bool] = False
     least: ClassVar[int] = 4
@@ -46,8 +46,8 @@ class Rival:
     def press(self) -> Recorder | KVzipRecorder:
         raise NotImplementedError
 
-    def chosen(self, study: Study, slots: int) -> Tensor:
-        """Masks `[L, G, T]` of what stays."""
+    def choose(self, study: Study, slots: int) -> Tensor:
+        """Returns masks `[L, G, T]` of the pairs that stay."""
         return per_head(study.scores, slots)
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
@@ -71,7 +71,7 @@ class Rival:
         if budget.holds(len(study.span)):
             masks: list[Any] = [None] * len(study.scores)
         else:
-            masks = list(self.chosen(study, budget.slots).to(study.states.positions.device))
+            masks = list(self.choose(study, budget.slots).to(study.states.positions.device))
         return (keep_pairs(study.states, masks, study.span.origins),)
 
 
@@ -87,7 +87,7 @@ class RivalKVzip(Rival):
     def press(self) -> KVzipRecorder:
         return KVzipRecorder(compression_ratio=0.5, n_sink=self.n_sink, chunk_size=self.chunk_size)
 
-    def chosen(self, study: Study, slots: int) -> Tensor:
+    def choose(self, study: Study, slots: int) -> Tensor:
         return over_all(study.scores, slots, max(0, self.n_sink - study.prefix))
 
 
@@ -124,13 +124,13 @@ class RivalExpectedAttention(Rival):
 
 @dataclass(frozen=True)
 class RivalAdaKVExpectedAttention(RivalExpectedAttention):
-    """The same scores, shared out over the heads of each layer by AdaKV."""
+    """Scores of expected attention, shared out over the heads of each layer by AdaKV."""
 
     alpha_safeguard: float = 0.2
 
     name: ClassVar[str] = "rival_adakv_expected_attention"
 
-    def chosen(self, study: Study, slots: int) -> Tensor:
+    def choose(self, study: Study, slots: int) -> Tensor:
         return per_layer(study.scores, slots, self.alpha_safeguard)
 
 
@@ -158,7 +158,7 @@ RIVALS = (RivalKVzip, RivalSnapKV, RivalExpectedAttention, RivalAdaKVExpectedAtt
 
 
 def register() -> tuple[str, ...]:
-    """Put the rivals beside our methods, for this process; returns their names."""
+    """Registers the rivals beside our methods for this process and returns their names."""
     for rival in RIVALS:
         LATENT[rival.name] = Entry(f"rivals:{rival.__name__}", f"{(rival.__doc__ or '').strip()} (kvpress)")
     return tuple(rival.name for rival in RIVALS)

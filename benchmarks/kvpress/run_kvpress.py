@@ -40,7 +40,7 @@ def main(  # noqa: PLR0913, PLR0917 - its parameters are its options
     device: Device = "cpu",
     checking: Annotated[bool, typer.Option("--check", help="Compare logits with kvpress itself, then stop.")] = False,
 ) -> None:
-    """Measure kvpress's presses, or with --check show that they run here as kvpress runs them."""
+    """Measures kvpress's presses, or with --check shows that they run here as kvpress runs them."""
     names = rivals.register()
     if checking:
         compare(console.engine(model, dtype, device), transcripts)
@@ -58,7 +58,7 @@ def main(  # noqa: PLR0913, PLR0917 - its parameters are its options
 
 
 def compare(engine: LocalEngine, transcripts: Path) -> None:
-    """Print the largest difference of logits for each rival; exit code 1 beyond the tolerance."""
+    """Prints the largest difference of logits for each rival; exits with code 1 beyond the tolerance."""
     rendered = render(read(transcripts_in(transcripts)[0]), engine.model.tokenizer)
     apart = check(engine, rendered)
     console.line(f"largest difference of next-token logits, at most {TOLERANCE:g} allowed")

@@ -74,7 +74,7 @@ ABOUT = {
 
 
 def tiny(kind: str) -> Any:
-    """The model that `about` describes."""
+    """Builds the model that `about` describes."""
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **CONFIG)).float().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(SEEDS[kind])
     for name, weight in sorted(model.named_parameters()):
@@ -85,8 +85,8 @@ def tiny(kind: str) -> Any:
 
 
 @torch.no_grad()
-def scored(model: Any, press: Any, ids: Tensor, implementation: str) -> list[Any]:
-    """`[layer][kv head][token]`"""
+def score_tokens(model: Any, press: Any, ids: Tensor, implementation: str) -> list[Any]:
+    """Returns the scores as `[layer][kv head][token]`."""
     recorder = Recorder(press)
     model.set_attn_implementation(implementation)
     hooks = [
@@ -96,12 +96,12 @@ def scored(model: Any, press: Any, ids: Tensor, implementation: str) -> list[Any
         model.model(input_ids=ids[None], past_key_values=DynamicCache())
     for hook in hooks:
         hook.remove()
-    return [rounded(recorder.scores[layer]) for layer in range(len(model.model.layers))]
+    return [round_digits(recorder.scores[layer]) for layer in range(len(model.model.layers))]
 
 
-def rounded(x: Tensor) -> Any:
-    """Nested lists with few digits."""
-    return [rounded(row) for row in x] if x.ndim else float(f"{float(x):.{DIGITS}g}")
+def round_digits(x: Tensor) -> Any:
+    """Returns nested lists of numbers with few digits."""
+    return [round_digits(row) for row in x] if x.ndim else float(f"{float(x):.{DIGITS}g}")
 
 
 def main() -> None:
@@ -110,9 +110,9 @@ def main() -> None:
     models = {}
     for kind, seed in SEEDS.items():
         model = tiny(kind)
-        scores = {name: scored(model, cls(**options), ids, how[name]) for name, (cls, options) in PRESSES.items()}
+        scores = {name: score_tokens(model, cls(**options), ids, how[name]) for name, (cls, options) in PRESSES.items()}
         with torch.no_grad():
-            logits = rounded(model(input_ids=ids[None]).logits[0, -1, :8])
+            logits = round_digits(model(input_ids=ids[None]).logits[0, -1, :8])
         models[kind] = {"config": CONFIG, "seed": seed, "logits": logits, "scores": scores}
     fixture = {
         "about": ABOUT,

@@ -1,4 +1,4 @@
-"""Which pairs kvpress keeps, given its scores: its own `compress` methods, run on positions instead of keys."""
+"""Selection of pairs by kvpress, given its scores: its own `compress` methods, run on positions instead of keys."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ class Replay(ScorerPress):
         return self.scores[None].clone()  # AdaKV writes into what it gets
 
 
-def removed(total: int, kept: int) -> float:
-    """The fraction for which `int(total * (1 - fraction))`, kvpress's count of what stays, is `kept`."""
+def removal_fraction(total: int, kept: int) -> float:
+    """Returns the fraction for which `int(total * (1 - fraction))`, kvpress's count of what stays, is `kept`."""
     return 1 - (kept + 0.5) / total
 
 
 def per_head(scores: Tensor, slots: int) -> Tensor:
-    """`ScorerPress`: the best `slots` of every head. Masks `[L, G, T]` of `scores [L, G, T]`."""
+    """Selects the best `slots` of every head with `ScorerPress`. Returns masks `[L, G, T]` of `scores [L, G, T]`."""
     _, G, T = scores.shape
     positions = torch.arange(T).view(1, 1, T, 1).expand(1, G, T, 1)
     mask = torch.zeros(scores.shape, dtype=torch.bool)
     for layer, s in enumerate(scores):
-        press = Replay(removed(T, slots), s)
+        press = Replay(removal_fraction(T, slots), s)
         kept, _ = press.compress(_module(layer), None, positions, positions, None, {})
         mask[layer].scatter_(1, kept[0, :, :, 0], True)
     return mask
 
 
 def per_layer(scores: Tensor, slots: int, alpha: float) -> Tensor:
-    """`AdaKVPress`: the best of each layer over its heads, with its safeguard for every head."""
+    """Selects the best of each layer over its heads with `AdaKVPress`, with its safeguard for every head."""
     T = scores.shape[-1]
     mask = torch.ones(scores.shape, dtype=torch.bool)
     for layer, s in enumerate(scores):
         module = _module(layer)
-        AdaKVPress(Replay(removed(T, slots), s), alpha).compress(module, None, None, None, None, {})
+        AdaKVPress(Replay(removal_fraction(T, slots), s), alpha).compress(module, None, None, None, None, {})
         mask[layer][module.masked_key_indices[1:]] = False
     return mask
 
 
 def over_all(scores: Tensor, slots: int, n_sink: int) -> Tensor:
-    """`KVzipPress`: the best over all layers and heads."""
+    """Selects the best over all layers and heads with `KVzipPress`."""
     L, G, T = scores.shape
     pairs = L * G * T
     # it rounds what goes, where the other presses round what stays
@@ -66,5 +66,5 @@ def over_all(scores: Tensor, slots: int, n_sink: int) -> Tensor:
 
 
 def _module(layer: int) -> SimpleNamespace:
-    """What the `compress` methods read of an attention layer."""
+    """Returns the attributes of an attention layer that the `compress` methods read."""
     return SimpleNamespace(layer_idx=layer, head_dim=1, config=SimpleNamespace(_attn_implementation="sdpa"))

@@ -106,7 +106,7 @@ class Sums:
 
 
 def texts(paths: list[Path], limit: int) -> list[str]:
-    """The first observations of each session that are worth it."""
+    """Returns the first observations of each session that have `LEAST` to `LONGEST` tokens."""
     found = []
     for path in paths:
         held = new_draft(read(path, lenient=True))

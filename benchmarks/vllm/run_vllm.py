@@ -55,8 +55,8 @@ EMBEDS = ("--enable-prompt-embeds", "--no-enable-prefix-caching")
 
 
 @dataclass(frozen=True)
-class Served:
-    """A context here, and what stands for it in a prompt there."""
+class ServedContext:
+    """A context here, and the prompt that stands for it there."""
 
     name: str
     context: CompactContext
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def fair(engine: LocalEngine, policy: Policy) -> list[Probe]:
-    """Probes whose answer stands in what is compacted and nowhere else."""
+    """Returns the probes whose answer stands in the compacted part and nowhere else."""
     transcript = holdfast.read(SESSION / "session.json")
     cut = parts(transcript, render(transcript, engine.model.tokenizer), policy)
 
@@ -101,13 +101,15 @@ def fair(engine: LocalEngine, policy: Policy) -> list[Probe]:
     return [p for p in probes if p.literal in inside and not check_static_rules(p, outside)]
 
 
-def contexts(engine: LocalEngine, policy: Policy) -> list[Served]:
-    """The session in full, and compacted in several ways, stored and loaded again, as pages."""
+def contexts(engine: LocalEngine, policy: Policy) -> list[ServedContext]:
+    """Returns the session in full, and compacted in several ways, stored and loaded again, as pages."""
     transcript = holdfast.read(SESSION / "session.json")
     cut = parts(transcript, render(transcript, engine.model.tokenizer), policy)
     whole = [i for part in cut for block in part.blocks for i in block.ids]
     served = [
-        Served("full", CompactContext((token_segment(whole, 0),), len(whole)), Prefix(tuple(whole), readable=False))
+        ServedContext(
+            "full", CompactContext((token_segment(whole, 0),), len(whole)), Prefix(tuple(whole), readable=False)
+        )
     ]  # an echo would read it all again
     for spec, ratio in PLANS:
         path = OUT / f"{re.sub(r'[^a-z0-9]+', '-', spec)}-{ratio:g}x.holdfast"
@@ -119,13 +121,13 @@ def contexts(engine: LocalEngine, policy: Policy) -> list[Served]:
         stored = files.write(pages, OUT / "pages")
         print(f"{spec} at {ratio:g}x: {stored.stat().st_size / 1e6:.1f} MB of pages in {seconds:.1f} s")
         print(f"  {lengths(context)}; {dict(pages.header.report)}")
-        served.append(Served(f"{spec} {ratio:g}x", context, Prefix(pages.prompt, readable=False)))
+        served.append(ServedContext(f"{spec} {ratio:g}x", context, Prefix(pages.prompt, readable=False)))
     print()
     return served
 
 
 def lengths(context: CompactContext) -> str:
-    """How long heads are, over all state segments."""
+    """Describes the lengths of heads over all state segments."""
     heads = [0]
     for segment in context.segments:
         if isinstance(segment, StateSegment):
@@ -134,8 +136,10 @@ def lengths(context: CompactContext) -> str:
     return f"heads keep {min(heads)} to {max(heads)} slots, {sum(heads) / len(heads):.0f} on average"
 
 
-def virtual(engine: LocalEngine, remote: RemoteEngine, policy: Policy) -> Served:
-    """Virtual tokens sent as prompt embeddings; gaps are closed here too, so that both sides read the same."""
+def virtual(engine: LocalEngine, remote: RemoteEngine, policy: Policy) -> ServedContext:
+    """Returns virtual tokens to send as prompt embeddings; gaps are closed here too, so that both
+    sides read the same.
+    """
     transcript = holdfast.read(SESSION / "session.json")
     made = compact(transcript, engine, Plan(SOFT, 8.0, policy=policy))
     at, segments = 0, []
@@ -143,12 +147,12 @@ def virtual(engine: LocalEngine, remote: RemoteEngine, policy: Policy) -> Served
         assert isinstance(segment, TokenSegment | SoftSegment)
         segments.append(replace(segment, positions=torch.arange(at, at + len(segment)).float()))
         at += len(segment)
-    return Served("virtual tokens 8x, renumbered", replace(made, segments=tuple(segments), next_position=at),
+    return ServedContext("virtual tokens 8x, renumbered", replace(made, segments=tuple(segments), next_position=at),
                   remote.open(made, renumber=True))  # fmt: skip
 
 
-def row(one: Served, engine: LocalEngine, remote: RemoteEngine, probes: list[Probe]) -> None:
-    """One line of the table."""
+def row(one: ServedContext, engine: LocalEngine, remote: RemoteEngine, probes: list[Probe]) -> None:
+    """Prints one line of the table."""
     live = engine.open(one.context)
     answers, tops, order, same, right, given = [0.0], [0.0], 0, 0, 0, []
     list(remote.generate(Prefix(), question_ids(engine.model.tokenizer, "Ready?"), 2))  # a server's first is slow
@@ -180,7 +184,9 @@ def row(one: Served, engine: LocalEngine, remote: RemoteEngine, probes: list[Pro
 
 
 def speed(prefix: Prefix, remote: RemoteEngine, ids: list[int]) -> tuple[float, float, float, float]:
-    """Blocks in use while answering, seconds to the first token, tokens per second of one answer and of eight."""
+    """Returns blocks in use while answering, seconds to the first token, tokens per second of one
+    answer and of eight.
+    """
     began, pieces = time.perf_counter(), remote.generate(prefix, ids, 32)
     next(pieces)
     first, used = time.perf_counter() - began, blocks_in_use(remote.base_url)
@@ -200,7 +206,7 @@ def seconds(remote: RemoteEngine, body: dict[str, object]) -> float:
 
 
 def blocks_in_use(url: str) -> float:
-    """What vLLM's own metrics say."""
+    """Returns the blocks in use from vLLM's own metrics."""
     told = httpx.get(url.removesuffix("/v1") + "/metrics", timeout=60).text
     share = re.search(r"^vllm:kv_cache_usage_perc\{.*\} (\S+)$", told, re.M)
     blocks = re.search(r'num_gpu_blocks="(\d+)"', told)
@@ -211,7 +217,7 @@ def blocks_in_use(url: str) -> float:
 
 @contextmanager
 def server(environment: Path, engine: LocalEngine, log: Path, more: tuple[str, ...] = ()) -> Iterator[str]:
-    """vLLM on a free port of this machine for as long as the block runs."""
+    """Runs vLLM on a free port of this machine for as long as the block runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -237,7 +243,7 @@ def server(environment: Path, engine: LocalEngine, log: Path, more: tuple[str, .
 
 
 def wait(running: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Until the server answers; ends the program where it ended."""
+    """Waits until the server answers; ends the program if the server ended."""
     while running.poll() is None:
         try:
             if httpx.get(url, timeout=5).status_code == 200:

@@ -34,7 +34,7 @@ def sessions(seed, count=12):
         ]
         for _ in range(count)
     ]
-    return [recipe.drawn(turns, 40_000, rng) for _ in range(count)]
+    return [recipe.draw_session(turns, 40_000, rng) for _ in range(count)]
 
 
 def run(setup, seed=0, **options):

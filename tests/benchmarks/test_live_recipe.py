@@ -34,12 +34,12 @@ def engine():
 
 @pytest.fixture(scope="module")
 def script(engine):
-    return recipe.scripted(small_session(), engine, TURNS, 12)
+    return recipe.build_script(small_session(), engine, TURNS, 12)
 
 
 @pytest.fixture(scope="module")
 def rows(engine, script):
-    return [row for new in recipe.measured(engine, script, SETTINGS) for row in new]
+    return [row for new in recipe.measure_servers(engine, script, SETTINGS) for row in new]
 
 
 def of(rows, server):
@@ -60,27 +60,27 @@ def test_the_script_opens_as_the_session_does_and_cuts_what_its_tools_said(engin
 
 
 def test_pieces_are_smaller_where_the_tools_said_too_little_for_the_size_asked_for(engine, script):
-    whole = recipe.scripted(small_session(), engine, TURNS, 10**6)
+    whole = recipe.build_script(small_session(), engine, TURNS, 10**6)
     assert {len(text) > len(script.results[0]) for text in whole.results} == {True}
 
 
 def test_a_session_without_enough_to_cut_is_refused_with_what_is_there(engine):
     silent = Transcript(tuple(turn for turn in small_session().turns if turn.role is not Role.TOOL))
     with pytest.raises(BadInput, match=r"takes a task and 6 tokens that tools said; 2 and 0"):
-        recipe.scripted(silent, engine, TURNS, 12)
+        recipe.build_script(silent, engine, TURNS, 12)
     with pytest.raises(BadInput, match="0 and"):
-        recipe.scripted(Transcript(small_session().turns[2:]), engine, TURNS, 12)
+        recipe.build_script(Transcript(small_session().turns[2:]), engine, TURNS, 12)
 
 
 def test_a_script_longer_than_the_model_reads_is_refused(engine):
     turns = small_session().turns
     long = Transcript((*turns[:5], replace(turns[5], text="word " * 9000), *turns[6:]))
     with pytest.raises(BadInput, match="of the 8192 that the model reads"):
-        recipe.scripted(long, engine, TURNS, 10**4)
+        recipe.build_script(long, engine, TURNS, 10**4)
 
 
 def test_a_steered_answer_is_the_script_whatever_the_logits_are():
-    steered = recipe.Steered(ids=iter((5, 7)))
+    steered = recipe.SteeredSampling(ids=iter((5, 7)))
     logits, generator = torch.tensor([0.0, math.nan]), torch.Generator()
     assert [steered.choose(logits, generator) for _ in range(2)] == [5, 7]
 
@@ -119,8 +119,8 @@ def test_an_agent_whose_call_is_always_open_is_compacted_reads_the_same_and_hold
 
 def test_a_server_whose_rows_are_there_is_not_measured_again(engine, script):
     known = {report.series_of(report.CACHE, 0), report.series_of(report.HOLDFAST, 0), report.STATELESS}
-    assert list(recipe.measured(engine, script, SETTINGS, known)) == []
-    (new,) = recipe.measured(engine, script, SETTINGS, known - {report.STATELESS})
+    assert list(recipe.measure_servers(engine, script, SETTINGS, known)) == []
+    (new,) = recipe.measure_servers(engine, script, SETTINGS, known - {report.STATELESS})
     assert {row.series for row in new} == {report.STATELESS}
 
 
@@ -139,7 +139,7 @@ def test_a_forced_choice_is_the_models_own_and_leaves_the_session_alone(engine, 
         assert one == pytest.approx(again, abs=1e-4)
         assert one < 0
         assert {row["id"] for row in client.own.get(url + "/holdfast/sessions").json()} == {client.session}
-        recipe.asked(client, [probe], script, messages, report.CACHE)
+        recipe.ask_probes(client, [probe], script, messages, report.CACHE)
     shown = capsys.readouterr().out
     assert "prefix cache: " in shown
     assert "no history: " in shown
@@ -177,4 +177,4 @@ def test_turns_left_out_are_not_taken_for_others():
 
 
 def test_the_plot_is_a_picture_of_every_server(rows):
-    assert report.plotted(rows).startswith(b"\x89PNG")
+    assert report.plot_rows(rows).startswith(b"\x89PNG")

@@ -73,15 +73,15 @@ def test_a_window_is_chosen_for_the_evidence_in_its_middle_and_no_probe_is_asked
 def test_long_texts_are_cut_around_a_quote_and_arguments_stay_json():
     long = "a" * 500 + "THE PORT IS 1" + "b" * 500
     call = ToolCall("c", "write", json.dumps({"content": long, "line": 3}))
-    turn = parts.shortened(Turn(Role.ASSISTANT, long, long, (call,)), 100, ["THE PORT IS 1"])
+    turn = parts.shorten(Turn(Role.ASSISTANT, long, long, (call,)), 100, ["THE PORT IS 1"])
     values = json.loads(turn.calls[0].arguments)
     for text in (turn.text, turn.reasoning, values["content"]):
         assert len(text) == 100
         assert "THE PORT IS 1" in text
     assert values["line"] == 3
-    assert parts.shortened(Turn(Role.USER, long), 100).text == long[:100]
+    assert parts.shorten(Turn(Role.USER, long), 100).text == long[:100]
     broken = replace_arguments("[" + long)
-    assert len(parts.shortened(broken, 100).calls[0].arguments) == 100
+    assert len(parts.shorten(broken, 100).calls[0].arguments) == 100
 
 
 def replace_arguments(text):
@@ -137,16 +137,16 @@ def test_the_table_names_every_form_once_and_the_difference():
 def test_rows_come_back_from_the_file(tmp_path):
     parts.append(tmp_path / "deep" / "rows.jsonl", ROWS[:2])
     parts.append(tmp_path / "deep" / "rows.jsonl", ROWS[2:])
-    assert parts.stored(tmp_path / "deep" / "rows.jsonl") == ROWS
-    assert parts.known(tmp_path / "deep" / "rows.jsonl", "b")
-    assert not parts.known(tmp_path / "deep" / "rows.jsonl", "c")
+    assert parts.read_rows(tmp_path / "deep" / "rows.jsonl") == ROWS
+    assert parts.has_session(tmp_path / "deep" / "rows.jsonl", "b")
+    assert not parts.has_session(tmp_path / "deep" / "rows.jsonl", "c")
 
 
 @pytest.fixture(scope="module")
 def bench():
     turns = small_session().turns
     stop = max(at for at, turn in enumerate(turns) if turn.role is Role.ASSISTANT)
-    return recipe.opened(build_pair("llama").engine, parts.Window("s", turns[:stop], turns[stop]), 1, 16)
+    return recipe.open_session(build_pair("llama").engine, parts.Window("s", turns[:stop], turns[stop]), 1, 16)
 
 
 def test_all_tokens_as_they_were_read_or_again_are_the_live_session(bench):
@@ -159,7 +159,7 @@ def test_all_tokens_as_they_were_read_or_again_are_the_live_session(bench):
 
 
 def test_forms_at_one_ratio_hold_no_more_bytes_than_in_place_and_count_what_they_read(bench):
-    rows = {(r.ratio, r.form): r for r in recipe.measured(bench, [(1, 8.0)])}
+    rows = {(r.ratio, r.form): r for r in recipe.measure_window(bench, [(1, 8.0)])}
     inside, again = rows[8.0, "informed in place"], rows[8.0, "informed restart"]
     assert again.bytes == inside.bytes
     assert 0 < inside.read < again.read
@@ -172,7 +172,7 @@ def test_forms_at_one_ratio_hold_no_more_bytes_than_in_place_and_count_what_they
 def test_a_text_takes_the_tokens_that_it_may_or_as_few_as_it_can(bench):
     whole, tokenizer = agent(12), bench.engine.model.tokenizer
     length = len(render(whole, tokenizer).ids)
-    assert len(recipe.rewritten(whole, "truncate", 1, length, tokenizer)) == length
-    assert 0 < len(recipe.rewritten(whole, "truncate", 1, length // 2, tokenizer)) <= length // 2
-    least = len(recipe.rewritten(whole, "truncate", 1, 1, tokenizer))
+    assert len(recipe.longest_rewriting(whole, "truncate", 1, length, tokenizer)) == length
+    assert 0 < len(recipe.longest_rewriting(whole, "truncate", 1, length // 2, tokenizer)) <= length // 2
+    least = len(recipe.longest_rewriting(whole, "truncate", 1, 1, tokenizer))
     assert 1 < least < length // 2

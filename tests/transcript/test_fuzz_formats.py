@@ -63,7 +63,7 @@ def test_reader_that_loses_a_turn_in_silence_is_caught(recipe: ModuleType, monke
     monkeypatch.setattr(recipe, "parse", forgetful)
     text = BY_FORMAT["openai_chat"]
     with pytest.raises(AssertionError, match=r"silently lost: 'Done\.'"):
-        recipe.judged(text, whole(text), random.Random(1))
+        recipe.judge(text, whole(text), random.Random(1))
 
 
 def long_claude(rounds: int) -> str:
