@@ -80,6 +80,24 @@ def test_compact_of_a_window_takes_the_newest_turns(run, model, session, tmp_pat
     assert json.loads(text)["tokens"] <= 400
 
 
+def test_before_a_compaction_it_says_what_is_in_it_and_what_to_do_with_the_rest(run, model, session, tmp_path):
+    code, text, said = run(
+        "compact", session, "-o", tmp_path / "w", "--window", "400", "--model", model, "--json", "--latent", "truncate"
+    )
+    facts = json.loads(text)
+    assert code == 0
+    first = said.replace(",", "").splitlines()[0]
+    whole = facts["tokens"] + facts["tokens_left_out"]
+    assert f"{whole} tokens: {facts['tokens_compacted']} are compacted" in first
+    assert f"{facts['tokens'] - facts['tokens_compacted']} stay word for word" in first
+    assert f"{facts['tokens_left_out']} are left out" in first
+    assert "on this machine" in first
+    assert "--text tiered" in said
+    whole_session = run("compact", session, "-o", tmp_path / "all", "--model", model, "--latent", "truncate")[2]
+    assert "0 are left out" in whole_session
+    assert "--text tiered" not in whole_session
+
+
 def test_show_lists_segments_and_turns(run, stored):
     code, out, _ = run("show", stored, "--turns")
     assert code == 0

@@ -15,7 +15,7 @@ import torch
 from conftest import byte_tokenizer, plain_model, small_session
 from counted_crates import crates, long_session
 from holdfast.blocks.render import render
-from holdfast.cli.evidence import count_from_one
+from holdfast.cli.evidence import count_from_one, print_evidence
 from holdfast.cli.main import main
 from holdfast.compaction.compact import ask, restore
 from holdfast.context import holdfast_file
@@ -220,6 +220,19 @@ def test_show_tells_what_was_lost(run, stored):
     assert code == 0
     assert "facts found" in out
     assert "recipe" in out
+
+
+def test_a_lost_prohibition_stands_first_and_is_named_as_such(capsys):
+    facts = {"tokens": 9, "tokens_compacted": 9, "bytes": 1, "bytes_full": 9, "seconds_compact": 1.0}
+    losses = [{"kind": "number", "text": str(n), "turn": n, "nats": 50.0 + n} for n in range(9)]
+    losses.append({"kind": "prohibition", "text": "Never touch data/.", "turn": 4, "nats": 1.5})
+    counts = {"number": {"found": 9, "kept": 0, "repaired": 0, "lost": 9}}
+    gate = {"atoms": counts, "lost": losses, "tokens_lost": 9, "tokens": 9, "seconds": 1.0}
+    print_evidence({**facts, "gate": gate})
+    lines = [line for line in capsys.readouterr().out.splitlines() if "lost " in line or "LOST" in line]
+    assert "LOST" in lines[1]
+    assert "1 of the user's prohibitions" in lines[1]
+    assert "'Never touch data/.' of turn 5" in lines[2]
 
 
 class Page(HTMLParser):

@@ -37,6 +37,7 @@ from holdfast.errors import BadOption, Failed
 
 if TYPE_CHECKING:
     from holdfast.batch import Batch, BatchResult
+    from holdfast.compaction.forecast import Forecast
     from holdfast.compaction.plan import Plan
     from holdfast.engine.routing import RoutedChat
     from holdfast.parallel import RayCluster
@@ -211,6 +212,7 @@ def _cost(chat: RoutedChat | None, rewritten: Rewritten) -> float | None:
 def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str]) -> None:
     from holdfast.batch import compact_latent
     from holdfast.compaction.compact import compact as compact_session
+    from holdfast.compaction.forecast import forecast
     from holdfast.methods.registry import build
     from holdfast.transcript.read import read
 
@@ -224,6 +226,7 @@ def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str])
     outputs.check_output(output, file, force=sessions.force)
     transcript = read(file, lenient=sessions.lenient)
     engine = console.engine(*model)
+    _announce(forecast(transcript, engine, plan), file)
     with console.progress(f"compacting {file.name}") as report:
         context = compact_session(transcript, engine, plan, report)
     outputs.save_context(context, output, engine, sessions.force)
@@ -232,6 +235,21 @@ def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str])
         return
     print_evidence(context.evidence)
     console.line(f'{output} written; ask it: holdfast ask {output} "…"')
+
+
+def _announce(expected: Forecast, file: Path) -> None:
+    """Says, before a compaction begins, what is in it, what is not and what to do about it, and how long it takes."""
+    least, most = expected.seconds
+    console.say(
+        f"{expected.session:,} tokens: {expected.compacted:,} are compacted, {expected.verbatim:,} stay word for word, "
+        f"{expected.left_out:,} are left out; about {least:,.0f} to {most:,.0f} s on this machine"
+    )
+    if expected.left_out:
+        console.say(
+            f"{expected.left_out:,} tokens are older than --window: take a larger one (this model reads "
+            f"{expected.longest:,}), or rewrite the whole session as text: "
+            f"holdfast compact {file} --text tiered --ratio 8 -o OUTPUT"
+        )
 
 
 def _run_batch(sessions: Sessions, run: Callable[[Batch], BatchResult]) -> None:

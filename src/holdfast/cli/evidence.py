@@ -42,7 +42,7 @@ def print_evidence(evidence: Mapping[str, Any]) -> None:
     except (KeyError, TypeError, ValueError):  # a context that was made in Python says what its maker wrote
         console.line(f"  evidence  {dict(evidence)}")
     if evidence.get("tokens_left_out"):
-        console.say(f"{evidence['tokens_left_out']} older tokens are outside the window and were left out")
+        console.say(f"{evidence['tokens_left_out']:,} older tokens are outside the window and were left out")
     if gate := evidence.get("gate"):
         try:
             _print_gate(gate)
@@ -57,9 +57,14 @@ def _print_gate(gate: Mapping[str, Any]) -> None:
         f"  gate      {found} facts found, {found - lost - repaired} kept, {repaired} repaired, {lost} lost; "
         f"{gate['tokens_lost']} of {gate['tokens']} tokens lost ({gate['seconds']:.1f} s)"
     )
-    for loss in sorted(gate["lost"], key=lambda x: -x["nats"])[:SHOWN]:
+    forbids = [loss for loss in gate["lost"] if loss["kind"] == "prohibition"]
+    if forbids:
+        console.line(f"  {len(forbids)} of the user's prohibitions, which stand first below", "  LOST    ", "bold red")
+    for loss in sorted(gate["lost"], key=lambda x: (x["kind"] != "prohibition", -x["nats"]))[:SHOWN]:
         text = _short(loss["text"])
-        console.line(f"    lost    {loss['kind']:<11} {text!r} of turn {loss['turn'] + 1} ({loss['nats']:.1f} nats)")
+        style = "red" if loss in forbids else ""
+        what = f"{loss['kind']:<11} {text!r} of turn {loss['turn'] + 1} ({loss['nats']:.1f} nats)"
+        console.line(what, "    lost    ", style)
     if lost > SHOWN:
         console.line(f"    … and {lost - SHOWN} more: holdfast show FILE --json")
 

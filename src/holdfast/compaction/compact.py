@@ -57,7 +57,7 @@ def compact(
     if length > most:
         raise BadInput(
             f"the session has {length} tokens; {engine.model.name} reads {most} and a question; use --window {most} "
-            "(Policy.window), or a model with a longer context"
+            "(Policy.window), a model with a longer context, or --text tiered for the whole session"
         )
     made = compact_parts(cut, engine, plan, progress)
     told = {"tokens_left_out": len(rendered.ids) - length, "session_digest": session_digest(rendered)}
