@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,7 @@ def forecast(transcript: Transcript, engine: LocalEngine, plan: Plan) -> Forecas
     )
 
 
-def _seconds_per_token(engine: LocalEngine, ids: list[int]) -> float:
+def _seconds_per_token(engine: LocalEngine, ids: Sequence[int]) -> float:
     probe = torch.tensor(ids[:PROBE])
     began = time.perf_counter()
     with torch.no_grad():
