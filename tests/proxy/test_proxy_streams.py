@@ -205,7 +205,8 @@ def test_the_path_stands_behind_that_of_the_upstream(base, asked, sent):
         ({"anthropic-version": "1"}, "x-api-key", ["sk-env"]),
         ({"authorization": "Bearer own"}, "authorization", ["Bearer own"]),
         ({"x-api-key": "own"}, "authorization", []),
-        ({"origin": "http://evil.example"}, "authorization", []),
+        ({"origin": "http://localhost:3000"}, "authorization", []),
+        ({"sec-fetch-site": "none"}, "authorization", []),
     ],
 )
 def test_the_proxy_s_key_is_sent_where_the_client_has_none(headers, name, expected):
