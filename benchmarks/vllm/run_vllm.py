@@ -29,12 +29,12 @@ from holdfast.compaction.compact import compact
 from holdfast.compaction.partition import parts
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.context.segments import CompactContext, SoftSegment, StateSegment, TokenSegment, token_segment
-from holdfast.engine.completions import Prefix, RemoteEngine
 from holdfast.engine.local import Continuation, LocalEngine
 from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.probes import Probe, check_static_rules, read_probes
 from holdfast.model.bundled_models import ensure_model
 from holdfast.vllm import files
+from holdfast.vllm.completions import Prefix, RemoteEngine
 from holdfast.vllm.pages import Options, to_pages
 
 ROOT = Path(__file__).parents[2]

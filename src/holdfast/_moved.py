@@ -19,6 +19,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "context.extent": ("context.compress_positions",),
     "context.store": ("context.holdfast_file",),
     "engine.answering": ("engine.answer",),
+    "engine.completions": ("vllm.completions",),
     "engine.limit": ("engine.time_limit",),
     "engine.live": ("engine.kv_context",),
     "engine.remembering": ("session.retained_states",),

@@ -17,10 +17,10 @@ import torch
 
 from holdfast.context.segments import CompactContext, SoftSegment, TokenSegment, token_segment
 from holdfast.context.surgery import keep_pairs
-from holdfast.engine.completions import Prefix, RemoteEngine
 from holdfast.engine.local import Continuation
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, BadOption, Failed
+from holdfast.vllm.completions import Prefix, RemoteEngine
 from tolerance import PASS, close
 
 
