@@ -1,5 +1,5 @@
 """Writes the pages that follow from something else: methods.md from the registry, agents/ from the agents' settings,
-index.md from the README, and the index of log.md from its headings.
+index.md from the README, map.md from the modules' docstrings, and the index of log.md from its headings.
 
 With --check, writes nothing and fails if one of them is out of date.
 """
@@ -154,6 +154,32 @@ def index_page() -> str:
     return re.sub(r"\]\((?!https?:|#)(docs/)?", lambda m: "](" if m[1] else "](../", readme)
 
 
+def map_page() -> str:
+    """Returns the map of the source: every folder, and every file with the first sentence of its docstring."""
+    source = DOCS.parent / "src" / "holdfast"
+    rows = [
+        "# Map of the source\n",
+        "Imports run downwards only; pyproject.toml has the layers, and `make fast` checks them.\n",
+    ]
+    for folder in (source, *sorted(path.parent for path in source.rglob("__init__.py") if path.parent != source)):
+        name = folder.relative_to(source).as_posix()
+        rows.append(f"## {'holdfast' if name == '.' else name}/\n\n{module_doc(folder / '__init__.py')}\n")
+        rows += ["| file | |", "|---|---|"]
+        rows += [f"| {file.name} | {first_sentence(module_doc(file))} |" for file in sorted(folder.glob("[!_]*.py"))]
+        rows.append("")
+    return "\n".join(rows).rstrip() + "\n"
+
+
+def module_doc(path: Path) -> str:
+    """Returns the docstring of a module."""
+    return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+
+
+def first_sentence(text: str) -> str:
+    """Returns the first sentence of a docstring on one line, fit for a table."""
+    return re.split(r"(?<=[.!?])\s", " ".join(text.partition("\n\n")[0].split()))[0].replace("|", "\\|")
+
+
 def log_with_index(log: str) -> str:
     """Returns the log with its index made anew. Raises ValueError if a heading has no verdict or the index no place."""
     rows = ["| date | measured | verdict |", "|---|---|---|"]
@@ -178,7 +204,7 @@ def main() -> int:
     methods = "\n".join(page_lines()).rstrip() + "\n"
     pages = {METHODS: methods, LOG: log_with_index(LOG.read_text(encoding="utf-8")), DOCS / "index.md": index_page()}
     pages |= {DOCS / "agents" / f"{name}.md": agent_page(agent) for name, agent in AGENTS.items()}
-    pages[DOCS / "agents" / "README.md"] = agents_index()
+    pages |= {DOCS / "agents" / "README.md": agents_index(), DOCS / "map.md": map_page()}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" not in sys.argv[1:]:
         for path in stale:
