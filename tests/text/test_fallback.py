@@ -14,7 +14,7 @@ from holdfast.errors import BadOption, Failed
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
 from holdfast.session.trigger import CircuitBreaker
-from holdfast.text import rewrite as rewrite_module
+from holdfast.text import fallback
 from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.draft import Draft, new_draft
@@ -46,7 +46,7 @@ def test_a_method_that_fails_gives_way_and_the_report_says_so(how: str, monkeypa
         def rewrite(self, held: Draft, room: Room) -> Draft:
             return BAD[how](held, room)
 
-    monkeypatch.setattr(rewrite_module, "build_text", lambda spec: Bad() if spec == "keep_recent" else build_text(spec))
+    monkeypatch.setattr(fallback, "build_text", lambda spec: Bad() if spec == "keep_recent" else build_text(spec))
     done = rewrite(SESSION, TextPlan("keep_recent", ratio=3, keep_recent=1))
     assert done.method in ("tiered", "truncate")
     assert "keep_recent gave way" in done.notes[0]
@@ -62,7 +62,7 @@ def test_when_every_method_fails_the_session_stays_as_it_was(monkeypatch: pytest
         def rewrite(self, held: Draft, room: Room) -> Draft:
             return fails(held, room)
 
-    monkeypatch.setattr(rewrite_module, "build_text", lambda spec: Bad())
+    monkeypatch.setattr(fallback, "build_text", lambda spec: Bad())
     done = rewrite(SESSION, TextPlan("keep_recent", ratio=3, keep_recent=1))
     assert done.draft == new_draft(SESSION)
     assert len(done.notes) >= 3

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from holdfast.engine.chat import Chat, ChatAnswer, MeteredChat
-from holdfast.errors import BadOption, BadTranscript, Failed
+from holdfast.errors import BadOption
 from holdfast.facts.session_facts import SessionFacts, collect_facts
-from holdfast.gate.text.gate import TextReport, check_draft, drop_section, reserve_tokens
-from holdfast.methods.registry import TEXT, build_text
+from holdfast.gate.text.gate import TextReport, check_draft
+from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
+from holdfast.text.fallback import change_behind, run_methods
 from holdfast.text.split_messages import split_messages
 from holdfast.transcript.activity import find_activity
 from holdfast.transcript.cuts import check_legal
@@ -122,7 +123,7 @@ def rewrite_again(
     known = (known or collect_facts(held.raw)) if plan.gate else None
     room = replace(room, activity=known.activity if known else find_activity(held.raw.turns))
     report_step(1)
-    made, method, notes = _run_methods(_change_behind(held, frozen, split_messages), plan, room, known)
+    made, method, notes = run_methods(change_behind(held, frozen, split_messages), plan.method, room, known)
     report_step(2)
     report = None
     if known is not None:
@@ -156,56 +157,3 @@ def _explain_excess(tokens: int, report: TextReport | None, allowed: float) -> s
     if allowed and report and tokens <= report.section:
         return f"{tokens:,} tokens over the budget for facts that were put back; {allowed:.0%} of it was allowed"
     return f"{tokens:,} tokens over the budget: the rest may not be dropped"
-
-
-def _change_behind(held: Draft, start: int, change: Callable[[Draft], Draft]) -> Draft:
-    """Applies a change to the pieces behind the first `start` ones."""
-    if not start:
-        return change(held)
-    rest = change(replace(held, pieces=held.pieces[start:]))
-    return replace(rest, pieces=(*held.pieces[:start], *rest.pieces))
-
-
-FALLBACKS = ("tiered", "truncate")
-"""Deterministic methods for when the one that was asked for fails, in this order."""
-
-
-def _run_methods(
-    held: Draft, plan: TextPlan, room: Room, known: SessionFacts | None
-) -> tuple[Draft, str, tuple[str, ...]]:
-    """Returns the first result that may be used, the name of its method, and the reasons why other methods gave way."""
-    bare = _change_behind(held, room.frozen, drop_section) if known else held
-    left = reserve_tokens(bare, known, room) if known else 0
-    inner = replace(room, budget=max(1, room.budget - left))
-    notes: tuple[str, ...] = ()
-    for spec in _methods(plan.method):
-        try:
-            made = bare if inner.fits(bare) else build_text(spec).rewrite(bare, inner)
-            if problem := _find_problem(bare, made, inner):
-                raise Failed(problem)
-        except (Failed, BadTranscript) as error:
-            notes = (*notes, f"{spec} gave way: {error}")
-            continue
-        return made, spec, (*notes, *made.notes[len(bare.notes) :])
-    return bare, "", notes
-
-
-def _methods(first: str) -> Iterator[str]:
-    yield first
-    yield from (name for name in FALLBACKS if name in TEXT and name != first.partition(":")[0])
-
-
-def _find_problem(held: Draft, made: Draft, room: Room) -> str:
-    """Returns the problem of a method's result, or an empty text if it may be used. Raises BadTranscript if it is
-    illegal.
-    """
-    check_legal(made.turns)
-    free, kept = set(room.free(held)), set(map(id, made.pieces))
-    fixed = [piece for at, piece in enumerate(held.pieces) if at not in free]
-    if any(id(piece) not in kept and piece not in made.pieces for piece in fixed):
-        return "it touched what must stay: system prompt, task or newest exchanges"
-    if any(piece.writer and not piece.turn.text.strip() and not piece.turn.calls for piece in made.pieces):
-        return "it left a message empty"
-    if made.size(room.count) > held.size(room.count):
-        return "the result is larger than the session"
-    return ""
