@@ -104,6 +104,10 @@ class SessionCache:
         live.last_hidden = hidden[-1] if len(hidden) else self.frontier.last_hidden
         return replace(self, live=live, blocks=self.blocks[:blocks], hidden=(hidden,))
 
+    def sizes(self) -> dict[str, Any]:
+        """Returns its tokens, its slots and the bytes that they take."""
+        return {"tokens": self.tokens, "slots": round(self.slots, 1), "bytes": self.nbytes}
+
     def context(self) -> CompactContext:
         """Returns the memory as one context with the states of the tail, so that opening it reads nothing again.
 

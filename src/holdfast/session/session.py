@@ -104,8 +104,6 @@ class Session:
         """Turns that are never compacted, besides those that the policy pins."""
         return self._state.pinned
 
-    # -- growing ---------------------------------------------------------------------------------------------------
-
     def append(self, turns: Sequence[Turn], progress: Progress = quiet) -> int:
         """Reads more turns; returns the number of their tokens.
 
@@ -246,7 +244,7 @@ class Session:
             raise Conflict("turns were pinned or let go while the session was being compacted")
         after = catch_up(made, self.cache)
         checkpoint = self._store_memory(after, self.compactions + 1)
-        self._write(SessionCompacted(checkpoint), {**made.evidence, **_sizes(after), "why": why})
+        self._write(SessionCompacted(checkpoint), {**made.evidence, **after.sizes(), "why": why})
         self.cache = after
         return self.events[-1]
 
@@ -265,7 +263,7 @@ class Session:
             raise BadInput("nothing is compacted in this session, so that there is nothing to undo")
         earlier = [c for c in self._state.checkpoints if c.compactions < standing]
         after = self._read_again(earlier, len(self.cache.blocks), progress, self.engine.model.max_tokens)
-        self._write(CompactionUndone(len(earlier)), _sizes(after))
+        self._write(CompactionUndone(len(earlier)), after.sizes())
         self.cache = after
 
     def pin(self, turn: int, pinned: bool = True) -> None:
@@ -278,8 +276,6 @@ class Session:
         if not 0 <= turn < len(self.turns):
             raise Missing(f"there is no turn {turn + 1}: the session has {len(self.turns)}")
         return self.turns[turn]
-
-    # -- other pasts and futures -----------------------------------------------------------------------------------
 
     def rewind(self, turns: int, progress: Progress = quiet) -> None:
         """Goes back to the first `turns` turns. Raises BadInput for more turns than there are.
@@ -305,9 +301,9 @@ class Session:
         opening = read_opening(self.events[0], self.name)
         twin._write(replace(opening, about={**opening.about, "parent": self.name}))
         if turns:
-            twin._write(TurnsAppended.of(self.turns[:turns], cache.blocks), _sizes(cache))
+            twin._write(TurnsAppended.of(self.turns[:turns], cache.blocks), cache.sizes())
         for checkpoint in checkpoints:
-            twin._write(SessionSaved(checkpoint), _sizes(cache))
+            twin._write(SessionSaved(checkpoint), cache.sizes())
         twin.cache = cache
         for turn in sorted(self.pinned):
             if turn < turns:
@@ -329,7 +325,7 @@ class Session:
     def save(self) -> None:
         """Stores the whole memory, so that resuming reads nothing again. Turns and compactions are stored anyway."""
         checkpoint = replace(self._store_memory(self.cache, self.compactions), saved=True)
-        self._write(SessionSaved(checkpoint), _sizes(self.cache))
+        self._write(SessionSaved(checkpoint), self.cache.sizes())
 
     @classmethod
     def resume(
@@ -358,7 +354,7 @@ class Session:
     def _grow(
         self, after: SessionCache, turns: Sequence[Turn], blocks: Sequence[Block], told: Mapping[str, Any]
     ) -> None:
-        self._write(TurnsAppended.of(turns, blocks), {**told, **_sizes(after)})
+        self._write(TurnsAppended.of(turns, blocks), {**told, **after.sizes()})
         self.cache = after  # after the turns: `prepare` may look from another thread
 
     def _write(self, event: LogEvent, told: Mapping[str, Any] | None = None) -> None:
@@ -400,7 +396,3 @@ class Session:
 def _longest_token(tokenizer: Any) -> int:
     """Returns the characters of the longest token, which bound the tokens of a text from below."""
     return max(map(len, tokenizer.get_vocab()))
-
-
-def _sizes(cache: SessionCache) -> dict[str, Any]:
-    return {"tokens": cache.tokens, "slots": round(cache.slots, 1), "bytes": cache.nbytes}

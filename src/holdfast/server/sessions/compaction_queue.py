@@ -18,7 +18,8 @@ from threading import Event, Lock, Thread
 from holdfast.compaction.plan import Plan
 from holdfast.errors import BadInput, Conflict, HoldfastError
 from holdfast.server.sessions.counters import Counters
-from holdfast.server.sessions.registry import SessionEntry, SessionRegistry
+from holdfast.server.sessions.entry import SessionEntry
+from holdfast.server.sessions.registry import SessionRegistry
 from holdfast.session.session import Session
 from holdfast.session.trigger import CompactionReason, SessionStatus, Trigger, due
 from holdfast.transcript.turn import Role

@@ -43,7 +43,8 @@ from holdfast.server.sessions.chunked_prefill import split_turns
 from holdfast.server.sessions.compaction_options import apply_options
 from holdfast.server.sessions.compaction_queue import CompactionQueue, CompactionRequest
 from holdfast.server.sessions.counters import Counters
-from holdfast.server.sessions.registry import SessionEntry, SessionRegistry
+from holdfast.server.sessions.entry import SessionEntry
+from holdfast.server.sessions.registry import SessionRegistry
 from holdfast.session.cache import SessionCache
 from holdfast.session.retention import StoreLimits
 from holdfast.session.session import Session

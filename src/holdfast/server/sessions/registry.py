@@ -10,9 +10,9 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from threading import Lock, RLock
-from typing import Any, Literal
+from dataclasses import replace
+from threading import Lock
+from typing import Any
 from uuid import uuid4
 
 from holdfast.compaction.plan import Plan
@@ -20,6 +20,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, Busy, HoldfastError, Missing, TooLarge
 from holdfast.model.load import full_bytes
 from holdfast.server.protocol import GenerateRequest
+from holdfast.server.sessions.entry import SessionEntry
 from holdfast.server.sessions.lru import MemoryBudget
 from holdfast.server.sessions.prefix_index import PrefixIndex, seed
 from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended, find_referenced_objects, replay_log
@@ -35,46 +36,6 @@ EVICTED = 1_000  # evicted sessions whose reasons are remembered
 WAIT = 0.05  # seconds between looks at a session that is to be spilled and that somebody else has
 ODD = (LookupError, ValueError, TypeError, AttributeError)
 """Errors of reading a log that is sound and yet not one that Holdfast writes."""
-
-
-Activity = Literal["reading", "answering", "compacting"]
-
-
-@dataclass
-class SessionEntry:
-    """One session, in memory or on disk."""
-
-    name: str
-    key: str
-    seed: bytes
-    links: list[bytes]
-    breaker: CircuitBreaker
-    resident: Session | None = None
-    """None while it is only on disk."""
-    events: list[Mapping[str, Any]] = field(default_factory=list)
-    """Events of a session that is not in memory; while it is, they may be behind."""
-    lock: RLock = field(default_factory=RLock)
-    busy: int = 0
-    """Requests that hold it or wait for it."""
-    activities: list[Activity] = field(default_factory=list)
-    """The work that is done on it now; an answer and a compaction may go on side by side."""
-    marked: bool = False
-    used: float = field(default_factory=time.time)
-    gone: bool = False
-
-    @contextmanager
-    def track_activity(self, activity: Activity) -> Iterator[None]:
-        """Shows an activity for as long as the block runs."""
-        self.activities.append(activity)
-        try:
-            yield
-        finally:
-            self.activities.remove(activity)
-
-    @property
-    def session(self) -> Session:
-        assert self.resident is not None, "an entry is entered before its session is used"
-        return self.resident
 
 
 class SessionRegistry:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from holdfast.context.compress_positions import slots_of_tokens
 from holdfast.model.load import Model, full_bytes
 from holdfast.server.protocol import BlockRow, CurvePoint, FactResult, RawTurn, SessionDetail, SessionRow
-from holdfast.server.sessions.registry import SessionEntry, replay_turns
+from holdfast.server.sessions.entry import SessionEntry
+from holdfast.server.sessions.registry import replay_turns
 from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended
 from holdfast.session.session import Session
 from holdfast.transcript.turn import Role, Turn
