@@ -1,10 +1,15 @@
-"""Draws the picture of the README from its table in docs/log.md: `python docs/picture.py` (needs matplotlib only)."""
+"""Draws the pictures of the pages: `python docs/picture.py`.
+
+The one of the README comes from its table in docs/log.md, the one of the imports from the source and its layers.
+"""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
+import grimp
 import matplotlib as mpl
 
 mpl.use("svg")
@@ -53,5 +58,41 @@ def draw(rows: dict[str, list[tuple[int, float, float, float]]], path: Path) -> 
     plt.close(figure)
 
 
+def read_layers() -> list[list[str]]:
+    """Returns the packages of each layer, the highest first."""
+    contracts = tomllib.loads((DOCS.parent / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    return [[name.strip().removeprefix("holdfast.") for name in re.split(r"[|:]", layer)] for layer in layers]
+
+
+def draw_imports(path: Path) -> None:
+    """Draws every package on its layer, with an arrow for each pair of packages of which one imports the other."""
+    places = {}
+    layers = read_layers()
+    for row, names in enumerate(layers):
+        for column, name in enumerate(names):
+            places[name.strip("()")] = (2.2 * (column - (len(names) - 1) / 2) + (0.7 if row % 2 else -0.7), -row)
+    graph = grimp.build_graph("holdfast")
+    figure, axes = plt.subplots(figsize=(8, 0.62 * len(layers) + 0.6))
+    pairs = set()
+    for source in graph.modules:
+        for target in graph.find_modules_directly_imported_by(source):
+            pairs.add(tuple(name.split(".")[1] if "." in name else "" for name in (source, target)))
+    arrow = {"arrowstyle": "-|>", "color": "#9db4c8", "lw": 0.6}
+    for source, target in sorted(pairs):
+        if source != target and source in places and target in places:
+            axes.annotate("", places[target], places[source], arrowprops=arrow)
+    for name, (x, y) in places.items():
+        box = {"boxstyle": "round", "facecolor": "#eef4f1", "edgecolor": "#0a7f5a"}
+        axes.text(x, y, name, ha="center", va="center", bbox=box, fontsize=9)
+    axes.set_xlim(-5, 5)
+    axes.set_ylim(-len(layers), 0.6)
+    axes.axis("off")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 if __name__ == "__main__":
+    draw_imports(DOCS / "assets" / "imports.svg")
     draw(read_rows((DOCS / "log.md").read_text("utf-8")), DOCS / "assets" / "survival.svg")
