@@ -200,3 +200,8 @@ def ids() -> Callable[..., torch.Tensor]:
         return torch.randint(3, 260, (n,), generator=torch.Generator().manual_seed(seed))
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that take minutes begin first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")

@@ -205,7 +205,7 @@ def test_a_session_longer_than_the_model_is_refused_with_the_way_out(run, sessio
 def test_pins_choose_what_stays(run, model, session, tmp_path):
     sizes = {}
     for pin in ("none", "system,task,user"):
-        _, text, _ = run("compact", session, "-o", tmp_path / "p", "--pin", pin, "--model", model, "--json")
+        _, text, _ = run("compact", session, "-o", tmp_path / "p", "--pin", pin, "--model", model, "--json", "--force")
         sizes[pin] = json.loads(text)["tokens_compacted"]
     assert sizes["none"] > sizes["system,task,user"] > 0
     assert run("compact", session, "-o", tmp_path / "p", "--pin", "users")[0] == 2

@@ -23,6 +23,7 @@ from holdfast.server.http.limits import RateLimiter
 from holdfast.server.http.metrics import KEYS, Metrics
 from holdfast.server.http.settings import Settings
 from holdfast.web.request_error import RequestError
+from ticker_lines import without_ticker
 from waiting import PATIENCE, until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -422,7 +423,7 @@ def test_the_command_serves_until_it_is_told_to_stop(how):
         url = server.address()
         assert httpx.post(f"{url}/v1/chat/completions", json=CHAT).json()["choices"]
         status, out, err = server.end(how), server.output("stdout"), server.output()
-    assert err.startswith("scripted on http://127.0.0.1:")
+    assert without_ticker(err).startswith("scripted on http://127.0.0.1:")
     assert f"OPENAI_BASE_URL={url}/v1" in err
     assert "Traceback" not in err
     assert (out.strip(), status) == ("closed True", 0)

@@ -30,7 +30,7 @@ ticker = Ticker(stderr)
 
 def stdout() -> Console:
     """Returns a console on stdout, wide enough for the tables if the output is not a terminal."""
-    ticker.touch()
+    ticker.give_way()
     console = Console()
     return console if console.is_terminal and console.width >= WIDTH else Console(width=max(WIDTH, console.width))
 
@@ -40,7 +40,7 @@ def line(text: str, label: str = "", style: str = "") -> None:
 
     `label`, which stands in front of it, gets the style if stdout is a terminal with colours.
     """
-    ticker.touch()
+    ticker.give_way()
     console = Console()
     colours = console.color_system if style and not console.no_color else None
     head = _replace_controls(label)
@@ -65,7 +65,7 @@ def escape_unencodable() -> None:
 
 def emit(value: Any) -> None:
     """Prints one JSON value."""
-    ticker.touch()
+    ticker.give_way()
     unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
     json.dump(value, sys.stdout, indent=2, ensure_ascii=not unicode, default=str)
     sys.stdout.write("\n")
@@ -73,7 +73,7 @@ def emit(value: Any) -> None:
 
 def say(text: str) -> None:
     """Prints a note for the person at the terminal, on stderr."""
-    ticker.touch()
+    ticker.give_way()
     stderr.print(text, style="dim", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 

@@ -47,7 +47,7 @@ class Ticker:
         with self._lock:
             self._label = label
 
-    def touch(self) -> None:
+    def give_way(self) -> None:
         """Takes the spinner away, because something else is about to be written."""
         with self._lock:
             self._hide()
@@ -59,7 +59,7 @@ class Ticker:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.touch()
+        self.give_way()
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(0.1):
