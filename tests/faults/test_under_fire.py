@@ -202,7 +202,7 @@ def test_a_slow_reader_does_not_hold_the_model():
     """The answer is longer than what the connection buffers, and nobody reads it; the host is done all the same."""
     pieces = 2000
     host = ScriptedHost(Reply(pieces=("x" * 1000,) * pieces))
-    with live(host, concurrency=2, send_buffer=4096) as url, ExitStack() as stack:
+    with live(host, concurrency=2, concurrency_per_key=2, send_buffer=4096) as url, ExitStack() as stack:
         reader = stack.enter_context(asking(url, stream=True))
         until(lambda: host.said == pieces)
         assert host.idle.wait(PATIENCE)

@@ -112,7 +112,7 @@ class ChatCompletion(BaseModel):
     created: int
     model: str
     choices: list[Choice]
-    usage_fields: Usage
+    usage: Usage
     holdfast: dict[str, Any] = Field(description="The session: slots, bytes, compactions, evidence.")
 
 

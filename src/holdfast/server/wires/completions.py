@@ -52,7 +52,7 @@ class Completion(BaseModel):
     created: int
     model: str
     choices: list[Continuation]
-    usage_fields: Usage
+    usage: Usage
     holdfast: dict[str, Any]
 
 

@@ -81,7 +81,7 @@ class ResponseBody(BaseModel):
     status: Literal["completed", "incomplete"]
     model: str
     output: list[dict[str, Any]]
-    usage_fields: dict[str, Any]
+    usage: dict[str, Any]
     holdfast: dict[str, Any] = Field(description="The session: slots, bytes, compactions, evidence.")
 
 
@@ -92,7 +92,7 @@ class CompactionBody(BaseModel):
     object: Literal["response.compaction"]
     created_at: int
     output: list[dict[str, Any]] = Field(description="One item, which stands for the whole history.")
-    usage_fields: dict[str, Any]
+    usage: dict[str, Any]
     holdfast: dict[str, Any] = Field(description="The session as it is now.")
 
 
