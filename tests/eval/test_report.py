@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from holdfast.errors import BadInput
-from holdfast.eval.report import survival_table, table, write_report
+from holdfast.eval.report import answers_table, survival_table, table, write_report
 from holdfast.eval.report.page import text
 from holdfast.eval.report.summary import headline
 from holdfast.eval.rows import Row
@@ -226,3 +226,23 @@ def test_a_probe_of_one_name_in_two_transcripts_has_two_fates():
     console = Console(width=110, record=True, file=io.StringIO())
     console.print(survival_table([*make_rows(1), *make_rows(1, transcript="b.jsonl")], "truncate"))
     assert console.export_text().count("Which port?") == 2
+
+
+def answers(**changes: object) -> str:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(answers_table(make_rows(1, answer="4817", **changes), "kvzip", 8.0))
+    return console.export_text()
+
+
+def test_the_answers_stand_beside_the_right_one():
+    shown = answers(text="It listens on 4817.", keyword=True, question="[bold]Which[/bold] port?")
+    assert "[bold]Which[/bold] port?" in shown
+    (line,) = [line for line in shown.splitlines() if "Which" in line]
+    assert line.count("4817") == 3, "the right answer, and what both contexts write"
+    assert "prefers" in shown
+
+
+def test_what_the_full_context_gets_wrong_by_itself_is_not_shown_as_an_answer():
+    shown = answers(text="port 33000", keyword=False)
+    assert "33000" not in shown
+    assert "4817" in shown

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RATIOS = (2.0, 4.0, 8.0, 16.0)
 WINDOW = 1200
+ANSWERED = 8.0  # the ratio at which the answers are shown
 # three parts of the session: its house rules, a request, and its last exchanges
 PROBES = frozenset(f"taskdeck-{n:02}" for n in (1, 2, 3, 6, 10, 11, 12, 35, 47, 48, 49, 50))
 TURN_PROBES = ("taskdeck-10", "taskdeck-11", "taskdeck-12", "taskdeck-26", "taskdeck-35")  # all about one request
@@ -49,7 +50,7 @@ def demo(
 
 
 def _measure(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
-    from holdfast.eval.report import survival_table, table, write_report
+    from holdfast.eval.report import answers_table, survival_table, table, write_report
     from holdfast.eval.rows import read_rows
     from holdfast.eval.run import measure
     from holdfast.eval.score import score
@@ -61,6 +62,7 @@ def _measure(title: str, run: Run, engine: LocalEngine, rows: Path) -> None:
     measured = read_rows(rows)
     console.stdout().print(table(score(measured)))
     console.stdout().print(survival_table(measured, run.latent[-1]))
+    console.stdout().print(answers_table(measured, "informed", max(r for r in run.ratios if r <= ANSWERED)))
     page = write_report(rows, rows.with_suffix(".html"))[0]
     console.line(f"report: {page}\n")
 

@@ -38,12 +38,12 @@ class Ticker:
         self._thread.start()
 
     def set(self, label: str) -> None:
-        """Names what the command is at now."""
+        """Replaces the name of the work; its seconds begin again."""
         with self._lock:
             self._label, self._began = label, time.monotonic()
 
     def update(self, label: str) -> None:
-        """Names how far the command is; the seconds go on."""
+        """Replaces the name of the work; its seconds go on."""
         with self._lock:
             self._label = label
 
