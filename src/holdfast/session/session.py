@@ -18,7 +18,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -51,6 +50,7 @@ from holdfast.session.events import (
     read_opening,
     replay_log,
 )
+from holdfast.session.length_limits import check_positions, check_turns
 from holdfast.storage.store import Store
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.turn import Role, Transcript, Turn
@@ -123,29 +123,14 @@ class Session:
 
         Raises TooLarge for a turn whose characters alone show that the model cannot read it.
         """
-        self._check_turns(turns)
+        check_turns(turns, self.engine.model)
         meta = {"tools": list(self.tools)} if self.tools else {}
         whole = Transcript(tuple(map(replace_surrogates, (*self.turns, *turns))), meta=meta)
         return render_new_turns(whole, len(self.turns), self.engine.model.tokenizer, self.cache.tokens)
 
-    def _check_turns(self, turns: Sequence[Turn]) -> None:
-        model = self.engine.model
-        most = model.max_tokens * _longest_token(model.tokenizer)
-        for turn in turns:
-            if len(turn.text) > most and (size := sum(map(len, turn.text.split()))) > most:
-                raise TooLarge(
-                    f"one turn has {size:,} characters, more than fit the {model.max_tokens} tokens that {model.name} "
-                    "reads; send it in parts, or a shorter one"
-                )
-
     def check_room(self, tokens: int) -> None:
         """Raises TooLarge if so many more tokens go beyond the positions that the model reads."""
-        needed, most = self.cache.live.next_position + tokens, self.engine.model.max_tokens
-        if needed > most:
-            raise TooLarge(
-                f"the session ends at position {needed - tokens} and {tokens} more tokens do not fit the {most} that "
-                f"{self.engine.model.name} reads; compact it, send less, or use a model with a longer context"
-            )
+        check_positions(self.cache.live.next_position, tokens, self.engine.model)
 
     def answer(self, limit: int = 256, sampling: Sampling | None = None) -> Answer:
         """Begins an answer; nothing changes until it is committed. Raises TooLarge if it has no room."""
@@ -390,9 +375,3 @@ class Session:
                 "keep it, or fork the session at an earlier turn"
             )
         return cache.read(rest, prefill_progress(progress))
-
-
-@cache
-def _longest_token(tokenizer: Any) -> int:
-    """Returns the characters of the longest token, which bound the tokens of a text from below."""
-    return max(map(len, tokenizer.get_vocab()))
