@@ -37,7 +37,7 @@ def test_a_spinner_turns_on_a_terminal_and_goes_before_anything_is_written() -> 
     ticker = Ticker(Console(file=screen, force_terminal=True, width=80))
     ticker.start("reading [bold]")
     until(lambda: "reading [bold]" in screen.getvalue())
-    ticker.touch()
+    ticker.give_way()
     hidden, shown = (screen.getvalue().count(code) for code in ("\x1b[?25l", "\x1b[?25h"))
     assert hidden == shown > 0, "the cursor is there again"
     ticker.stop()
