@@ -24,7 +24,7 @@ demo: setup  ## compact a recorded coding session and show what survived
 
 test: checks .venv-agents/ready  ## every check; what it skips and why is listed at the end
 	@$(BIN)/holdfast fetch
-	PATH="$(CURDIR)/.venv-agents/bin:$$PATH" $(TESTS) --durations=25 -m 'not gemma'
+	PATH="$(CURDIR)/.venv-agents/bin:$$PATH" $(TESTS) --durations=25 -m 'not gemma and not slow'
 	@if [ -x .venv-agents/bin/mini-swe-agent ]; then .venv-agents/bin/python -m pytest -q tests/adapters/test_mini_swe_agent.py; fi
 
 fast: checks  ## every check that needs no real model
@@ -39,7 +39,7 @@ checks: setup  ## format, lint, types, import contracts, docs drift
 
 test-all: test  ## and what takes long, or an environment of its own: gigabytes, and Python 3.12
 	$(BIN)/holdfast fetch gemma3-270m
-	$(BIN)/python -m pytest -q -m gemma
+	$(BIN)/python -m pytest -q -m 'gemma or slow'
 	$(TESTS) --hypothesis-profile=thorough -m 'not model and not gemma'
 	benchmarks/vllm/setup.sh .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet pytest hypothesis

@@ -103,11 +103,13 @@ def test_a_shell_block_runs(block, folder, installed):
     run(block, folder, installed)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_demo_runs(folder, installed):
     assert "html" in run("holdfast demo", folder, installed)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_python_block_runs(folder, installed):
     (code,) = blocks("python")
