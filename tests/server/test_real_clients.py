@@ -197,7 +197,12 @@ def test_a_conversation_goes_on_in_its_session_through_any_other_wire(described:
 
 
 def test_an_answer_that_its_reader_left_is_asked_for_again() -> None:
-    with steered(by_turn) as (host, url), Chat(url) as client:
+    longer = ["Let me go on and on. " * 300]  # so that its reader is gone long before it is at its end
+
+    def script(ask: GenerateRequest) -> str:
+        return longer.pop() if said(ask) and longer else by_turn(ask)
+
+    with steered(script) as (host, url), Chat(url) as client:
         first = client.say("Look at the files.")
         results = {id_: "two files" for id_, _ in first.calls}
         how: Any = {"model": "any", "messages": [{"role": "system", "content": SYSTEM}, *client.history]}
