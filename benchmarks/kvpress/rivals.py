@@ -20,9 +20,10 @@ from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.base import Span, prefill_progress
 from holdfast.methods.registry import LATENT, Entry
 from holdfast.model.states import States
+from holdfast.progress import Progress, quiet
 
 
 class Study(NamedTuple):

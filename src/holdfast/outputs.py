@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.errors import BadOption
+from holdfast.progress import Progress, quiet
 
 if TYPE_CHECKING:
     from holdfast.context.segments import CompactContext
@@ -36,12 +37,14 @@ def write_output(path: Path, data: bytes, force: bool = False) -> None:
     write_session.write_output(path, data, force=force)
 
 
-def save_context(context: CompactContext, path: Path, engine: LocalEngine, force: bool = False) -> None:
+def save_context(
+    context: CompactContext, path: Path, engine: LocalEngine, force: bool = False, progress: Progress = quiet
+) -> None:
     """Writes a `.holdfast` file, as `write_output` does."""
     from holdfast.compaction.compact import save
     from holdfast.context.holdfast_file import to_bytes
 
     if path.exists():
-        write_output(path, to_bytes(context, engine.model), force)
+        write_output(path, to_bytes(context, engine.model, progress), force)
     else:
-        save(context, path, engine)
+        save(context, path, engine, progress)

@@ -17,7 +17,7 @@ from holdfast.blocks.render import question_ids
 from holdfast.engine.kv_context import CHUNK as STEP
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadOption
-from holdfast.methods.base import Span, quiet
+from holdfast.methods.base import Span
 from holdfast.methods.reference_queries import (
     ANSWER,
     RANDOM,
@@ -32,6 +32,7 @@ from holdfast.methods.reference_queries import (
     reference_queries,
 )
 from holdfast.methods.repeat_prompt import prompt_ids
+from holdfast.progress import quiet
 from tolerance import PASS, close
 
 BEFORE, LENGTH = 12, 30

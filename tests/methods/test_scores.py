@@ -19,10 +19,11 @@ from holdfast.context.budget import Budget
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Span, quiet
+from holdfast.methods.base import Span
 from holdfast.methods.reference_queries import SpanPrefill, reference_queries
 from holdfast.methods.registry import build
 from holdfast.model.load import adopt_model
+from holdfast.progress import quiet
 from tolerance import PASS, close
 
 BEFORE, LENGTH = 12, 30

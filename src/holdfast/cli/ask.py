@@ -32,10 +32,10 @@ def ask(
 
     manifest = read_context_manifest(file)
     engine = console.engine(model_for(file, manifest, model), dtype or manifest.dtype, device)
-    context = restore(file, engine)
-    pieces = ask_context(context, engine, question, limit, Sampling(temperature, seed=seed))
-    console.ticker.set("reading the context")
-    first = next(pieces, "")
+    with console.progress("reading the context") as report:
+        context = restore(file, engine, report)
+        pieces = ask_context(context, engine, question, limit, Sampling(temperature, seed=seed), report)
+        first = next(pieces, "")
     if as_json:
         console.emit({"question": question, "answer": first + "".join(pieces)})
         return

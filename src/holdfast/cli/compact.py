@@ -229,7 +229,7 @@ def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str])
     _announce(forecast(transcript, engine, plan), file)
     with console.progress(f"compacting {file.name}") as report:
         context = compact_session(transcript, engine, plan, report)
-    outputs.save_context(context, output, engine, sessions.force)
+        outputs.save_context(context, output, engine, sessions.force, report)
     if sessions.as_json:
         console.emit({"output": str(output), **count_from_one(context.evidence), "recipe": context.recipe})
         return

@@ -21,7 +21,7 @@ from holdfast.cli.ticker import Ticker
 
 if TYPE_CHECKING:
     from holdfast.engine.local import LocalEngine
-    from holdfast.methods.base import Progress as Report
+    from holdfast.progress import Progress as Report
 
 WIDTH = 106  # columns of the widest table
 stderr = Console(stderr=True)
@@ -81,7 +81,8 @@ def engine(model: str, dtype: str, device: str) -> LocalEngine:
     """Loads a model, says so, and silences the messages of the libraries that load it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    ticker.set(f"loading {model}")
+    work = f"loading {model}"
+    ticker.set(work)
     from transformers.utils import logging
 
     from holdfast.compaction.compact import load
@@ -92,7 +93,7 @@ def engine(model: str, dtype: str, device: str) -> LocalEngine:
     logging.disable_progress_bar()
     if model in bundled_models.BUNDLES:
         bundled_models.ensure_model(model, say)
-    loaded = load(model, dtype=dtype, device=device)
+    loaded = load(model, dtype=dtype, device=device, progress=lambda *step: ticker.update(f"{work} {step[-1]}".strip()))
     ticker.set("working")
     return loaded
 

@@ -56,12 +56,14 @@ def open_contexts(
     name, dtype, device = model
     first, *_ = [read_context_manifest(file) for file in files]
     engine = console.engine(model_for(files[0], first, name), dtype or first.dtype, device)
-    return engine, [restore(file, engine) for file in files]
+    with console.progress(f"reading {files[0].name}") as report:
+        return engine, [restore(file, engine, report) for file in files]
 
 
 def save_context(context: CompactContext, output: Path, engine: LocalEngine, force: bool, as_json: bool) -> None:
     """Writes a context and prints its size."""
-    outputs.save_context(context, output, engine, force)
+    with console.progress(f"writing {output.name}") as report:
+        outputs.save_context(context, output, engine, force, report)
     evidence = context.evidence
     if as_json:
         console.emit({"output": str(output), **evidence, "recipe": context.recipe})

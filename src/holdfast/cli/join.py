@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli import console
 from holdfast.cli.context_files import open_contexts, save_context
 from holdfast.cli.options import AsJson, ContextOutput, Device, FileDtype, FileModel, Force
 
@@ -30,4 +31,6 @@ def join(
     if len(files) < 2:
         raise BadOption(f"join needs at least two files, got {len(files)}")
     engine, contexts = open_contexts(files, output, (model, dtype, device), force)
-    save_context(join_contexts(contexts, engine, drop_head=drop_head), output, engine, force, as_json)
+    with console.progress(f"joining {len(contexts)} contexts") as report:
+        whole = join_contexts(contexts, engine, drop_head=drop_head, progress=report)
+    save_context(whole, output, engine, force, as_json)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli import console
 from holdfast.cli.context_files import open_contexts, save_context
 from holdfast.cli.options import AsJson, ContextOutput, Device, FileDtype, FileModel, Force, check_ratio
 
@@ -35,5 +36,8 @@ def recompact(
     if (ratio is None) == (slots is None):
         raise BadOption("give either --ratio or --slots")
     engine, (context,) = open_contexts([file], output, (model, dtype, device), force)
-    smaller = recompact_context(context, engine, ratio=ratio, slots=slots, allocation=allocation, apart=apart)
+    with console.progress(f"tightening {file.name}") as report:
+        smaller = recompact_context(
+            context, engine, ratio=ratio, slots=slots, allocation=allocation, apart=apart, progress=report
+        )
     save_context(smaller, output, engine, force, as_json)

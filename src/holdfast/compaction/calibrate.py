@@ -19,8 +19,9 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
 from holdfast.gate.latent.fact_tokens import build_fact_mask
-from holdfast.methods.base import Progress, RankedStudy, Span, quiet
+from holdfast.methods.base import RankedStudy, Span
 from holdfast.methods.registry import build
+from holdfast.progress import Progress, quiet
 from holdfast.transcript.turn import Transcript
 
 RATIOS = (4.0, 8.0, 16.0, 32.0)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,27 +19,30 @@ from holdfast.context.segments import CompactContext
 from holdfast.engine.local import LocalEngine, stream_text
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, BadOption
-from holdfast.methods.base import Progress, quiet
+from holdfast.methods.base import prefill_progress
 from holdfast.model.bundled_models import DEFAULT
 from holdfast.model.load import load as load_model
+from holdfast.progress import Progress, quiet
 from holdfast.transcript.turn import Transcript
 
 ROOM = 256  # tokens kept free behind a session for a question and its answer
 
 
-def load(name: str = DEFAULT, *, dtype: str = "float32", device: str = "cpu") -> LocalEngine:
+def load(
+    name: str = DEFAULT, *, dtype: str = "float32", device: str = "cpu", progress: Progress = quiet
+) -> LocalEngine:
     """Returns an engine for a bundled model, a local folder or a Hugging Face id."""
-    return LocalEngine(load_model(name, dtype=dtype, device=device))
+    return LocalEngine(load_model(name, dtype=dtype, device=device, progress=progress))
 
 
-def save(context: CompactContext, path: str | Path, engine: LocalEngine) -> Path | str:
+def save(context: CompactContext, path: str | Path, engine: LocalEngine, progress: Progress = quiet) -> Path | str:
     """Writes a context to one file, or to any URL of fsspec."""
-    return holdfast_file.save(context, path, engine.model)
+    return holdfast_file.save(context, path, engine.model, progress)
 
 
-def restore(path: str | Path, engine: LocalEngine) -> CompactContext:
+def restore(path: str | Path, engine: LocalEngine, progress: Progress = quiet) -> CompactContext:
     """Reads a context that was made with the same model. Raises BadContext for any other file."""
-    return holdfast_file.load(path, engine.model)
+    return holdfast_file.load(path, engine.model, progress)
 
 
 def compact(
@@ -75,9 +78,11 @@ def ask(
     question: str,
     limit: int = 128,
     sampling: Sampling | None = None,
+    progress: Progress = quiet,
 ) -> Iterator[str]:
     """Answers a question over a context, piece by piece; the context is not changed.
 
+    `progress` is told of the tokens that are read before the first piece, and of those of the answer.
     Raises BadInput if question and answer would go beyond what the model reads, BadOption for an answer of no token.
     """
     if limit < 1:
@@ -89,4 +94,13 @@ def ask(
             f"{context.next_position} positions, a question of {len(prompt)} tokens and an answer of up to {limit} "
             f"do not fit the {most} that {engine.model.name} reads"
         )
-    yield from stream_text(engine.generate(engine.open(context), prompt, limit, sampling), engine.model.tokenizer)
+    live = engine.open(context, prefill_progress(progress))
+    tokens = engine.generate(live, prompt, limit, sampling)
+    yield from stream_text(_count_tokens(tokens, limit, progress), engine.model.tokenizer)
+
+
+def _count_tokens(tokens: Iterable[int], limit: int, progress: Progress) -> Iterator[int]:
+    progress("answer", 0, limit, "")
+    for done, token in enumerate(tokens, 1):
+        progress("answer", done, limit, "")
+        yield token

@@ -17,6 +17,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, BadOption
 from holdfast.methods.registry import build
 from holdfast.model.load import Model, full_bytes
+from holdfast.progress import Progress, quiet
 
 STILL_TRUE = (
     *("tokens", "tokens_compacted", "tokens_left_out", "bytes_full"),
@@ -33,6 +34,7 @@ def recompact(
     slots: int | None = None,
     allocation: str = "",
     apart: bool = False,
+    progress: Progress = quiet,
 ) -> CompactContext:
     """Returns the same context in fewer slots, chosen by what each was worth when it was kept; nothing is read again.
 
@@ -54,7 +56,7 @@ def recompact(
     held = sum(len(cell.scores) for cell in find_cells(context.segments))
     pairs, asked = _budget_pairs(context, engine.model, ratio, slots, held)
     kind = allocation or _find_allocation(context.recipe)
-    segments = tuple(tighten(context.segments, pairs, kind, apart=apart))
+    segments = tuple(tighten(context.segments, pairs, kind, apart=apart, progress=progress))
     after = replace(context, segments=segments)
     made = {**asked, "allocation": kind, "apart": apart}
     recipe = {**context.recipe, "rounds": [*context.recipe.get("rounds", ()), made]}
@@ -62,9 +64,11 @@ def recompact(
     return replace(after, recipe=recipe, evidence=evidence)
 
 
-def join(contexts: Sequence[CompactContext], engine: LocalEngine, *, drop_head: bool = False) -> CompactContext:
+def join(
+    contexts: Sequence[CompactContext], engine: LocalEngine, *, drop_head: bool = False, progress: Progress = quiet
+) -> CompactContext:
     """Joins contexts for this model, with their sizes. Raises BadInput if the whole is longer than the model reads."""
-    made = compose(contexts, drop_head=drop_head)
+    made = compose(contexts, drop_head=drop_head, progress=progress)
     _check_model(made, engine.model)
     most = engine.model.max_tokens - ROOM
     if made.next_position > most:

@@ -29,7 +29,7 @@ from holdfast.context.surgery import shift_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
-from holdfast.methods.base import Progress, quiet
+from holdfast.progress import Progress, quiet
 from holdfast.transcript.turn import Transcript, Turn
 
 How = Literal["compact", "verbatim", "none"]

@@ -22,9 +22,10 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.gate.latent.fact_tokens import build_fact_mask
 from holdfast.gate.latent.gate import GatedSpan, LatentReport, compress_through_gate
-from holdfast.methods.base import LatentMethod, Progress, Span, quiet
+from holdfast.methods.base import LatentMethod, Span
 from holdfast.methods.registry import build
 from holdfast.model.load import full_bytes
+from holdfast.progress import Progress, quiet
 
 LATER = 1024  # tokens of what the session said after a span that a method may ask with
 

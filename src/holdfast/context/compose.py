@@ -17,9 +17,12 @@ from holdfast.context.segments import CompactContext, Segment, StateSegment, Tok
 from holdfast.context.surgery import shift_segment
 from holdfast.errors import BadContext, BadInput
 from holdfast.model.family import Family
+from holdfast.progress import Progress, quiet, track
 
 
-def compose(contexts: Sequence[CompactContext], *, drop_head: bool = False) -> CompactContext:
+def compose(
+    contexts: Sequence[CompactContext], *, drop_head: bool = False, progress: Progress = quiet
+) -> CompactContext:
     """Joins contexts to one. `drop_head` leaves out the system prompt at the start of all but the first.
 
     The recipe lists the parts in order with their numbers of segments, so that every origin can be followed to its
@@ -34,7 +37,7 @@ def compose(contexts: Sequence[CompactContext], *, drop_head: bool = False) -> C
     parts: list[dict[str, Any]] = []
     evidence: list[Any] = []
     end = 0
-    for at, context in enumerate(contexts):
+    for at, context in enumerate(track(contexts, "join", progress)):
         own, first = without_system_prompt(context) if drop_head and at else (list(context.segments), 0)
         segments += [shift_segment(segment, end - first) for segment in own] if end != first else own
         start, end = end, end + context.next_position - first

@@ -25,6 +25,7 @@ from holdfast.context.segments import CompactContext
 from holdfast.errors import BadContext, BadInput
 from holdfast.model.load import Model
 from holdfast.model.slots import MODEL
+from holdfast.progress import Progress, quiet, track
 from holdfast.storage.backends import fetch, local, send
 from holdfast.storage.files import install, workshop
 
@@ -53,32 +54,39 @@ class Manifest(StrictModel):
     """sha256 of this manifest as it is written with an empty seal."""
 
 
-def save(context: CompactContext, path: str | Path, model: Model) -> Path | str:
+def save(context: CompactContext, path: str | Path, model: Model, progress: Progress = quiet) -> Path | str:
     """Writes `context`, made with `model`, to `path` or to any URL of fsspec; the file appears whole or not at all.
 
+    `progress` is told of each tensor whose digest is taken, and of the writing.
     Raises BadInput where it cannot be written, could not be read again (numbers that are not finite), or where a file
     stands that is no context; BadContext for a context of another model; Failed where a URL cannot be written.
     """
     _check_owner(context, model)
     check_target(path)
-    tensors, metadata = _serialize(context, model, path)
+    tensors, metadata = _serialize(context, model, path, progress)
     file = local(path)
+    progress("write", 0, 1, str(path))
     if file is None:
         send(str(path), serialized(tensors, metadata))
-        return str(path)
+    else:
+        _write(tensors, metadata, file)
+    progress("write", 1, 1, "")
+    return str(path) if file is None else file
+
+
+def _write(tensors: dict[str, Tensor], metadata: dict[str, str], file: Path) -> None:
     try:
         with workshop(file.parent) as folder:
             save_file(tensors, folder / "context", metadata=metadata)
             install(folder / "context", file)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"cannot write {file}: {error}") from error
-    return file
 
 
-def to_bytes(context: CompactContext, model: Model) -> bytes:
+def to_bytes(context: CompactContext, model: Model, progress: Progress = quiet) -> bytes:
     """Returns the bytes of the file that `save` would write. Raises BadInput and BadContext as it does."""
     _check_owner(context, model)
-    data: bytes = serialized(*_serialize(context, model, "the context"))
+    data: bytes = serialized(*_serialize(context, model, "the context", progress))
     return data
 
 
@@ -110,28 +118,31 @@ def read_manifest(path: str | Path) -> Manifest:
         _raise_unreadable(file, error)
 
 
-def load(path: str | Path, model: Model) -> CompactContext:
-    """Reads a context for `model` from a file or from any URL of fsspec.
+def load(path: str | Path, model: Model, progress: Progress = quiet) -> CompactContext:
+    """Reads a context for `model` from a file or from any URL of fsspec; `progress` is told of each tensor.
 
     Raises BadContext when it is damaged or was made with another model, tokenizer or chat template; Failed where a URL
     cannot be read.
     """
     file = local(path)
     if file is None:
-        return from_bytes(_fetch_bytes(str(path)), model, str(path))
+        progress("fetch", 0, 1, str(path))
+        return from_bytes(_fetch_bytes(str(path)), model, str(path), progress)
     try:
         with safe_open(file, framework="pt") as opened:
             manifest = _manifest(file, opened.metadata())
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
+            tensors = {name: opened.get_tensor(name) for name in track(opened.keys(), "restore", progress)}
     except (SafetensorError, OSError) as error:
         _raise_unreadable(file, error)
-    return _build_context(file, manifest, tensors, model)
+    return _build_context(file, manifest, tensors, model, progress)
 
 
-def from_bytes(data: bytes, model: Model, name: str = "the stored context") -> CompactContext:
+def from_bytes(
+    data: bytes, model: Model, name: str = "the stored context", progress: Progress = quiet
+) -> CompactContext:
     """Reads the bytes of `to_bytes` or of a file; `name` stands in errors. Raises BadContext as `load` does."""
     tensors, metadata = _unpack(name, data)
-    return _build_context(name, _manifest(name, metadata), tensors, model)
+    return _build_context(name, _manifest(name, metadata), tensors, model, progress)
 
 
 def _check_owner(context: CompactContext, model: Model) -> None:
@@ -139,7 +150,9 @@ def _check_owner(context: CompactContext, model: Model) -> None:
         raise BadContext(f"this context was made with another model than {model.name}; save it with that one")
 
 
-def _serialize(context: CompactContext, model: Model, name: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _serialize(
+    context: CompactContext, model: Model, name: str | Path, progress: Progress
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns all tensors of a context, and the manifest as metadata."""
     segments = [describe_segment(segment) for segment in context.segments]
     tensors = {
@@ -161,7 +174,7 @@ def _serialize(context: CompactContext, model: Model, name: str | Path) -> tuple
         segments=segments,
         recipe=dict(context.recipe),
         evidence=dict(context.evidence),
-        sha256=_digest(tensors),
+        sha256=_digest(tensors, progress),
     )
     manifest = manifest.model_copy(update={"seal": _seal(manifest)})
     return tensors, {KEY: manifest.model_dump_json()}
@@ -183,10 +196,12 @@ def _fetch_bytes(url: str) -> bytes:
     return data
 
 
-def _build_context(name: str | Path, manifest: Manifest, tensors: Mapping[str, Tensor], model: Model) -> CompactContext:
+def _build_context(
+    name: str | Path, manifest: Manifest, tensors: Mapping[str, Tensor], model: Model, progress: Progress
+) -> CompactContext:
     """Builds the context from its manifest and tensors. Raises BadContext if it is another model's or not whole."""
     _check_model(name, manifest, model)
-    if _digest(tensors) != manifest.sha256:
+    if _digest(tensors, progress) != manifest.sha256:
         raise BadContext(f"{name}: its tensors are not the ones that were saved; make it again with `holdfast compact`")
     try:
         segments = tuple(read_segment(i, entry, tensors, model) for i, entry in enumerate(manifest.segments))
@@ -243,9 +258,9 @@ def _seal(manifest: Manifest) -> str:
     return hashlib.sha256(manifest.model_copy(update={"seal": ""}).model_dump_json().encode()).hexdigest()
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest(tensors: Mapping[str, Tensor], progress: Progress = quiet) -> str:
     state = hashlib.sha256()
-    for name in sorted(tensors):
+    for name in track(sorted(tensors), "digest", progress):
         t = tensors[name]
         state.update(f"{name}{t.dtype}{tuple(t.shape)}".encode())
         state.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")

@@ -18,6 +18,7 @@ from holdfast.context.allocation import KINDS, apportion, best
 from holdfast.context.packing import where
 from holdfast.context.segments import Segment, SoftSegment, StateSegment
 from holdfast.errors import BadInput, BadOption
+from holdfast.progress import Progress, quiet, track
 
 
 class Cell(NamedTuple):
@@ -30,7 +31,14 @@ class Cell(NamedTuple):
     """`[n]` float32"""
 
 
-def tighten(segments: Sequence[Segment], pairs: int, kind: str = "global", *, apart: bool = False) -> list[Segment]:
+def tighten(
+    segments: Sequence[Segment],
+    pairs: int,
+    kind: str = "global",
+    *,
+    apart: bool = False,
+    progress: Progress = quiet,
+) -> list[Segment]:
     """Returns the segments with the best `pairs` of their scored slots; verbatim tokens and sliding layers stay whole.
 
     With `kind` "global" one threshold runs over all segments, layers and heads; "layer" keeps each layer's part of the
@@ -51,7 +59,8 @@ def tighten(segments: Sequence[Segment], pairs: int, kind: str = "global", *, ap
     counts = [sum(len(c.scores) for c in group) for group in groups.values()]
     masks: dict[tuple[int, int], list[Tensor]] = {}
     chosen: dict[tuple[int, int, int], Tensor] = {}
-    for group, quota in zip(groups.values(), apportion(counts, pairs, max(counts)), strict=True):
+    quotas = list(zip(groups.values(), apportion(counts, pairs, max(counts)), strict=True))
+    for group, quota in track(quotas, "tighten", progress):
         for c, mask in zip(group, best({n: c.scores for n, c in enumerate(group)}, quota).values(), strict=True):
             chosen[c[:3]] = mask
     for c in held:

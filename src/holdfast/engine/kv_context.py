@@ -94,21 +94,31 @@ class KVContext:
         self.next_position = max(self.next_position, int(positions[-1].ceil()) + 1)
         return torch.cat(parts)
 
-    def append(self, segment: Segment) -> None:
+    def append(self, segment: Segment, report: PrefillProgress | None = None) -> None:
         """Takes a stored segment into memory: tokens and embeddings are run, states are spliced in."""
         if isinstance(segment, StateSegment):
             self._splice(segment)
         elif isinstance(segment, SoftSegment):
-            self.feed_inputs(segment.embeds.to(self.model.device, self.model.dtype), segment.positions)
+            embeds = segment.embeds.to(self.model.device, self.model.dtype)  # [n, d]
+            self.feed_inputs(embeds, segment.positions, report=report)
         else:
-            self.feed(segment.ids, positions=segment.positions)
+            self.feed(segment.ids, positions=segment.positions, report=report)
 
     @torch.no_grad()
-    def extend(self, segments: Sequence[Segment], next_position: int) -> KVContext:
-        """Returns a fork with `segments` behind it; its next token goes to `next_position`."""
-        after = self.fork()
-        for segment in segments:
-            after.append(segment)
+    def extend(
+        self, segments: Sequence[Segment], next_position: int, report: PrefillProgress | None = None
+    ) -> KVContext:
+        """Returns a fork with `segments` behind it; its next token goes to `next_position`.
+
+        `report` is told how many of the tokens and embeddings, which are run, are in memory.
+        """
+        after, done = self.fork(), 0
+        lengths = [0 if isinstance(s, StateSegment) else len(s.positions) for s in segments]
+        for segment, length in zip(segments, lengths, strict=True):
+            after.append(segment, report and _shift(report, done, sum(lengths)))
+            done += length
+        if report and done:
+            report(done, done)
         after.settle(next_position)
         return after
 
@@ -214,9 +224,14 @@ def surprisal(model: Model, ids: Tensor, hidden: Tensor, before: Tensor | None) 
     return torch.cat((rest.mean()[None] if len(rest) else rest.new_ones(1), rest))
 
 
-def open_context(model: Model, context: CompactContext) -> KVContext:
+def _shift(report: PrefillProgress, before: int, total: int) -> PrefillProgress:
+    """Returns the callback of one of several prefills: `before` tokens were read by those before it, `total` by all."""
+    return lambda done, _: report(before + done, total)
+
+
+def open_context(model: Model, context: CompactContext, report: PrefillProgress | None = None) -> KVContext:
     """Loads a context into memory."""
-    return KVContext(model).extend(context.segments, context.next_position)
+    return KVContext(model).extend(context.segments, context.next_position, report)
 
 
 def check_retains(model: Model) -> None:

@@ -39,11 +39,11 @@ class LocalEngine:
         """Time spent in `capture` so far: the prefill that an agent pays anyway, not the price of compaction."""
 
     @torch.no_grad()
-    def open(self, context: CompactContext) -> KVContext:
+    def open(self, context: CompactContext, report: PrefillProgress | None = None) -> KVContext:
         """Loads a context into memory. Raises BadContext if it holds another model's states."""
         if context.model_digest not in ("", self.model.digest):
             raise BadContext(f"this context was made with another model than {self.model.name}; load that one")
-        return open_context(self.model, context)
+        return open_context(self.model, context, report)
 
     @torch.no_grad()
     def capture(

@@ -28,8 +28,8 @@ from holdfast.eval.probes import Probe, check_unknown
 from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
 from holdfast.gate.latent.gate import split_gate_spec
-from holdfast.methods.base import Progress
 from holdfast.model.load import full_bytes
+from holdfast.progress import Progress
 
 LEAKED = 8  # tokens of an answer without the span, in which a fair probe's keyword does not stand
 Note = Callable[[str], None]

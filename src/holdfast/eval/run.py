@@ -25,9 +25,9 @@ from holdfast.eval.rows import FULL, NONE, Row, read_rows
 from holdfast.eval.score import SAME
 from holdfast.eval.windows import NEXT_TOKENS, Window, locate, turn_windows, windows
 from holdfast.gate.latent.gate import split_gate_spec
-from holdfast.methods.base import Progress, quiet
 from holdfast.methods.registry import build
 from holdfast.parallel import RayCluster, Work, run_tasks
+from holdfast.progress import Progress, quiet
 from holdfast.storage.json_lines import append_line
 from holdfast.transcript.read import read
 

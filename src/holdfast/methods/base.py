@@ -14,13 +14,7 @@ from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
-
-Progress = Callable[[str, int, int, str], None]
-"""Called as `progress(what, done, total, note)`."""
-
-
-def quiet(what: str, done: int, total: int, note: str = "") -> None:
-    """Drops the progress: for a caller who does not want any."""
+from holdfast.progress import Progress, quiet
 
 
 def prefill_progress(progress: Progress) -> Callable[[int, int], None]:

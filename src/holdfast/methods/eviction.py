@@ -21,9 +21,10 @@ from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.base import Span, prefill_progress
 from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.model.attention import Observer
+from holdfast.progress import Progress, quiet
 
 
 class Study(NamedTuple):

@@ -19,11 +19,12 @@ from holdfast.blocks.render import question_ids
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span
+from holdfast.methods.base import Span
 from holdfast.methods.repeat_prompt import prompt_ids, score_repeat
 from holdfast.model.attention import Observer
 from holdfast.model.forward import log_probs
 from holdfast.model.states import States
+from holdfast.progress import Progress
 
 WORTHS = ("surprisal", "gain")
 """Of a token that a query predicts: its surprisal at first reading, or that minus its surprisal in the repeat."""

@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from holdfast.blocks.render import question_ids
 from holdfast.engine.kv_context import KVContext
-from holdfast.methods.base import Progress, quiet
 from holdfast.model.forward import log_probs, logits
 from holdfast.model.load import Model
+from holdfast.progress import Progress, quiet
 
 PROMPT = "Repeat the previous context exactly."
 CHUNK = 256  # tokens repeated after one request

@@ -11,9 +11,10 @@ from holdfast.context.surgery import quantize_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import LatentMethod, Progress, Span, quiet
+from holdfast.methods.base import LatentMethod, Span
 from holdfast.model.quantized_slots import FORMS, Form
 from holdfast.model.slots import MODEL
+from holdfast.progress import Progress, quiet
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from holdfast.errors import BadOption, Failed
 from holdfast.model import attention, bundled_models
 from holdfast.model.family import Family, inspect_model
 from holdfast.model.step_scheduler import StepScheduler
+from holdfast.progress import Progress, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +51,10 @@ class Model:
         return int(self.hf.config.max_position_embeddings)
 
 
-def load(name: str = bundled_models.DEFAULT, *, dtype: str = "float32", device: str = "cpu") -> Model:
-    """Loads a bundled model, a local folder or a Hugging Face id.
+def load(
+    name: str = bundled_models.DEFAULT, *, dtype: str = "float32", device: str = "cpu", progress: Progress = quiet
+) -> Model:
+    """Loads a bundled model, a local folder or a Hugging Face id. `progress` is told of each step, as `load`.
 
     Raises BadOption for a dtype that the device cannot do well, Failed if the model cannot be had, and UnsupportedModel
     if it cannot be served.
@@ -61,27 +64,36 @@ def load(name: str = bundled_models.DEFAULT, *, dtype: str = "float32", device: 
 
     check_dtype(dtype, device)
     _check_device(device)
-    words = tokenizer(name)
+    words = tokenizer(name, lambda text: progress("load", 0, 3, text))
+    progress("load", 1, 3, "weights")
     with _explain_failure(name):
         hf = AutoModelForCausalLM.from_pretrained(
             _source(name), dtype=getattr(torch, dtype), attn_implementation="sdpa"
         )
+    progress("load", 2, 3, "digest")
     try:
-        return adopt_model(hf.to(device), words, name=name)
+        model = adopt_model(hf.to(device), words, name=name)
     except (RuntimeError, AssertionError) as error:  # torch says in these two ways that a device is not there
         raise BadOption(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    progress("load", 3, 3, "")
+    return model
 
 
-def tokenizer(name: str) -> Any:
-    """Loads the tokenizer of a model alone, which is quick. Raises Failed if it cannot be had."""
+def tokenizer(name: str, say: bundled_models.Say = lambda _: None) -> Any:
+    """Loads the tokenizer of a model alone, which is quick. `say` is told of it, and of what must be fetched first.
+
+    Raises Failed if it cannot be had.
+    """
     from transformers import AutoTokenizer
 
     with _explain_failure(name):
-        return AutoTokenizer.from_pretrained(_source(name))
+        source = _source(name, say)
+        say("tokenizer")
+        return AutoTokenizer.from_pretrained(source)
 
 
-def _source(name: str) -> str:
-    return str(bundled_models.ensure_model(name)) if name in bundled_models.BUNDLES else name
+def _source(name: str, say: bundled_models.Say = lambda _: None) -> str:
+    return str(bundled_models.ensure_model(name, say)) if name in bundled_models.BUNDLES else name
 
 
 @contextmanager

@@ -25,8 +25,8 @@ from holdfast.context.surgery import keep_pairs, shift_segment
 from holdfast.engine.kv_context import KVContext, PrefillProgress, check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Conflict
-from holdfast.methods.base import Progress, quiet
 from holdfast.model.load import Model, full_bytes
+from holdfast.progress import Progress, quiet
 from holdfast.session.retained_states import RetainedStatesEngine
 
 FULL_SHARE = 0.75

@@ -32,7 +32,8 @@ from holdfast.engine.answer import Answer
 from holdfast.engine.local import LocalEngine, stream_text
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, Conflict, Missing, TooLarge
-from holdfast.methods.base import Progress, prefill_progress, quiet
+from holdfast.methods.base import prefill_progress
+from holdfast.progress import Progress, quiet
 from holdfast.session.cache import KeepRule, PreparedCompaction, SessionCache, catch_up, compact_cache, open_cache
 from holdfast.session.checkpoints import Checkpoint, CheckpointStore, clip_checkpoints
 from holdfast.session.events import (

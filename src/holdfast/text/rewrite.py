@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +16,7 @@ from holdfast.facts.session_facts import SessionFacts, collect_facts
 from holdfast.gate.text.gate import TextReport, check_draft
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
+from holdfast.progress import Progress
 from holdfast.text.fallback import change_behind, run_methods
 from holdfast.text.split_messages import split_messages
 from holdfast.transcript.activity import find_activity
@@ -81,8 +81,6 @@ class Rewritten:
     """Answers of the summarising model, with its own tokens and seconds, those that could not be used included."""
 
 
-Progress = Callable[[str, int, int, str], None]
-"""Called as `progress(what, done, total, note)`: the steps that are done, and the name of the next one."""
 STEPS = ("finding facts", "rewriting", "checking facts")
 
 

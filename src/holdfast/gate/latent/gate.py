@@ -24,10 +24,11 @@ from holdfast.gate.latent.fact_tokens import FactTokens, locate_facts
 from holdfast.gate.latent.repair import make_scores_finite, measure_carriers, prefer_carriers
 from holdfast.gate.latent.skill_check import measure_skill
 from holdfast.gate.latent.survival import Survival, find_runs, measure_fall
-from holdfast.methods.base import LatentMethod, Progress, RankedStudy, Span, quiet
+from holdfast.methods.base import LatentMethod, RankedStudy, Span
 from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.methods.registry import read_options
 from holdfast.methods.repeat_prompt import score_repeat
+from holdfast.progress import Progress, quiet
 
 NOTABLE_FALL = 0.1  # nats; a smaller fall is not worth a line
 REPAIR_SHARES = (0.05, 0.1)  # of the budget, that may go to the strongest carriers of lost facts, round by round

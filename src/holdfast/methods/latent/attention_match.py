@@ -23,11 +23,12 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods import eviction
-from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.base import Span
 from holdfast.methods.inner_methods import build_inner_eviction
 from holdfast.methods.per_head import LOG_BOUND, HeadSlots, build_segment, pay_for_bias, select_pairs
 from holdfast.methods.query_batch import QueryBatch, attend, attention_error, sample_queries
 from holdfast.methods.reference_queries import SpanPrefill, check_query_options
+from holdfast.progress import Progress, quiet
 
 PULLS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean power of a slot's attention; tried on the held-out queries
 SELECTORS = ("base", "rms", "omp")

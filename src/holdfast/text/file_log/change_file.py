@@ -13,6 +13,7 @@ from pathlib import Path
 
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadInput, BadOption
+from holdfast.progress import Progress
 from holdfast.storage.files import DISK, Disk
 from holdfast.text.file_log.describe import turn_label, turn_lines
 from holdfast.text.file_log.file_draft import draft_for_writer, draft_of_file
@@ -30,7 +31,7 @@ from holdfast.text.file_log.log import (
 )
 from holdfast.text.file_log.three_way_merge import three_way_merge, without_record
 from holdfast.text.file_log.write_session import write_copy, write_in_place, write_output
-from holdfast.text.rewrite import Progress, Rewritten, TextPlan, rewrite_again
+from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
 from holdfast.transcript.cuts import check_legal, legal_cuts
 from holdfast.transcript.draft import Draft, Line, Piece, new_draft
 from holdfast.transcript.read import decode_text, parse, read_bytes

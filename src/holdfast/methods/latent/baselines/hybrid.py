@@ -22,11 +22,12 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods import eviction
-from holdfast.methods.base import LatentMethod, Progress, Span, quiet
+from holdfast.methods.base import LatentMethod, Span
 from holdfast.methods.inner_methods import build_inner, build_inner_eviction
 from holdfast.methods.per_head import HeadSlots, Masks, build_segment, bytes_per_pair, concatenate, select_pairs
 from holdfast.methods.reference_queries import SpanPrefill
 from holdfast.model.states import States
+from holdfast.progress import Progress, quiet
 
 
 @runtime_checkable

@@ -19,10 +19,11 @@ from holdfast.context.segments import Segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.base import Span
 from holdfast.methods.eviction import Study
 from holdfast.methods.inner_methods import build_inner_eviction
 from holdfast.methods.per_head import LOG_BOUND, HeadSlots, build_segment, pay_for_bias, select_pairs
+from holdfast.progress import Progress, quiet
 
 WEIGHTS = ("score", "even")
 

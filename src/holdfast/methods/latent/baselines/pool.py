@@ -18,11 +18,12 @@ from holdfast.context.segments import Segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.base import Span, prefill_progress
 from holdfast.methods.latent.baselines.virtual_tokens import pooling_matrix
 from holdfast.methods.per_head import HeadSlots, Masks, build_segment, bytes_per_pair, select_pairs
 from holdfast.methods.surprisal_weight import pooling_weight
 from holdfast.model.states import States
+from holdfast.progress import Progress, quiet
 
 CHOICES = {"weights": ("surprisal", "uniform"), "position": ("weighted", "last")}
 

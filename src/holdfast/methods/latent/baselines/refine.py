@@ -22,13 +22,14 @@ from holdfast.context.segments import Segment, StateSegment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.base import Span, prefill_progress
 from holdfast.methods.inner_methods import build_inner
 from holdfast.methods.latent.attention_match import Errors, summarize_errors
 from holdfast.methods.per_head import LOG_BOUND, HeadSlots, affordable_counts, build_segment
 from holdfast.methods.query_batch import QueryBatch, attend, attention_error, output_and_mass_error, sample_queries
 from holdfast.methods.reference_queries import SpanPrefill, check_query_options
 from holdfast.model.rope import Rope
+from holdfast.progress import Progress, quiet
 
 MASS = 0.05  # part of the squared log-mass error in the loss
 EVERY = 5  # steps between two looks at the held-out queries

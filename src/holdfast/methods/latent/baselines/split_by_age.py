@@ -19,8 +19,9 @@ from holdfast.context.segments import Segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.base import Span, prefill_progress
 from holdfast.methods.inner_methods import build_inner
+from holdfast.progress import Progress, quiet
 
 
 class Study(NamedTuple):

@@ -12,7 +12,8 @@ from holdfast.context.budget import Budget
 from holdfast.context.segments import Segment, TokenSegment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
-from holdfast.methods.base import Progress, Span, quiet
+from holdfast.methods.base import Span
+from holdfast.progress import Progress, quiet
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,13 @@ from holdfast.context.surgery import keep_pairs
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
-from holdfast.methods.base import Progress, Span, prefill_progress, quiet
+from holdfast.methods.base import Span, prefill_progress
 from holdfast.methods.repeat_prompt import Teacher, record_teacher, teacher_divergence
 from holdfast.methods.surprisal_weight import pooling_weight
 from holdfast.model.forward import embed
 from holdfast.model.rope import spread_positions
 from holdfast.model.states import States
+from holdfast.progress import Progress, quiet
 
 CHOICES = {
     "target": ("v", "kv", "kv_pre_rope", "final"),
