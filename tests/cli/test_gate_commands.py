@@ -492,7 +492,8 @@ def test_rows_of_a_gate_say_what_it_called(rows):
     assert methods == {"full", "none", "informed", "informed+gate", "truncate+gate:repair=false"}  # strict left out
     for row in found:
         assert row.keyword is None
-        assert (row.gate_nats is None) == (row.gate_lost is None) == ("+gate" not in row.method)
+        verdict = (row.gate_nats, row.gate_lost, row.prohibitions_lost)
+        assert [value is None for value in verdict] == ["+gate" not in row.method] * 3
         if row.gate_lost:
             assert row.gate_nats > 0
     assert any(row.gate_lost for row in found)

@@ -88,7 +88,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
     strings = dict.fromkeys(("question", "answer", "distractor", "text", "transcript", "model", "category"), HOSTILE)
-    rows = make_rows(2, methods=("kvzip", f"x:{HOSTILE}"), **strings)
+    rows = make_rows(2, methods=("kvzip", f"x:{HOSTILE}"), prohibitions_lost=[HOSTILE], **strings)
     return write_report(rows, tmp_path_factory.mktemp("hostile") / "r.html")[0].read_text()
 
 
@@ -116,6 +116,18 @@ def test_the_page_says_what_was_run_and_what_came_out(written: list[Path]):
     assert "<h1>At 8\N{MULTIPLICATION SIGN}, kvzip" in page
     assert "(n = 4 probes in 2 windows)" in page
     assert 'title="+7.20 of +8.00 nats. Greedy answer: It is 8080."' in page
+
+
+def test_a_lost_prohibition_is_said_in_red_once_for_each_context(tmp_path: Path, written: list[Path]):
+    assert '<div class="alarm">' not in written[0].read_text()
+    rows = [
+        row.model_copy(update={"prohibitions_lost": ["Never push to main."] if row.ratio == 8 else []})
+        for row in make_rows(methods=("kvzip+gate",))
+    ]
+    (alarm,) = re.findall('<div class="alarm">.*?</div>', write_report(rows, tmp_path / "r.html")[0].read_text())
+    assert re.findall("<li>(.*?)</li>", alarm) == [
+        "kvzip+gate 8\N{MULTIPLICATION SIGN}, <bdi>a.jsonl</bdi>: <code>Never push to main.</code>"
+    ]
 
 
 def test_the_page_loads_nothing(written: list[Path], hostile: str):

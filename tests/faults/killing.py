@@ -21,6 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx
+import torch
 
 from conftest import build_pair
 from holdfast.compaction.plan import Plan, Policy
@@ -49,6 +50,7 @@ def serve(store: str, told: Any) -> None:
     from holdfast.server.http.app import create_app
     from holdfast.server.http.settings import Settings
 
+    torch.set_num_threads(1)  # makes torch's thread pool anew; two threads that did it at once after a fork would fail
     host, settings = SessionHost(build_pair("llama").engine, PLAN, Store(store), policy()), Settings(drain_seconds=5)
     taken = serve.bind("127.0.0.1", 0)
     taken.listen(64)

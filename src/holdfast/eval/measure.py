@@ -27,6 +27,7 @@ from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.probes import Probe, check_unknown
 from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
+from holdfast.facts.fact import FactKind
 from holdfast.gate.latent.gate import split_gate_spec
 from holdfast.model.load import full_bytes
 from holdfast.progress import Progress
@@ -261,12 +262,14 @@ class WindowRun:
 
 
 def _gate_verdict(gate: Mapping[str, Any] | None, literal: tuple[int, int]) -> dict[str, Any]:
-    """Returns the gate's verdict on the tokens of a probe's literal."""
+    """Returns the gate's verdict on the tokens of a probe's literal, and on the user's prohibitions."""
     if gate is None:
         return {}
     first, last = literal
     nats = sum(fall for at, fall in gate["falls"] if first <= at < last)
-    return {"gate_nats": nats, "gate_lost": any(a < last and first < b for a, b in gate["spans_lost"])}
+    lost = any(a < last and first < b for a, b in gate["spans_lost"])
+    forbidden = [fact["text"] for fact in gate["lost"] if fact["kind"] == FactKind.PROHIBITION]
+    return {"gate_nats": nats, "gate_lost": lost, "prohibitions_lost": forbidden}
 
 
 def _verbatim(part: Part) -> Any:

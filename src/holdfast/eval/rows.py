@@ -109,6 +109,8 @@ class Row(BaseModel):
     """By how much, the gate says, the log-probability of the probe's literal fell (nats); null without a gate."""
     gate_lost: bool | None = None
     """True if the gate calls a token of the probe's literal lost."""
+    prohibitions_lost: list[str] | None = None
+    """The user's prohibitions that the gate lists as lost in the context, word for word; null without a gate."""
 
     kl: FiniteFloat | None = None
     """Mean KL(full || compact) per token over the session's next turns (nats); null where none follow."""

@@ -48,6 +48,7 @@ def page(joined: Sequence[JoinedRow], scores: Sequence[Score], drawn: Sequence[P
     return Template(template).substitute(
         headline=text(summary.headline(scores)),
         cost=text(summary.cost(scores)),
+        alarm=_alarm(joined),
         facts="\n".join(f"<div><dt>{text(label)}</dt><dd>{text(value)}</dd></div>" for label, value in facts),
         plots="\n".join(_figure(plot) for plot in drawn),
         table=_table(scores),
@@ -58,6 +59,21 @@ def page(joined: Sequence[JoinedRow], scores: Sequence[Score], drawn: Sequence[P
 def text(value: str) -> str:
     """Escapes a string for content and quoted attributes alike, and makes control characters visible."""
     return html.escape(visible(value), quote=True)
+
+
+def _alarm(joined: Sequence[JoinedRow]) -> str:
+    """Returns the prohibitions of the user that were lost, in red, because no share makes up for them."""
+    rows = [j.row for j in joined]
+    lost = dict.fromkeys(
+        (row.method, row.ratio, row.transcript, words) for row in rows for words in row.prohibitions_lost or ()
+    )
+    if not lost:
+        return ""
+    items = "".join(
+        f"<li>{text(method)} {numbers.times(ratio)}, <bdi>{text(transcript)}</bdi>: <code>{text(words)}</code></li>"
+        for method, ratio, transcript, words in lost
+    )
+    return f'<div class="alarm"><p>These contexts lost prohibitions of the user:</p><ul>{items}</ul></div>'
 
 
 def _figure(plot: Plot) -> str:
