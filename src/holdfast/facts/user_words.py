@@ -9,7 +9,7 @@ from holdfast.facts.fact import TextFact
 from holdfast.facts.notes import NotesSection
 from holdfast.facts.prohibitions import find_rules
 from holdfast.facts.section import read_rules
-from holdfast.transcript.speaker import extract_own_words, split_voices
+from holdfast.transcript.speaker import extract_own_words, is_made, split_voices
 from holdfast.transcript.turn import Role, Turn
 
 _CONSTRAINTS = re.compile(rf"^## {NotesSection.CONSTRAINTS}\n(?P<quoted>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -18,7 +18,7 @@ _CONSTRAINTS = re.compile(rf"^## {NotesSection.CONSTRAINTS}\n(?P<quoted>.*?)(?=^
 def read_carried_rules(turn: Turn) -> Iterator[TextFact]:
     """Yields the user's rules that an earlier compaction wrote into this turn."""
     for voice in split_voices(turn) if turn.role is Role.USER else ():
-        if voice.speaker is not Role.USER:
+        if is_made(voice):
             rules = read_rules(voice.text) if voice.speaker is Role.TOOL else _read_constraints(voice.text)
             yield from (rule.shift(voice.start) for rule in rules)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from holdfast.facts.notes import NOTES_WRITER as NOTES
 from holdfast.facts.section import SECTION_WRITER as SECTION
 from holdfast.transcript.draft import Draft, Line, Piece
-from holdfast.transcript.speaker import split_voices
+from holdfast.transcript.speaker import is_made, split_voices
 from holdfast.transcript.turn import Role
 
 MADE = "unfold"
@@ -23,10 +23,10 @@ def split_messages(held: Draft) -> Draft:
 def _parts(piece: Piece) -> Iterator[Piece]:
     turn = piece.turn
     found = () if piece.writer else split_voices(turn)
-    if len(found) < 2:
+    said, standing = turn.text, [voice for voice in found if is_made(voice)]
+    if len(found) < 2 or not standing:
         yield piece
         return
-    said, standing = turn.text, [voice for voice in found if voice.speaker is not Role.USER]
     for voice in reversed(standing):
         said = said[: voice.start] + said[voice.start + len(voice.text) :]
     if said.strip():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from holdfast.transcript.cuts import exchanges
+from holdfast.transcript.task import find_task, precedes_task
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 Count = Callable[[str], int]
@@ -115,24 +116,36 @@ def turn_size(turn: Turn, count: Count) -> int:
 
 def units(draft: Draft) -> tuple[tuple[int, int], ...]:
     """Returns the smallest runs of pieces, as [start, stop), that may be dropped or replaced without orphaning a
-    result.
+    result, and without an answer of the model left at the head.
     """
-    return exchanges(draft.transcript)
+    spans = exchanges(draft.transcript)
+    task = task_piece(draft) or 0
+    joined: list[tuple[int, int]] = []
+    for start, stop in spans:
+        answers = draft.pieces[start].turn.role is not Role.USER and start < task
+        if answers and joined and draft.pieces[joined[-1][0]].turn.role is Role.USER:
+            joined[-1] = joined[-1][0], stop
+        else:
+            joined.append((start, stop))
+    return tuple(joined)
 
 
 def task_piece(draft: Draft) -> int | None:
-    """Returns the index of the first user turn, the purpose of the session; None if there is none."""
-    return next((at for at, piece in enumerate(draft.pieces) if piece.turn.role is Role.USER), None)
+    """Returns the index of the piece that holds the task (`find_task`); None if there is none."""
+    return find_task(draft.turns)
 
 
 def free_pieces(draft: Draft, keep_recent: int) -> tuple[int, ...]:
-    """Returns the pieces that a method may touch: all but the system turns at the head, the task, and the newest
-    exchanges.
+    """Returns the pieces that a method may touch: all but the system turns at the head, rules of the project and a
+    summary before the task, the task, and the newest exchanges.
     """
     spans = units(draft)
-    head = next((at for at, piece in enumerate(draft.pieces) if piece.turn.role is not Role.SYSTEM), len(draft.pieces))
-    newest = spans[-keep_recent][0] if keep_recent and len(spans) >= keep_recent else len(draft.pieces)
+    pieces = draft.pieces
+    head = next((at for at, piece in enumerate(pieces) if piece.turn.role is not Role.SYSTEM), len(pieces))
+    newest = spans[-keep_recent][0] if keep_recent and len(spans) >= keep_recent else len(pieces)
     if keep_recent > len(spans):
         newest = 0
     task = task_piece(draft)
-    return tuple(at for at in range(head, newest) if at != task)
+    before = range(head, task or head)
+    fixed = {task, *(at for at in before if precedes_task(pieces[at].turn))}
+    return tuple(at for at in range(head, newest) if at not in fixed)
