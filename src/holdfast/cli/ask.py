@@ -29,9 +29,11 @@ def ask(
     from holdfast.compaction.compact import ask as ask_context
     from holdfast.compaction.compact import restore
     from holdfast.engine.sampling import Sampling
+    from holdfast.model.dtype import choose_recorded_dtype
 
     manifest = read_context_manifest(file)
-    engine = console.engine(model_for(file, manifest, model), dtype or manifest.dtype, device)
+    dtype = dtype or choose_recorded_dtype(manifest.dtype, device)
+    engine = console.engine(model_for(file, manifest, model), dtype, device)
     with console.progress("reading the context") as report:
         context = restore(file, engine, report)
         pieces = ask_context(context, engine, question, limit, Sampling(temperature, seed=seed), report)

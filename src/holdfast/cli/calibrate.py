@@ -21,7 +21,7 @@ def calibrate(
     window: Annotated[int, typer.Option(help="Tokens of a window.")] = 2048,
     limit: Annotated[int, typer.Option(help="Most windows to read.")] = 8,
     model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     device: Device = "cpu",
     force: Force = False,
     as_json: AsJson = False,

@@ -93,7 +93,7 @@ def compact(
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
     config: Config = None,
     model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     device: Device = "cpu",
     ray: Ray = False,
     ray_address: RayAddress = "",
@@ -106,7 +106,7 @@ def compact(
     cluster = ray_cluster(ray, ray_address, task_timeout, "cpu" if text else device)
     sessions = Sessions(tuple(files), output, lenient, as_json, cluster, force)
     if text is not None:
-        defaults = {"pin": DEFAULT_PINS, "model": DEFAULT_MODEL, "dtype": "float32", "device": "cpu"}
+        defaults = {"pin": DEFAULT_PINS, "model": DEFAULT_MODEL, "dtype": "auto", "device": "cpu"}
         given = {"pin": pin, "model": model, "dtype": dtype, "device": device}
         changed = {name: value for name, value in given.items() if value != defaults[name]}
         _refuse_latent_options(latent=latent, window=window, by_turn=by_turn, **changed)
@@ -218,9 +218,12 @@ def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str])
 
     build(plan.latent)
     if sessions.many:
-        name = str(Path(model[0]).absolute()) if Path(model[0]).is_dir() else model[0]
-        load = partial(console.engine, name, *model[1:])
-        _run_batch(sessions, lambda batch: compact_latent(batch, plan, load, {"model": name, "dtype": model[1]}))
+        from holdfast.model.dtype import choose_dtype
+
+        name = str(Path(model[0]).absolute()) if Path(model[0]).exists() else model[0]
+        dtype = choose_dtype(model[1], model[2])  # here, so that every worker computes in the same
+        load = partial(console.engine, name, dtype, model[2])
+        _run_batch(sessions, lambda batch: compact_latent(batch, plan, load, {"model": name, "dtype": dtype}))
         return
     (file,), output = sessions.given, sessions.output
     outputs.check_output(output, file, force=sessions.force)

@@ -77,22 +77,31 @@ def say(text: str) -> None:
     stderr.print(text, style="dim", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def engine(model: str, dtype: str, device: str) -> LocalEngine:
-    """Loads a model, says so, and silences the messages of the libraries that load it."""
+def say_step(text: str) -> None:
+    """Prints a note as `say` does, and makes it the work that the ticker names."""
+    say(text)
+    ticker.set(text)
+
+
+def quiet_libraries() -> None:
+    """Silences the messages and bars of the libraries that load a model."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    work = f"loading {model}"
-    ticker.set(work)
     from transformers.utils import logging
 
+    logging.disable_progress_bar()
+
+
+def engine(model: str, dtype: str, device: str) -> LocalEngine:
+    """Loads a model, says so, and silences the messages of the libraries that load it."""
+    quiet_libraries()
+    work = f"loading {model}"
+    ticker.set(work)
     from holdfast.compaction.compact import load
     from holdfast.model import bundled_models
-    from holdfast.model.load import check_dtype
 
-    check_dtype(dtype, device)
-    logging.disable_progress_bar()
     if model in bundled_models.BUNDLES:
-        bundled_models.ensure_model(model, say)
+        bundled_models.ensure_model(model, say_step)
     loaded = load(model, dtype=dtype, device=device, progress=lambda *step: ticker.update(f"{work} {step[-1]}".strip()))
     ticker.set("working")
     return loaded

@@ -51,11 +51,13 @@ def open_contexts(
 ) -> tuple[LocalEngine, list[CompactContext]]:
     """Returns the engine that made the files, and their contexts. Raises, before any work, if `output` is unusable."""
     from holdfast.compaction.compact import restore
+    from holdfast.model.dtype import choose_recorded_dtype
 
     outputs.check_output(output, *files, force=force)
     name, dtype, device = model
     first, *_ = [read_context_manifest(file) for file in files]
-    engine = console.engine(model_for(files[0], first, name), dtype or first.dtype, device)
+    dtype = dtype or choose_recorded_dtype(first.dtype, device)
+    engine = console.engine(model_for(files[0], first, name), dtype, device)
     with console.progress(f"reading {files[0].name}") as report:
         return engine, [restore(file, engine, report) for file in files]
 

@@ -43,7 +43,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Of the sampling of probes.")] = 0,
     answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Greedy answers too (slow).")] = True,
     model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     device: Device = "cpu",
     ray: Ray = False,
     ray_address: RayAddress = "",

@@ -26,7 +26,9 @@ def models(as_json: AsJson = False) -> None:
             console.line(f"  here: {row['folder']} ({row['megabytes']:,} MB)")
         else:
             console.line(f"  not here: holdfast fetch {row['name']} ({row['download_megabytes']:,} MB to download)")
-    console.line("Any other: --model with a local folder, or a Hugging Face id (HF_HUB_OFFLINE=1 forbids downloads)")
+    console.line(
+        "Any other: --model with a local folder, a .gguf file or a Hugging Face id (HF_HUB_OFFLINE=1 forbids downloads)"
+    )
 
 
 def _row(bundle: Bundle) -> dict[str, Any]:

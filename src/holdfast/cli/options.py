@@ -19,11 +19,20 @@ DEFAULT_PINS = "system,task,user"
 DEFAULT_RATIO = 8.0
 TASK_SECONDS = 3600.0
 
-Model = Annotated[str, typer.Option("--model", help="smollm2-135m, gemma3-270m, a local folder or a Hugging Face id.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (faster where the processor has it) or float16.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="smollm2-135m, qwen2.5-coder-0.5b, … (holdfast models), a folder, a .gguf file or a Hugging Face id.",
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(help="auto (bfloat16 where the hardware multiplies it, else float32), float32, bfloat16 or float16."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, …")]
 FileModel = Annotated[str, typer.Option("--model", help="Default: the model that made the file.")]
-FileDtype = Annotated[str, typer.Option("--dtype", help="Default: as the file was made.")]
+FileDtype = Annotated[str, typer.Option("--dtype", help="Default: as the file was made, where the device can.")]
 Config = Annotated[
     Path | None,
     typer.Option(

@@ -74,7 +74,7 @@ def serve(
     ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Read again what stays, in place of its states.")] = False,
     memory: Annotated[float, typer.Option(help="GiB of KV memory for all sessions; others wait on disk.")] = 8.0,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     device: Device = "cpu",
     api_key_file: KeyFile = None,
     allow_host: Names = None,

@@ -28,10 +28,8 @@ from holdfast.transcript.turn import Transcript
 ROOM = 256  # tokens kept free behind a session for a question and its answer
 
 
-def load(
-    name: str = DEFAULT, *, dtype: str = "float32", device: str = "cpu", progress: Progress = quiet
-) -> LocalEngine:
-    """Returns an engine for a bundled model, a local folder or a Hugging Face id."""
+def load(name: str = DEFAULT, *, dtype: str = "auto", device: str = "cpu", progress: Progress = quiet) -> LocalEngine:
+    """Returns an engine for a bundled model, a local folder, a GGUF file or a Hugging Face id."""
     return LocalEngine(load_model(name, dtype=dtype, device=device, progress=progress))
 
 

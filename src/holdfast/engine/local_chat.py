@@ -19,7 +19,7 @@ class LocalChat:
     """Greedy answers of a bundled model, a local folder or a Hugging Face id."""
 
     model: str = "smollm2-135m"
-    dtype: str = "float32"
+    dtype: str = "auto"
     device: str = "cpu"
     max_input: int | None = 6000
     """Tokens of a prompt: what the bundled model reads beside an answer."""
