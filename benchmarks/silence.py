@@ -4,13 +4,15 @@
 
 A step is the time between two outputs, or between the start or the end and the next one. Its length is the smaller of
 the clock's seconds and the processor's seconds that the command used, so that other programs on the machine do not
-count. Prints a line per command, and then the list, which is to be empty. Linux only: it reads /proc.
+count. A server is stopped as soon as it says its address; `fetch` fetches into an empty folder. Prints a line per
+command, and then the list, which is to be empty. Linux only: it reads /proc.
 """
 
 from __future__ import annotations
 
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,8 @@ from typing import NamedTuple
 LIMIT = 2.0  # seconds
 EXAMPLE = Path(__file__).parents[1] / "examples" / "taskdeck"
 TICKS = os.sysconf("SC_CLK_TCK")
+SERVING = {"serve": b"metrics http", "proxy": b"counts on"}
+"""Servers, and the words by which each says that it is up: then it is told to stop."""
 
 
 class Step(NamedTuple):
@@ -39,7 +43,7 @@ def main() -> int:
         for name, command in commands(Path(folder)).items():
             if chosen and name not in chosen:
                 continue
-            steps = list(run_command(command))
+            steps = list(run_command(command, SERVING.get(name)))
             longest = max(steps)
             print(f"{name:<18} {sum(step.seconds for step in steps):7.1f} s, longest step {longest.seconds:.1f} s")
             silent += [(name, step) for step in steps if step.seconds > LIMIT]
@@ -75,12 +79,20 @@ def commands(folder: Path) -> dict[str, Sequence[str]]:
         "diff": f"diff {session}",
         "expand": f"expand {session} 17",
         "undo": f"undo {session}",
+        "demo": f"demo --out {folder / 'out'} --limit 1 --steps 2",
+        "serve": f"serve --port 0 --store {folder / 'sessions'}",
+        "proxy": "proxy --listen 127.0.0.1:0 --upstream http://127.0.0.1:9",
+        "fetch": "fetch",
     }
-    return {name: [sys.executable, "-m", "holdfast", *line.split()] for name, line in lines.items()}
+    own = {"fetch": ["env", f"HOLDFAST_HOME={folder / 'home'}"]}
+    return {name: [*own.get(name, ()), sys.executable, "-m", "holdfast", *line.split()] for name, line in lines.items()}
 
 
-def run_command(command: Sequence[str]) -> Iterator[Step]:
-    """Yields each step of a command. Raises CalledProcessError if it fails."""
+def run_command(command: Sequence[str], serving: bytes | None = None) -> Iterator[Step]:
+    """Yields each step of a command, which is told to stop once it has printed `serving`.
+
+    Raises CalledProcessError if it fails.
+    """
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         selector, clock, used, said = selectors.DefaultSelector(), time.monotonic(), 0.0, b""
         for pipe in (process.stdout, process.stderr):
@@ -91,6 +103,9 @@ def run_command(command: Sequence[str]) -> Iterator[Step]:
                 now, seconds = time.monotonic(), processor_seconds(process.pid)
                 yield Step(min(now - clock, seconds - used), data[:60].decode(errors="replace") or "the end")
                 clock, used, said = now, seconds, said + data
+                if serving and serving in said:
+                    serving = None
+                    process.send_signal(signal.SIGTERM)
                 if not data:
                     selector.unregister(key.fileobj)
         if process.wait():

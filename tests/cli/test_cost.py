@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from rich.table import Table
 
+from holdfast.cli import console
 from holdfast.cli.main import main
 from ticker_lines import without_ticker
 
@@ -41,6 +44,12 @@ def test_the_table_names_its_baseline_its_prices_and_what_was_assumed(run):
         assert said in out
     for said in ("no cache_write price: 1.25 x input", "p.toml", "USD per MTok", "times not recorded"):
         assert said in out
+
+
+def test_no_column_of_a_table_is_cut_off_where_stdout_is_no_terminal(capsys):
+    numbers = [str(n) * 12 for n in range(9)] * 2
+    console.print_whole(Table(*numbers))
+    assert set(numbers) <= set(re.findall("[0-9]+", capsys.readouterr().out))
 
 
 def test_json_has_every_call_and_the_baselines_share(run):

@@ -20,6 +20,8 @@ from rich.style import Style
 from holdfast.cli.ticker import Ticker
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from holdfast.engine.local import LocalEngine
     from holdfast.progress import Progress as Report
 
@@ -33,6 +35,15 @@ def stdout() -> Console:
     ticker.give_way()
     console = Console()
     return console if console.is_terminal and console.width >= WIDTH else Console(width=max(WIDTH, console.width))
+
+
+def print_whole(table: Table) -> None:
+    """Prints a table; where stdout is no terminal, as wide as it needs, so that no column is cut off."""
+    console = stdout()
+    if not console.is_terminal:
+        free = console.options.update(max_width=sys.maxsize)
+        console.width = max(console.width, console.measure(table, options=free).maximum)
+    console.print(table)
 
 
 def line(text: str, label: str = "", style: str = "") -> None:

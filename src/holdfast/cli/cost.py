@@ -188,13 +188,13 @@ def print_table(file: Path, recorded: Session, terms: Terms, runs: Sequence[Run]
     console.line(f"{file}: {len(recorded.calls)} calls; {counted}")
     console.line(_price_line(terms))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("strategy", overflow="fold", min_width=min(32, max(len(run.strategy.spec) for run in runs)))
+    table.add_column("strategy", overflow="fold", min_width=min(24, max(len(run.strategy.spec) for run in runs)))
     columns = ("USD", f"of {runs[0].strategy.spec}", "input", "cached", "written", "out")
     for column in (*columns, "compactor\nin + out", "calls", "com-\npactions"):
         table.add_column(column, justify="right")
     for run in runs:
         table.add_row(*map(Text, _cells(run, runs[0])))
-    console.stdout().print(table)
+    console.print_whole(table)
     for run in runs:
         if instead := [step.made.instead for step in run.compactions if step.made and step.made.instead]:
             console.line(
