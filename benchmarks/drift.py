@@ -40,10 +40,11 @@ from holdfast.context.recompact import tighten
 from holdfast.context.segments import CompactContext, Segment, StateSegment, token_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import Continuation, LocalEngine
+from holdfast.eval.later_action import NEXT_TOKENS
 from holdfast.eval.metrics import ratio_interval
 from holdfast.eval.probes import check_static_rules, read_probes
 from holdfast.eval.report import drawing
-from holdfast.eval.windows import NEXT_TOKENS, LocatedProbe, locate
+from holdfast.eval.windows import LocatedProbe, locate
 from holdfast.methods.base import LatentMethod, Span
 from holdfast.methods.registry import build
 from holdfast.model.quantized_slots import QuantizedSlots

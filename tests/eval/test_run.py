@@ -1,15 +1,22 @@
 """A run over a tiny model: rows are complete, baselines are always there, and an interrupted run goes on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from conftest import build_pair
 from counted_crates import crates, long_session
+from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.walk import SharedStudy, compact_in_memory
+from holdfast.context.segments import CompactContext, token_segment
 from holdfast.errors import BadInput, BadOption
+from holdfast.eval.open_window import OpenWindow
 from holdfast.eval.rows import read_rows
-from holdfast.eval.run import Run, measure, transcripts_in
+from holdfast.eval.run import Run, _jobs, measure, transcripts_in
 from holdfast.eval.score import score
+from holdfast.progress import quiet
+from tolerance import PASS, close
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,7 @@ def job(folder, **changes):
         "latent": ("truncate", "kvzip"),
         "ratios": (2.0, 8.0),
         "window": 400,
+        **{"answer_tokens": 6, "action_tokens": 6},  # a tiny model says nothing sooner
     }
     return Run(**(fields | changes))
 
@@ -155,3 +163,62 @@ def test_a_file_with_half_a_row_is_begun_again(folder, engine, tmp_path):
     out.write_text('{"version": "0.1')
     assert measure(job(folder, latent=("truncate",), ratios=(2.0,)), engine, out, note=lambda _: None) == 9
     assert len(read_rows(out)) == 9
+
+
+def test_windows_are_taken_from_the_sessions_in_turn_and_more_of_them_go_on(folder, engine, tmp_path):
+    messages = json.loads((folder / "s.json").read_text())
+    (tmp_path / "t.json").write_text(json.dumps(messages))
+    probes = tuple(crates(n).model_copy(update={"transcript": name}) for name in ("s.json", "t.json") for n in (3, 20))
+    files = transcripts_in(folder / "s.json", tmp_path)
+    fields = {"transcripts": files, "probes": probes, "latent": ("truncate",), "ratios": (4.0,), "later": False}
+    out = tmp_path / "rows.jsonl"
+    measure(job(folder, **fields, windows=2), engine, out, note=lambda _: None)
+    assert {r.transcript for r in read_rows(out)} == {"s.json", "t.json"}
+    assert len(read_rows(out)) == 2 * 3
+    assert measure(job(folder, **fields), engine, out, note=lambda _: None) == 2 * 3
+
+
+def test_two_sessions_of_one_name_are_refused(folder, tmp_path):
+    (tmp_path / "s.json").write_text("[]")
+    with pytest.raises(BadInput, match="a name of its own"):
+        transcripts_in(folder, tmp_path)
+
+
+def test_a_probe_that_the_model_knows_is_noted_once_and_not_measured_again(folder, engine, tmp_path):
+    run = job(folder, latent=("truncate",), ratios=(4.0,))
+    blank = tmp_path / "blank.jsonl"
+    measure(run, engine, blank, note=lambda _: None)
+    said = next(r.text for r in read_rows(blank) if r.method == "none" and r.probe == "p3")
+    known = crates(3).model_copy(update={"accept": [said.strip()[:8] or said[:8], crates(3).answer]})
+    again, out, notes = replace(run, probes=(known, crates(4), crates(20))), tmp_path / "rows.jsonl", []
+    measure(again, engine, out, note=notes.append)
+    rows = read_rows(out)
+    assert [(r.method, bool(r.left_out)) for r in rows if r.probe == "p3"] == [("none", True)]
+    assert any("p3 is left out" in note for note in notes)
+    assert {s.n for s in score(rows)} == {2}
+    assert measure(again, engine, out, note=lambda _: None) == 0
+
+
+def test_the_full_context_agrees_with_itself_and_a_lossless_one_with_it(folder, engine, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    measure(job(folder, latent=("kvzip",), ratios=(1.0,)), engine, out, note=lambda _: None)
+    for row in read_rows(out):
+        if row.method != "none":
+            assert (row.next_action_exact, row.next_action_f1) == (True, 1.0)
+            assert (row.later_action_exact, row.later_action_f1) == (True, 1.0)
+        assert row.next_action_tool is None  # this session only speaks
+        assert row.bytes_base == "bfloat16"
+        assert row.seconds_measure > 0
+
+
+def test_what_the_window_reads_is_what_each_method_would_read_alone(folder, engine, tmp_path):
+    window = next(iter(_jobs(job(folder), engine, print))).window
+    opened = OpenWindow.read(window, engine)
+    alone = engine.open(CompactContext((token_segment(window.ids(), 0),), window.tokens))
+    asked = list(window.next_ids[:20])
+    assert close(engine.next_logits(opened.full, asked), engine.next_logits(alone, asked), PASS)
+    plan = Plan("informed", 4.0, None, Policy(pin=(), keep_recent=0))
+    _, shared = opened.compact(plan, quiet, SharedStudy())
+    _, own = compact_in_memory(list(window.parts), engine, plan)
+    assert close(engine.next_logits(shared, asked), engine.next_logits(own, asked), PASS)
+    assert shared.nbytes == own.nbytes

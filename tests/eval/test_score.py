@@ -31,8 +31,10 @@ KEYS = {
         "next_action_ci",
         "n_next",
     ),
-    *("tokens_span", "slots", "bytes_full", "bytes", "bytes_span_full", "bytes_span"),
-    *("seconds_prefill", "seconds_compact", "by_category", "note"),
+    *("keyword_kept", "keyword_kept_ci", "n_answerable", "later_action", "later_action_ci", "n_later"),
+    *(f"{side}_{kind}{ci}" for side in ("action", "later") for kind in ("tool", "exact", "f1") for ci in ("", "_ci")),
+    *("tokens_span", "slots", "bytes_full", "bytes", "bytes_span_full", "bytes_span", "bytes_base"),
+    *("seconds_prefill", "seconds_compact", "seconds_measure", "by_category", "note"),
 }
 
 
@@ -54,6 +56,9 @@ def make_row(method: str, ratio: float | None, share: float, **changed: Any) -> 
         **{"answer_logprob": -10 + 8 * share, "answer_tokens": 2},
         **{"distractor_logprob": -9.0, "distractor_tokens": 3},
         **{"kl": 2 * (1 - share), "top1": share, "next_action_logprob": -60 + 40 * share},
+        **{"next_action_tool": share > 0.2, "next_action_exact": share > 0.5, "next_action_f1": share},
+        **{"later_action_logprob": -30 + 20 * share, "later_action_tokens": 8, "later_action_tool": share > 0.2},
+        **{"later_action_exact": share > 0.5, "later_action_f1": share},
     }
     return Row(**(known | {"next_action_tokens": 12} | changed))
 

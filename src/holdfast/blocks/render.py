@@ -18,7 +18,7 @@ from holdfast.blocks.message_offsets import MessageOffsets, common_prefix, messa
 from holdfast.blocks.messages import Abilities, Message, Messages, Piece, applier, chat_messages, probe_abilities
 from holdfast.errors import BadInput
 from holdfast.transcript.cuts import exchanges
-from holdfast.transcript.turn import Role, Transcript, Turn
+from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,14 @@ def question_ids(tokenizer: Any, text: str) -> list[int]:
     end = whole.index("\x1a") + 1
     start = end + common_prefix(head[head.index("\x1a") + 1 :], whole[end:])
     return list(tokenizer(whole[start:], add_special_tokens=False)["input_ids"])
+
+
+def call_opening_ids(tokenizer: Any) -> list[int]:
+    """Returns the token ids with which a turn of the assistant begins that calls a tool, up to the tool's name."""
+    name = "markname"
+    turns = (Turn(Role.USER, "."), Turn(Role.ASSISTANT, calls=(ToolCall("call00001", name, '{"k": "v"}'),)))
+    text, marks = _apply_template(Transcript(turns), tokenizer, probe_abilities(tokenizer))
+    return list(tokenizer(text[marks[-1].char : text.index(name)], add_special_tokens=False)["input_ids"])
 
 
 class _Mark(NamedTuple):

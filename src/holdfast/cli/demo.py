@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,11 +41,15 @@ def demo(
     out = out / "taskdeck"  # a folder of its own: what stands there is replaced
     out.mkdir(parents=True, exist_ok=True)
     chosen = tuple(p for p in probes if p.id in PROBES)
-    whole = Run(files, chosen, ("truncate", "informed"), RATIOS, window=WINDOW, limit=limit, seed=seed, answer_tokens=8)
+    quick: dict[str, Any] = {"action_tokens": 0, "later": False, "seed": seed}
+    methods = "truncate", "informed"
+    whole = Run(files, chosen, methods, RATIOS, window=WINDOW, limit=limit, answer_tokens=8, **quick)
     _measure(f"1. Windows of {WINDOW} tokens, compacted at {_list(RATIOS)}", whole, engine, out / "windows.jsonl")
     one = tuple(p for p in probes if p.id in TURN_PROBES)
     virtual = f"virtual_tokens:steps={steps}"
-    turn = Run(files, one, ("truncate", "informed", virtual), (3.2,), window=1024, span="turn")
+    turn = Run(
+        files, one, ("truncate", "informed", virtual), (3.2,), window=1024, span="turn", answer_tokens=24, **quick
+    )
     _measure("2. One turn at 3.2x, with gradient-tuned virtual tokens beside it", turn, engine, out / "turn.jsonl")
 
 

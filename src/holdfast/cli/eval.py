@@ -31,17 +31,26 @@ app.command()(eval_text.text)
 
 @app.command()
 def run(
-    transcripts: Annotated[Path, typer.Option(help="A session, or a folder of sessions.")],
-    probes: Annotated[Path, typer.Option(help="Questions about them, one JSON object a line.")],
     out: Annotated[Path, typer.Option(help="Rows are appended here; a run that was interrupted goes on.")],
     latent: Annotated[list[str], typer.Option(help="Methods; full and none are always run.")],
+    data: Annotated[
+        list[Path], typer.Option(help="A folder with transcripts/ and probes.jsonl; may be repeated.")
+    ] = [],  # noqa: B006
+    transcripts: Annotated[list[Path], typer.Option(help="A session, or a folder of sessions; may be repeated.")] = [],  # noqa: B006
+    probes: Annotated[list[Path], typer.Option(help="Questions about them, one JSON object a line.")] = [],  # noqa: B006
     ratio: Annotated[list[float], typer.Option(help="Tokens per slot of the compacted span.")] = [8.0],  # noqa: B006
     window: Annotated[int, typer.Option(help="Tokens of a window around the probes.")] = 4096,
     span: Annotated[str, typer.Option(help="window, or turn: compact only the turn that holds the answer.")] = "window",
     by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
     limit: Annotated[int | None, typer.Option(help="Ask only so many probes.")] = None,
+    windows: Annotated[int | None, typer.Option(help="Only so many windows, of all sessions in turn.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling of probes.")] = 0,
-    answers: Annotated[bool, typer.Option("--answers/--no-answers", help="Greedy answers too (slow).")] = True,
+    answers: Annotated[
+        bool, typer.Option("--answers/--no-answers", help="Greedy answers and actions too (slower).")
+    ] = True,
+    answer_tokens: Annotated[int, typer.Option(help="Most tokens of a greedy answer.")] = 48,
+    action_tokens: Annotated[int, typer.Option(help="Most tokens of a greedy action.")] = 48,
+    later: Annotated[bool, typer.Option("--later/--no-later", help="The action behind three more turns too.")] = True,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -53,15 +62,21 @@ def run(
     """Measures methods on sessions; one row per transcript, method, ratio and probe."""
     from holdfast.errors import BadOption
     from holdfast.eval.probes import read_probes
-    from holdfast.eval.run import ANSWER_TOKENS, Run, measure, transcripts_in
+    from holdfast.eval.run import Run, measure, transcripts_in
 
     if span not in ("window", "turn"):
         raise BadOption(f"--span must be window or turn, got {span!r}")
-    outputs.check_rows(out, probes, transcripts)
+    if min(answer_tokens, action_tokens, 1 if windows is None else windows - 1) < 0:
+        raise BadOption("--answer-tokens and --action-tokens must be at least 0, --windows at least 1")
+    sessions = [*transcripts, *(folder / "transcripts" for folder in data)]
+    asked = [*probes, *(folder / "probes.jsonl" for folder in data)]
+    if not (sessions and asked):
+        raise BadOption("nothing to measure: give --data FOLDER, or --transcripts and --probes")
+    outputs.check_rows(out, *asked, *sessions)
     ratios = tuple(check_ratio(r) for r in ratio)
     job = Run(
-        transcripts_in(transcripts),
-        tuple(read_probes(probes)),
+        transcripts_in(*sessions),
+        tuple(read_probes(*asked)),
         tuple(latent),
         ratios,
         window=window,
@@ -69,7 +84,10 @@ def run(
         limit=limit,
         seed=seed,
         by_turn=by_turn,
-        answer_tokens=ANSWER_TOKENS if answers else 0,
+        answer_tokens=answer_tokens if answers else 0,
+        action_tokens=action_tokens if answers else 0,
+        later=later,
+        windows=windows,
     )
     workers = ray_cluster(ray, ray_address, task_timeout, device)
     engine = console.engine(model, dtype, device)
@@ -85,25 +103,38 @@ def run(
 def score(
     rows: Annotated[Path, typer.Argument(help="Rows of `holdfast eval run`.")],
     by_transcript: Annotated[bool, typer.Option("--by-transcript", help="A table per transcript.")] = False,
+    against: Annotated[str, typer.Option(help="Each method's paired differences to this one.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Prints one line per method and ratio of the rows, with n and intervals."""
+    from holdfast.eval.differences import score_pairs
     from holdfast.eval.rows import read_rows
     from holdfast.eval.score import score as score_rows
     from holdfast.eval.score import scores_by_transcript
 
     found = read_rows(rows, warn=console.say)
+    if against:
+        differences = score_pairs(found, against)
+        if as_json:
+            console.emit([s.model_dump(mode="json") for s in differences])
+            return
+        from holdfast.eval.report import difference_table
+
+        console.stdout().print(difference_table(differences))
+        return
     groups = scores_by_transcript(found) if by_transcript else {"": score_rows(found)}
     if as_json:
         listed = {name: [s.model_dump(mode="json") for s in scores] for name, scores in groups.items()}
         console.emit(listed if by_transcript else listed[""])
         return
-    from holdfast.eval.report import table
+    from holdfast.eval.report import actions_table, table
 
     for name, scores in groups.items():
         if name:
             console.line(f"\n{name}")
         console.stdout().print(table(scores))
+        if actions := actions_table(scores):
+            console.stdout().print(actions)
 
 
 @app.command()

@@ -112,6 +112,13 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         tail = sum(t.nbytes for t in (self.keys, self.values) if t is not None)
         return tail + sum(part.nbytes for part in (self.slots, *self.quantized) if part is not None)
 
+    def nbytes_at(self, itemsize: int) -> int:
+        """Returns the bytes of the same memory where a plain number takes `itemsize`; codes stay as they are."""
+        plain = [self.keys, self.values, *((self.slots.keys, self.slots.values) if self.slots else ())]
+        wider: int = sum(t.numel() * (t.itemsize - itemsize) for t in plain if t is not None)
+        held: int = self.nbytes
+        return held - wider
+
     def _drop_tail(self, like: Tensor) -> None:
         self.keys = self.values = self.valid = None
         self.positions = like.new_empty(1, 0)
@@ -174,3 +181,7 @@ class SlotCache(Cache):  # type: ignore[misc]
     @property
     def nbytes(self) -> int:
         return sum(layer.nbytes for layer in self.layers)
+
+    def nbytes_at(self, itemsize: int) -> int:
+        """Returns the bytes that the same memory takes where a plain number takes `itemsize` of them."""
+        return sum(layer.nbytes_at(itemsize) for layer in self.layers)

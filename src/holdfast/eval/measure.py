@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 import holdfast
-from holdfast.blocks.render import question_ids
-from holdfast.compaction.partition import Part
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.compaction.walk import SharedStudy, compact_in_memory
-from holdfast.context.segments import CompactContext, token_segment
+from holdfast.compaction.walk import SharedStudy
 from holdfast.engine.kv_context import KVContext
-from holdfast.engine.local import Continuation, LocalEngine
+from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
+from holdfast.eval.actions import compare_actions, read_action
+from holdfast.eval.asking import (
+    ContextResult,
+    GreedyAction,
+    Inquiry,
+    Limits,
+    Openings,
+    drafts_from_session,
+    drafts_of,
+    token_ids,
+)
 from holdfast.eval.metrics import keyword_hit
-from holdfast.eval.probes import Probe, check_unknown
+from holdfast.eval.open_window import OpenWindow
+from holdfast.eval.probes import check_unknown
 from holdfast.eval.rows import FULL, NONE, Row
 from holdfast.eval.windows import Window
 from holdfast.facts.fact import FactKind
 from holdfast.gate.latent.gate import split_gate_spec
-from holdfast.model.load import full_bytes
+from holdfast.model.load import BASE_DTYPE, BASE_ITEMSIZE, full_bytes
 from holdfast.progress import Progress
 
 LEAKED = 8  # tokens of an answer without the span, in which a fair probe's keyword does not stand
@@ -47,33 +52,68 @@ class RunSettings:
     by_turn: bool | None
     config: dict[str, Any]
     seed: int
-    answer_tokens: int
+    limits: Limits
+    openings: Openings
     known: Set[Key]
     """Rows that are already measured."""
     progress: Progress
     note: Note
 
+    @property
+    def blank_limits(self) -> Limits:
+        """The limits without the span: there is always an answer, because who knows it is left out."""
+        return replace(self.limits, answer=max(self.limits.answer, LEAKED))
+
 
 @dataclass(frozen=True)
-class ContextResult:
-    """The results of one context on a window's probes and on its next turns."""
+class Measurement:
+    """A context that was asked, and what it cost."""
 
-    answers: list[float]
-    distractors: list[float]
-    texts: list[str]
-    next_log_probs: Tensor | None
-    """`[n, V]` of the next turns of the session."""
+    spec: str
+    ratio: float | None
+    live: KVContext
+    result: ContextResult
+    seconds: float
+    """Of its compaction."""
+    gate: Mapping[str, Any] | None = None
 
-    def select(self, kept: list[bool]) -> ContextResult:
-        """Returns the results of the probes that `kept` marks."""
-        pick = [i for i, ok in enumerate(kept) if ok]
-        answers, distractors = [self.answers[i] for i in pick], [self.distractors[i] for i in pick]
-        return ContextResult(answers, distractors, [self.texts[i] for i in pick], self.next_log_probs)
+
+@dataclass(frozen=True)
+class Baseline:
+    """The contexts and answers that every method of a window is measured against."""
+
+    opened: OpenWindow
+    asking: Inquiry
+    reference: ContextResult
+    """The answers of the full context."""
+
+    def sizes(self, live: KVContext) -> dict[str, Any]:
+        """Returns the fields of a row about its size: bytes as a bfloat16 model holds them."""
+        window, model = self.opened.window, self.opened.engine.model
+        none, held = (x.cache.nbytes_at(BASE_ITEMSIZE) for x in (self.opened.none, live))
+        full = full_bytes(model, window.tokens, BASE_ITEMSIZE)
+        span = sum(len(p) for p in window.parts if p.compact)
+        share = (held - none) / (full - none) if full > none else 0.0
+        return {
+            "tokens_full": window.tokens,
+            "tokens_span": span,
+            "slots": round(span * share, 3),
+            "bytes_full": full,
+            "bytes": held,
+            "bytes_span_full": full - none,
+            "bytes_span": held - none,
+            "bytes_base": BASE_DTYPE,
+        }
 
 
 def key(row: Row) -> Key:
     """Returns the identity of a measurement: a row of a known key need not be measured again."""
-    return row.transcript, row.session_digest, row.window, row.probe, row.probe_digest, row.method, row.ratio
+    return *place(row), row.method, row.ratio
+
+
+def place(row: Row) -> Key:
+    """Returns the identity of a probe in a window of a session."""
+    return row.transcript, row.session_digest, row.window, row.probe, row.probe_digest
 
 
 @dataclass
@@ -89,48 +129,49 @@ class WindowRun:
         """Measures the missing rows, the baselines first."""
         if not self.pending():
             return
-        none, _ = self._open(self._rest())
-        blank = self._measure(none, max(self.setting.answer_tokens, LEAKED))  # who knows the answer is left out
-        fair = [not self._knows(p, text) for p, text in zip(self.window.probes, blank.texts, strict=True)]
-        self.window = replace(
-            self.window,
-            probes=tuple(p for p, ok in zip(self.window.probes, fair, strict=True) if ok),
-            literals=tuple(x for x, ok in zip(self.window.literals, fair, strict=True) if ok),
-        )
+        opened = OpenWindow.read(self.window, self.setting.engine)
+        asking = Inquiry(opened.engine, self.window, self.setting.limits, self.setting.openings)
+        reference = asking.ask(opened.full, drafts_from_session(asking))
+        blank = replace(asking, limits=self.setting.blank_limits).ask(opened.none, drafts_of(reference))
+        base = Baseline(opened, asking, reference)
+        reasons = [check_unknown(p, text) for p, text in zip(self.window.probes, self._texts(blank), strict=True)]
+        yield from self._make_rows(Measurement(NONE, None, opened.none, blank, 0.0), base, reasons)
+        self._leave_out(reasons)
         pending = self.pending()
         if not self.window.probes or not pending:
             return
-        full, seconds = self._open(CompactContext((token_segment(self.window.ids(), 0),), self.window.tokens))
-        reference = self._measure(full)
-        base = {"none_bytes": none.nbytes, "seconds_prefill": seconds, "reference": reference}
-        yield from self._make_rows(FULL, 1.0, full, reference, 0.0, base)
-        yield from self._make_rows(NONE, None, none, blank.select(fair), 0.0, base)
-        del full
+        reference = reference.select([not reason for reason in reasons])
+        base = Baseline(opened, replace(asking, window=self.window), reference)
+        yield from self._make_rows(Measurement(FULL, 1.0, opened.full, reference, 0.0), base)
         shared: dict[str, SharedStudy] = {}
         for spec, ratio in pending:
-            if spec in (FULL, NONE) or ratio is None:
-                continue
-            yield from self._measure_method(
-                spec, ratio, shared.setdefault(split_gate_spec(spec)[0], SharedStudy()), base
-            )
+            if spec not in (FULL, NONE) and ratio is not None:
+                study = shared.setdefault(split_gate_spec(spec)[0], SharedStudy())
+                yield from self._measure_method(spec, ratio, study, base)
+
+    def _leave_out(self, reasons: Sequence[str]) -> None:
+        """Drops the probes that the model answers without the span, and says so."""
+        for probe, reason in zip(self.window.probes, reasons, strict=True):
+            if reason:
+                self.setting.note(f"{probe.id} is left out: {reason}")
+        self.window = self.window.select([not reason for reason in reasons])
 
     def pending(self) -> list[tuple[str, float | None]]:
         """Returns the methods and ratios of which a row is missing."""
         return [(spec, ratio) for spec, ratio in self._plans() if self._missing(spec, ratio)]
 
-    def _measure_method(self, spec: str, ratio: float, shared: SharedStudy, base: dict[str, Any]) -> Iterator[Row]:
+    def _measure_method(self, spec: str, ratio: float, shared: SharedStudy, base: Baseline) -> Iterator[Row]:
         self.setting.progress("method", 0, 1, f"{spec} at {ratio:g}x")
         method, gate = split_gate_spec(spec)
         plan = Plan(method, ratio, self.setting.by_turn, Policy(pin=(), keep_recent=0), gate)
         try:
-            context, live = compact_in_memory(
-                list(self.window.parts), self.setting.engine, plan, self.setting.progress, shared
-            )
+            context, live = base.opened.compact(plan, self.setting.progress, shared)
         except (BadOption, Lost) as error:
             self.setting.note(f"{self.name} {self.window.id}: {spec} at {ratio:g}x is left out: {error}")
             return
-        seconds, gate = float(context.evidence["seconds_compact"]), context.evidence.get("gate")
-        yield from self._make_rows(spec, ratio, live, self._measure(live), seconds, base, gate)
+        result = base.asking.ask(live, drafts_of(base.reference))
+        seconds, found = float(context.evidence["seconds_compact"]), context.evidence.get("gate")
+        yield from self._make_rows(Measurement(spec, ratio, live, result, seconds, found), base)
 
     def _plans(self) -> Iterator[tuple[str, float | None]]:
         yield FULL, 1.0
@@ -144,58 +185,15 @@ class WindowRun:
         keys = ((*here, p.id, p.digest, spec, ratio) for p in self.window.probes)
         return any(k not in self.setting.known for k in keys)
 
-    def _knows(self, probe: Probe, text: str) -> bool:
-        reason = check_unknown(probe, text)
-        if reason:
-            self.setting.note(f"{probe.id} is left out: {reason}")
-        return bool(reason)
+    def _texts(self, result: ContextResult) -> list[str]:
+        return [self.setting.engine.model.tokenizer.decode(ids) for ids in result.said]
 
-    def _rest(self) -> CompactContext:
-        """Returns the window without its middle, everything else at its own position."""
-        kept = [_verbatim(part) for part in self.window.parts if not part.compact]
-        return CompactContext(tuple(kept), self.window.tokens)
-
-    def _open(self, context: CompactContext) -> tuple[KVContext, float]:
-        began = time.perf_counter()
-        live = self.setting.engine.open(context)
-        return live, time.perf_counter() - began
-
-    def _measure(self, live: KVContext, answer_tokens: int | None = None) -> ContextResult:
-        tokenizer = self.setting.engine.model.tokenizer
-        asked = [tuple(question_ids(tokenizer, p.question)) for p in self.window.probes]
-        targets = [_ids(tokenizer, text) for p in self.window.probes for text in (p.answer, p.distractor)]
-        scored = self.setting.engine.score(live, [Continuation(asked[i // 2], t) for i, t in enumerate(targets)])
-        sums = [float(s.sum()) for s in scored]
-        limit = self.setting.answer_tokens if answer_tokens is None else answer_tokens
-        texts = (
-            [tokenizer.decode(t) for t in self.setting.engine.answers(live, asked, limit)]
-            if limit
-            else [""] * len(asked)
-        )
-        return ContextResult(sums[0::2], sums[1::2], texts, self._next(live))
-
-    def _next(self, live: KVContext) -> Tensor | None:
-        ids = self.window.next_ids
-        if len(ids) < 2:
-            return None
-        # the first next token is scaffolding that every context predicts; scoring starts behind it
-        return self.setting.engine.next_logits(live, ids[:-1]).log_softmax(-1)
-
-    def _make_rows(
-        self,
-        spec: str,
-        ratio: float | None,
-        live: KVContext,
-        got: ContextResult,
-        seconds: float,
-        base: dict[str, Any],
-        survived: Mapping[str, Any] | None = None,
-    ) -> Iterator[Row]:
-        common = {**self._identity(), **self._sizes(live, base), **self._fidelity(got, base["reference"])}
-        common |= {"method": spec, "ratio": ratio, "seconds_compact": seconds}
-        common["seconds_prefill"] = base["seconds_prefill"]
-        tokenizer = self.setting.engine.model.tokenizer
-        for i, probe in enumerate(self.window.probes):
+    def _make_rows(self, measured: Measurement, base: Baseline, reasons: Sequence[str] = ()) -> Iterator[Row]:
+        common = {**self._identity(), **base.sizes(measured.live), **self._fidelity(measured.result, base)}
+        common |= {"method": measured.spec, "ratio": measured.ratio, "seconds_compact": measured.seconds}
+        common |= {"seconds_prefill": base.opened.seconds, "seconds_measure": measured.result.seconds}
+        tokenizer, got = self.setting.engine.model.tokenizer, measured.result
+        for i, (probe, text) in enumerate(zip(self.window.probes, self._texts(got), strict=True)):
             row = Row(
                 **common,
                 probe=probe.id,
@@ -205,12 +203,13 @@ class WindowRun:
                 answer=probe.answer,
                 distractor=probe.distractor,
                 answer_logprob=got.answers[i],
-                answer_tokens=len(_ids(tokenizer, probe.answer)),
+                answer_tokens=len(token_ids(tokenizer, probe.answer)),
                 distractor_logprob=got.distractors[i],
-                distractor_tokens=len(_ids(tokenizer, probe.distractor)),
-                text=got.texts[i],
-                keyword=keyword_hit(got.texts[i], probe.accept) if self.setting.answer_tokens else None,
-                **_gate_verdict(survived, self.window.literals[i]),
+                distractor_tokens=len(token_ids(tokenizer, probe.distractor)),
+                text=text,
+                keyword=keyword_hit(text, probe.accept) if self.setting.limits.answer else None,
+                left_out=reasons[i] if reasons else "",
+                **_gate_verdict(measured.gate, self.window.literals[i]),
             )
             if key(row) not in self.setting.known:
                 yield row
@@ -231,34 +230,32 @@ class WindowRun:
             "window": self.window.id,
         }
 
-    def _sizes(self, live: KVContext, base: dict[str, Any]) -> dict[str, Any]:
-        model, window = self.setting.engine.model, self.window
-        span = sum(len(p) for p in window.parts if p.compact)
-        held = live.nbytes - base["none_bytes"]
-        full = full_bytes(model, window.tokens)
-        span_full = full - base["none_bytes"]
-        return {
-            "tokens_full": window.tokens,
-            "tokens_span": span,
-            "slots": round(span * held / span_full, 3) if span_full else 0.0,
-            "bytes_full": full,
-            "bytes": live.nbytes,
-            "bytes_span_full": span_full,
-            "bytes_span": held,
-        }
-
-    def _fidelity(self, got: ContextResult, reference: ContextResult) -> dict[str, Any]:
-        if got.next_log_probs is None or reference.next_log_probs is None:
-            return dict.fromkeys(("kl", "top1", "next_action_logprob", "next_action_tokens"))
-        ours, theirs = got.next_log_probs, reference.next_log_probs
-        targets = torch.tensor(self.window.next_ids[1:], device=ours.device)[:, None]
-        action = max(0, self.window.action - 1)
-        return {
+    def _fidelity(self, got: ContextResult, base: Baseline) -> dict[str, Any]:
+        decode = self.setting.engine.model.tokenizer.decode
+        actions = action_fields("next_action", got.action, base.reference.action, self.window.calls, decode)
+        later = self.window.later
+        if later is not None:
+            actions |= action_fields("later_action", got.later, base.reference.later, later.calls, decode)
+        ours, theirs = got.next_log_probs, base.reference.next_log_probs
+        if ours is None or theirs is None:
+            return actions
+        return actions | {
             "kl": max(0.0, float((theirs.exp() * (theirs - ours)).sum(-1).mean())),
             "top1": float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()),
-            "next_action_logprob": float(ours.gather(1, targets)[:action].sum()) if action else None,
-            "next_action_tokens": min(action, len(targets)) if action else None,
         }
+
+
+def action_fields(
+    name: str, ours: GreedyAction, theirs: GreedyAction, calls: bool, decode: Callable[[Any], str]
+) -> dict[str, Any]:
+    """Returns the fields of a row about an action: the recorded one, and the greedy one beside the full context's."""
+    made: dict[str, Any] = {f"{name}_logprob": ours.logprob, f"{name}_tokens": ours.tokens}
+    if not theirs.ids:
+        return made
+    texts = decode(ours.ids), decode(theirs.ids)
+    found = compare_actions(*(read_action(text, calls) for text in texts))
+    greedy = {"text": texts[0], "tool": found.tool, "exact": found.exact, "f1": found.f1}
+    return made | {f"{name}_{field}": value for field, value in greedy.items()}
 
 
 def _gate_verdict(gate: Mapping[str, Any] | None, literal: tuple[int, int]) -> dict[str, Any]:
@@ -270,14 +267,6 @@ def _gate_verdict(gate: Mapping[str, Any] | None, literal: tuple[int, int]) -> d
     lost = any(a < last and first < b for a, b in gate["spans_lost"])
     forbidden = [fact["text"] for fact in gate["lost"] if fact["kind"] == FactKind.PROHIBITION]
     return {"gate_nats": nats, "gate_lost": lost, "prohibitions_lost": forbidden}
-
-
-def _verbatim(part: Part) -> Any:
-    return token_segment([i for b in part.blocks for i in b.ids], part.start, tuple(b.origin for b in part.blocks))
-
-
-def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 @cache

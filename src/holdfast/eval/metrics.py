@@ -91,6 +91,13 @@ def f1(text: str, answer: str) -> float:
     return 2 * common / (said.total() + right.total()) if common else 0.0
 
 
+def token_f1(text: str, reference: str) -> float:
+    """Returns the harmonic mean of precision and recall of the reference's words and signs, 0 to 1; case counts."""
+    said, right = (Counter(re.findall(r"\w+|[^\w\s]", side)) for side in (text, reference))
+    total = said.total() + right.total()
+    return 2 * (said & right).total() / total if total else 1.0
+
+
 def _words(text: str) -> list[str]:
     words = (word.strip(".,;:!?\"'`()[]{}") for word in text.casefold().split())
     return [word for word in words if word not in ("", "a", "an", "the")]

@@ -48,9 +48,16 @@ class Probe(BaseModel):
         return self.answer_literal or self.answer
 
 
-def read_probes(path: str | Path) -> list[Probe]:
-    """Reads probes, one JSON object a line. Raises BadInput, which names the line, for anything else."""
-    path = Path(path)
+def read_probes(*paths: str | Path) -> list[Probe]:
+    """Reads the probes of files, one JSON object a line. Raises BadInput, which names the line, for anything else."""
+    probes = [probe for path in paths for probe in _read_file(Path(path))]
+    if twice := [key for key, n in Counter((p.transcript, p.id) for p in probes).items() if n > 1]:
+        where = ", ".join(map(str, paths))
+        raise BadInput(f"{where}: two probes of {twice[0][0]} are called {twice[0][1]!r}; give each an id of its own")
+    return probes
+
+
+def _read_file(path: Path) -> list[Probe]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -66,8 +73,6 @@ def read_probes(path: str | Path) -> list[Probe]:
             raise BadInput(f"{path}:{number}: not a probe ({'; '.join(first[:3])})") from error
     if not probes:
         raise BadInput(f"{path} holds no probes")
-    if twice := [key for key, n in Counter((p.transcript, p.id) for p in probes).items() if n > 1]:
-        raise BadInput(f"{path}: two probes of {twice[0][0]} are called {twice[0][1]!r}; give each an id of its own")
     return probes
 
 

@@ -82,16 +82,20 @@ class Row(BaseModel):
     bytes_full: Count
     """KV bytes that the full context holds for the window."""
     bytes: Count
-    """KV bytes really held for the window after compaction."""
+    """KV bytes held for the window after compaction."""
     bytes_span_full: Count
     """KV bytes that the full context holds for the span."""
     bytes_span: Count
-    """KV bytes really held for the span after compaction."""
+    """KV bytes held for the span after compaction."""
+    bytes_base: str = ""
+    """Dtype of a plain number in all of these; empty in old rows, whose base is the dtype that they ran in."""
 
     seconds_prefill: Seconds
     """Seconds to prefill the full window."""
     seconds_compact: Seconds
     """Seconds that compaction took on top of the prefill."""
+    seconds_measure: Seconds = 0.0
+    """Seconds that it took to ask the context everything."""
 
     answer_logprob: FiniteFloat
     """Log-probability of the right answer, summed over its tokens (nats)."""
@@ -105,6 +109,8 @@ class Row(BaseModel):
     """The greedy answer."""
     keyword: bool | None
     """True if the greedy answer holds an accepted keyword; null if no answer was asked for."""
+    left_out: str = ""
+    """The reason why no method is measured: a `none` row of a model that knows the answer without the span."""
     gate_nats: FiniteFloat | None = None
     """By how much, the gate says, the log-probability of the probe's literal fell (nats); null without a gate."""
     gate_lost: bool | None = None
@@ -120,6 +126,21 @@ class Row(BaseModel):
     """Log-probability of the session's recorded next action, summed over its tokens (nats)."""
     next_action_tokens: Tokens | None = None
     """Tokens of the recorded next action."""
+    next_action_text: str | None = None
+    """The greedy next action; of a call, what follows its opening. Null if none was asked for, as in what follows."""
+    next_action_tool: bool | None = None
+    """True if it calls the tool that the full context's greedy action calls; null where the session calls none."""
+    next_action_exact: bool | None = None
+    """True if its arguments (or words) are also the same."""
+    next_action_f1: Share | None = None
+    """F1 of the tokens of its arguments (or words); 0 with another tool."""
+    later_action_logprob: FiniteFloat | None = None
+    """Log-probability of the recorded action behind at least three more turns, which are read word by word."""
+    later_action_tokens: Tokens | None = None
+    later_action_text: str | None = None
+    later_action_tool: bool | None = None
+    later_action_exact: bool | None = None
+    later_action_f1: Share | None = None
 
     @model_validator(mode="after")
     def _check_ratio(self) -> Self:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from holdfast.blocks.render import render
 from holdfast.compaction.compact import ROOM, load, session_digest
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Failed
-from holdfast.eval.measure import Key, Note, RunSettings, WindowRun, key
+from holdfast.eval.asking import Limits, Openings
+from holdfast.eval.later_action import NEXT_TOKENS
+from holdfast.eval.measure import Key, Note, RunSettings, WindowRun, key, place
 from holdfast.eval.probes import Probe
 from holdfast.eval.rows import FULL, NONE, Row, read_rows
 from holdfast.eval.score import SAME
-from holdfast.eval.windows import NEXT_TOKENS, Window, locate, turn_windows, windows
+from holdfast.eval.windows import Window, locate, turn_windows, windows
 from holdfast.gate.latent.gate import split_gate_spec
 from holdfast.methods.registry import build
 from holdfast.parallel import RayCluster, Work, run_tasks
@@ -31,7 +34,7 @@ from holdfast.progress import Progress, quiet
 from holdfast.storage.json_lines import append_line
 from holdfast.transcript.read import read
 
-ANSWER_TOKENS = 24
+ANSWER_TOKENS = ACTION_TOKENS = 48
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,13 @@ class Run:
     seed: int = 0
     by_turn: bool | None = None
     answer_tokens: int = ANSWER_TOKENS
-    """Most tokens of a greedy answer, in which the keywords are looked for; 0 asks for none, which is much faster."""
+    """Most tokens of a greedy answer, in which the keywords are looked for; 0 asks for none, which is faster."""
+    action_tokens: int = ACTION_TOKENS
+    """Most tokens of a greedy next action; 0 asks for none."""
+    later: bool = True
+    """Measure the action behind more turns too, which every context has to read."""
+    windows: int | None = None
+    """Measure only so many windows, taken from the sessions in turn; more of them later go on from there."""
     threads: int = field(default_factory=torch.get_num_threads)
 
 
@@ -63,14 +72,28 @@ class Job:
     session_digest: str
     window: Window
 
+    def without(self, left_out: Set[Key]) -> Job:
+        """Returns the job without the probes that an earlier run left out."""
+        here = (self.name, self.session_digest, self.window.id)
+        kept = [(*here, p.id, p.digest) not in left_out for p in self.window.probes]
+        return replace(self, window=self.window.select(kept))
 
-def transcripts_in(path: str | Path) -> tuple[Path, ...]:
-    """Returns a file, or the files of a folder in order of name. Raises BadInput if there is none."""
-    path = Path(path)
-    found = tuple(sorted(p for p in path.iterdir() if p.is_file())) if path.is_dir() else (path,)
-    if not found or not all(p.exists() for p in found):
-        raise BadInput(f"{path}: no transcripts there; give a file or a folder of files")
-    return found
+
+def transcripts_in(*paths: str | Path) -> tuple[Path, ...]:
+    """Returns files, and of folders the files in them, in order of name. Raises BadInput if there is none.
+
+    Raises BadInput too for two files of one name, because probes and rows know a session by its name.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        here = tuple(sorted(p for p in path.iterdir() if p.is_file())) if path.is_dir() else (path,)
+        if not here or not all(p.exists() for p in here):
+            raise BadInput(f"{path}: no transcripts there; give a file or a folder of files")
+        for file in here:
+            if file.name in found:
+                raise BadInput(f"{file} and {found[file.name]} have one name; give each session a name of its own")
+            found[file.name] = file
+    return tuple(found.values())
 
 
 def measure(
@@ -91,12 +114,14 @@ def measure(
         if spec not in (FULL, NONE):
             build(split_gate_spec(spec)[0])  # an unknown method fails before anything is measured
     check_size(run, engine)
-    written = _read_known_keys(engine, _config(run, engine), out, note)
+    rows = _read_known_rows(engine, _config(run, engine), out, note)
+    written, left_out = {key(row) for row in rows}, {place(row) for row in rows if row.left_out}
     before = len(written)
     setting = _setting(run, engine, frozenset(written), progress)
     jobs = list(_jobs(run, engine, note))
     if not jobs:
         raise BadInput("nothing to measure: no probe could be placed in a window of these transcripts")
+    jobs = [job.without(left_out) for job in jobs]
     jobs = [job for job in jobs if _window_run(setting, job).pending()]
     opened = _remote_work(run, engine, setting.known) if cluster else lambda: partial(_rows, setting)
     with closing(run_tasks(jobs, opened, cluster)) as everything:
@@ -105,14 +130,22 @@ def measure(
             progress("window", number, len(jobs), name)
             if done.failure:
                 note(f"{name}: left for the next run: {done.failure}")
+            costs: dict[tuple[str, float | None], str] = {}
             for row in done.results:
                 if isinstance(row, str):
                     note(row)
                 elif key(row) not in written:
                     append_line(out, row)
                     written.add(key(row))
+                    costs[row.method, row.ratio] = _describe_cost(row)
+            note(f"{number + 1}/{len(jobs)} {name}: seconds, compacting + asking: {', '.join(costs.values())}")
     progress("window", len(jobs), len(jobs), "")
     return len(written) - before
+
+
+def _describe_cost(row: Row) -> str:
+    spent = f"{row.seconds_prefill if row.method == FULL else row.seconds_compact:.1f} + {row.seconds_measure:.1f}"
+    return f"{row.method}{'' if row.ratio in (None, 1) else f' {row.ratio:g}x'} {spent}"
 
 
 def _rows(setting: RunSettings, job: Job) -> Iterator[Row | str]:
@@ -131,8 +164,9 @@ def _window_run(setting: RunSettings, job: Job) -> WindowRun:
 
 def _setting(run: Run, engine: LocalEngine, known: Set[Key], progress: Progress) -> RunSettings:
     config = _config(run, engine)
+    limits, openings = Limits(run.answer_tokens, run.action_tokens), Openings.of(engine.model.tokenizer)
     return RunSettings(
-        engine, run.latent, run.ratios, run.by_turn, config, run.seed, run.answer_tokens, known, progress, print
+        engine, run.latent, run.ratios, run.by_turn, config, run.seed, limits, openings, known, progress, print
     )
 
 
@@ -175,19 +209,19 @@ def check_size(run: Run, engine: LocalEngine) -> None:
         raise BadOption(f"--window {run.window} is too long: {engine.model.name} reads windows of up to {most} tokens")
 
 
-def _read_known_keys(engine: LocalEngine, config: dict[str, Any], out: Path, note: Note) -> set[Key]:
-    """Returns the keys of the rows in `out`. Raises BadOption if they were measured in another way."""
+def _read_known_rows(engine: LocalEngine, config: dict[str, Any], out: Path, note: Note) -> list[Row]:
+    """Returns the rows in `out`. Raises BadOption if they were measured in another way."""
     if not out.parent.is_dir() or out.is_dir():
         raise BadInput(f"{out}: rows need a file in a folder that exists")
     if not out.exists() or b"\n" not in out.read_bytes():  # nothing, or half a row of a run that was killed
-        return set()
+        return []
     rows = read_rows(out, warn=note)
     ours = {name: config[name] for name in SAME} | {"model": engine.model.digest}
     for row in rows:
         theirs = {name: row.config.get(name) for name in SAME} | {"model": row.model_digest}
         if other := [f"{name} {theirs[name]!r} and not {ours[name]!r}" for name in ours if theirs[name] != ours[name]]:
             raise BadOption(f"{out} holds rows measured with {', '.join(other)}; give another --out")
-    return {key(row) for row in rows}
+    return rows
 
 
 def _config(run: Run, engine: LocalEngine) -> dict[str, Any]:
@@ -198,6 +232,8 @@ def _config(run: Run, engine: LocalEngine) -> dict[str, Any]:
         "device": str(model.device),
         "threads": run.threads,
         "by_turn": run.by_turn,
+        "answer_tokens": run.answer_tokens,
+        "action_tokens": run.action_tokens,
     }
 
 
@@ -207,12 +243,16 @@ def _jobs(run: Run, engine: LocalEngine, note: Note) -> Iterator[Job]:
     names = {path.name for path in run.transcripts}
     for missing in sorted(wanted - names):
         note(f"{missing}: its probes are left out, there is no such transcript here")
+    cut = []
     for path in run.transcripts:
         mine = [p for p in sampled if p.transcript == path.name]
         try:
-            yield from _cut(path, mine, run, engine, note) if mine else ()
+            cut.append(list(_cut(path, mine, run, engine, note)) if mine else [])
         except BadInput as error:
             note(f"{path.name}: its {len(mine)} probes are left out: {error}")
+    # in turn, so that a run that is stopped has measured a bit of every session
+    in_turn = (job for some in zip_longest(*cut) for job in some if job is not None)
+    yield from islice(in_turn, run.windows)
 
 
 def _cut(path: Path, probes: Sequence[Probe], run: Run, engine: LocalEngine, note: Note) -> Iterator[Job]:
@@ -223,7 +263,14 @@ def _cut(path: Path, probes: Sequence[Probe], run: Run, engine: LocalEngine, not
     cut, dropped = choose(transcript, rendered, located, run.window)
     for probe, reason in (*missing_evidence, *dropped):
         note(f"{probe.id} is left out: {reason}")
-    yield from (Job(path.name, session_digest(rendered), window) for window in cut)
+    yield from (Job(path.name, session_digest(rendered), _fit(window, run, engine)) for window in cut)
+
+
+def _fit(window: Window, run: Run, engine: LocalEngine) -> Window:
+    """Returns the window, without a later action that is not asked for or stands beyond the model's positions."""
+    later, most = window.later, engine.model.max_tokens - NEXT_TOKENS - ROOM
+    fits = run.later and later is not None and window.tokens + len(later.before) <= most
+    return window if fits else replace(window, later=None)
 
 
 def _sample_probes(run: Run) -> Sequence[Probe]:

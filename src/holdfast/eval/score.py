@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -23,7 +23,7 @@ from holdfast.eval.rows import FULL, NONE, Row
 
 Bounds = tuple[float | None, float | None]
 """[low, high] of a 95 % bootstrap interval over windows; both null where there is none, as for a single window."""
-RETAINED, NEXT_ACTION = "retained: ", "next action: "
+RETAINED, NEXT_ACTION, LATER_ACTION = "retained: ", "next action: ", "later action: "
 """How a note says which number it explains."""
 
 
@@ -64,6 +64,11 @@ class Score(BaseModel):
     keyword: float | None
     """Share of greedy answers that hold an accepted keyword."""
     keyword_ci: Bounds
+    keyword_kept: float | None
+    """Share of them over the probes that the full context answers right."""
+    keyword_kept_ci: Bounds
+    n_answerable: int
+    """Probes that the full context answers right."""
     kl: float | None
     """Mean KL(full || compact) on the next turns (nats per token)."""
     kl_ci: Bounds
@@ -75,6 +80,26 @@ class Score(BaseModel):
     next_action_ci: Bounds
     n_next: int
     """Windows that have a recorded next action."""
+    action_tool: float | None
+    """Share of windows whose greedy action calls the same tool as the full context's, where the session calls one."""
+    action_tool_ci: Bounds
+    action_exact: float | None
+    """Share of windows whose greedy action is the full context's, arguments included."""
+    action_exact_ci: Bounds
+    action_f1: float | None
+    """Mean F1 of its tokens."""
+    action_f1_ci: Bounds
+    later_action: float | None
+    """Share of the nats that the full context supplies to the recorded action behind three more turns."""
+    later_action_ci: Bounds
+    n_later: int
+    """Windows that have one."""
+    later_tool: float | None
+    later_tool_ci: Bounds
+    later_exact: float | None
+    later_exact_ci: Bounds
+    later_f1: float | None
+    later_f1_ci: Bounds
     tokens_span: float
     slots: float
     """Mean KV slots per layer and head held for the span."""
@@ -84,14 +109,19 @@ class Score(BaseModel):
     """Mean KV bytes really held for the window."""
     bytes_span_full: float
     bytes_span: float
+    bytes_base: str
+    """Dtype of the cache that all bytes are counted in."""
     seconds_prefill: float
     seconds_compact: float
+    seconds_measure: float
     by_category: dict[str, CategoryScore]
     note: str = ""
     """On how many of the probes the method was measured, where not on all; why a number is null, where one is."""
 
 
-SAME = ("window", "dtype", "by_turn")  # settings that rows must share to be compared
+AGREEMENT = ("tool", "exact", "f1")
+"""What is compared of two greedy actions."""
+SAME = ("window", "dtype", "by_turn", "answer_tokens", "action_tokens")  # settings that rows must share to be compared
 
 
 class JoinedRow(NamedTuple):
@@ -139,7 +169,7 @@ def _probe(row: Row) -> tuple[str, str, str]:
     return (row.transcript, row.window, row.probe)
 
 
-def _window(row: Row) -> tuple[str, str]:
+def window_of(row: Row) -> tuple[str, str]:
     return (row.transcript, row.window)
 
 
@@ -154,13 +184,14 @@ def _baseline(baselines: dict[tuple[str, str, str, str], Row], row: Row, method:
 
 
 def _comparable(rows: Iterable[Row]) -> list[Row]:
-    kept = list(rows)
+    kept = [row for row in rows if not row.left_out]
     if not kept:
         raise BadInput("there are no rows to score; measure some first with `holdfast eval run`")
     models = {row.model_digest: f"{row.model} ({row.model_digest[:12]})" for row in kept}
     _refuse_mixture("models", models.values())
     for key in SAME:
         _refuse_mixture(f"values of `{key}`", {json.dumps(row.config.get(key), default=str) for row in kept})
+    _refuse_mixture("bases of bytes", {bytes_base(row) for row in kept})
     _refuse_repeats(kept)
     return kept
 
@@ -189,43 +220,54 @@ def _refuse_mixture(what: str, values: Iterable[str]) -> None:
 
 def _score(group: Sequence[JoinedRow], probes: int) -> Score:
     rows = [joined.row for joined in group]
-    windows = list({_window(j.row): j for j in group}.values())
-    acts = [j for j in windows if None not in {r.next_action_logprob for r in j}]
+    windows = list({window_of(j.row): j for j in group}.values())
+    calibrated = margins_over_none(group)
     answers, answer_note = _retained_score(group, "answer_logprob")
-    actions, action_note = _retained_score(acts, "next_action_logprob") if acts else (_UNKNOWN, "")
-    calibrated = _margins_over_none(group)
-    choice, margin = _mean(group, metrics.choose_answer(calibrated)), _mean(group, calibrated)
-    keyword = _UNKNOWN if any(r.keyword is None for r in rows) else _mean(group, _column(rows, "keyword"))
-    kl, top1 = _next_turns(windows, "kl", 0.0), _next_turns(windows, "top1", 1.0)
+    actions, action_note, n_next = _action(windows, "next_action")
+    later, later_note, n_later = _action(windows, "later_action")
+    answerable = [joined for joined in group if joined.full.keyword]
+    estimates: dict[str, _Estimate] = {
+        "retained": answers,
+        "forced_choice": _mean(group, metrics.choose_answer(calibrated)),
+        "margin": _mean(group, calibrated),
+        "keyword": _mean_of_known(group, "keyword"),
+        "keyword_kept": _mean_of_known(answerable, "keyword"),
+        "kl": _next_turns(windows, "kl", 0.0),
+        "top1": _next_turns(windows, "top1", 1.0),
+        "next_action": actions,
+        "later_action": later,
+        **{f"action_{kind}": _next_turns(windows, f"next_action_{kind}", 1.0) for kind in AGREEMENT},
+        **{f"later_{kind}": _next_turns(windows, f"later_action_{kind}", 1.0) for kind in AGREEMENT},
+    }
     return Score(
         method=rows[0].method,
         ratio=rows[0].ratio,
         n=len(rows),
         n_windows=len(windows),
-        retained=answers.value,
-        retained_ci=answers.ci,
-        forced_choice=choice.value,
-        forced_choice_ci=choice.ci,
-        margin=margin.value,
-        margin_ci=margin.ci,
-        keyword=keyword.value,
-        keyword_ci=keyword.ci,
-        kl=kl.value,
-        kl_ci=kl.ci,
-        top1=top1.value,
-        top1_ci=top1.ci,
-        next_action=actions.value,
-        next_action_ci=actions.ci,
-        n_next=len(acts),
+        n_answerable=len(answerable),
+        n_next=n_next,
+        n_later=n_later,
         by_category=_by_category(group),
-        note=_note(len(rows), probes, answer_note, action_note),
+        note=_note(len(rows), probes, answer_note, action_note, later_note),
+        bytes_base=bytes_base(rows[0]),
         **_costs([joined.row for joined in windows]),
+        **_fields(estimates),
     )
 
 
-def _note(n: int, probes: int, answers: str, actions: str) -> str:
+def _fields(estimates: Mapping[str, _Estimate]) -> dict[str, Any]:
+    values = {name: found.value for name, found in estimates.items()}
+    return values | {f"{name}_ci": found.ci for name, found in estimates.items()}
+
+
+def bytes_base(row: Row) -> str:
+    """Returns the dtype of the cache in which a row counts its bytes."""
+    return row.bytes_base or str(row.config.get("dtype", ""))
+
+
+def _note(n: int, probes: int, answers: str, actions: str, later: str) -> str:
     partial = f"measured on {n} of {probes} probes" if n < probes else ""
-    reasons = (answers and RETAINED + answers, actions and NEXT_ACTION + actions)
+    reasons = (answers and RETAINED + answers, actions and NEXT_ACTION + actions, later and LATER_ACTION + later)
     return "; ".join(part for part in (partial, *reasons) if part)
 
 
@@ -238,14 +280,14 @@ _UNKNOWN = _Estimate(None)
 
 
 def _estimate(value: float, top: Floats, bottom: Floats, group: Sequence[JoinedRow]) -> _Estimate:
-    low, high = metrics.ratio_interval(top, bottom, _clusters(group))
-    return _Estimate(_finite(value), (_finite(low), _finite(high)))
+    low, high = metrics.ratio_interval(top, bottom, clusters(group))
+    return _Estimate(finite(value), (finite(low), finite(high)))
 
 
-def _clusters(group: Sequence[JoinedRow]) -> Indices:
+def clusters(group: Sequence[JoinedRow]) -> Indices:
     """Returns the number of each row's window, from 0 in order of appearance."""
     numbers: dict[tuple[str, str], int] = {}
-    return np.array([numbers.setdefault(_window(j.row), len(numbers)) for j in group], dtype=np.int64)
+    return np.array([numbers.setdefault(window_of(j.row), len(numbers)) for j in group], dtype=np.int64)
 
 
 def _mean(group: Sequence[JoinedRow], values: Floats) -> _Estimate:
@@ -253,25 +295,37 @@ def _mean(group: Sequence[JoinedRow], values: Floats) -> _Estimate:
 
 
 def _retained_score(group: Sequence[JoinedRow], field: str) -> tuple[_Estimate, str]:
-    compact, none, full = (_column(rows, field) for rows in zip(*group, strict=True))
+    compact, none, full = (column(rows, field) for rows in zip(*group, strict=True))
     share = metrics.retained_share(compact, none, full)
     return _estimate(share.value, compact - none, full - none, group), share.reason
 
 
-def _margins_over_none(group: Sequence[JoinedRow]) -> Floats:
+def margins_over_none(group: Sequence[JoinedRow]) -> Floats:
     def per_token(rows: Sequence[Row], what: str) -> Floats:
-        return _column(rows, f"{what}_logprob") / _column(rows, f"{what}_tokens")
+        return column(rows, f"{what}_logprob") / column(rows, f"{what}_tokens")
 
     rows, none, _ = zip(*group, strict=True)
     return metrics.margins(*(per_token(part, what) for part in (rows, none) for what in ("answer", "distractor")))
 
 
+def _action(windows: Sequence[JoinedRow], name: str) -> tuple[_Estimate, str, int]:
+    """Returns the retained information about an action, why there is none, and over how many windows."""
+    known = [j for j in windows if None not in {getattr(row, f"{name}_logprob") for row in j}]
+    found, reason = _retained_score(known, f"{name}_logprob") if known else (_UNKNOWN, "")
+    return found, reason, len(known)
+
+
 def _next_turns(windows: Sequence[JoinedRow], field: str, of_full: float) -> _Estimate:
     """Averages over the windows that have next turns; the full context equals itself by definition."""
-    if windows[0].row.method == FULL:
-        return _Estimate(of_full, (of_full, of_full))
-    known = [joined for joined in windows if getattr(joined.row, field) is not None]
-    return _mean(known, _column([joined.row for joined in known], field)) if known else _UNKNOWN
+    found = _mean_of_known(windows, field)
+    is_full = windows[0].row.method == FULL and (found.value is not None or field in ("kl", "top1"))
+    return _Estimate(of_full, (of_full, of_full)) if is_full else found
+
+
+def _mean_of_known(group: Sequence[JoinedRow], field: str) -> _Estimate:
+    """Averages a field over the rows that have it."""
+    known = [joined for joined in group if getattr(joined.row, field) is not None]
+    return _mean(known, column([joined.row for joined in known], field)) if known else _UNKNOWN
 
 
 def _by_category(group: Sequence[JoinedRow]) -> dict[str, CategoryScore]:
@@ -294,16 +348,17 @@ _COSTS = (
     "bytes_span",
     "seconds_prefill",
     "seconds_compact",
+    "seconds_measure",
 )
 
 
-def _costs(rows: Sequence[Row]) -> dict[str, float]:
-    return {field: float(_column(rows, field).mean()) for field in _COSTS}
+def _costs(rows: Sequence[Row]) -> dict[str, Any]:
+    return {field: float(column(rows, field).mean()) for field in _COSTS}
 
 
-def _column(rows: Sequence[Row], field: str) -> Floats:
+def column(rows: Sequence[Row], field: str) -> Floats:
     return np.array([getattr(row, field) for row in rows], dtype=np.float64)
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None

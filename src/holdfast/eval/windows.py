@@ -1,23 +1,23 @@
 """Windows: parts of a long session that fit the model, cut the way an agent would meet them.
 
 A window is the session's prefix, a middle that is compacted, and the last exchange before a turn of the assistant;
-that turn, as the session recorded it, is the next action.
+that turn, as the session recorded it, is the next action. A later action follows behind more turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.blocks.render import RenderedSession
 from holdfast.compaction.partition import Part
 from holdfast.errors import BadOption
+from holdfast.eval.later_action import NEXT_TOKENS, LaterAction, find_later_action
 from holdfast.eval.probes import Probe, check_static_rules
 from holdfast.transcript.turn import Role, Transcript
 
-NEXT_TOKENS = 256  # of the real session after the window, over which fidelity is measured
 SHARE = 4  # prefix and suffix each get at most this part of the window
 
 
@@ -46,15 +46,23 @@ class Window:
     """The session's next tokens, at most `NEXT_TOKENS`."""
     action: int
     """Count of `next_ids` that belong to the assistant's next turn."""
+    calls: bool = False
+    """True if that turn calls a tool."""
+    later: LaterAction | None = None
 
     @property
     def tokens(self) -> int:
         return sum(map(len, self.parts))
 
-    def ids(self, *, compacted: bool = True) -> tuple[int, ...]:
-        """Returns all token ids, or only those that stay."""
-        kept = (p for p in self.parts if compacted or not p.compact)
-        return tuple(i for part in kept for block in part.blocks for i in block.ids)
+    def ids(self) -> tuple[int, ...]:
+        """Returns all token ids."""
+        return tuple(i for part in self.parts for block in part.blocks for i in block.ids)
+
+    def select(self, kept: Sequence[bool]) -> Window:
+        """Returns the window with the probes that `kept` marks."""
+        pick = [i for i, ok in enumerate(kept) if ok]
+        probes, literals = tuple(self.probes[i] for i in pick), tuple(self.literals[i] for i in pick)
+        return replace(self, probes=probes, literals=literals)
 
 
 def locate(probes: Sequence[Probe], rendered: RenderedSession) -> tuple[list[LocatedProbe], list[tuple[Probe, str]]]:
@@ -99,7 +107,7 @@ def windows(
             todo.pop(0)
             continue
         covered = best.covers(todo, rendered)
-        out.append(best.window(rendered, covered))
+        out.append(best.window(transcript, rendered, covered))
         todo = [x for x in todo if x not in covered]
     return out, dropped
 
@@ -130,7 +138,7 @@ def turn_windows(
     out = []
     for turn, found in by_turn.items():
         cut = _turn_cut(transcript, prefix, spans[turn], turn)
-        out.append(cut.window(rendered, found))
+        out.append(cut.window(transcript, rendered, found))
     return out, dropped
 
 
@@ -160,7 +168,7 @@ class _Cut:
     def verbatim(self, rendered: RenderedSession) -> str:
         return "\n".join(_text(rendered, *span) for span in (self.prefix, self.suffix))
 
-    def window(self, rendered: RenderedSession, found: Sequence[LocatedProbe]) -> Window:
+    def window(self, transcript: Transcript, rendered: RenderedSession, found: Sequence[LocatedProbe]) -> Window:
         spans = [(self.prefix, False), (self.middle, True), (self.suffix, False)]
         parts, at = [], 0
         for span, compact in spans:
@@ -173,7 +181,9 @@ class _Cut:
         action = sum(len(b) for b in after if b.origin.turn == self.turn)
         name = f"tokens {self.middle[0]}-{self.suffix[1]}"
         probes, literals = tuple(x.probe for x in found), tuple(x.literal for x in found)
-        return Window(name, tuple(parts), probes, literals, tuple(following), min(action, len(following)))
+        calls = self.turn is not None and bool(transcript.turns[self.turn].calls)
+        later = None if self.turn is None else find_later_action(transcript, after, self.turn)
+        return Window(name, tuple(parts), probes, literals, tuple(following), min(action, len(following)), calls, later)
 
 
 def _cuts(transcript: Transcript, rendered: RenderedSession, size: int) -> list[_Cut]:

@@ -126,9 +126,16 @@ def _reason(name: str, first_line: str) -> str:
     return "it is not on this machine, and the Hugging Face hub cannot be reached; check the name and the network"
 
 
-def full_bytes(model: Model, length: int) -> int:
-    """Returns the KV bytes of `length` verbatim tokens; sliding layers hold only what the next token sees."""
-    pair = 2 * model.family.kv_heads * model.family.head_dim * model.dtype.itemsize
+BASE_DTYPE, BASE_ITEMSIZE = "bfloat16", 2
+"""The cache against which sizes are stated, and the bytes of one of its numbers: what models are served in."""
+
+
+def full_bytes(model: Model, length: int, itemsize: int | None = None) -> int:
+    """Returns the KV bytes of `length` verbatim tokens; sliding layers hold only what the next token sees.
+
+    A number takes `itemsize` bytes, by default those of the model's dtype.
+    """
+    pair = 2 * model.family.kv_heads * model.family.head_dim * (itemsize or model.dtype.itemsize)
     seen = (length if layer.window is None else min(length, layer.window - 1) for layer in model.family.layers)
     return sum(pair * n for n in seen)
 
