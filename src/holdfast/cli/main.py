@@ -29,6 +29,7 @@ from holdfast.cli import (
     init,
     join,
     log,
+    mcp,
     methods,
     models,
     proxy,
@@ -47,7 +48,7 @@ from holdfast.errors import HoldfastError
 SECTIONS: dict[str, tuple[Callable[..., None], ...]] = {
     "Sessions": (read.read, doctor.doctor, compact.compact, log.log, diff.diff, undo.undo, expand.expand, cost.cost),
     "Compact contexts (.holdfast)": (show.show, ask.ask, recompact.recompact, join.join),
-    "Live, for an agent": (init.init, serve.serve, proxy.proxy, store.store),
+    "Live, for an agent": (init.init, serve.serve, proxy.proxy, mcp.mcp, store.store),
     "Measuring": (demo.demo, calibrate.calibrate),
     "This installation": (methods.methods, models.models, fetch.fetch, config.config, version.version),
 }

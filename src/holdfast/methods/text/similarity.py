@@ -32,21 +32,25 @@ def bm25(query: str, texts: Sequence[str]) -> list[float]:
 
 def embedding(query: str, texts: Sequence[str]) -> list[float]:
     """Returns cosine similarities of all-MiniLM-L6-v2 sentence embeddings (mean of the last hidden states)."""
+    together = embed([query, *texts])
+    return [float(score) for score in together[1:] @ together[0]]
+
+
+def embed(texts: Sequence[str]) -> Any:
+    """Returns the sentence embeddings of `texts`, of length 1, as a tensor `[texts, 384]`."""
     import torch
 
     tokenizer, model = _load_minilm()
-    vectors = []
-    asked = [query, *texts]
-    for start in range(0, len(asked), _BATCH):
+    vectors = [torch.empty(0, model.config.hidden_size)]
+    for start in range(0, len(texts), _BATCH):
         batch = tokenizer(
-            asked[start : start + _BATCH], padding=True, truncation=True, max_length=_WINDOW, return_tensors="pt"
+            list(texts[start : start + _BATCH]), padding=True, truncation=True, max_length=_WINDOW, return_tensors="pt"
         )
         with torch.no_grad():
             hidden = model(**batch).last_hidden_state
         mask = batch["attention_mask"][:, :, None]
         vectors.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
-    together = torch.cat(vectors)
-    return [float(score) for score in together[1:] @ together[0]]
+    return torch.cat(vectors)
 
 
 @lru_cache(maxsize=1)
