@@ -447,6 +447,28 @@ def test_calibrate_then_learned_shares_work(run, model, session, tmp_path, monke
     assert run("compact", session, "-o", out, "--latent", given, "--model", model, "--force")[0] == 0
 
 
+def test_a_surrogate_is_learned_from_sessions_and_texts_and_then_used(run, model, session, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
+    texts, out = tmp_path / "texts.jsonl", tmp_path / "a"
+    texts.write_text("".join(json.dumps({"text": f"line {n} of a text about ports. " * 60}) + "\n" for n in range(4)))
+    learning = ["calibrate", session, "--learn", "surrogate", "--texts", texts, "--model", model, "--window", "64"]
+    code, text, _ = run(*learning, "--limit", "8", "--hidden", "4", "--json")
+    facts = json.loads(text)
+    assert code == 0
+    assert set(facts["overlap"]) == {"4x", "8x", "16x"}
+    assert facts["tokens"] == 7 * 64
+    assert run("compact", session, "-o", out, "--latent", "surrogate", "--model", model, "--pin", "system")[0] == 0
+    own = tmp_path / "own.safetensors"
+    code, text, _ = run(*learning, "--limit", "8", "--hidden", "4", "-o", own)
+    assert code == 0
+    assert f"use it: --latent surrogate:weights={own}" in text
+    spoilt = tmp_path / "spoilt.jsonl"
+    spoilt.write_text('{"words": "no field of that name"}\n')
+    code, _, err = run("calibrate", session, "--learn", "surrogate", "--texts", spoilt, "--model", model)
+    assert code == 2
+    one_line(err, "without a field text")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -458,6 +480,11 @@ def test_calibrate_then_learned_shares_work(run, model, session, tmp_path, monke
         (["-o", "{session}"], "is the input"),
         (["-o", "."], "give a file in a folder"),
         (["-o", "/nonexistent/x.json"], "give a file in a folder"),
+        (["--learn", "manners"], "--learn must be one of shares, surrogate"),
+        (["--texts", "{session}"], "--texts is for --learn surrogate"),
+        (["--learn", "surrogate", "--labels", "guess"], "labels must be one of method, later, both"),
+        (["--learn", "surrogate", "--limit", "500"], "give more or longer sessions"),
+        (["--learn", "surrogate", "--texts", "/nonexistent/x.txt"], "cannot read the texts"),
     ],
 )
 def test_calibrate_says_what_is_wrong_and_harms_nothing(run, model, session, arguments, says):

@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from conftest import VOCAB
 from holdfast.blocks.block import Kind
 from holdfast.blocks.render import render
 from holdfast.compaction.compact import compact
 from holdfast.compaction.partition import parts, spans
 from holdfast.compaction.plan import Plan, Policy
+from holdfast.compaction.train_surrogate import SurrogateTraining, train_surrogate
 from holdfast.compaction.walk import compact_in_memory, compact_parts
 from holdfast.context import holdfast_file
 from holdfast.context.budget import budget_from_ratio
@@ -23,6 +25,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, UnsupportedModel
 from holdfast.gate.latent.fact_tokens import build_fact_mask
 from holdfast.methods.registry import LATENT, build
+from holdfast.methods.surrogate_network import find_network, own_network_path, save_network
 from holdfast.model.load import adopt_model
 from holdfast.transcript.cuts import check_legal, legal_cuts
 from tolerance import PASS, close
@@ -64,8 +67,21 @@ def case(request):
 
 
 @pytest.fixture(scope="module")
-def two(tiny, case):
-    return tiny(case[0])
+def surrogates(tmp_path_factory):
+    """A home for the surrogates of the tiny models, which are trained where a test asks for one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOLDFAST_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def two(tiny, case, surrogates):
+    pair = tiny(case[0])
+    if case[1].startswith("surrogate") and not find_network(pair.model.digest):
+        training = SurrogateTraining(windows=8, window=64, hidden=4, epochs=1)
+        tokens = torch.randint(3, VOCAB, (2, 900), generator=torch.Generator().manual_seed(0)).tolist()
+        save_network(train_surrogate(tokens, pair.engine, training), own_network_path(pair.model.digest))
+    return pair
 
 
 @pytest.fixture(scope="module")

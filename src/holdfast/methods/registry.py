@@ -46,6 +46,13 @@ LATENT: dict[str, Entry] = {
     "informed": _pays(
         f"{_HERE}.informed:Informed", "keep what a repeat attends to where the span is informative, one threshold"
     ),
+    "surrogate": _pays(
+        f"{_HERE}.surrogate:Surrogate",
+        "keep what a small trained network expects the full method to keep; no extra pass",
+    ),
+    "surrogate_stream": _pays(
+        f"{_HERE}.surrogate_stream:SurrogateStream", "surrogate while reading, so that the full cache never exists"
+    ),
     "kvzip": _pays(_KVZIP, "keep the KV pairs that a repeat of the span attends to, one threshold over all heads"),
     "attention_match": _pays(
         f"{_HERE}.attention_match:AttentionMatch", "fit mass and values of kept slots to what the whole span gave"

@@ -1,0 +1,71 @@
+"""Surrogate: predicts the scores of the full method from what the prefill computed anyway; no extra pass.
+
+A small network a layer (KVzap, https://arxiv.org/abs/2601.07891, has the idea of a surrogate) was trained on what the
+full method found in recorded sessions. Its inputs are keys, values and the matches of the span's own queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from holdfast.engine.kv_context import KVContext
+from holdfast.engine.local import LocalEngine
+from holdfast.errors import BadOption
+from holdfast.methods.base import Span
+from holdfast.methods.eviction import Eviction
+from holdfast.methods.reference_queries import QueryRecorder, SpanPrefill
+from holdfast.methods.surrogate_features import layer_features
+from holdfast.methods.surrogate_network import COMMAND, SurrogateNetwork, find_network, load_network
+from holdfast.model.attention import Observer
+from holdfast.model.states import States
+
+
+@dataclass(frozen=True)
+class Surrogate(Eviction):
+    """Keeps the KV pairs of the highest predicted score."""
+
+    weights: str = ""
+    """File of `holdfast calibrate --learn surrogate`; empty is your own for the model, else the one that is shipped."""
+
+    name: ClassVar[str] = "surrogate"
+
+    def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer:
+        find_surrogate(self.weights, engine)  # before anything is read
+        return QueryRecorder()
+
+    @torch.no_grad()
+    def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        network, record = find_surrogate(self.weights, prefill.engine), cast(QueryRecorder, prefill.observer)
+        return predict_scores(network, prefill.engine, prefill.states, record)
+
+
+def predict_scores(
+    network: SurrogateNetwork, engine: LocalEngine, states: States, record: QueryRecorder
+) -> dict[int, Tensor]:
+    """Returns `[G, T]` float32 per full-attention layer, for T tokens whose pass was recorded."""
+    out = {}
+    for layer in engine.model.family.full:
+        inputs = layer_features(engine.model, layer, states, record.queries[layer], record.mass[layer])
+        out[layer] = network.layers[layer].predict(inputs).exp()
+    return out
+
+
+def find_surrogate(weights: str, engine: LocalEngine) -> SurrogateNetwork:
+    """Returns the network of a model. Raises BadOption where there is none, or the file is of another model."""
+    path = Path(weights).expanduser() if weights else find_network(engine.model.digest)
+    if path is None:
+        raise BadOption(
+            f"there is no surrogate for {engine.model.name}; make one with `{COMMAND}`, or use --latent informed"
+        )
+    return _load(path, engine.model.digest, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, model_digest: str, changed: int) -> SurrogateNetwork:
+    return load_network(path, model_digest)
