@@ -193,6 +193,16 @@ def anthropic_history(steps: int, task: str = TASK) -> list[dict[str, Any]]:
     return made
 
 
+def gemini_history(steps: int, task: str = TASK) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = [{"role": "user", "parts": [{"text": task}]}]
+    for at in range(steps):
+        call = {"id": f"c{at}", "name": "run_shell_command", "args": {"command": "make"}}
+        made.append({"role": "model", "parts": [{"functionCall": call, "thoughtSignature": f"c2ln{at}"}]})
+        answer = {"id": f"c{at}", "name": "run_shell_command", "response": {"output": observation(at)}}
+        made.append({"role": "user", "parts": [{"functionResponse": answer}]})
+    return made
+
+
 def responses_history(steps: int, task: str = TASK) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = [{"role": "user", "content": task}]
     for at in range(steps):

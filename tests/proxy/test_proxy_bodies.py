@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from proxied import SMALL, anthropic_history, chat_history, responses_history
+from proxied import SMALL, anthropic_history, chat_history, gemini_history, responses_history
 
 from holdfast.proxy.caller import Caller, loads
 from holdfast.proxy.wires import WIRES
@@ -17,8 +17,13 @@ from holdfast.text.rewrite import TextPlan
 from holdfast.transcript.cuts import find_orphans
 
 TINY = replace(SMALL, plan=TextPlan(budget=60, keep_recent=1), trigger=120)
-HISTORIES = {"openai_chat": chat_history, "anthropic": anthropic_history, "openai_responses": responses_history}
-FIELDS = ["type", "role", "content", "text", "id", "call_id", "tool_calls", "tool_use_id", "cache_control", "input"]
+HISTORIES = {
+    "openai_chat": chat_history,
+    "anthropic": anthropic_history,
+    "openai_responses": responses_history,
+    "gemini": gemini_history,
+}
+FIELDS = ["type", "role", "content", "text", "id", "call_id", "tool_calls", "tool_use_id", "cache_control", "input", "parts"]
 WORDS = st.text(max_size=200) | st.sampled_from(["\ud83d", "\udc00\ud83d", "Never push.", "x = 1\n" * 60, "`a/b.py:7`"])
 SOMETHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | WORDS,

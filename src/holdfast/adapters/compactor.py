@@ -19,12 +19,16 @@ from holdfast.errors import BadOption
 from holdfast.methods.registry import build_text
 from holdfast.session.trigger import TRIGGER, CircuitBreaker, due, history_status, history_trigger
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite_again
-from holdfast.transcript.draft import Draft, Piece, new_draft
+from holdfast.transcript.draft import Draft, Piece, new_draft, units
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Transcript, Turn
 
 Item = TypeVar("Item")
 
+Decide = Callable[[Draft, TextPlan], int | None]
+"""Called with a draft whose compaction is due, and the plan for it; returns the number of pieces at its head that stay
+as they are, or None for no compaction now.
+"""
 _HISTORIES = 16  # remembered at once: forks, threads and sub-agents that share one compactor
 
 
@@ -48,6 +52,10 @@ class View:
     places: Mapping[int, int]
     """The position of each raw turn in the history that was handed over."""
 
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return tuple(piece.turn for piece in self.pieces)
+
     def build(self, items: Sequence[Item], write: Callable[[Turn, Item | None], Item]) -> list[Item]:
         """Builds the items to send. `write` makes an item of a rewritten turn and of the item in whose
         place it stands.
@@ -69,7 +77,8 @@ class Compactor:
     """One for each agent. Safe to share between threads, sessions and forks: a history is known by its own turns."""
 
     plan: TextPlan | None = None
-    """The plan of a compaction; None means `tiered` to half of the trigger."""
+    """The plan of a compaction; None means `tiered` to half of the trigger, over it where the newest exchange needs it.
+    """
     trigger: int = TRIGGER
     """Tokens of a history above which it is compacted."""
     window: int | None = None
@@ -88,7 +97,7 @@ class Compactor:
             raise BadOption(f"trigger and window must be at least 1 token, got {self.trigger} and {self.window}")
         self._rule = history_trigger(self.trigger, self.window)
         self.trigger = self._rule.tokens or self.trigger
-        self.plan = self.plan or TextPlan(budget=max(1, self.trigger // 2))
+        self.plan = self.plan or TextPlan(budget=max(1, self.trigger // 2), least_recent=1)
         if self.plan.budget is not None and self.plan.budget >= self.trigger:
             raise BadOption(
                 f"the budget ({self.plan.budget}) must be below the trigger ({self.trigger}), else every request "
@@ -114,16 +123,38 @@ class Compactor:
             self.report_failure(error)
             return list(items)
 
-    def view(self, turns: Sequence[Turn], force: bool = False) -> View:
+    def view(
+        self,
+        turns: Sequence[Turn],
+        force: bool = False,
+        *,
+        moving: int = 0,
+        lookup: str = "",
+        decide: Decide | None = None,
+    ) -> View:
         """Returns the history as it is to be sent now, compacted if it is due; `force` compacts below the trigger too.
 
-        If a compaction fails, the history is sent as before.
+        The last `moving` turns will stand elsewhere in the next request: they stay verbatim, and what is remembered
+        ends before them. `lookup` is that of the plan. `decide` has the last word on a compaction that is due. If a
+        compaction fails, the history is sent as before.
         """
         standing, places = self._standing(turns)
-        size = standing.held.size(estimate_tokens)
-        status = history_status(len(standing.held.raw.turns), size, standing.breaker)
-        now = force or due(status, self._rule) is not None
-        return View((self._compact(standing, size) if now else standing.held).pieces, places)
+        held = standing.held
+        size = held.size(estimate_tokens)
+        status = history_status(len(held.raw.turns), size, standing.breaker)
+        if not force and due(status, self._rule) is None:
+            return View(held.pieces, places)
+        assert self.plan is not None
+        tail, recent = _unstable_exchanges(held, moving), self.plan.keep_recent
+        least = self.plan.least_recent
+        plan = replace(
+            self.plan,
+            keep_recent=max(recent, tail),
+            least_recent=least if least is None else max(least, tail),
+            lookup=lookup if self.plan.gate else "",
+        )
+        frozen = decide(held, plan) if decide and not force else 0
+        return View(held.pieces if frozen is None else self._compact(standing, size, plan, frozen, moving), places)
 
     def standing(self, turns: Sequence[Turn]) -> View:
         """Returns the history as it was last compacted, with the turns since; compacts nothing."""
@@ -138,13 +169,12 @@ class Compactor:
         else:
             warnings.warn(f"history not compacted: {message}", CompactionWarning, stacklevel=2)
 
-    def _compact(self, standing: Standing, size: int) -> Draft:
-        """Compacts the draft and returns the one that is to be sent from now on."""
-        assert self.plan is not None
+    def _compact(self, standing: Standing, size: int, plan: TextPlan, frozen: int, moving: int) -> tuple[Piece, ...]:
+        """Compacts the draft behind its first `frozen` pieces; returns the pieces that are to be sent now."""
         held, turns = standing.held, len(standing.held.raw.turns)
         done: Rewritten | None = None
         try:
-            done = rewrite_again(held, self.plan, self.chat)
+            done = rewrite_again(held, plan, self.chat, frozen=frozen)
         except Exception as error:
             self.report_failure(error)
         breaker = standing.breaker.after(turns, size, done.tokens if done else None)
@@ -155,10 +185,10 @@ class Compactor:
         elif done is not None:
             held = done.draft
         with self._lock:
-            self._remember(Standing(held, breaker))
+            self._remember(Standing(_without_tail(held, moving), breaker))
         if done is not None and not breaker.failures and self.on_compaction:
             self.on_compaction(done)
-        return held
+        return held.pieces
 
     def _standing(self, turns: Sequence[Turn]) -> tuple[Standing, dict[int, int]]:
         with self._lock:
@@ -185,6 +215,27 @@ class Compactor:
 
     def _remember(self, standing: Standing) -> None:
         self._known = [*(known for known in self._known if known is not standing), standing][-_HISTORIES:]
+
+
+def _unstable_exchanges(held: Draft, moving: int) -> int:
+    """Returns the number of newest exchanges that hold the last `moving` raw turns."""
+    start = len(held.raw.turns) - moving
+    return sum(
+        any(at >= start for piece in held.pieces[first:stop] for at in piece.turns) for first, stop in units(held)
+    )
+
+
+def _without_tail(held: Draft, moving: int) -> Draft:
+    """Returns the draft without its last `moving` raw turns, and without what stands before them in their exchange."""
+    if not moving:
+        return held
+    whole = len(held.raw.turns) - moving
+    stop = next(
+        (at for at, piece in enumerate(held.pieces) if piece.at is not None and piece.at >= whole), len(held.pieces)
+    )
+    stop = next((first for first, end in units(held) if first < stop < end), stop)
+    raw = min((at for piece in held.pieces[stop:] for at in piece.turns), default=whole)
+    return replace(held, raw=replace(held.raw, turns=held.raw.turns[:raw]), pieces=held.pieces[:stop])
 
 
 def _match_history(history: tuple[Turn, ...], held: Draft) -> tuple[int, dict[int, int]] | None:

@@ -58,7 +58,7 @@ def _find_change(past: Lineage, number: int | None, file: Path) -> tuple[Event, 
 
 
 def _row(fate: Fate) -> str:
-    from holdfast.text.file_log.describe import turn_ranges
+    from holdfast.transcript.draft import turn_ranges
 
     size = f"{fate.tokens_before:>8,}" + (f" -> {fate.tokens:>7,}" if fate.fate == "rewritten" else "")
     return f"  {turn_ranges(fate.turns) or '-':>8}  {fate.role:<9}  {fate.fate:<9} {size:<20} {fate.by}"

@@ -143,7 +143,8 @@ def _print_session(file: Path, as_json: bool) -> None:
 def _print_source(file: Path, why: str, as_json: bool) -> None:
     """Prints the raw turns that one line of a session stands for."""
     from holdfast.text.file_log import read_lineage
-    from holdfast.text.file_log.describe import describe_session, turn_ranges
+    from holdfast.text.file_log.describe import describe_session
+    from holdfast.transcript.draft import turn_ranges
 
     past = read_lineage(file)
     lines = describe_session(past.now.transcript.turns, past.now.origins)

@@ -37,6 +37,9 @@ class Terms:
     keep_recent: int = 3
     gate: bool = True
     """True if what a compaction would lose is put back, as `holdfast compact` does."""
+    least_recent: int | None = None
+    """As in a `TextPlan`, and so is `lookup`."""
+    lookup: str = ""
     answer: float = ANSWER
     reread: float = 0.0
     """Of the tokens that a compaction takes out, how many the agent reads again at once, with one more call."""
@@ -104,7 +107,14 @@ def compact(
     """
     before = draft_tokens(held, session)
     budget = max(1, round(strategy.budget / session.scale))
-    plan = TextPlan(strategy.method, budget, keep_recent=terms.keep_recent, gate=terms.gate)
+    plan = TextPlan(
+        strategy.method,
+        budget,
+        keep_recent=terms.keep_recent,
+        least_recent=terms.least_recent,
+        gate=terms.gate,
+        lookup=terms.lookup if terms.gate else "",
+    )
     known = session.ledger(len(held.raw.turns)) if terms.gate else None
     done = rewrite_again(held, plan, _PlaceholderModel(session, terms.answer), frozen=start, known=known)
     spent = Usage(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -43,6 +43,8 @@ class Prices:
     """Rates of a whole call whose prompt has more than so many tokens, the lowest first."""
     caching: Caching = "explicit"
     source: str = ""
+    window: int | None = None
+    """Tokens that the model reads, where the source says so."""
     notes: tuple[str, ...] = ()
     """The assumptions made."""
 
@@ -144,7 +146,7 @@ def _fill_prices(model: str, given: _StatedPrices, source: str) -> Prices:
     )
     notes += [f"no {key} price: {shares[key]:g} x input" for key in needed if getattr(given, key) is None]
     tiers = tuple((start, _rates(tier)) for start, tier in given.tiers)
-    return Prices(model, _rates(given), tiers, caching, source, tuple(notes))
+    return Prices(model, _rates(given), tiers, caching, source, notes=tuple(notes))
 
 
 def _rates(given: _StatedPrices) -> Rates:
@@ -176,7 +178,7 @@ def _snapshot_prices(model: str) -> Prices:
         stated = _read_library_price(info.get_prices(noon)) if info.prices else None
         if stated is None:
             raise BadOption(f"{source} has no price per token of {model!r}; state it in a --price-file")
-        return _fill_prices(model, stated, source)
+        return replace(_fill_prices(model, stated, source), window=getattr(info, "context_window", None))
     known = {info.id for held in snapshot.providers if held.id in _MAKERS for info in held.models}
     near = get_close_matches(model, sorted(known), n=3, cutoff=0.4)
     hint = f"; near it: {', '.join(near)}" if near else ""

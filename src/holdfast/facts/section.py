@@ -55,8 +55,8 @@ def line_cost(fact: Fact, begun: set[str], count: Count) -> int:
     return count("\n" + opening + fact.text)
 
 
-def write_section(facts: Sequence[Fact]) -> Piece:
-    """Returns the message, rules first; every line has the turns that it is from."""
+def write_section(facts: Sequence[Fact], ending: Sequence[Line] = ()) -> Piece:
+    """Returns the message, rules first, and lines that end it; every line has the turns that it is from."""
     lines: dict[tuple[str, str], tuple[list[str], list[int]]] = {}
     for fact in sorted(facts, key=_sort_key):
         opening, separator = section_line(fact)
@@ -68,7 +68,7 @@ def write_section(facts: Sequence[Fact]) -> Piece:
         Line(opening + separators[opening].join(texts), tuple(sorted(set(turns))))
         for (opening, _), (texts, turns) in lines.items()
     )
-    return piece_of_lines((Line(SECTION_TITLE), *body), SECTION_WRITER)
+    return piece_of_lines((Line(SECTION_TITLE), *body, *ending), SECTION_WRITER)
 
 
 def _sort_key(fact: Fact) -> tuple[int, int, int, int]:

@@ -17,6 +17,8 @@ def row_of(outgoing: OutgoingRequest, with_text: bool) -> dict[str, Any]:
     """Returns the fields of a line that say what was done for a request."""
     lost, failure = outgoing.lost, outgoing.failure
     row: dict[str, Any] = {
+        **({"over": outgoing.over} if outgoing.over else {}),
+        **({"passed": outgoing.passed} if outgoing.passed else {}),
         "before": outgoing.before,
         "after": outgoing.after,
         "compacted": outgoing.compacted,
@@ -24,6 +26,7 @@ def row_of(outgoing: OutgoingRequest, with_text: bool) -> dict[str, Any]:
         "failure": failure.kind if failure else None,
     }
     if with_text:
+        row["notes"] = list(outgoing.notes)
         row["lost_text"] = [fact.text for fact in lost]
         row["failure_text"] = failure.words if failure else None
     return row

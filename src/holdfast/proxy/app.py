@@ -15,6 +15,7 @@ from starlette.routing import Route
 from holdfast.proxy.gateway import Gateway, ProxySend, send_error
 from holdfast.proxy.options import Options, is_loopback, upstream_address
 from holdfast.proxy.request_body import Receive
+from holdfast.proxy.turn_pages import PATH, TurnPages
 from holdfast.proxy.wires import error_body
 from holdfast.web.front_door import check_request
 from holdfast.web.pages import PAGE_HEADERS, read_assets
@@ -31,6 +32,8 @@ def create_proxy(
     options = options or Options()
     gateway = Gateway(upstream_address(upstream), options, transport)
 
+    pages = TurnPages(gateway.journal)
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
@@ -39,6 +42,9 @@ def create_proxy(
     routes = [
         Route("/health", _answer_health, methods=["GET"]),
         Route("/holdfast/proxy", local_only(gateway.answer_status), methods=["GET"]),
+        Route("/holdfast/stats", local_only(gateway.answer_status), methods=["GET"]),
+        Route(f"{PATH}/{{session}}", pages.answer, methods=["GET"]),
+        Route(f"{PATH}/{{session}}/{{turns}}", pages.answer, methods=["GET"]),
         Route("/holdfast", local_only(_answer_page), methods=["GET"]),
         Route("/holdfast/", local_only(_answer_page), methods=["GET"]),
         Route("/holdfast/page/{name}", local_only(_answer_page), methods=["GET"]),

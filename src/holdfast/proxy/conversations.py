@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from holdfast.proxy.bill import Bill
 from holdfast.proxy.caller import OutgoingRequest
 from holdfast.proxy.headers import SHOWN
 
@@ -36,6 +37,10 @@ class Conversation:
     """Tokens of it as it was sent."""
     requests: int = 0
     compactions: int = 0
+    money: float | None = None
+    """USD for what was sent; None where the price of the model is not known."""
+    money_passing: float | None = None
+    """USD for the same requests as they came."""
     updated: float = 0.0
     """Seconds since the epoch."""
 
@@ -47,8 +52,8 @@ class Conversations:
         self._with_text = with_text
         self._known: dict[str, Conversation] = {}  # the one used last stands last
 
-    def note(self, key: str, wire: str, outgoing: OutgoingRequest) -> None:
-        """Counts a request."""
+    def note(self, key: str, wire: str, outgoing: OutgoingRequest, bill: Bill | None = None) -> None:
+        """Counts a request; `bill` is that of its session."""
         if not outgoing.turns:
             return
         first = outgoing.turns[0].text
@@ -58,6 +63,8 @@ class Conversations:
         known.turns, known.tokens_before, known.tokens_after = len(outgoing.turns), outgoing.before, outgoing.after
         known.requests += 1
         known.compactions += outgoing.compacted
+        if bill is not None:
+            known.money, known.money_passing = bill.spent, bill.passing
         known.updated = round(time.time(), 3)
         self._known[digest] = known
         if len(self._known) > MOST:

@@ -1,7 +1,7 @@
 """The gateway: histories are compacted on their way up, everything else passes byte for byte.
 
 Paths that carry a history are those of `wires`; all others, and all answers, are passed on as they come. Whatever
-goes wrong with a compaction, the request goes up as it came.
+goes wrong with a compaction, the request goes up as it came; the header of the answer and the log say so.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -20,19 +21,27 @@ from starlette.responses import JSONResponse
 
 from holdfast.errors import Busy
 from holdfast.proxy.access_log import AccessLog, row_of
-from holdfast.proxy.caller import Caller, OutgoingRequest
+from holdfast.proxy.bill import Bill
+from holdfast.proxy.caller import Caller, Counts, Failure, IncomingRequest, OutgoingRequest
 from holdfast.proxy.conversations import Conversations
+from holdfast.proxy.decoding import can_decode, decode
 from holdfast.proxy.headers import (
     SHOWN,
     Headers,
     Scope,
+    asks_for_socket,
     caller_digest,
+    content_encodings,
     end_to_end,
     holdfast_header,
     is_anthropic_client,
+    is_gemini_client,
 )
+from holdfast.proxy.journal import Journal
 from holdfast.proxy.options import Options
 from holdfast.proxy.request_body import ClientGone, Receive, RequestBody
+from holdfast.proxy.tariffs import Tariffs
+from holdfast.proxy.turn_pages import lookup_words
 from holdfast.proxy.upstream import Upstream, client_for
 from holdfast.proxy.wires import WIRES, Wire, error_body, wire_of
 from holdfast.web.limiter import ConcurrencyLimiter, share_for_one_key
@@ -43,7 +52,7 @@ ProxySend = Callable[[dict[str, Any]], Awaitable[None]]
 _CALLERS = 1_000  # keys and wires remembered at once; the one used longest ago goes first
 _THREADS = 4
 _UNREACHED = (httpx.HTTPError, httpx.InvalidURL, ValueError)
-_REFUSALS = (400, 422)
+_REFUSALS = (400, 413, 422)
 """Statuses by which an API refuses a request for its content."""
 
 
@@ -53,6 +62,8 @@ class Gateway:
     def __init__(self, address: str, options: Options, transport: httpx.AsyncBaseTransport | None) -> None:
         Caller(WIRES[0], options)  # a plan that cannot work fails now
         self._options = options
+        self.journal = Journal(options.journal)
+        self._tariffs = Tariffs(options)
         self._upstream = Upstream(address, client_for(transport), options.key, options.timeout)
         self._pool = ThreadPoolExecutor(_THREADS, "holdfast-proxy")
         self._log = AccessLog(options.log)
@@ -84,14 +95,21 @@ class Gateway:
     async def answer_status(self, _: Request) -> JSONResponse:
         """Sends the counts of all keys and the conversations."""
         rows = [
-            {"key": key[:SHOWN], "wire": wire, **asdict(caller.counts), "tokens_saved": caller.counts.saved}
+            {"key": key[:SHOWN], "wire": wire, **count_all(caller.counts)}
             for (key, wire), caller in self._callers.items()
         ]
-        names = ("requests", "tokens_saved", "compactions", "failures", "refused")
-        totals = {name: sum(row[name] for row in rows) for name in names}
-        others = {"passed_on": self._passed_on, "log_lines_lost": self._log.failed}
+        others = {
+            "passed_on": self._passed_on,
+            "log_lines_lost": self._log.failed,
+            "journal_turns_lost": self.journal.failed,
+        }
         shown = {"dry_run": self._options.dry_run, "keys": rows, "conversations": self.conversations.rows()}
-        return JSONResponse({**totals, **others, **shown})
+        return JSONResponse({**self.totals(), **others, **shown})
+
+    def totals(self) -> dict[str, float]:
+        """Returns the counts of all keys together."""
+        rows = [count_all(caller.counts) for caller in self._callers.values()]
+        return {name: sum(row[name] for row in rows) for name in count_all(Counts())}
 
     async def _serve(self, scope: Scope, body: RequestBody, send: ProxySend) -> None:
         try:
@@ -103,46 +121,69 @@ class Gateway:
             await send_error(503, str(error), scope, send)
 
     async def _forward(self, scope: Scope, body: RequestBody, send: ProxySend) -> None:
+        if asks_for_socket(scope):
+            raise RequestError("no WebSockets here; ask over plain HTTP, which carries the same requests", status=426)
         wire = wire_of(scope["method"], scope["path"])
-        encoded = any(name == b"content-encoding" and value != b"identity" for name, value in scope["headers"])
-        data = await body.read(self._options.max_body) if wire and not encoded else None
-        if wire is None or data is None:
+        encodings = content_encodings(scope)
+        if wire is None:
             await self._pass_on(scope, body, send)
             return
+        data = await body.read(self._options.max_body) if can_decode(encodings) else None
         key = caller_digest(scope)
+        if data is None:
+            reason = "size" if can_decode(encodings) else f"encoding {', '.join(encodings)[:40]}"
+            await self._pass_on(scope, body, send, holdfast_header(0, 0, 0, passed=reason))
+            self._log.write({"key": key[:SHOWN], "wire": wire.name, "passed": reason})
+            return
         caller = self._caller(wire, key)
         began = time.perf_counter()
-        outgoing = await caller.prepare(data, self._pool)
+        try:
+            plain = decode(data, encodings, self._options.max_body)
+        except ValueError as error:
+            outgoing = OutgoingRequest(failure=Failure("DecodeError", str(error)))
+        else:
+            incoming = IncomingRequest(plain or b"", scope["path"], partial(lookup_words, scope))
+            too_large = OutgoingRequest(passed="size")
+            outgoing = too_large if plain is None else await caller.prepare(incoming, self._pool)
         exchange = Exchange(caller, outgoing, time.perf_counter() - began)
         try:
             await self._exchange(exchange, scope, data, send)
         finally:
             self._log.write(exchange.log_row(key, self._options.log_text))
-            self.conversations.note(key, wire.name, exchange.outgoing)
+            self.conversations.note(key, wire.name, exchange.outgoing, exchange.bill)
 
-    async def _pass_on(self, scope: Scope, body: RequestBody, send: ProxySend) -> None:
+    async def _pass_on(self, scope: Scope, body: RequestBody, send: ProxySend, extra: Headers | None = None) -> None:
         self._passed_on += 1
         try:
             answer = await self._upstream.send(scope, body.pieces())
         except _UNREACHED as error:
-            await self._report_upstream(error, scope, send, [])
+            await self._report_upstream(error, scope, send, extra or [])
             return
-        await relay(answer, send, [])
+        await relay(answer, send, extra or [])
 
     async def _exchange(self, exchange: Exchange, scope: Scope, data: bytes, send: ProxySend) -> None:
         outgoing = exchange.outgoing
         try:
-            answer = await self._upstream.send(scope, data if outgoing.body is None else outgoing.body)
+            answer = await self._send(scope, data, outgoing.body)
             if outgoing.body is not None and answer.status_code in _REFUSALS:
                 await answer.aclose()
-                answer = await self._upstream.send(scope, data)
+                answer = await self._send(scope, data, None)
                 # RequestError as well, the fault was the client's own.
                 exchange.fall_back(for_good=answer.status_code not in _REFUSALS)
+            elif outgoing.instead is not None and answer.status_code in _REFUSALS:
+                await answer.aclose()
+                answer = await self._send(scope, data, outgoing.instead)
         except _UNREACHED as error:
             exchange.status = await self._report_upstream(error, scope, send, exchange.headers)
             return
         exchange.status = answer.status_code
+        if answer.is_success:
+            exchange.caller.charge(exchange.outgoing)
         await relay(answer, send, exchange.headers)
+
+    async def _send(self, scope: Scope, data: bytes, body: bytes | None) -> httpx.Response:
+        """Sends a body of the proxy's own, or the request as it came."""
+        return await self._upstream.send(scope, data if body is None else body, plain=body is not None)
 
     async def _report_upstream(self, error: Exception, scope: Scope, send: ProxySend, extra: Headers) -> int:
         """Sends the error that the upstream did not answer; returns the status."""
@@ -155,7 +196,8 @@ class Gateway:
 
     def _caller(self, wire: Wire, key: str) -> Caller:
         name = (key, wire.name)
-        caller = self._callers.pop(name, None) or Caller(wire, self._options)
+        caller = self._callers.pop(name, None)
+        caller = caller or Caller(wire, self._options, self.journal, self._tariffs, key)
         self._callers[name] = caller
         if len(self._callers) > _CALLERS:
             del self._callers[next(iter(self._callers))]
@@ -181,16 +223,27 @@ class Exchange:
         if for_good:
             self.caller.leave_alone(self.outgoing)
         self.caller.counts.tokens_after += self.outgoing.before - self.outgoing.after
-        self.outgoing = replace(self.outgoing, after=self.outgoing.before)
+        self.outgoing = replace(self.outgoing, after=self.outgoing.before, sent=self.outgoing.turns)
 
     @property
     def headers(self) -> Headers:
-        return holdfast_header(self.outgoing.before, self.outgoing.after, self.caller.counts.compactions)
+        made = self.outgoing
+        return holdfast_header(made.before, made.after, self.caller.counts.compactions, made.over, made.passed)
+
+    @property
+    def bill(self) -> Bill | None:
+        """The bill of the session; None where the model has no known price."""
+        return self.caller.bill(self.outgoing.session) if self.outgoing.tariff and self.outgoing.session else None
 
     def log_row(self, key: str, with_text: bool) -> dict[str, Any]:
         """Returns the line of the log."""
         head = {"key": key[:SHOWN], "wire": self.caller.wire.name, "status": self.status}
         return {**head, "seconds": round(self.seconds, 4), **row_of(self.outgoing, with_text)}
+
+
+def count_all(counts: Counts) -> dict[str, float]:
+    """Returns the counts as JSON."""
+    return {**asdict(counts), "tokens_saved": counts.saved, "money_saved": counts.money_saved}
 
 
 async def relay(answer: httpx.Response, send: ProxySend, extra: Headers) -> None:
@@ -211,7 +264,7 @@ async def send_error(
     status: int, message: str, scope: Scope, send: ProxySend, extra: Headers | None = None, close: bool = False
 ) -> None:
     """Sends an error of the proxy's own, in the shape of the client's wire."""
-    body = json.dumps(error_body(status, message, is_anthropic_client(scope))).encode()
+    body = json.dumps(error_body(status, message, is_anthropic_client(scope), is_gemini_client(scope))).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *(extra or [])]
     headers += [(b"connection", b"close")] if close else []
     headers += [(b"retry-after", b"1")] if status in (429, 503) else []

@@ -23,6 +23,14 @@ class Options:
     trigger: int = TRIGGER
     window: int | None = None
     chat: Chat | None = None
+    planned: bool = True
+    """True: where the price of a model is known, its histories are compacted where that pays or the window demands it.
+    False: at every trigger.
+    """
+    price_file: Path | None = None
+    """Prices of models, as `holdfast cost --price-file` takes them."""
+    journal: Path | None = None
+    """Folder for the raw turns of every session; None keeps them in memory alone."""
     breakpoints: bool = True
     """Place cache breakpoints in requests of Anthropic's wire."""
     key: str = field(default="", repr=False)
@@ -52,6 +60,8 @@ class Options:
         for name in ("patience", "timeout", "max_body", "concurrency", "body_seconds"):
             if not getattr(self, name) > 0:
                 raise BadOption(f"{name.replace('_', ' ')} must be above 0, got {getattr(self, name):g}")
+        if self.journal and not self.journal.is_dir():
+            raise BadOption(f"{self.journal}: the journal must be a folder that exists")
         if self.log and not self.log.parent.is_dir():
             raise BadOption(f"{self.log}: the log must be in a folder that exists")
 

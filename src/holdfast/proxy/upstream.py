@@ -23,12 +23,12 @@ class Upstream:
     timeout: float = 600.0
     """Seconds that the upstream may be silent."""
 
-    async def send(self, scope: Scope, body: bytes | AsyncIterator[bytes]) -> httpx.Response:
-        """Returns the answer, its body not yet read.
+    async def send(self, scope: Scope, body: bytes | AsyncIterator[bytes], plain: bool = False) -> httpx.Response:
+        """Returns the answer, its body not yet read. `plain`: the body is not compressed as the caller's headers say.
 
         Raises httpx.TransportError, or httpx.InvalidURL and ValueError for a path that cannot be sent.
         """
-        headers = headers_to_upstream(scope, len(body) if isinstance(body, bytes) else None, self.key)
+        headers = headers_to_upstream(scope, len(body) if isinstance(body, bytes) else None, self.key, plain)
         # Made here, because the client's own requests get headers that the caller did not send.
         request = httpx.Request(
             scope["method"],

@@ -6,6 +6,8 @@ request to request (a date, a build number) does not make another history.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -15,7 +17,7 @@ from holdfast.adapters.compactor import View
 from holdfast.adapters.messages import message_of, turns_of
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
-from holdfast.transcript.formats import anthropic, anthropic_write, openai_responses
+from holdfast.transcript.formats import anthropic, anthropic_write, gemini_cli, openai_responses
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 Body = dict[str, Any]
@@ -36,12 +38,14 @@ class Wire:
     """One kind of request."""
 
     name: str
-    path: str
-    """The end of the paths of its requests."""
+    paths: tuple[str, ...]
+    """The ends of the paths of its requests."""
     field: str
     """The field of the body that holds the history."""
     read: Callable[[Body], History | None]
     """None if the request does not carry its history. Raises MalformedEntry or BadTranscript for a broken history."""
+    around: tuple[str, ...]
+    """The fields of the body whose text stands before every history."""
 
 
 def _chat(body: Body) -> History | None:
@@ -87,6 +91,15 @@ def _responses(body: Body) -> History | None:
     return History(raw.turns, write)
 
 
+def _gemini(body: Body) -> History | None:
+    contents = body.get("contents")
+    if not isinstance(contents, list):
+        return None
+    document = Document("", value=contents)
+    raw = gemini_cli.read(document)
+    return History(raw.turns, lambda view: gemini_cli.content_items(document, _draft_of(view, raw)))
+
+
 def _head(turns: Iterable[Turn]) -> int:
     return sum(1 for _ in takewhile(lambda turn: turn.role is Role.SYSTEM, turns))
 
@@ -116,21 +129,45 @@ def _stands_for_history(item: Any) -> bool:
 
 
 WIRES = (
-    Wire("openai_chat", "/chat/completions", "messages", _chat),
-    Wire("anthropic", "/messages", "messages", _messages),
-    Wire("openai_responses", "/responses", "input", _responses),
+    Wire("openai_chat", ("/chat/completions",), "messages", _chat, ("tools",)),
+    Wire("anthropic", ("/messages",), "messages", _messages, ("system", "tools")),
+    Wire("openai_responses", ("/responses",), "input", _responses, ("instructions", "tools")),
+    Wire("gemini", (":generateContent", ":streamGenerateContent"), "contents", _gemini, ("systemInstruction", "tools")),
 )
+_NAMED = re.compile(r"/models/([^/:]+):")
+"""A model in the path of a Gemini request."""
 
 
 def wire_of(method: str, path: str) -> Wire | None:
     """Returns the wire of a request that may carry a history, or None."""
-    return next((wire for wire in WIRES if method == "POST" and path.endswith(wire.path)), None)
+    return next((wire for wire in WIRES if method == "POST" and path.endswith(wire.paths)), None)
 
 
-def error_body(status: int, message: str, like_anthropic: bool) -> Body:
+def model_of(body: Body, path: str) -> str:
+    """Returns the name of the model that a request asks; empty if it names none."""
+    match = _NAMED.search(path)
+    return match[1] if match else str(body.get("model") or "")
+
+
+def instructions_of(wire: Wire, body: Body) -> str:
+    """Returns the text that stands before the history of a request: system prompt and tools, as JSON."""
+    items = body.get(wire.field)
+    head = takewhile(_is_system, items) if wire.name != "gemini" and isinstance(items, list) else ()
+    parts = [*(body[name] for name in wire.around if body.get(name)), *head]
+    return json.dumps(parts, ensure_ascii=False) if parts else ""
+
+
+def _is_system(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("role") in ("system", "developer")
+
+
+def error_body(status: int, message: str, like_anthropic: bool, like_gemini: bool = False) -> Body:
     """Returns an error of the proxy's own, in the shape that the provider's clients know."""
     kinds = {403: "permission_error", 413: "request_too_large", 429: "rate_limit_error", 504: "timeout_error"}
     kind = kinds.get(status, "invalid_request_error" if status in (400, 408) else "api_error")
+    if like_gemini:
+        known = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 429: "RESOURCE_EXHAUSTED", 504: "DEADLINE_EXCEEDED"}
+        return {"error": {"code": status, "message": message, "status": known.get(status, "UNAVAILABLE")}}
     if like_anthropic:
         return {"type": "error", "error": {"type": kind, "message": message}}
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}

@@ -13,7 +13,7 @@ from functools import partial
 from holdfast.engine.chat import Chat, ChatAnswer, MeteredChat
 from holdfast.errors import BadOption
 from holdfast.facts.session_facts import SessionFacts, collect_facts
-from holdfast.gate.text.gate import TextReport, check_draft
+from holdfast.gate.text.gate import SHARE, TextReport, check_draft
 from holdfast.methods.registry import build_text
 from holdfast.methods.text.base import Room
 from holdfast.progress import Progress
@@ -21,7 +21,7 @@ from holdfast.text.fallback import change_behind, run_methods
 from holdfast.text.split_messages import split_messages
 from holdfast.transcript.activity import find_activity
 from holdfast.transcript.cuts import check_legal
-from holdfast.transcript.draft import Draft, new_draft
+from holdfast.transcript.draft import Draft, new_draft, turn_size
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Transcript
 
@@ -44,6 +44,13 @@ class TextPlan:
     """Raise Lost where a fact is still lost at the end."""
     allow_over: float = 0.0
     """Part of the budget by which what is put back may exceed it."""
+    least_recent: int | None = None
+    """Newest exchanges that stay verbatim where the budget has no room for `keep_recent` of them; the result is then
+    over the budget rather than without facts. None: `keep_recent`, whatever the budget is.
+    """
+    lookup: str = ""
+    """Words that say how a turn that went is read in full; the facts section then ends with what went, and with them.
+    """
 
     def __post_init__(self) -> None:
         if (self.budget is None) == (self.ratio is None):
@@ -54,10 +61,12 @@ class TextPlan:
             raise BadOption(f"the ratio must be at least 1, got {self.ratio}")
         if self.keep_recent < 0:
             raise BadOption(f"keep_recent must be at least 0, got {self.keep_recent}")
+        if self.least_recent is not None and self.least_recent < 0:
+            raise BadOption(f"least_recent must be at least 0, got {self.least_recent}")
         if not 0 <= self.allow_over <= 1:
             raise BadOption(f"allow_over must be between 0 and 1 of the budget, got {self.allow_over}")
-        if not self.gate and (self.strict or self.allow_over):
-            raise BadOption("strict and allow_over are of the gate; leave the gate on")
+        if not self.gate and (self.strict or self.allow_over or self.lookup):
+            raise BadOption("strict, allow_over and lookup are of the gate; leave the gate on")
 
 
 @dataclass(frozen=True)
@@ -113,11 +122,12 @@ def rewrite_again(
     before = held.size(estimate_tokens)
     budget = plan.budget if plan.budget is not None else max(1, int(before / (plan.ratio or 1)))
     metered = MeteredChat(chat) if chat else None
-    room = Room(budget, estimate_tokens, plan.keep_recent, metered, frozen)
+    room = Room(budget, estimate_tokens, plan.keep_recent, metered, frozen, lookup=plan.lookup)
     if room.fits(held):
         return Rewritten(held, before, before, budget, time.perf_counter() - began)
     report_step = partial(_report_step, progress)
     report_step(0)
+    room = _make_room(held, room, plan)
     known = (known or collect_facts(held.raw)) if plan.gate else None
     room = replace(room, activity=known.activity if known else find_activity(held.raw.turns))
     report_step(1)
@@ -133,11 +143,28 @@ def rewrite_again(
         report = TextReport() if known is not None else None
     if tokens > budget:
         notes = (*notes, _explain_excess(tokens - budget, report, plan.allow_over))
+        report = replace(report, over=tokens - budget) if report else None
     if plan.strict and report:
         report.refuse()
     replies = tuple(metered.replies) if metered else ()
     seconds = time.perf_counter() - began
     return Rewritten(made, before, tokens, budget, seconds, report, method, notes, replies)
+
+
+def _make_room(held: Draft, room: Room, plan: TextPlan) -> Room:
+    """Returns the limits by which a plan that may give way is carried out: fewer exchanges stay verbatim, and at last
+    the budget grows, until a share of it is left for facts and a share for lines in place of what goes.
+    """
+    if plan.least_recent is None:
+        return room
+    needed = int(2 * SHARE * room.budget)
+    for recent in range(plan.keep_recent, min(plan.least_recent, plan.keep_recent) - 1, -1):
+        room = replace(room, keep_recent=recent)
+        free = set(room.free(held))
+        fixed = sum(turn_size(piece.turn, room.count) for at, piece in enumerate(held.pieces) if at not in free)
+        if fixed + needed <= room.budget:
+            return room
+    return replace(room, budget=max(room.budget, fixed + needed))
 
 
 def _report_step(progress: Progress | None, done: int) -> None:

@@ -96,6 +96,17 @@ class Draft:
         return replace(self, pieces=(*self.pieces[:start], piece, *self.pieces[stop:]))
 
 
+def turn_ranges(turns: Iterable[int]) -> str:
+    """Formats 0-based turns as 1-based ranges: `3-7, 9`."""
+    parts: list[list[int]] = []
+    for at in sorted(turns):
+        if parts and parts[-1][1] == at:
+            parts[-1][1] = at + 1
+        else:
+            parts.append([at + 1, at + 1])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
 def new_draft(transcript: Transcript) -> Draft:
     """Returns the draft of a session before anything is rewritten."""
     return Draft(transcript, tuple(Piece(turn, (at,)) for at, turn in enumerate(transcript.turns)))

@@ -20,7 +20,7 @@ from holdfast.facts.section import line_cost, section_line, write_section
 from holdfast.facts.session_facts import SessionFacts
 from holdfast.gate.text.claims import StruckSentence, strike_claims
 from holdfast.methods.text.base import Room
-from holdfast.transcript.draft import Count, Draft, Piece, task_piece, turn_size
+from holdfast.transcript.draft import Count, Draft, Line, Piece, task_piece, turn_ranges, turn_size
 from holdfast.transcript.speaker import is_section
 from holdfast.transcript.tools import answers_text_call
 from holdfast.transcript.turn import Role, Turn
@@ -122,22 +122,40 @@ def check_draft(draft: Draft, facts: SessionFacts, room: Room, *, allow_over: fl
     draft, struck = strike_claims(draft, facts.activity)
     compacted = _facts_of_compacted_turns(draft, facts)
     missing = _find_missing(draft, [fact for fact in compacted if fact.superseded_by is None])
-    limit = int(room.budget * (1 + allow_over)) - draft.size(room.count)
-    section = write_section(_choose(missing, limit, room.count, facts.written))
+    ending = _explain_absence(draft, room)
+    limit = int(room.budget * (1 + allow_over)) - draft.size(room.count) - sum(room.count(end.text) for end in ending)
+    section = write_section(_choose(missing, limit, room.count, facts.written), ending)
     section_text = SearchableText(section.turn.text)
     restored = tuple(fact for fact in missing if section_text.contains(fact.text, fact.kind))
     lost = tuple(fact for fact in missing if not section_text.contains(fact.text, fact.kind))
-    result = _insert_section(draft, section, room.frozen) if restored else draft
+    result = _insert_section(draft, section, room.frozen) if restored or ending else draft
     report = TextReport(
         _count_states(compacted, restored, lost),
         restored,
         lost,
         struck,
         max(0, result.size(room.count) - room.budget),
-        turn_size(section.turn, room.count) if restored else 0,
+        turn_size(section.turn, room.count) if restored or ending else 0,
         time.perf_counter() - began,
     )
     return result, report
+
+
+def _explain_absence(draft: Draft, room: Room) -> tuple[Line, ...]:
+    """Returns the line that says which turns the result does not hold in full and how they are read; none where the
+    caller knows no way, or where nothing went.
+    """
+    raw, whole = draft.raw.turns, _verbatim_turns(draft)
+    covered = {at for piece in draft.pieces for at in piece.turns}
+    gone, short = (
+        [at for at in range(len(raw)) if at not in whole and (at in covered) == kept] for kept in (False, True)
+    )
+    if not room.lookup or not (gone or short):
+        return ()
+    tokens = sum(turn_size(raw[at], room.count) for at in gone)
+    parts = [f"turns {turn_ranges(gone)} went ({tokens:,} tokens)"] if gone else []
+    parts += [f"turns {turn_ranges(short)} were shortened"] if short else []
+    return (Line(f"- not here in full: {'; '.join(parts)}. {room.lookup}"),)
 
 
 def _verbatim_turns(draft: Draft) -> set[int]:

@@ -26,6 +26,9 @@ class Room:
     """Pieces at the head that stay as they are, because a prompt cache holds them. Ends between two units."""
     activity: Activity | None = None
     """The activity of the raw session, which one rewrite finds once for all methods; None if nobody found it yet."""
+    lookup: str = ""
+    """Words that say how a turn that went is read in full; the facts section then ends with what went, and with them.
+    """
 
     def fits(self, held: Draft) -> bool:
         return held.size(self.count) <= self.budget

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import unified_diff
 
 from holdfast.text.file_log.log import Event, Origin
-from holdfast.transcript.draft import turn_size
+from holdfast.transcript.draft import turn_ranges, turn_size
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Turn
 
@@ -62,17 +62,6 @@ def describe_session(turns: Sequence[Turn], origins: Sequence[Origin]) -> list[P
         lines.append(PrintedLine(f"== {turn.role.value}: turn {turn_ranges(origin.turns) or 'none'}{made}", at))
         lines += [PrintedLine(text, at, line) for text, line in turn_lines(turn)]
     return lines
-
-
-def turn_ranges(turns: Sequence[int]) -> str:
-    """Formats 0-based turns as 1-based ranges: `3-7, 9`."""
-    parts: list[list[int]] = []
-    for at in sorted(turns):
-        if parts and parts[-1][1] == at:
-            parts[-1][1] = at + 1
-        else:
-            parts.append([at + 1, at + 1])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
 def turn_fates(event: Event, before: Sequence[Turn], origins: Sequence[Origin], after: Sequence[Turn]) -> list[Fate]:

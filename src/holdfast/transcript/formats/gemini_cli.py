@@ -240,6 +240,12 @@ def write(document: Document, held: Draft) -> str:
     return render_file(document, items, key)
 
 
+def content_items(document: Document, held: Draft) -> list[Any]:
+    """Returns a request's contents with the changes of a draft; an untouched one is the very value that was read."""
+    items = apply_draft(document.entries, held, _edit, _new_content)
+    return [item.value for item in unpack_entries(document.entries, items)]
+
+
 def _is_beside(value: object) -> bool:
     return isinstance(value, dict) and (_is_head(value) or isinstance(value.get("$set"), dict))
 
