@@ -116,7 +116,7 @@ def test_an_edited_history_is_a_new_one():
     assert compact_messages(compactor, edited)[1] == edited[1]
 
 
-def failing(*_: Any) -> Rewritten:
+def failing(*_: Any, **__: Any) -> Rewritten:
     raise RuntimeError("out of luck")
 
 

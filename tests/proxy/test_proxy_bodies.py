@@ -23,7 +23,19 @@ HISTORIES = {
     "openai_responses": responses_history,
     "gemini": gemini_history,
 }
-FIELDS = ["type", "role", "content", "text", "id", "call_id", "tool_calls", "tool_use_id", "cache_control", "input", "parts"]
+FIELDS = [
+    "type",
+    "role",
+    "content",
+    "text",
+    "id",
+    "call_id",
+    "tool_calls",
+    "tool_use_id",
+    "cache_control",
+    "input",
+    "parts",
+]
 WORDS = st.text(max_size=200) | st.sampled_from(["\ud83d", "\udc00\ud83d", "Never push.", "x = 1\n" * 60, "`a/b.py:7`"])
 SOMETHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | WORDS,

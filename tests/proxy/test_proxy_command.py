@@ -99,7 +99,7 @@ def test_what_cannot_work_is_refused_in_one_line(arguments, words, capsys):
 
 
 def test_words_are_in_the_log_only_where_they_are_asked_for(tmp_path, monkeypatch):
-    def raising(*_: object) -> None:
+    def raising(*_: object, **__: object) -> None:
         raise RuntimeError(f"cannot read {SECRET}")
 
     monkeypatch.setattr(compacting, "rewrite_again", raising)

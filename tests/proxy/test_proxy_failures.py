@@ -34,7 +34,7 @@ def body_of(path: str) -> bytes:
     return json.dumps(BODIES[path], indent=1).encode()
 
 
-def raising(*_: Any) -> Rewritten:
+def raising(*_: Any, **__: Any) -> Rewritten:
     raise RuntimeError("out of luck")
 
 
@@ -54,9 +54,9 @@ def test_a_compactor_that_raises(path, monkeypatch):
 def test_a_compactor_that_takes_too_long_stands_for_the_request_after(path, monkeypatch):
     real, release = compacting.rewrite_again, threading.Event()
 
-    def slow(*given: Any) -> Rewritten:
+    def slow(*given: Any, **options: Any) -> Rewritten:
         release.wait(PATIENCE)
-        return real(*given)
+        return real(*given, **options)
 
     monkeypatch.setattr(compacting, "rewrite_again", slow)
     with upstream() as up, proxy(up, replace(SMALL, patience=0.2)) as url:

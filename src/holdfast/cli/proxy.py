@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,6 +40,19 @@ def proxy(
     window: Annotated[
         int | None, typer.Option(help="Tokens that the model reads; nothing is compacted below a fifth of them.")
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan/--no-plan",
+            help="Where the model's price is known, compact only where that pays or the window demands it.",
+        ),
+    ] = True,
+    price_file: Annotated[
+        Path | None, typer.Option(help="TOML or JSON with prices of models, as `holdfast cost` takes it.")
+    ] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="Folder for the raw turns of every session; else they stay in memory.")
+    ] = None,
     breakpoints: Annotated[
         bool, typer.Option("--breakpoints/--no-breakpoints", help="Place cache breakpoints in Anthropic requests.")
     ] = True,
@@ -57,7 +71,9 @@ def proxy(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Stands in front of any API and keeps the histories that go up to it small; answers come back byte for byte."""
+    """Stands in front of an API of OpenAI's, Anthropic's or Gemini's wire and keeps the histories that go up small;
+    answers come back byte for byte.
+    """
     host, port = address(listen)
     _check_reach(host, allow_remote, api_key_env)
     from holdfast.proxy.options import Options
@@ -66,10 +82,13 @@ def proxy(
 
     half = (history_trigger(trigger, window).tokens or trigger) // 2
     options = Options(
-        plan=TextPlan(text, max(1, half) if budget is None else budget, keep_recent=keep_recent),
+        plan=TextPlan(text, max(1, half) if budget is None else budget, keep_recent=keep_recent, least_recent=1),
         trigger=trigger,
         window=window,
         chat=compactor_for(text, config),
+        planned=plan,
+        price_file=price_file,
+        journal=journal,
         breakpoints=breakpoints,
         key=_key(api_key_env),
         dry_run=dry_run,
@@ -140,3 +159,18 @@ def serve(upstream: str, options: Options, host: str, port: int) -> None:
     config = configure(app, log_level="warning", date_header=False, timeout_graceful_shutdown=10)
     with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
         uvicorn.Server(config).run(sockets=[listener])
+    console.say(describe_totals(app.state.gateway.totals(), options.dry_run))
+
+
+def describe_totals(totals: Mapping[str, float], dry_run: bool) -> str:
+    """Returns the sum of what a proxy did, in a line."""
+    saved, before = totals["tokens_saved"], totals["tokens_before"]
+    parts = [
+        f"{totals['requests']:,} requests with a history, {totals['compactions']:,} compactions",
+        f"{saved:,} of {before:,} tokens saved" + (", had this not been a dry run" if dry_run else ""),
+    ]
+    if totals["money_passing"]:
+        money = totals["money_saved"]
+        what = "saved" if money >= 0 else "spent more"
+        parts.append(f"about ${abs(money):.4f} {what} than the ${totals['money_passing']:.4f} of passing through")
+    return "; ".join(parts)

@@ -53,6 +53,7 @@ def create_proxy(
     app = Starlette(routes=routes, lifespan=lifespan)
     app.add_middleware(FrontDoor, options=options)
     app.router.redirect_slashes = False
+    app.state.gateway = gateway
     return app
 
 

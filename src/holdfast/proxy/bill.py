@@ -48,7 +48,7 @@ class Tariff:
 
 @dataclass
 class Bill:
-    """What one session has cost so far; for one thread at a time."""
+    """The cost of one session so far; for one thread at a time."""
 
     cache: Cache | None = None
     raw_cache: Cache | None = None
@@ -74,7 +74,7 @@ class Bill:
         warm = bool(self.past.times) and now - self.past.times[-1] <= SECONDS[tariff.rules.life]
         if warm and size < GROWTH * self._refused:
             return None
-        session = _priced_session(held.raw, tariff)
+        session = _session_of(held.raw, tariff)
         terms = Terms(
             tariff.prices,
             rules=tariff.rules,
@@ -94,7 +94,7 @@ class Bill:
 
     def charge(self, sent: Sequence[Turn], raw: Sequence[Turn], tariff: Tariff, now: float, compactor: Usage) -> None:
         """Adds a request that the upstream took."""
-        session = _priced_session(Transcript(tuple(raw)), tariff)
+        session = _session_of(Transcript(tuple(raw)), tariff)
         self.cache, spent = _call(self.cache, session.prompt(sent), tariff, now)
         self.raw_cache, passing = _call(self.raw_cache, session.prompt(raw), tariff, now)
         money, never = tariff.prices.money, self.past.never + tariff.prices.money(passing)
@@ -113,7 +113,7 @@ def _call(cache: Cache | None, sent: Prompt, tariff: Tariff, now: float) -> tupl
     return replace(cache or Cache(), rules=tariff.rules).call(sent, now)
 
 
-def _priced_session(raw: Transcript, tariff: Tariff) -> Session:
+def _session_of(raw: Transcript, tariff: Tariff) -> Session:
     """Returns a history as the planner reads one."""
     return Session(raw, (), tariff.overhead)
 

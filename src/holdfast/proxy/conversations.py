@@ -13,6 +13,8 @@ from typing import Any
 from holdfast.proxy.bill import Bill
 from holdfast.proxy.caller import OutgoingRequest
 from holdfast.proxy.headers import SHOWN
+from holdfast.transcript.speaker import extract_own_words
+from holdfast.transcript.task import find_task
 
 MOST = 500
 """Conversations remembered at once; the one that was used longest ago goes first."""
@@ -29,7 +31,7 @@ class Conversation:
     """The first characters of the key's digest."""
     wire: str
     title: str
-    """The begin of the first turn; empty unless the log has words too."""
+    """The begin of the task; empty unless the log has words too."""
     turns: int = 0
     tokens_before: int = 0
     """Tokens of the newest history as it came."""
@@ -57,8 +59,9 @@ class Conversations:
         if not outgoing.turns:
             return
         first = outgoing.turns[0].text
+        task = find_task(outgoing.turns) if self._with_text else None
         digest = hashlib.sha256(f"{key}\n{wire}\n{first}".encode(errors="replace")).hexdigest()[:SHOWN]
-        title = " ".join(first[: 4 * TITLE].split())[:TITLE] if self._with_text else ""
+        title = "" if task is None else " ".join(extract_own_words(outgoing.turns[task])[: 4 * TITLE].split())[:TITLE]
         known = self._known.pop(digest, None) or Conversation(digest, key[:SHOWN], wire, title)
         known.turns, known.tokens_before, known.tokens_after = len(outgoing.turns), outgoing.before, outgoing.after
         known.requests += 1

@@ -163,10 +163,10 @@ def _turn_of(row: dict[str, Any]) -> Turn:
 
 def _same(turns: Sequence[Turn], known: Sequence[Turn]) -> bool:
     """Returns True if one begins with the other."""
-    return all(_said(a) == _said(b) for a, b in zip(turns, known, strict=False))
+    return all(_words_of(a) == _words_of(b) for a, b in zip(turns, known, strict=False))
 
 
-def _said(turn: Turn) -> tuple[object, ...]:
+def _words_of(turn: Turn) -> tuple[object, ...]:
     """Returns what a turn says, without what only its wire knows: a session of a file reads as the one of memory."""
     return turn.role, turn.text, turn.calls, turn.call_id
 

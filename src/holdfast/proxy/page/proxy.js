@@ -3,7 +3,7 @@
 import { number, pairs, text } from "./words.js";
 
 const PAUSE = 2000; // ms between two looks
-const WIRES = { openai_chat: "OpenAI chat", anthropic: "Anthropic", openai_responses: "OpenAI Responses" };
+const WIRES = { openai_chat: "OpenAI chat", anthropic: "Anthropic", openai_responses: "OpenAI Responses", gemini: "Gemini" };
 const find = (id) => document.getElementById(id);
 
 async function look() {
@@ -34,6 +34,9 @@ function show(status) {
     ["Passed on unread", number.format(status.passed_on)],
     ["Failed, sent as they came", number.format(status.failures)],
     ["Refused upstream, sent again", number.format(status.refused)],
+    ["Above the budget", number.format(status.over)],
+    ["Summaries, sent as they came", number.format(status.summaries)],
+    ["Money (estimate)", money(status.money, status.money_passing)],
   ]);
   find("counts").hidden = status.requests + status.passed_on === 0;
   find("empty").hidden = status.conversations.length > 0;
@@ -56,8 +59,15 @@ function card(row) {
     ["Requests", number.format(row.requests)],
     ["Compactions", number.format(row.compactions)],
     ["Sent of what came", row.tokens_before ? `${share.toFixed(0)} %` : "–"],
+    ["Money (estimate)", money(row.money, row.money_passing)],
   ]);
   return made;
+}
+
+function money(sent, passing) {
+  if (!passing) return "–";
+  const saved = passing - sent;
+  return `$${Math.abs(saved).toFixed(4)} ${saved < 0 ? "more" : "less"} than $${passing.toFixed(4)}`;
 }
 
 function label(place, name, tokens) {
