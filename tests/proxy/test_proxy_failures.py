@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+import zstandard
 from proxied import SMALL, Reply, Seen, anthropic_history, chat_history, get, post, proxy, responses_history, upstream
 
 from holdfast.adapters import compactor as compacting
@@ -22,6 +24,7 @@ from holdfast.text.rewrite import Rewritten, TextPlan
 from waiting import PATIENCE, until
 
 LONG = 40
+PACK = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstandard.compress}
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 BODIES: dict[str, dict[str, Any]] = {
     CHAT: {"messages": chat_history(LONG)},
@@ -181,12 +184,36 @@ def test_a_body_above_the_limit_streams_through():
     assert [seen.body for seen in up.seen] == [body, body]
 
 
-def test_a_compressed_body_passes_through():
-    body = gzip.compress(body_of(CHAT))
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd"])
+def test_a_compressed_body_is_read_and_goes_up_plain_only_where_it_changed(encoding):
+    pack = PACK[encoding]
+    small = pack(json.dumps({"messages": chat_history(2)}).encode())
     with upstream() as up, proxy(up) as url:
-        post(url + CHAT, content=body, headers={"content-encoding": "gzip"})
-    assert up.seen[0].body == body
-    assert up.seen[0].header("content-encoding") == ["gzip"]
+        for body in (pack(body_of(CHAT)), small):
+            post(url + CHAT, content=body, headers={"content-encoding": encoding})
+    assert json.loads(up.seen[0].body)["messages"][1]["content"] == chat_history(0)[1]["content"]
+    assert len(json.loads(up.seen[0].body)["messages"]) < 2 * LONG
+    assert [seen.header("content-encoding") for seen in up.seen] == [[], [encoding]]
+    assert up.seen[1].body == small
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "passed"),
+    [
+        (gzip.compress(b"x"), "br", "encoding br"),
+        (gzip.compress(b"x" * 200_000), "gzip", "size"),
+        (gzip.compress(b"x" * 9_999)[:-9], "gzip", ""),
+        (b"no gzip", "gzip", ""),
+        (b"no zstd", "zstd", ""),
+    ],
+)
+def test_a_compressed_body_that_cannot_be_read_passes_as_it_came_and_says_so(body, encoding, passed, tmp_path):
+    with upstream() as up, proxy(up, replace(SMALL, max_body=100_000, log=tmp_path / "log")) as url:
+        answer = post(url + CHAT, content=body, headers={"content-encoding": encoding})
+    row = json.loads((tmp_path / "log").read_text())
+    assert (up.seen[0].body, up.seen[0].header("content-encoding")) == (body, [encoding])
+    assert answer.headers["x-holdfast"].partition("passed=")[2] == row.get("passed", "") == passed
+    assert passed or row["failure"] == "DecodeError"
 
 
 @pytest.mark.parametrize("path", BODIES)
