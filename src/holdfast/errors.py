@@ -7,6 +7,7 @@ HoldfastError
 │   ├── BadOption           an unknown or ill-typed method option, name or ratio
 │   ├── BadContext          a .holdfast file that is damaged, foreign or hostile
 │   ├── TooLarge            more than the model or the memory can ever hold
+│   │   └── PromptTooLong       a history of more tokens than the model reads
 │   └── Missing             a session, a turn or a file of the store that there is not
 ├── UnsupportedModel    the model has a layer that a method cannot serve (exit code 2)
 ├── Failed              the work itself failed: no model, no memory      (exit code 1)
@@ -55,6 +56,14 @@ class BadContext(BadInput):
 
 class TooLarge(BadInput):
     """More than the model reads, or than memory will ever hold."""
+
+
+class PromptTooLong(TooLarge):
+    """A history of `tokens` tokens for a model that reads `most`: each wire says it in its provider's own words."""
+
+    def __init__(self, message: str, *, tokens: int, most: int) -> None:
+        self.tokens, self.most = max(tokens, most + 1), most
+        super().__init__(message)
 
 
 class Missing(BadInput):

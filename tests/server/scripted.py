@@ -60,7 +60,8 @@ class ScriptedHost:
     """`replies` in turn, the last again and again, or a function of the ask. Each turn is a token, and each word."""
 
     def __init__(self, *replies: Reply, script: Script | None = None, model: str = "scripted") -> None:
-        self.model, self.replies = model, list(replies) or [Reply()]
+        self.model, self.window, self.shows_tools = model, 4096, True
+        self.replies = list(replies) or [Reply()]
         self.script = script or self._next
         self.asks: list[GenerateRequest] = []
         self.held: list[Held] = []

@@ -14,7 +14,17 @@ import pytest
 from conftest import build_pair, small_session
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.engine.local import LocalEngine
-from holdfast.errors import BadContext, BadInput, BadOption, Busy, HoldfastError, Missing, TooLarge, UnsupportedModel
+from holdfast.errors import (
+    BadContext,
+    BadInput,
+    BadOption,
+    Busy,
+    HoldfastError,
+    Missing,
+    PromptTooLong,
+    TooLarge,
+    UnsupportedModel,
+)
 from holdfast.model.load import full_bytes
 from holdfast.server.output.processor import OutputProcessor
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateRequest, TextDelta
@@ -303,6 +313,96 @@ def test_one_turn_longer_than_the_window_is_refused(monkeypatch: pytest.MonkeyPa
     run(held, ask((user("short"),)))
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["new", "forked"])
+def test_a_history_that_no_compaction_fits_is_refused_unread_and_leaves_no_session(
+    monkeypatch: pytest.MonkeyPatch, fed: list[int], known: bool
+) -> None:
+    held = host()
+    if known:
+        run(held, ask(TURNS[:2]))
+    before = len(held.sessions("k"))
+    monkeypatch.setattr(held.engine.model.hf.config, "max_position_embeddings", 600)
+    fed.clear()
+    pinned = tuple(user(f"Rule {n}: " + "keep this in mind " * 12) for n in range(8))
+    with pytest.raises(PromptTooLong) as refused:
+        list(held.complete(ask((*TURNS[: 2 if known else 0], *pinned))))
+    assert refused.value.tokens > refused.value.most == 600
+    assert not fed
+    assert len(held.sessions("k")) == before
+
+
+LONG = Turn(Role.SYSTEM, "You are a coding agent. " * 20)
+
+
+def with_system(text: str, *turns: Turn) -> tuple[Turn, ...]:
+    return (Turn(Role.SYSTEM, text), *turns)
+
+
+def test_a_line_that_changes_with_each_request_is_no_other_session() -> None:
+    held = host()
+    billed = "x-anthropic-billing-header: cc_version=2.1.332; cch={};\nYou are an agent."
+    first, _, done = run(held, ask(with_system(billed.format("00a1f"), user("Go"))))
+    again, _, _ = run(held, ask(with_system(billed.format("9be02"), user("Go"), done.turn, user("And?"))))
+    other, _, _ = run(held, ask(with_system("You are another agent.", user("Go"), done.turn, user("And?"))))
+    assert again.session == first.session != other.session
+    strict = host(policy=replace(NEVER, volatile=()))
+    first, _, done = run(strict, ask(with_system(billed.format("00a1f"), user("Go"))))
+    again, _, _ = run(strict, ask(with_system(billed.format("9be02"), user("Go"), done.turn, user("And?"))))
+    assert again.session != first.session
+    with pytest.raises(BadOption, match="regular expression"):
+        host(policy=replace(NEVER, volatile=("(",)))
+
+
+def test_a_long_system_prompt_is_read_once_for_all_sessions_of_a_key(tmp_path: Path, fed: list[int]) -> None:
+    held = host(tmp_path, policy=replace(NEVER, head=32))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    first, text, _ = run(held, ask((LONG, user("Fix the port.")), tools=(tool,)))
+    size = max(fed)
+    assert first.cached_tokens == 0
+    fed.clear()
+    second, _, done = run(held, ask((LONG, user("Write a title.")), tools=(tool,)))
+    assert second.session != first.session
+    assert second.cached_tokens >= size > 8 * max(fed)
+    assert text == run(host(), ask((LONG, user("Fix the port.")), tools=(tool,)))[1]  # as one that is read whole
+    assert {row["id"] for row in held.sessions("k")} == {first.session, second.session}
+    assert run(held, ask((LONG, user("Fix it.")), tools=(tool,), key="other"))[0].cached_tokens == 0
+    held.close()
+    again = host(tmp_path, policy=replace(NEVER, head=32))
+    fed.clear()
+    assert (
+        run(
+            again,
+            ask(
+                (
+                    LONG,
+                    user("A third."),
+                ),
+                tools=(tool,),
+            ),
+        )[0].cached_tokens
+        >= size
+        > 8 * max(fed)
+    )
+    on, _, _ = run(again, ask((LONG, user("Write a title."), done.turn, user("Shorter.")), tools=(tool,)))
+    assert on.session == second.session
+
+
+def test_a_request_beside_one_that_is_answered_neither_waits_nor_takes_its_session() -> None:
+    held = host()
+    _, _, done = run(held, ask())
+    history = (*TURNS[:2], done.turn)
+    answering = held.complete(ask((*history, user("Why?")), max_tokens=8))
+    main = next(answering)
+    assert isinstance(main, AnswerStart)
+    next(answering)  # the answer has begun, and goes on when it is asked for more
+    side, _, _ = run(held, ask((*history, user("Why?"), user("Write a title."))))
+    *_, end = answering
+    assert isinstance(end, AnswerEnd)
+    assert side.session != main.session
+    on, _, _ = run(held, ask((*history, user("Why?"), end.turn, user("And?"))))
+    assert on.session == main.session
+
+
 def test_two_requests_on_one_session_fork_and_never_mix() -> None:
     held = host()
     _, _, done = run(held, ask())
@@ -351,6 +451,35 @@ def test_a_request_that_is_refused_leaves_no_session_behind(tmp_path: Path) -> N
             list(held.complete(ask((user("words " * 300),))))
     assert not held.sessions("k")
     assert not held.registry.store.logs()
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_compaction_that_loses_the_next_step_is_tried_again_and_left(tmp_path: Path, forced: bool) -> None:
+    window = Trigger(tokens=300, window=None, force=0.01 if forced else 0.95)
+    policy = HostPolicy(trigger=window, breaker=CircuitBreaker(cool_down=0), accept=2.0)  # no memory retains so much
+    held = host(tmp_path, policy=policy)
+    started, _, _ = run(held, ask(TURNS))
+    until(lambda: held.stats("k").compactions + held.stats("k").rejected)
+    detail, stats = held.session(started.session, "k"), held.stats("k")
+    assert (stats.compactions, stats.rejected) == ((1, 0) if forced else (0, 1))
+    kinds = [event["kind"] for event in detail["events"]]
+    told = next(event["told"] for event in detail["events"] if event["kind"] in ("rejected", "compacted"))
+    tries = (told["accept"] if forced else told)["tries"]
+    assert [one["ratio"] for one in tries] == [4.0, 2.0]
+    assert all(one["retained"] < 2 for one in tries)
+    assert kinds.count("rejected") == (not forced)
+    moved = host().take(held.export(started.session, "k"), "k")
+    assert moved["compactions"] == stats.compactions
+
+
+def test_a_compaction_that_retains_the_next_step_is_taken_over_with_its_score(tmp_path: Path) -> None:
+    held = host(tmp_path, policy=replace(EAGER, accept=-1e9))
+    started, _, _ = run(held, ask(TURNS))
+    settled(held, started.session)
+    detail = held.session(started.session, "k")
+    (score,) = detail["evidence"]["accept"]["tries"]
+    assert detail["compactions"] == 1
+    assert score["steps"] >= 1
 
 
 def test_a_restart_finds_every_session_and_reads_nothing_that_was_saved(tmp_path: Path, fed: list[int]) -> None:

@@ -204,14 +204,11 @@ def test_the_key_is_a_digest_and_separates_sessions(bench):
         ({"temperature": 3}, "temperature"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0]"),
         ({"messages": [USER, {"role": "tool", "tool_call_id": "zz", "content": "x"}]}, "messages[1]"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
-            "messages[0].content[0]",
-        ),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "messages[0].content[0]"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(bench, options, param):

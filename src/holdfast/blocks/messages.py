@@ -59,6 +59,14 @@ def probe_abilities(tokenizer: Any) -> Abilities:
     )
 
 
+def shows_tools(tokenizer: Any) -> bool:
+    """Returns True if the tokenizer's template writes the tools that a session offers."""
+    tool = {"type": "function", "function": {"name": "markname", "description": "mark", "parameters": {}}}
+    apply = applier(tokenizer, Transcript((), meta={"tools": [tool]}))
+    text = try_template(apply, [{"role": "user", "content": "mark-user"}])
+    return text is not None and "markname" in text
+
+
 def _shows(apply: Callable[..., str], messages: Messages, marks: list[str]) -> bool:
     text = try_template(apply, messages)
     return text is not None and all(mark in text for mark in marks)

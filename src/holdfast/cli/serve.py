@@ -43,6 +43,10 @@ TriggerAt = Annotated[
 Idle = Annotated[
     float | None, typer.Option(help="Compact in the background after so many seconds of rest.", show_default="never")
 ]
+Volatile = Annotated[
+    list[str] | None,
+    typer.Option(help="Regex of lines of a system prompt that change with each request; besides those that are known."),
+]
 Names = Annotated[
     list[str] | None, typer.Option(help="Another name of this machine that requests may use on loopback.")
 ]
@@ -69,10 +73,15 @@ def serve(
     low: Annotated[float, typer.Option(help="Share of the trigger to compact to.")] = 0.5,
     idle: Idle = None,
     cool_down: Annotated[int, typer.Option(help="Turns after a compaction in which there is none.")] = 3,
+    accept: Annotated[
+        float | None,
+        typer.Option(help="Share of the agent's next step that a background compaction must retain, as 0.98."),
+    ] = None,
     gate: Annotated[
         bool, typer.Option("--gate/--no-gate", help="Measure and repair what a compaction loses; slower.")
     ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Read again what stays, in place of its states.")] = False,
+    volatile: Volatile = None,
     memory: Annotated[float, typer.Option(help="GiB of KV memory for all sessions; others wait on disk.")] = 8.0,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -110,14 +119,16 @@ def serve(
         drain_seconds=drain,
     )
     compaction = CompactionOptions(latent, ratio, slots, keep_recent, pin, gate)
-    trigger_options = TriggerOptions(trigger, low, idle, cool_down, memory, restart, max_tokens)
+    trigger_options = TriggerOptions(trigger, low, idle, cool_down, memory, restart, max_tokens, accept)
     compaction.check()
     trigger_options.check()
     with bind(host, port) as listener:  # a port that is not free is known before the model is loaded
+        from holdfast.server.sessions.prefix_index import VOLATILE
         from holdfast.session.retention import DAY, StoreLimits
 
         limits = StoreLimits(round(max_store * 2**30), None if max_age is None else max_age * DAY)
-        plan, policy = compaction.plan(), replace(trigger_options.policy(), store=limits)
+        lines = (*VOLATILE, *(volatile or ()))
+        plan, policy = compaction.plan(), replace(trigger_options.policy(), store=limits, volatile=lines)
         run(create_host(console.engine(model, dtype, device), plan, policy, store), settings, listener)
 
 
@@ -179,6 +190,7 @@ class TriggerOptions(NamedTuple):
     memory: float
     restart: bool
     max_tokens: int
+    accept: float | None = None
 
     def check(self) -> None:
         """Raises BadOption, before anything heavy is loaded."""
@@ -189,6 +201,8 @@ class TriggerOptions(NamedTuple):
         if not 0 < self.low < 1:
             raise BadOption(f"--low must be a share of the trigger above 0 and below 1, got {self.low:g}")
         _at_least("--cool-down", self.cool_down, 0)
+        if self.accept is not None and not 0 < self.accept <= 1:
+            raise BadOption(f"--accept must be a share above 0 and at most 1, got {self.accept:g}")
         if self.idle is not None:
             _at_least("--idle", self.idle, 0)
         tokens, share = _trigger(self.trigger)
@@ -205,7 +219,8 @@ class TriggerOptions(NamedTuple):
         trigger = Trigger(tokens=tokens, window=window, low=self.low, early=early, idle=self.idle)
         breaker = CircuitBreaker(cool_down=self.cool_down)
         memory, most = int(self.memory * 2**30), min(LIMIT, self.max_tokens)
-        return HostPolicy(trigger, breaker, memory=memory, restart=self.restart, max_tokens=most)
+        how = {"memory": memory, "accept": self.accept, "restart": self.restart, "max_tokens": most}
+        return HostPolicy(trigger, breaker, **how)  # type: ignore[arg-type]
 
 
 def _at_least(option: str, value: float, least: int) -> None:

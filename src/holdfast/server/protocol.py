@@ -110,6 +110,8 @@ class HostStats:
     compaction_seconds: float = 0.0
     failures: int = 0
     """Compactions that failed and left their session as it was."""
+    rejected: int = 0
+    """Compactions that were prepared and not taken over, because the agent's steps would have been less likely."""
     evicted: int = 0
     """Sessions that were dropped to keep the limits of the store."""
 
@@ -226,6 +228,10 @@ class Host(Protocol):
     """
 
     model: str
+    window: int
+    """Tokens that the model reads."""
+    shows_tools: bool
+    """False if the model's chat template leaves the tools of a request out, so that it never hears of them."""
 
     def complete(self, ask: GenerateRequest) -> Iterator[GenerateOutput]:
         """Yields AnswerStart, deltas, AnswerEnd. Closing the iterator early ends the answer; the history stays read.

@@ -163,6 +163,26 @@ class SessionCompacted(SessionSaved):
 
 
 @dataclass(frozen=True)
+class CompactionRejected:
+    """A compaction was prepared and not taken over: what it lost is in `told`."""
+
+    kind: ClassVar[str] = "rejected"
+
+    @classmethod
+    def read(cls, row: Row) -> Self:
+        return cls()
+
+    def row(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+    def apply(self, state: LogState) -> LogState:
+        return state
+
+    def validate(self, state: LogState, vocabulary: int) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
 class CompactionUndone:
     """The newest compaction was taken back."""
 
@@ -230,7 +250,14 @@ class TurnPinned:
 
 
 LogEvent = (
-    SessionOpened | TurnsAppended | SessionCompacted | SessionSaved | CompactionUndone | SessionRewound | TurnPinned
+    SessionOpened
+    | TurnsAppended
+    | SessionCompacted
+    | SessionSaved
+    | CompactionRejected
+    | CompactionUndone
+    | SessionRewound
+    | TurnPinned
 )
 _KINDS: dict[str, type[LogEvent]] = {event.kind: event for event in get_args(LogEvent)}
 

@@ -6,28 +6,33 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from holdfast.errors import TooLarge
+from holdfast.errors import PromptTooLong
 from holdfast.model.load import Model
 from holdfast.transcript.turn import Turn
 
 
 def check_turns(turns: Sequence[Turn], model: Model) -> None:
-    """Raises TooLarge for a turn whose characters alone show that the model cannot read it."""
-    most = model.max_tokens * _longest_token(model.tokenizer)
+    """Raises PromptTooLong for a turn whose characters alone show that the model cannot read it."""
+    longest = _longest_token(model.tokenizer)
+    most = model.max_tokens * longest
     for turn in turns:
         if len(turn.text) > most and (size := sum(map(len, turn.text.split()))) > most:
-            raise TooLarge(
+            raise PromptTooLong(
                 f"one turn has {size:,} characters, more than fit the {model.max_tokens} tokens that {model.name} "
-                "reads; send it in parts, or a shorter one"
+                "reads; send it in parts, or a shorter one",
+                tokens=size // longest,
+                most=model.max_tokens,
             )
 
 
 def check_positions(end: int, tokens: int, model: Model) -> None:
-    """Raises TooLarge if `tokens` more behind position `end` go beyond the positions that the model reads."""
+    """Raises PromptTooLong if `tokens` more behind position `end` go beyond the positions that the model reads."""
     if end + tokens > model.max_tokens:
-        raise TooLarge(
+        raise PromptTooLong(
             f"the session ends at position {end} and {tokens} more tokens do not fit the {model.max_tokens} that "
-            f"{model.name} reads; compact it, send less, or use a model with a longer context"
+            f"{model.name} reads; compact it, send less, or use a model with a longer context",
+            tokens=end + tokens,
+            most=model.max_tokens,
         )
 
 

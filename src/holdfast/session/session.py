@@ -37,6 +37,7 @@ from holdfast.progress import Progress, quiet
 from holdfast.session.cache import KeepRule, PreparedCompaction, SessionCache, catch_up, compact_cache, open_cache
 from holdfast.session.checkpoints import Checkpoint, CheckpointStore, clip_checkpoints
 from holdfast.session.events import (
+    CompactionRejected,
     CompactionUndone,
     EventLog,
     LogEvent,
@@ -233,6 +234,10 @@ class Session:
         self._write(SessionCompacted(checkpoint), {**made.evidence, **after.sizes(), "why": why})
         self.cache = after
         return self.events[-1]
+
+    def reject(self, evidence: Mapping[str, Any], why: str) -> None:
+        """Writes to the log that a prepared compaction was not taken over, and how it was measured."""
+        self._write(CompactionRejected(), {**evidence, "why": why})
 
     @property
     def compactions(self) -> int:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from threading import Event as Flag
+from typing import Any
 
 from starlette.requests import Request
 
 from holdfast.server.http.errors import TimedOut
-from holdfast.server.protocol import GenerateOutput, GenerateRequest, Host
+from holdfast.server.protocol import AnswerEnd, GenerateOutput, GenerateRequest, Host
 
 
 async def begin_answer(request: Request, ask: GenerateRequest) -> AsyncGenerator[GenerateOutput]:
@@ -24,6 +26,10 @@ async def begin_answer(request: Request, ask: GenerateRequest) -> AsyncGenerator
     raised here and can still be an ordinary response.
     """
     state, began = request.app.state, time.perf_counter()
+    if ask.tools and not state.host.shows_tools:
+        names = ", ".join(str(tool.get("function", {}).get("name"))[:80] for tool in ask.tools)
+        request.state.warnings.append(f"tools not shown: the chat template of {state.host.model} has none ({names})")
+    warnings = {"warnings": list(request.state.warnings)} if request.state.warnings else {}
     events = stream_answer(state.host, ask, state.pool, state.settings.seconds)
     first = await anext(events)
 
@@ -35,9 +41,16 @@ async def begin_answer(request: Request, ask: GenerateRequest) -> AsyncGenerator
                 if silent:
                     state.metrics.of(request.state.key).first_token.observe(time.perf_counter() - began)
                     silent = False
-                yield event
+                yield _add_to_end(event, warnings)
 
     return go_on()
+
+
+def _add_to_end(event: GenerateOutput, fields: Mapping[str, Any]) -> GenerateOutput:
+    """Returns an event, with further fields in its `holdfast` if it is the last one."""
+    if not (fields and isinstance(event, AnswerEnd)):
+        return event
+    return replace(event, extension={**event.extension, **fields})
 
 
 async def stream_answer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +11,18 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from holdfast.errors import BadInput, Busy, Conflict, Failed, HoldfastError, Lost, Missing, TooLarge, UnsupportedModel
+from holdfast.errors import (
+    BadInput,
+    Busy,
+    Conflict,
+    Failed,
+    HoldfastError,
+    Lost,
+    Missing,
+    PromptTooLong,
+    TooLarge,
+    UnsupportedModel,
+)
 from holdfast.web.request_error import RequestError
 
 ANTHROPIC_PATHS = re.compile(r"/v1/messages(/|$)")
@@ -40,6 +51,20 @@ _UNROUTED = {
     404: "there is no such path here; /docs and /openapi.json list those that there are",
     405: "this path does not answer that method; /docs and /openapi.json list those that it does",
 }
+OVERFLOW = "context_length_exceeded"
+_OVERFLOW_WORDS = (  # of each wire, by its paths: agents know them, and compact by themselves
+    (ANTHROPIC_PATHS, "prompt is too long: {tokens} tokens > {most} maximum"),
+    (
+        re.compile(r"/v1/responses(/|$)"),
+        "Your input exceeds the context window of this model. Please adjust your input and try again. "
+        "({tokens} tokens, and it reads {most})",
+    ),
+    (
+        re.compile(r"/v1/(chat/)?completions$"),
+        "This model's maximum context length is {most} tokens. However, your messages resulted in {tokens} tokens. "
+        "Please reduce the length of the messages.",
+    ),
+)
 UNEXPECTED = "the server failed in a way that it did not expect; its log says how"
 
 
@@ -59,6 +84,8 @@ class Problem:
     """Seconds, beside 429 and 503."""
     close: bool = False
     """End the connection behind the answer."""
+    overflow: tuple[int, int] | None = None
+    """Tokens of a prompt that is too long, and those that the model reads."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -105,7 +132,9 @@ def problem_of(error: BaseException) -> Problem:
         return Problem(504, str(error), code=_CODES[504])
     if isinstance(error, HoldfastError):
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-        code = "context_length_exceeded" if isinstance(error, TooLarge) else _CODES.get(status)
+        if isinstance(error, PromptTooLong):
+            return Problem(400, str(error), code=OVERFLOW, overflow=(error.tokens, error.most))
+        code = OVERFLOW if isinstance(error, TooLarge) else _CODES.get(status)
         return Problem(status, str(error), code=code)
     if isinstance(error, RequestValidationError):
         return _validation_problem(error)
@@ -123,8 +152,18 @@ def _validation_problem(error: RequestValidationError) -> Problem:
     return Problem(400, f"{param or where}: {first['msg']}", param or None)
 
 
+def in_words_of(path: str, problem: Problem) -> Problem:
+    """Returns an error in the words by which the wire's agents know a prompt that is too long."""
+    if problem.overflow is None:
+        return problem
+    tokens, most = problem.overflow
+    words = next((words for paths, words in _OVERFLOW_WORDS if paths.match(path)), None)
+    return replace(problem, message=words.format(tokens=tokens, most=most)) if words else problem
+
+
 def error_body(problem: Problem, path: str) -> dict[str, Any]:
     """Returns the body that clients of `path` expect."""
+    problem = in_words_of(path, problem)
     if ANTHROPIC_PATHS.match(path):
         kind = _ANTHROPIC.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
         return {"type": "error", "error": {"type": kind, "message": problem.message}}
@@ -136,6 +175,6 @@ def error_body(problem: Problem, path: str) -> dict[str, Any]:
 def error_response(error: BaseException, path: str) -> JSONResponse:
     """Returns the whole response; a prompt that is too long is a plain bad request to OpenAI's clients."""
     problem = problem_of(error)
-    context = problem.code == "context_length_exceeded" and not ANTHROPIC_PATHS.match(path)
+    context = problem.code == OVERFLOW and not ANTHROPIC_PATHS.match(path)
     extra = dict(getattr(error, "headers", None) or {})  # e.g. Allow, beside a 405
     return JSONResponse(error_body(problem, path), 400 if context else problem.status, problem.headers | extra)

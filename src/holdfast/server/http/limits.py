@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 from starlette.datastructures import Headers
@@ -23,6 +24,8 @@ from holdfast.web.request_error import RequestError
 
 log = logging.getLogger("holdfast.server")
 HUNG_UP = 499  # as nginx logs it
+WARNING_HEADER = b"x-holdfast-warning"
+WARNING_LENGTH = 1_000  # characters of one
 EVENTS = "/holdfast/events"
 """The path of streams without an end, which have places of their own."""
 
@@ -56,8 +59,9 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer, began = Answer(send, self.settings.stalled_seconds), time.perf_counter()
-        scope.setdefault("state", {})["key"] = ""
+        state = scope.setdefault("state", {})
+        state["key"], state["warnings"] = "", []
+        answer, began = Answer(send, self.settings.stalled_seconds, state["warnings"]), time.perf_counter()
         try:
             await self._serve(scope, receive, answer)
         except ClientGone:
@@ -129,9 +133,9 @@ async def refuse(error: Exception, scope: Scope, receive: Receive, answer: Answe
 class Answer:
     """An answer as it is sent, and its status; 0 before anything is sent."""
 
-    def __init__(self, send: Send, patience: float) -> None:
-        """Takes the seconds of `patience` with a reader that takes nothing."""
-        self._send, self.patience = send, patience
+    def __init__(self, send: Send, patience: float, warnings: Sequence[str] = ()) -> None:
+        """Takes the seconds of `patience` with a reader that takes nothing, and what its head is to warn of by then."""
+        self._send, self.patience, self._warnings = send, patience, warnings
         self.status, self.whole = 0, False
         self.ending: Callable[[], None] = lambda: None
         """Called before the last piece is sent."""
@@ -139,6 +143,8 @@ class Answer:
     async def send(self, message: Message) -> None:
         """Sends a piece. Raises ClientGone if the reader takes nothing for too long."""
         self.status = message.get("status", self.status)
+        if message["type"] == "http.response.start" and self._warnings:
+            message = {**message, "headers": [*message.get("headers", ()), *warning_headers(self._warnings)]}
         self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)
         if self.whole:
             self.ending()
@@ -147,6 +153,12 @@ class Answer:
                 await self._send(message)
         except TimeoutError:
             raise ClientGone from None
+
+
+def warning_headers(warnings: Iterable[str]) -> list[tuple[bytes, bytes]]:
+    """Returns a header for each warning, in plain characters alone: names of tools are the client's."""
+    lines = (re.sub(r"[^ -~]", "?", warning)[:WARNING_LENGTH] for warning in warnings)
+    return [(WARNING_HEADER, line.encode("ascii")) for line in lines]
 
 
 class RateLimiter:

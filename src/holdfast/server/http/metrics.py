@@ -22,6 +22,7 @@ _COUNTERS = {
     "compactions": ("compactions", "Compactions done."),
     "compaction_seconds": ("compaction_seconds", "Seconds that they took."),
     "evicted": ("sessions_evicted", "Sessions that were dropped to keep the limits of the store."),
+    "rejected": ("compactions_rejected", "Compactions that lost too much of the newest steps to be taken over."),
     "failures": ("compaction_failures", "Compactions that failed and left their session as it was."),
 }
 _TOKENS = ("prompt", "cached", "completion")

@@ -2,6 +2,9 @@
 
 A compaction is prepared on a snapshot while its session and all others go on, since the model is shared step by step.
 The session is locked only for the snapshot and for the moment in which the result is taken over.
+
+With `accept` a compaction in the background is first scored on the steps that the agent took meanwhile. One that
+retains too little of them is prepared again at half the ratio, and then left; the log says so.
 """
 
 from __future__ import annotations
@@ -9,23 +12,29 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event, Lock, Thread
+from typing import Any
 
 from holdfast.compaction.plan import Plan
-from holdfast.errors import BadInput, Conflict, HoldfastError
+from holdfast.errors import BadInput, Conflict, Failed, HoldfastError
 from holdfast.server.sessions.counters import Counters
 from holdfast.server.sessions.entry import SessionEntry
 from holdfast.server.sessions.registry import SessionRegistry
+from holdfast.session.acceptance import score_steps
+from holdfast.session.cache import PreparedCompaction
 from holdfast.session.session import Session
 from holdfast.session.trigger import CompactionReason, SessionStatus, Trigger, due
 from holdfast.transcript.turn import Role
 
 log = logging.getLogger("holdfast.server")
 LOOK = 1.0  # seconds between looks at who rests
+TRIES = 3
+"""Ratios at which a compaction is tried, each half of the one before."""
+LEAST_RATIO = 2.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,17 @@ class CompactionRequest:
     """None takes the session's own."""
     target: int | None = None
     """Slots to come down to, where so much may go."""
+    forced: bool = False
+    """The window is nearly full: the compaction is taken over whatever it loses."""
+
+
+class NotAccepted(Failed):
+    """Every compaction that was prepared loses too much of the steps that the agent took; `evidence` says how much."""
+
+    def __init__(self, evidence: Mapping[str, Any]) -> None:
+        self.evidence = evidence
+        scores = ", ".join(f"{one['retained']:.3f} at {one['ratio']:g}x" for one in evidence["tries"])
+        super().__init__(f"a compaction must retain {evidence['accept']:g} of the newest steps, and retains {scores}")
 
 
 class CompactionQueue:
@@ -47,8 +67,17 @@ class CompactionQueue:
     request waits for inside its session does not queue.
     """
 
-    def __init__(self, registry: SessionRegistry, trigger: Trigger, restart: bool, counters: Counters) -> None:
+    def __init__(
+        self,
+        registry: SessionRegistry,
+        trigger: Trigger,
+        restart: bool,
+        counters: Counters,
+        accept: float | None = None,
+    ) -> None:
+        """Takes `accept`: the share of the agent's steps that a background compaction must retain."""
         self.registry, self.trigger, self.restart, self.counters = registry, trigger, restart, counters
+        self.accept = accept
         self._one_at_a_time, self._closing = Lock(), Event()
         self._background = ThreadPoolExecutor(1, "compact")
         if trigger.idle is not None:
@@ -125,7 +154,7 @@ class CompactionQueue:
             _compact(entry.session, request)
 
     def _request(self, reason: CompactionReason) -> CompactionRequest:
-        return CompactionRequest(reason.text, self.restart, target=reason.target)
+        return CompactionRequest(reason.text, self.restart, target=reason.target, forced=reason.kind == "force")
 
     def _compact_beside(
         self, name: str, key: str, choose: Callable[[SessionEntry], CompactionRequest | None], insist: bool = False
@@ -138,7 +167,10 @@ class CompactionQueue:
         if request is None:
             return
         with self._track(entry, session), entry.track_activity("compacting"):
-            prepared = snapshot.prepare(request.plan, restart=request.restart, target=request.target)
+            if insist or self.accept is None:
+                prepared = snapshot.prepare(request.plan, restart=request.restart, target=request.target)
+            else:
+                prepared = self._prepare_accepted(snapshot, session, request, self.accept)
             try:
                 with self.registry.enter(name, key):
                     if entry.resident is not session:
@@ -150,6 +182,24 @@ class CompactionQueue:
                 with self.registry.enter(name, key):
                     _compact(entry.session, request)
 
+    def _prepare_accepted(
+        self, snapshot: Session, session: Session, request: CompactionRequest, accept: float
+    ) -> PreparedCompaction:
+        """Prepares a compaction that retains `accept` of the agent's steps. Raises NotAccepted if none of the ratios
+        does, unless the window demands it: then the gentlest is taken."""
+        tries: list[dict[str, Any]] = []
+        for plan, target in _gentler(request.plan or snapshot.plan, request.target):
+            prepared = snapshot.prepare(plan, restart=request.restart, target=target)
+            score = score_steps(prepared, session.cache, accept)
+            tries.append({"ratio": plan.ratio, "slots": round(prepared.after.slots), **(score.row() if score else {})})
+            if score is None or score.retained >= accept:
+                break
+        else:
+            if not request.forced:
+                raise NotAccepted({"accept": accept, "tries": tries})
+        evidence = {**prepared.evidence, "accept": {"accept": accept, "forced": request.forced, "tries": tries}}
+        return prepared._replace(evidence=evidence)
+
     @contextmanager
     def _track(self, entry: SessionEntry, session: Session) -> Iterator[None]:
         """Tells the breaker and the counters of a compaction, unless there was nothing to compact."""
@@ -158,6 +208,13 @@ class CompactionQueue:
             yield
         except BadInput:
             entry.used = time.time()
+            raise
+        except NotAccepted as error:
+            with entry.lock:
+                if entry.resident is session:
+                    session.reject(error.evidence, "the steps since would be less likely over it")
+            self.counters.add(entry.key, rejected=1, compaction_seconds=time.perf_counter() - began)
+            entry.breaker, entry.used = entry.breaker.after(len(session.turns), before, None), time.time()
             raise
         except Exception:
             self.counters.add(entry.key, failures=1)
@@ -180,9 +237,18 @@ class CompactionQueue:
         if not entry.lock.acquire(blocking=False):
             return False
         try:
-            return entry.resident is not None and not entry.busy and self.find_reason(entry, idle) is not None
+            idle_one = entry.resident is not None and not entry.busy and not entry.head
+            return idle_one and self.find_reason(entry, idle) is not None
         finally:
             entry.lock.release()
+
+
+def _gentler(plan: Plan, target: int | None) -> Iterator[tuple[Plan, int | None]]:
+    """Yields a plan with its target, and then gentler ones, which come down as far as they come."""
+    yield plan, target
+    for halving in range(1, TRIES):
+        if plan.ratio / 2**halving >= LEAST_RATIO:
+            yield replace(plan, ratio=plan.ratio / 2**halving), None
 
 
 def _compact(session: Session, request: CompactionRequest) -> None:

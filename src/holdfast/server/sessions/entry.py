@@ -34,6 +34,8 @@ class SessionEntry:
     activities: list[Activity] = field(default_factory=list)
     """The work that is done on it now; an answer and a compaction may go on side by side."""
     marked: bool = False
+    head: bool = False
+    """The start that sessions of a key share. It is forked and never continued."""
     used: float = field(default_factory=time.time)
     gone: bool = False
 

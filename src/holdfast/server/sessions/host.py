@@ -9,15 +9,18 @@ is in the store before the answer ends; what is in memory can be lost without lo
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from threading import Event
 from typing import Any
 
+from holdfast.blocks.messages import shows_tools
 from holdfast.blocks.render import render
 from holdfast.compaction.plan import Plan
 from holdfast.config import home
@@ -25,7 +28,7 @@ from holdfast.engine.answer import Answer
 from holdfast.engine.kv_context import check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
-from holdfast.errors import BadContext, BadInput, BadOption, Busy, Failed, HoldfastError, TooLarge
+from holdfast.errors import BadContext, BadInput, BadOption, Busy, Failed, HoldfastError, PromptTooLong, TooLarge
 from holdfast.model.load import full_bytes
 from holdfast.server.output.processor import OutputProcessor
 from holdfast.server.protocol import (
@@ -38,23 +41,26 @@ from holdfast.server.protocol import (
     SessionDetail,
     SessionRow,
 )
-from holdfast.server.sessions import export, views
-from holdfast.server.sessions.chunked_prefill import split_turns
+from holdfast.server.sessions import export, upkeep, views
+from holdfast.server.sessions.chunked_prefill import check_fit, split_turns
 from holdfast.server.sessions.compaction_options import apply_options
 from holdfast.server.sessions.compaction_queue import CompactionQueue, CompactionRequest
 from holdfast.server.sessions.counters import Counters
 from holdfast.server.sessions.entry import SessionEntry
+from holdfast.server.sessions.prefix_index import VOLATILE
 from holdfast.server.sessions.registry import SessionRegistry
 from holdfast.session.cache import SessionCache
 from holdfast.session.retention import StoreLimits
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
-from holdfast.transcript.turn import Transcript, Turn
+from holdfast.transcript.turn import Role, Transcript, Turn
 
 log = logging.getLogger("holdfast.server")
 LIMIT = 1024  # tokens of an answer whose caller says nothing
 PIECES = 8  # in which a window is filled by a history that is longer; one of them is kept free for an answer
+HEAD = 1024
+LETTERS = 6  # that a token has at most on average, in prompts of agents
 TIDY = 100  # answers after which the store is brought within its limits
 
 
@@ -66,12 +72,20 @@ class HostPolicy:
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     memory: int = 8 << 30
     """Bytes of KV memory for all sessions together."""
+    accept: float | None = None
+    """Share of the agent's next step that a background compaction must retain to be taken over; None takes every one.
+    See `session/acceptance.py`."""
     restart: bool = False
     """Read what stays again after a compaction, in place of keeping its states."""
     max_tokens: int = LIMIT
     """Tokens of an answer whose caller says nothing."""
     store: StoreLimits = field(default_factory=StoreLimits)
     """The most that the store of the sessions may hold."""
+    head: int = HEAD
+    """Tokens of a system prompt with its tools, from which on its states are read once and shared between the sessions
+    of a key."""
+    volatile: tuple[str, ...] = VOLATILE
+    """Patterns of lines of a system prompt that change from request to request and do not make it another session."""
 
 
 class SessionHost:
@@ -82,13 +96,16 @@ class SessionHost:
         self.engine, self.plan, self.policy = engine, plan, policy or HostPolicy()
         if not self.policy.restart:
             check_retains(engine.model)
-        self.model = engine.model.name
+        self.model, self.window = engine.model.name, engine.model.max_tokens
+        self.shows_tools = shows_tools(engine.model.tokenizer)
         self.counters = Counters()
-        self.registry = SessionRegistry(engine, plan, store, self.policy.memory, self.policy.breaker)
+        about = self.policy.memory, self.policy.breaker, self.policy.volatile
+        self.registry = SessionRegistry(engine, plan, store, *about)
         self.registry.discover()
         self._answers = 0
         self._closing = Event()
-        self.compactions = CompactionQueue(self.registry, self.policy.trigger, self.policy.restart, self.counters)
+        how = self.policy.restart, self.counters, self.policy.accept
+        self.compactions = CompactionQueue(self.registry, self.policy.trigger, *how)
         self.compactions.submit(self._collect)
 
     # -- answering -------------------------------------------------------------------------------------------------
@@ -103,8 +120,9 @@ class SessionHost:
         if not request.turns:
             raise BadInput("a request needs at least one message")
         began = time.perf_counter()
+        own = self._read_head(request)
         with self.registry.enter_matching(request) as (entry, known):
-            session, cached = entry.session, entry.session.cache.tokens if known else 0
+            session, cached = entry.session, max(0, entry.session.cache.tokens - own) if known else 0
             with entry.track_activity("reading"):
                 self._prefill(entry, request.turns[known:])
             answer = session.answer(self._limit(session, request), self.sampling(request))
@@ -139,7 +157,8 @@ class SessionHost:
         ids = model.tokenizer(request.prompt, add_special_tokens=False)["input_ids"] or [model.tokenizer.eos_token_id]
         limit = request.max_tokens or self.policy.max_tokens
         if len(ids) + limit > model.max_tokens:
-            raise TooLarge(f"a prompt of {len(ids)} tokens and an answer of {limit} exceed {model.max_tokens}")
+            message = f"a prompt of {len(ids)} tokens and an answer of {limit} exceed {model.max_tokens}"
+            raise PromptTooLong(message, tokens=len(ids) + limit, most=model.max_tokens)
         yield AnswerStart("", len(ids), 0)
         answer = Answer(self.engine, SessionCache.empty(model).live, ids, limit, self.sampling(request))
         output = OutputProcessor(answer, replace(request, tools=()), "")
@@ -147,19 +166,41 @@ class SessionHost:
         self.counters.add(request.key, prompt_tokens=len(ids), completion_tokens=len(answer.ids))
         yield AnswerEnd(output.turn, output.reason, len(ids), 0, len(answer.ids), {}, output.stopped_by)
 
+    def _read_head(self, request: GenerateRequest) -> int:
+        """Reads the system prompt into a head, if it is long and no session has it; returns the tokens read."""
+        head = list(takewhile(lambda turn: turn.role is Role.SYSTEM, request.turns))
+        letters = sum(len(turn.text) for turn in head) + sum(len(json.dumps(tool)) for tool in request.tools)
+        if not head or len(head) == len(request.turns) or letters < LETTERS * self.policy.head:
+            return 0
+        try:
+            with self.registry.enter_head(request, len(head)) as entry:
+                if entry is None:
+                    return 0
+                with entry.track_activity("reading"):
+                    self._prefill(entry, head)
+                entry.session.save()
+                return entry.session.cache.tokens
+        except (BadInput, Busy) as error:  # no template for it, or no room: the session reads its own
+            log.info("the system prompt is not shared: %s", error)
+            return 0
+
     def _prefill(self, entry: SessionEntry, turns: Sequence[Turn]) -> None:
         """Reads new turns: all at once where they fit, else exchange by exchange with compactions between them."""
         if not turns:
             return
         session, window = entry.session, self.engine.model.max_tokens
         sizes: Counter[int] = Counter()
-        for block in session.render_turns(turns):
+        blocks = session.render_turns(turns)
+        for block in blocks:
             sizes[block.origin.turn] += len(block)
-        self.registry.reserve(entry, min(sizes.total(), window))
         end = session.cache.live.next_position + sizes.total() + self._answer_room
         fits = end <= self.policy.trigger.force * window
-        whole = [(tuple(turns), sizes.total())]
-        for piece, tokens in whole if fits else split_turns(session.turns, turns, sizes, window // PIECES):
+        pieces = [(tuple(turns), sizes.total())]
+        if not fits:
+            pieces = split_turns(session.turns, turns, sizes, window // PIECES)
+            check_fit(session, pieces, blocks)
+        self.registry.reserve(entry, min(sizes.total(), window))
+        for piece, tokens in pieces:
             if not fits:
                 self._make_room(entry, tokens)
             session.append(piece)
@@ -183,9 +224,11 @@ class SessionHost:
         room = (self.policy.memory - session.cache.nbytes) // full_bytes(model, 1)
         left = min(model.max_tokens - session.cache.live.next_position, room) - 16  # what opens and closes an answer
         if left < 1:
-            raise TooLarge(
+            raise PromptTooLong(
                 f"the history takes all {model.max_tokens} positions that {self.model} reads, or all the memory for "
-                "sessions; compact the session, or send less"
+                "sessions; compact the session, or send less",
+                tokens=session.cache.tokens,
+                most=model.max_tokens,
             )
         return min(request.max_tokens or self.policy.max_tokens, left)
 
@@ -200,7 +243,7 @@ class SessionHost:
 
     def sessions(self, key: str) -> list[SessionRow]:
         """Lists as `Host.sessions` says."""
-        rows = [self._row(entry) for entry in self.registry.list_entries(key)]
+        rows = [self._row(entry) for entry in self.registry.list_entries(key) if not entry.head]
         return rows + [views.unreadable_row(*told) for told in self.registry.unreadable_of(key).items()]
 
     def _row(self, entry: SessionEntry) -> SessionRow:
@@ -304,7 +347,8 @@ class SessionHost:
         nbytes = sum(cache.nbytes for cache in caches)
         slots = round(nbytes / full_bytes(self.engine.model, 1))
         counts, seconds = self.counters.read(key)
-        return HostStats(len(entries), len(caches), nbytes, slots, compaction_seconds=seconds, **counts)
+        sessions = sum(not entry.head for entry in entries)
+        return HostStats(sessions, len(caches), nbytes, slots, compaction_seconds=seconds, **counts)
 
     def close(self) -> None:
         """Closes as `Host.close` says."""
@@ -315,10 +359,10 @@ class SessionHost:
     def _collect(self) -> None:
         """Keeps the limits of the store, and drops the objects that no session needs any more."""
         try:
-            for entry, reason in self.registry.evict(self.policy.store):
+            for entry, reason in upkeep.evict(self.registry, self.policy.store):
                 log.warning("session %s is dropped: %s", entry.name, reason)
                 self.counters.add(entry.key, evicted=1)
-            self.registry.collect_garbage()
+            upkeep.collect_garbage(self.registry)
         except HoldfastError as error:  # the next start tries again
             log.warning("what sessions left behind is not cleared away: %s", error)
 

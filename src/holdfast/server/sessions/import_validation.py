@@ -68,6 +68,7 @@ class _OpenedRow(_Event):
     template: str
     tools: list[dict[str, Any]]
     parent: str = ""
+    head: bool = False
     key: str = ""
 
 
@@ -98,6 +99,11 @@ class _Checkpoint(_Event):
     told: _Sizes = _Sizes()
 
 
+class _Rejected(_Event):
+    kind: Literal["rejected"]
+    told: dict[str, Any] = {}
+
+
 class _Undone(_Event):
     kind: Literal["undone"]
     checkpoints: Count
@@ -116,7 +122,7 @@ class _PinnedRow(_Event):
 
 
 _LATER = TypeAdapter(
-    list[Annotated[_Turns | _Checkpoint | _Undone | _Rewound | _PinnedRow, Field(discriminator="kind")]],
+    list[Annotated[_Turns | _Checkpoint | _Rejected | _Undone | _Rewound | _PinnedRow, Field(discriminator="kind")]],
     config=ConfigDict(strict=True),
 )
 

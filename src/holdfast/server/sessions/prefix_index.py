@@ -2,24 +2,42 @@
 
 Two histories have the same link at a turn just when they say the same up to it, for the same key, model and tools.
 What clients drop or write anew makes no difference: reasoning, unknown fields, white space around the assistant's
-text, and the key order, white space and escapes of a call's arguments.
+text, the key order, white space and escapes of a call's arguments, and lines of a system prompt that are known to
+change from request to request.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from threading import Lock
 from typing import Any
 
-from holdfast.errors import BadInput
+from holdfast.errors import BadInput, BadOption
 from holdfast.transcript.turn import Role, Turn
 
 SIZE = 16  # bytes of a link
 MAX_DEPTH = 100  # levels of arguments that are read as JSON; fixed, so that the depth of the caller decides nothing
+
+
+VOLATILE = (r"(?i:x-[a-z0-9-]*(?:billing|session|request|trace)[a-z0-9-]*): .*",)
+"""Lines of a system prompt that say nothing to a model and change with each request, as patterns of whole lines.
+Claude Code writes one, `x-anthropic-billing-header: cc_version=…; cch=…;`."""
+
+
+def volatile_lines(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    """Returns the pattern of lines that do not count; None for no patterns. Raises BadOption for one that is no regular
+    expression."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise BadOption(f"a volatile line is a regular expression, got {pattern!r}: {error}") from None
+    return re.compile(rf"^(?:{'|'.join(patterns)})$\n?", re.MULTILINE) if patterns else None
 
 
 def seed(key: str, model: str, tools: Sequence[Mapping[str, Any]] = ()) -> bytes:
@@ -36,11 +54,11 @@ def seed(key: str, model: str, tools: Sequence[Mapping[str, Any]] = ()) -> bytes
     return _hash(b"", (key, model, written))
 
 
-def links(turns: Iterable[Turn], seed: bytes) -> list[bytes]:
+def links(turns: Iterable[Turn], seed: bytes, volatile: re.Pattern[str] | None = None) -> list[bytes]:
     """Returns one link for each turn; each stands for the seed and every turn up to its own."""
     chain: list[bytes] = []
     for turn in turns:
-        seed = _link(seed, turn)
+        seed = _link(seed, turn, volatile)
         chain.append(seed)
     return chain
 
@@ -52,7 +70,9 @@ class PrefixIndex:
     turns as the client sent them: that is how it will send them again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, volatile: Sequence[str] = ()) -> None:
+        """Takes patterns of the lines of a system prompt that do not count. Raises BadOption as `volatile_lines`."""
+        self._volatile = volatile_lines(volatile)
         self._lock = Lock()
         self._chains: dict[str, list[bytes]] = {}  # session, the newest last -> its seed and links
         self._holders: dict[bytes, set[str]] = {}  # link -> sessions that hold it
@@ -63,7 +83,7 @@ class PrefixIndex:
         """Returns what `links` does, sooner if turns are known."""
         chain: list[bytes] = []
         for turn in turns:
-            seed = self._look_up(seed, turn) or _link(seed, turn)
+            seed = self._look_up(seed, turn) or _link(seed, turn, self._volatile)
             chain.append(seed)
         return chain
 
@@ -144,8 +164,10 @@ def _same(one: Turn, two: Turn) -> bool:
     )
 
 
-def _link(before: bytes, turn: Turn) -> bytes:
+def _link(before: bytes, turn: Turn, volatile: re.Pattern[str] | None) -> bytes:
     text = turn.text.strip() if turn.role is Role.ASSISTANT else turn.text
+    if volatile and turn.role is Role.SYSTEM:
+        text = volatile.sub("", text)
     calls = (field for call in turn.calls for field in (call.id, call.name, *_arguments(call.arguments)))
     return _hash(before, (turn.role, text, turn.call_id, "error" if turn.is_error else "", *calls))
 

@@ -1,16 +1,19 @@
 """The sessions of a server: the one that a request continues, those in memory, and who works on one now.
 
 A request takes the session that has most of its turns in common and goes on there, or forks it where the two part. One
-request at a time works on a session; a second one waits, and then continues or forks the session as it is then.
+request at a time works on a session; a second one waits, and then continues or forks the session as it is then. While
+a session is being answered nothing can continue it, so that a second request forks it at once.
+
+A long system prompt is a session of its own, a *head*, that is only ever forked: it is read once for each key.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from threading import Lock
 from typing import Any
 from uuid import uuid4
@@ -23,8 +26,8 @@ from holdfast.server.protocol import GenerateRequest
 from holdfast.server.sessions.entry import SessionEntry
 from holdfast.server.sessions.lru import MemoryBudget
 from holdfast.server.sessions.prefix_index import PrefixIndex, seed
-from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended, find_referenced_objects, replay_log
-from holdfast.session.retention import StoreLimits, choose_evictions, last_use, list_sessions
+from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended, replay_log
+from holdfast.session.retention import last_use
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker
 from holdfast.storage.store import Store
@@ -32,7 +35,6 @@ from holdfast.transcript.turn import Turn
 
 log = logging.getLogger("holdfast.server")
 RESERVE = 256  # tokens of an answer for which memory is taken before it is known how long it gets
-EVICTED = 1_000  # evicted sessions whose reasons are remembered
 WAIT = 0.05  # seconds between looks at a session that is to be spilled and that somebody else has
 ODD = (LookupError, ValueError, TypeError, AttributeError)
 """Errors of reading a log that is sound and yet not one that Holdfast writes."""
@@ -41,15 +43,23 @@ ODD = (LookupError, ValueError, TypeError, AttributeError)
 class SessionRegistry:
     """All sessions of a server. Any thread may call."""
 
-    def __init__(self, engine: LocalEngine, plan: Plan, store: Store, budget: int, breaker: CircuitBreaker) -> None:
-        """Takes `budget`: bytes of KV memory for all sessions together."""
+    def __init__(
+        self,
+        engine: LocalEngine,
+        plan: Plan,
+        store: Store,
+        budget: int,
+        breaker: CircuitBreaker,
+        volatile: Sequence[str] = (),
+    ) -> None:
+        """Takes `budget`: bytes of KV memory for all sessions together, and the patterns of `PrefixIndex`."""
         self.engine, self.plan, self.store, self.breaker = engine, plan, store, breaker
-        self.memory, self.index = MemoryBudget(budget), PrefixIndex()
+        self.memory, self.index = MemoryBudget(budget), PrefixIndex(volatile)
         self.unreadable: dict[str, str] = {}
         """Sessions of the store that cannot be read, and the reason."""
         self.evicted: dict[str, tuple[str, str]] = {}
         """Sessions that were dropped to keep the limits of the store: their keys, and the reasons."""
-        self._lock = Lock()
+        self._lock, self._one_head = Lock(), Lock()
         self._entries: dict[str, SessionEntry] = {}
 
     def discover(self) -> None:
@@ -73,45 +83,12 @@ class SessionRegistry:
             return None
         return None if first is None else str(first.get("key", ""))
 
-    def evict(self, limits: StoreLimits) -> list[tuple[SessionEntry, str]]:
-        """Drops the sessions that are beyond the limits of the store, unless somebody works on them.
-
-        Returns those that went, with the reasons.
-        """
-        entries = {entry.name: entry for entry in self.list_entries()}
-        stored = [session for session in list_sessions(self.store) if session.name in entries]
-        stored = [replace(session, updated=entries[session.name].used) for session in stored]
-        spared = {name for name, entry in entries.items() if entry.busy}
-        gone: list[tuple[SessionEntry, str]] = []
-        for session, reason in choose_evictions(stored, limits, time.time(), spared):
-            entry = entries[session.name]
-            with suppress(Missing, Busy):  # another one was faster
-                self.drop(entry.name, entry.key)
-                self.evicted[entry.name] = entry.key, reason
-                gone.append((entry, reason))
-        while len(self.evicted) > EVICTED:
-            del self.evicted[next(iter(self.evicted))]
-        return gone
-
-    def collect_garbage(self) -> int:
-        """Drops the objects that no session needs any more; returns the bytes freed.
-
-        Other servers may share the store, so every log is read; where one cannot be, nothing is dropped.
-        """
-        if self.unreadable:
-            return 0
-        needed, seen = set[str](), set[str]()
-        while new := set(self.store.logs()) - seen:  # a fork may come while its origin is read, and outlive it
-            needed = needed.union(*(find_referenced_objects(self.store.events(name)) for name in new))
-            seen |= new
-        return self.store.collect(needed)
-
     def _register(self, name: str, events: Sequence[Mapping[str, Any]]) -> SessionEntry:
         first, turns = events[0], replay_turns(events)
         start = seed(first.get("key", ""), first.get("model", ""), first.get("tools", ()))
         links = self.index.links(turns, start)
         entry = SessionEntry(name, first.get("key", ""), start, links, self.breaker, events=_drop_token_ids(events))
-        entry.used = last_use(events)
+        entry.used, entry.head = last_use(events), bool(first.get("head")) and not first.get("parent")
         with self._lock:
             self._entries[name] = entry
         if first.get("model") == self.engine.model.digest:
@@ -148,31 +125,72 @@ class SessionRegistry:
     def enter_matching(self, request: GenerateRequest) -> Iterator[tuple[SessionEntry, int]]:
         """Yields the session that a request continues, and how many of its turns that holds already.
 
-        It is a new one if none has a turn in common. Raises TooLarge and Busy.
+        It is a new one if none has a turn in common. If the work on it is refused, one that this request brought about
+        is gone again. Raises TooLarge and Busy.
         """
         start = seed(request.key, self.engine.model.digest, request.tools)
         links = self.index.links(request.turns, start)
+        own, forked_at = "", 0
         while True:
-            name, turns = self.index.longest_prefix(links) or ("", 0)
+            name, turns = (own, forked_at) if own else self.index.longest_prefix(links) or ("", 0)
             with ExitStack() as stack:
                 try:
                     entry = self.get(name, request.key) if turns else self._create(request, start)
+                    if not own and self._is_answered(entry, links[:turns]):
+                        own, forked_at = self._fork(entry, turns, request.turns[:turns]).name, turns
+                        continue
                     stack.enter_context(self._acquire(entry))
                     if entry.links[:turns] != links[:turns]:
+                        own = ""
                         continue  # it went another way while we waited
-                    if len(entry.links) > turns:
-                        self._fork(entry, turns, request.turns[:turns])
-                        continue  # the fork is found now, unless another one was faster
+                    if len(entry.links) > turns or entry.head:
+                        own, forked_at = self._fork(entry, turns, request.turns[:turns]).name, turns
+                        continue
                 except (Missing, BadContext):  # dropped meanwhile, or damaged: the client has sent all that it held
                     self.index.remove(name)
+                    own = ""
                     continue
                 try:
                     yield entry, turns
+                except (BadInput, Busy):
+                    if not turns or entry.name == own:
+                        entry.links = []
+                    raise
                 finally:
-                    if not entry.links:  # nothing could be read
+                    if not entry.links:  # nothing could be read, or nothing may stay
                         with suppress(HoldfastError):
                             self._drop(entry)
                 return
+
+    def _is_answered(self, entry: SessionEntry, links: Sequence[bytes]) -> bool:
+        """Returns True if a session that begins with these links is being answered: it can be forked, not continued."""
+        return bool(links) and "answering" in entry.activities and entry.links[: len(links)] == links
+
+    @contextmanager
+    def enter_head(self, request: GenerateRequest, turns: int) -> Iterator[SessionEntry | None]:
+        """Yields a new head for the first `turns` turns of a request, which the caller reads; None if there is one, or
+        if a session holds more of the request. Whoever needs it meanwhile waits. Raises TooLarge and Busy.
+        """
+        start = seed(request.key, self.engine.model.digest, request.tools)
+        links = self.index.links(request.turns, start)
+        with ExitStack() as stack:
+            with self._one_head:
+                name, common = self.index.longest_prefix(links) or ("", 0)
+                with self._lock:
+                    known = self._entries.get(name)
+                entry = None
+                if common < turns or (common == turns and not (known and known.head)):
+                    entry = self._create(request, start, head=True)
+                    stack.enter_context(self._acquire(entry))
+                    entry.links = links[:turns]
+                    self.index.add(entry.name, start, entry.links, request.turns[:turns])
+            try:
+                yield entry
+            except BaseException:
+                if entry is not None:
+                    with suppress(HoldfastError):
+                        self._drop(entry)
+                raise
 
     def update_turns(self, entry: SessionEntry, turns: Sequence[Turn]) -> None:
         """Records that a session has grown, or was taken back: from now on requests find it by these turns."""
@@ -226,19 +244,19 @@ class SessionRegistry:
             with entry.lock:
                 self._save(entry)
 
-    def _create(self, request: GenerateRequest, start: bytes) -> SessionEntry:
+    def _create(self, request: GenerateRequest, start: bytes, head: bool = False) -> SessionEntry:
         name = uuid4().hex
-        about = {"key": request.key}
+        about = {"key": request.key, **({"head": True} if head else {})}
         session = Session(self.engine, self.plan, tools=request.tools, store=self.store, name=name, about=about)
-        entry = SessionEntry(name, request.key, start, [], self.breaker, session)
+        entry = SessionEntry(name, request.key, start, [], self.breaker, session, head=head)
         with self._lock:
             self._entries[name] = entry
         return entry
 
     def _fork(self, entry: SessionEntry, turns: int, given: Sequence[Turn]) -> SessionEntry:
-        name = uuid4().hex
+        name, entry.used = uuid4().hex, time.time()
         try:
-            session = entry.session.fork(name, turns)
+            session = copy.copy(entry.session).fork(name, turns)  # of values: it may be answered meanwhile
         except Exception:
             with suppress(HoldfastError):
                 self.store.drop(name)

@@ -141,7 +141,8 @@ def _summarize(evidence: Mapping[str, Any]) -> dict[str, Any]:
     gate = evidence.get("gate") or {}
     fields = {name: evidence[name] for name in ("before", "slots", "seconds", "restart", "why") if name in evidence}
     counts = {"lost": len(gate.get("lost", ())), "repaired": len(gate.get("repaired", ()))} if gate else {}
-    return {**fields, **counts}
+    accepted = {"accept": evidence["accept"]["tries"][-1]} if "accept" in evidence else {}
+    return {**fields, **counts, **accepted}
 
 
 def _read_facts(session: Session) -> list[FactResult]:

@@ -26,6 +26,7 @@ from holdfast.server.protocol import (
     TextDelta,
     ToolCallDelta,
 )
+from holdfast.server.wires.left_out import tool_name, warn_of_media, warn_of_tools
 from holdfast.server.wires.openai_common import Common, Usage, chat_logprobs, limit_tokens, usage_fields
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, MalformedEntry
@@ -35,8 +36,7 @@ from holdfast.transcript.turn import ToolCall, Turn
 from holdfast.web.request_error import RequestError
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
-_FOREIGN = ("tool_result", "document")  # Anthropic's, which would be shown as an empty placeholder
-_MEDIA = ("image_url", "input_image", "image", "input_audio", "audio", "file", "input_file", "video_url")
+_FOREIGN = "tool_result"  # Anthropic's: read as a part it would answer no call
 
 Message = Annotated[
     dict[str, Any],
@@ -63,11 +63,11 @@ class Function(BaseModel):
     parameters: dict[str, Any] | None = None
 
 
-class Tool(BaseModel):
-    """A function that the model may call."""
+class Tool(BaseModel, extra="allow"):
+    """A function that the model may call. Tools of other types are left out, and a header says so."""
 
-    type: Literal["function"] = "function"
-    function: Function
+    type: str = "function"
+    function: Function | None = None
 
 
 class ChatRequest(Common):
@@ -140,14 +140,31 @@ def read_request(body: ChatRequest, request: Request) -> GenerateRequest:
         tool_choice=body.tool_choice not in (None, "auto", "none"),
         top_logprobs=bool(body.top_logprobs) and not body.logprobs,
     )
-    tools = [] if body.tool_choice == "none" else body.tools or []
+    tools = read_tools(body, request)
+    warn_of_media(request, (message.get("content") for message in body.messages))
     return GenerateRequest(
         turns=read_turns(body.messages),
-        tools=tuple(tool.model_dump(exclude_unset=True) | {"type": tool.type} for tool in tools),
+        tools=tools,
         key=request.state.key,
         max_tokens=limit_tokens(body.max_completion_tokens or body.max_tokens, request),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         **body.sampling_fields(),
+    )
+
+
+def read_tools(body: ChatRequest, request: Request) -> tuple[Mapping[str, Any], ...]:
+    """Returns the functions that the model may call, none if the caller wants no call. Raises RequestError."""
+    tools = body.tools or []
+    for number, tool in enumerate(tools):
+        if tool.type == "function" and tool.function is None:
+            raise RequestError(f"tools[{number}] needs a function with a name", f"tools[{number}].function")
+    foreign = [tool_name(tool.model_dump()) for tool in tools if tool.type != "function"]
+    warn_of_tools(request, foreign, "only functions can be given here")
+    own = () if body.tool_choice == "none" else tuple(tool for tool in tools if tool.function is not None)
+    return tuple(
+        {"type": tool.type, "function": tool.function.model_dump(exclude_unset=True)}
+        for tool in own
+        if tool.type == "function" and tool.function
     )
 
 
@@ -164,10 +181,9 @@ def read_turns(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
 def _turn(number: int, message: Mapping[str, Any]) -> Turn:
     content = message.get("content")
     for place, part in enumerate(content if isinstance(content, list) else ()):
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind in _MEDIA or kind in _FOREIGN:
+        if isinstance(part, Mapping) and part.get("type") == _FOREIGN:
             where = f"messages[{number}].content[{place}]"
-            raise RequestError(f"{where} is of type {kind!r}; the model here reads text alone", where)
+            raise RequestError(f"{where} is of type {_FOREIGN!r}; send a message with role tool", where)
     try:
         return turn_of(Entry(number + 1, dict(message)))
     except (MalformedEntry, BadTranscript) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -30,6 +30,7 @@ from holdfast.server.protocol import (
     TextDelta,
     ToolCallDelta,
 )
+from holdfast.server.wires.left_out import tool_name, warn_of_media, warn_of_tools
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, limit_tokens
 from holdfast.transcript.content import read_content
 from holdfast.transcript.cuts import find_orphans
@@ -45,7 +46,6 @@ router = APIRouter(
     responses={"4XX": {"model": errors.AnthropicError}, "5XX": {"model": errors.AnthropicError}},
 )
 
-_BLOCKS = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking")
 _WHY = {
     "top_k": "sampling here is by temperature and top_p",
     "container": "no code is run here",
@@ -125,7 +125,7 @@ async def count_tokens(request: Request, body: Prompt) -> dict[str, int]:
     """Returns the tokens of the prompt as the model reads it, without reading it."""
 
     def count() -> int:
-        ask = GenerateRequest(read_turns(body), read_tools(body), request.state.key)
+        ask = GenerateRequest(read_turns(body), read_tools(body, request), request.state.key)
         return int(request.app.state.host.count(ask))
 
     return {"input_tokens": await run_in_threadpool(count)}
@@ -145,9 +145,10 @@ def read_request(body: Create, request: Request) -> GenerateRequest:
             "the last message is the assistant's, and answers are not continued here; end with the user's"
         )
     temperature = body.temperature or 0.0
+    warn_of_media(request, (message.get("content") for message in body.messages))
     return GenerateRequest(
         read_turns(body),
-        read_tools(body),
+        read_tools(body, request),
         request.state.key,
         max_tokens=limit_tokens(body.max_tokens, request),
         temperature=temperature,
@@ -158,17 +159,20 @@ def read_request(body: Create, request: Request) -> GenerateRequest:
 
 
 def read_turns(body: Prompt) -> tuple[Turn, ...]:
-    """Returns system prompt and messages as turns. Raises RequestError for what is malformed, or no text."""
+    """Returns system prompt and messages as turns; a block without text is a line that says what was there.
+
+    Raises RequestError for what is malformed.
+    """
     turns: list[Turn] = []
     try:
         if body.system:
-            _check(body.system, "system", ("text",))
+            _check(body.system, "system")
             turns.append(Turn(Role.SYSTEM, read_content(body.system).text))
     except MalformedEntry as error:
         raise RequestError(f"system: {error}") from None
     for number, sent in enumerate(body.messages):
         try:
-            _check(sent.get("content"), f"messages.{number}.content", _BLOCKS)
+            _check(sent.get("content"), f"messages.{number}.content")
             turns += turns_of(sent, number)
         except MalformedEntry as error:
             raise RequestError(f"messages.{number}: {error}") from None
@@ -177,35 +181,34 @@ def read_turns(body: Prompt) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _check(content: object, where: str, known: Sequence[str]) -> None:
-    """Refuses blocks that a model of text cannot read, by their name."""
+def _check(content: object, where: str) -> None:
+    """Refuses blocks that are none of this wire: each has a type."""
     for number, block in enumerate(content if isinstance(content, list) else ()):
         type_ = block.get("type") if isinstance(block, dict) else None
-        if type_ is None or type_ not in known:
-            named = str(type_)[:40] if type_ else "without a type"
-            raise RequestError(
-                f"{where}.{number}: a block {named} cannot be read here; this model reads {', '.join(known)}"
-            )
+        if not (isinstance(type_, str) and type_):
+            raise RequestError(f"{where}.{number}: a block without a type cannot be read; give it one, as text")
         if type_ == "tool_result":
-            _check(block.get("content"), f"{where}.{number}.content", ("text",))
+            _check(block.get("content"), f"{where}.{number}.content")
 
 
-def read_tools(body: Prompt) -> tuple[Mapping[str, Any], ...]:
-    """Returns the tools as OpenAI functions, none if the caller wants no call. Raises RequestError."""
+def read_tools(body: Prompt, request: Request) -> tuple[Mapping[str, Any], ...]:
+    """Returns the tools as OpenAI functions, none if the caller wants no call; those of the provider are left out.
+
+    Raises RequestError.
+    """
     choice = (body.tool_choice or {}).get("type", "auto")
     if choice not in ("auto", "none"):
         raise RequestError(
             f"tool_choice {str(choice)[:40]!r} is not supported: no call can be forced; use auto or none"
         )
-    functions = [_function(tool, f"tools.{number}") for number, tool in enumerate(body.tools or ())]
+    tools, own = list(enumerate(body.tools or ())), (None, "custom")
+    functions = [_function(tool, f"tools.{number}") for number, tool in tools if tool.get("type") in own]
+    foreign = [tool_name(tool) for _, tool in tools if tool.get("type") not in own]
+    warn_of_tools(request, foreign, "they are the provider's, and no tool is run here")
     return () if choice == "none" else tuple(functions)
 
 
 def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    if (tool.get("type") or "custom") != "custom":
-        raise RequestError(
-            f"{where}: a tool {str(tool['type'])[:40]!r} is the provider's; only tools with an input_schema"
-        )
     name, schema, description = tool.get("name"), tool.get("input_schema"), tool.get("description") or ""
     if not (isinstance(name, str) and name and isinstance(schema, dict) and isinstance(description, str)):
         raise RequestError(

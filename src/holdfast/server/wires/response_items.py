@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from uuid import uuid4
 
-from holdfast.server.http.errors import Problem
+from holdfast.server.http.errors import OVERFLOW, Problem, in_words_of
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateOutput, ReasoningDelta, TextDelta, ToolCallDelta
+from holdfast.server.wires.response_tools import ToolOffer
 from holdfast.transcript.turn import ToolCall
 
 Kind = Literal["reasoning", "message"]
@@ -30,7 +31,9 @@ def new_id(prefix: str) -> str:
 class Answer:
     """One response as it is made: `response` is its state; `to_events` gives the events of this wire."""
 
-    def __init__(self, head: Mapping[str, Any]) -> None:
+    def __init__(self, head: Mapping[str, Any], offer: ToolOffer | None = None) -> None:
+        """Takes the fields that stand from the start, and the tools that the model was offered."""
+        self._offer = offer or ToolOffer()
         self.response: dict[str, Any] = {**head, "status": "in_progress", "output": []}
         self._calls: list[ToolCall] = []
         self._open: Kind | None = None
@@ -41,8 +44,7 @@ class Answer:
     def to_events(self, event: GenerateOutput) -> Iterator[EventData]:
         """Yields one event of the host as events of this wire."""
         if isinstance(event, AnswerStart):
-            yield self._event("response.created", response=dict(self.response))
-            yield self._event("response.in_progress", response=dict(self.response))
+            yield from self.to_opening()
         elif isinstance(event, TextDelta):
             yield from self._say("message", event.text)
         elif isinstance(event, ReasoningDelta):
@@ -52,9 +54,15 @@ class Answer:
         else:
             yield from self._end(event)
 
+    def to_opening(self) -> Iterator[EventData]:
+        """Yields the events with which every answer begins."""
+        yield self._event("response.created", response=dict(self.response))
+        yield self._event("response.in_progress", response=dict(self.response))
+
     def to_failure(self, problem: Problem) -> EventData:
         """Returns the last event of an answer that broke off."""
-        error = {"code": _CODES.get(problem.status, "server_error"), "message": problem.message}
+        code = OVERFLOW if problem.code == OVERFLOW else _CODES.get(problem.status, "server_error")
+        error = {"code": code, "message": in_words_of("/v1/responses", problem).message}
         self.response |= {"status": "failed", "error": error}
         return self._event("response.failed", response=self.response)
 
@@ -99,13 +107,16 @@ class Answer:
         yield self._event(f"response.{status}", response=self.response)
 
     def _call(self, call: ToolCall) -> Iterator[EventData]:
-        item = {"type": "function_call", "id": new_id("fc"), "call_id": call.id, "name": call.name, "arguments": ""}
-        yield self._of_item("response.output_item.added", item={**item, "status": "in_progress"})
+        item = {"id": new_id("fc"), **self._offer.to_item(call)}
+        field, name = ("arguments", "function_call_arguments")
+        if "input" in item:
+            field, name = ("input", "custom_tool_call_input")
+        yield self._of_item("response.output_item.added", item={**item, field: "", "status": "in_progress"})
         place = {"item_id": item["id"]}
-        yield self._of_item("response.function_call_arguments.delta", **place, delta=call.arguments)
-        whole = {"name": call.name, "arguments": call.arguments}
-        yield self._of_item("response.function_call_arguments.done", **place, **whole)
-        yield from self._finish_item({**item, "arguments": call.arguments, "status": "completed"})
+        yield self._of_item(f"response.{name}.delta", **place, delta=item[field])
+        whole = {"name": item["name"]} if field == "arguments" else {}
+        yield self._of_item(f"response.{name}.done", **place, **whole, **{field: item[field]})
+        yield from self._finish_item({**item, "status": "completed"})
 
     def _finish_item(self, item: dict[str, Any]) -> Iterator[EventData]:
         yield self._of_item("response.output_item.done", item=item)

@@ -47,6 +47,24 @@ class ResponseStore:
         turns, _ = self._entries.get((key, name), (None, 0))
         return turns
 
+    def keep_body(self, key: str, name: str, body: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:
+        """Stores a whole response and the items that it answers, for whoever asks for it by its id."""
+        size = sum(len(str(item)) for item in (*items, *body.get("output", ())))
+        self._put(key, _body_name(name), (body, tuple(items)), size)
+
+    def find_body(self, key: str, name: str) -> tuple[Mapping[str, Any], tuple[Mapping[str, Any], ...]] | None:
+        """Returns a response and its items, or None if it is not there any more."""
+        kept: tuple[Mapping[str, Any], tuple[Mapping[str, Any], ...]] | None
+        kept, _ = self._entries.get((key, _body_name(name)), (None, 0))
+        return kept
+
+    def forget(self, key: str, name: str) -> None:
+        """Drops a response and its history, if they are there."""
+        with self._lock:
+            for one in (name, _body_name(name)):
+                _, size = self._entries.pop((key, one), (None, 0))
+                self._sizes[key] -= size
+
     def note(self, key: str, turns: Iterable[Turn], preamble: Preamble) -> None:
         """Stores what a history was read with, and nothing of its text."""
         *_, last = _digests(turns)
@@ -74,6 +92,11 @@ class ResponseStore:
         self._sizes[largest] -= size
         if not self._sizes[largest]:
             del self._sizes[largest]
+
+
+def _body_name(name: str) -> bytes:
+    """Returns the name of a response's body, which no client can mistake for a history."""
+    return b"body " + name.encode(errors="replace")
 
 
 def _size(turn: Turn) -> int:

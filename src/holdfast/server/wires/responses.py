@@ -7,7 +7,6 @@ all that was before it. The host compacts as its policy says in any case; `compa
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
@@ -21,14 +20,17 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
+from holdfast.errors import PromptTooLong
 from holdfast.server.http import errors, sse
 from holdfast.server.http.answer_stream import begin_answer
 from holdfast.server.http.errors import TimedOut
 from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateOutput, GenerateRequest, Host
+from holdfast.server.wires.left_out import warn_of_media, warn_of_tools
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, limit_tokens
 from holdfast.server.wires.response_items import Answer, new_id, usage_fields
 from holdfast.server.wires.response_store import Preamble, ResponseStore
+from holdfast.server.wires.response_tools import ToolOffer, read_tools
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, MalformedEntry
 from holdfast.transcript.formats.openai_responses import Item, group_items, read_item
@@ -38,9 +40,13 @@ from holdfast.web.request_error import RequestError
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 log = logging.getLogger("holdfast.server")
 
-_ITEMS = ("message", "function_call", "function_call_output", "reasoning", "compaction")
-_PARTS = ("input_text", "output_text", "text", "refusal")
-_NEEDED = {"function_call": ("call_id", "name", "arguments"), "function_call_output": ("call_id",)}
+_NEEDED = {
+    "function_call": ("call_id", "name", "arguments"),
+    "custom_tool_call": ("call_id", "name", "input"),
+    "function_call_output": ("call_id",),
+    "custom_tool_call_output": ("call_id",),
+}
+_REFERENCE = "item_reference"
 _COMPACTION = "compaction"
 
 
@@ -122,9 +128,14 @@ class History:
 @router.post("/v1/responses", responses=_SPOKEN)
 async def create(request: Request, body: Create) -> Response:
     """Continues a history with an answer."""
-    history, around, ask = await run_in_threadpool(read_request, body, request)
-    events = await begin_answer(request, ask)
-    answer = Answer(_head(body, request.app.state.host.model))
+    history, around, ask, offer = await run_in_threadpool(read_request, body, request)
+    answer = Answer(_head(body, request.app.state.host.model), offer)
+    try:
+        events = await begin_answer(request, ask)
+    except PromptTooLong as error:
+        if not body.stream:
+            raise
+        return sse.Stream(request, _stream_refusal(error, answer))  # a stream says it in the provider's own event
 
     def remember(turn: Turn) -> None:
         memory, key = request.app.state.responses, request.state.key
@@ -132,7 +143,13 @@ async def create(request: Request, body: Create) -> Response:
         if body.store is not False:
             memory.keep(key, answer.response["id"], history.before, (*history.added, turn))
 
-    told = _wire_events(events, answer, remember)
+    def keep(end: Mapping[str, Any]) -> None:
+        if body.store is not False:
+            items = [body.input] if isinstance(body.input, str) else body.input or ()
+            sent = [item if isinstance(item, dict) else _said(item) for item in items]
+            request.app.state.responses.keep_body(request.state.key, end["id"], end, sent)
+
+    told = _wire_events(events, answer, remember, keep)
     if body.stream:
         return sse.Stream(request, _stream_events(told, answer))
     async with aclosing(told):
@@ -170,10 +187,20 @@ async def compact(request: Request, body: Input) -> Response:
     )
 
 
-def read_request(body: Create, request: Request) -> tuple[History, Preamble, GenerateRequest]:
-    """Returns the history of a request, what it is read with, and both in the host's terms. Raises RequestError."""
-    history, around = read_history(body, request), Preamble(read_tools(body), body.instructions)
-    return history, around, history.ask(request.state.key, around, **_sampling(body, request))
+def _said(text: str) -> dict[str, Any]:
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+def read_request(body: Create, request: Request) -> tuple[History, Preamble, GenerateRequest, ToolOffer]:
+    """Returns the history of a request, what it is read with, both in the host's terms, and the tools that are offered.
+
+    Raises RequestError.
+    """
+    offer = read_tools(body.tools or ())
+    warn_of_tools(request, offer.left_out, "no tool is run here; functions, namespaces and custom tools can be given")
+    functions = () if body.tool_choice == "none" else offer.functions
+    history, around = read_history(body, request, offer), Preamble(functions, body.instructions)
+    return history, around, history.ask(request.state.key, around, **_sampling(body, request)), offer
 
 
 def read_compaction(body: Input, request: Request) -> tuple[History, GenerateRequest]:
@@ -195,15 +222,26 @@ def _compact_session(host: Host, ask: GenerateRequest) -> tuple[AnswerStart, Map
 
 
 async def _wire_events(
-    events: AsyncGenerator[GenerateOutput], answer: Answer, remember: Callable[[Turn], None]
+    events: AsyncGenerator[GenerateOutput],
+    answer: Answer,
+    remember: Callable[[Turn], None],
+    keep: Callable[[Mapping[str, Any]], None],
 ) -> AsyncGenerator[dict[str, Any]]:
     """Yields the events of this wire. What was answered is remembered before the client knows of its end."""
     async with aclosing(events):
         async for event in events:
+            last = list(answer.to_events(event))
             if isinstance(event, AnswerEnd):
                 await run_in_threadpool(remember, event.turn)
-            for one in answer.to_events(event):
+                await run_in_threadpool(keep, answer.response)
+            for one in last:
                 yield one
+
+
+async def _stream_refusal(error: Exception, answer: Answer) -> AsyncGenerator[bytes]:
+    """Yields an answer that is refused before it begins, as the provider's streams do."""
+    for one in (*answer.to_opening(), answer.to_failure(errors.problem_of(error))):
+        yield sse.event(one, one["type"])
 
 
 async def _stream_events(told: AsyncGenerator[dict[str, Any]], answer: Answer) -> AsyncGenerator[bytes]:
@@ -268,30 +306,8 @@ def _sampling(body: Create, request: Request) -> dict[str, Any]:
     }
 
 
-def read_tools(body: Create) -> tuple[Mapping[str, Any], ...]:
-    """Returns the tools as chat completions have them, none if the caller wants no call. Raises RequestError."""
-    functions = tuple(_function(tool, f"tools[{number}]") for number, tool in enumerate(body.tools or ()))
-    return () if body.tool_choice == "none" else functions
-
-
-def _function(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    if tool.get("type") != "function":
-        told = str(tool.get("type"))[:40]
-        raise RequestError(f"{where} is of type {told!r}; no tool is run here, only functions can be given", where)
-    name, parameters, description = tool.get("name"), tool.get("parameters"), tool.get("description")
-    right = isinstance(name, str) and name and isinstance(parameters, dict | None)
-    if not right or not isinstance(description, str | None):
-        raise RequestError(f"{where}: expected a name and a description (texts), and parameters (an object)", where)
-    try:
-        json.dumps(tool, allow_nan=False)
-    except ValueError:
-        raise RequestError(f"{where} holds a number that is beyond what JSON readers take", where) from None
-    given = {"name": name, "description": description, "parameters": parameters}
-    return {"type": "function", "function": {k: v for k, v in given.items() if v is not None}}
-
-
-def read_history(body: Input, request: Request) -> History:
-    """Returns the history of a request. Raises RequestError."""
+def read_history(body: Input, request: Request, offer: ToolOffer | None = None) -> History:
+    """Returns the history of a request, with calls of the tools that it offers. Raises RequestError."""
     memory, key = request.app.state.responses, request.state.key
     before: tuple[Turn, ...] = ()
     if body.previous_response_id is not None:
@@ -303,7 +319,8 @@ def read_history(body: Input, request: Request) -> History:
         start = next((at + 1 for at in reversed(range(len(sent))) if sent[at].get("type") == _COMPACTION), 0)
         if start:
             before = _find_turns(memory, key, sent[start - 1].get("encrypted_content"), f"input[{start - 1}]")
-        added = read_turns(sent, start)
+        added = read_turns(sent, start, offer or ToolOffer())
+        warn_of_media(request, (item.get(name) for item in sent for name in ("content", "output")))
     history = History(before, added)
     if not history.turns:
         raise RequestError("input is empty; send a text or a list of items", "input")
@@ -321,30 +338,23 @@ def _find_turns(memory: ResponseStore, key: str, name: object, where: str) -> tu
     return turns
 
 
-def read_turns(sent: Sequence[Mapping[str, Any]], start: int) -> tuple[Turn, ...]:
-    """Returns the items from `start` on as turns. Raises RequestError for what is malformed, or no text."""
+def read_turns(sent: Sequence[Mapping[str, Any]], start: int, offer: ToolOffer) -> tuple[Turn, ...]:
+    """Returns the items from `start` on as turns; an item without text is a line that says what was there.
+
+    Raises RequestError for what is malformed.
+    """
     items: list[Item] = []
     for number in range(start, len(sent)):
         item, where = sent[number], f"input[{number}]"
         type_ = item.get("type") or "message"
-        if type_ not in _ITEMS:
-            raise RequestError(f"{where} is of type {str(type_)[:40]!r}; read here are {', '.join(_ITEMS)}", where)
+        if not isinstance(type_, str) or type_ == _REFERENCE:
+            told = f"{where} is of type {str(type_)[:40]!r}, which cannot be read; send the item itself"
+            raise RequestError(told, where)
         for name in _NEEDED.get(type_, ()):
             if not isinstance(item.get(name), str):
                 raise RequestError(f"{where}: a {type_} needs {name}, a text", where)
-        for field in ("content", "output"):
-            _check(item.get(field), f"{where}.{field}", ("reasoning_text",) if type_ == "reasoning" else _PARTS)
         try:
-            items.append(read_item(Entry(number + 1, dict(item))))
+            items.append(read_item(Entry(number + 1, dict(offer.read_call(item)))))
         except MalformedEntry as error:
             raise RequestError(f"{where}: {error}", where) from None
     return tuple(said.turn for said in group_items(items))
-
-
-def _check(content: object, where: str, known: Sequence[str]) -> None:
-    """Refuses parts that a model of text cannot read, by their name."""
-    for number, part in enumerate(content if isinstance(content, list) else ()):
-        type_ = part.get("type") if isinstance(part, dict) else None
-        if type_ not in known:
-            told = f"{where}[{number}] is of type {str(type_)[:40]!r}; the model here reads text alone"
-            raise RequestError(told, f"{where}[{number}]")
