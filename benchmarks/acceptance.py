@@ -195,9 +195,10 @@ def _results(new: Sequence[dict[str, Any]], ids: Sequence[str]) -> Iterator[dict
 
 def _describe(host: SteeredHost, url: str, steps: tuple[Step, ...]) -> Replay:
     """Returns a replay with what the log of its session says of compactions."""
-    with httpx.Client(base_url=f"{url}/holdfast/sessions", headers={"x-api-key": "agent"}, timeout=600) as own:
-        (row,) = own.get("").raise_for_status().json()["sessions"]
-        events = own.get(f"/{row['id']}").raise_for_status().json()["events"]
+    sessions = f"{url}/holdfast/sessions"
+    with httpx.Client(headers={"x-api-key": "agent"}, timeout=600) as own:
+        (row,) = own.get(sessions).raise_for_status().json()
+        events = own.get(f"{sessions}/{row['id']}").raise_for_status().json()["events"]
     tries: list[dict[str, Any]] = []
     for event in events:
         told = event.get("told", {})

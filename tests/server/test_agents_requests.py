@@ -172,7 +172,7 @@ def test_codex_tools_are_called_and_come_back_as_their_own_kinds(http: httpx.Cli
 def test_the_official_client_streams_a_custom_call(host: ScriptedHost, http: httpx.Client) -> None:
     host.replies = [Reply(calls=(ToolCall("a", "apply_patch", '{"input":"text"}'),))]
     with (
-        openai.OpenAI(base_url=f"{http.base_url}v1", api_key="mine", max_retries=0) as client,
+        openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="mine", max_retries=0) as client,
         client.responses.stream(model="any", input="Go", tools=[PATCH]) as stream,
     ):
         kinds = [event.type for event in stream]
@@ -252,3 +252,72 @@ def test_tokens_are_counted_without_an_answer(http: httpx.Client, host: Scripted
         "input_tokens": 3,
     }
     assert host.asks == []
+
+
+GEMINI = "/v1beta/models/any"
+DECLARED: Any = {"name": "look", "parameters": {"type": "OBJECT", "properties": {"q": {"type": "STRING"}}}}
+
+
+def gemini(contents: list[Any], **fields: Any) -> dict[str, Any]:
+    return {"contents": contents, "systemInstruction": {"parts": [{"text": "Be brief"}]}, **fields}
+
+
+def test_geminis_wire_answers_calls_and_goes_on(http: httpx.Client, host: ScriptedHost) -> None:
+    call = ToolCall("c1", "look", '{"q":"x"}')
+    host.replies = [Reply(thoughts=("Hm",), calls=(call,)), Reply()]
+    asked = {"role": "user", "parts": [{"text": "Go"}]}
+    body = gemini([asked], tools=[{"functionDeclarations": [DECLARED]}, {"googleSearch": {}}])
+    first = http.post(f"{GEMINI}:generateContent", json=body, headers={"x-goog-api-key": "mine"})
+    (candidate,) = first.json()["candidates"]
+    thought, text, called = candidate["content"]["parts"]
+    assert (thought, text) == ({"text": "Hm", "thought": True}, {"text": "Hello world"})
+    assert called["functionCall"] == {"id": "c1", "name": "look", "args": {"q": "x"}}
+    assert "googleSearch" in first.headers[WARNING]
+    parameters = host.asks[0].tools[0]["function"]["parameters"]
+    assert (parameters["type"], parameters["properties"]["q"]["type"]) == ("object", "string")
+    result = {"functionResponse": {"id": "c1", "name": "look", "response": {"output": "a.py"}}}
+    more = [asked, candidate["content"], {"role": "user", "parts": [result]}]
+    lines = http.post(f"{GEMINI}:streamGenerateContent", params={"alt": "sse"}, json={**body, "contents": more}).text
+    chunks = [json.loads(line[6:]) for line in lines.splitlines() if line]
+    assert [turn.text for turn in host.asks[1].turns] == ["Be brief", "Go", "Hello world", "a.py"]
+    (again,) = host.asks[1].turns[2].calls
+    assert (again.id, again.name, json.loads(again.arguments)) == ("c1", "look", {"q": "x"})
+    assert "".join(p["text"] for c in chunks for p in c["candidates"][0]["content"]["parts"]) == "Hello world"
+    last = chunks[-1]
+    assert (last["candidates"][0]["finishReason"], last["usageMetadata"]["candidatesTokenCount"]) == ("STOP", 2)
+    assert last["usageMetadata"]["cachedContentTokenCount"] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"contents": []}, "contents"),
+        (gemini([{"role": "user"}]), "no list of parts"),
+        (gemini([{"parts": [{"functionResponse": {"name": "x", "id": "zz", "response": {}}}]}]), "contents[0]"),
+        (gemini([{"parts": [{"text": 3}]}]), "contents"),
+        (gemini([{"parts": [{"text": "x"}]}], tools=[{"functionDeclarations": [{}]}]), "needs a name"),
+        (
+            gemini([{"parts": [{"text": "x"}]}], toolConfig={"functionCallingConfig": {"mode": "ANY"}}),
+            "no call can be forced",
+        ),
+    ],
+)
+def test_what_geminis_wire_cannot_serve_is_refused_in_its_shape(
+    http: httpx.Client, host: ScriptedHost, body: dict[str, Any], told: str
+) -> None:
+    reply = http.post(f"{GEMINI}:generateContent", json=body)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")
+    assert told in error["message"]
+    assert host.asks == []
+
+
+def test_gemini_counts_lists_and_says_overflow(http: httpx.Client, host: ScriptedHost) -> None:
+    asked = gemini([{"role": "user", "parts": [{"text": "Go on"}]}])
+    for body in ({"contents": asked["contents"]}, {"generateContentRequest": asked}):
+        assert http.post(f"{GEMINI}:countTokens", json=body).json()["totalTokens"] in (3, 6)
+    assert http.post(f"{GEMINI}:countTokens", json={}).status_code == 400
+    assert http.get("/v1beta/models").json()["models"][0]["inputTokenLimit"] == host.window
+    host.replies = [Reply(error=TOO_LONG)]
+    error = http.post(f"{GEMINI}:generateContent", json=asked).json()["error"]
+    assert error["message"] == "The input token count (9000) exceeds the maximum number of tokens allowed (8192)."

@@ -8,7 +8,6 @@ import torch
 from conftest import build_pair, small_session
 from holdfast.blocks.block import Kind
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.engine.local import Continuation
 from holdfast.errors import Conflict
 from holdfast.session.acceptance import LEAST_SUPPLY, Acceptance, score_steps
 from holdfast.session.session import Session

@@ -108,7 +108,10 @@ def _pi(to: Target) -> Setting:
 
 
 def _gemini_cli(to: Target) -> Setting:
-    return Setting(".gemini/.env", f"GOOGLE_GEMINI_BASE_URL={to.url}\n", command="gemini")
+    lines = {"GOOGLE_GEMINI_BASE_URL": to.url}
+    if to.serve:
+        lines |= {"GEMINI_API_KEY": KEY, "GEMINI_MODEL": to.model}
+    return Setting(".gemini/.env", _dotenv(lines), command="gemini")
 
 
 def _qwen_code(to: Target) -> Setting:
@@ -144,7 +147,7 @@ AGENTS = {
         Agent("codex", OPENAI, _codex),
         Agent("opencode", OPENAI, _opencode),
         Agent("pi", OPENAI, _pi),
-        Agent("gemini-cli", "https://generativelanguage.googleapis.com", _gemini_cli, served=False),
+        Agent("gemini-cli", "https://generativelanguage.googleapis.com", _gemini_cli),
         Agent("qwen-code", OPENAI, _qwen_code),
         Agent("cline", OPENAI, _cline),
         Agent("aider", OPENAI, _aider),

@@ -21,12 +21,12 @@ from holdfast.server.http.limits import Guard, Limits
 from holdfast.server.http.metrics import Metrics
 from holdfast.server.http.settings import Settings
 from holdfast.server.protocol import Host
-from holdfast.server.wires import chat, completions, kept_responses, messages, responses
+from holdfast.server.wires import chat, completions, gemini, kept_responses, messages, responses
 from holdfast.server.wires.response_store import ResponseStore
 
 ROUTERS = (
     *(chat.router, completions.router, messages.router, responses.router, kept_responses.router),
-    *(models.router, health.router),
+    *(gemini.router, models.router, health.router),
     *(session_endpoints.router, live_page.router, docs_page.router),
 )
 ABOUT = "Point an agent at /v1. Its history is kept small inside the model; `holdfast` beside the usage says how."

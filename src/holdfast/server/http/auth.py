@@ -67,7 +67,7 @@ def is_open(path: str) -> bool:
 
 
 def request_keys(headers: Headers) -> list[str]:
-    """Returns the keys of a request, a bearer token before `x-api-key`."""
+    """Returns the keys of a request, a bearer token before `x-api-key` and Google's header."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     bearer = token if scheme.lower() == "bearer" else ""
-    return _strip((bearer, headers.get("x-api-key", "")))
+    return _strip((bearer, headers.get("x-api-key", ""), headers.get("x-goog-api-key", "")))

@@ -26,6 +26,18 @@ from holdfast.errors import (
 from holdfast.web.request_error import RequestError
 
 ANTHROPIC_PATHS = re.compile(r"/v1/messages(/|$)")
+GEMINI_PATHS = re.compile(r"/v1beta/")
+_GEMINI = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 _OPENAI = {401: "authentication_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
 _ANTHROPIC = {
     401: "authentication_error",
@@ -59,6 +71,7 @@ _OVERFLOW_WORDS = (  # of each wire, by its paths: agents know them, and compact
         "Your input exceeds the context window of this model. Please adjust your input and try again. "
         "({tokens} tokens, and it reads {most})",
     ),
+    (GEMINI_PATHS, "The input token count ({tokens}) exceeds the maximum number of tokens allowed ({most})."),
     (
         re.compile(r"/v1/(chat/)?completions$"),
         "This model's maximum context length is {most} tokens. However, your messages resulted in {tokens} tokens. "
@@ -107,6 +120,20 @@ class OpenAIError(BaseModel):
     """The body of every error, but under /v1/messages."""
 
     error: OpenAIDetail
+
+
+class GeminiDetail(BaseModel):
+    """The details of an error in Google's form."""
+
+    code: int
+    message: str
+    status: str
+
+
+class GeminiError(BaseModel):
+    """The body of every error under /v1beta."""
+
+    error: GeminiDetail
 
 
 class AnthropicDetail(BaseModel):
@@ -167,6 +194,9 @@ def error_body(problem: Problem, path: str) -> dict[str, Any]:
     if ANTHROPIC_PATHS.match(path):
         kind = _ANTHROPIC.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
         return {"type": "error", "error": {"type": kind, "message": problem.message}}
+    if GEMINI_PATHS.match(path):
+        kind = _GEMINI.get(problem.status, "INTERNAL" if problem.status >= 500 else "INVALID_ARGUMENT")
+        return {"error": {"code": problem.status, "message": problem.message, "status": kind}}
     kind = _OPENAI.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
     detail = {"message": problem.message, "type": kind, "param": problem.param, "code": problem.code}
     return {"error": detail}
