@@ -15,7 +15,9 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from holdfast.cli.agent_settings import AGENTS, Agent, Target
+from holdfast.cli.init import SERVED_MODEL
 from holdfast.methods.registry import COMMON, LATENT, TEXT, Entry, defaults, load_class
+from holdfast.model.bundled_models import BUNDLES
 
 DOCS = Path(__file__).parent
 METHODS, LOG = DOCS / "methods.md", DOCS / "log.md"
@@ -107,11 +109,9 @@ def agent_page(agent: Agent) -> str:
     parts.append(
         f"## Behind an API: `holdfast proxy`\n\n{settings(agent, target, f'proxy --upstream {agent.upstream}')}"
     )
-    if agent.served:
-        target = Target("http://127.0.0.1:8000", True, "smollm2-135m", 8192)
-        parts.append(
-            f"## On an open-weight model: `holdfast serve`\n\n{settings(agent, target, 'serve --trigger 6000')}"
-        )
+    target = Target("http://127.0.0.1:8000", True, SERVED_MODEL, BUNDLES[SERVED_MODEL].positions)
+    start = f"serve --model {SERVED_MODEL}"
+    parts.append(f"## On an open-weight model: `holdfast serve`\n\n{settings(agent, target, start)}")
     if where := SESSIONS.get(agent.name):
         parts.append(f"## Its session file\n\nIt is {where}. Stop the agent, then:\n")
         parts.append("    holdfast doctor FILE\n    holdfast compact FILE --text tiered --budget 12000 -o FILE\n")
@@ -139,12 +139,9 @@ def agents_index() -> str:
     """Returns the page that lists the agents."""
     rows = ["# Agents\n", "How each agent is sent through Holdfast. `holdfast init AGENT` prints the same.\n"]
     rows += ["| agent | proxy | serve | session file |", "|---|---|---|---|"]
-    for name, agent in AGENTS.items():
+    for name in AGENTS:
         proxied = "passed through" if name == "gemini-cli" else "yes"
-        rows.append(
-            f"| [{name}]({name}.md) | {proxied} | {'yes' if agent.served else 'no'} "
-            f"| {'read and written' if name in SESSIONS else 'no'} |"
-        )
+        rows.append(f"| [{name}]({name}.md) | {proxied} | yes | {'read and written' if name in SESSIONS else 'no'} |")
     return "\n".join(rows) + "\n"
 
 

@@ -49,8 +49,6 @@ class Agent:
     upstream: str
     """Address of its usual provider, for the proxy."""
     setting: Callable[[Target], Setting]
-    served: bool = True
-    """False if `holdfast serve` does not speak its API."""
 
 
 def _claude_code(to: Target) -> Setting:

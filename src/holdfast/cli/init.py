@@ -9,11 +9,13 @@ import typer
 
 from holdfast.cli import console
 from holdfast.cli.agent_settings import AGENTS, CONTEXT, Agent, Setting, Target
-from holdfast.cli.options import DEFAULT_MODEL, AsJson
+from holdfast.cli.options import AsJson
 from holdfast.errors import BadInput, BadOption
 
 NAMES = ", ".join(AGENTS)
 DEFAULT_URL = "http://127.0.0.1:8000"
+SERVED_MODEL = "qwen2.5-coder-0.5b"
+"""Reads 32,768 tokens and is shown tools: the system prompt of an agent alone may have 15,000."""
 PROVIDER_MODELS = {"claude-code": "claude-sonnet-4-5", "gemini-cli": "gemini-2.5-flash"}
 
 
@@ -34,8 +36,6 @@ def init(
     if agent not in AGENTS:
         raise BadOption(f"no agent is called {agent!r}; there are: {NAMES}")
     chosen = AGENTS[agent]
-    if serve and not chosen.served:
-        raise BadOption(f"{agent} speaks an API that `holdfast serve` does not; use it with --proxy")
     to = _target(agent, serve, url, model)
     setting = chosen.setting(to)
     start = _start_line(chosen, serve, to, upstream)
@@ -63,7 +63,7 @@ def _target(agent: str, serve: bool, url: str, model: str) -> Target:
 
     if not url.startswith(("http://", "https://")):
         raise BadOption(f"--url must be an address such as {DEFAULT_URL}, got {url!r}")
-    name = model or (DEFAULT_MODEL if serve else PROVIDER_MODELS.get(agent, "gpt-5"))
+    name = model or (SERVED_MODEL if serve else PROVIDER_MODELS.get(agent, "gpt-5"))
     context = BUNDLES[name].positions if name in BUNDLES else CONTEXT
     return Target(url.rstrip("/").removesuffix("/v1"), serve, name, context)
 

@@ -102,6 +102,7 @@ def serve(
     try:
         from holdfast.server.http import auth
         from holdfast.server.http.settings import Settings
+        from holdfast.server.sessions.prefix_index import VOLATILE, volatile_lines
     except ImportError as error:
         raise Failed(f"the server needs {error.name}; pip install 'holdfast[server]'") from error
     check_ratio(ratio)
@@ -122,12 +123,12 @@ def serve(
     trigger_options = TriggerOptions(trigger, low, idle, cool_down, memory, restart, max_tokens, accept)
     compaction.check()
     trigger_options.check()
+    lines = (*VOLATILE, *(volatile or ()))
+    volatile_lines(lines)
     with bind(host, port) as listener:  # a port that is not free is known before the model is loaded
-        from holdfast.server.sessions.prefix_index import VOLATILE
         from holdfast.session.retention import DAY, StoreLimits
 
         limits = StoreLimits(round(max_store * 2**30), None if max_age is None else max_age * DAY)
-        lines = (*VOLATILE, *(volatile or ()))
         plan, policy = compaction.plan(), replace(trigger_options.policy(), store=limits, volatile=lines)
         run(create_host(console.engine(model, dtype, device), plan, policy, store), settings, listener)
 

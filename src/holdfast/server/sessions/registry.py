@@ -136,15 +136,15 @@ class SessionRegistry:
             with ExitStack() as stack:
                 try:
                     entry = self.get(name, request.key) if turns else self._create(request, start)
-                    if not own and self._is_answered(entry, links[:turns]):
-                        own, forked_at = self._fork(entry, turns, request.turns[:turns]).name, turns
+                    if not own and (session := self._answering(entry, links[:turns])):
+                        own, forked_at = self._fork(entry, session, request.turns[:turns]).name, turns
                         continue
                     stack.enter_context(self._acquire(entry))
                     if entry.links[:turns] != links[:turns]:
                         own = ""
                         continue  # it went another way while we waited
                     if len(entry.links) > turns or entry.head:
-                        own, forked_at = self._fork(entry, turns, request.turns[:turns]).name, turns
+                        own, forked_at = self._fork(entry, entry.session, request.turns[:turns]).name, turns
                         continue
                 except (Missing, BadContext):  # dropped meanwhile, or damaged: the client has sent all that it held
                     self.index.remove(name)
@@ -162,9 +162,10 @@ class SessionRegistry:
                             self._drop(entry)
                 return
 
-    def _is_answered(self, entry: SessionEntry, links: Sequence[bytes]) -> bool:
-        """Returns True if a session that begins with these links is being answered: it can be forked, not continued."""
-        return bool(links) and "answering" in entry.activities and entry.links[: len(links)] == links
+    def _answering(self, entry: SessionEntry, links: Sequence[bytes]) -> Session | None:
+        """Returns a session that begins with these links and is being answered: it can be forked, not continued."""
+        answered = bool(links) and "answering" in entry.activities and entry.links[: len(links)] == links
+        return entry.resident if answered else None
 
     @contextmanager
     def enter_head(self, request: GenerateRequest, turns: int) -> Iterator[SessionEntry | None]:
@@ -208,7 +209,7 @@ class SessionRegistry:
         turns = len(entry.links) if turns is None else turns
         if not 0 <= turns <= len(entry.links):
             raise BadInput(f"turn {turns} cannot be forked at: the session has {len(entry.links)}")
-        return self._fork(entry, turns, entry.session.turns[:turns])
+        return self._fork(entry, entry.session, entry.session.turns[:turns])
 
     def drop(self, name: str, key: str) -> None:
         """Forgets a session and its log, also one that cannot be read. Its objects go when the store collects."""
@@ -253,15 +254,16 @@ class SessionRegistry:
             self._entries[name] = entry
         return entry
 
-    def _fork(self, entry: SessionEntry, turns: int, given: Sequence[Turn]) -> SessionEntry:
-        name, entry.used = uuid4().hex, time.time()
+    def _fork(self, entry: SessionEntry, session: Session, given: Sequence[Turn]) -> SessionEntry:
+        """Makes a second session that begins with the turns `given`, as `session` of this entry does."""
+        name, turns, entry.used = uuid4().hex, len(given), time.time()
         try:
-            session = copy.copy(entry.session).fork(name, turns)  # of values: it may be answered meanwhile
+            twin_session = copy.copy(session).fork(name, turns)  # of values: it may be answered meanwhile
         except Exception:
             with suppress(HoldfastError):
                 self.store.drop(name)
             raise
-        twin = SessionEntry(name, entry.key, entry.seed, entry.links[:turns], self.breaker, session)
+        twin = SessionEntry(name, entry.key, entry.seed, entry.links[:turns], self.breaker, twin_session)
         with self._lock:
             self._entries[name] = twin
         try:
