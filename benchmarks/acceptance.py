@@ -146,8 +146,8 @@ def replay(engine: LocalEngine, script: Script, session: str, server: str, given
     """Replays a session over a server of its own."""
     plan = Plan(given.latent, given.ratio, policy=Policy(keep_recent=1))
     accept = given.accept if server == CHECKED else None
-    how = {"low": 0.5, "idle": None, "cool_down": 3, "memory": 8, "restart": given.restart, "max_tokens": 1024}
-    policy = TriggerOptions(str(given.trigger), **how, accept=accept).policy()
+    how: dict[str, Any] = {"low": 0.5, "idle": None, "cool_down": 3, "memory": 8, "max_tokens": 1024}
+    policy = TriggerOptions(str(given.trigger), **how, restart=given.restart, accept=accept).policy()
     with (
         serving(engine, plan, NEVER if server == FULL else policy, script) as (host, url),
         OpenAI(base_url=f"{url}/v1", api_key="agent", max_retries=0, timeout=600) as client,
@@ -160,7 +160,8 @@ def replay(engine: LocalEngine, script: Script, session: str, server: str, given
 def _steps(client: OpenAI, script: Script, session: str, server: str, seconds: float) -> Iterator[Step]:
     messages: list[dict[str, Any]] = list(script.opening)
     for number, (words, new) in enumerate(zip(script.says, script.results, strict=True)):
-        began, first, last, text = time.perf_counter(), 0.0, None, ""
+        began, first, text = time.perf_counter(), 0.0, ""
+        last: Any = None
         logprobs: list[float] = []
         calls: list[dict[str, Any]] = []
         options: Any = {"max_tokens": len(words), "stream": True, "logprobs": True, "tools": [_ANY]}

@@ -88,7 +88,8 @@ def serving(engine: LocalEngine, folder: str) -> Iterator[str]:
 def describe(url: str, key: str, prompt: str, tools: list[dict[str, Any]], task: str) -> str:
     """Asks for a few tokens; returns the seconds to the first, the tokens of the prompt, and those that were read."""
     messages: Any = [{"role": "system", "content": prompt}, {"role": "user", "content": task}]
-    began, first, last = time.perf_counter(), 0.0, None
+    began, first = time.perf_counter(), 0.0
+    last: Any = None
     with OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=3600) as client:
         options: Any = {"tools": tools, "max_tokens": 2, "stream": True, "stream_options": {"include_usage": True}}
         for last in client.chat.completions.create(model="", messages=messages, **options):
