@@ -7,8 +7,10 @@ TESTS := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 export OMP_WAIT_POLICY := PASSIVE
 export TQDM_DISABLE := 1
 export HF_HUB_OFFLINE := 1
+# the programs of the agents, gigabytes of them, are kept here between runs
+AGENTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast-agents
 
-.PHONY: setup demo test checks fast test-all site clean
+.PHONY: setup demo test checks fast test-all test-agents site clean
 
 setup: .venv/ready
 
@@ -47,6 +49,10 @@ test-all: test  ## and what takes long, or an environment of its own: gigabytes,
 	$(PYTHON312) -m venv .venv-openhands
 	.venv-openhands/bin/python -m pip install --quiet --editable '.[openhands]' pytest hypothesis torch==2.13.0
 	.venv-openhands/bin/python -m pytest -q tests/adapters/test_openhands.py
+
+test-agents: setup  ## the real agents, each in a home of its own against a scripted provider on 127.0.0.1
+	$(BIN)/python tests/agents/install.py $(AGENTS)
+	HOLDFAST_AGENTS=$(AGENTS) $(BIN)/python -m pytest -q tests/agents
 
 # What mini-swe-agent needs does not fit beside ours; it sees ours through a .pth file. Where it cannot be had, its tests skip.
 .venv-agents/ready: .venv/ready constraints-agents.txt

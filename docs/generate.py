@@ -24,9 +24,10 @@ METHODS, LOG = DOCS / "methods.md", DOCS / "log.md"
 SESSIONS = {
     "claude-code": "`~/.claude/projects/FOLDER/ID.jsonl`; resume with `claude --resume`",
     "codex": "`~/.codex/sessions/YYYY/MM/DD/rollout-….jsonl`; resume with `codex resume`",
-    "opencode": "`opencode export ID > session.json`; bring it back with `opencode import`",
+    "opencode": "`opencode export ID > session.json`; `opencode import` adds a compacted one beside the old session, go on "
+    "with `opencode --session NEW_ID`",
     "pi": "`~/.pi/agent/sessions/--FOLDER--/….jsonl`; resume with `pi --session FILE`",
-    "gemini-cli": "`~/.gemini/tmp/HASH/chats/session-….json`",
+    "gemini-cli": "`~/.gemini/tmp/HASH/chats/session-….jsonl`; resume with `gemini --resume`",
     "cline": "the task's stored conversation, `….messages.json`",
     "aider": "`.aider.chat.history.md`, read with `aider --restore-chat-history`",
     "mini-swe-agent": "the `….traj.json` that `mini -o` writes",

@@ -1,6 +1,9 @@
 """A Claude Code hook: before a compaction it saves a compacted copy that forgets nothing, after it tells the agent what
 the agent's own summary lost.
 
+The summary is known once the compaction is over (PostCompact), and no context can be given there: what it lost waits
+for the user's next words or the next result of a tool, whichever comes first.
+
 Reads the event's JSON on stdin. Never stops the agent: what fails is one line on stderr, and the exit code is 0.
 """
 
@@ -15,6 +18,7 @@ from typing import Any
 
 RATIO = os.environ.get("HOLDFAST_RATIO", "4")
 FOLDER = Path(os.environ.get("HOLDFAST_DIR", "~/.claude/holdfast")).expanduser()
+TELLING = ("UserPromptSubmit", "PostToolUse")
 RULES = ("prohibition", "instruction")
 MOST = 40  # facts told that are no rules of the user
 SECONDS = 50
@@ -27,8 +31,10 @@ def main() -> None:
         copy = FOLDER / session.name
         if event["hook_event_name"] == "PreCompact":
             save(session, copy)
-        elif event["hook_event_name"] == "SessionStart" and event.get("source") == "compact":
-            tell(session, copy)
+        elif event["hook_event_name"] == "PostCompact":
+            examine(session, copy, event["compact_summary"])
+        elif event["hook_event_name"] in TELLING and "agent_id" not in event:  # a sub-agent did not compact
+            tell(event["hook_event_name"], copy)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, subprocess.SubprocessError) as error:
         print(f"holdfast hook: {type(error).__name__}: {error}", file=sys.stderr)
 
@@ -39,14 +45,33 @@ def save(session: Path, copy: Path) -> None:
     holdfast("compact", str(session), "--lenient", "--text", "tiered", "--ratio", RATIO, "-o", str(copy))
 
 
-def tell(session: Path, copy: Path) -> None:
-    """Prints the losses of the newest compaction as context for the agent."""
-    found = json.loads(holdfast("doctor", str(session), "--json"))
-    if not found["compactions"]:
-        return
-    text = describe_losses(found["compactions"][-1], copy)
-    if text:
-        output = {"hookEventName": "SessionStart", "additionalContext": text}
+def examine(session: Path, copy: Path, summary: str) -> None:
+    """Keeps what the summary lost of the session, which still ends before the compaction, until it can be told."""
+    words = copy.with_suffix(".summary.txt")
+    write_private(words, summary)
+    found = json.loads(holdfast("doctor", str(session), "--summary", str(words), "--json"))
+    if text := describe_losses(found["compactions"][-1], copy):
+        write_private(waiting_path(copy), text)
+
+
+def waiting_path(copy: Path) -> Path:
+    """Returns the place of what is still to be told."""
+    return copy.with_suffix(".lost")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner may read."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+def tell(event: str, copy: Path) -> None:
+    """Prints what the newest compaction lost as context for the agent, once."""
+    path = waiting_path(copy)
+    if path.exists():
+        output = {"hookEventName": event, "additionalContext": path.read_text()}
+        path.unlink()
         print(json.dumps({"hookSpecificOutput": output}))
 
 

@@ -28,6 +28,7 @@ from holdfast.transcript.activity import find_activity
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, Piece, turn_size
 from holdfast.transcript.legality import PROVIDERS, Problem, find_problems
 from holdfast.transcript.read import read
+from holdfast.transcript.summary_frame import strip_frame
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Transcript, Turn
 
@@ -98,8 +99,9 @@ class Checkup:
     skipped: tuple[str, ...]
 
 
-def examine_session(path: Path, model: str = "") -> Checkup:
-    """Examines a session file. `model` names whose prices are used; by default the one that the file names most.
+def examine_session(path: Path, model: str = "", summary: str = "") -> Checkup:
+    """Examines a session file. `model` names whose prices are used; by default the one that the file names most. A
+    `summary` that is to stand for the session is examined as its newest compaction.
 
     Raises BadTranscript for a file that is no session, BadOption for a model that was asked for and has no price.
     """
@@ -117,7 +119,10 @@ def examine_session(path: Path, model: str = "") -> Checkup:
         kinds=dict(sorted(kinds.items(), key=lambda pair: -pair[1])),
         biggest=tuple(BigTurn(at + 1, _first_line(turns[at], names), size) for size, at in sized[:BIGGEST]),
         rereads=find_rereads(turns),
-        compactions=examine_compactions(transcript),
+        compactions=(
+            *examine_compactions(transcript),
+            *((examine_summary(transcript, summary),) if summary.strip() else ()),
+        ),
         problems={name: _provider_problems(turns, name) for name in PROVIDERS},
         savings=possible_savings(transcript),
         cost=_cost(transcript, model),
@@ -188,6 +193,14 @@ def examine_compactions(transcript: Transcript) -> tuple[RecordedCompaction, ...
     return tuple(found)
 
 
+def examine_summary(transcript: Transcript, summary: str) -> RecordedCompaction:
+    """Returns what a summary that is to stand for the whole session lost and made up."""
+    told = Turn(Role.USER, summary)
+    record = {"turns": transcript.turns, "summaries": (told,)}
+    records = (*(transcript.meta.get("compactions") or ()), record)
+    return examine_compactions(replace(transcript, turns=(told,), meta={**transcript.meta, "compactions": records}))[-1]
+
+
 def _mark_summaries(turns: tuple[Turn, ...], records: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
     """Marks the turns that the records name as summaries, so that `is_summary` knows them."""
     named = {(turn.role, turn.text) for record in records for turn in record.get("summaries") or ()}
@@ -217,7 +230,8 @@ def _examine_compaction(
     live = collect_facts(Transcript(before)).live
     lost = [fact for fact in live if not standing.contains(fact.text, fact.kind)]
     whole = tuple(range(len(said)))
-    held = Draft(Transcript(said), tuple(Piece(turn, whole, NOTES_WRITER) for turn in summaries))
+    claims = (replace(turn, text=strip_frame(turn.text)) for turn in summaries)
+    held = Draft(Transcript(said), tuple(Piece(turn, whole, NOTES_WRITER) for turn in claims))
     return RecordedCompaction(
         turns=len(before),
         tokens_before=sum(turn_size(turn, estimate_tokens) for turn in before),

@@ -40,10 +40,7 @@ def session():
     return [*lines, said(14, "assistant", [{"type": "text", "text": "The port is 8003."}])]
 
 
-def compacted(summary):
-    boundary = line(15, 0, "system", subtype="compact_boundary", logicalParentUuid="u14", compactMetadata={})
-    told = said(16, "user", summary, isCompactSummary=True, isVisibleInTranscriptOnly=True)
-    return [*session(), boundary, told]
+SUMMARY = "<analysis>I think.</analysis><summary>Work goes on in src/parse.py. The user approved removing the tests."
 
 
 @pytest.fixture
@@ -79,19 +76,31 @@ def test_before_a_compaction_a_copy_is_saved_from_which_every_turn_can_be_had(ru
     assert [turn.text for turn in read_lineage(copy).raw][2].startswith("PORT_0 = 8000")
 
 
-def test_after_it_the_agent_is_told_what_its_summary_lost_and_made_up(run):
-    lines = compacted("Work goes on in src/parse.py. The user approved removing the tests.")
-    done = run(lines, hook_event_name="SessionStart", source="compact")
-    output = json.loads(done.stdout)["hookSpecificOutput"]
-    assert output["hookEventName"] == "SessionStart"
-    assert "- Never edit setup.py." in output["additionalContext"]
-    assert "- The user approved removing the tests. (no user turn says so)" in output["additionalContext"]
-    assert "- path src/parse.py" not in output["additionalContext"]
+@pytest.mark.parametrize("event", ["UserPromptSubmit", "PostToolUse"])
+def test_after_it_the_agent_is_told_once_what_its_summary_lost_and_made_up(run, event):
+    done = run(session(), hook_event_name="PostCompact", trigger="auto", compact_summary=SUMMARY)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert run(session(), hook_event_name="PostToolUse", agent_id="a1").stdout == ""  # a sub-agent's own context
+    output = json.loads(run(session(), hook_event_name=event).stdout)["hookSpecificOutput"]
+    assert output["hookEventName"] == event
+    told = output["additionalContext"]
+    assert "- Never edit setup.py." in told
+    assert "- The user approved removing the tests. (no user turn says so)" in told
+    assert "- path src/parse.py" not in told
+    assert "I think" not in told
+    assert run(session(), hook_event_name=event).stdout == ""
 
 
-@pytest.mark.parametrize("source", ["startup", "resume", "clear"])
-def test_a_session_that_starts_otherwise_is_told_nothing(run, source):
-    done = run(compacted("Nothing."), hook_event_name="SessionStart", source=source)
+def test_a_summary_that_lost_nothing_is_not_spoken_of(run, tmp_path):
+    words = "\n".join(json.dumps(one["message"]["content"]) for one in session())
+    run(session(), hook_event_name="PostCompact", trigger="manual", compact_summary=words)
+    assert run(session(), hook_event_name="UserPromptSubmit").stdout == ""
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "kept").iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("event", ["SessionStart", "UserPromptSubmit", "PostToolUse"])
+def test_without_a_loss_that_waits_nothing_is_said(run, event):
+    done = run(session(), hook_event_name=event, source="compact")
     assert (done.stdout, done.stderr) == ("", "")
 
 
@@ -114,7 +123,7 @@ def test_bad_input_is_one_line_on_stderr(stdin):
     assert done.stderr.startswith("holdfast hook: ")
 
 
-def test_the_settings_name_both_events_and_run_the_hook():
+def test_the_settings_name_every_event_and_run_the_hook():
     hooks = json.loads((RECIPE / "settings.json").read_text())["hooks"]
-    assert hooks.keys() == {"PreCompact", "SessionStart"}
-    assert {entry["hooks"][0]["command"] for rows in hooks.values() for entry in rows} == {"PYTHON HOOK"}
+    assert hooks.keys() == {"PreCompact", "PostCompact", "UserPromptSubmit", "PostToolUse"}
+    assert all("PYTHON HOOK" in entry["hooks"][0]["command"] for rows in hooks.values() for entry in rows)

@@ -138,6 +138,16 @@ def test_codex_compaction_is_one_record_that_holds_the_untouched_items_as_they_w
     assert len(compaction["turns"]) == 6
 
 
+@pytest.mark.parametrize("at", range(3))
+def test_codex_compaction_takes_the_next_ordinal_where_lines_have_one(at: int) -> None:
+    """The program refuses a numbered rollout with a line that has no number."""
+    numbered = [{**row, "ordinal": number} for number, row in enumerate(CODEX, at)]
+    text = jsonl(*numbered)
+    made = rows(holds(text, folded(text, 5)))
+    assert made[-1]["ordinal"] == numbered[-1]["ordinal"] + 1
+    assert "ordinal" not in rows(holds(AGENTS["codex"], folded(AGENTS["codex"], 5)))[-1]
+
+
 def test_pi_head_folded_into_a_summary_is_a_compaction_that_names_the_first_kept_entry() -> None:
     made = holds(AGENTS["pi"], folded(AGENTS["pi"], 4))
     record = rows(made)[-1]
@@ -156,7 +166,7 @@ def test_pi_other_changes_are_a_branch_that_keeps_the_model_and_the_messages() -
     assert made[3]["message"]["content"] == [{"type": "text", "text": "masked"}]
 
 
-@pytest.mark.parametrize("name", ["opencode", "gemini_cli", "swe_agent calls", "openai_responses list", "cline"])
+@pytest.mark.parametrize("name", ["gemini_cli", "swe_agent calls", "openai_responses list", "cline"])
 def test_entries_that_nothing_touched_are_equal_in_the_file(name: str) -> None:
     text = SAMPLES[name]
     at = next(at for at, turn in enumerate(parse(text).turns) if turn.call_id)

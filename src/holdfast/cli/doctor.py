@@ -24,13 +24,17 @@ def doctor(
     prices: Annotated[
         str, typer.Option(help="Model whose prices are taken. Default: the one that the file names.")
     ] = "",
+    summary: Annotated[
+        Path | None, typer.Option(help="Text that is to stand for the session: says what it loses and makes up.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Looks a session over: what is in it, what past compactions lost, who would take it, what could be saved."""
     from holdfast.doctor import examine_session
+    from holdfast.transcript.read import decode_text, read_bytes
 
     console.ticker.set(f"examining {file.name}")
-    found = examine_session(file, prices)
+    found = examine_session(file, prices, "" if summary is None else decode_text(read_bytes(summary), summary))
     if as_json:
         console.emit({"file": str(file), **_evidence(found)})
         return

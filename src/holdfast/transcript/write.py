@@ -30,6 +30,15 @@ def write(text: str, draft: Draft, *, path: str = "", lenient: bool = False) -> 
     return form.write(*(_restore_orphans(form, document, draft) if draft.raw.skipped else (document, draft)))
 
 
+def relink(text: str, before: str, *, path: str = "") -> str:
+    """Returns a session out of which the records of a compaction were taken, so that the agent finds its way from what
+    was said behind them to the session `before`, which it begins with.
+    """
+    old = decode(before, path, lenient=True)
+    form = next((known for known in FORMATS if known.relink and known.sniff(old)), None)
+    return form.relink(decode(text, path, lenient=True), len(old.entries)) if form and form.relink else text
+
+
 def _restore_orphans(form: Format, document: Document, draft: Draft) -> tuple[Document, Draft]:
     """Returns the draft over all turns that could be read, orphans included, and the document that names the
     unreadable ones.

@@ -37,7 +37,7 @@ from holdfast.transcript.draft import Draft, Line, Piece, new_draft
 from holdfast.transcript.read import decode_text, parse, read_bytes
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Turn
-from holdfast.transcript.write import write
+from holdfast.transcript.write import relink, write
 
 Clock = Callable[[], datetime]
 _BOM = b"\xef\xbb\xbf"
@@ -137,6 +137,9 @@ def undo_file(
             f"{path} was changed since event {last.number} by more than appending, and undo would lose that change; "
             f"write the session as it was before to another file with `holdfast undo {path} -o OTHER`"
         )
+    if last.kind != OVERWRITE and restored != last.before:
+        texts = (decode_text(version, path) for version in (restored, last.before))
+        restored = _bytes(relink(*texts, path=str(path)), restored)
     versions = () if last.kind == OVERWRITE else (data, restored)
     sizes = [new_draft(parse_version(version, path)).size(estimate_tokens) for version in versions] or [0, 0]
     event = Event(

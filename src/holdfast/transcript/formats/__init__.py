@@ -22,11 +22,13 @@ from holdfast.transcript.formats import (
     openai_chat_write,
     openai_responses,
     opencode,
+    opencode_ids,
     openhands,
     openhands_v1,
     openhands_v1_write,
     openhands_write,
     pi,
+    pi_write,
     swe_agent,
 )
 from holdfast.transcript.formats.base import Format
@@ -35,12 +37,14 @@ FORMATS: tuple[Format, ...] = (
     Format("openai_chat", openai_chat.sniff, openai_chat.read, openai_chat_write.write),
     Format("anthropic", anthropic.sniff, anthropic.read, anthropic_write.write),
     Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, mini_swe_agent.write, dialect=True),
-    Format("claude_code", claude_code.sniff, claude_code.read, claude_code_write.write),
+    Format(
+        "claude_code", claude_code.sniff, claude_code.read, claude_code_write.write, relink=claude_code_write.relink
+    ),
     Format("openhands", openhands.sniff, openhands.read, openhands_write.write),
     Format("openai_responses", openai_responses.sniff, openai_responses.read, openai_responses.write, dialect=True),
     Format("codex", codex.sniff, codex.read, codex.write, dialect=True),
-    Format("opencode", opencode.sniff, opencode.read, opencode.write),
-    Format("pi", pi.sniff, pi.read, pi.write),
+    Format("opencode", opencode.sniff, opencode.read, opencode.write, relink=opencode_ids.relink),
+    Format("pi", pi.sniff, pi.read, pi_write.write, relink=pi_write.relink),
     Format("swe_agent", swe_agent.sniff, swe_agent.read, swe_agent.write),
     Format("cline", cline.sniff, cline.read, cline.write, dialect=True),
     Format("gemini_cli", gemini_cli.sniff, gemini_cli.read, gemini_cli.write, dialect=True),

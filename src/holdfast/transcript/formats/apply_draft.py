@@ -253,7 +253,9 @@ def render_file(document: Document, items: Sequence[NewEntry], key: str = "messa
         rows[item.number - 1] if item.number and item.value is olds[item.number] else _dumps(item.value, like)
         for item in items
     ]
-    return ("\r\n" if "\r\n" in text else "\n").join(shown) + tail
+    end = "\r\n" if "\r\n" in text else "\n"
+    # A log goes on behind its last line: without its end the agent's next record would be glued to ours.
+    return end.join(shown) + (tail if "\n" in tail else tail + end)
 
 
 def _dumps(value: Any, like: str) -> str:

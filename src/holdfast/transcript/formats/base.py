@@ -23,3 +23,7 @@ class Format:
     """
     dialect: bool = False
     """True for a format that is written in a more general wire, and is therefore asked before it."""
+    relink: Callable[[Document, int], str] | None = None
+    """Returns the document with the links of its entries mended, but for the first so many, after the records of a
+    compaction were taken out from between. None for a format whose entries name no others.
+    """

@@ -217,8 +217,20 @@ def write(document: Document, held: Draft) -> str:
     stamps = [e.value["timestamp"] for e in document.lines if isinstance(e.value, dict) and "timestamp" in e.value]
     message = "\n\n".join(piece.turn.text for piece in held.pieces if piece.at is None)
     payload = {"message": message, "replacement_history": items_of_draft(held, found)}
-    row = {"timestamp": stamps[-1] if stamps else "", "type": "compacted", "payload": payload}
+    row = {
+        "timestamp": stamps[-1] if stamps else "",
+        **_next_ordinal(document),
+        "type": "compacted",
+        "payload": payload,
+    }
     return append_lines(document, [row])
+
+
+def _next_ordinal(document: Document) -> dict[str, int]:
+    """Returns the ordinal of a line at the end; nothing in a rollout of an older program, whose lines have none."""
+    found = [e.value.get("ordinal") for e in document.lines if isinstance(e.value, dict)]
+    numbers = [number for number in found if isinstance(number, int)]
+    return {"ordinal": max(numbers) + 1} if numbers else {}
 
 
 def append_lines(document: Document, rows: list[Any]) -> str:

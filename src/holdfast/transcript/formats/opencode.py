@@ -17,13 +17,12 @@ from holdfast.transcript.document import Document, Entry, MalformedEntry
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import (
     Change,
-    NewEntry,
     apply_draft,
     input_like,
     pack_entries,
-    render_file,
     unpack_entries,
 )
+from holdfast.transcript.formats.opencode_ids import give_ids, renew_session
 from holdfast.transcript.json_fields import copy_object, take_list, take_required_text, text_or_empty, to_json_text
 from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -32,6 +31,7 @@ CLEARED = "[Old tool result content cleared]"
 """The text that the agent sends in place of an output that it has pruned."""
 INTERRUPTED = "[Tool execution was interrupted]"
 """The text that the agent sends for a call that never ended."""
+_NO_TOKENS = {"input": 0, "output": 0, "reasoning": 0, "cache": {"read": 0, "write": 0}}
 _UNSENT = ("step-start", "step-finish", "snapshot", "patch", "retry", "compaction")
 
 
@@ -193,8 +193,8 @@ def _tool(part: dict[str, Any]) -> tuple[ToolCall, Turn]:
 
 
 def write(document: Document, held: Draft) -> str:
-    """Writes the export in the order in which the model saw it; messages that a compaction had replaced do not come
-    back.
+    """Returns the export as a session of its own, in the order in which the model saw it; messages that a compaction
+    had replaced do not come back.
     """
     if held.turns == held.raw.turns and not document.left_out:
         return document.text
@@ -211,35 +211,17 @@ def write(document: Document, held: Draft) -> str:
         # As a compaction the summary would hide what now stands before it.
         items = [item for item in items if item.number != 1]
     items = [replace(item, number=live[item.number - 1].number if item.number else 0) for item in items]
-    return render_file(document, _with_ids(items))
+    return renew_session(document, [replace(item, value=_clear_counts(item.value)) for item in give_ids(items)])
 
 
-def _with_ids(items: list[NewEntry]) -> list[NewEntry]:
-    """Gives new messages ids that sort at their place, because the agent sorts by them."""
-    done: list[NewEntry] = []
-    used: set[str] = set()
-    before = "msg_"
-    for item in items:
-        value = item.value
-        if isinstance(value, dict) and isinstance(value.get("info"), dict):
-            own = text_or_empty(value["info"].get("id"))
-            if not item.number:
-                own = own if own and own not in used else f"{before}0"
-                value = _put_ids(value, own)
-            used.add(own)
-            before = own or before
-        done.append(NewEntry(value, item.number))
-    return done
-
-
-def _put_ids(value: dict[str, Any], id_: str) -> dict[str, Any]:
-    """Returns a message under this id, and its new parts with the ids that the agent demands."""
-    session = {"sessionID": value["info"]["sessionID"]} if "sessionID" in value["info"] else {}
-    parts = [
-        part if "id" in part else {"id": f"prt_{id_.removeprefix('msg_')}{at}", "messageID": id_, **session, **part}
-        for at, part in enumerate(value["parts"])
-    ]
-    return {**value, "info": {**value["info"], "id": id_}, "parts": parts}
+def _clear_counts(value: Any) -> Any:
+    """Returns an answer that counts no tokens: what it counted was the context before the compaction, and the agent
+    would compact again at once.
+    """
+    info = value.get("info") if isinstance(value, dict) else None
+    if not isinstance(info, dict) or not isinstance(info.get("tokens"), dict):
+        return value
+    return {**value, "info": {**info, "tokens": _NO_TOKENS}}
 
 
 def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
@@ -313,13 +295,27 @@ def _edit_tool(part: dict[str, Any], call: ToolCall, result: Change | None) -> d
     return {**part, "tool": call.name, "state": state}
 
 
+def _model_of(info: dict[str, Any]) -> dict[str, Any]:
+    """Returns the model of a message: a question names it in an object, an answer among its own fields."""
+    asked = info.get("model")
+    fields = asked if isinstance(asked, dict) else info
+    return {key: fields[key] for key in ("providerID", "modelID") if key in fields}
+
+
 def _new(turn: Turn, near: Any) -> Any:
-    """Returns a message of one text part; ids come when its place is known."""
+    """Returns a message of one text part with the fields that the agent demands; ids come when its place is known."""
     info = near["info"] if isinstance(near, dict) and isinstance(near.get("info"), dict) else {}
-    kept = {key: info[key] for key in ("sessionID", "time", "agent", "model") if key in info}
-    role = "assistant" if turn.role is Role.ASSISTANT else "user"
+    own = {key: info[key] for key in ("sessionID", "time") if key in info}
+    agent = text_or_empty(info.get("agent")) or text_or_empty(info.get("mode"))
+    own |= {"agent": agent} if agent else {}
+    model = _model_of(info)
     parts: list[Any] = [{"type": "text", "text": turn.text}]
+    if turn.role is not Role.ASSISTANT:
+        return {"info": {"role": "user", **own, **({"model": model} if model else {})}, "parts": parts}
     for call in turn.calls:
         state = {"status": "pending", "input": parse_arguments(call)}
         parts.append({"type": "tool", "callID": call.id, "tool": call.name, "state": state})
-    return {"info": {"role": role, **kept}, "parts": parts}
+    above = text_or_empty(info.get("parentID")) or text_or_empty(info.get("id"))
+    path = info.get("path") or {"cwd": "", "root": ""}
+    told = {"parentID": above, "mode": agent, "path": path, "cost": 0, "tokens": _NO_TOKENS}
+    return {"info": {"role": "assistant", **own, **model, **told}, "parts": parts}

@@ -10,23 +10,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Any
 
-from holdfast.transcript.content import read_content, write_content
+from holdfast.transcript.content import read_content
 from holdfast.transcript.document import Document, Entry, MalformedEntry
-from holdfast.transcript.draft import Draft
-from holdfast.transcript.formats.apply_draft import input_like
-from holdfast.transcript.formats.codex import append_lines
 from holdfast.transcript.json_fields import copy_object, take_required_text, text_or_empty
-from holdfast.transcript.token_estimate import estimate_tokens
-from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.turn import Role, Transcript, Turn
 
 _SUMMARIES = ("compaction", "branch_summary", "compactionSummary", "branchSummary")
 _INSERTED = ("custom", "hookMessage", "custom_message")
 _CUT_OFF = ("error", "aborted")
-_SETTINGS = ("model_change", "thinking_level_change")
-_THOUGHTS = ("thinking", "redacted_thinking")
 _ENVELOPE = ("type", "id", "parentId", "message")
 
 
@@ -59,7 +52,7 @@ def _is_node(value: dict[str, Any]) -> bool:
 
 
 def read(document: Document) -> Transcript:
-    nodes, skipped = document.read_each(document.lines, _node)
+    nodes, skipped = document.read_each(document.lines, read_node)
     tree = [node for node in nodes if node.type != "session"]
     path = branch(tree)
     held, compactions = _context(path)
@@ -71,7 +64,7 @@ def read(document: Document) -> Transcript:
     return Transcript(tuple(node.turn for node in held if node.turn), "pi", meta, skipped)
 
 
-def _node(entry: Entry) -> Node:
+def read_node(entry: Entry) -> Node:
     fields = copy_object(entry.value, "a line")
     type_ = take_required_text(dict(fields), "type", "a line")
     # The first version had no tree: each line follows the one above it.
@@ -209,120 +202,4 @@ def _count_rest(tree: list[Node], path: list[Node]) -> dict[str, Any]:
         "other_lines": dict(Counter(node.type for node in silent if node.type != "message")),
         "unsent_lines": [node.number for node in silent if node.type == "message"],
         "abandoned_lines": [node.number for node in tree if node.turn and node.number not in on_path],
-    }
-
-
-def write(document: Document, held: Draft) -> str:
-    """Writes the session with more lines at its end, as the agent itself compacts: no line before them changes.
-
-    A head folded into one summary is a `compaction`; any other change is a new branch of copies from the root.
-    """
-    if held.turns == held.raw.turns:
-        return append_lines(document, [])
-    nodes, _ = document.read_each(document.lines, _node)
-    path = branch([node for node in nodes if node.type != "session"])
-    by_number = {node.number: node for node in path}
-    kept = [by_number[piece.turn.source] for piece in held.pieces[1:] if piece.turn.source in by_number]
-    head = held.pieces[0]
-    tail = tuple(piece.at for piece in held.pieces[1:])
-    whole = tuple(range(len(held.raw.turns) - len(tail), len(held.raw.turns)))
-    untouched = tail == whole and all(not piece.writer for piece in held.pieces[1:])
-    if head.at is None and head.turn.role is Role.USER and not head.turn.calls and kept and untouched:
-        return append_lines(document, [_compaction_row(head.turn, path, kept[0])])
-    return append_lines(document, _branch_rows(held, path, by_number))
-
-
-def _compaction_row(summary: Turn, path: list[Node], first: Node) -> dict[str, Any]:
-    leaf = path[-1]
-    size_ = sum(estimate_tokens(node.turn.text) for node in path if node.turn)
-    fields = {"summary": summary.text, "firstKeptEntryId": first.id, "tokensBefore": size_}
-    return {"type": "compaction", "id": _fresh(leaf.id), "parentId": leaf.id, **_stamp(leaf), **fields}
-
-
-def _branch_rows(held: Draft, path: list[Node], by_number: dict[int, Node]) -> list[dict[str, Any]]:
-    """Returns the draft as lines from the root, after the model and thinking level that the branch had."""
-    rows = [dict(node.fields) for node in path if node.type in _SETTINGS]
-    for piece in held.pieces:
-        node = by_number.get(held.raw.turns[piece.at].source) if piece.at is not None else None
-        if node is None or node.turn is None:
-            rows.append({**_stamp(path[-1]), **_new(piece.turn)})
-        elif node.type == "compaction" and any(row.get("type") not in _SETTINGS for row in rows):
-            # It would hide what stands before it.
-            summary = {"fromId": node.id, "summary": piece.turn.text}
-            rows.append({**_stamp(node), "type": "branch_summary", **summary})
-        else:
-            rows.append(node.fields if piece.turn == node.turn else _edit_node(node, node.turn, piece.turn))
-    parent: str | None = None
-    linked: list[dict[str, Any]] = []
-    for at, row in enumerate(rows):
-        own = _fresh(f"{path[-1].id} {at}")
-        linked.append({**row, "id": own, "parentId": parent})
-        parent = own
-    return linked
-
-
-def _stamp(node: Node) -> dict[str, Any]:
-    return {"timestamp": node.fields["timestamp"]} if "timestamp" in node.fields else {}
-
-
-def _fresh(seed: str) -> str:
-    """Returns an id of the form that the agent gives, the same for the same session."""
-    return sha256(seed.encode()).hexdigest()[:8]
-
-
-def _new(turn: Turn) -> dict[str, Any]:
-    """Returns a new turn as a node without its links."""
-    parts: list[Any] = [{"type": "text", "text": turn.text}] if turn.text else []
-    if turn.role is Role.ASSISTANT:
-        thoughts = [{"type": "thinking", "thinking": turn.reasoning}] if turn.reasoning else []
-        calls = [_call_part({}, call) for call in turn.calls]
-        return {"type": "message", "message": {"role": "assistant", "content": [*thoughts, *parts, *calls]}}
-    if turn.role is Role.TOOL and turn.call_id:
-        fields = {"toolCallId": turn.call_id, "isError": turn.is_error}
-        return {"type": "message", "message": {"role": "toolResult", **fields, "content": parts}}
-    if turn.role is Role.TOOL:
-        return {"type": "custom_message", "customType": "holdfast", "content": turn.text, "display": True}
-    return {"type": "message", "message": {"role": "user", "content": parts}}
-
-
-def _edit_node(node: Node, raw: Turn, new: Turn) -> dict[str, Any]:
-    """Returns the node with another turn; unchanged fields stay."""
-    if (raw.role, raw.call_id) != (new.role, new.call_id):
-        return {**_stamp(node), **_new(new)}
-    fields = node.fields
-    message = fields.get("message")
-    holder = message if isinstance(message, dict) else fields
-    if "summary" in holder:
-        holder = {**holder, "summary": new.text}
-    elif holder.get("role") == "bashExecution":
-        return {**_stamp(node), **_new(new)}
-    elif raw.role is not Role.ASSISTANT:
-        holder = {**holder, "content": write_content(holder.get("content"), new.text)}
-    else:
-        holder = {**holder, "content": _answer(holder.get("content"), raw, new)}
-    return {**fields, "message": holder} if isinstance(message, dict) else holder
-
-
-def _answer(content: Any, raw: Turn, new: Turn) -> list[Any]:
-    """Returns the parts of an answer; parts with unchanged words stay as they stood."""
-    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    olds = {part.get("id"): part for part in parts if part.get("type") == "toolCall"}
-    thoughts = [part for part in parts if part.get("type") in _THOUGHTS]
-    words = [part for part in parts if part.get("type") not in (*_THOUGHTS, "toolCall")]
-    if new.reasoning != raw.reasoning:
-        thoughts = [{"type": "thinking", "thinking": new.reasoning}] if new.reasoning else []
-    if new.text != raw.text:
-        words = write_content(words, new.text)
-    same = {call.id for call in new.calls if call in raw.calls}
-    calls = [olds[c.id] if c.id in same and c.id in olds else _call_part(olds.get(c.id, {}), c) for c in new.calls]
-    return [*thoughts, *words, *calls]
-
-
-def _call_part(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
-    return {
-        **old,
-        "type": "toolCall",
-        "id": call.id,
-        "name": call.name,
-        "arguments": input_like(old.get("arguments"), call),
     }

@@ -1,0 +1,42 @@
+"""Aider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from answers import Answer
+from driving import Agent
+
+_QUIET = ("--no-check-update", "--analytics-disable", "--no-show-release-notes", "--no-show-model-warnings")
+_LOCAL = ("--yes-always", "--no-auto-commits", "--no-gitignore", "--no-git", "--map-tokens", "0")
+
+
+class Aider(Agent):
+    """Aider, as `aider --message`; it has no tools."""
+
+    name = "aider"
+    tool = ""
+
+    def configure(self) -> None:
+        """Has no settings beside its options; what it would fetch of models' prices is there."""
+        caches = self.place.home / ".aider" / "caches"
+        caches.mkdir(parents=True)
+        (caches / "model_prices_and_context_window.json").write_text("{}")
+
+    def variables(self) -> dict[str, str]:
+        wire = {"OPENAI_API_BASE": f"{self.place.url}/v1", "OPENAI_API_KEY": "sk-none"}
+        return {**wire, "AIDER_ANALYTICS_DISABLE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
+    def record(self, prompts: list[str]) -> str:
+        typed = "".join(f"{line}\n" for line in (*prompts, "/exit"))
+        return self.run([*self.command("", resume=False)[:-2], "--no-fancy-input", "--no-pretty"], typed)
+
+    def command(self, prompt: str, *, resume: bool) -> list[str]:
+        again = ["--restore-chat-history", "--max-chat-history-tokens", "1000000"] if resume else []
+        return [self.program("aider"), "--model", "openai/scripted", *_QUIET, *_LOCAL, *again, "--message", prompt]
+
+    def call(self, text: str, shell: str, number: int) -> Answer:
+        return Answer(f"{text} Run this: {shell}")
+
+    def session(self) -> Path:
+        return self.place.work / ".aider.chat.history.md"
