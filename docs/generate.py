@@ -24,8 +24,8 @@ METHODS, LOG = DOCS / "methods.md", DOCS / "log.md"
 SESSIONS = {
     "claude-code": "`~/.claude/projects/FOLDER/ID.jsonl`; resume with `claude --resume`",
     "codex": "`~/.codex/sessions/YYYY/MM/DD/rollout-….jsonl`; resume with `codex resume`",
-    "opencode": "`opencode export ID > session.json`; `opencode import` adds a compacted one beside the old session, go on "
-    "with `opencode --session NEW_ID`",
+    "opencode": "`opencode export ID > session.json`; `opencode import` adds a compacted one beside the old session, "
+    "go on with `opencode --session NEW_ID`",
     "pi": "`~/.pi/agent/sessions/--FOLDER--/….jsonl`; resume with `pi --session FILE`",
     "gemini-cli": "`~/.gemini/tmp/HASH/chats/session-….jsonl`; resume with `gemini --resume`",
     "cline": "the task's stored conversation, `….messages.json`",
