@@ -135,6 +135,23 @@ def test_a_model_without_a_surrogate_is_refused_before_it_reads(pair, tmp_path, 
     assert engine.reading_seconds == 0
 
 
+def test_another_method_scores_where_the_model_has_no_surrogate(pair, tmp_path, monkeypatch, network):
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
+    span, past = span_at(text(60), 0), KVContext(pair.model)
+
+    def scores(spec):
+        return build(spec).study(span, past, pair.engine).scores
+
+    def equal(one, other):
+        return all(torch.equal(one[layer], other[layer]) for layer in one)
+
+    assert equal(scores("surrogate:otherwise=informed"), scores("informed"))
+    save_network(network, own_network_path(pair.model.digest))
+    assert equal(scores("surrogate:otherwise=informed"), scores("surrogate"))
+    with pytest.raises(BadOption, match="truncate"):
+        build("surrogate:otherwise=truncate")
+
+
 def test_a_stream_of_one_chunk_is_the_surrogate_itself(file, pair):
     span, past, budget = span_at(text(90), 0), KVContext(pair.model), Budget(20)
     ours, theirs = (

@@ -19,6 +19,7 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction
+from holdfast.methods.inner_methods import build_inner_eviction
 from holdfast.methods.reference_queries import QueryRecorder, SpanPrefill
 from holdfast.methods.surrogate_features import layer_features
 from holdfast.methods.surrogate_network import COMMAND, SurrogateNetwork, find_network, load_network
@@ -32,17 +33,34 @@ class Surrogate(Eviction):
 
     weights: str = ""
     """File of `holdfast calibrate --learn surrogate`; empty is your own for the model, else the one that is shipped."""
+    otherwise: str = ""
+    """Method that scores where the model has no surrogate, as `informed`; empty refuses such a model."""
 
     name: ClassVar[str] = "surrogate"
 
-    def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.otherwise:
+            build_inner_eviction(self.name, "otherwise", self.otherwise)
+
+    def watch(self, span: Span, past: KVContext, engine: LocalEngine) -> Observer | None:
+        if instead := self._stand_in(engine):
+            return instead.watch(span, past, engine)
         find_surrogate(self.weights, engine)  # before anything is read
         return QueryRecorder()
 
     @torch.no_grad()
     def score(self, prefill: SpanPrefill) -> dict[int, Tensor]:
+        if instead := self._stand_in(prefill.engine):
+            return instead.score(prefill)
         network, record = find_surrogate(self.weights, prefill.engine), cast(QueryRecorder, prefill.observer)
         return predict_scores(network, prefill.engine, prefill.states, record)
+
+    def _stand_in(self, engine: LocalEngine) -> Eviction | None:
+        """Returns the method that scores instead, for a model without a surrogate."""
+        if not self.otherwise or self.weights or find_network(engine.model.digest):
+            return None
+        return build_inner_eviction(self.name, "otherwise", self.otherwise)
 
 
 def predict_scores(
