@@ -148,7 +148,8 @@ def serve(upstream: str, options: Options, host: str, port: int) -> None:
         from holdfast.web.listener import configure
     except ImportError as error:
         raise Failed(f"the proxy needs the extra `server`: pip install 'holdfast[server]' ({error})") from error
-    app = create_proxy(upstream, options)
+    # Said by the application as it ends: uvicorn raises the signal again, and nothing runs behind that.
+    app = create_proxy(upstream, options, at_end=lambda totals: console.say(describe_totals(totals, options.dry_run)))
     if hasattr(signal, "SIGPIPE"):  # a client that hangs up ends its request, not the server
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     listener = bind(host, port, "--listen")
@@ -159,7 +160,6 @@ def serve(upstream: str, options: Options, host: str, port: int) -> None:
     config = configure(app, log_level="warning", date_header=False, timeout_graceful_shutdown=10)
     with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
         uvicorn.Server(config).run(sockets=[listener])
-    console.say(describe_totals(app.state.gateway.totals(), options.dry_run))
 
 
 def describe_totals(totals: Mapping[str, float], dry_run: bool) -> str:

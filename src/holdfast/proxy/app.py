@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,9 +23,12 @@ from holdfast.web.request_error import RequestError
 
 
 def create_proxy(
-    upstream: str, options: Options | None = None, transport: httpx.AsyncBaseTransport | None = None
+    upstream: str,
+    options: Options | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    at_end: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Starlette:
-    """Returns the ASGI application.
+    """Returns the ASGI application. `at_end` is called with the counts of all keys when it ends.
 
     Raises BadOption for an address or a plan that cannot work, OSError for a log that cannot be written.
     """
@@ -38,6 +41,8 @@ def create_proxy(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await gateway.close()
+        if at_end:
+            at_end(gateway.totals())
 
     routes = [
         Route("/health", _answer_health, methods=["GET"]),
@@ -53,7 +58,6 @@ def create_proxy(
     app = Starlette(routes=routes, lifespan=lifespan)
     app.add_middleware(FrontDoor, options=options)
     app.router.redirect_slashes = False
-    app.state.gateway = gateway
     return app
 
 
