@@ -34,7 +34,6 @@ SESSIONS = {
 }
 """The session file of each agent whose format is read and written."""
 LIMITS = {
-    "gemini-cli": "The proxy passes Gemini's wire through and compacts nothing there. Compact the session file.",
     "codex": "Codex keeps its session open. A file that a process has open is compacted by appending a record to it.",
 }
 ENTRY = re.compile(r"## (?P<date>\d{4}-\d\d-\d\d): (?P<title>[^:]+): (?P<verdict>.+)")
@@ -141,8 +140,7 @@ def agents_index() -> str:
     rows = ["# Agents\n", "How each agent is sent through Holdfast. `holdfast init AGENT` prints the same.\n"]
     rows += ["| agent | proxy | serve | session file |", "|---|---|---|---|"]
     for name in AGENTS:
-        proxied = "passed through" if name == "gemini-cli" else "yes"
-        rows.append(f"| [{name}]({name}.md) | {proxied} | yes | {'read and written' if name in SESSIONS else 'no'} |")
+        rows.append(f"| [{name}]({name}.md) | yes | yes | {'read and written' if name in SESSIONS else 'no'} |")
     return "\n".join(rows) + "\n"
 
 
