@@ -96,6 +96,8 @@ def test_compact_shrinks_the_file_and_says_how_to_look_things_up(files, tmp_path
     assert "history_search" in said
     assert "holdfast undo" in said
     assert files.past("session.json").compactions[-1].tokens <= 1_500
+    assert "not here in full" in (tmp_path / "own" / "session.json").read_text()
+    assert "history_read with turns=N" in (tmp_path / "own" / "session.json").read_text()
     undo_file(tmp_path / "own" / "session.json")
     assert (tmp_path / "own" / "session.json").read_text() == SAMPLES["openai_chat"][1]
 

@@ -170,6 +170,8 @@ def _compact_text(sessions: Sessions, plan: TextPlan, config: Path | None) -> No
         outputs.check_output(output, file, force=sessions.force)
     chat = compactor_for(plan.method, config)
     target = None if in_place else output
+    if plan.gate:
+        plan = replace(plan, lookup=lookup_in_file(output))
     with console.progress(f"compacting {file.name}") as report:
         result = compact_file(file, plan, target, chat, lenient=sessions.lenient, force=sessions.force, progress=report)
     rewritten = result.rewritten
@@ -182,6 +184,14 @@ def _compact_text(sessions: Sessions, plan: TextPlan, config: Path | None) -> No
         console.line(f"{output} stays as it is: it fits")
         return
     console.line(f"{output} written; see it: holdfast diff {output}; take it back: holdfast undo {output}")
+    console.line(
+        f"  old turns, word for word: holdfast expand {output} TURN; for the agent to search: holdfast mcp {output}"
+    )
+
+
+def lookup_in_file(path: Path) -> str:
+    """Returns the words in a compacted session that say how a turn of it is read in full."""
+    return f"Turn N in full: `holdfast expand FILE N`; to search: `holdfast mcp FILE`; FILE is {path.name}"
 
 
 def compactor_for(method: str, config: Path | None) -> RoutedChat | None:

@@ -38,6 +38,7 @@ def mcp(
 ) -> None:
     """Serves a session's memory to its agent over MCP: search and read what was said, notes, status, compact."""
     from holdfast.recall.mcp_server import Toolboxes, create_app, create_server, digest, serve_stdio
+    from holdfast.recall.tools import Indexes
 
     key = _key(key_env)
     chosen = [name for name, given in _CHOICES if given(sessions, agent, journal, store)]
@@ -50,7 +51,7 @@ def mcp(
         if chosen[0] in ("files", "--agent")
         else _sources_by_key(journal, store)
     )
-    boxes = Toolboxes(source, _similarity() if meaning else None)
+    boxes = Toolboxes(source, Indexes(_similarity() if meaning else None))
     console.ticker.stop()
     if listen is None:
         server = create_server(boxes, digest(key))

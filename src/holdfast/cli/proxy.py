@@ -59,6 +59,9 @@ def proxy(
     api_key_env: Annotated[
         str | None, typer.Option(help="Variable that holds the key for requests that come without one.")
     ] = None,
+    memory_tools: Annotated[
+        bool, typer.Option("--memory-tools", help="Give the model tools to search its past, and answer them here.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and change no request.")] = False,
     log: Annotated[Path | None, typer.Option(help="Append a JSON line for each request with a history.")] = None,
     log_text: Annotated[bool, typer.Option("--log-text", help="With the words that were lost.")] = False,
@@ -91,6 +94,7 @@ def proxy(
         journal=journal,
         breakpoints=breakpoints,
         key=_key(api_key_env),
+        memory_tools=memory_tools,
         dry_run=dry_run,
         log=log,
         log_text=log_text,

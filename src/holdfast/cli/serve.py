@@ -82,6 +82,9 @@ def serve(
     ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Read again what stays, in place of its states.")] = False,
     volatile: Volatile = None,
+    memory_tools: Annotated[
+        bool, typer.Option("--memory-tools", help="Give the model tools to search its past, and answer them here.")
+    ] = False,
     memory: Annotated[float, typer.Option(help="GiB of KV memory for all sessions; others wait on disk.")] = 8.0,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -130,7 +133,18 @@ def serve(
 
         limits = StoreLimits(round(max_store * 2**30), None if max_age is None else max_age * DAY)
         plan, policy = compaction.plan(), replace(trigger_options.policy(), store=limits, volatile=lines)
-        run(create_host(console.engine(model, dtype, device), plan, policy, store), settings, listener)
+        serving = create_host(console.engine(model, dtype, device), plan, policy, store)
+        run(_add_memory_tools(serving) if memory_tools else serving, settings, listener)
+
+
+def _add_memory_tools(host: Host) -> Host:
+    """Returns the host with memory tools, whose notes are in the user's Holdfast folder."""
+    from holdfast.config import home
+    from holdfast.server.memory_tools import with_memory_tools
+
+    notes = home() / "notes"
+    notes.mkdir(parents=True, exist_ok=True)
+    return with_memory_tools(host, notes)
 
 
 def create_host(engine: LocalEngine, plan: Plan, policy: HostPolicy, store: str) -> Host:

@@ -143,6 +143,8 @@ class Caller:
     tariffs: Tariffs | None = None
     key: str = "none"
     """The digest of the key."""
+    asked: set[str] = field(default_factory=set)
+    """Sessions that are compacted with their next request, because their agent asked for it."""
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
@@ -278,7 +280,10 @@ class Caller:
             bill, trigger = self.bill(session), self._compactor.trigger
             decide = partial(bill.frozen_pieces, trigger=trigger, tariff=tariff, now=data.at)
         lookup = data.lookup(session)
-        return self._compactor.view(turns, moving=moving, lookup=lookup, decide=decide), session
+        force = session in self.asked
+        self.asked.discard(session)
+        decide = None if force else decide
+        return self._compactor.view(turns, force, moving=moving, lookup=lookup, decide=decide), session
 
     def _standing(self, data: IncomingRequest, turns: tuple[Turn, ...], tariff: Tariff | None) -> tuple[View, str]:
         return self._compactor.standing(turns), ""

@@ -38,12 +38,15 @@ from holdfast.proxy.headers import (
     is_gemini_client,
 )
 from holdfast.proxy.journal import Journal
+from holdfast.proxy.memory.exchange import MemoryExchange, MemoryTools
+from holdfast.proxy.memory.source import SessionRecords, lookup_by_tools
 from holdfast.proxy.options import Options
 from holdfast.proxy.request_body import ClientGone, Receive, RequestBody
 from holdfast.proxy.tariffs import Tariffs
 from holdfast.proxy.turn_pages import lookup_words
 from holdfast.proxy.upstream import Upstream, client_for
 from holdfast.proxy.wires import WIRES, Wire, error_body, wire_of
+from holdfast.recall.past import CompactionRecord, LostFact
 from holdfast.web.limiter import ConcurrencyLimiter, share_for_one_key
 from holdfast.web.request_error import RequestError
 
@@ -63,6 +66,7 @@ class Gateway:
         Caller(WIRES[0], options)  # a plan that cannot work fails now
         self._options = options
         self.journal = Journal(options.journal)
+        self.memory = MemoryTools(self.journal, SessionRecords(options.journal)) if options.memory_tools else None
         self._tariffs = Tariffs(options)
         self._upstream = Upstream(address, client_for(transport), options.key, options.timeout)
         self._pool = ThreadPoolExecutor(_THREADS, "holdfast-proxy")
@@ -140,12 +144,14 @@ class Gateway:
         try:
             plain = decode(data, encodings, self._options.max_body)
         except ValueError as error:
-            outgoing = OutgoingRequest(failure=Failure("DecodeError", str(error)))
+            plain, outgoing = None, OutgoingRequest(failure=Failure("DecodeError", str(error)))
         else:
-            incoming = IncomingRequest(plain or b"", scope["path"], partial(lookup_words, scope))
+            lookup = partial(lookup_words, scope) if self.memory is None else lookup_by_tools
+            incoming = IncomingRequest(plain or b"", scope["path"], lookup)
             too_large = OutgoingRequest(passed="size")
             outgoing = too_large if plain is None else await caller.prepare(incoming, self._pool)
         exchange = Exchange(caller, outgoing, time.perf_counter() - began)
+        exchange.memory = self._open_memory(exchange, outgoing.body or plain or b"", key)
         try:
             await self._exchange(exchange, scope, data, send)
         finally:
@@ -162,15 +168,22 @@ class Gateway:
         await relay(answer, send, extra or [])
 
     async def _exchange(self, exchange: Exchange, scope: Scope, data: bytes, send: ProxySend) -> None:
-        outgoing = exchange.outgoing
+        outgoing, memory = exchange.outgoing, exchange.memory
+        readable = without_encoding(scope)
         try:
-            answer = await self._send(scope, data, outgoing.body)
-            if outgoing.body is not None and answer.status_code in _REFUSALS:
+            if memory is not None:
+                answer = await self._send(readable, data, memory.data)
+                if answer.status_code in _REFUSALS:  # perhaps for the tools
+                    await answer.aclose()
+                    memory = exchange.memory = None
+            if memory is None:
+                answer = await self._send(scope, data, outgoing.body)
+            if memory is None and outgoing.body is not None and answer.status_code in _REFUSALS:
                 await answer.aclose()
                 answer = await self._send(scope, data, None)
                 # RequestError as well, the fault was the client's own.
                 exchange.fall_back(for_good=answer.status_code not in _REFUSALS)
-            elif outgoing.instead is not None and answer.status_code in _REFUSALS:
+            elif memory is None and outgoing.instead is not None and answer.status_code in _REFUSALS:
                 await answer.aclose()
                 answer = await self._send(scope, data, outgoing.instead)
         except _UNREACHED as error:
@@ -179,7 +192,25 @@ class Gateway:
         exchange.status = answer.status_code
         if answer.is_success:
             exchange.caller.charge(exchange.outgoing)
+            if memory is not None:
+                await memory.relay(answer, partial(self._send, readable, data), send, exchange.headers)
+                return
         await relay(answer, send, exchange.headers)
+
+    def _open_memory(self, exchange: Exchange, body: bytes, key: str) -> MemoryExchange | None:
+        """Returns the request with memory tools; None for one that gets none."""
+        made = exchange.outgoing
+        if self.memory is None or not body or not made.session or made.passed or self._options.dry_run:
+            return None
+        record = None
+        if made.compacted:
+            lost = tuple(LostFact(fact.kind.value, fact.text, fact.turn + 1) for fact in made.lost)
+            record = CompactionRecord("the proxy", made.before, made.after, lost)
+        self.memory.records.note_sent(made.session, made.sent, record)
+        try:
+            return self.memory.open(exchange.caller.wire.name, body, key, made.session)
+        except (ValueError, TypeError, AttributeError, LookupError):  # the upstream will say what is wrong with it
+            return None
 
     async def _send(self, scope: Scope, data: bytes, body: bytes | None) -> httpx.Response:
         """Sends a body of the proxy's own, or the request as it came."""
@@ -197,7 +228,8 @@ class Gateway:
     def _caller(self, wire: Wire, key: str) -> Caller:
         name = (key, wire.name)
         caller = self._callers.pop(name, None)
-        caller = caller or Caller(wire, self._options, self.journal, self._tariffs, key)
+        asked = self.memory.records.asked if self.memory else set[str]()
+        caller = caller or Caller(wire, self._options, self.journal, self._tariffs, key, asked)
         self._callers[name] = caller
         if len(self._callers) > _CALLERS:
             del self._callers[next(iter(self._callers))]
@@ -214,6 +246,8 @@ class Exchange:
     """Seconds spent on preparing it."""
     status: int = 0
     """The status of the answer; 0 if the client hung up before there was one."""
+    memory: MemoryExchange | None = None
+    """The request with memory tools, where it went up so."""
 
     def __post_init__(self) -> None:
         self.caller.counts.add(self.outgoing)
@@ -238,12 +272,19 @@ class Exchange:
     def log_row(self, key: str, with_text: bool) -> dict[str, Any]:
         """Returns the line of the log."""
         head = {"key": key[:SHOWN], "wire": self.caller.wire.name, "status": self.status}
-        return {**head, "seconds": round(self.seconds, 4), **row_of(self.outgoing, with_text)}
+        looked_up = {"memory_calls": self.memory.calls} if self.memory else {}
+        return {**head, "seconds": round(self.seconds, 4), **row_of(self.outgoing, with_text), **looked_up}
 
 
 def count_all(counts: Counts) -> dict[str, float]:
     """Returns the counts as JSON."""
     return {**asdict(counts), "tokens_saved": counts.saved, "money_saved": counts.money_saved}
+
+
+def without_encoding(scope: Scope) -> Scope:
+    """Returns the scope of a request whose answer is read here, and so must come uncompressed."""
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]
+    return {**scope, "headers": [*headers, (b"accept-encoding", b"identity")]}
 
 
 async def relay(answer: httpx.Response, send: ProxySend, extra: Headers) -> None:

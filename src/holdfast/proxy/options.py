@@ -35,6 +35,8 @@ class Options:
     """Place cache breakpoints in requests of Anthropic's wire."""
     key: str = field(default="", repr=False)
     """Sent upstream where a client sends no key."""
+    memory_tools: bool = False
+    """Add tools by which the model searches and reads its own past, and answer their calls here."""
     dry_run: bool = False
     """Measure, and change no request."""
     log: Path | None = None

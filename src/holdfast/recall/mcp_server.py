@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast import __version__
 from holdfast.errors import Failed, HoldfastError
-from holdfast.recall.index import Similarity
-from holdfast.recall.tools import LOOKUP, TOOLS, Source, Toolbox
+from holdfast.recall.tools import LOOKUP, TOOLS, Indexes, Source, Toolbox
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
@@ -32,12 +31,12 @@ class Toolboxes:
 
     source: Callable[[str], Source]
     """Returns the sessions of a key by its digest, empty for no key."""
-    meaning: Similarity | None = None
+    indexes: Indexes = field(default_factory=Indexes)
     _held: OrderedDict[str, Toolbox] = field(default_factory=OrderedDict)
 
     def of(self, key: str) -> Toolbox:
         """Returns the toolbox of a caller."""
-        box = self._held.pop(key, None) or Toolbox(self.source(key), self.meaning)
+        box = self._held.pop(key, None) or Toolbox(self.source(key), self.indexes)
         self._held[key] = box
         if len(self._held) > _CALLERS:
             self._held.popitem(last=False)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
 from holdfast.errors import BadOption
 from holdfast.storage.files import Lines
+from holdfast.transcript.turn import Role, Turn
 
 LONGEST = 4_000
 """Characters of a note."""
@@ -71,6 +74,12 @@ class NoteFile:
         with Lines(self.path, mode=0o600) as lines:
             lines.append(json.dumps({"time": note.time, "text": note.text}), sync=True)
         return len(self.list())
+
+
+def note_name(key: str, turns: Sequence[Turn]) -> str:
+    """Returns the name of the notes of a session that is known by the digest of its key and by how it began."""
+    first = next((turn.text for turn in turns if turn.role is Role.USER), "")
+    return sha256(f"{key}\n{first}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _note(text: str, known: int) -> Note:

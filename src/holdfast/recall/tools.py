@@ -129,13 +129,37 @@ class Source(Protocol):
         """Compacts a session, to so many tokens; returns a sentence on it. Raises BadInput where it cannot."""
 
 
+class Indexes:
+    """The newest indexes, by session and turns; any thread may call."""
+
+    def __init__(self, meaning: Similarity | None = None) -> None:
+        self._meaning = meaning
+        self._held: OrderedDict[str, tuple[tuple[Any, ...], Index]] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, past: Past) -> Index:
+        """Returns the index of a session as it is now."""
+        with self._lock:
+            known = self._held.pop(past.name, None)
+            if known is None or known[0] != past.turns:
+                known = past.turns, Index(make_pages(past.turns), meaning=self._meaning)
+            self._held[past.name] = known
+            while len(self._held) > _INDEXES:
+                self._held.popitem(last=False)
+            return known[1]
+
+    def pages(self, past: Past) -> tuple[Page, ...]:
+        """Returns the pages of a session, without making an index of them."""
+        with self._lock:
+            known = self._held.get(past.name)
+        return known[1].pages if known and known[0] == past.turns else make_pages(past.turns)
+
+
 class Toolbox:
     """The tools over one caller's sessions; any thread may call."""
 
-    def __init__(self, source: Source, meaning: Similarity | None = None) -> None:
-        self.source, self._meaning = source, meaning
-        self._indexes: OrderedDict[str, tuple[tuple[Any, ...], Index]] = OrderedDict()
-        self._lock = Lock()
+    def __init__(self, source: Source, indexes: Indexes | None = None) -> None:
+        self.source, self._indexes = source, indexes or Indexes()
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Returns the answer of a tool. Raises HoldfastError for arguments that it cannot take."""
@@ -168,7 +192,7 @@ class Toolbox:
         return names[0]
 
     def _history_search(self, session: str, arguments: Mapping[str, Any]) -> str:
-        index = self._index(self.source.past(session))
+        index = self._indexes.of(self.source.past(session))
         within = _turn_range(_text(arguments, "turns"), len(index.pages))
         skip, room = _number(arguments, "skip", 0, 0, 10_000), _number(arguments, "tokens", ROOM, 50, MOST_ROOM)
         query = _text(arguments, "query")
@@ -181,7 +205,7 @@ class Toolbox:
         return "\n".join(part for part in (*notes, found.text, more) if part)
 
     def _history_read(self, session: str, arguments: Mapping[str, Any]) -> str:
-        pages = self._pages(self.source.past(session))
+        pages = self._indexes.pages(self.source.past(session))
         return read_turns(pages, _text(arguments, "turns"), _number(arguments, "tokens", ROOM, 50, MOST_ROOM))
 
     def _note_write(self, session: str, arguments: Mapping[str, Any]) -> str:
@@ -211,21 +235,6 @@ class Toolbox:
     def _compact(self, session: str, arguments: Mapping[str, Any]) -> str:
         tokens = _number(arguments, "tokens", 0, 500, 10_000_000) if arguments.get("tokens") else None
         return f"{self.source.compact(session, tokens)}\n{LOOKUP}"
-
-    def _pages(self, past: Past) -> tuple[Page, ...]:
-        with self._lock:
-            held = self._indexes.get(past.name)
-        return held[1].pages if held and held[0] == past.turns else make_pages(past.turns)
-
-    def _index(self, past: Past) -> Index:
-        with self._lock:
-            held = self._indexes.pop(past.name, None)
-            if held is None or held[0] != past.turns:
-                held = past.turns, Index(make_pages(past.turns), meaning=self._meaning)
-            self._indexes[past.name] = held
-            while len(self._indexes) > _INDEXES:
-                self._indexes.popitem(last=False)
-            return held[1]
 
 
 def _matching_notes(notes: Notes, query: str) -> list[str]:

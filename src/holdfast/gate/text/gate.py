@@ -123,7 +123,8 @@ def check_draft(draft: Draft, facts: SessionFacts, room: Room, *, allow_over: fl
     compacted = _facts_of_compacted_turns(draft, facts)
     missing = _find_missing(draft, [fact for fact in compacted if fact.superseded_by is None])
     ending = _explain_absence(draft, room)
-    limit = int(room.budget * (1 + allow_over)) - draft.size(room.count) - sum(room.count(end.text) for end in ending)
+    closing = sum(room.count(f"\n{end.text}") for end in ending)
+    limit = int(room.budget * (1 + allow_over)) - draft.size(room.count) - closing
     section = write_section(_choose(missing, limit, room.count, facts.written), ending)
     section_text = SearchableText(section.turn.text)
     restored = tuple(fact for fact in missing if section_text.contains(fact.text, fact.kind))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import BadInput, Missing
-from holdfast.recall.notes import NoteFile, Notes
+from holdfast.recall.notes import NoteFile, Notes, note_name
 from holdfast.recall.past import Past, past_without_compactions
 from holdfast.storage.files import DISK, check
 from holdfast.transcript.read import decode_text, parse
@@ -37,7 +37,7 @@ class JournalFiles:
         return past_without_compactions(session, parse(decode_text(whole, path), path=str(path), lenient=True).turns)
 
     def notes(self, session: str) -> Notes:
-        notes = self._path(session).with_suffix(".notes")
+        notes = self.folder / f"{note_name(self.key, self.past(session).turns)}.notes"
         check(notes)
         return NoteFile(notes)
 

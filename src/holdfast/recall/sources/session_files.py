@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,10 @@ class SessionFiles:
 
     def compact(self, session: str, tokens: int | None) -> str:
         path = self._path(session)
-        plan = TextPlan(self.plan.method, tokens, keep_recent=self.plan.keep_recent) if tokens else self.plan
+        plan = replace(self.plan, budget=tokens, ratio=None) if tokens else self.plan
+        plan = replace(
+            plan, lookup="Turn N in full: history_read with turns=N; history_search finds a turn by its words"
+        )
         made = compact_file(path, plan, lenient=True)
         if made.event is None:
             return f"{session} has {made.rewritten.tokens_before:,} tokens, which fit; nothing was changed"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import BadInput, HoldfastError, Missing
-from holdfast.recall.notes import NoteFile, Notes
+from holdfast.recall.notes import NoteFile, Notes, note_name
 from holdfast.recall.past import Past, past_without_compactions
 from holdfast.storage.store import Store
 
@@ -33,8 +33,7 @@ class StoredSessions:
         return past_without_compactions(session, state.turns)
 
     def notes(self, session: str) -> Notes:
-        self._check(session)
-        return NoteFile(self.folder / f"{session}.notes")
+        return NoteFile(self.folder / f"{note_name(self.key, self.past(session).turns)}.notes")
 
     def compact(self, session: str, tokens: int | None) -> str:
         raise BadInput(
