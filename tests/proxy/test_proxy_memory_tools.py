@@ -234,9 +234,20 @@ def test_a_model_that_only_looks_things_up_comes_to_an_end(wire):
     assert len(up.seen) == 9
 
 
-@pytest.mark.parametrize("choice", ["none", "required", {"type": "function", "function": {"name": "bash"}}])
-def test_a_request_that_forces_or_forbids_calls_is_left_alone(choice):
-    body = {"model": "m", "messages": history(), "tool_choice": choice}
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(
+            {"tool_choice": choice}
+            for choice in ("none", "required", {"type": "function", "function": {"name": "bash"}})
+        ),
+        {"response_format": {"type": "json_object"}},
+        {"messages": history()[:1]},
+        {"n": 2},
+    ],
+)
+def test_a_request_that_leaves_no_room_for_calls_is_left_alone(fields):
+    body = {"model": "m", "messages": history(), **fields}
     with behind_proxy(Says("x")) as (up, url):
         post(f"{url}/v1/chat/completions", json=body)
     assert bodies(up) == [body]

@@ -151,7 +151,9 @@ class Gateway:
             too_large = OutgoingRequest(passed="size")
             outgoing = too_large if plain is None else await caller.prepare(incoming, self._pool)
         exchange = Exchange(caller, outgoing, time.perf_counter() - began)
-        exchange.memory = self._open_memory(exchange, outgoing.body or plain or b"", key)
+        if self.memory is not None:
+            loop, sent = asyncio.get_running_loop(), outgoing.body or plain or b""
+            exchange.memory = await loop.run_in_executor(self._pool, self._open_memory, exchange, sent, key)
         try:
             await self._exchange(exchange, scope, data, send)
         finally:

@@ -155,8 +155,22 @@ def _may_call(body: Body) -> bool:
         return False
     choice = body.get("tool_choice") or "auto"
     tools = body.get("tools") or []
+    if not tools and (_wants_form(body) or not _holds_answer(body)):
+        return False  # a title, a judgement: nothing was said yet that could be looked up
     named = {_name(tool) for tool in tools if isinstance(tool, dict)}
     return choice in ("auto", {"type": "auto"}) and isinstance(tools, list) and not named & TOOL_NAMES
+
+
+def _wants_form(body: Body) -> bool:
+    """Returns True if the answer must be of a form, such as a JSON schema."""
+    formats = (body.get("response_format"), (body.get("output_config") or {}).get("format"))
+    text = (body.get("text") or {}).get("format") or {}
+    return any(formats) or text.get("type", "text") != "text"
+
+
+def _holds_answer(body: Body) -> bool:
+    items = body.get("messages") or body.get("input")
+    return isinstance(items, list) and any(isinstance(item, dict) and item.get("role") == "assistant" for item in items)
 
 
 def _name(tool: Body) -> str:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
 from typing import Any
 
 _MOST = 4_000  # answers remembered; the one used longest ago goes first
 
 
 class HiddenMessages:
-    """What stands behind visible answers, by the caller's key; for the event loop alone."""
+    """What stands behind visible answers, by the caller's key; any thread may call."""
 
     def __init__(self) -> None:
+        self._lock = Lock()
         self._held: OrderedDict[tuple[str, object, str], list[Any]] = OrderedDict()
 
     def note(self, key: str, before: Any, hidden: Iterable[tuple[object, list[Any]]]) -> None:
         """Records items by the place where they belong; `before` is the newest item of the request."""
-        for place, items in hidden:
-            if place is not None and items:
-                self._held[key, place, _text(before)] = items
-        while len(self._held) > _MOST:
-            self._held.popitem(last=False)
+        with self._lock:
+            for place, items in hidden:
+                if place is not None and items:
+                    self._held[key, place, _text(before)] = items
+            while len(self._held) > _MOST:
+                self._held.popitem(last=False)
 
     def reveal(
         self, key: str, items: Sequence[Any], place_of: Callable[[Any], object], instead: bool
@@ -37,7 +40,8 @@ class HiddenMessages:
         heard = ""  # what the client said last, which an answer is told by as well
         for item in items:
             place = place_of(item)
-            behind = self._held.get((key, place, heard)) if place is not None else None
+            with self._lock:
+                behind = self._held.get((key, place, heard)) if place is not None else None
             whole += behind or ()
             if behind is None or not instead:
                 whole.append(item)
