@@ -146,7 +146,7 @@ class Gateway:
         except ValueError as error:
             plain, outgoing = None, OutgoingRequest(failure=Failure("DecodeError", str(error)))
         else:
-            lookup = partial(lookup_words, scope) if self.memory is None else lookup_by_tools
+            lookup: Callable[[str], str] = partial(lookup_words, scope) if self.memory is None else lookup_by_tools
             incoming = IncomingRequest(plain or b"", scope["path"], lookup)
             too_large = OutgoingRequest(passed="size")
             outgoing = too_large if plain is None else await caller.prepare(incoming, self._pool)

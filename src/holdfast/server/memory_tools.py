@@ -18,6 +18,7 @@ from holdfast.recall.tools import TOOL_NAMES, TOOLS, Indexes, Toolbox
 from holdfast.server.protocol import (
     AnswerEnd,
     AnswerStart,
+    FinishReason,
     GenerateOutput,
     GenerateRequest,
     Host,
@@ -141,7 +142,7 @@ class _Answer:
             reasoning="".join(turn.reasoning for turn in turns),
             calls=calls,
         )
-        reason = "stop" if last.reason == "tool_calls" and not calls else last.reason
+        reason: FinishReason = "stop" if last.reason == "tool_calls" and not calls else last.reason
         tokens = sum(end.completion_tokens for end in self._ends)
         looked_up = sum(call.name in TOOL_NAMES for turn in turns for call in turn.calls)
         extension = {**last.extension, "memory_calls": looked_up} if looked_up else last.extension

@@ -138,7 +138,7 @@ class ChatAnswer:
         return {**rest, "content": text or None, **({"tool_calls": calls} if calls else {})}
 
     def _reason(self, choice: Body) -> str | None:
-        reason = choice.get("finish_reason")
+        reason: str | None = choice.get("finish_reason")
         return "stop" if reason == "tool_calls" and not self._joined().get("tool_calls") else reason
 
     def _counts(self) -> Body | None:

@@ -30,7 +30,8 @@ def write_frames(frames: list[Frame]) -> bytes:
 
 
 def _parse(block: bytes) -> Frame | None:
-    name, data = "", []
+    name = ""
+    data: list[str] = []
     for line in block.decode("utf-8", "replace").split("\n"):
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")

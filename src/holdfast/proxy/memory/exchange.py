@@ -165,7 +165,7 @@ def _wants_form(body: Body) -> bool:
     """Returns True if the answer must be of a form, such as a JSON schema."""
     formats = (body.get("response_format"), (body.get("output_config") or {}).get("format"))
     text = (body.get("text") or {}).get("format") or {}
-    return any(formats) or text.get("type", "text") != "text"
+    return any(formats) or bool(text.get("type", "text") != "text")
 
 
 def _holds_answer(body: Body) -> bool:

@@ -152,7 +152,7 @@ class MessagesAnswer:
 
 
 def _is_ours(block: Body) -> bool:
-    return block.get("type") == "tool_use" and block.get("name") in TOOL_NAMES
+    return bool(block.get("type") == "tool_use" and block.get("name") in TOOL_NAMES)
 
 
 def _json(value: Any) -> str:

@@ -135,7 +135,7 @@ class ResponsesAnswer:
 
 
 def _is_ours(item: Body) -> bool:
-    return item.get("type") == "function_call" and item.get("name") in TOOL_NAMES
+    return bool(item.get("type") == "function_call" and item.get("name") in TOOL_NAMES)
 
 
 def _bare(item: Body) -> Body:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from holdfast.errors import Missing
 from holdfast.proxy.journal import Journal
@@ -38,9 +39,9 @@ class SessionRecords:
         self.windows[session] = window
         if record is not None:
             self.compactions.setdefault(session, []).append(record)
-        for held in (self.windows, self.compactions, self._notes):
-            while len(held) > _MOST:
-                del held[next(iter(held))]  # type: ignore[attr-defined]
+        _drop_oldest(self.windows)
+        _drop_oldest(self.compactions)
+        _drop_oldest(self._notes)
 
     def notes(self, key: str, turns: Sequence[Turn]) -> Notes:
         """Returns the notes of a session, which is known by its key and its beginning."""
@@ -48,6 +49,11 @@ class SessionRecords:
         if self.folder is not None:
             return NoteFile(self.folder / f"{name}.notes")
         return self._notes.setdefault(name, NotesInMemory())
+
+
+def _drop_oldest(held: dict[str, Any]) -> None:
+    while len(held) > _MOST:
+        del held[next(iter(held))]
 
 
 @dataclass(frozen=True)
