@@ -33,13 +33,13 @@ def layer_features(model: Model, layer: int, states: States, queries: Tensor, ma
     keys, values = states.keys[layer].float(), states.values[layer].float()  # [G, T, D]
     G, T, _ = keys.shape
     rope, positions = model.family.layers[layer].rope, states.positions
-    query = rope.unrotate(queries.float(), positions)  # [H, T, D]
-    query = rope.rotate(query, torch.full_like(positions, DISTANCE))
-    fixed = rope.rotate(keys, torch.zeros_like(positions))
-    wide = fixed.repeat_interleave(query.shape[0] // G, 0)  # [H, T, D]
+    grouped = queries.view(G, -1, *queries.shape[1:])  # [G, H/G, T, D]
     parts = [keys.transpose(0, 1).reshape(T, -1), values.transpose(0, 1).reshape(T, -1)]
     for offset in OFFSETS:
         near = (torch.arange(T, device=keys.device) + offset).clamp(0, T - 1)
-        parts.append((query[:, near] * wide).sum(-1).T - mass[:, near].T)
+        # a query moved to DISTANCE and a key at 0 match as the query where it is and the key DISTANCE before it do
+        turned = rope.rotate(keys, positions[near] - DISTANCE)[:, None]  # [G, 1, T, D]
+        match = (grouped[:, :, near] * turned.to(queries.dtype)).sum(-1, dtype=torch.float32)
+        parts.append(match.flatten(0, 1).T - mass[:, near].T)
     parts.append(mass.T)
     return torch.cat(parts, 1)
