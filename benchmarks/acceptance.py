@@ -28,7 +28,7 @@ from typing import Any, cast
 
 import httpx
 import torch
-from live import NEVER, Script, SteeredHost, serving
+from live import NEVER, Script, SteeredHost, run_server
 from openai import OpenAI
 
 import holdfast
@@ -149,7 +149,7 @@ def replay(engine: LocalEngine, script: Script, session: str, server: str, given
     how: dict[str, Any] = {"low": 0.5, "idle": None, "cool_down": 3, "memory": 8, "max_tokens": 1024}
     policy = TriggerOptions(str(given.trigger), **how, restart=given.restart, accept=accept).policy()
     with (
-        serving(engine, plan, NEVER if server == FULL else policy, script) as (host, url),
+        run_server(engine, plan, NEVER if server == FULL else policy, script) as (host, url),
         OpenAI(base_url=f"{url}/v1", api_key="agent", max_retries=0, timeout=600) as client,
     ):
         steps = tuple(_steps(client, script, session, server, given.tool_seconds))

@@ -178,8 +178,8 @@ def measure_servers(
         if (series := series_of(name, seconds)) in known:
             continue
         with (
-            serving(engine, plan, policy, script) as (host, url),
-            reading(engine) as read,
+            run_server(engine, plan, policy, script) as (host, url),
+            count_reads(engine) as read,
             Client(host, url) as client,
         ):
             new, messages = session(client, name, script, seconds)
@@ -188,7 +188,7 @@ def measure_servers(
             ask_probes(client, probes, script, messages, series)
     if STATELESS in known:
         return
-    with serving(engine, plan, NEVER, script) as (host, url), reading(engine) as read:
+    with run_server(engine, plan, NEVER, script) as (host, url), count_reads(engine) as read:
         turns = range(given.every, given.turns + 1, given.every)
         new = [stateless(host, url, turn, script.history[: len(script.opening) + 2 * turn - 2]) for turn in turns]
         print_summary(new, read)
@@ -196,7 +196,9 @@ def measure_servers(
 
 
 @contextmanager
-def serving(engine: LocalEngine, plan: Plan, policy: HostPolicy, script: Script) -> Iterator[tuple[SteeredHost, str]]:
+def run_server(
+    engine: LocalEngine, plan: Plan, policy: HostPolicy, script: Script
+) -> Iterator[tuple[SteeredHost, str]]:
     """Runs a server on a free port, with a store that is deleted when it ends."""
     with tempfile.TemporaryDirectory() as folder, bind("127.0.0.1", 0) as taken:
         host = SteeredHost(engine, plan, Store(folder), policy)
@@ -216,7 +218,7 @@ def serving(engine: LocalEngine, plan: Plan, policy: HostPolicy, script: Script)
 
 
 @contextmanager
-def reading(engine: LocalEngine) -> Iterator[Counter[str]]:
+def count_reads(engine: LocalEngine) -> Iterator[Counter[str]]:
     """Counts the tokens that the model reads, by who has it do so: `answer` or `compact`."""
     counts: Counter[str] = Counter()
 

@@ -55,8 +55,8 @@ def one_length(engine: LocalEngine, ids: tuple[int, ...], block: Block, session:
     compact = engine.open(context)
     sizes = f"{memory_bytes(full) / 1e6:.1f} MB -> {memory_bytes(compact) / 1e6:.1f} MB"
     print(f"  held             {sizes}: {memory_bytes(full) / memory_bytes(compact):.2f} times fewer bytes")
-    decoding(engine, full, compact, context)
-    answering(engine, ids, context)
+    time_decoding(engine, full, compact, context)
+    time_answers(engine, ids, context)
 
 
 def compact_span(engine: LocalEngine, span: Span, spec: str, prefill: float, session: Path) -> tuple[Segment, ...]:
@@ -73,7 +73,7 @@ def compact_span(engine: LocalEngine, span: Span, spec: str, prefill: float, ses
     return made
 
 
-def decoding(engine: LocalEngine, full: KVContext, compact: KVContext, context: CompactContext) -> None:
+def time_decoding(engine: LocalEngine, full: KVContext, compact: KVContext, context: CompactContext) -> None:
     """Prints tokens per second over each kind of memory, alternating so that noise affects all alike."""
     memories = {
         "full": full,
@@ -101,7 +101,7 @@ def decode_steps(live: KVContext) -> None:
         live.feed([1])
 
 
-def answering(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext) -> None:
+def time_answers(engine: LocalEngine, ids: tuple[int, ...], context: CompactContext) -> None:
     """Prints the time to answer from a stored context, and from the text read again."""
     prompt = question_ids(engine.model.tokenizer, "Which file was changed last?")
 

@@ -83,7 +83,7 @@ def read_short(path: Path, most: int, quotes: Sequence[str] = ()) -> Transcript:
 
 
 @contextmanager
-def counting(engine: LocalEngine) -> Iterator[list[int]]:
+def count_passes(engine: LocalEngine) -> Iterator[list[int]]:
     """Counts the tokens of every pass through the model."""
     read: list[int] = []
     decoder = engine.model.hf.get_decoder()
@@ -109,7 +109,7 @@ class Bench:
     def row(self, keep: int, ratio: float, form: str, make: Callable[[], KVContext]) -> Row:
         """Makes a memory, asks it, and returns its row."""
         began = perf_counter()
-        with counting(self.engine) as read:
+        with count_passes(self.engine) as read:
             live = make()
         seconds = perf_counter() - began
         action = float(self.engine.score(live, [self.action])[0].sum())
@@ -219,7 +219,7 @@ def texts(bench: Bench, keep: int, ratio: float, most: int) -> Iterator[Row]:
     """Yields a row for each text of at most `most` bytes of KV, read afresh."""
     engine, slots, every = bench.engine, most // full_bytes(bench.engine.model, 1), bench.ids
     whole, tokenizer = Transcript(bench.window.turns), engine.model.tokenizer
-    made = {name: longest_rewriting(whole, spec, keep, slots, tokenizer) for name, spec in TEXTS.items()}
+    made = {name: find_longest_rewrite(whole, spec, keep, slots, tokenizer) for name, spec in TEXTS.items()}
     _, middle = bench.places(bench.session.recent)
     head, rest = every[: middle[0]], every[middle[0] :]
     made["truncated"] = [*head, *rest[len(head) - slots :]]
@@ -227,7 +227,7 @@ def texts(bench: Bench, keep: int, ratio: float, most: int) -> Iterator[Row]:
         yield bench.row(keep, ratio, name, partial(feed_ids, engine, ids))
 
 
-def longest_rewriting(transcript: Transcript, spec: str, keep: int, slots: int, tokenizer: Any) -> list[int]:
+def find_longest_rewrite(transcript: Transcript, spec: str, keep: int, slots: int, tokenizer: Any) -> list[int]:
     """Returns the token ids of the longest rewriting that fits `slots`, or of the shortest if none does."""
     low, high, made = 1, 2 * slots, [list(render(transcript, tokenizer).ids)]
     while low <= high:
@@ -268,7 +268,7 @@ def again_and_again(engine: LocalEngine, name: str, turns: tuple[Turn, ...], opt
         for restart, session in made.items():
             session.append(turns[start:stop])
             if not done and session.compactable >= options.every:
-                with counting(engine) as passed:
+                with count_passes(engine) as passed:
                     session.compact(restart=restart)
                 read[restart] += sum(passed)
                 seconds[restart] += session.events[-1]["told"]["seconds"]

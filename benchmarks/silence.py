@@ -95,6 +95,7 @@ def run_command(command: Sequence[str], serving: bytes | None = None) -> Iterato
     """
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         selector, clock, used, said = selectors.DefaultSelector(), time.monotonic(), 0.0, b""
+        stopped = False
         for pipe in (process.stdout, process.stderr):
             selector.register(pipe, selectors.EVENT_READ)  # type: ignore[arg-type]
         while selector.get_map():
@@ -103,12 +104,12 @@ def run_command(command: Sequence[str], serving: bytes | None = None) -> Iterato
                 now, seconds = time.monotonic(), processor_seconds(process.pid)
                 yield Step(min(now - clock, seconds - used), data[:60].decode(errors="replace") or "the end")
                 clock, used, said = now, seconds, said + data
-                if serving and serving in said:
-                    serving = None
+                if serving and serving in said and not stopped:
                     process.send_signal(signal.SIGTERM)
+                    stopped = True
                 if not data:
                     selector.unregister(key.fileobj)
-        if process.wait():
+        if process.wait() not in (0, -signal.SIGTERM if stopped else 0):
             raise subprocess.CalledProcessError(process.returncode, command, said)
 
 

@@ -192,6 +192,15 @@ def two(request: pytest.FixtureRequest) -> Pair:
     return build_pair(request.param)
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of the tiny llama and its tokenizer, for commands and `holdfast.load`."""
+    folder = tmp_path_factory.mktemp("model")
+    plain_model("llama").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def ids() -> Callable[..., torch.Tensor]:
     """`ids(n, seed=0)`: random ordinary token ids, never an end of turn."""

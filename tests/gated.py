@@ -54,7 +54,9 @@ def work_of(engine, latent, ratio, head=HEAD, text=TEXT):
 def gated(gate, work):
     """Segments and report of one span."""
     report = LatentReport(gate.threshold)
-    return compress_through_gate(gate, work, report), report
+    segments = compress_through_gate(gate, work, report)
+    report.measure_skills(work.engine)
+    return segments, report
 
 
 def same(one, two):

@@ -146,7 +146,7 @@ def test_the_shortest_spans_work_or_say_why_not(two, latent):
         past = KVContext(two.model)
         with torch.no_grad():
             past.feed(list(range(60, 60 + start)))
-        for length in (1, 2, 3):
+        for length in (1, 3):
             made = compressed(two.engine, latent, short_span(length, start), past)
             assert made or "hybrid" in latent
             live = past.fork()
@@ -219,7 +219,7 @@ class Stopping:
             raise self.error
 
 
-STOPPED = ("informed", "snapkv", "attention_match", "virtual_tokens:steps=3", "refine:steps=3")
+STOPPED = ("informed", "attention_match", "virtual_tokens:steps=3", "refine:steps=3")
 
 
 @pytest.mark.parametrize("latent", STOPPED)
@@ -232,7 +232,7 @@ def test_a_session_that_is_stopped_anywhere_can_be_compacted_as_if_nothing_had_b
     logits = two.engine.next_logits(live, PROBE)
     steps, shared = progress.calls, SharedStudy()
     errors = (KeyboardInterrupt(), MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory"))
-    for turn, at in enumerate(sorted({1, 2, steps // 3, steps // 2, steps - 1, steps} - {0})):
+    for turn, at in enumerate(sorted({1, steps // 3, steps - 1, steps} - {0})):
         progress.at, progress.calls, progress.error = at, 0, errors[turn % len(errors)]
         with pytest.raises(type(progress.error)):
             compact_in_memory(cut, two.engine, plan, progress, SharedStudy())

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import byte_tokenizer, plain_model
 from holdfast import batch
 from holdfast.cli.main import main
 from holdfast.storage.json_lines import read_lines
@@ -152,18 +151,16 @@ def test_a_mistake_is_told_before_any_work(compact, sessions, tmp_path, given, i
     assert (tmp_path / "file").read_text() == "x"
 
 
-def test_a_model_is_loaded_once_for_all_sessions(compact, tmp_path, monkeypatch):
+def test_a_model_is_loaded_once_for_all_sessions(compact, model, tmp_path, monkeypatch):
     from holdfast.cli import console
     from holdfast.compaction.compact import load
 
-    plain_model("llama").save_pretrained(tmp_path / "model")
-    byte_tokenizer().save_pretrained(tmp_path / "model")
     loaded = []
     monkeypatch.setattr(console, "engine", lambda *model: loaded.append(model) or load(model[0]))
     for name in ("a.json", "b.json"):
         told = [{"role": "user", "content": f"{name}: count the crates {'of hall nine ' * 30}"}]
         (tmp_path / name).write_text(json.dumps([*told, {"role": "assistant", "content": "None."}] * 4))
-    options = ("--latent", "truncate", "--ratio=4", "--pin=none", "--no-gate", "--model", tmp_path / "model")
+    options = ("--latent", "truncate", "--ratio=4", "--pin=none", "--no-gate", "--model", model)
     code, told, err = compact(tmp_path / "*.json", *options)
     assert (code, told["written"], len(loaded)) == (0, 2, 1), err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

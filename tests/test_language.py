@@ -5,8 +5,6 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
@@ -56,20 +54,22 @@ def field_docstrings(tree):
                 yield text
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_names_are_no_participles_and_docstrings_are_sentences(path):
+def offences(path):
+    """Names that are participles, and docstrings that are no sentences."""
     tree = ast.parse(path.read_text("utf-8"))
     functions = definitions(tree, ast.FunctionDef | ast.AsyncFunctionDef)
     classes = definitions(tree, ast.ClassDef)
     names = [f.name for f in functions if not is_property(f) and not f.name.startswith("__")]
-    assert [name for name in names if participle(name.strip("_").split("_")[0])] == []
-    assert [
-        c.name
-        for c in classes
-        if c.name not in ERRORS and ONE_WORD.fullmatch(c.name) and participle(c.name.strip("_").lower())
-    ] == []
-    assert not participle(path.stem.split("_")[0])
+    yield from (name for name in names if participle(name.strip("_").split("_")[0]))
+    named = [c.name for c in classes if c.name not in ERRORS and ONE_WORD.fullmatch(c.name)]
+    yield from (name for name in named if participle(name.strip("_").lower()))
+    yield from (word for word in path.stem.split("_")[:1] if participle(word))
     docs = [ast.get_docstring(node) or "" for node in (tree, *functions, *classes)]
-    assert [doc for doc in (*docs, *field_docstrings(tree)) if OPENERS.match(doc)] == []
+    yield from (doc for doc in (*docs, *field_docstrings(tree)) if OPENERS.match(doc))
     verbs = [ast.get_docstring(f) or "" for f in functions if not is_property(f)]
-    assert [doc for doc in verbs if doc and (not THIRD_PERSON.match(doc) or doc.split()[0] in NOUNS.split())] == []
+    yield from (v for v in verbs if v and (not THIRD_PERSON.match(v) or v.split()[0] in NOUNS.split()))
+
+
+def test_names_are_no_participles_and_docstrings_are_sentences():
+    assert FILES
+    assert [f"{path.relative_to(ROOT)}: {offence}" for path in FILES for offence in offences(path)] == []

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import byte_tokenizer, plain_model
 from counted_crates import crates, long_session
 from holdfast import parallel
 from holdfast.batch import LOG, BatchEntry
@@ -265,16 +264,14 @@ def test_a_node_killed_in_the_middle_loses_and_doubles_no_row(cluster, sessions,
     assert text.measure(job, tmp_path / "fleet.jsonl", quiet, quiet) == 0
 
 
-def test_the_rows_of_a_model_are_the_same_on_a_fleet(cluster, tmp_path):
-    folder, model = tmp_path / "sessions", tmp_path / "model"
+def test_the_rows_of_a_model_are_the_same_on_a_fleet(cluster, model, tmp_path):
+    folder = tmp_path / "sessions"
     folder.mkdir()
     messages = [{"role": turn.role.value, "content": turn.text} for turn in long_session().turns]
     (folder / "s.json").write_text(json.dumps(messages))
-    plain_model("llama").save_pretrained(model)
-    byte_tokenizer().save_pretrained(model)
     probes = tuple(crates(n) for n in (3, 4))
     job = latent.Run(latent.transcripts_in(folder), probes, ("truncate", "kvzip"), (2.0, 8.0), window=400)
-    engine = load(str(model))
+    engine = load(model)
     for name, where in (("local.jsonl", None), ("fleet.jsonl", RayCluster(seconds=120))):
         latent.measure(job, engine, tmp_path / name, note=quiet, cluster=where)
     ours, theirs = (without_timings(read_rows(tmp_path / name)) for name in ("fleet.jsonl", "local.jsonl"))

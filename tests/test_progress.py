@@ -7,7 +7,6 @@ import inspect
 import pytest
 
 import holdfast
-from conftest import byte_tokenizer, plain_model
 
 QUICK = {"read"}
 """Functions that only read a file of text."""
@@ -23,16 +22,14 @@ TOLD = {
 
 
 @pytest.fixture(scope="module")
-def run(session, tmp_path_factory):
+def run(session, model, tmp_path_factory):
     """`run(name)`: what a call of the public function reports."""
-    folder = tmp_path_factory.mktemp("model")
-    plain_model("llama").save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    engine = holdfast.load(str(folder))
+    folder = tmp_path_factory.mktemp("stored")
+    engine = holdfast.load(model)
     context = holdfast.compact(session, engine, holdfast.Plan("knorm", 2.0, gate=None))
     stored = holdfast.save(context, folder / "c.holdfast", engine)
     calls = {
-        "load": (str(folder),),
+        "load": (model,),
         "save": (context, folder / "new.holdfast", engine),
         "restore": (stored, engine),
         "ask": (context, engine, "Which port?", 3),

@@ -1,11 +1,14 @@
 """The README's commands and Python blocks run as printed, from the built wheel, and print what stands there.
 
 The wheel is installed into an environment of its own beside the libraries of this one, so that what it lacks is missed.
+In `make test` the commands that run a model find a tiny one under the name of the default, with its tokenizer: whether
+they run is tried in seconds. `make test-all` runs them with the model itself.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -14,9 +17,15 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from conftest import SHAPE
+from holdfast import config
+from holdfast.model.bundled_models import DEFAULT, ensure_model
+from holdfast.model.bundled_models import folder as model_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -29,9 +38,12 @@ def blocks(language):
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Returns a port that nothing listens on, of those that the system gives to nobody by itself."""
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 50):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +67,22 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(script, folder, scripts):
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory):
+    """Returns a Holdfast folder whose default model is a tiny random one that has the tokenizer of the real one."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    home = tmp_path_factory.mktemp("home")
+    tokenizer = AutoTokenizer.from_pretrained(ensure_model())
+    model = home / model_folder(DEFAULT).relative_to(config.home())
+    LlamaForCausalLM(LlamaConfig(**SHAPE | {"vocab_size": len(tokenizer)})).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    return {"HOLDFAST_HOME": str(home)}
+
+
+def run(script, folder, scripts, **variables):
     """Runs a script by bash in the folder, ends what it left in the background, and returns what it printed."""
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
     env |= {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120"}
     out = folder / "out.txt"
     with out.open("w") as file:
@@ -97,10 +122,11 @@ def test_a_console_block_prints_what_the_readme_shows(block, folder, installed):
 
 @pytest.mark.model
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.splitlines()[0][:40])
-def test_a_shell_block_runs(block, folder, installed):
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["tiny", "real"])
+def test_a_shell_block_runs(block, real, folder, installed, stand_in):
     for port in ("8000", "8001"):
         block = block.replace(port, str(free_port()))
-    run(block, folder, installed)
+    run(block, folder, installed, **({} if real else stand_in))
 
 
 @pytest.mark.slow

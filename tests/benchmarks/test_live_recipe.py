@@ -131,7 +131,7 @@ def test_a_forced_choice_is_the_models_own_and_leaves_the_session_alone(engine, 
     )  # fmt: skip
     plan = recipe.Plan("kvzip", 4)
     with (
-        recipe.serving(engine, plan, recipe.NEVER, script) as (host, url),
+        recipe.run_server(engine, plan, recipe.NEVER, script) as (host, url),
         recipe.Client(host, url) as client,
     ):
         _, messages = recipe.session(client, report.CACHE, script, 0.0)

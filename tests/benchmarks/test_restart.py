@@ -172,7 +172,7 @@ def test_forms_at_one_ratio_hold_no_more_bytes_than_in_place_and_count_what_they
 def test_a_text_takes_the_tokens_that_it_may_or_as_few_as_it_can(bench):
     whole, tokenizer = agent(12), bench.engine.model.tokenizer
     length = len(render(whole, tokenizer).ids)
-    assert len(recipe.longest_rewriting(whole, "truncate", 1, length, tokenizer)) == length
-    assert 0 < len(recipe.longest_rewriting(whole, "truncate", 1, length // 2, tokenizer)) <= length // 2
-    least = len(recipe.longest_rewriting(whole, "truncate", 1, 1, tokenizer))
+    assert len(recipe.find_longest_rewrite(whole, "truncate", 1, length, tokenizer)) == length
+    assert 0 < len(recipe.find_longest_rewrite(whole, "truncate", 1, length // 2, tokenizer)) <= length // 2
+    least = len(recipe.find_longest_rewrite(whole, "truncate", 1, 1, tokenizer))
     assert 1 < least < length // 2

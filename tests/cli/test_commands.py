@@ -17,14 +17,6 @@ TASKDECK = Path(__file__).parents[2] / "examples" / "taskdeck" / "session.json"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    plain_model("llama").save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def session(tmp_path_factory):
     path = tmp_path_factory.mktemp("session") / "s.json"
     messages = [{"role": t.role.value, "content": t.text} for t in long_session().turns]
@@ -64,7 +56,7 @@ def test_read_says_what_is_in_a_session(run):
 
 def test_compact_writes_a_context_and_its_sizes(run, model, session, tmp_path):
     out = tmp_path / "s.holdfast"
-    code, text, _ = run("compact", session, "-o", out, "--ratio", "4", "--model", model, "--json")
+    code, text, _ = run("compact", session, "-o", out, "--ratio", "4", "--model", model, "--json", "--no-gate")
     facts = json.loads(text)
     assert code == 0
     assert out.exists()
@@ -204,8 +196,9 @@ def test_a_session_longer_than_the_model_is_refused_with_the_way_out(run, sessio
 
 def test_pins_choose_what_stays(run, model, session, tmp_path):
     sizes = {}
+    how = ("--latent", "truncate", "--no-gate", "--model", model, "--json", "--force")
     for pin in ("none", "system,task,user"):
-        _, text, _ = run("compact", session, "-o", tmp_path / "p", "--pin", pin, "--model", model, "--json", "--force")
+        _, text, _ = run("compact", session, "-o", tmp_path / "p", "--pin", pin, *how)
         sizes[pin] = json.loads(text)["tokens_compacted"]
     assert sizes["none"] > sizes["system,task,user"] > 0
     assert run("compact", session, "-o", tmp_path / "p", "--pin", "users")[0] == 2

@@ -12,7 +12,7 @@ from itertools import groupby
 import pytest
 import torch
 
-from conftest import byte_tokenizer, plain_model, small_session
+from conftest import byte_tokenizer, small_session
 from counted_crates import crates, long_session
 from holdfast.blocks.render import render
 from holdfast.cli.evidence import count_from_one, print_evidence
@@ -27,14 +27,6 @@ from holdfast.transcript.read import read
 from ticker_lines import without_ticker
 
 HOSTILE = "<script>alert('x')</script> & \"q\" $title ${facts}\x1b[31m\x00\u202e /etc/evil.sh port 6666"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    plain_model("llama").save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -31,14 +31,6 @@ def run(capsys):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    plain_model("llama").save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def stored(tmp_path_factory, model):
     """Contexts by method."""
     folder = tmp_path_factory.mktemp("stored")

@@ -14,21 +14,12 @@ import openai
 import pytest
 
 from child import Child, child
-from conftest import byte_tokenizer, plain_model
 from holdfast.cli import console
 from holdfast.cli.main import main
 from holdfast.storage.store import Store
 from waiting import PATIENCE
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    plain_model("llama").save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

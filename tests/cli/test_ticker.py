@@ -17,7 +17,7 @@ EXAMPLE = "examples/taskdeck/session.json"
 
 
 def test_a_command_that_is_busy_says_what_it_is_at(capsys: pytest.CaptureFixture[str]) -> None:
-    ticker, said = Ticker(Console(file=io.StringIO())), []
+    ticker, said = Ticker(Console(file=io.StringIO()), silence=0.05), []
     ticker.start("reading [bold]")
 
     def has_spoken() -> bool:

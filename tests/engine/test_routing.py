@@ -130,13 +130,13 @@ def test_the_embedded_model_answers_in_its_time():
     from holdfast.errors import Failed
 
     chat = open_route(Route(kind="local", model="smollm2-135m", max_output=8))
-    reply = chat("Answer in one word.", "What is the capital of France?", 100, 60)
+    reply = chat("Answer in one word.", "What is the capital of France?", 100, 600)
     assert "Paris" in reply.text
     assert reply.tokens_out <= 8 < reply.tokens_in
     with pytest.raises(Failed, match="no answer within"):
         chat("", "x", 100, 1e-6)
     with pytest.raises(Failed, match="reads and writes at most"):
-        chat("", "word " * 9000, 100, 60)
+        chat("", "word " * 9000, 100, 600)
 
 
 def test_the_example_can_be_read():

@@ -44,9 +44,9 @@ def survived(row: Any) -> None:
 
 
 def test_a_server_that_is_killed_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
-    found = killing.killed(tmp_path, 6)
+    found = killing.killed(tmp_path, 4)
     assert found.answers
-    assert (found.survived, found.lost) == (6, 0), found.wrong
+    assert (found.survived, found.lost) == (4, 0), found.wrong
 
 
 def test_a_server_that_is_told_to_stop_loses_nothing_either(tmp_path: Path) -> None:

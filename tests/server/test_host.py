@@ -213,7 +213,7 @@ def test_a_session_answers_while_it_is_compacted(monkeypatch: pytest.MonkeyPatch
 
     def slow(session: Session, *of: Any, **options: Any) -> Any:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return real(session, *of, **options)
 
     monkeypatch.setattr(Session, "prepare", slow)

@@ -15,6 +15,7 @@ from holdfast.server.http.app import create_app
 from holdfast.server.http.auth import digest
 from holdfast.server.http.settings import Settings
 from holdfast.server.protocol import FactResult
+from waiting import PATIENCE
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGS = (
@@ -23,7 +24,6 @@ ARGS = (
 )
 SOURCE = Path(__file__).parents[2] / "src" / "holdfast"
 PAGES = [SOURCE / folder / "page" for folder in ("server", "proxy", "web")]
-SECONDS = 10
 ATTACK = '<img src=x onerror="window.owned=1"><script>window.owned=1</script>'
 
 
@@ -32,7 +32,7 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}")
-    playwright.expect.set_options(timeout=1000 * SECONDS)
+    playwright.expect.set_options(timeout=1000 * PATIENCE)
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=list(ARGS))
         yield browser
@@ -56,7 +56,7 @@ def said():
 def tab(browser, said):
     """A tab whose script must not fail and may not say anything but what a browser says of a refused request."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
-    context.set_default_timeout(1000 * SECONDS)
+    context.set_default_timeout(1000 * PATIENCE)
     page = context.new_page()
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -346,7 +346,7 @@ def test_compact_now_says_what_it_waits_for(tab, host, url, expect):
     go, real = threading.Event(), host.compact
 
     def compact(*asked):
-        assert go.wait(SECONDS)
+        assert go.wait(PATIENCE)
         return real(*asked)
 
     host.compact = compact

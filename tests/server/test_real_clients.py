@@ -230,13 +230,13 @@ def test_a_long_session_is_compacted_again_and_again_and_still_read_once(wire: t
     heard: list[Heard] = []
     with steered(worker, eager(400, 3)) as (host, url), read_by_answers() as read, wire(url, stream=True) as client:
         heard.append(client.say(TASK))
-        while len(heard) < 25:
+        while len(heard) < 17:
             ((call, _),) = heard[-1].calls
             heard.append(client.results({call: f"row {len(heard)}: " + "value " * 4}))
             host.rested()
         (row,) = host.sessions(digest("mine"))
     check_followed(heard)
-    assert row["compactions"] >= 4
+    assert row["compactions"] >= 3
     assert row["slots"] < 0.6 * row["tokens"]
     prefilled = sum(one.prompt - one.cached for one in heard)
     generated = sum(one.completion for one in heard)

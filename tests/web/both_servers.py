@@ -17,6 +17,8 @@ from live_server import live  # noqa: E402
 from proxied import SMALL, proxy, upstream  # noqa: E402
 from scripted import ScriptedHost  # noqa: E402
 
+from waiting import PATIENCE  # noqa: E402
+
 Address = tuple[str, int]
 
 
@@ -28,14 +30,14 @@ class Served:
         host, port = url.removeprefix("http://").split(":")
         self.address: Address = (host, int(port))
 
-    def send(self, *pieces: bytes, seconds: float = 10.0) -> bytes:
+    def send(self, *pieces: bytes, seconds: float = PATIENCE) -> bytes:
         """Everything that the server answers before it closes, or until it is silent."""
         with self.connect(seconds) as raw:
             for piece in pieces:
                 raw.sendall(piece)
             return read_all(raw)
 
-    def connect(self, seconds: float = 10.0) -> socket.socket:
+    def connect(self, seconds: float = PATIENCE) -> socket.socket:
         raw = socket.create_connection(self.address)
         raw.settimeout(seconds)
         return raw

@@ -20,8 +20,8 @@ MARK = "… "
 class Ticker:
     """A thread that writes a line, or on a terminal turns a spinner, while nothing else is written."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, silence: float = SILENCE) -> None:
+        self._console, self._silence = console, silence
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -68,7 +68,7 @@ class Ticker:
                 text = f"{self._label}, {now - self._began:.0f} s"
                 if self._console.is_terminal:
                     self._spin(text, now)
-                elif now - self._written > SILENCE:
+                elif now - self._written > self._silence:
                     self._written = now
                     sys.stderr.write(f"{MARK}{text}\n")
                     sys.stderr.flush()

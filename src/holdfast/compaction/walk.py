@@ -79,6 +79,7 @@ def compact_in_memory(
             walk.compress(part)
         else:
             walk.take_verbatim(part)
+    walk.finish()
     evidence = walk.evidence(time.perf_counter() - began)
     if walk.report and plan.gate and plan.gate.strict:
         walk.report.refuse()
@@ -188,6 +189,13 @@ class _Walk:
             self.shared.study, self.shared.seconds = study, seconds
         self.seconds += self.shared.seconds
         return self.shared.study
+
+    def finish(self) -> None:
+        """Takes what the gate measures once, behind the last span."""
+        if self.report:
+            began = time.perf_counter()
+            self.report.measure_skills(self.engine)
+            self.seconds += time.perf_counter() - began
 
     def recipe(self) -> dict[str, Any]:
         plan = self.plan

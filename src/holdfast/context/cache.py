@@ -32,7 +32,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Appends new keys and values `[B, G, Q, D]` to the tail and returns the whole tail."""
         if self.keys is not None and self.values is not None:
-            key_states = torch.cat((self.keys, key_states), dim=2)
+            key_states = torch.cat((self.keys, key_states), dim=2)  # [B, G, t + Q, D]
             value_states = torch.cat((self.values, value_states), dim=2)
         self.keys, self.values = key_states, value_states
         return key_states, value_states
@@ -73,7 +73,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         dims = slots.keys.shape[-1], slots.values.shape[-1]
         self.update(slots.keys.view(1, G, n, dims[0]), slots.values.view(1, G, n, dims[1]))
         # heads share one row of tail positions; only sliding layers read it, and theirs are equal
-        self.positions = torch.cat((self.positions, slots.positions[:n][None]), dim=1)
+        self.positions = torch.cat((self.positions, slots.positions[:n][None]), dim=1)  # [1, t + n]
 
     def take(self, other: SlotLayer, part: slice) -> None:
         """Puts the tokens `part` of another layer's tail (both of batch 1) behind this one, to the last bit."""
@@ -83,7 +83,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def forget(self, before: float) -> None:
         """Drops everything at positions up to `before`, which a sliding layer can no longer see."""
-        seen = self.positions[0] > before
+        seen = self.positions[0] > before  # [t]
         if self.keys is not None and self.values is not None and not bool(seen.all()):
             self.keys, self.values = self.keys[:, :, seen], self.values[:, :, seen]
             self.positions = self.positions[:, seen]
@@ -165,7 +165,7 @@ class SlotCache(Cache):  # type: ignore[misc]
                 old = layer.valid if layer.valid is not None else torch.ones_like(held, dtype=torch.bool)
                 new = valid if valid is not None else torch.ones_like(positions, dtype=torch.bool)
                 layer.valid = torch.cat((old.expand(positions.shape[0], -1), new), dim=1)
-            layer.positions = torch.cat((held, positions), dim=1)
+            layer.positions = torch.cat((held, positions), dim=1)  # [B, t + Q]
 
     def newest(self, layer: int, count: int) -> tuple[Tensor, Tensor]:
         """Returns rotated keys and values `[G, count, D]` of the last `count` tokens of the tail."""

@@ -35,13 +35,13 @@ def join(parts: Sequence[Packed]) -> Packed:
         parts[0],
         keys=_cat([head[0] for heads in by_head for head in heads]),
         values=_cat([head[1] for heads in by_head for head in heads]),
-        positions=torch.cat([head[2] for heads in by_head for head in heads]),
+        positions=torch.cat([head[2] for heads in by_head for head in heads]),  # [N]
         bias=_join_bias([(head[2], head[3]) for heads in by_head for head in heads]),
         lengths=tuple(sum(len(head[2]) for head in heads) for heads in by_head),
     )
     if isinstance(made, QuantizedSlots):
         centres = [part.centre for part in parts if part.centre is not None]
-        runs = torch.cat([part.runs for part in parts], dim=1)
+        runs = torch.cat([part.runs for part in parts], dim=1)  # [G, P]
         made = replace(made, runs=runs, centre=torch.cat(centres, dim=1) if centres else None)
     return made
 

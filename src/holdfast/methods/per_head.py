@@ -77,12 +77,12 @@ def build_segment(
             scores.append(states.positions.new_empty(0))
             continue
         mine = heads[layer]
-        biases = [torch.zeros_like(h.positions) if h.bias is None else h.bias for h in mine]
+        biases = [torch.zeros_like(h.positions) if h.bias is None else h.bias for h in mine]  # each [n]
         layers.append(
             Slots(
-                torch.cat([h.keys for h in mine]).to(keys.dtype),
-                torch.cat([h.values for h in mine]).to(values.dtype),
-                torch.cat([h.positions for h in mine]),
+                torch.cat([h.keys for h in mine]).to(keys.dtype),  # [N, D], all heads behind one another
+                torch.cat([h.values for h in mine]).to(values.dtype),  # [N, D]
+                torch.cat([h.positions for h in mine]),  # [N]
                 None if all(h.bias is None for h in mine) else torch.cat(biases),
                 tuple(len(h) for h in mine),
             )

@@ -123,14 +123,15 @@ def _select_queries(prefill: SpanPrefill, one: ReferenceQueries, layer: int, min
     The span's own queries are moved behind it, where a repeat would ask them and no token is hidden.
     """
     query, mass = one.recorder.queries[layer][:, mine].float(), one.recorder.mass[layer][:, mine]
-    keys = prefill.keys(layer)[:, one.visible].float()
-    logits = (query.reshape(len(keys), -1, query.shape[2]) @ keys.mT).view(*query.shape[:2], keys.shape[1])
+    keys = prefill.keys(layer)[:, one.visible].float()  # [G, V, D]
+    grouped = query.reshape(len(keys), -1, query.shape[2])  # [G, H/G n, D]
+    logits = (grouped @ keys.mT).view(*query.shape[:2], keys.shape[1])  # [H, n, V]
     if one.first_token is not None:
         at = one.first_token + mine.to(keys.device)
         logits.masked_fill_(torch.arange(logits.shape[2], device=at.device) > at[:, None], -torch.inf)
         rope, positions = prefill.engine.model.family.layers[layer].rope, prefill.span.start + at.float()
         query = rope.move(query, positions, positions + len(prefill.span))
-    outside = torch.log1p(-(logits.logsumexp(-1) - mass).exp().clamp(max=1 - 1e-6))
+    outside = torch.log1p(-(logits.logsumexp(-1) - mass).exp().clamp(max=1 - 1e-6))  # [H, n]
     return query, mass + outside
 
 
@@ -139,17 +140,17 @@ def _compute_targets(
 ) -> QueryBatch:
     keys, values = prefill.keys(layer).float(), prefill.states.values[layer].float()
     G = keys.shape[0]
-    query = torch.cat([d.queries[layer] for d in drawn], 1)
-    rest = torch.cat([d.rest[layer] for d in drawn], 1).view(G, -1)
+    query = torch.cat([d.queries[layer] for d in drawn], 1)  # [H, n, D]
+    rest = torch.cat([d.rest[layer] for d in drawn], 1).view(G, -1)  # [G, N]
     group = query.shape[0] // G
-    query = query.reshape(G, -1, keys.shape[2])
+    query = query.reshape(G, -1, keys.shape[2])  # [G, N, D]
     output, mass = torch.empty_like(query), torch.empty_like(rest)
     for rows in row_slices(query.shape[1], keys.shape[1]):
         for g in range(G):
-            logits = query[g, rows] @ keys[g].T
+            logits = query[g, rows] @ keys[g].T  # [rows, T]
             mass[g, rows] = logits.logsumexp(-1)
             output[g, rows] = logits.softmax(-1) @ values[g]
-    weights = weight.to(query).repeat(group).expand(G, -1)
+    weights = weight.to(query).repeat(group).expand(G, -1)  # [G, N]
     return QueryBatch(query, output, mass, rest, weights, apart.to(query.device).repeat(group))
 
 
@@ -171,7 +172,7 @@ def _hold_out_runs(run: Tensor, held: float) -> Tensor:
 
 def attend(one: QueryBatch, keys: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns attention over rotated `keys [..., n, D]` alone, `[..., N, n]`, and its log-mass `[..., N]`."""
-    logits = one.queries @ keys.mT
+    logits = one.queries @ keys.mT  # [..., N, n]
     if bias is not None:
         logits = logits + bias[..., None, :]
     return logits.softmax(-1), logits.logsumexp(-1)
@@ -180,16 +181,16 @@ def attend(one: QueryBatch, keys: Tensor, bias: Tensor | None) -> tuple[Tensor, 
 def attention_error(one: QueryBatch, output: Tensor, mass: Tensor) -> Tensor:
     """Returns the squared error of what a head adds to the attention output, relative to the span: 0 is exact, 1 is as
     bad as nothing. `output [..., N, D]` and `mass [..., N]` are the compacted head's; all else counts as zeros."""
-    ours = torch.sigmoid(mass - one.rest)[..., None] * output
+    ours = torch.sigmoid(mass - one.rest)[..., None] * output  # [..., N, D]
     target = one.span_share[..., None] * one.output
-    weight = one.weight[..., None]
+    weight = one.weight[..., None]  # [..., N, 1]
     return (weight * (ours - target) ** 2).sum((-2, -1)) / (weight * target**2).sum((-2, -1)).clamp_min(1e-12)
 
 
 def output_and_mass_error(one: QueryBatch, output: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     """Returns two errors that hold under any other context: the relative squared one of the output and the mean squared
     error of the log-mass, queries weighing by the share that the span has of them."""
-    weight = one.weight * one.span_share**2
+    weight = one.weight * one.span_share**2  # [..., N]
     lost = (weight[..., None] * (output - one.output) ** 2).sum((-2, -1))
     whole = (weight[..., None] * one.output**2).sum((-2, -1)).clamp_min(1e-12)
     return lost / whole, (weight * (mass - one.mass) ** 2).sum(-1) / weight.sum(-1).clamp_min(1e-12)

@@ -105,7 +105,7 @@ def tail_mask(held: CachedLayer, queries: int, window: int | None) -> Tensor | N
     if held.valid is None and sees_all and queries in (1, t):
         return None
     order = torch.arange(t, device=held.positions.device)
-    mask = (order[None, :] <= order[t - queries :, None])[None]
+    mask = (order[None, :] <= order[t - queries :, None])[None]  # [1, Q, t]
     if not sees_all and window is not None:
         mask = mask & (held.positions[:, None, :] > held.positions[:, t - queries :, None] - window)
     if held.valid is not None:
@@ -131,10 +131,10 @@ def attend_merged(
     """
     Q = query.shape[2]
     mask = tail_mask(held, Q, window)
-    out, mass = _flash(query, key, value, mask, scaling, causal=mask is None and Q > 1)
+    out, mass = _flash(query, key, value, mask, scaling, causal=mask is None and Q > 1)  # [B, H, Q, D], [B, H, Q]
     for slots in _plain_slots(held, query.dtype):
         over_slots, slots_mass = _attend_slots(query, slots, scaling)
-        share = torch.sigmoid(slots_mass - mass)[..., None].to(out.dtype)
+        share = torch.sigmoid(slots_mass - mass)[..., None].to(out.dtype)  # [B, H, Q, 1]
         out, mass = torch.lerp(out, over_slots, share), torch.logaddexp(mass, slots_mass)
     return out, mass
 
@@ -152,16 +152,16 @@ def _attend_slots(query: Tensor, slots: Slots, scaling: float) -> tuple[Tensor, 
     """
     B, H, Q, D = query.shape
     G, n = len(slots.lengths), slots.lengths[0]
-    flat = query if B == 1 else query.transpose(0, 1).reshape(1, H, B * Q, D)
+    flat = query if B == 1 else query.transpose(0, 1).reshape(1, H, B * Q, D)  # [1, H, B Q, D]
     if n and len(set(slots.lengths)) == 1:
-        bias = None if slots.bias is None else slots.bias.view(1, G, 1, n).repeat_interleave(H // G, 1)
+        bias = None if slots.bias is None else slots.bias.view(1, G, 1, n).repeat_interleave(H // G, 1)  # [1, H, 1, n]
         out, mass = _flash(flat, slots.keys.view(1, G, n, D), slots.values.view(1, G, n, -1), bias, scaling)
     else:
         parts = [
             _attend_head(mine, k, v, bias, scaling)
             for mine, (k, v, _, bias) in zip(torch.split(flat, H // G, dim=1), slots.heads(), strict=True)
         ]
-        out, mass = (torch.cat(found, dim=1) for found in zip(*parts, strict=True))
+        out, mass = (torch.cat(found, dim=1) for found in zip(*parts, strict=True))  # [1, H, B Q, D], [1, H, B Q]
     if B > 1:
         out, mass = out.view(H, B, Q, -1).transpose(0, 1), mass.view(H, B, Q).transpose(0, 1)
     return out, mass
@@ -222,8 +222,8 @@ def attend_reference(
             if window is not None:
                 hidden = head[2][None, :] <= held.positions[:, t - Q :][:, rows, None] - window  # [B, q, n]
                 logits[..., :n].masked_fill_(hidden[:, None], float("-inf"))
-            mass[:, mine, rows] = logits.logsumexp(-1)
-            p = logits.softmax(-1).to(value.dtype)
+            mass[:, mine, rows] = logits.logsumexp(-1)  # [B, H/G, q]
+            p = logits.softmax(-1).to(value.dtype)  # [B, H/G, q, n + t]
             out[:, mine, rows] = p[..., :n] @ head[1] + p[..., n:] @ value[:, g, None]
     return out, mass
 
@@ -240,7 +240,7 @@ def _join_head(heads: tuple[Head, ...]) -> Head:
 def _head_logits(query: Tensor, head: Head, key: Tensor, scaling: float) -> Tensor:
     """Returns `[B, H/G, q, n + t]` float32 logits."""
     slots, bias = head[0], head[3]
-    over_slots = (query @ slots.T).float() * scaling
+    over_slots = (query @ slots.T).float() * scaling  # [B, H/G, q, n]
     if bias is not None:
         over_slots = over_slots + bias
     return torch.cat((over_slots, (query @ key.transpose(-1, -2)).float() * scaling), dim=-1)

@@ -78,6 +78,8 @@ class LatentReport:
     nats_lost: float = 0.0
     skills: dict[str, float] = field(default_factory=dict)
     """The unrelated control over the full and over the compact memory after the last span, nats a token."""
+    memories: tuple[KVContext, KVContext] | None = field(default=None, repr=False, compare=False)
+    """The full and the compact memory after the last span, until the control is measured over them."""
 
     def add(self, before: Survival, after: Survival, facts: Sequence[FactTokens]) -> None:
         """Counts one span in."""
@@ -99,6 +101,14 @@ class LatentReport:
                 self.repaired.append(_entry(found, before))
             else:
                 counts["kept"] += 1
+
+    def measure_skills(self, engine: LocalEngine) -> None:
+        """Measures the unrelated control, once behind the last span, and lets the memories go."""
+        if self.memories is None:
+            return
+        began = time.perf_counter()
+        self.skills, self.memories = measure_skills(engine, *self.memories), None
+        self.seconds += time.perf_counter() - began
 
     def as_evidence(self) -> dict[str, Any]:
         """Returns the report for the manifest."""
@@ -183,7 +193,7 @@ def compress_through_gate(gate: Gate, work: GatedSpan, report: LatentReport) -> 
                 break
             segments, best, budget = candidate, again, room
     report.slots_over += budget.slots - work.budget.slots
-    report.skills = measure_skills(work.engine, prefill.after, work.build_memory(segments))
+    report.memories = prefill.after, work.build_memory(segments)
     report.add(first, best, facts)
     report.seconds += time.perf_counter() - began
     return segments

@@ -151,11 +151,11 @@ class AttentionMatch:
         """Returns a mask of as many pairs of a head as `mask [T]` has, chosen by its queries."""
         if self.select == "base" or not mask.any():
             return mask
-        logits = one.queries @ keys.T
-        weight = one.weight * one.span_share**2
+        logits = one.queries @ keys.T  # [N, T]
+        weight = one.weight * one.span_share**2  # [N]
         out = torch.zeros_like(mask)
         if self.select == "rms":
-            score = (weight[:, None] * (logits - one.mass[:, None]).exp() ** 2).sum(0)
+            score = (weight[:, None] * (logits - one.mass[:, None]).exp() ** 2).sum(0)  # [T]
             out[score.argsort(descending=True, stable=True)[: int(mask.sum())]] = True
         else:
             out[pursue_columns((logits - one.mass[:, None]).exp(), weight, int(mask.sum()), self.bound)] = True
@@ -178,7 +178,7 @@ class AttentionMatch:
         candidates = [head.values.float()]
         if self.values:
             candidates += fit_values(learn, keys, head.values.float(), bias, (self.pull,) if self.pull else PULLS[::-1])
-        attention, mass = attend(judge, keys, bias)
+        attention, mass = attend(judge, keys, bias)  # [N, n], [N]
         return [Fit(v, bias, float(attention_error(judge, attention @ v, mass))) for v in candidates]
 
 
@@ -195,15 +195,15 @@ def summarize_errors(errors: list[Errors]) -> dict[str, float]:
 
 def fit_bias(one: QueryBatch, keys: Tensor, bound: float) -> Tensor:
     """Fits biases `[n]` within `bound` nats under which rotated `keys [n, D]` have the span's mass for each query."""
-    parts = (one.queries @ keys.T - one.mass[:, None]).exp()
+    parts = (one.queries @ keys.T - one.mass[:, None]).exp()  # [N, n]
     return solve_bounded(parts, one.weight * one.span_share**2, bound).log().float()
 
 
 def solve_bounded(parts: Tensor, weight: Tensor, bound: float) -> Tensor:
     """Solves for `w [n]`, `exp(-bound)` to `exp(bound)`, such that `parts [N, n] @ w` is near 1: accelerated projected
     gradient from 1, in float64, which nothing rank-deficient can throw off."""
-    a = parts.double() * weight.double().clamp_min(0).sqrt()[:, None]
-    gram, aim = a.T @ a, a.T @ weight.double().sqrt()
+    a = parts.double() * weight.double().clamp_min(0).sqrt()[:, None]  # [N, n]
+    gram, aim = a.T @ a, a.T @ weight.double().sqrt()  # [n, n], [n]
     step = 1 / torch.linalg.matrix_norm(gram, ord=1).clamp_min(1e-300)
     w = ahead = torch.ones_like(aim)
     pace = 1.0
@@ -218,11 +218,11 @@ def fit_values(
     one: QueryBatch, keys: Tensor, values: Tensor, bias: Tensor | None, pulls: tuple[float, ...]
 ) -> list[Tensor]:
     """Fits values `[n, D]` that give the span's output, once for each strength of the pull towards `values`."""
-    attention, _ = attend(one, keys, bias)
-    weight = (one.weight * one.span_share**2).double()[:, None]
+    attention, _ = attend(one, keys, bias)  # [N, n]
+    weight = (one.weight * one.span_share**2).double()[:, None]  # [N, 1]
     x = attention.double()
-    gram = (weight * x).T @ x
-    aim = (weight * x).T @ (one.output.double() - x @ values.double())
+    gram = (weight * x).T @ x  # [n, n]
+    aim = (weight * x).T @ (one.output.double() - x @ values.double())  # [n, D]
     power = gram.diagonal().mean().clamp_min(1e-300)
     eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
     out = []
@@ -238,7 +238,7 @@ def pursue_columns(parts: Tensor, weight: Tensor, count: int, bound: float) -> T
     chosen = torch.empty(0, dtype=torch.int64, device=parts.device)
     left = torch.ones_like(weight)
     while len(chosen) < count:
-        worth = (weight * left) @ parts
+        worth = (weight * left) @ parts  # [T]
         worth[chosen] = -torch.inf
         chosen = torch.cat((chosen, worth.topk(min(AT_ONCE, count - len(chosen))).indices))
         left = 1 - parts[:, chosen] @ solve_bounded(parts[:, chosen], weight, bound).float()
