@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from holdfast.context.budget import Budget
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption
+from holdfast.methods import surrogate_network
 from holdfast.methods.base import Span
 from holdfast.methods.reference_queries import QueryRecorder
 from holdfast.methods.registry import build
@@ -21,6 +23,7 @@ from holdfast.methods.surrogate_features import feature_count, layer_features
 from holdfast.methods.surrogate_network import load_network, own_network_path, save_network
 from tolerance import close
 
+SHIPPED = sorted((Path(surrogate_network.__file__).parent / "weights").glob("*.safetensors"))
 SMALL = SurrogateTraining(windows=8, window=64, hidden=8, epochs=2)
 
 
@@ -103,6 +106,14 @@ def test_the_users_own_surrogate_is_found(file, pair):
     study = build("surrogate").study(span_at(text(60), 0), KVContext(pair.model), pair.engine)
     assert set(study.scores) == set(pair.model.family.full)
     assert all(bool((s > 0).all()) for s in study.scores.values())
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_what_is_shipped_is_whole_small_and_named_after_its_model(path):
+    network = load_network(path, path.stem)
+    assert path.stat().st_size <= 2_000_000
+    assert network.recipe["tokens"] > 50_000
+    assert network.recipe["overlap"]["8x"] > 0.7
 
 
 def damage(path):
