@@ -36,7 +36,8 @@ class Aider(Agent):
         return [self.program("aider"), "--model", "openai/scripted", *_QUIET, *_LOCAL, *again, "--message", prompt]
 
     def call(self, text: str, shell: str, number: int) -> Answer:
-        return Answer(f"{text} Run this: {shell}")
+        lines = (f"worker {number} line {line} of service_{number}.py took {line * number} ms" for line in range(60))
+        return Answer("\n".join((text, *lines)))
 
     def session(self) -> Path:
         return self.place.work / ".aider.chat.history.md"

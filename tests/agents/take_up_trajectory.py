@@ -11,6 +11,7 @@ from pathlib import Path
 
 from minisweagent.agents.default import DefaultAgent
 from minisweagent.environments.local import LocalEnvironment
+from minisweagent.exceptions import FormatError
 from minisweagent.models import get_model
 
 
@@ -20,7 +21,10 @@ def main(path: Path, words: str) -> None:
     agent = DefaultAgent(get_model("openai/scripted"), LocalEnvironment(), system_template="", instance_template="")
     agent.messages = [message for message in trajectory["messages"] if message["role"] != "exit"]
     agent.add_messages({"role": "user", "content": words})
-    agent.query()
+    try:
+        agent.query()
+    except FormatError as error:  # words without a call: the program asks for a call again
+        agent.add_messages(*error.messages)
     path.write_text(json.dumps({**trajectory, "messages": agent.messages}))
 
 

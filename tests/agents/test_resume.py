@@ -11,17 +11,20 @@ import subprocess
 import sys
 
 import pytest
+from aider import Aider
 from answers import Answer
 from claude_code import ClaudeCode
+from cline import Cline
 from codex import Codex
 from driving import Agent
+from mini_swe_agent import MiniSweAgent
 from opencode import Opencode
 from pi import Pi
 
 from holdfast.transcript.read import parse, read
 from holdfast.transcript.turn import Role, Turn
 
-AGENTS = (ClaudeCode, Codex, Opencode, Pi)
+AGENTS = (ClaudeCode, Codex, Opencode, Pi, MiniSweAgent, Aider, Cline)
 TASK = "Find out which ports the services use. Never delete the folder data/."
 STEPS = 12
 SHELL = (

@@ -123,11 +123,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing: a program that ends leaves its connections."""
+
+
 @contextmanager
 def serve() -> Iterator[Upstream]:
     """Runs a provider for as long as the block lasts."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Handler)
     upstream = Upstream(f"http://127.0.0.1:{server.server_address[1]}")
     _Handler.upstream, _Handler.lock = upstream, threading.Lock()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
