@@ -40,7 +40,8 @@ class Opencode(Agent):
         return {"command": shell, "description": "Runs it"}
 
     def command(self, prompt: str, *, resume: bool) -> list[str]:
-        return [self.program("opencode"), "run", *(["--continue"] if resume else []), prompt]
+        words = prompt.split()  # it puts quotes around one argument of several words
+        return [self.program("opencode"), "run", *(["--continue"] if resume else []), *words]
 
     def session(self) -> Path:
         listed = self.run([self.program("opencode"), "session", "list"])

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import zip_longest
 
 import pytest
 from aider import Aider
@@ -75,7 +76,9 @@ def resume(agent: Agent, prompt: str) -> tuple[Turn, ...]:
 
 def check_same(agent: Agent, sent: tuple[Turn, ...], context: tuple[Turn, ...], prompt: str) -> None:
     """Fails unless the request is the context, and the prompt behind it."""
-    assert said(sent, agent) == said((*context, Turn(Role.USER, prompt)), agent)
+    wanted = said((*context, Turn(Role.USER, prompt)), agent)
+    apart = [pair for pair in zip_longest(said(sent, agent), wanted) if pair[0] != pair[1]]
+    assert not apart, f"{len(apart)} turns, first sent {str(apart[0][0])[:400]!r}, read {str(apart[0][1])[:400]!r}"
 
 
 def test_the_agent_resumes_what_was_compacted_and_undone(agent):
