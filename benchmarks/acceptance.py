@@ -1,7 +1,7 @@
 """Background compactions with and without `serve --accept`, on recorded sessions that are replayed over HTTP.
 
 The official `openai` client sends each recorded history turn by turn to the real server with a real model, which is
-made to say what the recorded agent said; the log-probability of every token that it says comes back over the wire.
+made to say what the recorded agent said, read at once in place of token by token; the server notes how probable it was.
 Three servers get the same sessions:
 
     full       never compacts
@@ -21,10 +21,10 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import torch
@@ -32,9 +32,14 @@ from live import NEVER, Script, SteeredHost, run_server
 from openai import OpenAI
 
 import holdfast
+import holdfast.session.session as sessions
 from holdfast.cli.serve import TriggerOptions
 from holdfast.compaction.plan import Plan, Policy
+from holdfast.engine.answer import Answer, Token
 from holdfast.engine.local import LocalEngine
+from holdfast.engine.sampling import Sampling
+from holdfast.model.forward import logits
+from holdfast.server.protocol import GenerateRequest
 from holdfast.transcript.provider_requests import to_openai_message
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
@@ -54,8 +59,8 @@ class Step:
     logprob: float
     compactions: int
     """That stood when it was said."""
-    first_token: float
-    """Seconds at the client."""
+    seconds: float
+    """At the client, for the whole answer."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,43 @@ class Replay:
     rejected: int
     seconds: float
     """Of all compactions, those that were not taken over included."""
+
+
+@dataclass(frozen=True)
+class RecordedSampling(Sampling):
+    """The token ids of a recorded step, without the one that ends it."""
+
+    ids: tuple[int, ...] = ()
+    scores: list[float] = field(default_factory=list)
+    """Their log-probabilities, once they are said."""
+
+
+class RecordedAnswer(Answer):
+    """An answer whose tokens are known: read at once, each scored by what stands before it."""
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[Token]:
+        assert isinstance(self.sampling, RecordedSampling)
+        self.ids, live = list(self.sampling.ids), self.live.fork()
+        hidden = live.feed([*self.opening, *self.ids])
+        self.live, self.hidden, self.ended = live, [hidden], True
+        predicts = logits(self.engine.model, hidden[len(self.opening) - 1 : -1])
+        for token, scores in zip(self.ids, predicts, strict=True):
+            self.sampling.scores.append(float(scores.log_softmax(-1)[token]))
+            yield Token(token, scores)
+
+
+class RecordedHost(SteeredHost):
+    """Says the steps of a script, each whole."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.said: list[RecordedSampling] = []
+
+    def sampling(self, ask: GenerateRequest) -> Sampling:
+        number = sum(turn.role is Role.ASSISTANT for turn in ask.turns)
+        self.said.append(RecordedSampling(ids=self.script.says[number][:-1]))
+        return self.said[-1]
 
 
 def main() -> None:
@@ -86,6 +128,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON rows, one a line; what is there is not measured again")
     given = parser.parse_args()
     engine = holdfast.load(given.model)
+    vars(sessions)["Answer"] = RecordedAnswer  # sessions make their answers themselves
     print(f"{given.model}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, accept {given.accept:g}")
     rows = read_rows(given.out) if given.out and given.out.exists() else {}
     for path in given.sessions:
@@ -149,32 +192,28 @@ def replay(engine: LocalEngine, script: Script, session: str, server: str, given
     how: dict[str, Any] = {"low": 0.5, "idle": None, "cool_down": 3, "memory": 8, "max_tokens": 1024}
     policy = TriggerOptions(str(given.trigger), **how, restart=given.restart, accept=accept).policy()
     with (
-        run_server(engine, plan, NEVER if server == FULL else policy, script) as (host, url),
+        run_server(engine, plan, NEVER if server == FULL else policy, script, RecordedHost) as (host, url),
         OpenAI(base_url=f"{url}/v1", api_key="agent", max_retries=0, timeout=600) as client,
     ):
-        steps = tuple(_steps(client, script, session, server, given.tool_seconds))
+        steps = tuple(_steps(client, host, session, server, given.tool_seconds))
         host.compactions._background.submit(lambda: None).result()  # what is prepared now is of this session too
         return _describe(host, url, steps)
 
 
-def _steps(client: OpenAI, script: Script, session: str, server: str, seconds: float) -> Iterator[Step]:
+def _steps(client: OpenAI, host: SteeredHost, session: str, server: str, seconds: float) -> Iterator[Step]:
+    assert isinstance(host, RecordedHost)
+    script = host.script
     messages: list[dict[str, Any]] = list(script.opening)
     for number, (words, new) in enumerate(zip(script.says, script.results, strict=True)):
-        began, first, text = time.perf_counter(), 0.0, ""
-        last: Any = None
-        logprobs: list[float] = []
-        calls: list[dict[str, Any]] = []
-        options: Any = {"max_tokens": len(words), "stream": True, "logprobs": True, "tools": [_ANY]}
-        for last in client.chat.completions.create(model="", messages=cast(Any, messages), **options):
-            choice = last.choices[0]
-            first = first or time.perf_counter() - began
-            logprobs += [one.logprob for one in (choice.logprobs.content or ())] if choice.logprobs else []
-            text += choice.delta.content or ""
-            calls += [call.model_dump(exclude={"index"}) for call in choice.delta.tool_calls or ()]
-        assert last is not None
-        made = last.model_extra["holdfast"]["compactions"]
-        yield Step(session, server, number, len(logprobs), sum(logprobs), made, first)
-        messages += [{"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}]
+        began = time.perf_counter()
+        options: Any = {"max_tokens": len(words), "tools": [_ANY], "messages": messages}
+        reply: Any = client.chat.completions.create(model="", **options)
+        seconds_of_it, scores = time.perf_counter() - began, host.said[-1].scores
+        made = reply.model_extra["holdfast"]["compactions"]
+        yield Step(session, server, number, len(scores), sum(scores), made, seconds_of_it)
+        said = reply.choices[0].message
+        calls = [call.model_dump() for call in said.tool_calls or ()]
+        messages.append({"role": "assistant", "content": said.content, **({"tool_calls": calls} if calls else {})})
         messages += _results(json.loads(new), [call["id"] for call in calls])
         time.sleep(seconds)
 
@@ -262,9 +301,9 @@ def print_summary(rows: Rows) -> None:
         scoring = [one["seconds"] for one in tries]
         print(f"scoring: {statistics.mean(scoring):.2f} s each, {max(scoring):.2f} s at most")
     for name, replays in ((EVERY, every), (CHECKED, checked)):
-        first = sorted(step.first_token for one in replays for step in one.steps)
+        first = sorted(step.seconds for one in replays for step in one.steps)
         print(
-            f"{name}: {sum(one.seconds for one in replays):.1f} s of compaction, first token median "
+            f"{name}: {sum(one.seconds for one in replays):.1f} s of compaction, answer median "
             f"{statistics.median(first):.2f} s, p95 {first[int(0.95 * len(first))]:.2f} s, longest {first[-1]:.2f} s"
         )
         lost = [losses(rows, session, name) for session in sessions]

@@ -197,11 +197,11 @@ def measure_servers(
 
 @contextmanager
 def run_server(
-    engine: LocalEngine, plan: Plan, policy: HostPolicy, script: Script
+    engine: LocalEngine, plan: Plan, policy: HostPolicy, script: Script, kind: type[SteeredHost] | None = None
 ) -> Iterator[tuple[SteeredHost, str]]:
     """Runs a server on a free port, with a store that is deleted when it ends."""
     with tempfile.TemporaryDirectory() as folder, bind("127.0.0.1", 0) as taken:
-        host = SteeredHost(engine, plan, Store(folder), policy)
+        host = (kind or SteeredHost)(engine, plan, Store(folder), policy)
         host.script, settings = script, Settings()
         running = build_server(create_app(host, settings), settings)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]})
