@@ -47,7 +47,7 @@ def main() -> None:
     print(f"{given.model}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, {given.tools} tools")
     with tempfile.TemporaryDirectory() as folder:
         for names in (TASKS[:2], TASKS[2:]):
-            with serving(engine, folder) as url:
+            with run_server(engine, folder) as url:
                 for name, key in names:
                     print(f"{name:10} {describe(url, key, prompt, tools, f'Do what is {name}.')}", flush=True)
 
@@ -69,7 +69,7 @@ def build_prompt(engine: LocalEngine, tokens: int, tools: list[dict[str, Any]]) 
 
 
 @contextmanager
-def serving(engine: LocalEngine, folder: str) -> Iterator[str]:
+def run_server(engine: LocalEngine, folder: str) -> Iterator[str]:
     """Runs a server over a store on a free port."""
     with bind("127.0.0.1", 0) as listener:
         settings = Settings(seconds=3600)
