@@ -58,7 +58,7 @@ class Step:
     tokens: int
     logprob: float
     compactions: int
-    """That stood when it was said."""
+    """The compactions that stood at that step."""
     seconds: float
     """At the client, for the whole answer."""
 

@@ -1,4 +1,4 @@
-"""How many bits un-rotated keys and values need: 4-bit codes with group scales, against a calibrated basis and entropy.
+"""Bits that un-rotated keys and values need: 4-bit codes with group scales, a calibrated basis and entropy.
 
 A basis per head (PCA) is learned on some sessions; on others each component is rounded to one step for all, and its
 bits are those that an entropy coder with a normal model of the calibrated spread would spend. Error is that of the

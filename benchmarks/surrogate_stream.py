@@ -1,4 +1,4 @@
-"""What compaction costs on top of reading, at once and while reading: seconds, and the most bytes of KV ever held.
+"""Costs of compaction on top of reading, at once and while reading: seconds, and the most bytes of KV ever held.
 
 Reads the beginning of a session at several lengths. The full method and the surrogate hold the full cache for a
 moment; the stream never does.

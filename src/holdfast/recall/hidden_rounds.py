@@ -17,7 +17,7 @@ _MOST = 4_000  # answers remembered; the one used longest ago goes first
 
 
 class HiddenRounds:
-    """What stands behind visible answers, by the caller's key; any thread may call."""
+    """The rounds behind visible answers, by the caller's key; any thread may call."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[object, ...], tuple[Turn, ...]] = OrderedDict()
@@ -46,9 +46,9 @@ class HiddenRounds:
 
 
 def _place(key: str, before: Turn | None, visible: Turn) -> tuple[object, ...]:
-    return key, None if before is None else _said(before), _said(visible)
+    return key, None if before is None else _identity(before), _identity(visible)
 
 
-def _said(turn: Turn) -> tuple[object, ...]:
+def _identity(turn: Turn) -> tuple[object, ...]:
     """Returns what a client sends back of a turn as it got it."""
     return turn.role, turn.text.strip(), tuple(call.id for call in turn.calls), turn.call_id

@@ -60,7 +60,7 @@ class Acceptance:
 
 @torch.no_grad()
 def score_steps(made: PreparedCompaction, now: SessionCache, accept: float) -> Acceptance | None:
-    """Scores a prepared compaction on the steps since, or on the newest one before; None if there is no step to score.
+    """Judges a prepared compaction by the steps since, or by the newest one before; None if there is no step to score.
 
     `accept` is the share that will do: a loss within it needs no third reading. Raises Conflict if `now` does not
     continue the memory that was compacted.

@@ -122,15 +122,15 @@ class ChatAnswer:
         return len(self.memory_calls()) < len(self._rounds[-1].get("tool_calls") or ())
 
     def next_body(self, body: Body, lookups: Sequence[Lookup]) -> Body:
-        self._behind += self._said(lookups)
-        return {**body, FIELD: [*body[FIELD], *self._said(lookups)]}
+        self._behind += self._describe(lookups)
+        return {**body, FIELD: [*body[FIELD], *self._describe(lookups)]}
 
-    def _said(self, lookups: Sequence[Lookup]) -> list[Any]:
+    def _describe(self, lookups: Sequence[Lookup]) -> list[Any]:
         results = [{"role": "tool", "tool_call_id": one.call.id, "content": one.result} for one in lookups]
         message = self._rounds[-1]
         return [message if message.get("content") else {**message, "content": None}, *results]
 
-    def _joined(self) -> Body:
+    def _join_message(self) -> Body:
         last = self._rounds[-1]
         calls = [call for call in last.get("tool_calls") or () if call["function"]["name"] not in TOOL_NAMES]
         text = "".join(message.get("content") or "" for message in self._rounds)
@@ -139,7 +139,7 @@ class ChatAnswer:
 
     def _reason(self, choice: Body) -> str | None:
         reason: str | None = choice.get("finish_reason")
-        return "stop" if reason == "tool_calls" and not self._joined().get("tool_calls") else reason
+        return "stop" if reason == "tool_calls" and not self._join_message().get("tool_calls") else reason
 
     def _counts(self) -> Body | None:
         usage = add_counts(self._usages[-1], self._usages[:-1], ("completion_tokens",))
@@ -160,11 +160,11 @@ class ChatAnswer:
 
     def whole(self) -> Body:
         choice = self._finish["choices"][0]
-        joined = {**choice, "message": self._joined(), "finish_reason": self._reason(choice)}
+        joined = {**choice, "message": self._join_message(), "finish_reason": self._reason(choice)}
         usage = {"usage": self._counts()} if "usage" in self._finish else {}
         return {**self._finish, **self._head, "choices": [joined], **usage}
 
     def hidden(self, lookups: Sequence[Lookup]) -> list[tuple[object, list[Any]]]:
         if not self._behind and not lookups:
             return []
-        return [(place_of(self._joined()), [*self._behind, *self._said(lookups)])]
+        return [(place_of(self._join_message()), [*self._behind, *self._describe(lookups)])]

@@ -12,7 +12,7 @@ _MOST = 4_000  # answers remembered; the one used longest ago goes first
 
 
 class HiddenMessages:
-    """What stands behind visible answers, by the caller's key; any thread may call."""
+    """The messages behind visible answers, by the caller's key; any thread may call."""
 
     def __init__(self) -> None:
         self._lock = Lock()

@@ -105,10 +105,10 @@ class MessagesAnswer:
         return any(block.get("type") == "tool_use" and not _is_ours(block) for block in self._rounds[-1])
 
     def next_body(self, body: Body, lookups: Sequence[Lookup]) -> Body:
-        self._behind += self._said(lookups)
-        return {**body, FIELD: [*body[FIELD], *self._said(lookups)]}
+        self._behind += self._describe(lookups)
+        return {**body, FIELD: [*body[FIELD], *self._describe(lookups)]}
 
-    def _said(self, lookups: Sequence[Lookup]) -> list[Any]:
+    def _describe(self, lookups: Sequence[Lookup]) -> list[Any]:
         blocks = [block for block in self._rounds[-1] if block.get("type") != "text" or block.get("text")]
         results = [{"type": "tool_result", "tool_use_id": one.call.id, "content": one.result} for one in lookups]
         return [{"role": "assistant", "content": blocks}, *([{"role": "user", "content": results}] if results else [])]
@@ -148,7 +148,7 @@ class MessagesAnswer:
         if not self._behind and not lookups:
             return []
         visible = {"role": "assistant", "content": self._content()}
-        return [(place_of(visible), [*self._behind, *self._said(lookups)])]
+        return [(place_of(visible), [*self._behind, *self._describe(lookups)])]
 
 
 def _is_ours(block: Body) -> bool:

@@ -59,18 +59,18 @@ class ResponsesAnswer:
             if self._rounds:
                 return []
             self._first = self._first or event.get("response") or {}
-            return [self._numbered(name, event)]
+            return [self._renumber(name, event)]
         if not isinstance(event, dict) or "output_index" not in event:
-            return [self._numbered(name, event)] if isinstance(event, dict) else [frame]
+            return [self._renumber(name, event)] if isinstance(event, dict) else [frame]
         at = int(event["output_index"])
         if kind == "response.output_item.added" and not _is_ours(event.get("item") or {}):
             self._shown[at] = self._count
             self._count += 1
         if at not in self._shown:
             return []
-        return [self._numbered(name, {**event, "output_index": self._shown[at]})]
+        return [self._renumber(name, {**event, "output_index": self._shown[at]})]
 
-    def _numbered(self, name: str, event: Body) -> Frame:
+    def _renumber(self, name: str, event: Body) -> Frame:
         if "sequence_number" in event:
             event = {**event, "sequence_number": self._number}
         self._number += 1
@@ -120,7 +120,7 @@ class ResponsesAnswer:
 
     def end(self) -> list[Frame]:
         name, event = self._ending
-        return [self._numbered(name, {**event, "response": self._response()})] if event else []
+        return [self._renumber(name, {**event, "response": self._response()})] if event else []
 
     def whole(self) -> Body:
         return self._response()

@@ -23,7 +23,7 @@ def lookup_by_tools(_session: str) -> str:
 
 @dataclass
 class SessionRecords:
-    """What the proxy remembers of sessions beside their turns."""
+    """The memory that the proxy has of sessions beside their turns."""
 
     folder: Path | None = None
     """The folder of notes; None keeps them as long as the proxy runs."""

@@ -21,11 +21,11 @@ from holdfast.server.http.limits import Guard, Limits
 from holdfast.server.http.metrics import Metrics
 from holdfast.server.http.settings import Settings
 from holdfast.server.protocol import Host
-from holdfast.server.wires import chat, completions, gemini, kept_responses, messages, responses
+from holdfast.server.wires import chat, completions, gemini, messages, response_retrieval, responses
 from holdfast.server.wires.response_store import ResponseStore
 
 ROUTERS = (
-    *(chat.router, completions.router, messages.router, responses.router, kept_responses.router),
+    *(chat.router, completions.router, messages.router, responses.router, response_retrieval.router),
     *(gemini.router, models.router, health.router),
     *(session_endpoints.router, live_page.router, docs_page.router),
 )

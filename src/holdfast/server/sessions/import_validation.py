@@ -99,7 +99,7 @@ class _Checkpoint(_Event):
     told: _Sizes = _Sizes()
 
 
-class _Rejected(_Event):
+class _RejectedRow(_Event):
     kind: Literal["rejected"]
     told: dict[str, Any] = {}
 
@@ -122,7 +122,7 @@ class _PinnedRow(_Event):
 
 
 _LATER = TypeAdapter(
-    list[Annotated[_Turns | _Checkpoint | _Rejected | _Undone | _Rewound | _PinnedRow, Field(discriminator="kind")]],
+    list[Annotated[_Turns | _Checkpoint | _RejectedRow | _Undone | _Rewound | _PinnedRow, Field(discriminator="kind")]],
     config=ConfigDict(strict=True),
 )
 

@@ -26,8 +26,8 @@ from holdfast.server.protocol import (
     TextDelta,
     ToolCallDelta,
 )
-from holdfast.server.wires.left_out import tool_name, warn_of_media, warn_of_tools
 from holdfast.server.wires.openai_common import Common, Usage, chat_logprobs, limit_tokens, usage_fields
+from holdfast.server.wires.request_warnings import tool_name, warn_of_media, warn_of_tools
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, MalformedEntry
 from holdfast.transcript.formats.openai_chat import ROLES, pair_by_order, turn_of

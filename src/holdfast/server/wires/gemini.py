@@ -25,8 +25,8 @@ from holdfast.server.protocol import (
     TextDelta,
     ToolCallDelta,
 )
-from holdfast.server.wires.left_out import warn, warn_of_tools
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, limit_tokens
+from holdfast.server.wires.request_warnings import warn, warn_of_tools
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import Entry, MalformedEntry
 from holdfast.transcript.formats.gemini_cli import read_gemini_parts, turns_of
@@ -53,7 +53,7 @@ class _Wire(BaseModel):
 
 
 class GenerationConfig(_Wire):
-    """How to answer."""
+    """The settings of an answer."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Default 0: the likeliest token each time."""

@@ -30,8 +30,8 @@ from holdfast.server.protocol import (
     TextDelta,
     ToolCallDelta,
 )
-from holdfast.server.wires.left_out import tool_name, warn_of_media, warn_of_tools
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, limit_tokens
+from holdfast.server.wires.request_warnings import tool_name, warn_of_media, warn_of_tools
 from holdfast.transcript.content import read_content
 from holdfast.transcript.cuts import find_orphans
 from holdfast.transcript.document import MalformedEntry

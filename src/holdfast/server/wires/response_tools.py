@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from holdfast.server.wires.left_out import tool_name
+from holdfast.server.wires.request_warnings import tool_name
 from holdfast.transcript.turn import ToolCall
 from holdfast.web.request_error import RequestError
 

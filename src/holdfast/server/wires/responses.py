@@ -26,8 +26,8 @@ from holdfast.server.http.answer_stream import begin_answer
 from holdfast.server.http.errors import TimedOut
 from holdfast.server.http.json_body import JsonRoute
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateOutput, GenerateRequest, Host
-from holdfast.server.wires.left_out import warn_of_media, warn_of_tools
 from holdfast.server.wires.openai_common import SMALLEST_SHARE, limit_tokens
+from holdfast.server.wires.request_warnings import warn_of_media, warn_of_tools
 from holdfast.server.wires.response_items import Answer, new_id, usage_fields
 from holdfast.server.wires.response_store import Preamble, ResponseStore
 from holdfast.server.wires.response_tools import ToolOffer, read_tools
@@ -146,7 +146,7 @@ async def create(request: Request, body: Create) -> Response:
     def keep(end: Mapping[str, Any]) -> None:
         if body.store is not False:
             items = [body.input] if isinstance(body.input, str) else body.input or ()
-            sent = [item if isinstance(item, dict) else _said(item) for item in items]
+            sent = [item if isinstance(item, dict) else _user_item(item) for item in items]
             request.app.state.responses.keep_body(request.state.key, end["id"], end, sent)
 
     told = _wire_events(events, answer, remember, keep)
@@ -187,7 +187,7 @@ async def compact(request: Request, body: Input) -> Response:
     )
 
 
-def _said(text: str) -> dict[str, Any]:
+def _user_item(text: str) -> dict[str, Any]:
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
