@@ -72,12 +72,11 @@ def _measure(learned: Tensor, judged: Tensor) -> Tensor:
     rows, variance = judged - mean, (judged - mean).square().mean()
     coarse = quantize_rows(rows, "int4").plain(torch.float32)
     out, turned = [[INT4_BITS, float((coarse - rows).square().mean() / variance)]], rows @ basis
-    normal = torch.distributions.Normal(torch.zeros_like(spread), spread.clamp_min(1e-6))
     for share in STEPS:
         step = share * (learned - mean).std()
         codes = (turned / step).round()
-        share_of_code = normal.cdf((codes + 0.5) * step) - normal.cdf((codes - 0.5) * step)
-        bits = -share_of_code.clamp_min(2**-16).log2().mean()
+        edges = [torch.special.ndtr((codes + half) * step / spread.clamp_min(1e-6)) for half in (0.5, -0.5)]
+        bits = -(edges[0] - edges[1]).clamp_min(2**-16).log2().mean()  # of a normal model
         out.append([float(bits), float((codes * step - turned).square().mean() / variance)])
     return torch.tensor(out)
 
