@@ -72,7 +72,7 @@ def _chat_stream(says: Says) -> Iterator[bytes]:
 
 
 def _chat_whole(says: Says) -> dict[str, Any]:
-    message = {"role": "assistant", "content": says.text or None}
+    message: dict[str, Any] = {"role": "assistant", "content": says.text or None}
     message |= {"tool_calls": _chat_calls(says)} if says.calls else {}
     reason = "tool_calls" if says.calls else "stop"
     choices = [{"index": 0, "message": message, "finish_reason": reason}]
