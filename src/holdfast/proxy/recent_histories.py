@@ -17,13 +17,14 @@ _TAIL = 8
 
 
 class RecentHistories:
-    """Histories, the newest last; for one thread at a time."""
+    """Histories as the hashes of their turns, the newest last; for one thread at a time."""
 
     def __init__(self) -> None:
-        self._held: list[tuple[Turn, ...]] = []
+        self._held: list[tuple[int, ...]] = []
 
-    def moving_turns(self, turns: tuple[Turn, ...]) -> int:
+    def moving_turns(self, history: Sequence[Turn]) -> int:
         """Records a history; returns how many turns at its end may move, because those of the one before it did."""
+        turns = tuple(hash((turn.role, turn.text, turn.reasoning, turn.calls, turn.call_id)) for turn in history)
         shared = [count_shared(turns, old) for old in self._held]
         at = max(range(len(shared)), key=lambda at: (shared[at], at), default=None)
         if at is None or not shared[at]:
@@ -37,7 +38,7 @@ class RecentHistories:
         return 0 if same == len(old) else len(turns) - same
 
 
-def count_shared(one: Sequence[Turn], other: Sequence[Turn]) -> int:
-    """Returns how many leading turns two histories have in common."""
+def count_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Returns how many leading items two sequences have in common."""
     pairs = zip(one, other, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

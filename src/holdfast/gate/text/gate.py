@@ -147,7 +147,7 @@ def _explain_absence(draft: Draft, room: Room) -> tuple[Line, ...]:
     caller knows no way, or where nothing went.
     """
     raw, whole = draft.raw.turns, _verbatim_turns(draft)
-    covered = {at for piece in draft.pieces for at in piece.turns}
+    covered = {at for piece in draft.pieces if not is_section(piece.turn) for at in piece.turns}
     gone, short = (
         [at for at in range(len(raw)) if at not in whole and (at in covered) == kept] for kept in (False, True)
     )
