@@ -101,7 +101,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Way, s
             yield run
         finally:
             process.kill()
-            process.wait()
+            process.communicate()  # closes its input too
 
 
 def command_of(way: Way, url: str) -> list[str]:
