@@ -39,6 +39,14 @@ _SUMMARY = "isCompactSummary"
 
 
 @dataclass(frozen=True)
+class OpaqueParts:
+    """The parts of one name that cannot be read."""
+
+    parts: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class BigTurn:
     """A turn by its size."""
 
@@ -85,6 +93,8 @@ class Checkup:
     tokens: int
     kinds: dict[str, int]
     """Tokens by kind, the largest first."""
+    opaque: dict[str, OpaqueParts]
+    """What the model sees and nobody else can read, by its name, the largest first."""
     biggest: tuple[BigTurn, ...]
     rereads: tuple[Reread, ...]
     compactions: tuple[RecordedCompaction, ...]
@@ -117,6 +127,7 @@ def examine_session(path: Path, model: str = "", summary: str = "") -> Checkup:
         turns=len(turns),
         tokens=sum(size for size, _ in sized),
         kinds=dict(sorted(kinds.items(), key=lambda pair: -pair[1])),
+        opaque=find_opaque(turns),
         biggest=tuple(BigTurn(at + 1, _first_line(turns[at], names), size) for size, at in sized[:BIGGEST]),
         rereads=find_rereads(turns),
         compactions=(
@@ -138,6 +149,16 @@ def _provider_problems(turns: Sequence[Turn], provider: str) -> tuple[Problem, .
     return tuple(found for found in find_problems(turns, provider) if found.rule != "user_last")
 
 
+def find_opaque(turns: Sequence[Turn]) -> dict[str, OpaqueParts]:
+    """Returns the parts that no reader can read, by name, those that cost most first."""
+    parts = [part for turn in turns for part in turn.hidden]
+    numbers = Counter(part.name for part in parts)
+    tokens: Counter[str] = Counter()
+    for part in parts:
+        tokens[part.name] += part.tokens
+    return {name: OpaqueParts(numbers[name], size) for name, size in tokens.most_common()}
+
+
 def tokens_by_kind(turns: Sequence[Turn]) -> Counter[str]:
     """Counts tokens by who says what; the message's own overhead counts with its text."""
     names = _tool_names(turns)
@@ -146,6 +167,8 @@ def tokens_by_kind(turns: Sequence[Turn]) -> Counter[str]:
     for at, turn in enumerate(turns):
         kind = "task" if at == task else _kind(turn, names)
         found[kind] += MESSAGE_TOKENS + (estimate_tokens(turn.text) if turn.text else 0)
+        for part in turn.hidden:
+            found[f"opaque {part.name}"] += part.tokens
         if turn.reasoning:
             found["reasoning"] += estimate_tokens(turn.reasoning)
         for call in turn.calls:

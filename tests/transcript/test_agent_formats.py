@@ -127,7 +127,7 @@ def test_responses_compaction_and_server_side_calls_are_shown_and_kept() -> None
     assert shape(transcript) == [
         ("system", "[compaction]"),
         ("user", "Go"),
-        ("assistant", "[web_search_call]"),
+        ("assistant", '[web_search_call]\n{"query": "x"}'),
         ("assistant", "Found."),
     ]
     assert transcript.turns[0].extra["encrypted_content"] == "gAAA"

@@ -91,6 +91,7 @@ def _turn(message: BaseMessage, number: int) -> Turn:
         call_id=message.tool_call_id if isinstance(message, ToolMessage) else "",
         is_error=isinstance(message, ToolMessage) and message.status == "error",
         source=number,
+        opaque=folded.opaque,
     )
 
 

@@ -52,6 +52,7 @@ def doctor(
     _print_rows(
         "tokens", [(tokens, f"{_share(tokens, found)}  {_short(kind)}") for kind, tokens in found.kinds.items()]
     )
+    _print_rows("opaque", [(part.tokens, f"{part.parts} {name}") for name, part in found.opaque.items()], "yellow")
     _print_rows("largest", [(big.tokens, _short(f"turn {big.turn}, {big.what}")) for big in found.biggest])
     _print_rows(
         "read again",
@@ -136,6 +137,7 @@ def _evidence(found: Checkup) -> dict[str, Any]:
         "turns": found.turns,
         "tokens": found.tokens,
         "kinds": found.kinds,
+        "opaque": {name: asdict(part) for name, part in found.opaque.items()},
         "biggest": [asdict(big) for big in found.biggest],
         "rereads": [asdict(reread) for reread in found.rereads],
         "compactions": [_compaction_as_json(one) for one in found.compactions],

@@ -1,7 +1,7 @@
 """Reads message content, a string or typed parts, into text, reasoning and calls, and writes text back into it.
 
-Serves both chat wires (OpenAI and Anthropic). A part that is not text is shown as a placeholder such as `[image]`; the
-part itself, and every field of a part that is not understood, is kept in `rest`.
+Serves both chat wires (OpenAI and Anthropic). A part that is not text is shown as a line such as `[image]` and the
+words that it holds; the part itself, and every field of a part that is not understood, is kept in `rest`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.transcript.document import MalformedEntry
-from holdfast.transcript.json_fields import copy_object, json_kind, take_required_text, take_text, to_json_text
-from holdfast.transcript.turn import ToolCall
+from holdfast.transcript.json_fields import (
+    copy_object,
+    json_kind,
+    take_required_text,
+    take_text,
+    text_or_empty,
+    to_json_text,
+)
+from holdfast.transcript.media_cost import encrypted_tokens
+from holdfast.transcript.turn import Opaque, ToolCall
+from holdfast.transcript.typed_blocks import read_block
 
 
 @dataclass
@@ -24,6 +33,7 @@ class MessageContent:
     calls: list[ToolCall] = field(default_factory=list)
     rest: dict[str, Any] = field(default_factory=dict)
     """Position of the part, from 0, as text (so that JSON can hold it), to the fields that were not understood."""
+    hidden: list[Opaque] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -32,6 +42,10 @@ class MessageContent:
     @property
     def reasoning(self) -> str:
         return "\n".join(thought for thought in self.thoughts if thought)
+
+    @property
+    def opaque(self) -> tuple[Opaque, ...]:
+        return tuple(self.hidden)
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -76,13 +90,20 @@ def _refusal(_type: str, fields: dict[str, Any], folded: MessageContent) -> dict
 def _thinking(_type: str, fields: dict[str, Any], folded: MessageContent) -> dict[str, Any]:
     # A string on Anthropic's wire; on some OpenAI-compatible ones a list of text parts.
     thought = fields.pop("thinking", None)
-    folded.thoughts.append(read_content(thought).text)
+    words = read_content(thought).text
+    folded.thoughts.append(words)
+    if not words and isinstance(signature := fields.get("signature"), str) and signature:
+        # Thinking that the provider shows to nobody: it is in the signature.
+        folded.hidden.append(Opaque("encrypted thinking", encrypted_tokens(signature)))
     # A signature is of exactly this text, so whoever sends the one again needs the other.
     return {**fields, "thinking": thought} if fields.get("signature") else fields
 
 
 def _opaque_thinking(type_: str, fields: dict[str, Any], folded: MessageContent) -> dict[str, Any]:
-    folded.thoughts.append(f"[{type_}]")
+    shown = f"[{type_}]"
+    folded.thoughts.append(shown)
+    if isinstance(data := fields.get("data"), str):
+        folded.hidden.append(Opaque(type_, encrypted_tokens(data), shown))
     return fields
 
 
@@ -93,10 +114,10 @@ def _tool_use(_type: str, fields: dict[str, Any], folded: MessageContent) -> dic
 
 
 def _other(type_: str, fields: dict[str, Any], folded: MessageContent) -> dict[str, Any]:
-    """Adds a placeholder, then the words of the part if it has any (an attached file, a compaction summary)."""
-    key = next((key for key in ("text", "content") if isinstance(fields.get(key), str)), None)
-    words = "\n" + fields.pop(key) if key else ""
-    folded.pieces.append(f"[{type_.removesuffix('_url').removeprefix('input_')}]{words}")
+    """Adds a line that names the part, its words, and what it holds beside them."""
+    block = read_block(type_, fields)
+    folded.pieces.append(block.text)
+    folded.hidden += block.parts
     return fields
 
 
@@ -123,13 +144,14 @@ def write_content(content: Any, text: str, keep: Callable[[dict[str, Any]], bool
     """
     if not isinstance(content, list):
         return text
+    loose = _loose_parts(content, text)
     made: list[Any] = []
     cursor = since = 0
     slot: int | None = None
     mould: dict[str, Any] = {"type": _text_type(content)}
-    for part in content:
+    for at, part in enumerate(content):
         shown = read_content([part]).text
-        found = _find_lines(text, shown, cursor) if shown else -1
+        found = _find_lines(text, shown, cursor) if shown and at not in loose else -1
         if not shown:
             made += [part] if not isinstance(part, dict) or keep(part) else []
         elif found < 0:
@@ -143,6 +165,19 @@ def write_content(content: Any, text: str, keep: Callable[[dict[str, Any]], bool
     if cursor < len(text):
         made.insert(_insert_at(made, since, slot), {**mould, "text": text[cursor:]})
     return made
+
+
+def _loose_parts(content: Sequence[Any], text: str) -> set[int]:
+    """Returns the positions of calls and results of the provider's own tools whose other half no longer stands in
+    `text`: a provider refuses the one without the other, so what is left of it becomes text.
+    """
+    halves: dict[str, list[int]] = {}
+    for at, part in enumerate(content):
+        if isinstance(part, dict) and text_or_empty(part.get("type")).endswith(("_tool_use", "_tool_result")):
+            halves.setdefault(text_or_empty(part.get("tool_use_id") or part.get("id")), []).append(at)
+    pairs = [pair for pair in halves.values() if len(pair) > 1]
+    stands = {at: _find_lines(text, read_content([content[at]]).text, 0) >= 0 for pair in pairs for at in pair}
+    return {at for pair in pairs if not all(stands[at] for at in pair) for at in pair}
 
 
 def _find_lines(text: str, shown: str, start: int) -> int:

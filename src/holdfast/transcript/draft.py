@@ -120,9 +120,9 @@ def piece_of_lines(lines: Iterable[Line], writer: str, role: Role = Role.USER) -
 
 
 def turn_size(turn: Turn, count: Count) -> int:
-    """Returns the tokens of one turn: its text, its reasoning and its calls."""
+    """Returns the tokens of one turn: its text, its reasoning, its calls, and what nobody can read."""
     parts = [turn.text, turn.reasoning, *(part for call in turn.calls for part in (call.name, call.arguments))]
-    return MESSAGE_TOKENS + sum(count(part) for part in parts if part)
+    return MESSAGE_TOKENS + sum(count(part) for part in parts if part) + sum(part.tokens for part in turn.hidden)
 
 
 def units(draft: Draft) -> tuple[tuple[int, int], ...]:

@@ -30,6 +30,18 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
+class Opaque:
+    """A part of a turn that the model sees and nobody else can read: an image, sound, encrypted text."""
+
+    name: str
+    """The kind of it, e.g. `image`, or the type of a block that is not known."""
+    tokens: int
+    """By the provider's published rule, or by its size."""
+    shown: str = ""
+    """The text that stands for it in the turn, which takes the part along when it goes; empty if nothing does."""
+
+
+@dataclass(frozen=True)
 class Turn:
     """One utterance. `extra` keeps every wire field that no reader understands."""
 
@@ -43,6 +55,12 @@ class Turn:
     source: int = 0
     """Place in the file: the 1-based line, or the 1-based index of its message."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    opaque: tuple[Opaque, ...] = ()
+
+    @property
+    def hidden(self) -> tuple[Opaque, ...]:
+        """The opaque parts that are still there: a part goes with the text that stands for it."""
+        return tuple(part for part in self.opaque if part.shown in self.text or part.shown in self.reasoning)
 
 
 @dataclass(frozen=True)

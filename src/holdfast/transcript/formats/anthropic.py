@@ -41,7 +41,7 @@ def _system_turns(document: Document, meta: dict[str, Any]) -> tuple[Turn, ...]:
         folded = [read_content(prompt) for prompt in prompts]
     except MalformedEntry as error:
         raise document.refuse(f"system prompt: {error}") from None
-    return tuple(Turn(Role.SYSTEM, content.text, extra=content.extra) for content in folded)
+    return tuple(Turn(Role.SYSTEM, content.text, extra=content.extra, opaque=content.opaque) for content in folded)
 
 
 def system_keys(value: Mapping[str, Any]) -> list[str]:
@@ -71,7 +71,15 @@ def turns_of(message: object, source: int) -> tuple[Turn, ...]:
     if parts or not results:
         folded = read_parts(parts) if isinstance(content, list) else read_content(content)
         calls = tuple(folded.calls)
-        said = Turn(ROLES[name], folded.text, folded.reasoning, calls, source=source, extra=folded.extra)
+        said = Turn(
+            ROLES[name],
+            folded.text,
+            folded.reasoning,
+            calls,
+            source=source,
+            extra=folded.extra,
+            opaque=folded.opaque,
+        )
         turns = [*results, said]
     first = replace(turns[0], extra={**fields, **turns[0].extra})
     return (first, *turns[1:])
@@ -94,4 +102,5 @@ def _result(block: object, source: int) -> Turn:
         is_error=is_error,
         source=source,
         extra={**fields, **content.extra},
+        opaque=content.opaque,
     )

@@ -14,6 +14,7 @@ from holdfast.transcript.content import read_content
 from holdfast.transcript.document import Document, Entry, MalformedEntry
 from holdfast.transcript.json_fields import copy_object, take_list, take_required_text, take_text, to_json_text
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.typed_blocks import read_block
 
 ROLES = {
     "system": Role.SYSTEM,
@@ -81,17 +82,19 @@ def turn_of(entry: Entry) -> Turn:
     role = take_role(fields)
     content = read_content(fields.pop("content", None))
     refusal = take_text(fields, "refusal")
+    voice = read_block("audio", fields["audio"]) if isinstance(fields.get("audio"), dict) else None
     reasoning = "\n".join(filter(None, (_take_reasoning(fields), content.reasoning)))
     calls, rest = _take_calls(fields, entry.number)
     call_id = take_text(fields, "tool_call_id") if role is Role.TOOL else ""
     return Turn(
         role=role,
-        text="\n".join(filter(None, (content.text, refusal))),
+        text="\n".join(filter(None, (content.text, refusal, voice.text if voice else ""))),
         reasoning=reasoning,
         calls=(*calls, *content.calls),
         call_id=call_id,
         source=entry.number,
         extra={**fields, **content.extra, **rest},
+        opaque=(*content.opaque, *(voice.parts if voice else ())),
     )
 
 

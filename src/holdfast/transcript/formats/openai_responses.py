@@ -25,12 +25,18 @@ from holdfast.transcript.json_fields import (
     text_or_empty,
     to_json_text,
 )
-from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.media_cost import encrypted_tokens
+from holdfast.transcript.turn import Opaque, Role, ToolCall, Transcript, Turn
+from holdfast.transcript.typed_blocks import read_block
 
 LISTS = ("input", "output", "items")
-_ITEM_TYPES = ("reasoning", "compaction", "compaction_summary", "item_reference")
+_ITEM_TYPES = (
+    *("reasoning", "compaction", "compaction_summary", "compaction_trigger", "item_reference", "program"),
+    *("program_output", "tool_search_output", "additional_tools", "configuration_update"),
+    *("mcp_list_tools", "mcp_approval_request", "mcp_approval_response"),
+)
 _CONTENT_TYPES = ("input_text", "output_text", "input_image", "input_file")
-_ARGUMENTS = ("arguments", "input", "action", "operation")
+_ARGUMENTS = ("arguments", "input", "action", "actions", "operation", "code")
 """Fields in which the kinds of call keep their arguments."""
 
 
@@ -66,7 +72,7 @@ def is_item(value: object) -> bool:
     if not isinstance(value, dict) or "payload" in value or "parentId" in value:
         return False
     type_ = text_or_empty(value.get("type"))
-    if "role" not in value:
+    if "role" not in value or type_ == "additional_tools":
         return type_ in _ITEM_TYPES or type_.endswith(("_call", "_call_output"))
     content = value.get("content")
     kinds = [part.get("type") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
@@ -125,15 +131,22 @@ def read_item(entry: Entry) -> Item:
     elif type_ == "reasoning":
         turn = _reasoning(fields)
     elif type_.startswith(("compaction", "context_compaction")):
-        turn = Turn(Role.SYSTEM, f"[{type_}]", extra={"type": type_, **fields})
-    elif type_.endswith("_output") and fields.get("call_id"):
+        turn = Turn(Role.SYSTEM, f"[{type_}]", extra={"type": type_, **fields}, opaque=_sealed(fields, f"[{type_}]"))
+    elif type_.endswith("_output") and _answered(type_, fields):
         turn = _result(type_, fields)
-    elif type_.endswith("_call") and fields.get("call_id"):
+    elif (type_.endswith("_call") or type_ == "program") and fields.get("call_id"):
         turn = _call(type_, fields)
     else:
         folded = read_parts([(0, {**fields, "type": type_})])
-        turn = Turn(Role.ASSISTANT, folded.text, extra={"type": type_, **folded.rest.get("0", {})})
+        role = Role.SYSTEM if fields.get("role") == "developer" else Role.ASSISTANT
+        turn = Turn(role, folded.text, extra={"type": type_, **folded.rest.get("0", {})}, opaque=folded.opaque)
     return Item(entry.number, value, replace(turn, source=entry.number))
+
+
+def _sealed(fields: dict[str, Any], shown: str) -> tuple[Opaque, ...]:
+    """Returns the words of an item that only the provider can read, with the text that stands for them."""
+    sealed = text_or_empty(fields.get("encrypted_content"))
+    return (Opaque("encrypted reasoning", encrypted_tokens(sealed), shown),) if sealed else ()
 
 
 def _message(fields: dict[str, Any]) -> Turn:
@@ -142,7 +155,8 @@ def _message(fields: dict[str, Any]) -> Turn:
     if role is None or role is Role.TOOL:
         raise MalformedEntry(f'expected "role" to be one of system, developer, user, assistant, got "{name[:40]}"')
     content = read_content(fields.pop("content", None))
-    return Turn(role, content.text, content.reasoning, tuple(content.calls), extra={**fields, **content.extra})
+    extra = {**fields, **content.extra}
+    return Turn(role, content.text, content.reasoning, tuple(content.calls), extra=extra, opaque=content.opaque)
 
 
 def _reasoning(fields: dict[str, Any]) -> Turn:
@@ -152,7 +166,9 @@ def _reasoning(fields: dict[str, Any]) -> Turn:
     texts = [text_or_empty(part.get("text")) for part in parts or summary if isinstance(part, dict)]
     if parts:
         fields["summary"] = summary
-    return Turn(Role.ASSISTANT, "", "\n".join(filter(None, texts)), extra={"type": "reasoning", **fields})
+    words = "\n".join(filter(None, texts))
+    hidden = () if parts else _sealed(fields, words)
+    return Turn(Role.ASSISTANT, "", words, extra={"type": "reasoning", **fields}, opaque=hidden)
 
 
 def _call(type_: str, fields: dict[str, Any]) -> Turn:
@@ -166,13 +182,33 @@ def _call(type_: str, fields: dict[str, Any]) -> Turn:
 
 
 def _result(type_: str, fields: dict[str, Any]) -> Turn:
-    call_id = take_required_text(fields, "call_id", f"a {type_}")
-    output = fields.pop("output", None)
+    call_id = _answered(type_, fields)
+    fields.pop("call_id", None)
+    if type_ == "tool_search_output":
+        block = read_block(type_, fields)
+        return Turn(Role.TOOL, block.text, call_id=call_id, extra={"type": type_, **fields}, opaque=block.parts)
+    output = fields.pop(_output_key(type_), None)
     content = read_content([output] if isinstance(output, dict) else output)
     extra = {**fields, **content.extra}
     if type_ != "function_call_output":
         extra["type"] = type_
-    return Turn(Role.TOOL, content.text, call_id=call_id, is_error=reports_failure(content.text), extra=extra)
+    return Turn(
+        Role.TOOL,
+        content.text,
+        call_id=call_id,
+        is_error=reports_failure(content.text),
+        extra=extra,
+        opaque=content.opaque,
+    )
+
+
+def _answered(type_: str, fields: dict[str, Any]) -> str:
+    """Returns the id of the call that an output answers."""
+    return text_or_empty(fields.get("id" if type_ == "local_shell_call_output" else "call_id"))
+
+
+def _output_key(type_: str) -> str:
+    return "result" if type_ == "program_output" else "output"
 
 
 def reports_failure(output: str) -> bool:
@@ -218,6 +254,7 @@ def _merge_items(items: list[Item]) -> Turn:
         tuple(chain.from_iterable(turn.calls for turn in turns)),
         source=turns[0].source,
         extra={"items": rest} if rest else {},
+        opaque=tuple(chain.from_iterable(turn.opaque for turn in turns)),
     )
 
 
@@ -295,7 +332,8 @@ def edit_items(values: Sequence[Any], raw: Turn, new: Turn) -> list[Any]:
     if (raw.role, raw.call_id) != (new.role, new.call_id):
         return items_of(new)
     if raw.role is Role.TOOL:
-        return [{**values[0], "output": write_content(values[0].get("output"), new.text)}]
+        key = _output_key(text_or_empty(values[0].get("type")))
+        return [{**values[0], key: write_content(values[0].get(key), new.text)}]
     if raw.role is not Role.ASSISTANT:
         return [_message_item(values[0], values[0]["role"], new.text)] if _is_message(values[0]) else items_of(new)
     return list(_edit_answer(values, raw, new))
@@ -330,7 +368,8 @@ def _is_message(value: dict[str, Any]) -> bool:
 
 
 def _call_id(value: dict[str, Any]) -> str:
-    return text_or_empty(value.get("call_id")) if text_or_empty(value.get("type")).endswith("_call") else ""
+    type_ = text_or_empty(value.get("type"))
+    return text_or_empty(value.get("call_id")) if type_.endswith("_call") or type_ == "program" else ""
 
 
 def _message_item(old: dict[str, Any], role: str, text: str) -> dict[str, Any]:
@@ -348,6 +387,8 @@ def _reasoning_items(turn: Turn) -> list[Any]:
 
 def _call_item(old: dict[str, Any], call: ToolCall) -> dict[str, Any]:
     key = next((key for key in _ARGUMENTS if key in old), "arguments")
+    if old and key == "code":
+        return {**old, key: call.arguments}
     if old and key not in ("arguments", "input"):
         # What the provider runs itself takes its arguments as an object.
         return {**old, key: parse_arguments_text(call.arguments)}

@@ -138,10 +138,12 @@ def _user(parts: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
     if not sent:
         return ()
     folded = read_parts(_plain_part(at, part) for at, part in sent)
-    return (Turn(Role.USER, folded.text, extra=folded.extra),)
+    return (Turn(Role.USER, folded.text, extra=folded.extra, opaque=folded.opaque),)
 
 
 def _is_unsent(part: dict[str, Any]) -> bool:
+    if part.get("type") == "file" and part.get("mime") in ("text/plain", "application/x-directory"):
+        return True  # its words are a text part of their own
     return part.get("type") in _UNSENT or part.get("ignored") is True
 
 
@@ -170,7 +172,7 @@ def _step(parts: list[tuple[int, dict[str, Any]]]) -> tuple[Turn, ...]:
             folded.rest[str(at)] = rest
     calls = tuple(call for call, _ in made)
     reasoning = "\n".join(filter(None, thoughts))
-    answer = Turn(Role.ASSISTANT, folded.text, reasoning, calls, extra=folded.extra)
+    answer = Turn(Role.ASSISTANT, folded.text, reasoning, calls, extra=folded.extra, opaque=folded.opaque)
     return (answer, *(result for _, result in made))
 
 
@@ -189,7 +191,9 @@ def _tool(part: dict[str, Any]) -> tuple[ToolCall, Turn]:
     pruned = isinstance(times, dict) and bool(times.get("compacted"))
     key = "error" if status == "error" else "output"
     text = CLEARED if pruned else state.pop(key) if isinstance(state.get(key), str) else ""
-    return call, Turn(Role.TOOL, text, call_id=call_id, is_error=status == "error", extra=extra)
+    files = read_parts(enumerate([] if pruned else state.get("attachments") or []))
+    text = "\n".join(filter(None, (text, files.text)))
+    return call, Turn(Role.TOOL, text, call_id=call_id, is_error=status == "error", extra=extra, opaque=files.opaque)
 
 
 def write(document: Document, held: Draft) -> str:

@@ -131,7 +131,8 @@ def _turn(entry: Entry) -> Turn | None:
 
 def _system(event: dict[str, Any]) -> Turn:
     parts = [event.pop(key, None) for key in ("system_prompt", "dynamic_context")]
-    return Turn(Role.SYSTEM, read_content([part for part in parts if part]).text)
+    content = read_content([part for part in parts if part])
+    return Turn(Role.SYSTEM, content.text, opaque=content.opaque)
 
 
 def _message(event: dict[str, Any]) -> Turn:
@@ -140,7 +141,8 @@ def _message(event: dict[str, Any]) -> Turn:
     parts = message.pop("content", None)
     content = read_content([*parts, *take_list(event, "extended_content")] if isinstance(parts, list) else parts)
     reasoning = take_text(message, "reasoning_content") or content.reasoning
-    return Turn(role, content.text, reasoning, extra={"llm_message": message, **content.extra})
+    extra = {"llm_message": message, **content.extra}
+    return Turn(role, content.text, reasoning, extra=extra, opaque=content.opaque)
 
 
 def _action(event: dict[str, Any]) -> Turn:
@@ -151,7 +153,7 @@ def _action(event: dict[str, Any]) -> Turn:
     call = ToolCall(
         take_required_text(event, "tool_call_id", "an ActionEvent"), name, to_json_text(record.get("arguments"))
     )
-    return Turn(Role.ASSISTANT, thought.text, reasoning, (call,), extra=thought.extra)
+    return Turn(Role.ASSISTANT, thought.text, reasoning, (call,), extra=thought.extra, opaque=thought.opaque)
 
 
 def _result(event: dict[str, Any]) -> Turn:
@@ -159,10 +161,11 @@ def _result(event: dict[str, Any]) -> Turn:
     if "observation" in event:
         made = copy_object(event.pop("observation"), '"observation"')
         content = read_content(made.pop("content", made.pop("output", None)))
-        extra = read_content(take_list(event, "extended_content")).text
-        text = "\n".join(filter(None, (content.text, extra)))
+        added = read_content(take_list(event, "extended_content"))
+        text = "\n".join(filter(None, (content.text, added.text)))
         error = made.get("is_error") is True
-        return Turn(Role.TOOL, text, call_id=call_id, is_error=error, extra={"observation": made, **content.extra})
+        extra, hidden = {"observation": made, **content.extra}, (*content.opaque, *added.opaque)
+        return Turn(Role.TOOL, text, call_id=call_id, is_error=error, extra=extra, opaque=hidden)
     if "error" in event:
         return Turn(Role.TOOL, take_text(event, "error"), call_id=call_id, is_error=True)
     return Turn(Role.TOOL, REJECTED + take_text(event, "rejection_reason"), call_id=call_id, is_error=True)
@@ -180,7 +183,8 @@ def one_per_response(log: list[tuple[Entry, Turn | None]]) -> list[tuple[Turn, t
             at = first[response]
             whole, numbers = merged[at]
             text = "\n".join(filter(None, (whole.text, turn.text)))
-            merged[at] = (replace(whole, text=text, calls=whole.calls + turn.calls), (*numbers, entry.number))
+            whole = replace(whole, text=text, calls=whole.calls + turn.calls, opaque=whole.opaque + turn.opaque)
+            merged[at] = (whole, (*numbers, entry.number))
             continue
         if response:
             first[response] = len(merged)

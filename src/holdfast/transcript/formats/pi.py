@@ -96,18 +96,19 @@ def _turn_of_message(message: dict[str, Any]) -> Turn | None:
     content = read_content(_rename_parts(message.pop("content", None)))
     extra = {**message, **content.extra}
     if role in _INSERTED:
-        return Turn(Role.TOOL, content.text, extra=extra)
+        return Turn(Role.TOOL, content.text, extra=extra, opaque=content.opaque)
     if role == "user":
-        return Turn(Role.USER, content.text, extra=extra)
+        return Turn(Role.USER, content.text, extra=extra, opaque=content.opaque)
     if role == "assistant":
         if message.get("stopReason") in _CUT_OFF:
             return None
-        return Turn(Role.ASSISTANT, content.text, content.reasoning, tuple(content.calls), extra=extra)
+        calls = tuple(content.calls)
+        return Turn(Role.ASSISTANT, content.text, content.reasoning, calls, extra=extra, opaque=content.opaque)
     if role == "toolResult":
         call_id = take_required_text(message, "toolCallId", "a toolResult")
         extra = {key: value for key, value in extra.items() if key not in ("toolCallId", "isError")}
         is_error = message.get("isError") is True
-        return Turn(Role.TOOL, content.text, call_id=call_id, is_error=is_error, extra=extra)
+        return Turn(Role.TOOL, content.text, "", (), call_id, is_error, extra=extra, opaque=content.opaque)
     raise MalformedEntry(f'expected "role" to be one of user, assistant, toolResult, got "{role[:40]}"')
 
 

@@ -55,7 +55,8 @@ def _turn(entry: Entry) -> Turn:
     blocks = {"thinking_blocks": thoughts.rest} if thoughts.rest else {}
     reasoning = "\n".join(filter(None, (turn.reasoning, thoughts.reasoning)))
     call_id = turn.call_id or next(iter(call_ids), "") if turn.role is Role.TOOL else ""
-    return replace(turn, reasoning=reasoning, call_id=call_id, extra={**turn.extra, **blocks})
+    hidden = (*turn.opaque, *thoughts.opaque)
+    return replace(turn, reasoning=reasoning, call_id=call_id, extra={**turn.extra, **blocks}, opaque=hidden)
 
 
 def _call_id(_turn: Turn, action: str) -> str:
