@@ -17,7 +17,7 @@ from holdfast.adapters.compactor import View
 from holdfast.adapters.messages import message_of, turns_of
 from holdfast.transcript.document import Document
 from holdfast.transcript.draft import Draft
-from holdfast.transcript.formats import anthropic, anthropic_write, gemini_cli, openai_responses
+from holdfast.transcript.formats import anthropic, anthropic_write, gemini_cli, gemini_cli_write, openai_responses
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 Body = dict[str, Any]
@@ -97,7 +97,7 @@ def _gemini(body: Body) -> History | None:
         return None
     document = Document("", value=contents)
     raw = gemini_cli.read(document)
-    return History(raw.turns, lambda view: gemini_cli.content_items(document, _draft_of(view, raw)))
+    return History(raw.turns, lambda view: gemini_cli_write.content_items(document, _draft_of(view, raw)))
 
 
 def _head(turns: Iterable[Turn]) -> int:

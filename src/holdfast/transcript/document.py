@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from holdfast.errors import BadTranscript
+from holdfast.transcript.rows import find_torn, split_glued
 
 T = TypeVar("T")
 
@@ -35,6 +36,8 @@ class Entry:
     value: Any = None
     problem: str = ""
     """The reason why the line could not be decoded; `value` is then None."""
+    cut: bool = False
+    """True for the last line if it was never written to its end: an interrupted program, and no error."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Document:
                     raise MalformedEntry(entry.problem)
                 good.append(read(entry))
             except MalformedEntry as error:
-                if not self.lenient:
+                if not (self.lenient or entry.cut):
                     raise self.refuse(str(error), entry.number) from None
                 skipped.append(f"{self.unit} {entry.number}: {' '.join(str(error).split())}")
         return tuple(good), tuple(skipped)
@@ -95,7 +98,11 @@ def number_entries(items: object) -> tuple[Entry, ...]:
 
 
 def decode(text: str, path: str = "", lenient: bool = False) -> Document:
-    """Decodes text to a Document. Refuses text that starts like JSON but is neither JSON nor JSON lines."""
+    """Decodes text to a Document. Refuses text that starts like JSON but is neither JSON nor JSON lines.
+
+    Records that were glued on one line get a line each: `Document.text` is the file as it should be.
+    """
+    stored, torn = text, find_torn(text)
     text = _without_surrogates(text)
     problem = ""
     try:
@@ -104,9 +111,13 @@ def decode(text: str, path: str = "", lenient: bool = False) -> Document:
         problem = str(error)
     else:
         if _is_lone_line(text, value):
-            return Document(text, path, lenient, None, _json_lines(text))
+            return Document(text, path, lenient, None, _json_lines(text, torn))
+        if torn:
+            raise BadTranscript("is not UTF-8; convert it to UTF-8 first", path=path, line=min(torn))
         return Document(text, path, lenient, value)
-    lines = _json_lines(text)
+    lines = _json_lines(text, torn)
+    if any(entry.problem for entry in lines) and (whole := "\n".join(split_glued(stored.split("\n")))) != stored:
+        return decode(whole, path, lenient)
     objects = sum(isinstance(entry.value, dict) for entry in lines)
     # Half, because a pretty-printed but broken document has a few lines that decode by accident.
     if 2 * objects >= len(lines) > 0:
@@ -125,14 +136,26 @@ def _is_lone_line(text: str, value: object) -> bool:
     return not any(isinstance(value.get(key), list) for key in _SESSION_LISTS)
 
 
-def _json_lines(text: str) -> tuple[Entry, ...]:
+def _json_lines(text: str, torn: frozenset[int]) -> tuple[Entry, ...]:
     """Decodes every non-blank line. Not with str.splitlines: U+2028 may stand inside a JSON string."""
-    return tuple(_json_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    rows = text.split("\n")
+    entries = [
+        Entry(number, problem="bytes that are no UTF-8 text (half a character?)")
+        if number in torn
+        else _json_line(number, row)
+        for number, row in enumerate(rows, 1)
+        if row.strip()
+    ]
+    if len(entries) > 1 and entries[-1].problem and rows[-1].strip():
+        entries[-1] = replace(entries[-1], cut=True)
+    return tuple(entries)
 
 
 def _json_line(number: int, line: str) -> Entry:
+    if not line.strip("\0 \t\r"):
+        return Entry(number, problem="a run of NUL bytes")
     try:
-        return Entry(number, parse_json(line))
+        return Entry(number, parse_json(line.strip("\0")))
     except MalformedEntry as error:
         return Entry(number, problem=f"expected one JSON object per line, got {error}")
 

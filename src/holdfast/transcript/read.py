@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.errors import BadTranscript, NotASession
-from holdfast.transcript.cuts import check_legal, without_orphans
+from holdfast.transcript.cuts import without_orphans
 from holdfast.transcript.document import Document, decode
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.formats.base import Format
@@ -21,7 +21,11 @@ def read(path: str | Path, *, lenient: bool = False) -> Transcript:
 
 
 def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
-    """Reads a session from text; `path` only stands in errors. Raises BadTranscript."""
+    """Reads a session from text; `path` only stands in errors. Raises BadTranscript.
+
+    A call that was never answered (an agent was interrupted) and a result without its call are left out and named in
+    `skipped`, lenient or not: the agents do so themselves.
+    """
     if not text.strip():
         raise BadTranscript("the file is empty; give a session file", path=path)
     document = decode(text, path, lenient)
@@ -29,11 +33,9 @@ def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
         transcript = _format(document).read(document)
     except RecursionError:
         raise document.refuse("the content is nested too deeply to be a session") from None
-    if lenient:
-        transcript = _drop_orphans(transcript, document.unit)
+    transcript = _drop_orphans(transcript, document.unit)
     if not transcript.turns:
         raise document.refuse(f"read as {transcript.format}, but it holds no turn; give a session that has begun")
-    check_legal(transcript.turns)
     return transcript
 
 
@@ -69,13 +71,24 @@ def decode_text(data: bytes, path: Path) -> str:
     """Returns a session file's bytes as text, or raises BadTranscript with one line; `path` only stands in the
     error.
     """
-    if b"\0" in data:
+    if _is_binary(data):
         raise NotASession("is binary; a session file is UTF-8 text", path=str(path))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BadTranscript("is not UTF-8; convert it to UTF-8 first", path=str(path), line=line) from None
+        if not data.lstrip(b" \t\r\n\0\xef\xbb\xbf").startswith(b"{"):
+            line = data.count(b"\n", 0, error.start) + 1
+            raise BadTranscript("is not UTF-8; convert it to UTF-8 first", path=str(path), line=line) from None
+        # A log that was cut in the middle of a character: it costs the line, which `decode` names.
+        return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _is_binary(data: bytes) -> bool:
+    """Returns True for bytes that are no text. A run of NULs that a crash left in a log costs a line of it, no more."""
+    if b"\0" not in data:
+        return False
+    rows = data.split(b"\n")
+    return 2 * sum(b"\0" in row for row in rows) >= len(rows)
 
 
 def _format(document: Document) -> Format:
@@ -112,7 +125,7 @@ def _shape(value: object) -> str:
 
 
 def _drop_orphans(transcript: Transcript, unit: str) -> Transcript:
-    """Drops the turns that lost their partner to skipping, because a lenient reading is legal all the same."""
+    """Drops the results and the calls that have no partner, and names them."""
     turns, dropped = without_orphans(transcript.turns)
     reasons = tuple(f"{unit} {source}: {reason}" for source, reason in dropped)
     return replace(transcript, turns=turns, skipped=transcript.skipped + reasons)

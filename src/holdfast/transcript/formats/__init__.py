@@ -17,6 +17,7 @@ from holdfast.transcript.formats import (
     cline,
     codex,
     gemini_cli,
+    gemini_cli_write,
     mini_swe_agent,
     openai_chat,
     openai_chat_write,
@@ -47,7 +48,7 @@ FORMATS: tuple[Format, ...] = (
     Format("pi", pi.sniff, pi.read, pi_write.write, relink=pi_write.relink),
     Format("swe_agent", swe_agent.sniff, swe_agent.read, swe_agent.write),
     Format("cline", cline.sniff, cline.read, cline.write, dialect=True),
-    Format("gemini_cli", gemini_cli.sniff, gemini_cli.read, gemini_cli.write, dialect=True),
+    Format("gemini_cli", gemini_cli.sniff, gemini_cli.read, gemini_cli_write.write, dialect=True),
     Format("openhands_v1", openhands_v1.sniff, openhands_v1.read, openhands_v1_write.write),
     Format("aider", aider.sniff, aider.read, aider.write),
 )

@@ -14,9 +14,10 @@ from typing import Any
 
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.formats import anthropic
+from holdfast.transcript.formats.claude_code_attachments import read_attachment
 from holdfast.transcript.formats.claude_code_chain import Chains, Line
 from holdfast.transcript.json_fields import copy_object, text_or_empty
-from holdfast.transcript.turn import Transcript, Turn
+from holdfast.transcript.turn import Role, Transcript, Turn
 
 _ENVELOPE = ("type", "message", "uuid", "parentUuid", "logicalParentUuid", "isSidechain", "sessionId")
 _SESSION = ("sessionId", "cwd", "gitBranch", "version")
@@ -67,6 +68,8 @@ def _turns_of_line(fields: dict[str, Any], number: int) -> tuple[Turn, ...]:
         turns = anthropic.turns_of(message, number)
     elif type_ == "attachment" and _read_queue(fields) is not None:
         turns = anthropic.turns_of({"role": "user", "content": _read_queue(fields)}, number)
+    elif type_ == "attachment" and (sent := read_attachment(fields.get("attachment"))):
+        turns = (Turn(Role.USER, sent.text, source=number, extra={"isMeta": True}, opaque=sent.opaque),)
     else:
         return ()
     envelope = {key: value for key, value in fields.items() if key not in _ENVELOPE}
@@ -156,4 +159,4 @@ class _Compaction:
 
 
 def _compaction(boundary: Line, chains: Chains) -> _Compaction:
-    return _Compaction(boundary, chains.chain_to(chains.before(boundary)))
+    return _Compaction(boundary, chains.chain_before(boundary))

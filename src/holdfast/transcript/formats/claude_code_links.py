@@ -9,10 +9,8 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from holdfast.transcript.formats.apply_draft import NewEntry
-from holdfast.transcript.formats.claude_code_chain import Chains
+from holdfast.transcript.formats.claude_code_chain import Chains, preserved
 from holdfast.transcript.json_fields import text_or_empty
-
-_ENDS = ("headUuid", "anchorUuid", "tailUuid")
 
 
 def link_entries(items: Sequence[NewEntry], chains: Chains, where: Sequence[tuple[int, ...]]) -> list[NewEntry]:
@@ -79,9 +77,8 @@ class _Links:
         self._moved: dict[str, str] = {}
         self._pieces = {number: numbers for numbers in where for number in numbers}
         self._uuids = {line.number: line.uuid for line in chains.lines}
-        segments = [_segment(line.fields) for line in chains.boundaries]
-        # A preserved segment binds its ends by name; if one went or is followed, parents are written out.
-        self._broken = any(not ids <= self._left - followed for ids in segments)
+        # Preserved messages are bound by name; if one went or is followed, parents are written out.
+        self._broken = any(not _bound(line.fields) <= self._left - followed for line in chains.boundaries)
 
     def chain_rows(self, run: Sequence[dict[str, Any]], follows: str) -> list[dict[str, Any]]:
         """Chains new lines one behind the other; the line that follows them will hang on the last."""
@@ -106,8 +103,8 @@ class _Links:
         parent = self._moved.get(uuid, self._nearest_left(self._chains.parent(uuid)))
         if uuid in self._moved or self._broken or parent != self._chains.parent(uuid):
             value = value if (value.get("parentUuid") or "") == parent else {**value, "parentUuid": parent or None}
-        if self._broken and _segment(value):
-            metadata = {key: held for key, held in value["compactMetadata"].items() if key != "preservedSegment"}
+        if self._broken and _bound(value):
+            metadata = {key: held for key, held in value["compactMetadata"].items() if not key.startswith("preserved")}
             value = {**value, "compactMetadata": metadata}
         return value
 
@@ -128,7 +125,7 @@ class _Links:
         return next((piece for piece in reversed(earlier) if piece in self._left), "")
 
 
-def _segment(fields: dict[str, Any]) -> set[Any]:
-    metadata = fields.get("compactMetadata")
-    segment = metadata.get("preservedSegment") if isinstance(metadata, dict) else None
-    return {segment[end] for end in _ENDS if isinstance(segment.get(end), str)} if isinstance(segment, dict) else set()
+def _bound(fields: dict[str, Any]) -> set[str]:
+    """Returns the lines that a compaction binds by name."""
+    anchor, kept = preserved(fields)
+    return {uuid for uuid in (anchor, *kept) if uuid}

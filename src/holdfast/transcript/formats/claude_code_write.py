@@ -18,6 +18,7 @@ from holdfast.transcript.draft import Draft, Piece, new_draft
 from holdfast.transcript.formats import anthropic_write
 from holdfast.transcript.formats.apply_draft import Change, NewEntry, apply_draft, find_raw_turn, render_file
 from holdfast.transcript.formats.claude_code import as_parts, group_lines, read_chains
+from holdfast.transcript.formats.claude_code_attachments import write_attachment
 from holdfast.transcript.formats.claude_code_chain import Chains
 from holdfast.transcript.formats.claude_code_links import link_entries
 from holdfast.transcript.formats.relink import relink_lines
@@ -129,6 +130,9 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> list[Any]:
         return _edit_streamed(values, changes[0])
     (value,) = values
     attachment = value.get("attachment")
+    if value["type"] == "attachment" and attachment.get("type") != "queued_command":
+        new = changes[0].new
+        return [value if new is None else write_attachment(value, new.text)]
     if value["type"] == "attachment":
         message = {"role": "user", "content": attachment["prompt"]}
     else:

@@ -1,11 +1,14 @@
 """Gemini CLI sessions: recorded chats (one JSON, or lines), and checkpoints (a list of `{role, parts}`).
 
 A recorded reply holds its calls together with their results: it becomes an assistant turn and its tool turns. In
-a log of lines the last line with an id stands, `$rewindTo` takes back what came after, `$set` changes the head.
+a log of lines the last line with an id stands, `$rewindTo` takes back what came after, `$set` changes the head; a
+`$set` of "messages" restates the whole history, and what stood before it is dead. The program records a result twice,
+with its call and as a message of the user: that is one result.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,15 +16,6 @@ from typing import Any
 from zlib import crc32
 
 from holdfast.transcript.document import Document, Entry, MalformedEntry, number_entries
-from holdfast.transcript.draft import Draft
-from holdfast.transcript.formats.apply_draft import (
-    Change,
-    apply_draft,
-    input_like,
-    pack_entries,
-    render_file,
-    unpack_entries,
-)
 from holdfast.transcript.formats.openai_chat import pair_by_order
 from holdfast.transcript.json_fields import (
     copy_object,
@@ -31,8 +25,8 @@ from holdfast.transcript.json_fields import (
     text_or_empty,
     to_json_text,
 )
-from holdfast.transcript.provider_requests import parse_arguments
-from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
+from holdfast.transcript.turn import Opaque, Role, ToolCall, Transcript, Turn
+from holdfast.transcript.typed_blocks import read_block
 
 _SPOKEN = {"user": Role.USER, "gemini": Role.ASSISTANT, "model": Role.ASSISTANT}
 _NOTES = ("info", "error", "warning")
@@ -67,17 +61,78 @@ def entries(document: Document) -> tuple[Entry, ...]:
 
 
 def read(document: Document) -> Transcript:
+    document = lay_out_history(document)
     live, meta = live_entries(document)
-    groups, skipped = document.read_each(live, turns_of)
-    turns = pair_by_order(turn for group in groups for turn in group)
+    spoken, skipped = find_spoken(document, live)
+    turns = tuple(turn for turn, _ in spoken)
     notes = Counter(text_or_empty(e.value.get("type")) for e in live if isinstance(e.value, dict) and _is_note(e.value))
     if notes:
         meta["other_messages"] = dict(notes)
     return Transcript(turns, "gemini_cli", meta, skipped)
 
 
+def find_spoken(
+    document: Document, live: Sequence[Entry]
+) -> tuple[list[tuple[Turn, tuple[int, ...]]], tuple[str, ...]]:
+    """Returns every turn with the numbers of its entries, and the skipped entries. A result that a later entry repeats
+    has both.
+    """
+    groups, skipped = document.read_each(live, turns_of)
+    spoken: list[tuple[Turn, tuple[int, ...]]] = []
+    answered: dict[str, int] = {}
+    for turn in pair_by_order(turn for group in groups for turn in group):
+        for call in turn.calls:
+            answered.pop(call.id, None)
+        if turn.role is Role.TOOL and turn.call_id in answered:
+            at = answered[turn.call_id]
+            spoken[at] = (spoken[at][0], (*spoken[at][1], turn.source))
+            continue
+        if turn.role is Role.TOOL:
+            answered[turn.call_id] = len(spoken)
+        spoken.append((turn, (turn.source,)))
+    return spoken, skipped
+
+
+def lay_out_history(document: Document) -> Document:
+    """Returns the log with a line of its own for each message that a line restates; the line itself stays before
+    them.
+    """
+    if not any(_restated(entry.value) is not None for entry in document.lines):
+        return document
+    by_number = {entry.number: entry for entry in document.lines}
+    rows: list[str] = []
+    lines: list[Entry] = []
+    for number, row in enumerate(document.text.split("\n"), 1):
+        entry = by_number.get(number)
+        messages = None if entry is None else _restated(entry.value)
+        bare = row if entry is None or messages is None else _without_messages(entry.value)
+        rows.append(bare)
+        lines += [] if entry is None else [replace(entry, number=len(rows))]
+        for message in messages or ():
+            rows.append(json.dumps(message, ensure_ascii=False))
+            lines.append(Entry(len(rows), message))
+    return replace(document, text="\n".join(rows), lines=tuple(lines))
+
+
+def _restated(value: object) -> list[Any] | None:
+    """Returns the messages of a line that gives a whole history; None for any other line."""
+    held = value.get("$set", value if _is_head(value) else None) if isinstance(value, dict) else None
+    messages = held.get("messages") if isinstance(held, dict) else None
+    return messages if isinstance(messages, list) else None
+
+
+def _without_messages(value: dict[str, Any]) -> str:
+    held = {**value["$set"], "messages": []} if "$set" in value else {}
+    return json.dumps({**value, "$set": held} if held else {**value, "messages": []}, ensure_ascii=False)
+
+
 def _is_note(value: dict[str, Any]) -> bool:
     return value.get("type") in _NOTES
+
+
+def is_beside(value: object) -> bool:
+    """Returns True for a line that changes the head of the session."""
+    return isinstance(value, dict) and (_is_head(value) or isinstance(value.get("$set"), dict))
 
 
 def live_entries(document: Document) -> tuple[tuple[Entry, ...], dict[str, Any]]:
@@ -88,6 +143,7 @@ def live_entries(document: Document) -> tuple[tuple[Entry, ...], dict[str, Any]]
     meta: dict[str, Any] = {}
     live: dict[str, Entry] = {}
     said: list[int] = []
+    compactions: list[dict[str, Any]] = []
     broken = tuple(entry for entry in document.lines if not isinstance(entry.value, dict))
     for entry in document.lines:
         value = entry.value
@@ -95,16 +151,34 @@ def live_entries(document: Document) -> tuple[tuple[Entry, ...], dict[str, Any]]
             continue
         if isinstance(value.get("$rewindTo"), str):
             live = _rewind(live, value["$rewindTo"])
-        elif isinstance(value.get("$set"), dict):
-            meta |= value["$set"]
-        elif _is_head(value):
-            meta |= value
+        elif isinstance(value.get("$set"), dict) or _is_head(value):
+            messages = _restated(value)
+            meta |= {key: held for key, held in value.get("$set", value).items() if key != "messages"}
+            if messages is not None:
+                compactions += _compaction(document, entry, live, messages)
+                live = {}
         else:
             said.append(entry.number)
             live[text_or_empty(value.get("id")) or f"line {entry.number}"] = entry
-    gone = sorted(set(said) - {entry.number for entry in live.values()})
+    gone = set(said) - {entry.number for entry in live.values()} - {n for one in compactions for n in one["lines"]}
+    meta |= {"compactions": compactions} if compactions else {}
     # A broken line is refused or named even where a rewind would have taken it back.
-    return (*broken, *live.values()), {**meta, **({"abandoned_lines": gone} if gone else {})}
+    return (*broken, *live.values()), {**meta, **({"abandoned_lines": sorted(gone)} if gone else {})}
+
+
+def _compaction(
+    document: Document, entry: Entry, live: dict[str, Entry], messages: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """Returns the compaction that a restated history is, with the turns before it; none at the start of a session."""
+    readable = replace(document, lenient=True)
+    before = [turn for turn, _ in find_spoken(readable, tuple(live.values()))[0]]
+    if not before:
+        return []
+    after = [turn for turn, _ in find_spoken(readable, number_entries(list(messages)))[0]]
+    old = {(turn.role, turn.text) for turn in before}
+    summaries = tuple(turn for turn in after if turn.role is Role.USER and (turn.role, turn.text) not in old)
+    lines = sorted(held.number for held in live.values())
+    return [{"line": entry.number, "lines": lines, "turns": tuple(before), "summaries": summaries, "metadata": {}}]
 
 
 def _rewind(live: dict[str, Entry], id_: str) -> dict[str, Entry]:
@@ -129,12 +203,20 @@ def turns_of(entry: Entry) -> tuple[Turn, ...]:
     folded = read_gemini_parts(take_list(fields, "parts") if content else fields.pop("content", None))
     thoughts = [_thought(thought) for thought in take_list(fields, "thoughts")]
     made = [] if content else [_record_call(call) for call in take_list(fields, "toolCalls")]
-    calls = (*folded.calls, *(call for call, _ in made))
-    reasoning = "\n".join(filter(None, (*thoughts, *folded.thoughts)))
+    # Newer records say calls and thoughts in the content too, and that is what is sent.
+    sent = {call.id for call in folded.calls}
+    calls = (*folded.calls, *(call for call, _ in made if call.id not in sent))
+    reasoning = "\n".join(filter(None, folded.thoughts or thoughts))
     results = [replace(turn, source=entry.number) for turn in (*folded.results, *(result for _, result in made))]
     extra = {**fields, **({"parts": folded.rest} if folded.rest else {})}
     said = Turn(
-        _SPOKEN[name], "\n".join(filter(None, folded.texts)), reasoning, calls, source=entry.number, extra=extra
+        _SPOKEN[name],
+        "\n".join(filter(None, folded.texts)),
+        reasoning,
+        calls,
+        source=entry.number,
+        extra=extra,
+        opaque=tuple(folded.opaque),
     )
     if name == "user":
         # Results stand before what the user adds to them.
@@ -152,6 +234,7 @@ class GeminiContent:
     results: list[Turn] = field(default_factory=list)
     rest: dict[str, Any] = field(default_factory=dict)
     """Position of the part to the fields that were not understood."""
+    opaque: list[Opaque] = field(default_factory=list)
 
 
 def read_gemini_parts(content: object) -> GeminiContent:
@@ -180,7 +263,10 @@ def _read_part(fields: dict[str, Any], folded: GeminiContent) -> None:
         text = take_text(fields, "text")
         (folded.thoughts if fields.get("thought") is True else folded.texts).append(text)
     elif fields:
-        folded.texts.append(f"[{next(iter(fields))}]")
+        key, held = next(iter(fields.items()))
+        block = read_block(key, held if isinstance(held, dict) else {key: held})
+        folded.texts.append(block.text)
+        folded.opaque += block.parts
 
 
 def _response(fields: dict[str, Any]) -> Turn:
@@ -211,150 +297,11 @@ def _record_call(value: object) -> tuple[ToolCall, Turn]:
     bad = fields.get("status") in _BAD or any(turn.is_error for turn in folded.results)
     extra = {**fields, **({"parts": folded.rest} if folded.rest else {})}
     extra |= {"responses": beside} if any(beside) else {}
-    return call, Turn(Role.TOOL, "\n".join(filter(None, texts)), call_id=call_id, is_error=bad, extra=extra)
+    text = "\n".join(filter(None, texts))
+    return call, Turn(Role.TOOL, text, "", (), call_id, bad, extra=extra, opaque=tuple(folded.opaque))
 
 
 def _thought(value: object) -> str:
     if not isinstance(value, dict):
         return text_or_empty(value)
     return "\n".join(filter(None, (text_or_empty(value.get(key)) for key in ("subject", "description"))))
-
-
-def write(document: Document, held: Draft) -> str:
-    """Writes the session with its changes in place. Messages that a log had taken back or replaced do not come back."""
-    if held.turns == held.raw.turns and not document.left_out:
-        return document.text
-    live, _ = live_entries(document)
-    heads = [entry for entry in document.lines if _is_beside(entry.value)]
-    # Numbered anew, since in a log the order is that of the messages' first lines.
-    kept = [*heads, *live]
-    entries_ = [Entry(at, entry.value) for at, entry in enumerate(kept, 1)]
-    place = {entry.number: at for at, entry in enumerate(kept, 1)}
-    where = [(place[turn.source],) for turn in held.raw.turns]
-    record = not any(isinstance(entry.value, dict) and is_content(entry.value) for entry in live)
-    items = unpack_entries(entries_, apply_draft(entries_, held, _edit, _new_record if record else _new_content, where))
-    items = [replace(item, number=kept[item.number - 1].number if item.number else 0) for item in items]
-    if record:
-        items = [replace(item, value=_with_id(item.value, at)) for at, item in enumerate(items)]
-    key = "history" if isinstance(document.value, dict) and "messages" not in document.value else "messages"
-    return render_file(document, items, key)
-
-
-def content_items(document: Document, held: Draft) -> list[Any]:
-    """Returns a request's contents with the changes of a draft; an untouched one is the very value that was read."""
-    items = apply_draft(document.entries, held, _edit, _new_content)
-    return [item.value for item in unpack_entries(document.entries, items)]
-
-
-def _is_beside(value: object) -> bool:
-    return isinstance(value, dict) and (_is_head(value) or isinstance(value.get("$set"), dict))
-
-
-def _with_id(value: Any, at: int) -> Any:
-    """Gives a new record an id of its own."""
-    return value if not isinstance(value, dict) or value.get("id", True) else {**value, "id": f"holdfast-{at}"}
-
-
-def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
-    (value,) = values
-    return [_edit_record(value, changes)] if "parts" not in value else pack_entries(_edit_content(value, changes), 1)
-
-
-def _edit_record(value: dict[str, Any], changes: tuple[Change, ...]) -> Any:
-    """Returns a recorded message after its changes: the results stay with their calls."""
-    said = next(change for change in changes if change.raw and change.raw.role is not Role.TOOL)
-    if said.raw is None or said.new is None:
-        return None
-    fields = dict(value)
-    if said.new.text != said.raw.text:
-        fields["content"] = said.new.text
-    if said.new.reasoning != said.raw.reasoning:
-        fields["thoughts"] = [{"subject": said.new.reasoning}] if said.new.reasoning else []
-    results = {change.new.call_id: change for change in changes if change.new and change.new.call_id}
-    olds = {call["id"]: call for call in value.get("toolCalls") or []}
-    if olds or said.new.calls:
-        fields["toolCalls"] = [_edit_call(olds.get(c.id, {}), c, results.get(c.id)) for c in said.new.calls]
-    return fields
-
-
-def _edit_call(old: dict[str, Any], call: ToolCall, result: Change | None) -> dict[str, Any]:
-    fields = {**old, "id": call.id, "name": call.name}
-    if to_json_text(old.get("args", {})) != call.arguments:
-        fields["args"] = input_like(old.get("args"), call)
-    if result and result.new and result.new != result.raw:
-        fields["result"] = [_response_part(result.new, call.name)]
-        fields.pop("resultDisplay", None)
-    return fields
-
-
-def _response_part(turn: Turn, name: str) -> dict[str, Any]:
-    id_ = {"id": turn.call_id} if turn.call_id else {}
-    key = "error" if turn.is_error else "output"
-    return {"functionResponse": {**id_, "name": name, "response": {key: turn.text}}}
-
-
-def _edit_content(value: dict[str, Any], changes: tuple[Change, ...]) -> list[Any]:
-    """Returns a message of a checkpoint after its changes. A new turn inside it splits it, so that it stays a turn of
-    its own.
-    """
-    responses = iter([part for part in value["parts"] if "functionResponse" in copy_object(part, "a part")])
-    rest = [part for part in value["parts"] if "functionResponse" not in part]
-    messages: list[Any] = [{**value, "parts": []}]
-    for change in changes:
-        part = next(responses) if change.raw and change.raw.role is Role.TOOL else None
-        if change.raw is None and change.new is not None:
-            messages += [_new_content(change.new, value), {**value, "parts": []}]
-        elif change.new is not None and part is not None:
-            name = text_or_empty(part["functionResponse"].get("name"))
-            messages[-1]["parts"] += [part if change.new == change.raw else _edit_response(part, change.new, name)]
-        elif change.new is not None and change.raw is not None:
-            messages[-1]["parts"] += rest if change.new == change.raw else _edit_parts(rest, change.raw, change.new)
-    return [message for message in messages if message["parts"]]
-
-
-def _edit_response(part: dict[str, Any], turn: Turn, name: str) -> dict[str, Any]:
-    made = _response_part(turn, name)["functionResponse"]
-    # An id that was made up for pairing is none of the file.
-    made = made if "id" in part["functionResponse"] else {key: value for key, value in made.items() if key != "id"}
-    return {**part, "functionResponse": made}
-
-
-def _edit_parts(parts: Sequence[dict[str, Any]], raw: Turn, new: Turn) -> list[Any]:
-    calls = [part for part in parts if "functionCall" in part]
-    thoughts = [part for part in parts if part.get("thought") is True]
-    words = [part for part in parts if part not in calls and part not in thoughts]
-    if new.text != raw.text:
-        words = [{"text": new.text}] if new.text else []
-    if new.reasoning != raw.reasoning:
-        thoughts = [{"text": new.reasoning, "thought": True}] if new.reasoning else []
-    olds = {call.id: part for call, part in zip(raw.calls, calls, strict=True)}
-    same = {call.id for call in raw.calls if call in new.calls}
-    now = [
-        olds[c.id] if c.id in same else _edit_call_part(olds[c.id], c) if c.id in olds else _call_part(c)
-        for c in new.calls
-    ]
-    return [*thoughts, *words, *now]
-
-
-def _edit_call_part(part: dict[str, Any], call: ToolCall) -> dict[str, Any]:
-    """Returns the part with other arguments; a signature stands beside the call, and without it the call is refused."""
-    old = part["functionCall"]
-    return {**part, "functionCall": {**old, "args": input_like(old.get("args"), call)}}
-
-
-def _call_part(call: ToolCall) -> dict[str, Any]:
-    return {"functionCall": {"id": call.id, "name": call.name, "args": parse_arguments(call)}}
-
-
-def _new_content(turn: Turn, _near: Any) -> Any:
-    if turn.role is Role.TOOL and turn.call_id:
-        return {"role": "user", "parts": [_response_part(turn, "tool")]}
-    role = "model" if turn.role is Role.ASSISTANT else "user"
-    return {"role": role, "parts": [*([{"text": turn.text}] if turn.text else []), *map(_call_part, turn.calls)]}
-
-
-def _new_record(turn: Turn, near: Any) -> Any:
-    stamp = {"timestamp": near["timestamp"]} if isinstance(near, dict) and "timestamp" in near else {}
-    fields = {"id": "", **stamp, "type": "gemini" if turn.role is Role.ASSISTANT else "user", "content": turn.text}
-    calls = [{"id": call.id, "name": call.name, "args": parse_arguments(call)} for call in turn.calls]
-    return {**fields, **({"toolCalls": calls} if calls else {})}

@@ -69,8 +69,8 @@ def sniff(document: Document) -> bool:
 
 def is_item(value: object) -> bool:
     """Returns True for an item of this wire that is no message of another."""
-    if not isinstance(value, dict) or "payload" in value or "parentId" in value:
-        return False
+    if not isinstance(value, dict) or "payload" in value or "parentId" in value or "tokensBefore" in value:
+        return False  # a line of another log: Codex, and pi with its compactions
     type_ = text_or_empty(value.get("type"))
     if "role" not in value or type_ == "additional_tools":
         return type_ in _ITEM_TYPES or type_.endswith(("_call", "_call_output"))

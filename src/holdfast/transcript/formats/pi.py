@@ -48,12 +48,13 @@ def _is_head(value: dict[str, Any]) -> bool:
 
 
 def _is_node(value: dict[str, Any]) -> bool:
-    return value.get("type") in ("message", "compaction") and "parentId" in value and "id" in value
+    own = "parentId" in value and "id" in value
+    return value.get("type") in ("message", "compaction") and (own or "tokensBefore" in value)
 
 
 def read(document: Document) -> Transcript:
     nodes, skipped = document.read_each(document.lines, read_node)
-    tree = [node for node in nodes if node.type != "session"]
+    tree = [node for node in _name_first_kept(nodes) if node.type != "session"]
     path = branch(tree)
     held, compactions = _context(path)
     meta: dict[str, Any] = {}
@@ -72,6 +73,18 @@ def read_node(entry: Entry) -> Node:
     parent = text_or_empty(fields.get("parentId")) if "parentId" in fields else f"line {entry.number - 1}"
     turn = None if type_ == "session" else _turn(type_, fields)
     return Node(entry.number, fields, own, parent, turn and replace(turn, source=entry.number))
+
+
+def _name_first_kept(nodes: tuple[Node, ...]) -> list[Node]:
+    """Returns the nodes; a compaction of the first version, which names its first kept line by place, has the id."""
+    return [replace(node, fields=_with_first_kept(node.fields, nodes)) for node in nodes]
+
+
+def _with_first_kept(fields: dict[str, Any], nodes: tuple[Node, ...]) -> dict[str, Any]:
+    place = fields.get("firstKeptEntryIndex")
+    if not isinstance(place, int) or "firstKeptEntryId" in fields or not 0 <= place < len(nodes):
+        return fields
+    return {**fields, "firstKeptEntryId": nodes[place].id}
 
 
 def _turn(type_: str, fields: dict[str, Any]) -> Turn | None:
@@ -161,16 +174,21 @@ def _leaf(tree: list[Node], by_id: dict[str, Node]) -> Node | None:
 
 
 def _context(path: list[Node]) -> tuple[list[Node], list[dict[str, Any]]]:
-    """Returns the nodes that the model sees, the summary first, and the turns that every compaction replaced."""
+    """Returns the nodes that the model sees, the summary first, and the turns that every compaction replaced.
+
+    A compaction keeps what stands on the path from the entry that it names, even if an earlier one had dropped that;
+    a summary before it is gone.
+    """
     compactions: list[dict[str, Any]] = []
     held: list[Node] = []
-    for node in path:
+    for at, node in enumerate(path):
         if node.type != "compaction":
             held.append(node)
             continue
-        first = next((at for at, kept in enumerate(held) if kept.id == node.fields.get("firstKeptEntryId")), len(held))
+        named = node.fields.get("firstKeptEntryId")
+        first = next((place for place, kept in enumerate(path[:at]) if kept.id == named), at)
         compactions.append(_compaction(node, held))
-        held = [node, *held[first:]]
+        held = [node, *(kept for kept in path[first:at] if kept.type != "compaction")]
     return _drop_results_of_cut_calls(held), compactions
 
 
