@@ -20,7 +20,7 @@ MAX_DEPTH = 100
 """Deeper JSON is refused: no session nests like this, and recursion must end somewhere."""
 
 
-_SESSION_LISTS = ("messages", "history", "input", "output", "items")
+_SESSION_LISTS = ("messages", "history", "input", "output", "items", "steps")
 
 
 class MalformedEntry(Exception):

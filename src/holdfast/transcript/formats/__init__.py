@@ -12,10 +12,12 @@ from holdfast.transcript.formats import (
     aider,
     anthropic,
     anthropic_write,
+    atif,
     claude_code,
     claude_code_write,
     cline,
     codex,
+    copilot_cli,
     gemini_cli,
     gemini_cli_write,
     mini_swe_agent,
@@ -30,6 +32,8 @@ from holdfast.transcript.formats import (
     openhands_write,
     pi,
     pi_write,
+    qwen_code,
+    specstory,
     swe_agent,
 )
 from holdfast.transcript.formats.base import Format
@@ -50,5 +54,9 @@ FORMATS: tuple[Format, ...] = (
     Format("cline", cline.sniff, cline.read, cline.write, dialect=True),
     Format("gemini_cli", gemini_cli.sniff, gemini_cli.read, gemini_cli_write.write, dialect=True),
     Format("openhands_v1", openhands_v1.sniff, openhands_v1.read, openhands_v1_write.write),
+    Format("qwen_code", qwen_code.sniff, qwen_code.read, qwen_code.write, dialect=True),
+    Format("copilot_cli", copilot_cli.sniff, copilot_cli.read, copilot_cli.write),
+    Format("atif", atif.sniff, atif.read, atif.write),
+    Format("specstory", specstory.sniff, specstory.read, dialect=True),
     Format("aider", aider.sniff, aider.read, aider.write),
 )
