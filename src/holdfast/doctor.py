@@ -27,7 +27,7 @@ from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.transcript.activity import find_activity
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, Piece, turn_size
 from holdfast.transcript.legality import PROVIDERS, Problem, find_problems
-from holdfast.transcript.read import read
+from holdfast.transcript.read import read, read_bytes
 from holdfast.transcript.summary_frame import strip_frame
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Transcript, Turn
@@ -109,13 +109,14 @@ class Checkup:
     skipped: tuple[str, ...]
 
 
-def examine_session(path: Path, model: str = "", summary: str = "") -> Checkup:
-    """Examines a session file. `model` names whose prices are used; by default the one that the file names most. A
-    `summary` that is to stand for the session is examined as its newest compaction.
+def examine_session(path: Path, model: str = "", summary: str = "", session: int = 0) -> Checkup:
+    """Examines a session file. `model` names whose prices are used, by default the one that the file names most. A
+    `summary` that is to stand for the session is examined as its newest compaction; `session` chooses one of several
+    in the file.
 
     Raises BadTranscript for a file that is no session, BadOption for a model that was asked for and has no price.
     """
-    transcript = read(path, lenient=True)
+    transcript = read(path, lenient=True, session=session)
     turns = transcript.turns
     kinds = tokens_by_kind(turns)
     sized = sorted(
@@ -137,7 +138,7 @@ def examine_session(path: Path, model: str = "", summary: str = "") -> Checkup:
         problems={name: _provider_problems(turns, name) for name in PROVIDERS},
         savings=possible_savings(transcript),
         cost=_cost(transcript, model),
-        logged=tuple(event for event, _ in read_lineage(path).steps),
+        logged=tuple(event for event, _ in read_lineage(path, read_bytes(path, session)).steps),
         skipped=transcript.skipped,
     )
 

@@ -25,6 +25,7 @@ from holdfast.cli.options import (
     Dtype,
     ForceInPlace,
     Model,
+    OneOf,
     Ray,
     RayAddress,
     TaskTimeout,
@@ -53,6 +54,8 @@ class Sessions:
     given: tuple[Path, ...]
     output: Path
     lenient: bool = False
+    session: int = 0
+    """Which of several in the file, counted from 1."""
     as_json: bool = False
     cluster: RayCluster | None = None
     force: bool = False
@@ -61,9 +64,11 @@ class Sessions:
     def many(self) -> bool:
         """True if the output is a folder."""
         from holdfast.batch import is_pattern
+        from holdfast.transcript.sources import is_event_folder
 
         first = self.given[0]
-        return bool(self.cluster) or len(self.given) > 1 or first.is_dir() or is_pattern(first)
+        folder = first.is_dir() and not is_event_folder(first)
+        return bool(self.cluster) or len(self.given) > 1 or folder or is_pattern(first)
 
 
 def compact(
@@ -91,6 +96,7 @@ def compact(
     allow_over: Annotated[str, typer.Option(help="Room for repair beyond the budget, e.g. 10%.")] = "0%",
     strict: Annotated[bool, typer.Option("--strict", help="Fail where a fact would still be lost.")] = False,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
+    session: OneOf = 0,
     config: Config = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
@@ -104,7 +110,7 @@ def compact(
     """Compacts sessions into .holdfast files, or with --text into session files of their own format."""
     over = _check_budget(ratio, budget, gate, strict, allow_over)
     cluster = ray_cluster(ray, ray_address, task_timeout, "cpu" if text else device)
-    sessions = Sessions(tuple(files), output, lenient, as_json, cluster, force)
+    sessions = Sessions(tuple(files), output, lenient, session, as_json, cluster, force)
     if text is not None:
         defaults = {"pin": DEFAULT_PINS, "model": DEFAULT_MODEL, "dtype": "auto", "device": "cpu"}
         given = {"pin": pin, "model": model, "dtype": dtype, "device": device}
@@ -173,7 +179,16 @@ def _compact_text(sessions: Sessions, plan: TextPlan, config: Path | None) -> No
     if plan.gate:
         plan = replace(plan, lookup=lookup_in_file(output))
     with console.progress(f"compacting {file.name}") as report:
-        result = compact_file(file, plan, target, chat, lenient=sessions.lenient, force=sessions.force, progress=report)
+        result = compact_file(
+            file,
+            plan,
+            target,
+            chat,
+            session=sessions.session,
+            lenient=sessions.lenient,
+            force=sessions.force,
+            progress=report,
+        )
     rewritten = result.rewritten
     if sessions.as_json:
         cost = _cost(chat, rewritten)
@@ -237,7 +252,7 @@ def _compact_latent(sessions: Sessions, plan: Plan, model: tuple[str, str, str])
         return
     (file,), output = sessions.given, sessions.output
     outputs.check_output(output, file, force=sessions.force)
-    transcript = read(file, lenient=sessions.lenient)
+    transcript = read(file, lenient=sessions.lenient, session=sessions.session)
     engine = console.engine(*model)
     _announce(forecast(transcript, engine, plan), file)
     with console.progress(f"compacting {file.name}") as report:

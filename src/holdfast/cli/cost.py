@@ -11,7 +11,7 @@ import typer
 
 from holdfast import outputs
 from holdfast.cli import console
-from holdfast.cli.options import AsJson, Force, read_share
+from holdfast.cli.options import AsJson, Force, OneOf, read_share
 from holdfast.errors import BadOption, BadTranscript
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def cost(
     seconds_per_turn: Annotated[float, typer.Option(help="Between calls, where the file has no times.")] = 15.0,
     plot: Annotated[Path | None, typer.Option(help="PNG of the prompts' tokens, call by call.")] = None,
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
+    session: OneOf = 0,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,7 +80,7 @@ def cost(
         risk=read_share(risk, "--risk"),
         remaining=remaining,
     )
-    recorded, runs = _replay(file, rows_of(strategies, trigger, budget), terms, seconds_per_turn, lenient)
+    recorded, runs = _replay(file, rows_of(strategies, trigger, budget), terms, seconds_per_turn, lenient, session)
     if plot:
         _draw(plot, file, runs, force)
     if as_json:
@@ -89,13 +90,13 @@ def cost(
 
 
 def _replay(
-    file: Path, rows: Sequence[Strategy], terms: Terms, seconds_per_turn: float, lenient: bool
+    file: Path, rows: Sequence[Strategy], terms: Terms, seconds_per_turn: float, lenient: bool, session: int
 ) -> tuple[Session, list[Run]]:
     from holdfast.cost.calls import read_session
     from holdfast.cost.replay import replay
     from holdfast.transcript.read import read
 
-    recorded = read_session(read(file, lenient=lenient), seconds_per_turn)
+    recorded = read_session(read(file, lenient=lenient, session=session), seconds_per_turn)
     if not recorded.calls:
         raise BadTranscript(
             "no turn of an assistant: no model was called, so there is nothing to price", path=str(file)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.options import AsJson
+from holdfast.cli.options import AsJson, OneOf
 
 if TYPE_CHECKING:
     from holdfast.doctor import Checkup, RecordedCompaction
@@ -27,6 +27,7 @@ def doctor(
     summary: Annotated[
         Path | None, typer.Option(help="Text that is to stand for the session: says what it loses and makes up.")
     ] = None,
+    session: OneOf = 0,
     as_json: AsJson = False,
 ) -> None:
     """Looks a session over: what is in it, what past compactions lost, who would take it, what could be saved."""
@@ -34,7 +35,8 @@ def doctor(
     from holdfast.transcript.read import decode_text, read_bytes
 
     console.ticker.set(f"examining {file.name}")
-    found = examine_session(file, prices, "" if summary is None else decode_text(read_bytes(summary), summary))
+    stands = "" if summary is None else decode_text(read_bytes(summary), summary)
+    found = examine_session(file, prices, stands, session)
     if as_json:
         console.emit({"file": str(file), **_evidence(found)})
         return

@@ -42,6 +42,9 @@ Config = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+OneOf = Annotated[
+    int, typer.Option("--session", min=0, help="Of a file of several sessions: which, from 1.", show_default=False)
+]
 ContextOutput = Annotated[Path, typer.Option("-o", "--output", help="Where the context goes, e.g. out.holdfast.")]
 CompactedSession = Annotated[Path, typer.Argument(help="A session that was compacted.")]
 Force = Annotated[

@@ -9,18 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.cli import console
-from holdfast.cli.options import AsJson
+from holdfast.cli.options import AsJson, OneOf
 
 
 def read(
     file: Annotated[Path, typer.Argument(help="A session: OpenAI, Anthropic, Claude Code, mini-swe-agent, …")],
     lenient: Annotated[bool, typer.Option("--lenient", help="Skip malformed lines instead of failing.")] = False,
+    session: OneOf = 0,
     as_json: AsJson = False,
 ) -> None:
     """Says what is in a session."""
     from holdfast.transcript.read import read as read_transcript
 
-    transcript = read_transcript(file, lenient=lenient)
+    transcript = read_transcript(file, lenient=lenient, session=session)
     roles = Counter(t.role.value for t in transcript.turns)
     tools = Counter(c.name for t in transcript.turns for c in t.calls)
     characters = sum(len(t.text) + len(t.reasoning) + sum(len(c.arguments) for c in t.calls) for t in transcript.turns)

@@ -27,7 +27,10 @@ def show(
     ] = "",
     turns: Annotated[bool, typer.Option("--turns", help="List what became of every turn.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write the session, coloured by fate.")] = None,
-    session: Annotated[Path | None, typer.Option(help="The session that it was made from (for --html).")] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(help="The session that it was made from (for --html); of a file of several sessions: which."),
+    ] = None,
     model: Annotated[str, typer.Option("--model", help="Default: the model that made the file (for --html).")] = "",
     force: Force = False,
     as_json: AsJson = False,
@@ -37,12 +40,13 @@ def show(
     from holdfast.transcript.read import is_text
 
     if is_text(file):
-        if turns or page or session or model:
+        which = str(session) if session else "0"
+        if turns or page or model or not which.isdigit():
             raise BadOption(f"{file} is a session; only --why and --json apply, the others are of .holdfast files")
         if why:
-            _print_source(file, why, as_json)
+            _print_source(file, int(which), why, as_json)
         else:
-            _print_session(file, as_json)
+            _print_session(file, int(which), as_json)
         return
     from holdfast.context.holdfast_file import read_manifest
 
@@ -122,12 +126,13 @@ def _write_page(file: Path, manifest: Manifest, page: Path, session: Path | None
     console.line(f"{page} written")
 
 
-def _print_session(file: Path, as_json: bool) -> None:
+def _print_session(file: Path, session: int, as_json: bool) -> None:
     """Prints a session with its lines numbered."""
     from holdfast.text.file_log import read_lineage
     from holdfast.text.file_log.describe import describe_session
+    from holdfast.transcript.read import read_bytes
 
-    past = read_lineage(file)
+    past = read_lineage(file, read_bytes(file, session))
     lines = describe_session(past.now.transcript.turns, past.now.origins)
     if as_json:
         rows = [
@@ -140,13 +145,14 @@ def _print_session(file: Path, as_json: bool) -> None:
         console.line(f"{number:>6}  {line.text}")
 
 
-def _print_source(file: Path, why: str, as_json: bool) -> None:
+def _print_source(file: Path, session: int, why: str, as_json: bool) -> None:
     """Prints the raw turns that one line of a session stands for."""
     from holdfast.text.file_log import read_lineage
     from holdfast.text.file_log.describe import describe_session
     from holdfast.transcript.draft import turn_ranges
+    from holdfast.transcript.read import read_bytes
 
-    past = read_lineage(file)
+    past = read_lineage(file, read_bytes(file, session))
     lines = describe_session(past.now.transcript.turns, past.now.origins)
     number = _find_line(why, [line.text for line in lines], file)
     line = lines[number - 1]

@@ -11,13 +11,24 @@ from holdfast.transcript.document import Document, decode
 from holdfast.transcript.formats import FORMATS
 from holdfast.transcript.formats.base import Format
 from holdfast.transcript.json_fields import json_kind
+from holdfast.transcript.sources import (
+    is_event_folder,
+    name_sessions,
+    pick_session,
+    read_event_folder,
+    tell_sessions,
+)
 from holdfast.transcript.turn import Transcript
 
 
-def read(path: str | Path, *, lenient: bool = False) -> Transcript:
-    """Reads a session file. Lenient: malformed entries are left out and listed in `skipped`. Raises BadTranscript."""
+def read(path: str | Path, *, lenient: bool = False, session: int = 0) -> Transcript:
+    """Reads a session file, or a folder of events. `session` chooses one of several in a file, counted from 1.
+
+    Lenient: malformed entries are left out and listed in `skipped`. Raises BadTranscript, BadOption for a session that
+    the file does not hold.
+    """
     path = Path(path)
-    return parse(decode_text(read_bytes(path), path), path=str(path), lenient=lenient)
+    return parse(decode_text(read_bytes(path, session), path), path=str(path), lenient=lenient)
 
 
 def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
@@ -29,6 +40,8 @@ def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
     if not text.strip():
         raise BadTranscript("the file is empty; give a session file", path=path)
     document = decode(text, path, lenient)
+    if several := name_sessions(document):
+        raise document.refuse(tell_sessions(several))
     try:
         transcript = _format(document).read(document)
     except RecursionError:
@@ -39,8 +52,18 @@ def parse(text: str, *, path: str = "", lenient: bool = False) -> Transcript:
     return transcript
 
 
-def read_bytes(path: Path) -> bytes:
-    """Returns the file's bytes, or raises BadTranscript with one line."""
+def read_bytes(path: Path, session: int = 0) -> bytes:
+    """Returns the bytes of a session: of a file, of one of several in it, or of a folder of events, an event a line.
+
+    Raises BadTranscript with one line, BadOption for a session that the file does not hold.
+    """
+    if is_event_folder(path):
+        return read_event_folder(path)
+    data = _read_file(path)
+    return pick_session(decode_text(data, path), session, str(path)).encode("utf-8", "replace") if session else data
+
+
+def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -62,7 +85,7 @@ def _describe_folder(path: Path) -> str:
 def is_text(path: Path) -> bool:
     """Returns True if the file may be a session by its first bytes; a missing one is not."""
     if not path.is_file():
-        return False
+        return is_event_folder(path)
     with path.open("rb") as file:
         return b"\0" not in file.read(4096)
 

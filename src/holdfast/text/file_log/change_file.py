@@ -63,6 +63,7 @@ def compact_file(  # noqa: PLR0913  (each is an option of its own)
     output: Path | None = None,
     chat: Chat | None = None,
     *,
+    session: int = 0,
     lenient: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -71,13 +72,17 @@ def compact_file(  # noqa: PLR0913  (each is an option of its own)
 ) -> Compaction:
     """Compacts a session file as text, in place or into `output`, and logs it beside the file that was written.
 
+    `session` chooses one of several in the file, counted from 1.
+
     What an agent appends meanwhile stays behind the compaction. With `force`, a file that a process has open is written
     too, and what stands at `output` is logged first and overwritten. Raises BadTranscript and BadOption as `read` and
     `rewrite` do, BadInput for a format that cannot be written, a link, and an `output` that exists, Conflict if the
     file was changed otherwise meanwhile.
     """
     output = None if output is None or output.resolve() == path.resolve() else output
-    data = _read_content(path)
+    if output is None and (session or path.is_dir()):
+        raise BadInput(f"{path}: one of several sessions, or a folder of events, is not written in place; give -o FILE")
+    data = _read_content(path, session)
     check_output(output or path, force or output is None)
     text = decode_text(data, path)
     check_legal(parse(text, path=str(path), lenient=lenient).turns)
@@ -242,13 +247,13 @@ def _lines(piece: Piece) -> list[Line]:
     return [Line(text, line.turns) for line in whole for text in line.text.split("\n")]
 
 
-def _read_content(path: Path) -> bytes:
+def _read_content(path: Path, session: int = 0) -> bytes:
     """Returns the bytes of a file that will be read again and has a place for a log. Raises BadInput for a pipe or a
     device.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise BadInput(f"{path}: a pipe or a device has no past; write the session to a file first")
-    return read_bytes(path)
+    return read_bytes(path, session)
 
 
 def _bytes(text: str, like: bytes) -> bytes:

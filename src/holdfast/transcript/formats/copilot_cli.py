@@ -223,7 +223,7 @@ def _is_loose_start(value: Any, answered: set[str], held: Draft) -> bool:
 
 def _chain(items: Sequence[NewEntry]) -> list[NewEntry]:
     """Returns the events with ids for new ones, each hanging on one that is left."""
-    left = {item.value["id"] for item in items if isinstance(item.value, dict) and item.value.get("id")}
+    left = {text_or_empty(item.value.get("id")) for item in items if isinstance(item.value, dict)}
     made: list[NewEntry] = []
     before: str | None = None
     for item in items:
@@ -232,9 +232,10 @@ def _chain(items: Sequence[NewEntry]) -> list[NewEntry]:
             if not value.get("id"):
                 value = {**value, "id": str(uuid5(NAMESPACE_URL, f"holdfast:{before}:{to_json_text(value)}"))}
             new = not item.number
-            if new or (value.get("parentId") is not None and value["parentId"] not in left) or _follows_new(made):
+            lost = value.get("parentId") is not None and text_or_empty(value["parentId"]) not in left
+            if new or lost or _follows_new(made):
                 value = value if value.get("parentId") == before else {**value, "parentId": before}
-            before = value["id"]
+            before = text_or_empty(value["id"])
         made.append(NewEntry(value, item.number))
     return made
 
