@@ -69,9 +69,12 @@ def _edit_echo(value: dict[str, Any], changes: tuple[Change, ...]) -> Any:
     made: list[Any] = []
     for part in content if isinstance(content, list) else [content]:
         response = part.get("functionResponse") if isinstance(part, dict) else None
-        change = results.get(text_or_empty(response.get("id"))) if isinstance(response, dict) else None
+        if not isinstance(part, dict) or not isinstance(response, dict):
+            words.append(part)
+            continue
+        change = results.get(text_or_empty(response.get("id")))
         if change is None or change.new == change.raw:
-            (made if isinstance(response, dict) else words).append(part)
+            made.append(part)
         elif change.new is not None:
             made.append(_edit_response(part, change.new, text_or_empty(response.get("name"))))
     said = next((change for change in changes if change.raw and change.raw.role is Role.USER), None)

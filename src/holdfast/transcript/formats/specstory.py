@@ -61,7 +61,7 @@ def _answer(body: str, line: int, stamp: str) -> list[Turn]:
     """Returns a message of the model and the results of its tools."""
     thoughts = [thought.strip() for thought in _THOUGHT.findall(body)]
     words = _TOOL.sub("", _THOUGHT.sub("", body)).strip()
-    tools = [_tool(*found, at) for at, found in enumerate(_TOOL.findall(body))]
+    tools = [_tool((found[1], found[2]), found[3], at) for at, found in enumerate(_TOOL.finditer(body))]
     calls = tuple(ToolCall(f"{id_}_{line}", name, arguments) for id_, name, arguments, _, _ in tools)
     results = [
         Turn(Role.TOOL, text, call_id=call.id, is_error=error, source=line)
@@ -76,8 +76,9 @@ def _answer(body: str, line: int, stamp: str) -> list[Turn]:
     ]
 
 
-def _tool(type_: str, name: str, inner: str, at: int) -> tuple[str, str, str, str, bool]:
+def _tool(named: tuple[str, str], inner: str, at: int) -> tuple[str, str, str, str, bool]:
     """Returns an id of the call, its name and arguments, and its result and whether that is an error."""
+    type_, name = named
     body = _WRAP.sub("", inner).strip()
     mark = _RESULT.search(body)
     asked, answer = (body[: mark.start()], body[mark.end() :]) if mark else (body, "")
