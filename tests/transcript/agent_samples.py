@@ -273,7 +273,7 @@ GEMINI_CHECKPOINT: list[dict[str, Any]] = [
 ]
 
 
-def event(number: int, type_: str, **data: Any) -> dict[str, Any]:
+def said_event(number: int, type_: str, **data: Any) -> dict[str, Any]:
     parent = f"e{number - 1}" if number else None
     return {"type": type_, "data": data, "id": f"e{number}", "timestamp": "t", "parentId": parent}
 
@@ -283,11 +283,11 @@ def copilot_call(call_id: str, arguments: Any, name: str = "bash") -> dict[str, 
 
 
 COPILOT: list[dict[str, Any]] = [
-    event(0, "session.start", sessionId="s", version=1, producer="copilot-agent", copilotVersion="1.0.102"),
-    event(1, "system.message", role="system", content="Be brief."),
-    event(2, "user.message", content="Fix it", transformedContent="<now>noon</now>\n\nFix it\n", attachments=[]),
-    event(3, "assistant.turn_start", turnId="0"),
-    event(
+    said_event(0, "session.start", sessionId="s", version=1, producer="copilot-agent", copilotVersion="1.0.102"),
+    said_event(1, "system.message", role="system", content="Be brief."),
+    said_event(2, "user.message", content="Fix it", transformedContent="<now>noon</now>\n\nFix it\n"),
+    said_event(3, "assistant.turn_start", turnId="0"),
+    said_event(
         4,
         "assistant.message",
         messageId="m1",
@@ -295,11 +295,11 @@ COPILOT: list[dict[str, Any]] = [
         reasoningText="Look first.",
         toolRequests=[copilot_call("c1", {"command": "ls"}), copilot_call("c2", "*** Begin Patch", "apply_patch")],
     ),
-    event(5, "tool.execution_start", toolCallId="c1", toolName="bash", arguments={"command": "ls"}),
-    event(6, "tool.execution_complete", toolCallId="c1", success=True, result={"content": "a.py"}),
-    event(7, "tool.execution_complete", toolCallId="c2", success=False, error={"message": "no such file"}),
-    event(8, "assistant.message", messageId="m2", content="Done.", toolRequests=[], reasoningOpaque="gAAA"),
-    event(9, "assistant.turn_end", turnId="0"),
+    said_event(5, "tool.execution_start", toolCallId="c1", toolName="bash", arguments={"command": "ls"}),
+    said_event(6, "tool.execution_complete", toolCallId="c1", success=True, result={"content": "a.py"}),
+    said_event(7, "tool.execution_complete", toolCallId="c2", success=False, error={"message": "no such file"}),
+    said_event(8, "assistant.message", messageId="m2", content="Done.", toolRequests=[], reasoningOpaque="gAAA"),
+    said_event(9, "assistant.turn_end", turnId="0"),
 ]
 
 ATIF: dict[str, Any] = {

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_samples import ATIF, COPILOT, QWEN, event, jsonl, record
+from agent_samples import ATIF, COPILOT, QWEN, SPECSTORY, jsonl, record, said_event
 
-from holdfast.errors import BadOption, BadTranscript
+from holdfast.errors import BadInput, BadOption, BadTranscript
 from holdfast.transcript.draft import new_draft
 from holdfast.transcript.read import decode_text, parse, read
 from holdfast.transcript.turn import Transcript
@@ -169,16 +169,21 @@ def test_pi_of_the_first_version_names_the_kept_line_by_its_place_and_is_no_othe
 
 
 def test_copilot_sends_the_summary_and_what_its_compaction_left_and_forgets_what_was_rewound() -> None:
-    done = event(
+    done = said_event(
         **{"number": 10, "type_": "session.compaction_complete", "success": True, "summaryContent": "Fixed so far"},
         **{"preCompactionMessagesLength": 5, "messagesRemoved": 4},
     )
-    more = [event(11, "user.message", content="Go on"), event(12, "assistant.message", messageId="m", content="Gone")]
+    more = [
+        said_event(11, "user.message", content="Go on"),
+        said_event(12, "assistant.message", messageId="m", content="Gone"),
+    ]
     session = parse(jsonl(*COPILOT, done, *more))
     assert texts(session) == ["Be brief.", "Fixed so far", "Done.", "Go on", "Gone"]
-    back = parse(jsonl(*COPILOT, done, *more, event(13, "session.snapshot_rewind", upToEventId="e12", eventsRemoved=1)))
+    back = parse(
+        jsonl(*COPILOT, done, *more, said_event(13, "session.snapshot_rewind", upToEventId="e12", eventsRemoved=1))
+    )
     assert texts(back)[-1] == "Go on"
-    failed = event(10, "session.compaction_complete", success=False, error="no")
+    failed = said_event(10, "session.compaction_complete", success=False, error="no")
     assert texts(parse(jsonl(*COPILOT, failed))) == texts(parse(jsonl(*COPILOT)))
 
 
@@ -194,6 +199,16 @@ def test_qwen_sends_its_compressed_history_and_only_the_branch_of_the_last_recor
     assert made.startswith(jsonl(*QWEN)), "no record changes"
     assert json.loads(made.splitlines()[-1])["subtype"] == "chat_compression"
     assert texts(parse(made)) == ["Fix it", "Looking.", "masked", "Done."]
+
+
+def test_specstory_is_read_with_its_calls_and_without_what_sub_agents_said() -> None:
+    session = parse(SPECSTORY)
+    assert texts(session) == ["Fix it.\nNever touch till.py.", "Looking.", "a.py", "Go on."]
+    assert session.turns[1].reasoning == "Look first."
+    assert [(call.name, call.arguments) for call in session.turns[1].calls] == [("Bash", '{"command": "ls"}')]
+    assert session.meta["sidechain_messages"] == 1
+    with pytest.raises(BadInput, match="cannot write a session as specstory"):
+        write(SPECSTORY, new_draft(session).replace_text(0, "x", "test"))
 
 
 @pytest.mark.parametrize("minor", range(8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,3 +152,15 @@ _RUNNERS: tuple[Callable[[str], RunCounts | None], ...] = (
     lambda text: _sum([(int(number), word) for word, number in _NODE.findall(text)]),
     _go,
 )
+
+
+def reports_failure(output: str) -> bool:
+    """Returns True if an output says of itself that its command failed: agents wrap it as JSON with an exit code."""
+    if not output.startswith("{") or '"exit_code"' not in output:
+        return False
+    try:
+        held = json.loads(output)
+    except (ValueError, RecursionError):
+        return False
+    metadata = held.get("metadata") if isinstance(held, dict) else None
+    return isinstance(metadata, dict) and metadata.get("exit_code") not in (0, None)

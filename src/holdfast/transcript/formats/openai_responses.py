@@ -26,6 +26,7 @@ from holdfast.transcript.json_fields import (
     to_json_text,
 )
 from holdfast.transcript.media_cost import encrypted_tokens
+from holdfast.transcript.outcomes import reports_failure
 from holdfast.transcript.turn import Opaque, Role, ToolCall, Transcript, Turn
 from holdfast.transcript.typed_blocks import read_block
 
@@ -209,18 +210,6 @@ def _answered(type_: str, fields: dict[str, Any]) -> str:
 
 def _output_key(type_: str) -> str:
     return "result" if type_ == "program_output" else "output"
-
-
-def reports_failure(output: str) -> bool:
-    """Returns True if an output says of itself that its command failed: agents wrap it as JSON with an exit code."""
-    if not output.startswith("{") or '"exit_code"' not in output:
-        return False
-    try:
-        held = json.loads(output)
-    except (ValueError, RecursionError):
-        return False
-    metadata = held.get("metadata") if isinstance(held, dict) else None
-    return isinstance(metadata, dict) and metadata.get("exit_code") not in (0, None)
 
 
 def group_items(items: Iterable[Item]) -> tuple[ItemTurn, ...]:
