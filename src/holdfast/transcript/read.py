@@ -99,11 +99,15 @@ def decode_text(data: bytes, path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if not data.lstrip(b" \t\r\n\0\xef\xbb\xbf").startswith(b"{"):
+        if not _begins_as_log(data):
             line = data.count(b"\n", 0, error.start) + 1
             raise BadTranscript("is not UTF-8; convert it to UTF-8 first", path=str(path), line=line) from None
         # A log that was cut in the middle of a character: it costs the line, which `decode` names.
         return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _begins_as_log(data: bytes) -> bool:
+    return data.lstrip(b" \t\r\n\0\xef\xbb\xbf").startswith(b"{")
 
 
 def _is_binary(data: bytes) -> bool:
@@ -111,7 +115,7 @@ def _is_binary(data: bytes) -> bool:
     if b"\0" not in data:
         return False
     rows = data.split(b"\n")
-    return 2 * sum(b"\0" in row for row in rows) >= len(rows)
+    return not _begins_as_log(data) or 2 * sum(b"\0" in row for row in rows) >= len(rows)
 
 
 def _format(document: Document) -> Format:
