@@ -93,7 +93,7 @@ def test_before_a_compaction_it_says_what_is_in_it_and_what_to_do_with_the_rest(
 def test_show_lists_segments_and_turns(run, stored):
     code, out, _ = run("show", stored, "--turns")
     assert code == 0
-    assert "latent informed" in out
+    assert "latent surrogate:otherwise=informed" in out
     assert "facts found" in out
     assert "action" in out
     assert json.loads(run("show", stored, "--json")[1])["model_digest"]
@@ -148,7 +148,7 @@ def test_methods_are_listed_with_their_options(run):
         (["compact", TASKDECK], 2, "--output"),
         (["compact", TASKDECK, "-o", "x", "--ratio", "0.5"], 2, "at least 1"),
         (["compact", TASKDECK, "-o", "x", "--ratio", "nan"], 2, "at least 1"),
-        (["compact", TASKDECK, "-o", "x", "--latent", "kvzp"], 2, "there are: informed, kvzip, "),
+        (["compact", TASKDECK, "-o", "x", "--latent", "kvzp"], 2, "there are: informed, surrogate, "),
         (["compact", TASKDECK, "-o", "x", "--latent", "kvzip:chunk=x"], 2, "must be of type int"),
         (
             ["compact", TASKDECK, "-o", "x", "--latent", "kvzip:depth=1"],

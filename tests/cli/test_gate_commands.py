@@ -17,6 +17,7 @@ from counted_crates import crates, long_session
 from holdfast.blocks.render import render
 from holdfast.cli.evidence import count_from_one, print_evidence
 from holdfast.cli.main import main
+from holdfast.cli.options import DEFAULT_METHOD
 from holdfast.compaction.compact import ask, restore
 from holdfast.context import holdfast_file
 from holdfast.engine.local import LocalEngine
@@ -92,7 +93,7 @@ def test_compact_tells_what_was_lost_with_the_default_method(run, model, session
     assert ("more: holdfast show FILE --json" in out) == (lost > 8)
     assert "\x1b" not in out
     manifest = holdfast_file.read_manifest(tmp_path / "a")
-    assert manifest.recipe["latent"] == "informed"
+    assert manifest.recipe["latent"] == DEFAULT_METHOD
     assert manifest.evidence["gate"]["tokens"] == of
 
 

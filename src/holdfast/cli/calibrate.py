@@ -11,7 +11,7 @@ import typer
 
 from holdfast import outputs
 from holdfast.cli import console
-from holdfast.cli.options import DEFAULT_METHOD, DEFAULT_MODEL, AsJson, Device, Dtype, Force, Model
+from holdfast.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Force, Model
 from holdfast.errors import BadInput, BadOption
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def calibrate(
             "scores of a method, so that compaction needs no extra pass (for --latent surrogate)."
         ),
     ] = "shares",
-    latent: Annotated[str, typer.Option(help="Method whose scores are learned from.")] = DEFAULT_METHOD,
+    latent: Annotated[str, typer.Option(help="Method whose scores are learned from.")] = "informed",
     labels: Annotated[
         str, typer.Option(help="surrogate: learn the scores of the method, of the session's later turns, or both.")
     ] = "method",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from holdfast.parallel import RayCluster
 
 DEFAULT_MODEL = "smollm2-135m"
-DEFAULT_METHOD = "informed"
+DEFAULT_METHOD = "surrogate:otherwise=informed"  # the surrogate where the model has one, else the full method
 DEFAULT_PINS = "system,task,user"
 DEFAULT_RATIO = 8.0
 TASK_SECONDS = 3600.0

@@ -31,8 +31,8 @@ class Policy:
 class Plan:
     """The plan of a latent compaction: method, ratio, policy and gate."""
 
-    latent: str = "informed"
-    """Method and options: `name` or `name:key=value,…`."""
+    latent: str = "surrogate:otherwise=informed"
+    """Method and options: `name` or `name:key=value,…`. The default is the surrogate where the model has one."""
     ratio: float = 8.0
     """Tokens per slot of what is compacted."""
     by_turn: bool | None = None
