@@ -258,3 +258,47 @@ def test_what_the_full_context_gets_wrong_by_itself_is_not_shown_as_an_answer():
     shown = answers(text="port 33000", keyword=False)
     assert "33000" not in shown
     assert "4817" in shown
+
+
+ACTIONS = {"next_action_tool": True, "next_action_exact": False, "next_action_f1": 0.5, "bytes_base": "bfloat16"}
+
+
+def test_actions_and_differences_have_a_table_each(tmp_path: Path):
+    page = write_report(make_rows(**ACTIONS), tmp_path / "r.html")[0].read_text()
+    assert "<h2>What the agent does next</h2>" in page
+    assert "less truncate at the same ratio" in page
+    lead = next(line for line in page.splitlines() if "<td>answers</td>" in line and "8" in line)
+    assert re.findall("<td>(.*?)</td>", lead) == ["answers", "+78.8", "[78.8, 78.8]", "2", "0", "2", "4"]
+    other = write_report(make_rows(**ACTIONS), tmp_path / "o.html", against="kvzip")[0].read_text()
+    assert "less kvzip at the same ratio" in other
+
+
+def test_bytes_name_their_base_on_the_page_and_in_the_terminal(tmp_path: Path):
+    rows = make_rows(**ACTIONS)
+    assert "a bfloat16 cache" in write_report(rows, tmp_path / "r.html")[0].read_text()
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(table(score(rows)))
+    assert "fewer than a bfloat16 cache" in " ".join(console.export_text().split())
+
+
+def test_several_models_make_one_page_with_the_trend(tmp_path: Path):
+    sizes = {"tiny-135m": 135_000_000, HOSTILE: 500_000_000}
+    rows = [
+        row
+        for name, size in sizes.items()
+        for row in make_rows(model=name, model_digest=f"sha256:{size}", model_parameters=size, **ACTIONS)
+    ]
+    page, *pngs = write_report(rows, tmp_path / "m.html")
+    assert [png.name for png in pngs] == ["m-trend-retained.png", "m-trend-next-action.png"]
+    shown = page.read_text()
+    assert "<script" not in shown
+    assert Tags(shown).open == []
+    assert shown.index("tiny-135m") < shown.index(text(HOSTILE)), "the smallest first"
+    assert shown.count("4 / 2 / 2") == 2 * 6, "each line says its probes, windows and actions"
+
+
+def test_needle_probes_are_never_reported_alone(tmp_path: Path):
+    needles = make_rows(category="niah_single_1")
+    with pytest.raises(BadInput, match="needle probes only"):
+        write_report(needles, tmp_path / "r.html")
+    assert write_report([*needles, *make_rows(transcript="b.jsonl")], tmp_path / "r.html")

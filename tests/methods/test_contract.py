@@ -205,6 +205,10 @@ def test_law_2_the_bytes_reported_are_the_bytes_held(two, case, uncompacted, com
             tensors_held += [part.positions, part.bias, part.centre]
     held = sum(t.untyped_storage().nbytes() if t.numel() == 0 else t.nbytes for t in tensors_held if t is not None)
     assert compacted.evidence["bytes"] == live.nbytes == held < uncompacted(case[0])[0].nbytes
+    plain = [t for layer in live.cache.layers for t in (layer.keys, layer.values)]
+    plain += [t for layer in live.cache.layers if layer.slots for t in (layer.slots.keys, layer.slots.values)]
+    halves = held - sum(t.nbytes // 2 for t in plain if t is not None)  # in float32; codes and biases stay
+    assert compacted.evidence["base_bytes"] == live.cache.nbytes_at(2) == halves
 
 
 def test_law_3_inputs_are_left_as_they_were(two, session, latent):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from holdfast import outputs
 from holdfast.cli import console
+from holdfast.cli.evidence import describe_bytes
 
 if TYPE_CHECKING:
     from holdfast.context.holdfast_file import Manifest
@@ -70,5 +71,4 @@ def save_context(context: CompactContext, output: Path, engine: LocalEngine, for
     if as_json:
         console.emit({"output": str(output), **evidence, "recipe": context.recipe})
         return
-    size = f"{evidence['bytes'] / 1e6:,.1f} MB of {evidence['bytes_full'] / 1e6:,.1f}"
-    console.line(f"{output} written: {evidence['tokens']:,} tokens, {size}")
+    console.line(f"{output} written: {evidence['tokens']:,} tokens, {describe_bytes(evidence)}")

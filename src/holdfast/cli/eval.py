@@ -108,11 +108,13 @@ def score(
 ) -> None:
     """Prints one line per method and ratio of the rows, with n and intervals."""
     from holdfast.eval.differences import score_pairs
+    from holdfast.eval.models import refuse_needles_alone
     from holdfast.eval.rows import read_rows
     from holdfast.eval.score import score as score_rows
     from holdfast.eval.score import scores_by_transcript
 
     found = read_rows(rows, warn=console.say)
+    refuse_needles_alone(found)
     if against:
         differences = score_pairs(found, against)
         if as_json:
@@ -139,19 +141,21 @@ def score(
 
 @app.command()
 def report(
-    rows: Annotated[Path, typer.Argument(help="Rows of `holdfast eval run`.")],
+    rows: Annotated[list[Path], typer.Argument(help="Rows of `holdfast eval run`; of several models for one page.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page; PNG plots are written beside it.")],
+    against: Annotated[str, typer.Option(help="Compare each method with this one; default: truncate.")] = "",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Writes one self-contained HTML page and PNG plots."""
     from holdfast.eval.report import report_files
+    from holdfast.eval.rows import read_rows
 
-    outputs.check_output(output, rows, force=force)
+    outputs.check_output(output, *rows, force=force)
     console.ticker.set("drawing the report")
-    files = report_files(rows, output)
+    files = report_files([row for path in rows for row in read_rows(path, warn=console.say)], output, against=against)
     for path in files:
-        outputs.check_output(path, rows, force=force)
+        outputs.check_output(path, *rows, force=force)
     for path, data in files.items():
         outputs.write_output(path, data, force)
     written = list(files)

@@ -30,14 +30,22 @@ def _from_one(fact: Any) -> Any:
     return {**fact, "turn": fact["turn"] + 1} if shifts else fact
 
 
+def describe_bytes(evidence: Mapping[str, Any]) -> str:
+    """Returns the size of a context against a bfloat16 cache; of an older file, against a cache of its own dtype."""
+    base = evidence.get("bytes_base", "")
+    full, compact = (evidence[f"base_{name}" if base else name] for name in ("bytes_full", "bytes"))
+    smaller = f"KV {full / 1e6:.1f} MB -> {compact / 1e6:.1f} MB ({full / max(compact, 1):.1f}x smaller"
+    against = f" than a {base} cache" if base else ""
+    wider = f"; {evidence['bytes'] / 1e6:.1f} MB as this model holds it" if compact != evidence["bytes"] else ""
+    return f"{smaller}{against}{wider})"
+
+
 def print_evidence(evidence: Mapping[str, Any]) -> None:
     """Prints what a `.holdfast` context holds and what it lost, in a few lines."""
     try:
-        full, compact = evidence["bytes_full"], evidence["bytes"]
         console.line(
             f"  {evidence['tokens']:,} tokens, {evidence['tokens_compacted']:,} of them compacted; "
-            f"KV {full / 1e6:.1f} MB -> {compact / 1e6:.1f} MB ({full / max(compact, 1):.1f}x smaller in real bytes); "
-            f"compaction {evidence['seconds_compact']:.1f} s"
+            f"{describe_bytes(evidence)}; compaction {evidence['seconds_compact']:.1f} s"
         )
     except (KeyError, TypeError, ValueError):  # a context that was made in Python says what its maker wrote
         console.line(f"  evidence  {dict(evidence)}")

@@ -16,11 +16,11 @@ from holdfast.engine.kv_context import cast_to_model
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadContext, BadInput, BadOption
 from holdfast.methods.registry import build
-from holdfast.model.load import Model, full_bytes
+from holdfast.model.load import BASE_DTYPE, BASE_ITEMSIZE, Model, full_bytes
 from holdfast.progress import Progress, quiet
 
 STILL_TRUE = (
-    *("tokens", "tokens_compacted", "tokens_left_out", "bytes_full"),
+    *("tokens", "tokens_compacted", "tokens_left_out", "bytes_full", "base_bytes_full"),
     *("seconds_compact", "seconds_total", "session_digest"),
 )
 """Evidence that another round leaves as it is. Anything else was measured on slots that may be gone."""
@@ -86,14 +86,18 @@ def add_sizes(composed: CompactContext, model: Model) -> CompactContext:
     return replace(composed, evidence={**own, **composed.evidence})
 
 
-def count_sizes(context: CompactContext, model: Model) -> dict[str, int]:
+def count_sizes(context: CompactContext, model: Model) -> dict[str, Any]:
     """Returns the sizes that a compaction reports, counted on the context itself."""
-    held = tuple(cast_to_model(s, model) if isinstance(s, StateSegment) else s for s in context.segments)
+    segments = tuple(cast_to_model(s, model) if isinstance(s, StateSegment) else s for s in context.segments)
+    held = replace(context, segments=segments)
     return {
         "tokens": context.next_position,
         "tokens_compacted": count_source_tokens([s for s in context.segments if not isinstance(s, TokenSegment)]),
         "bytes_full": full_bytes(model, context.next_position),
-        "bytes": context_bytes(replace(context, segments=held), model.family, model.dtype.itemsize),
+        "bytes": context_bytes(held, model.family, model.dtype.itemsize),
+        "bytes_base": BASE_DTYPE,
+        "base_bytes_full": full_bytes(model, context.next_position, BASE_ITEMSIZE),
+        "base_bytes": context_bytes(held, model.family, BASE_ITEMSIZE),
     }
 
 

@@ -24,7 +24,7 @@ from holdfast.gate.latent.fact_tokens import build_fact_mask
 from holdfast.gate.latent.gate import GatedSpan, LatentReport, compress_through_gate
 from holdfast.methods.base import LatentMethod, Span
 from holdfast.methods.registry import build
-from holdfast.model.load import full_bytes
+from holdfast.model.load import BASE_DTYPE, BASE_ITEMSIZE, full_bytes
 from holdfast.progress import Progress, quiet
 
 LATER = 1024  # tokens of what the session said after a span that a method may ask with
@@ -212,6 +212,9 @@ class _Walk:
             "tokens_compacted": sum(len(part) for part in self.parts if part.compact),
             "bytes_full": full_bytes(self.engine.model, length),
             "bytes": self.live.nbytes,
+            "bytes_base": BASE_DTYPE,
+            "base_bytes_full": full_bytes(self.engine.model, length, BASE_ITEMSIZE),
+            "base_bytes": self.live.cache.nbytes_at(BASE_ITEMSIZE),
             "seconds_compact": round(self.seconds, 3),
             "seconds_total": round(seconds, 3),
         }

@@ -114,10 +114,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def nbytes_at(self, itemsize: int) -> int:
         """Returns the bytes of the same memory where a plain number takes `itemsize`; codes stay as they are."""
-        plain = [self.keys, self.values, *((self.slots.keys, self.slots.values) if self.slots else ())]
-        wider: int = sum(t.numel() * (t.itemsize - itemsize) for t in plain if t is not None)
-        held: int = self.nbytes
-        return held - wider
+        tail = sum(t.numel() * itemsize for t in (self.keys, self.values) if t is not None)
+        return tail + sum(part.nbytes_at(itemsize) for part in (self.slots, *self.quantized) if part is not None)
 
     def _drop_tail(self, like: Tensor) -> None:
         self.keys = self.values = self.valid = None

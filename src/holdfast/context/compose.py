@@ -69,7 +69,7 @@ def without_system_prompt(context: CompactContext) -> tuple[list[Segment], int]:
 
 
 def context_bytes(context: CompactContext, family: Family, itemsize: int) -> int:
-    """Returns the KV bytes of an opened context, without opening it; `itemsize` is that of the model's dtype.
+    """Returns the KV bytes of an opened context, without opening it, where a plain number takes `itemsize`.
 
     Sliding layers hold what the next token can still see.
     """
@@ -79,7 +79,7 @@ def context_bytes(context: CompactContext, family: Family, itemsize: int) -> int
         for segment in context.segments:
             if isinstance(segment, StateSegment):
                 slots = segment.layers[index]
-                total += (slots if layer.window is None else where(slots, slots.positions > oldest)).nbytes
+                total += (slots if layer.window is None else where(slots, slots.positions > oldest)).nbytes_at(itemsize)
             else:
                 seen = int((segment.positions > oldest).sum())
                 total += 2 * seen * family.kv_heads * family.head_dim * itemsize

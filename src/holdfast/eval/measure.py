@@ -223,6 +223,7 @@ class WindowRun:
             "config": self.setting.config,
             "model": model.name,
             "model_digest": model.digest,
+            "model_parameters": sum(weight.numel() for weight in model.hf.parameters()),
             "tokenizer_digest": model.tokenizer_digest,
             "seed": self.setting.seed,
             "transcript": self.name,

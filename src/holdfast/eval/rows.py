@@ -45,6 +45,8 @@ class Row(BaseModel):
     """Name of the model, as it was asked for."""
     model_digest: str
     """Digest of the model's weights."""
+    model_parameters: Count = 0
+    """Numbers in them; 0 in old rows."""
     tokenizer_digest: str
     """Digest of the tokenizer."""
     seed: int

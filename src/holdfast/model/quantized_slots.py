@@ -109,6 +109,10 @@ class QuantizedSlots(PackedSlots[QuantizedRows]):
         """Bytes in memory; positions are among them, because the keys cannot be read without."""
         return super().nbytes + self.positions.nbytes + (0 if self.centre is None else self.centre.nbytes)
 
+    def nbytes_at(self, itemsize: int) -> int:
+        """Returns the bytes of the codes, which take no part in what a plain number takes."""
+        return self.nbytes
+
     def to(self, device: torch.device, dtype: torch.dtype) -> AnySlots:
         """Returns the slots on a model's device; plain ones in its dtype where that takes no more bytes."""
         bias = None if self.bias is None else self.bias.to(device)

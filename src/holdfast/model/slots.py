@@ -78,6 +78,10 @@ class Slots(PackedSlots[Tensor]):
         keys, values = self.keys.to(device, dtype), self.values.to(device, dtype)
         return Slots(keys, values, self.positions.to(device), bias, self.lengths)
 
+    def nbytes_at(self, itemsize: int) -> int:
+        """Returns the bytes of the same slots where a number takes `itemsize` of them."""
+        return self.nbytes - sum(rows.numel() * (rows.itemsize - itemsize) for rows in (self.keys, self.values))
+
     def rotate(self, rope: Rope) -> Slots:
         """Rotates un-rotated keys to their positions, as a cache holds them."""
         return replace(self, keys=rope.rotate(self.keys, self.positions))

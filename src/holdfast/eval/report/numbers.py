@@ -57,6 +57,12 @@ def byte_ratio(score: Score) -> float | None:
     return score.bytes_full / score.bytes if score.bytes else None
 
 
+def byte_base(scores: Sequence[Score]) -> str:
+    """Returns the name of the cache that bytes are stated against."""
+    bases = sorted({score.bytes_base for score in scores if score.bytes_base})
+    return f"a {' or '.join(bases)} cache" if bases else "the full cache"
+
+
 def span_ratio(score: Score) -> float | None:
     """Returns how many times fewer KV bytes are held for the span alone, which a method is asked to shrink."""
     return score.bytes_span_full / score.bytes_span if score.bytes_span else None

@@ -8,7 +8,8 @@ from importlib.resources import files
 from itertools import groupby
 from string import Template
 
-from holdfast.eval.report import numbers, probes, summary
+from holdfast.eval.differences import PairedScore
+from holdfast.eval.report import numbers, probes, summary, tables
 from holdfast.eval.report.drawing import Plot
 from holdfast.eval.report.foreign import visible
 from holdfast.eval.rows import FULL, NONE
@@ -17,7 +18,7 @@ from holdfast.eval.score import Bounds, JoinedRow, Score
 _CAPTIONS = {
     "quality": "Share of the nats that the context supplies to the right answers. "
     "Bars are 95 % bootstrap intervals over windows, each drawn with all its probes.",
-    "bytes": "The same shares, placed at the size really held: everything that stays verbatim counts too.",
+    "bytes": "The same shares, placed at the size held: everything that stays verbatim counts too.",
     "seconds": "Time on top of the prefill, averaged over windows. Times under 1 ms are drawn at 1 ms.",
     "categories": "Each bar is one method on the probes of one category. "
     "Lines are 95 % bootstrap intervals over windows. Methods that were not measured at this ratio are left out.",
@@ -39,9 +40,15 @@ _COLUMNS = (
     ("KV held", "of the full window's bytes"),
     ("Compaction", "seconds, after the prefill"),
 )
+_FOOTNOTE = (
+    "Bytes are stated against {base}, as models are served. Numbers that were computed in float32 take twice as many "
+    "while a float32 model holds them."
+)
 
 
-def page(joined: Sequence[JoinedRow], scores: Sequence[Score], drawn: Sequence[Plot]) -> str:
+def page(
+    joined: Sequence[JoinedRow], scores: Sequence[Score], drawn: Sequence[Plot], found: Sequence[PairedScore] = ()
+) -> str:
     """Returns the whole page; equal rows give equal bytes."""
     template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     facts = summary.facts([j.row for j in joined], scores)
@@ -50,8 +57,11 @@ def page(joined: Sequence[JoinedRow], scores: Sequence[Score], drawn: Sequence[P
         cost=text(summary.cost(scores)),
         alarm=_alarm(joined),
         facts="\n".join(f"<div><dt>{text(label)}</dt><dd>{text(value)}</dd></div>" for label, value in facts),
-        plots="\n".join(_figure(plot) for plot in drawn),
+        plots="\n".join(figure(plot, _CAPTIONS[plot.name]) for plot in drawn),
         table=_table(scores),
+        actions=tables.actions(scores, text),
+        differences=tables.comparisons(found, text),
+        bytes_note=text(_FOOTNOTE.format(base=numbers.byte_base(scores))),
         probes=probes.matrix(joined, text),
     )
 
@@ -76,8 +86,8 @@ def _alarm(joined: Sequence[JoinedRow]) -> str:
     return f'<div class="alarm"><p>These contexts lost prohibitions of the user:</p><ul>{items}</ul></div>'
 
 
-def _figure(plot: Plot) -> str:
-    return f'<figure class="{plot.name}">{plot.svg}<figcaption>{_CAPTIONS[plot.name]}</figcaption></figure>'
+def figure(plot: Plot, caption: str) -> str:
+    return f'<figure class="{plot.name}">{plot.svg}<figcaption>{caption}</figcaption></figure>'
 
 
 def _table(scores: Sequence[Score]) -> str:

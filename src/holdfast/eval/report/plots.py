@@ -11,7 +11,7 @@ from holdfast.eval.score import Bounds, Score
 
 _FLOOR_SECONDS = 1e-3
 """Where a compaction that takes no measurable time is drawn on the logarithmic axis."""
-_WIDTH, _AXES_HEIGHT = 6.4, 3.7
+WIDTH, AXES_HEIGHT = 6.4, 3.7
 """Inches."""
 
 Value = Callable[[Score], float | None]
@@ -34,11 +34,11 @@ def quality(scores: Sequence[Score]) -> Plot:
         axes = figure.subplots()
         axes.set_title("Answer information kept")
         _curves(axes, scores, _ratio, (lambda s: s.retained, lambda s: s.retained_ci))
-        _share_axis(axes, "retained")
+        share_axis(axes, "retained")
         _ratio_axis(axes, map(_ratio, numbers.methods(scores)), "times fewer slots asked for")
         _legend(figure, scores, _looks(scores))
 
-    return draw("quality", _WIDTH, _height(scores), paint)
+    return draw("quality", WIDTH, _height(scores), paint)
 
 
 def quality_by_bytes(scores: Sequence[Score]) -> Plot:
@@ -48,11 +48,15 @@ def quality_by_bytes(scores: Sequence[Score]) -> Plot:
         axes = figure.subplots()
         axes.set_title("Answer information kept, by real size")
         _curves(axes, scores, numbers.byte_ratio, (lambda s: s.retained, lambda s: s.retained_ci))
-        _share_axis(axes, "retained")
-        _ratio_axis(axes, map(numbers.byte_ratio, numbers.methods(scores)), "times fewer KV bytes really held")
+        share_axis(axes, "retained")
+        _ratio_axis(
+            axes,
+            map(numbers.byte_ratio, numbers.methods(scores)),
+            f"times fewer KV bytes than {numbers.byte_base(scores)}",
+        )
         _legend(figure, scores, _looks(scores))
 
-    return draw("bytes", _WIDTH, _height(scores), paint)
+    return draw("bytes", WIDTH, _height(scores), paint)
 
 
 def seconds(scores: Sequence[Score]) -> Plot:
@@ -76,7 +80,7 @@ def seconds(scores: Sequence[Score]) -> Plot:
         _ratio_axis(axes, map(_ratio, numbers.methods(scores)), "times fewer slots asked for")
         _legend(figure, scores, _looks(scores))
 
-    return draw("seconds", _WIDTH, _height(scores), paint)
+    return draw("seconds", WIDTH, _height(scores), paint)
 
 
 def categories(scores: Sequence[Score]) -> Plot:
@@ -101,7 +105,7 @@ def categories(scores: Sequence[Score]) -> Plot:
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         _legend(figure, chosen, _looks(scores))
 
-    return draw("categories", _WIDTH, max(height, 2.8), paint)
+    return draw("categories", WIDTH, max(height, 2.8), paint)
 
 
 def fidelity(scores: Sequence[Score]) -> Plot:
@@ -111,7 +115,7 @@ def fidelity(scores: Sequence[Score]) -> Plot:
         left, right = figure.subplots(1, 2)
         left.set_title("Next-action information kept")
         _curves(left, scores, _ratio, (lambda s: s.next_action, lambda s: s.next_action_ci))
-        _share_axis(left, "retained")
+        share_axis(left, "retained")
         right.set_title("Divergence on the next turns")
         _curves(right, scores, _ratio, (lambda s: s.kl, lambda s: s.kl_ci))
         none = next((s.kl for s in scores if s.method == "none"), None)
@@ -123,7 +127,7 @@ def fidelity(scores: Sequence[Score]) -> Plot:
             _ratio_axis(axes, map(_ratio, numbers.methods(scores)), "times fewer slots asked for")
         _legend(figure, scores, _looks(scores))
 
-    return draw("fidelity", 2 * _WIDTH, _height(scores, 2 * _WIDTH), paint)
+    return draw("fidelity", 2 * WIDTH, _height(scores, 2 * WIDTH), paint)
 
 
 def _ratio(score: Score) -> float | None:
@@ -141,10 +145,11 @@ def _curves(axes: Any, scores: Sequence[Score], x: Value, y: tuple[Value, Spread
         nudge = 2 ** (0.03 * (place - (len(looks) - 1) / 2))  # so that intervals at one ratio stand side by side
         points = [(x(s), value(s), spread(s)) for s in scores if s.method == method]
         known = sorted((px * nudge, py, ci) for px, py, ci in points if px is not None and py is not None)
-        _curve(axes, known, look)
+        draw_curve(axes, known, look)
 
 
-def _curve(axes: Any, points: Sequence[tuple[float, float, Bounds]], look: LineStyle) -> None:
+def draw_curve(axes: Any, points: Sequence[tuple[float, float, Bounds]], look: LineStyle) -> None:
+    """Draws points with their intervals."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     axes.plot(xs, ys, color=look.color, marker=look.marker, linestyle=look.dash, zorder=3)
     for x, _, (low, high) in points:
@@ -173,7 +178,8 @@ def _bars(axes: Any, chosen: Sequence[Score], names: Sequence[str], looks: dict[
             )
 
 
-def _share_axis(axes: Any, label: str) -> None:
+def share_axis(axes: Any, label: str) -> None:
+    """Draws an axis of shares with both baselines."""
     _percents(axes.yaxis)
     axes.set_ylabel(label)
     low, high = axes.get_ylim()
@@ -223,10 +229,10 @@ def _percents(axis: Any) -> None:
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
 
-def _height(scores: Sequence[Score], width: float = _WIDTH) -> float:
+def _height(scores: Sequence[Score], width: float = WIDTH) -> float:
     """Returns the height, in inches, of the axes and of every line of the legend."""
     labels = _labels(scores)
-    return _AXES_HEIGHT + 0.18 * -(-len(labels) // _legend_columns(labels, width))
+    return AXES_HEIGHT + 0.18 * -(-len(labels) // _legend_columns(labels, width))
 
 
 def _labels(scores: Sequence[Score]) -> dict[str, str]:
@@ -249,12 +255,14 @@ def _legend_columns(labels: dict[str, str], width: float) -> int:
 
 
 def _legend(figure: Any, scores: Sequence[Score], looks: dict[str, LineStyle]) -> None:
-    from matplotlib.lines import Line2D
-
     labels = _labels(scores)
-    handles = [
-        Line2D([], [], color=looks[method].color, marker=looks[method].marker, linestyle=looks[method].dash)
-        for method in labels
-    ]
+    handles = [legend_handle(looks[method]) for method in labels]
     columns = _legend_columns(labels, figure.get_figwidth())
     figure.legend(handles, labels.values(), loc="outside lower left", ncols=columns, fontsize=8.5)
+
+
+def legend_handle(look: LineStyle) -> Any:
+    """Returns the line of a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=look.color, marker=look.marker, linestyle=look.dash)

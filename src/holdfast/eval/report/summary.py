@@ -79,7 +79,8 @@ def _rival(best: Score, measured: Sequence[Score]) -> Score | None:
 
 
 def _cost(score: Score) -> str:
-    held = f"{numbers.size(score.bytes)} of KV cache instead of {numbers.size(score.bytes_full)}"
+    base = f" of {numbers.byte_base([score])}" if score.bytes_base else ""
+    held = f"{numbers.size(score.bytes)} of KV cache instead of {numbers.size(score.bytes_full)}{base}"
     spent = f"{numbers.seconds(score.seconds_compact)} s on top of a prefill of "
     return (
         f"{score.method} holds {held} for a window, and its compaction takes {spent}"

@@ -48,7 +48,7 @@ def table(scores: Sequence[Score]) -> Table:
 def _caption(scores: Sequence[Score]) -> Text:
     meaning = (
         "shares in %, over n probes; KL, top-1 and next action over windows; bootstrap interval over windows;\n"
-        "KV bytes really held, of the compacted span and of all with the verbatim rest"
+        f"KV bytes held, times fewer than {numbers.byte_base(scores)}: of the compacted span, and of all with the rest"
     )
     warnings = (plain(f"\n{note}", "bold yellow") for note in summary.notes(scores))
     return Text.assemble(Text(meaning, "table.caption"), *warnings)
