@@ -19,23 +19,24 @@ from holdfast.errors import BadOption
 from holdfast.facts.fact import Fact
 from holdfast.facts.notes import NOTES_WRITER
 from holdfast.facts.occurrences import SearchableText, visible_text
-from holdfast.facts.prohibitions import RULE_KINDS
+from holdfast.facts.prohibitions import RULE_KINDS, STANDING_KINDS
 from holdfast.facts.session_facts import collect_facts
 from holdfast.gate.text.claims import StruckSentence, strike_claims
 from holdfast.text.file_log import Event, read_lineage
 from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.transcript.activity import find_activity
 from holdfast.transcript.draft import MESSAGE_TOKENS, Draft, Piece, turn_size
+from holdfast.transcript.injections import SUMMARY_FIELD
 from holdfast.transcript.legality import PROVIDERS, Problem, find_problems
 from holdfast.transcript.read import read, read_bytes
 from holdfast.transcript.summary_frame import strip_frame
+from holdfast.transcript.task import find_task
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 STRATEGIES = ("dedup_reads", "clamp", "mask_observations", "drop_observations")
 """Text methods without a model, whose utmost is shown. Those that drop whole turns can always save nearly all."""
 BIGGEST = 5
-_SUMMARY = "isCompactSummary"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class RecordedCompaction:
     """Live facts per kind that the summary, or a turn that was kept, still holds word for word."""
     live: Counter[str]
     lost: tuple[Fact, ...]
-    """The user's rules first, then the newest."""
+    """The user's rules first, then other rules and live handles, then the newest."""
     invented: tuple[StruckSentence, ...]
     """Sentences that no turn bears out."""
 
@@ -163,7 +164,7 @@ def find_opaque(turns: Sequence[Turn]) -> dict[str, OpaqueParts]:
 def tokens_by_kind(turns: Sequence[Turn]) -> Counter[str]:
     """Counts tokens by who says what; the message's own overhead counts with its text."""
     names = _tool_names(turns)
-    task = next((at for at, turn in enumerate(turns) if turn.role is Role.USER), None)
+    task = find_task(turns)
     found: Counter[str] = Counter()
     for at, turn in enumerate(turns):
         kind = "task" if at == task else _kind(turn, names)
@@ -228,13 +229,13 @@ def examine_summary(transcript: Transcript, summary: str) -> RecordedCompaction:
 def _mark_summaries(turns: tuple[Turn, ...], records: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
     """Marks the turns that the records name as summaries, so that `is_summary` knows them."""
     named = {(turn.role, turn.text) for record in records for turn in record.get("summaries") or ()}
-    marks = ({_SUMMARY: True} if (turn.role, turn.text) in named else {} for turn in turns)
+    marks = ({SUMMARY_FIELD: True} if (turn.role, turn.text) in named else {} for turn in turns)
     return tuple(replace(turn, extra={**turn.extra, **mark}) for turn, mark in zip(turns, marks, strict=True))
 
 
 def is_summary(turn: Turn) -> bool:
     """Returns True if an agent wrote the turn in place of earlier ones, in the user's role."""
-    return turn.extra.get(_SUMMARY) is True
+    return turn.extra.get(SUMMARY_FIELD) is True
 
 
 def possible_savings(transcript: Transcript) -> dict[str, int]:
@@ -262,9 +263,13 @@ def _examine_compaction(
         tokens=sum(turn_size(turn, estimate_tokens) for turn in summaries),
         held=Counter(fact.kind.value for fact in live) - Counter(fact.kind.value for fact in lost),
         live=Counter(fact.kind.value for fact in live),
-        lost=tuple(sorted(lost, key=lambda fact: (fact.kind not in RULE_KINDS, -fact.turn))),
+        lost=tuple(sorted(lost, key=_sort_key)),
         invented=strike_claims(held, find_activity(said))[1],
     )
+
+
+def _sort_key(fact: Fact) -> tuple[bool, bool, int]:
+    return fact.kind not in RULE_KINDS, fact.kind not in STANDING_KINDS, -fact.turn
 
 
 def _cost(transcript: Transcript, model: str) -> SessionCost | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.blocks.block import Kind
+from holdfast.transcript.task import find_first_request
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 Messages = list[dict[str, Any]]
@@ -95,7 +96,7 @@ def chat_messages(transcript: Transcript, can: Abilities) -> Iterator[Message]:
     """Yields chat messages that the template can express, merged where it forbids two of one role in a row."""
     open_message: Message | None = None
     names: dict[str, str] = {}
-    task = next((i for i, t in enumerate(transcript.turns) if t.role is Role.USER), -1)
+    task = find_first_request(transcript.turns)
     for index, turn in enumerate(transcript.turns):
         kind = Kind.TASK if index == task else _KINDS[turn.role]
         message = _make_message(Piece(index, kind, turn.text), turn, names, can)

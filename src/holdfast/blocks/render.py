@@ -18,6 +18,7 @@ from holdfast.blocks.message_offsets import MessageOffsets, common_prefix, messa
 from holdfast.blocks.messages import Abilities, Message, Messages, Piece, applier, chat_messages, probe_abilities
 from holdfast.errors import BadInput
 from holdfast.transcript.cuts import exchanges
+from holdfast.transcript.task import find_first_request
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 
@@ -76,7 +77,8 @@ def render_new_turns(transcript: Transcript, start: int, tokenizer: Any, at: int
     does.
     """
     units = exchanges(transcript)
-    head = next((stop for (first, stop) in units if transcript.turns[first].role is Role.USER), start)
+    task = find_first_request(transcript.turns)
+    head = start if task is None else next(stop for first, stop in units if first <= task < stop)
     near = max((first for first, _ in units if first < start), default=0)
     skipped = near - head if 0 < head < near else 0
     turns = (*transcript.turns[: near - skipped], *transcript.turns[near:])

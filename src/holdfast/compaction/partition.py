@@ -85,7 +85,8 @@ def apply_window(blocks: tuple[Block, ...], starts: list[int], policy: Policy) -
     """Returns the pinned head and the newest whole exchanges (which begin at turns `starts`) within the window."""
     if policy.window is None or sum(map(len, blocks)) <= policy.window:
         return blocks
-    head = tuple(takewhile(lambda b: b.kind in (Kind.SYSTEM, Kind.TASK), blocks))
+    task = max((at for at, block in enumerate(blocks) if block.kind is Kind.TASK), default=-1)
+    head = blocks[: task + 1] or tuple(takewhile(lambda b: b.kind is Kind.SYSTEM, blocks))
     room = policy.window - sum(map(len, head))
     at, left = len(head), sum(map(len, blocks[len(head) :]))
     for start in starts:  # blocks and starts are both in the order of turns

@@ -25,6 +25,12 @@ class FactKind(StrEnum):
     COMMAND = "command"
     INSTRUCTION = "instruction"
     PROHIBITION = "prohibition"
+    PROJECT_RULE = "project_rule"
+    """What a rule file of the project asks or forbids (`AGENTS.md`, `CLAUDE.md`); named by that file."""
+    HANDLE = "handle"
+    """Something that runs or stands open: a background shell, a sub-agent, a port, a file in an editor, a todo list."""
+    TASK = "task"
+    """A sentence of the task that is no rule; only of a task that was shortened."""
 
 
 class Span(NamedTuple):
@@ -44,6 +50,8 @@ class TextFact:
     """The exact characters at that place, with any escapes in them."""
     chars: tuple[int, int]
     """Character span in the text that was searched."""
+    source: str = ""
+    """The file of a project rule."""
 
     def shift(self, by: int) -> TextFact:
         """Returns the same fact for a text that has `by` characters more before it."""
@@ -90,6 +98,11 @@ class Fact:
     def citation(self) -> Occurrence:
         """The occurrence to cite: a live one if there is any, the user's first, then the newest."""
         return max(self.live or self.occurrences, key=lambda place: (place.speaker is Role.USER, place.turn))
+
+    @property
+    def source(self) -> str:
+        """The file of a project rule; empty for any other fact."""
+        return self.citation.fact.source
 
     @property
     def turn(self) -> int:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from holdfast.facts.fact import FactKind
+from holdfast.facts.passages import SENTENCE
 from holdfast.facts.prohibitions import find_rules, negates
 from holdfast.facts.word_lists import words_of
 
-_SENTENCE = re.compile(r"[^\n.!?]++(?:[.!?](?![\s\"')*]|$)[^\n.!?]*+)*+[.!?]*+")
 _LIFTS = re.compile(
     r"""^\W*+(?:(?:ok(?:ay)?|yes|right|fine|good|now|so|well|and|but|then),?[ ])*+(?:
         (?:you|we)[ ]may[ ](?!not\b)(?:now[ ]|again[ ])?
@@ -105,7 +105,7 @@ def _stem(word: str) -> str:
 
 def _find_in_text(text: str) -> list[tuple[tuple[int, int], frozenset[str]]]:
     found, fenced = [], False
-    for match in _SENTENCE.finditer(text):
+    for match in SENTENCE.finditer(text):
         sentence = match[0].strip()
         if "```" in sentence:
             fenced = fenced != bool(sentence.count("```") % 2)

@@ -19,6 +19,8 @@ LONGEST_LINE = 300
 """Characters of an error or a command that are kept: a longer one is cut."""
 MOST_LINES = 20
 """Lines of one script that are commands."""
+SENTENCE = re.compile(r"```|[^\n.!?。！？]++(?:[.!?](?![\s\"')*]|$)[^\n.!?。！？]*+)*+[.!?。！？]*+")
+"""A sentence on one line, or the mark of a fence. A full stop inside a name ends none."""
 
 
 def trim_span(start: int, end: int, text: str, longest: int = LONGEST_LINE) -> tuple[int, int]:

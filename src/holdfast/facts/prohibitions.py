@@ -10,11 +10,15 @@ import re
 from collections.abc import Iterator
 
 from holdfast.facts.fact import FactKind, Span
-from holdfast.facts.passages import trim_span
+from holdfast.facts.passages import SENTENCE, trim_span
 from holdfast.facts.word_lists import IMPERATIVES
 
 RULE_KINDS = (FactKind.PROHIBITION, FactKind.INSTRUCTION)
-"""The kinds of facts that are rules: only the user can lift them."""
+"""The kinds of facts that are rules of the user."""
+LIFTABLE_KINDS = (*RULE_KINDS, FactKind.PROJECT_RULE)
+"""The kinds of facts that only the user can lift."""
+STANDING_KINDS = (*LIFTABLE_KINDS, FactKind.HANDLE)
+"""The kinds of facts that come back whatever the budget is."""
 
 LONGEST_RULE = 1200
 """Characters of a rule: half a rule is none."""
@@ -69,7 +73,6 @@ _REFERS_BACK = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """A rule that does not say what it is about, as in `Never exceed without approval`."""
-_SENTENCE = re.compile(r"```|[^\n.!?]++(?:[.!?](?![\s\"')*]|$)[^\n.!?]*+)*+[.!?]*+")
 _SHORT_RULE = re.compile(r"(?:never(?! ?mind)|don['\u2019]?t|avoid) [a-z]+\W*$", re.IGNORECASE)
 _REQUEST = re.compile(r"(?:can|could|would|will) (?:you|we)\b|please\b", re.IGNORECASE)
 _OPENING = re.compile(
@@ -95,7 +98,7 @@ def find_rules(text: str) -> Iterator[Span]:
     A rule that does not say what it is about takes the sentence before it along: on another line, as a rule of its own.
     """
     fenced, before = False, (0, 0)
-    for match in _SENTENCE.finditer(text):
+    for match in SENTENCE.finditer(text):
         if "```" in match[0]:
             fenced, before = fenced != bool(match[0].count("```") % 2), (0, 0)
             continue

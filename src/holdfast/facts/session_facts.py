@@ -8,20 +8,24 @@ the user lifts it (`lifts`): no tool result and no assistant can. No model is as
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 
 from holdfast.facts.extract import extract_facts
 from holdfast.facts.fact import Fact, FactKind, Occurrence, TextFact
 from holdfast.facts.lifts import Lift, find_lifts, topic_words
-from holdfast.facts.prohibitions import RULE_KINDS
+from holdfast.facts.passages import SENTENCE, trim_span
+from holdfast.facts.prohibitions import LIFTABLE_KINDS, LONGEST_RULE, RULE_KINDS, find_rules
 from holdfast.facts.supersession import find_supersession
-from holdfast.facts.user_words import read_carried_rules
+from holdfast.facts.user_words import read_carried_facts
 from holdfast.transcript.activity import Activity, find_activity
+from holdfast.transcript.injections import Owner
 from holdfast.transcript.speaker import extract_own_words, split_voices
+from holdfast.transcript.task import find_task
 from holdfast.transcript.turn import Role, Transcript, Turn
 
 
@@ -47,15 +51,32 @@ def collect_facts(transcript: Transcript) -> SessionFacts:
     stale = find_supersession(turns, activity)
     lifts = find_lifts([(at, words) for at, turn in enumerate(turns) if (words := extract_own_words(turn))])
     of_turn = {at: list(group) for at, group in groupby(lifts, key=lambda lift: lift.turn)}
-    by_word = _index_lifts(lifts)
+    by_word, task = _index_lifts(lifts), find_task(turns)
     places: dict[tuple[FactKind, str], list[Occurrence]] = {}
     for at, turn in enumerate(turns):
         for part, speaker, fact in _facts_of_turn(turn, of_turn.get(at, ())):
             text = _without_json_escapes(fact.text) if part else fact.text
-            end = _find_lift(fact, at, by_word) if fact.kind in RULE_KINDS else stale.find(at, part, fact)
+            if fact.kind is FactKind.TASK:
+                end = task if task is not None and task > at else None
+            else:
+                end = _find_lift(fact, at, by_word) if fact.kind in LIFTABLE_KINDS else stale.find(at, part, fact)
             places.setdefault((fact.kind, text), []).append(Occurrence(at, part, fact, speaker, end))
     facts = tuple(Fact(kind, text, tuple(found)) for (kind, text), found in places.items())
     return SessionFacts(facts, stale.written, activity)
+
+
+def collect_sentences(turn: Turn, at: int) -> tuple[Fact, ...]:
+    """Returns the sentences of the user in turn `at` that are no rules, as facts of the task."""
+    own = extract_own_words(turn)
+    rules = list(find_rules(own))
+    spans = (trim_span(*match.span(), own, LONGEST_RULE) for match in SENTENCE.finditer(own))
+    found = {
+        own[start:end]: (start, end)
+        for start, end in spans
+        if re.search(r"\w{2}", own[start:end]) and not any(rule.start <= start < rule.end for rule in rules)
+    }
+    facts = ((text, TextFact(FactKind.TASK, text, chars)) for text, chars in found.items())
+    return tuple(Fact(FactKind.TASK, text, (Occurrence(at, 0, fact, Role.USER),)) for text, fact in facts)
 
 
 def _facts_of_turn(turn: Turn, lifts: Sequence[Lift]) -> Iterator[tuple[int, Role, TextFact]]:
@@ -63,11 +84,14 @@ def _facts_of_turn(turn: Turn, lifts: Sequence[Lift]) -> Iterator[tuple[int, Rol
 
     A sentence that lifts a rule is a rule itself, because it must survive too.
     """
-    yield from ((0, Role.USER, fact) for fact in read_carried_rules(turn))
+    yield from ((0, speaker, fact) for speaker, fact in read_carried_facts(turn))
     spans = set()
     for voice in split_voices(turn):
-        for found in _extract_facts(voice.text, voice.speaker):
+        rules = voice.owner is Owner.RULES
+        for found in _extract_facts(voice.text, Role.USER if rules else voice.speaker):
             fact = found.shift(voice.start)
+            if rules and fact.kind in RULE_KINDS:
+                fact = replace(fact, kind=FactKind.PROJECT_RULE, source=voice.source)
             spans.add(fact.chars)
             yield 0, voice.speaker, fact
     rest = [lift.chars for lift in lifts if lift.chars not in spans]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from holdfast.errors import BadOption, HoldfastError
 from holdfast.session.events import Row, find_referenced_objects, replay_log
 from holdfast.storage.store import Store
-from holdfast.transcript.turn import Role
+from holdfast.transcript.speaker import extract_own_words
 
 DAY = 86_400.0
 TITLE = 80
@@ -159,7 +159,7 @@ def _read(store: Store, name: str, size: int, sizes: Mapping[str, int]) -> Store
             return StoredSession(name, 0.0, size, problem="its log has no sound event")
         updated = last_use(events)
         turns = replay_log(events, name).turns
-        title = next((turn.text for turn in turns if turn.role is Role.USER), "")
+        title = next((said for turn in turns if (said := extract_own_words(turn).strip())), "")
         title = " ".join(title[: 4 * TITLE].split())[:TITLE]
         objects = {digest: sizes.get(digest, 0) for digest in find_referenced_objects(events)}
         return StoredSession(name, updated, size, objects, title, len(turns), str(events[0].get("name", "")))

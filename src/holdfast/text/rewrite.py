@@ -174,9 +174,10 @@ def _report_step(progress: Progress | None, done: int) -> None:
 
 def _explain_excess(tokens: int, report: TextReport | None, allowed: float) -> str:
     """Explains the reason why a result is `tokens` over its budget."""
-    if report and report.rules and tokens <= report.section:
+    if report and report.standing and tokens <= report.section:
+        what = "rules of the user" if report.standing == report.rules else "rules and live handles"
         return (
-            f"{tokens:,} tokens over the budget: {report.rules} rules of the user come back whatever it is, and take "
+            f"{tokens:,} tokens over the budget: {report.standing} {what} come back whatever it is, and take "
             f"{report.section:,} tokens"
         )
     if allowed and report and tokens <= report.section:

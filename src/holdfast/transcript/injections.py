@@ -172,6 +172,10 @@ OPENINGS: tuple[tuple[str, Owner, str, str], ...] = (
 )
 """Openings at the beginning of a line by agent, with the end of what they open; an empty end is that of the match."""
 
+SUMMARY_FIELD = "isCompactSummary"
+"""The field of `Turn.extra` that is True for a summary of the agent's own, as Claude Code records it."""
+SYNTHETIC_FIELD = "synthetic_spans"
+"""The field of `Turn.extra` with the characters, as pairs, that the agent's record says the user did not type."""
 RULE_FILES = re.compile(
     r"(?:^|[/\\])(?:(?:CLAUDE|AGENTS?|GEMINI|QWEN|CONTEXT|CONVENTIONS|WARP|COPILOT|IFLOW)(?:\.local|\.override)?\.md"
     r"|\.(?:cursorrules|windsurfrules|clinerules|goosehints)|copilot-instructions\.md|[\w.-]+\.instructions\.md"
@@ -225,7 +229,7 @@ def find_injections(text: str) -> tuple[Injection, ...]:
 
 def owner_by_fields(extra: Mapping[str, Any]) -> Owner:
     """Returns the owner of a turn's unmarked text by what the agent's record says of it."""
-    if extra.get("isCompactSummary") is True or extra.get("compacted") is True:
+    if extra.get(SUMMARY_FIELD) is True or extra.get("compacted") is True:
         return Owner.SUMMARY
     origin, sent = extra.get("origin"), extra.get("attachment")
     kind = origin.get("kind", "human") if isinstance(origin, Mapping) else "human"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from holdfast.transcript.injections import Injection, Owner, find_injections, owner_by_fields
+from holdfast.transcript.injections import SYNTHETIC_FIELD, Injection, Owner, find_injections, owner_by_fields
 from holdfast.transcript.tools import answers_text_call
 from holdfast.transcript.turn import Role, Turn
 
@@ -60,7 +60,7 @@ def split_voices(turn: Turn) -> tuple[Voice, ...]:
     """
     if turn.role is not Role.USER or answers_text_call(turn):
         return (Voice(Role.TOOL if turn.role is Role.USER else turn.role, 0, turn.text),)
-    synthetic = tuple((start, stop) for start, stop in turn.extra.get("synthetic_spans") or ())
+    synthetic = tuple((start, stop) for start, stop in turn.extra.get(SYNTHETIC_FIELD) or ())
     return _split_user_text(turn.text, owner_by_fields(turn.extra), synthetic)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from holdfast.blocks.block import Block, Kind
 from holdfast.facts.extract import extract_facts
 from holdfast.facts.fact import TextFact
 from holdfast.gate.latent.token_text import TokenDecoder
-from holdfast.transcript.turn import Role
+from holdfast.transcript.speaker import split_voices
+from holdfast.transcript.turn import Role, Turn
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class FactTokens:
 
 _SPEAKERS = {
     Kind.SYSTEM: Role.SYSTEM,
-    Kind.TASK: Role.USER,
-    Kind.USER: Role.USER,
     Kind.REASONING: Role.ASSISTANT,
     Kind.ACTION: Role.ASSISTANT,
     Kind.OBSERVATION: Role.TOOL,
@@ -57,8 +56,17 @@ def locate_facts(blocks: Sequence[Block], tokenizer: Any) -> tuple[FactTokens, .
     for block in blocks:
         text, starts, ends = decoder.decode(block.ids)
         first = block.origin.tokens[0]
-        for fact in extract_facts(text, _SPEAKERS[block.kind]):
+        for fact in _facts_of_block(block.kind, text):
             begin = bisect_right(ends, fact.chars[0])
             end = bisect_left(starts, fact.chars[1])
             found.append(FactTokens(fact, block.origin.turn, (first + begin, first + end)))
     return tuple(found)
+
+
+def _facts_of_block(kind: Kind, text: str) -> Iterator[TextFact]:
+    """Yields the facts of a block's text; what a harness put into a user's message holds no rules."""
+    if kind in _SPEAKERS:
+        yield from extract_facts(text, _SPEAKERS[kind])
+        return
+    for voice in split_voices(Turn(Role.USER, text)):
+        yield from (fact.shift(voice.start) for fact in extract_facts(voice.text, voice.speaker))

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import Lost
 from holdfast.facts.fact import Fact, FactKind
 from holdfast.facts.occurrences import SearchableText, occurs_in, visible_text
-from holdfast.facts.prohibitions import RULE_KINDS
+from holdfast.facts.prohibitions import LIFTABLE_KINDS, RULE_KINDS, STANDING_KINDS
 from holdfast.facts.section import line_cost, section_line, write_section
-from holdfast.facts.session_facts import SessionFacts
+from holdfast.facts.session_facts import SessionFacts, collect_sentences
 from holdfast.gate.text.claims import StruckSentence, strike_claims
 from holdfast.methods.text.base import Room
 from holdfast.transcript.draft import Count, Draft, Line, Piece, task_piece, turn_ranges, turn_size
-from holdfast.transcript.speaker import is_section
-from holdfast.transcript.tools import answers_text_call
+from holdfast.transcript.injections import Owner
+from holdfast.transcript.speaker import is_made, is_section, split_voices
+from holdfast.transcript.task import find_task
 from holdfast.transcript.turn import Role, Turn
 
 SHARE = 0.2
@@ -34,7 +35,7 @@ _WORTH = {
     FactKind.QUOTED: 5,
     FactKind.ERROR: 1,
 }
-_LONG_KINDS = (*RULE_KINDS, FactKind.ERROR, FactKind.COMMAND, FactKind.QUOTED)
+_LONG_KINDS = (*STANDING_KINDS, FactKind.TASK, FactKind.ERROR, FactKind.COMMAND, FactKind.QUOTED)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class TextReport:
     def rules(self) -> int:
         """Number of the user's rules that were put back: they are, whatever the budget is."""
         return sum(fact.kind in RULE_KINDS for fact in self.restored)
+
+    @property
+    def standing(self) -> int:
+        """Number of the facts put back that come back whatever the budget is: rules and live handles."""
+        return sum(fact.kind in STANDING_KINDS for fact in self.restored)
 
     def as_evidence(self) -> dict[str, Any]:
         return {
@@ -108,7 +114,7 @@ def reserve_tokens(draft: Draft, facts: SessionFacts, room: Room) -> int:
     droppable = [fact for fact in facts.live if not any(place.turn in fixed for place in fact.live)]
     if not droppable:
         return 0
-    rules = [fact for fact in droppable if fact.kind in RULE_KINDS]
+    rules = [fact for fact in droppable if fact.kind in STANDING_KINDS]
     needed = turn_size(write_section(rules).turn, room.count)
     return min(needed + int(SHARE * room.budget), turn_size(write_section(droppable).turn, room.count))
 
@@ -120,7 +126,7 @@ def check_draft(draft: Draft, facts: SessionFacts, room: Room, *, allow_over: fl
     """
     began = time.perf_counter()
     draft, struck = strike_claims(draft, facts.activity)
-    compacted = _facts_of_compacted_turns(draft, facts)
+    compacted = [*_facts_of_compacted_turns(draft, facts), *_sentences_of_the_task(draft)]
     missing = _find_missing(draft, [fact for fact in compacted if fact.superseded_by is None])
     ending = _explain_absence(draft, room)
     closing = sum(room.count(f"\n{end.text}") for end in ending)
@@ -169,27 +175,40 @@ def _facts_of_compacted_turns(draft: Draft, facts: SessionFacts) -> list[Fact]:
     return [fact for fact in facts.facts if any(place.turn not in verbatim for place in fact.occurrences)]
 
 
+def _sentences_of_the_task(draft: Draft) -> Sequence[Fact]:
+    """Returns the sentences of the task where it is not in the result as it was: what it lost is put back or listed."""
+    task = find_task(draft.raw.turns)
+    return () if task is None or task in _verbatim_turns(draft) else collect_sentences(draft.raw.turns[task], task)
+
+
 def _find_missing(draft: Draft, live: Sequence[Fact]) -> list[Fact]:
-    """Returns the facts that the result does not hold. A rule counts only in the words of a user or a system turn."""
+    """Returns the facts that the result does not hold. A rule counts only in words that may rule: of the user, of a
+    system turn, of a rule file, or of this facts section.
+    """
     verbatim = _verbatim_turns(draft)
     all_text = SearchableText("\n".join(visible_text(piece.turn) for piece in draft.pieces))
-    rule_text = SearchableText("\n".join(visible_text(turn) for turn in draft.turns if _may_rule(turn)))
+    rule_text = SearchableText("\n".join(words for turn in draft.turns for words in _ruling_words(turn)))
     return [
         fact
         for fact in live
         if not any(place.turn in verbatim for place in fact.live)
-        and not (rule_text if fact.kind in RULE_KINDS else all_text).contains(fact.text, fact.kind)
+        and not (rule_text if fact.kind in LIFTABLE_KINDS else all_text).contains(fact.text, fact.kind)
     ]
 
 
-def _may_rule(turn: Turn) -> bool:
-    return turn.role in (Role.USER, Role.SYSTEM) and not answers_text_call(turn)
+def _ruling_words(turn: Turn) -> Iterator[str]:
+    for voice in split_voices(turn) if turn.role in (Role.USER, Role.SYSTEM) else ():
+        of_result = voice.owner is None and voice.speaker is Role.TOOL and not is_made(voice)
+        if voice.owner in (None, Owner.RULES) and not of_result:
+            yield voice.text
 
 
 def _choose(missing: Sequence[Fact], limit: int, count: Count, written: frozenset[str]) -> list[Fact]:
-    """Returns the facts for the section: every rule, then by worth the facts that still fit into `limit` tokens."""
-    chosen = [fact for fact in missing if fact.kind in RULE_KINDS]
-    rest = sorted((fact for fact in missing if fact.kind not in RULE_KINDS), key=lambda fact: _worth(fact, written))
+    """Returns the facts for the section: every rule and live handle, then by worth those that still fit into `limit`
+    tokens.
+    """
+    chosen = [fact for fact in missing if fact.kind in STANDING_KINDS]
+    rest = sorted((fact for fact in missing if fact.kind not in STANDING_KINDS), key=lambda fact: _worth(fact, written))
     for _ in range(_PASSES):
         left = limit - turn_size(write_section(chosen).turn, count)
         added = _fill(chosen, rest, left, count)
@@ -198,7 +217,7 @@ def _choose(missing: Sequence[Fact], limit: int, count: Count, written: frozense
         chosen += added
         done = {(fact.kind, fact.text) for fact in added}
         rest = [fact for fact in rest if (fact.kind, fact.text) not in done]
-    while chosen and chosen[-1].kind not in RULE_KINDS and turn_size(write_section(chosen).turn, count) > limit:
+    while chosen and chosen[-1].kind not in STANDING_KINDS and turn_size(write_section(chosen).turn, count) > limit:
         chosen.pop()
     return chosen
 
@@ -223,7 +242,11 @@ def _fill(chosen: Sequence[Fact], rest: Sequence[Fact], left: int, count: Count)
 
 
 def _worth(fact: Fact, written: frozenset[str]) -> tuple[int, int]:
-    """Sorts the most valuable first: the user's, errors, files written, names, numbers, quotes; newer ones first."""
+    """Sorts the most valuable first: the task's, the user's, errors, files written, names, numbers, quotes; newer ones
+    first.
+    """
+    if fact.kind is FactKind.TASK:
+        return -1, fact.turn
     if fact.speaker is Role.USER:
         return 0, -fact.turn
     if fact.kind is FactKind.PATH and fact.text in written:

@@ -12,10 +12,10 @@ from typing import ClassVar
 from holdfast.errors import BadOption
 from holdfast.methods.text.base import Room
 from holdfast.methods.text.exchanges import Span, choose_until_fit, drop_exchanges, droppable_exchanges
-from holdfast.methods.text.observations import is_observation
 from holdfast.methods.text.similarity import SCORERS
-from holdfast.transcript.draft import Draft
-from holdfast.transcript.turn import Role, Turn
+from holdfast.transcript.draft import Draft, task_piece
+from holdfast.transcript.speaker import extract_own_words
+from holdfast.transcript.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class Retrieve:
 
 def _query(held: Draft) -> str:
     """Returns the query: the newest request first, because an embedding sees only the beginning."""
-    asked = [turn.text for turn in held.turns if turn.role is Role.USER and turn.text and not is_observation(turn)]
-    return "\n".join(dict.fromkeys([*asked[-1:], *asked[:1]]))
+    asked = [said for turn in held.turns if (said := extract_own_words(turn).strip())]
+    task = task_piece(held)
+    return "\n".join(dict.fromkeys([*asked[-1:], *([] if task is None else [held.turns[task].text])]))
 
 
 def _turn_text(turn: Turn) -> str:

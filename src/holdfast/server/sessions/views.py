@@ -13,7 +13,8 @@ from holdfast.server.sessions.entry import SessionEntry
 from holdfast.server.sessions.registry import replay_turns
 from holdfast.session.events import SessionCompacted, SessionSaved, TurnsAppended
 from holdfast.session.session import Session
-from holdfast.transcript.turn import Role, Turn
+from holdfast.transcript.speaker import extract_own_words
+from holdfast.transcript.turn import Turn
 
 TITLE = 120
 TEXT = 2000
@@ -26,7 +27,7 @@ def row(entry: SessionEntry, model: Model) -> SessionRow:
     sizes = _newest_sizes(entry, session)
     tokens = int(sizes.get("tokens", 0))
     turns = session.turns if session else replay_turns(entry.events)
-    asked = [turn.text for turn in turns if turn.role is Role.USER] or [""]
+    asked = [said for turn in turns if (said := extract_own_words(turn).strip())] or [""]
     events = session.events if session else entry.events
     return SessionRow(
         id=entry.name,

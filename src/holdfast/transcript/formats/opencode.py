@@ -7,7 +7,7 @@ its tool turns. What the agent has pruned (`time.compacted`) reads as the model 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -23,6 +23,7 @@ from holdfast.transcript.formats.apply_draft import (
     unpack_entries,
 )
 from holdfast.transcript.formats.opencode_ids import give_ids, renew_session
+from holdfast.transcript.injections import SYNTHETIC_FIELD
 from holdfast.transcript.json_fields import copy_object, take_list, take_required_text, text_or_empty, to_json_text
 from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
@@ -139,6 +140,18 @@ def _user(parts: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:
         return ()
     folded = read_parts(_plain_part(at, part) for at, part in sent)
     return (Turn(Role.USER, folded.text, extra=folded.extra, opaque=folded.opaque),)
+    spans = tuple(_synthetic_spans(sent))
+    return (Turn(Role.USER, folded.text, extra={**folded.extra, **({SYNTHETIC_FIELD: spans} if spans else {})}),)
+
+
+def _synthetic_spans(sent: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, int]]:
+    """Yields the characters of the message's text that the agent put in and the user did not type."""
+    at = 0
+    for position, part in sent:
+        if shown := read_parts([_plain_part(position, part)]).text:
+            if part.get("synthetic") is True:
+                yield at, at + len(shown)
+            at += len(shown) + 1
 
 
 def _is_unsent(part: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from holdfast.transcript.content import read_content
 from holdfast.transcript.document import Document, Entry, MalformedEntry
+from holdfast.transcript.injections import SUMMARY_FIELD
 from holdfast.transcript.json_fields import copy_object, take_required_text, text_or_empty
 from holdfast.transcript.turn import Role, Transcript, Turn
 
@@ -103,7 +104,7 @@ def _turn_of_message(message: dict[str, Any]) -> Turn | None:
     role = take_required_text(message, "role", "a message")
     if role in _SUMMARIES:
         text = message.pop("summary", None)
-        return Turn(Role.USER, text_or_empty(text), extra=message)
+        return Turn(Role.USER, text_or_empty(text), extra={**message, SUMMARY_FIELD: True})
     if role == "bashExecution":
         return _shell(message)
     content = read_content(_rename_parts(message.pop("content", None)))
