@@ -1,16 +1,19 @@
 """The rules of a user: what the user asks for and what the user forbids. No other module decides this.
 
-To add a wording of a prohibition, add a row to `FORBIDDING`; `NEGATING` has the words that turn a sentence round.
-`find_rules` reads a view of `masks`, of the same length as the text. Every pattern is linear, as in `literals`.
+To add a wording of a prohibition, add a row to `FORBIDDING`, or in another language to its row of `rule_wordings`;
+`NEGATING` has the words that turn a sentence round. `find_rules` reads a view of `masks`, of the same length as the
+text. Every pattern is linear, as in `literals`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from holdfast.facts.fact import FactKind, Span
 from holdfast.facts.passages import SENTENCE, trim_span
+from holdfast.facts.rule_wordings import LANGUAGES, Language
 from holdfast.facts.word_lists import IMPERATIVES
 
 RULE_KINDS = (FactKind.PROHIBITION, FactKind.INSTRUCTION)
@@ -74,6 +77,8 @@ _REFERS_BACK = re.compile(
 )
 """A rule that does not say what it is about, as in `Never exceed without approval`."""
 _SHORT_RULE = re.compile(r"(?:never(?! ?mind)|don['\u2019]?t|avoid) [a-z]+\W*$", re.IGNORECASE)
+_WIDE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
+"""A character of a script that puts a word into one or two of them."""
 _REQUEST = re.compile(r"(?:can|could|would|will) (?:you|we)\b|please\b", re.IGNORECASE)
 _OPENING = re.compile(
     r"(?:(?:and|also|then|now|first|so|just|ok(?:ay)?|on [A-Z]\w+),? )?(\w+)\b(?! ?[=(.\[])", re.IGNORECASE
@@ -82,13 +87,19 @@ _CODE = re.compile(r"[}{\])@/<|+]|(?:import|from|def|class|const|let|var|return|
 
 
 def forbids(text: str) -> bool:
-    """Returns True if a wording of a prohibition stands in the text."""
-    return _FORBIDS.search(text) is not None
+    """Returns True if a wording of a prohibition stands in the text, in any of the languages."""
+    return _FORBIDS.search(text) is not None or any(
+        language.forbids.search(part) for part in _sentences(text) for language in _languages_of(part)
+    )
 
 
 def negates(text: str) -> bool:
-    """Returns True if a word that says no stands in the text."""
-    return _NEGATES.search(text) is not None
+    """Returns True if a word that says no stands in the text, in any of the languages."""
+    return _NEGATES.search(text) is not None or any(
+        language.negates.search(part) or language.forbids.search(part)
+        for part in _sentences(text)
+        for language in _languages_of(part)
+    )
 
 
 def find_rules(text: str) -> Iterator[Span]:
@@ -121,14 +132,33 @@ def find_rules(text: str) -> Iterator[Span]:
 
 def classify_sentence(sentence: str) -> FactKind | None:
     """Returns the kind of rule that a sentence of the user is; None if it asks for nothing."""
-    idle = sentence.endswith("?") and not _REQUEST.search(sentence)
-    if idle or (sentence.count(" ") < 2 and not _SHORT_RULE.match(sentence)):
+    others = _languages_of(sentence)
+    requests = _REQUEST.search(sentence) or any(language.requests.search(sentence) for language in others)
+    idle = sentence.endswith(("?", "？")) and not requests
+    if idle or not (_has_words(sentence, bool(others)) or _SHORT_RULE.match(sentence)):
         return None
     if forbids(sentence):
         return FactKind.PROHIBITION
-    if _ASKS.search(sentence) or _PREFERS.search(sentence) or _is_imperative(sentence):
+    asks = _ASKS.search(sentence) or _PREFERS.search(sentence) or _is_imperative(sentence)
+    if asks or any(language.asks.search(sentence) for language in others):
         return FactKind.INSTRUCTION
     return None
+
+
+def _sentences(text: str) -> Iterator[str]:
+    return (match[0] for match in SENTENCE.finditer(text))
+
+
+@lru_cache(maxsize=1 << 12)
+def _languages_of(sentence: str) -> tuple[Language, ...]:
+    """Returns the languages other than English that a sentence may be in."""
+    shown = sentence[:LONGEST_RULE]
+    return tuple(language for language in LANGUAGES if language.speaks(shown))
+
+
+def _has_words(sentence: str, foreign: bool) -> bool:
+    """Returns True if a sentence has three words or more; two are enough for languages that say `not` by an ending."""
+    return sentence.count(" ") >= (1 if foreign else 2) or len(_WIDE.findall(sentence)) > 4
 
 
 def _is_beside(text: str, before: tuple[int, int], start: int) -> bool:
