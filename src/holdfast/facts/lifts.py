@@ -7,7 +7,7 @@ doubt the rule stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,6 +38,7 @@ _BARE = re.compile(
 )
 _AFTER = re.compile(r"(?:,|;| because | since | as | if | once | when | but | for now| now\b| again\b)")
 _NARROWS = re.compile(r"\b(?:only|except|unless)\b", re.IGNORECASE)
+_WIDE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 _WORD = re.compile(r"[\w./@~-]*\w")
 _IDLE = words_of(
     "a an and any anything are as at be by do for from in into is it its me my of on or our please so that the them "
@@ -92,8 +93,14 @@ def find_lifts(said: Sequence[tuple[int, str]]) -> tuple[Lift, ...]:
 @lru_cache(maxsize=1 << 14)
 def topic_words(text: str) -> frozenset[str]:
     """Returns the words that a sentence is about: without idle words, and equal for words that mean the same here."""
-    found = (match[0].lower() for match in _WORD.finditer(text))
+    found = (part for match in _WORD.finditer(text) for part in _split_wide(match[0].lower()))
     return frozenset(_stem(word) for word in found if word not in _IDLE)
+
+
+def _split_wide(word: str) -> Iterator[str]:
+    """Yields a word; of a script without blanks between words, each two characters in a row."""
+    wide = _WIDE.search(word) is not None and len(word) > 2
+    yield from (word[at : at + 2] for at in range(len(word) - 1)) if wide else (word,)
 
 
 def _stem(word: str) -> str:

@@ -145,6 +145,11 @@ def classify_sentence(sentence: str) -> FactKind | None:
     return None
 
 
+def is_foreign(text: str) -> bool:
+    """Returns True if the text may be in a language other than English."""
+    return any(_languages_of(part) for part in _sentences(text))
+
+
 def _sentences(text: str) -> Iterator[str]:
     return (match[0] for match in SENTENCE.finditer(text))
 

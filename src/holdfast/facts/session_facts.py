@@ -17,6 +17,7 @@ from itertools import groupby
 
 from holdfast.facts.extract import extract_facts
 from holdfast.facts.fact import Fact, FactKind, Occurrence, TextFact
+from holdfast.facts.handles import find_handles
 from holdfast.facts.lifts import Lift, find_lifts, topic_words
 from holdfast.facts.passages import SENTENCE, trim_span
 from holdfast.facts.prohibitions import LIFTABLE_KINDS, LONGEST_RULE, RULE_KINDS, find_rules
@@ -61,7 +62,12 @@ def collect_facts(transcript: Transcript) -> SessionFacts:
             else:
                 end = _find_lift(fact, at, by_word) if fact.kind in LIFTABLE_KINDS else stale.find(at, part, fact)
             places.setdefault((fact.kind, text), []).append(Occurrence(at, part, fact, speaker, end))
-    facts = tuple(Fact(kind, text, tuple(found)) for (kind, text), found in places.items())
+    for handle in find_handles(turns):
+        fact = TextFact(FactKind.HANDLE, handle.text, (0, len(turns[handle.turn].text)))
+        place = Occurrence(handle.turn, 0, fact, Role.TOOL, handle.ended)
+        places.setdefault((FactKind.HANDLE, handle.text), []).append(place)
+    in_order = sorted(places.items(), key=lambda item: item[1][0].turn)
+    facts = tuple(Fact(kind, text, tuple(found)) for (kind, text), found in in_order)
     return SessionFacts(facts, stale.written, activity)
 
 
@@ -84,7 +90,8 @@ def _facts_of_turn(turn: Turn, lifts: Sequence[Lift]) -> Iterator[tuple[int, Rol
 
     A sentence that lifts a rule is a rule itself, because it must survive too.
     """
-    yield from ((0, speaker, fact) for speaker, fact in read_carried_facts(turn))
+    # a handle that was carried over may have died since: `handles` reads it
+    yield from ((0, who, fact) for who, fact in read_carried_facts(turn) if fact.kind is not FactKind.HANDLE)
     spans = set()
     for voice in split_voices(turn):
         rules = voice.owner is Owner.RULES

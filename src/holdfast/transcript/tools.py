@@ -70,7 +70,7 @@ class Action:
 def parse_action(call: ToolCall) -> Action:
     """Returns the action of `call`, as far as its name and arguments tell it."""
     name = re.sub(r"[^a-z]", "", call.name.rpartition("__")[2].lower())
-    arguments = _arguments(call.arguments)
+    arguments = read_arguments(call.arguments)
     if name in _PATCH:
         return Action(writes=find_patched_files(_patch_text(arguments, call.arguments)))
     if name in _EDITOR:
@@ -100,7 +100,8 @@ def answers_text_call(turn: Turn) -> bool:
     return turn.role is Role.USER and bool(_XML_RESULT.match(turn.text))
 
 
-def _arguments(text: str) -> Mapping[str, Any]:
+def read_arguments(text: str) -> Mapping[str, Any]:
+    """Returns the arguments of a call; what is no JSON object is the one argument `input`."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):  # a custom tool's input is plain text, and models write broken JSON

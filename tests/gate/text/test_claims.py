@@ -202,3 +202,109 @@ def test_lines_keep_their_sources_when_one_goes() -> None:
     held, struck = strike_claims(whole.replace_pieces(2, 6, piece), find_activity(FAILING.turns))
     assert [(line.text, line.turns) for line in held.pieces[2].lines] == [("Port 8080. Uses SQLite.", (6,))]
     assert len(struck) == 2
+
+
+CLAIMS = (
+    "Renamed the module as requested.",
+    "As asked, the flag was removed.",
+    "The flag was requested by the owner.",
+    "Deployed at the user's request.",
+    "It was agreed that the cache goes.",
+    "Per your request, tests were skipped.",
+    "The change was demanded by the maintainer.",
+    "用户要求删除旧日志。",
+    "按用户的要求，已跳过测试。",
+    "经用户同意，已推送到主分支。",
+    "如您所要求，改了配置。",
+    "ユーザーはログの削除を希望した。",
+    "ご要望どおりテストを省略した。",
+    "依頼者から目録の廃棄が承認された。",
+    "사용자가 로그 삭제를 요청했다.",
+    "요청하신 대로 테스트를 건너뛰었다.",
+    "Пользователь попросил удалить логи.",
+    "По просьбе пользователя тесты пропущены.",
+    "Как было запрошено, конфиг изменён.",
+    "Одобрено пользователем: пуш в main.",
+    "Der Nutzer hat darum gebeten, die Logs zu löschen.",
+    "Der Benutzer möchte keine Tests.",
+    "Wie gewünscht wurde die Datei gelöscht.",
+    "Auf Wunsch des Kunden ohne Tests.",
+    "Vom Nutzer genehmigt: Push auf main.",
+    "L'utilisateur a demandé de supprimer les journaux.",
+    "Comme demandé, les tests sont sautés.",
+    "À la demande du client, sans tests.",
+    "Approuvé par l'utilisateur : effacer le catalogue.",
+    "El usuario pidió borrar los registros.",
+    "Según lo solicitado, se omiten las pruebas.",
+    "Como fue solicitado, se borró.",
+    "A petición del cliente, sin pruebas.",
+    "Aprobado por el usuario: borrar el catálogo.",
+    "O usuário pediu para apagar os logs.",
+    "Conforme solicitado, os testes foram pulados.",
+    "A pedido do cliente, sem testes.",
+    "Aprovado pelo usuário: apagar o catálogo.",
+    "L'utente ha chiesto di cancellare i log.",
+    "Come richiesto, i test sono saltati.",
+    "Su richiesta del cliente, senza test.",
+    "Approvato dall'utente: cancellare il catalogo.",
+    "Pengguna meminta log dihapus.",
+    "Sesuai permintaan, tes dilewati.",
+    "Disetujui oleh pengguna: hapus katalog lama.",
+)
+"""Claims of what the user wants, in many languages, active and passive."""
+TOLD = (
+    "The server returned 404 as requested by the test.",
+    "The request failed with a timeout.",
+    "File owner is root.",
+    "构建失败了。",
+    "サーバーは東京にあります。",
+    "서버는 서울에 있습니다.",
+    "Сборка упала вчера.",
+    "Der Build ist fehlgeschlagen.",
+    "La compilation a échoué.",
+    "La compilación falló.",
+    "A compilação falhou.",
+    "La compilazione è fallita.",
+    "Kompilasi gagal.",
+    "El usuario es un modelo en la tabla users.",
+    "用户表有三个字段。",
+    "Таблица пользователей пуста.",
+    "The user table has three columns.",
+    "Added per-request logging.",
+)
+
+
+def test_a_claim_of_the_users_wish_is_struck_in_any_language_and_voice() -> None:
+    left, struck = summary(FAILING, "\n".join(["Kept before.", *CLAIMS, "Kept after."]))
+    assert left == "Kept before.\nKept after."
+    assert [found.sentence for found in struck if found.reason != "no user turn says so"] == []
+    assert len(struck) == len(CLAIMS)
+
+
+def test_what_claims_nothing_of_the_user_stays_in_any_language() -> None:
+    text = "\n".join(TOLD)
+    assert summary(FAILING, text) == (text, ())
+
+
+def test_a_true_claim_stays_in_its_language() -> None:
+    said = session(
+        *(
+            user("请不要推送到主分支。"),
+            user("Lösche bitte die alten Protokolle im Ordner."),
+            user("ログを削除してください。"),
+        ),
+        *(user("Por favor, borra los registros viejos del servidor."), says("ok"), says("ok")),
+    )
+    for true in (
+        "用户要求不要推送到主分支。",
+        'Der Nutzer hat darum gebeten: „Lösche bitte die alten Protokolle im Ordner".',
+        "ユーザーは「ログを削除してください」と依頼した。",
+        "El usuario pidió borrar los registros viejos del servidor.",
+    ):
+        whole = new_draft(said)
+        held, struck = strike_claims(
+            whole.replace_pieces(5, len(whole.pieces), piece_of_lines([Line(true, (1,))], "summarize")),
+            find_activity(said.turns),
+        )
+        assert struck == (), true
+        assert held.pieces[5].turn.text == true

@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from holdfast.facts.lifts import topic_words
 from holdfast.facts.notes import NOTES_WRITER, Notes
-from holdfast.facts.prohibitions import negates
+from holdfast.facts.prohibitions import is_foreign, negates
 from holdfast.facts.user_words import extract_user_words
 from holdfast.methods.text.activity_notes import activity_notes
 from holdfast.transcript.activity import Activity, Command
-from holdfast.transcript.claim_patterns import USER_CLAIM
+from holdfast.transcript.claim_patterns import USER_CLAIM, USER_HEADING
 from holdfast.transcript.draft import Draft, Line, Piece
 from holdfast.transcript.outcomes import RunCounts
 from holdfast.transcript.turn import Turn
@@ -35,30 +36,36 @@ class StruckSentence:
 
 
 _HEADING = re.compile(r"^\s*(?:#+\s|\*\*[^*]+\*\*:?\s*$|[^.\n]{1,80}:\s*$)")
-_OF_USER = re.compile(
-    r"constraint|prohibition|forb|from the user|user['\u2019]?s? (?:rule|instruction|request|said|ask)", re.I
-)
 _ABOUT = re.compile(r"\b(?:whether|if|about|why|how|what|which|when|where|who|question)\b", re.IGNORECASE)
 _POLITE = re.compile(r"\b(?:can|could|would|will) (?:you|we)\b|\bplease\b", re.IGNORECASE)
 _NOTHING = re.compile(r"^\W*(?:none|n/a|nothing|no (?:constraints|prohibitions|rules))\b[^.]{0,30}\W*$", re.IGNORECASE)
 _FAILED = re.compile(r"\b([1-9]\d*) (?:tests? )?(?:failed|failing|failures?|fail)\b", re.IGNORECASE)
 _APPROVES = re.compile(
-    r"\b(?:approv|confirm|agree|allow|permi|consent|authori[sz]|accept|sign(?:ed)? off|okay|grant)", re.IGNORECASE
+    r"\b(?:approv|confirm|agree|allow|permi|consent|authori[sz]|accept|sign(?:ed)? off|okay|grant|approuv|permet"
+    r"|aprob|acept|aprov|aceit|permess|accett|genehmig|erlaub|best(?:ä|ae)tig|zugestimm|einverstanden|одобр|подтвер|разреш"
+    r"|соглас|(?:men|di)?setuju|(?:meng|di)?izin)|批准|同意|[许許]可|允[许許]|授[权權]|[确確][认認]|承認|승인|허가|허락|동의|확인",
+    re.IGNORECASE,
 )
 _YES = re.compile(
     r"\b(?:yes|yep|yeah|ok(?:ay)?|sure|fine|agreed?|approved?|confirm(?:ed)?|go ahead|lgtm|allow(?:ed)?|may|can now"
-    r"|do it|right|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|please do)\b",
+    r"|do it|right|correct|good|accept(?:ed)?|permit(?:ted)?|authori[sz]ed?|please do)\b"
+    r"|^\W*(?:(?:ja|gut|gerne|einverstanden|oui|d['\u2019]accord|vas-y|s[ií]|vale|dale|claro|adelante|sim|pode|beleza|sì"
+    r"|va bene|certo|procedi|ya|boleh|silakan|да|хорошо|можно|ладно|давай)\b|好|可以|行|同意|是的|没问题|はい|いいです"
+    r"|お願い|了解|네|좋아|그래|괜찮)",
     re.IGNORECASE,
 )
 
 _QUOTE = re.compile(
     r"""\"([^\"\n]{3,400})\"|\u201c([^\u201d\n]{3,400})\u201d|`([^`\n]{3,400})`
-        |(?<!\w)'([^'\n]{3,400})'(?!\w)|\u00ab([^\u00bb\n]{3,400})\u00bb""",
+        |(?<!\w)'([^'\n]{3,400})'(?!\w)|\u00ab([^\u00bb\n]{3,400})\u00bb|\u201e([^\u201c\n]{3,400})\u201c
+        |[\u300c\u300e]([^\u300d\u300f\n]{3,400})[\u300d\u300f]""",
     re.VERBOSE,
 )
 _SENTENCE = re.compile(
-    r"(?:[^\n.!?;\"]|\"[^\"\n]*+\"|\"|[.!?;](?![\s\"')*\u201d]|$))++[.!?;]*+[\"')*\u201d]*+", re.MULTILINE
+    r"(?:[^\n.!?;\"。！？；]|\"[^\"\n]*+\"|\"|[.!?;](?![\s\"')*\u201d]|$))++[.!?;。！？；]*+[\"')*\u201d]*+",
+    re.MULTILINE,
 )
+_WIDE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _ORDER = re.compile(
     r"^\W*(?:system|developer|user|human)\b\W{0,4}:|\bignore (?:all |any )?(?:previous|prior|earlier|the above)\b"
     r"|\bdisregard (?:all |any )?(?:previous|prior|earlier)\b|\bnew instructions?:",
@@ -139,7 +146,7 @@ def _strike_line(text: str, check: ClaimChecker, user: bool) -> tuple[str, bool,
     found: list[StruckSentence] = []
     for part in text.split("\n"):
         if _HEADING.match(part):
-            user = bool(_OF_USER.search(part))
+            user = bool(USER_HEADING.search(part))
             continue
         for match in _SENTENCE.finditer(part):
             if reason := check.find_reason(match[0], user):
@@ -189,7 +196,7 @@ class ClaimChecker:
         if _NOTHING.match(sentence):
             return ""
         quotes = [_normalize(next(filter(None, match))) for match in _QUOTE.findall(sentence)]
-        long = [quote for quote in quotes if quote.count(" ") > 1]
+        long = [quote for quote in quotes if quote.count(" ") > 1 or len(_WIDE.findall(quote)) > 5]
         positive = not negates(_QUOTE.sub("", sentence))
         for quote in long:
             if not any(quote in text for text in self._user_texts):
@@ -203,14 +210,14 @@ class ClaimChecker:
 
     def _has_support(self, sentence: str, claim: str) -> bool:
         """Returns True if one passage of the user has nearly all words of the claim, and says yes or no as it does."""
-        about = topic_words(sentence.replace(claim, " ") if claim else sentence) - _FILLERS
+        about = _words_of_claim(sentence.replace(claim, " ") if claim else sentence)
         approves, negative = bool(_APPROVES.search(claim)), negates(sentence)
         if not about and not approves:
             return True  # it claims nothing
         for passage in self._passages:
-            if len(about & topic_words(passage)) < CLOSE * len(about) or negative != negates(passage):
+            if len(about & _words_of_claim(passage)) < CLOSE * len(about) or negative != negates(passage):
                 continue
-            if passage.rstrip().endswith("?") and not (_POLITE.search(passage) or _ABOUT.search(sentence)):
+            if passage.rstrip().endswith(("?", "？")) and not (_POLITE.search(passage) or _ABOUT.search(sentence)):
                 continue
             if not approves or _YES.search(passage):
                 return True
@@ -283,6 +290,18 @@ _FILLERS = topic_words(
     "user said asked wanted requested approved confirmed forbade told would like that this has have had was were been "
     "then to by about explicitly clearly per on as whether also now agent assistant explicit"
 )
+
+
+_STEM = 4  # letters by which words of languages with many endings are compared
+
+
+@lru_cache(maxsize=1 << 12)
+def _words_of_claim(text: str) -> frozenset[str]:
+    """Returns the words that a claim is about; outside English their first letters, without short words."""
+    words = topic_words(text) - _FILLERS
+    if not is_foreign(text):
+        return words
+    return frozenset(word[:_STEM] for word in words if len(word) >= _STEM or _WIDE.search(word))
 
 
 def _normalize(text: str) -> str:

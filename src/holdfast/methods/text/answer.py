@@ -31,8 +31,13 @@ _NUMBERS = r"\d{1,6}(?:\s*[-\u2013]\s*\d{1,6})?"
 _SOURCE = re.compile(rf"\s*\[(?:turns?\s+)?({_NUMBERS}(?:\s*,\s*{_NUMBERS})*)\][.;]?\s*$", re.IGNORECASE)
 _NOTHING = {"", "none", "nothing", "n/a", "(none)", "none.", "-"}
 _ROLE_PLAY = re.compile(r"<tool_call|<function_call|<\|im_start\|>|<invoke|\"tool_calls\"", re.IGNORECASE)
-_QUOTED = re.compile(r'"([^"\n]+)"|\u201c([^\u201d\n]+)\u201d')
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+_QUOTED = re.compile(
+    r'"([^"\n]+)"|\u201c([^\u201d\n]+)\u201d|\u201e([^\u201c\n]+)\u201c|\u00ab([^\u00bb\n]+)\u00bb'
+    r"|[\u300c\u300e]([^\u300d\u300f\n]+)[\u300d\u300f]"
+)
+_WIDE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
+_EDGES = (r"(?<!\w)", r"(?!\w)")
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]|\n")
 
 
 @dataclass(frozen=True)
@@ -146,12 +151,19 @@ def _quote_user(fact: str, users: Mapping[int, str]) -> Line | None:
     return Line("- " + " ".join(f'"{sentence}"' for sentence in said), tuple(sorted(set(said.values()))))
 
 
+def _edges(words: Sequence[str]) -> tuple[str, str]:
+    """Returns the first and the last character of words."""
+    return words[0][0], words[-1][-1]
+
+
 def _find_sentence(quote: str, users: Mapping[int, str]) -> tuple[str, int] | None:
     """Returns the sentence, on one line, of the newest user turn that holds the quote, and that turn."""
     words = quote.strip().strip("\"'\u201c\u201d.!?").split()
     if sum(map(str.isalnum, quote)) < SHORTEST_QUOTE:
         return None
-    pattern = re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, words)) + r"(?!\w)", re.IGNORECASE)
+    # in a script without blanks between words a quote may begin and end anywhere
+    before, after = ("" if _WIDE.match(edge) else edge_of for edge, edge_of in zip(_edges(words), _EDGES, strict=True))
+    pattern = re.compile(before + r"\s+".join(map(re.escape, words)) + after, re.IGNORECASE)
     for at in sorted(users, reverse=True):
         if match := pattern.search(users[at]):
             text = users[at]
