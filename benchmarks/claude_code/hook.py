@@ -78,10 +78,14 @@ def tell(event: str, copy: Path) -> None:
 def describe_losses(compaction: dict[str, Any], copy: Path) -> str:
     """Returns the losses and inventions of a compaction as text; empty if there are none."""
     rules = [fact for fact in compaction["lost"] if fact["kind"] in RULES]
-    rest = [fact for fact in compaction["lost"] if fact["kind"] not in RULES]
+    handles = [fact for fact in compaction["lost"] if fact["kind"] == "handle"]
+    rest = [fact for fact in compaction["lost"] if fact["kind"] not in (*RULES, "handle")]
     lines = []
     if rules:
         lines += ["The summary left out these words of the user; they still hold:", *(f"- {f['text']}" for f in rules)]
+    if handles:
+        lines += ["These still run or stand open, and the summary does not name them:"]
+        lines += [f"- {fact['text']} (turn {fact['turn']})" for fact in handles]
     if compaction["invented"]:
         lines += ["These sentences of the summary are borne out by nothing that was said or run; do not rely on them:"]
         lines += [f"- {struck['sentence']} ({struck['reason']})" for struck in compaction["invented"]]

@@ -16,7 +16,8 @@ from typing import Any
 from holdfast.cost.prices import read_prices
 from holdfast.cost.session_cost import SessionCost, session_cost
 from holdfast.errors import BadOption
-from holdfast.facts.fact import Fact
+from holdfast.facts.fact import Fact, FactKind
+from holdfast.facts.handles import parse_handle
 from holdfast.facts.notes import NOTES_WRITER
 from holdfast.facts.occurrences import SearchableText, visible_text
 from holdfast.facts.prohibitions import RULE_KINDS, STANDING_KINDS
@@ -253,7 +254,7 @@ def _examine_compaction(
     kept = [turn for turn in after if (turn.role, turn.text) in originals]
     standing = SearchableText("\n".join(visible_text(turn) for turn in (*summaries, *kept)))
     live = collect_facts(Transcript(before)).live
-    lost = [fact for fact in live if not standing.contains(fact.text, fact.kind)]
+    lost = [fact for fact in live if not _stands(fact, standing)]
     whole = tuple(range(len(said)))
     claims = (replace(turn, text=strip_frame(turn.text)) for turn in summaries)
     held = Draft(Transcript(said), tuple(Piece(turn, whole, NOTES_WRITER) for turn in claims))
@@ -266,6 +267,14 @@ def _examine_compaction(
         lost=tuple(sorted(lost, key=_sort_key)),
         invented=strike_claims(held, find_activity(said))[1],
     )
+
+
+def _stands(fact: Fact, standing: SearchableText) -> bool:
+    """Returns True if a summary holds a fact; a handle stands where its id does, however it is described."""
+    handle = parse_handle(fact.text, 0) if fact.kind is FactKind.HANDLE else None
+    if handle is not None and handle.name and standing.contains(handle.name, FactKind.IDENTIFIER):
+        return True
+    return standing.contains(fact.text, fact.kind)
 
 
 def _sort_key(fact: Fact) -> tuple[bool, bool, int]:
