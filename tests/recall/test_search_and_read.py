@@ -114,3 +114,10 @@ def test_a_search_can_be_kept_to_some_turns():
     found = search(Index(pages), "export batch", within=range(10, 20))
     assert found.places
     assert all(10 <= place.page < 20 for place in found.places)
+
+
+def test_a_question_that_was_asked_before_stands_behind_its_answer():
+    said = ("The service listens on port 48213.", "Noted.", "Which port does the service listen on?")
+    turns = [Turn(role, text) for role, text in zip((Role.USER, Role.ASSISTANT, Role.USER), said, strict=True)]
+    found = search(Index(make_pages(turns)), "which port does the service listen on?")
+    assert [place.page for place in found.places][:1] == [0]

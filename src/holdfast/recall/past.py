@@ -28,6 +28,8 @@ class CompactionRecord:
     lost: tuple[LostFact, ...] = ()
     time: str = ""
     """UTC, ISO 8601; empty if it is not known."""
+    unit: str = "tokens"
+    """The unit of `tokens`: `slots` where a model holds them inside."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Past:
     name: str
     turns: tuple[Turn, ...]
     """The raw turns, in order; the first is turn 1."""
-    window: tuple[Turn, ...]
-    """The turns that the agent's model reads now."""
+    window: tuple[Turn, ...] | None
+    """The turns that the agent's model reads now; None where another process compacts them."""
     compactions: tuple[CompactionRecord, ...] = ()
     """The oldest first."""
 
@@ -48,6 +50,6 @@ class Past:
         return self.compactions[-1].lost if self.compactions else ()
 
 
-def past_without_compactions(name: str, turns: Sequence[Turn]) -> Past:
-    """Returns a session of which nothing was ever compacted."""
-    return Past(name, tuple(turns), tuple(turns))
+def past_of_history(name: str, turns: Sequence[Turn]) -> Past:
+    """Returns a session of which only the raw turns are known here."""
+    return Past(name, tuple(turns), None)

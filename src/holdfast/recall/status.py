@@ -22,8 +22,11 @@ def describe_status(past: Past) -> str:
 
 
 def _describe_window(past: Past) -> Iterator[str]:
-    raw, now = _tokens(past.turns), _tokens(past.window)
-    yield f"session {past.name}: {len(past.turns)} turns were said ({raw:,} tokens)"
+    yield f"session {past.name}: {len(past.turns)} turns were said ({_tokens(past.turns):,} tokens)"
+    if past.window is None:
+        yield "window: not known here; the proxy or the server that holds this session compacts it by itself"
+        return
+    now = _tokens(past.window)
     kinds = Counter[str]()
     for turn in past.window:
         kinds[turn.role.value] += turn_size(turn, estimate_tokens)
@@ -36,12 +39,14 @@ def _describe_window(past: Past) -> Iterator[str]:
 
 
 def _describe_compactions(past: Past) -> Iterator[str]:
+    if not past.compactions and past.window is None:
+        return
     if not past.compactions:
         yield "compacted: never; every turn stands in the window as it was said"
         return
     last = past.compactions[-1]
     when = f" at {last.time}" if last.time else ""
-    sizes = f"{last.tokens_before:,} -> {last.tokens:,} tokens"
+    sizes = f"{last.tokens_before:,} -> {last.tokens:,} {last.unit}"
     yield f"compacted: {len(past.compactions)} times, last by {last.method}{when}, {sizes}"
 
 

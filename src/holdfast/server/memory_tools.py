@@ -171,8 +171,8 @@ class HostSource:
         turns = self.turns if session == self.session else self._read_turns(session, detail["turns"])
         facts = (fact for fact in detail.get("facts", ()) if fact["fate"] == "lost")
         lost = tuple(LostFact(fact["kind"], fact["text"], fact["turn"]) for fact in facts)
-        record = CompactionRecord("the server", detail["tokens"], detail["slots"], lost)
-        return Past(session, turns, turns, (record,) * detail["compactions"])
+        record = CompactionRecord("the server", detail["tokens"], detail["slots"], lost, unit="slots")
+        return Past(session, turns, None, (record,) * detail["compactions"])
 
     def notes(self, session: str) -> Notes:
         self._check(session)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from holdfast.errors import BadInput, Missing
 from holdfast.recall.notes import NoteFile, Notes, note_name
-from holdfast.recall.past import Past, past_without_compactions
+from holdfast.recall.past import Past, past_of_history
 from holdfast.storage.files import DISK, check
 from holdfast.transcript.read import decode_text, parse
 
@@ -34,7 +34,7 @@ class JournalFiles:
         path = self._path(session)
         data = DISK.read(path)
         whole = data if data.endswith(b"\n") else data[: data.rfind(b"\n") + 1]  # the last line may be half written
-        return past_without_compactions(session, parse(decode_text(whole, path), path=str(path), lenient=True).turns)
+        return past_of_history(session, parse(decode_text(whole, path), path=str(path), lenient=True).turns)
 
     def notes(self, session: str) -> Notes:
         notes = self.folder / f"{note_name(self.key, self.past(session).turns)}.notes"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from holdfast.errors import BadInput, HoldfastError, Missing
 from holdfast.recall.notes import NoteFile, Notes, note_name
-from holdfast.recall.past import Past, past_without_compactions
+from holdfast.recall.past import Past, past_of_history
 from holdfast.storage.store import Store
 
 
@@ -30,7 +30,7 @@ class StoredSessions:
 
         self._check(session)
         state = replay_log(self.store.events(session), session)
-        return past_without_compactions(session, state.turns)
+        return past_of_history(session, state.turns)
 
     def notes(self, session: str) -> Notes:
         return NoteFile(self.folder / f"{note_name(self.key, self.past(session).turns)}.notes")
