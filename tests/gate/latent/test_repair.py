@@ -22,7 +22,8 @@ from holdfast.methods.repeat_prompt import prompt_ids, score_repeat
 from holdfast.model.load import adopt_model
 from tolerance import PASS, close, near
 
-EVICTING = [name for name, entry in LATENT.items() if issubclass(load_class(entry), Eviction)]
+EVICTING = [name for name, entry in LATENT.items() if issubclass(load_class(entry), Eviction) and name != "surrogate"]
+EVICTING += ["surrogate:otherwise=informed"]  # tiny models have no surrogate of their own
 RANKED = [*EVICTING, "attention_match", "merge", "hybrid", "kvzip:storage=int8", "informed:cap=2,floor=0.2"]
 
 
