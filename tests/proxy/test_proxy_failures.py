@@ -192,7 +192,7 @@ def test_a_compressed_body_is_read_and_goes_up_plain_only_where_it_changed(encod
         for body in (pack(body_of(CHAT)), small):
             post(url + CHAT, content=body, headers={"content-encoding": encoding})
     assert json.loads(up.seen[0].body)["messages"][1]["content"] == chat_history(0)[1]["content"]
-    assert len(json.loads(up.seen[0].body)["messages"]) < 2 * LONG
+    assert b"[holdfast: " in up.seen[0].body
     assert [seen.header("content-encoding") for seen in up.seen] == [[], [encoding]]
     assert up.seen[1].body == small
 
