@@ -96,7 +96,7 @@ class Checkup:
     kinds: dict[str, int]
     """Tokens by kind, the largest first."""
     opaque: dict[str, OpaqueParts]
-    """What the model sees and nobody else can read, by its name, the largest first."""
+    """The parts that the model sees and nobody else can read, by name, the largest first."""
     biggest: tuple[BigTurn, ...]
     rereads: tuple[Reread, ...]
     compactions: tuple[RecordedCompaction, ...]

@@ -16,11 +16,11 @@ from typing_extensions import is_typeddict
 
 from holdfast.doctor import find_opaque
 from holdfast.transcript.content import read_content, write_content
+from holdfast.transcript.content_blocks import KNOWN
 from holdfast.transcript.draft import turn_size
-from holdfast.transcript.media_cost import ANTHROPIC_IMAGE_TOKENS, encrypted_tokens, media_tokens
+from holdfast.transcript.media_cost import ANTHROPIC_IMAGE_TOKENS, count_encrypted_tokens, media_tokens
 from holdfast.transcript.read import parse
 from holdfast.transcript.token_estimate import estimate_tokens
-from holdfast.transcript.typed_blocks import KNOWN
 
 NO_WORDS = {
     *("id", "tool_use_id", "tool_id", "file_id", "call_id", "container_id", "caller_id", "approval_request_id"),
@@ -159,7 +159,9 @@ def test_a_call_of_the_providers_own_tool_never_stays_without_its_result() -> No
     answer = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [hit]}
     content = [use, answer, {"type": "text", "text": "Gate 4 it is."}]
     read = read_content(content)
-    assert [(part.name, part.tokens) for part in read.opaque] == [("encrypted content", encrypted_tokens("E" * 4000))]
+    assert [(part.name, part.tokens) for part in read.opaque] == [
+        ("encrypted content", count_encrypted_tokens("E" * 4000))
+    ]
     assert write_content(content, read.text) == content
     short = write_content(content, read.text.replace("Gate 4\n", "a gate\n"))
     assert {part["type"] for part in short} == {"text"}

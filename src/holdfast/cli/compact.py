@@ -55,7 +55,7 @@ class Sessions:
     output: Path
     lenient: bool = False
     session: int = 0
-    """Which of several in the file, counted from 1."""
+    """The number of the session in a file of several, from 1."""
     as_json: bool = False
     cluster: RayCluster | None = None
     force: bool = False

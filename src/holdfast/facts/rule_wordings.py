@@ -1,4 +1,4 @@
-"""How rules are worded in the languages that agents are most used in beside English. Only `prohibitions` reads it.
+"""Wordings of rules in the languages that agents are most used in beside English. Only `prohibitions` reads it.
 
 Chinese, Japanese, Korean, Russian, German, French, Spanish, Portuguese, Italian and Indonesian. The last two are the
 languages of the manual of the most used agent that are left; more code is written in Indonesia than in Italy.

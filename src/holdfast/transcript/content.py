@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.transcript.content_blocks import read_block
 from holdfast.transcript.document import MalformedEntry
 from holdfast.transcript.json_fields import (
     copy_object,
@@ -19,9 +20,8 @@ from holdfast.transcript.json_fields import (
     text_or_empty,
     to_json_text,
 )
-from holdfast.transcript.media_cost import encrypted_tokens
+from holdfast.transcript.media_cost import count_encrypted_tokens
 from holdfast.transcript.turn import Opaque, ToolCall
-from holdfast.transcript.typed_blocks import read_block
 
 
 @dataclass
@@ -94,7 +94,7 @@ def _thinking(_type: str, fields: dict[str, Any], folded: MessageContent) -> dic
     folded.thoughts.append(words)
     if not words and isinstance(signature := fields.get("signature"), str) and signature:
         # Thinking that the provider shows to nobody: it is in the signature.
-        folded.hidden.append(Opaque("encrypted thinking", encrypted_tokens(signature)))
+        folded.hidden.append(Opaque("encrypted thinking", count_encrypted_tokens(signature)))
     # A signature is of exactly this text, so whoever sends the one again needs the other.
     return {**fields, "thinking": thought} if fields.get("signature") else fields
 
@@ -103,7 +103,7 @@ def _opaque_thinking(type_: str, fields: dict[str, Any], folded: MessageContent)
     shown = f"[{type_}]"
     folded.thoughts.append(shown)
     if isinstance(data := fields.get("data"), str):
-        folded.hidden.append(Opaque(type_, encrypted_tokens(data), shown))
+        folded.hidden.append(Opaque(type_, count_encrypted_tokens(data), shown))
     return fields
 
 

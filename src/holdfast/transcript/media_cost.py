@@ -27,7 +27,7 @@ _SEAL_BYTES = 650  # of an encrypted text that hold no words of it
 _HEAD_CHARACTERS = 1 << 18  # base64 that is decoded to find an image's size
 
 
-def encrypted_tokens(sealed: str) -> int:
+def count_encrypted_tokens(sealed: str) -> int:
     """Returns the tokens of a text that only the provider can read, from the length of its base64 form."""
     return max(1, (len(sealed) * 3 // 4 - _SEAL_BYTES) // _BYTES_A_TOKEN)
 

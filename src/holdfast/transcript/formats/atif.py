@@ -55,7 +55,7 @@ def turns_of(entry: Entry) -> tuple[Turn, ...]:
     name = take_required_text(fields, "source", "a step")
     if name not in _SOURCES:
         raise MalformedEntry(f'expected "source" to be one of {", ".join(_SOURCES)}, got "{name[:40]}"')
-    content = read_content(_named_parts(fields.pop("message", None)))
+    content = read_content(_read_parts(fields.pop("message", None)))
     reasoning = fields.pop("reasoning_content", None)
     calls = tuple(_call(copy_object(call, "a tool call")) for call in take_list(fields, "tool_calls"))
     observation = fields.pop("observation", None)
@@ -73,7 +73,7 @@ def turns_of(entry: Entry) -> tuple[Turn, ...]:
     return results if empty and results else (said, *results)
 
 
-def _named_parts(content: object) -> object:
+def _read_parts(content: object) -> object:
     """Returns content whose images have their source under the names of the shared reader of parts."""
     if not isinstance(content, list):
         return content
@@ -98,7 +98,7 @@ def _results(observation: dict[str, Any], calls: Sequence[ToolCall], number: int
     turns = []
     for at, result in enumerate(given):
         call_id = text_or_empty(result.pop("source_call_id", None)) or (waiting.pop(0) if waiting else "")
-        content = read_content(_named_parts(result.pop("content", None)))
+        content = read_content(_read_parts(result.pop("content", None)))
         extra = {"at": at, **result, **content.extra}
         turns.append(Turn(Role.TOOL, content.text, call_id=call_id, source=number, extra=extra, opaque=content.opaque))
     return (*turns, *(Turn(Role.TOOL, "", call_id=call_id, source=number) for call_id in waiting))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.transcript.content_blocks import read_block
 from holdfast.transcript.json_fields import text_or_empty, to_json_text
 from holdfast.transcript.turn import Opaque
-from holdfast.transcript.typed_blocks import read_block
 
 _UNSENT = (
     *("already_read_file", "command_permissions", "edited_image_file", "structured_output", "dynamic_skill"),
@@ -24,7 +24,7 @@ _TAG = "system-reminder"
 
 @dataclass(frozen=True)
 class Attachment:
-    """What the model is sent."""
+    """The words of an attachment, as the model is sent them, and what is opaque in it."""
 
     text: str
     opaque: tuple[Opaque, ...] = ()
@@ -40,7 +40,7 @@ def read_attachment(value: object) -> Attachment | None:
         return _file(fields)
     if kind == "directory":
         arguments = {"command": f"ls {text_or_empty(fields.get('path'))}"}
-        return _called("Bash", arguments, text_or_empty(fields.get("content")))
+        return _attach_call("Bash", arguments, text_or_empty(fields.get("content")))
     if kind == "nested_memory":
         held = fields.get("content")
         words = text_or_empty(held.get("content")) if isinstance(held, dict) else text_or_empty(held)
@@ -59,15 +59,15 @@ def _file(fields: dict[str, Any]) -> Attachment:
     file = inner if isinstance(inner, dict) else {}
     path = text_or_empty(fields.get("filename")) or text_or_empty(file.get("filePath"))
     if isinstance(words := file.get("content"), str):
-        return _called("Read", {"file_path": path}, words)
+        return _attach_call("Read", {"file_path": path}, words)
     source = {"type": "base64", "data": file.get("base64"), "media_type": file.get("type")}
     kind = "image" if held.get("type") == "image" else "document"
     block = read_block(kind, {"source": source} if file.get("base64") else file)
-    made = _called("Read", {"file_path": path}, block.text)
+    made = _attach_call("Read", {"file_path": path}, block.text)
     return Attachment(made.text, tuple(Opaque(part.name, part.tokens, made.text) for part in block.parts))
 
 
-def _called(tool: str, arguments: dict[str, str], output: str) -> Attachment:
+def _attach_call(tool: str, arguments: dict[str, str], output: str) -> Attachment:
     call = f"Called the {tool} tool with the following input: {to_json_text(arguments)}"
     return Attachment("\n".join((_remind(call), _remind(f"Result of calling the {tool} tool:\n{output}"))))
 

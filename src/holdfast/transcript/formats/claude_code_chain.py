@@ -131,7 +131,7 @@ class Chains:
         other, and what followed the anchor follows that.
         """
         parents = dict(self._stored)
-        anchor, kept = preserved(boundaries[-1].fields) if boundaries else ("", ())
+        anchor, kept = find_preserved(boundaries[-1].fields) if boundaries else ("", ())
         if not kept or not {anchor, *kept} <= self._by_uuid.keys():
             return parents
         followers = [uuid for uuid, parent in parents.items() if parent == anchor]
@@ -177,7 +177,7 @@ class Chains:
         return [line for _, line in sorted(keyed, key=lambda pair: pair[0])]
 
 
-def preserved(fields: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+def find_preserved(fields: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """Returns the line that the preserved messages of a compaction follow, and them in order: all of them, or the first
     and the last of a segment. None: both are empty.
     """

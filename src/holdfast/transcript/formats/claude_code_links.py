@@ -9,7 +9,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from holdfast.transcript.formats.apply_draft import NewEntry
-from holdfast.transcript.formats.claude_code_chain import Chains, preserved
+from holdfast.transcript.formats.claude_code_chain import Chains, find_preserved
 from holdfast.transcript.json_fields import text_or_empty
 
 
@@ -78,7 +78,7 @@ class _Links:
         self._pieces = {number: numbers for numbers in where for number in numbers}
         self._uuids = {line.number: line.uuid for line in chains.lines}
         # Preserved messages are bound by name; if one went or is followed, parents are written out.
-        self._broken = any(not _bound(line.fields) <= self._left - followed for line in chains.boundaries)
+        self._broken = any(not _find_bindings(line.fields) <= self._left - followed for line in chains.boundaries)
 
     def chain_rows(self, run: Sequence[dict[str, Any]], follows: str) -> list[dict[str, Any]]:
         """Chains new lines one behind the other; the line that follows them will hang on the last."""
@@ -103,7 +103,7 @@ class _Links:
         parent = self._moved.get(uuid, self._nearest_left(self._chains.parent(uuid)))
         if uuid in self._moved or self._broken or parent != self._chains.parent(uuid):
             value = value if (value.get("parentUuid") or "") == parent else {**value, "parentUuid": parent or None}
-        if self._broken and _bound(value):
+        if self._broken and _find_bindings(value):
             metadata = {key: held for key, held in value["compactMetadata"].items() if not key.startswith("preserved")}
             value = {**value, "compactMetadata": metadata}
         return value
@@ -125,7 +125,7 @@ class _Links:
         return next((piece for piece in reversed(earlier) if piece in self._left), "")
 
 
-def _bound(fields: dict[str, Any]) -> set[str]:
+def _find_bindings(fields: dict[str, Any]) -> set[str]:
     """Returns the lines that a compaction binds by name."""
-    anchor, kept = preserved(fields)
+    anchor, kept = find_preserved(fields)
     return {uuid for uuid in (anchor, *kept) if uuid}

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from holdfast.transcript.content_blocks import Block, read_block
 from holdfast.transcript.document import Document, Entry
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import Change, NewEntry, apply_draft, match_calls, render_file
 from holdfast.transcript.json_fields import copy_object, take_list, take_required_text, text_or_empty, to_json_text
-from holdfast.transcript.media_cost import encrypted_tokens
+from holdfast.transcript.media_cost import count_encrypted_tokens
 from holdfast.transcript.provider_requests import parse_arguments
 from holdfast.transcript.turn import Opaque, Role, ToolCall, Transcript, Turn
-from holdfast.transcript.typed_blocks import Block, read_block
 
 _MARKS = ("session.start", "user.message", "assistant.message", "tool.execution_complete")
 _DONE = "session.compaction_complete"
@@ -64,7 +64,7 @@ def _live(groups: Sequence[_Group]) -> tuple[list[_Group], list[dict[str, Any]],
             live = [(old, said) for old, said in live if said and said[0].role is Role.SYSTEM]
         elif type_ == _DONE and turns:
             compactions.append(_compaction(entry, live, turns))
-            live = [*_head(live), (entry, turns), *_kept(live, data)]
+            live = [*_head(live), (entry, turns), *_select_kept(live, data)]
         else:
             live.append((entry, turns))
     return live, compactions, gone
@@ -75,7 +75,7 @@ def _head(live: Sequence[_Group]) -> list[_Group]:
     return [(entry, said) for entry, said in live if said and said[0].role is Role.SYSTEM]
 
 
-def _kept(live: Sequence[_Group], data: dict[str, Any]) -> list[_Group]:
+def _select_kept(live: Sequence[_Group], data: dict[str, Any]) -> list[_Group]:
     """Returns the newest messages, as far as the compaction says how many it left."""
     before, removed = data.get("preCompactionMessagesLength"), data.get("messagesRemoved")
     spoken = [(entry, said) for entry, said in live if said and said[0].role is not Role.SYSTEM]
@@ -142,7 +142,7 @@ def _assistant(data: dict[str, Any], number: int) -> tuple[Turn, ...]:
     calls = tuple(_call(copy_object(asked, "a tool request")) for asked in take_list(dict(data), "toolRequests"))
     reasoning = text_or_empty(data.get("reasoningText"))
     sealed = text_or_empty(data.get("encryptedContent")) or text_or_empty(data.get("reasoningOpaque"))
-    hidden = (Opaque("encrypted reasoning", encrypted_tokens(sealed)),) if sealed and not reasoning else ()
+    hidden = (Opaque("encrypted reasoning", count_encrypted_tokens(sealed)),) if sealed and not reasoning else ()
     text = text_or_empty(data.get("content"))
     if not (text or reasoning or calls):
         return ()

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.transcript.content import read_content
+from holdfast.transcript.content_blocks import read_block
 from holdfast.transcript.document import Document, Entry, MalformedEntry
 from holdfast.transcript.json_fields import copy_object, take_list, take_required_text, take_text, to_json_text
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
-from holdfast.transcript.typed_blocks import read_block
 
 ROLES = {
     "system": Role.SYSTEM,

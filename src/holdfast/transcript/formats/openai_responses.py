@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 from holdfast.transcript.content import read_content, read_parts, write_content
+from holdfast.transcript.content_blocks import read_block
 from holdfast.transcript.document import Document, Entry, MalformedEntry, number_entries
 from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import Change, apply_draft, pack_entries, render_file, unpack_entries
@@ -25,10 +26,9 @@ from holdfast.transcript.json_fields import (
     text_or_empty,
     to_json_text,
 )
-from holdfast.transcript.media_cost import encrypted_tokens
+from holdfast.transcript.media_cost import count_encrypted_tokens
 from holdfast.transcript.outcomes import reports_failure
 from holdfast.transcript.turn import Opaque, Role, ToolCall, Transcript, Turn
-from holdfast.transcript.typed_blocks import read_block
 
 LISTS = ("input", "output", "items")
 _ITEM_TYPES = (
@@ -132,8 +132,10 @@ def read_item(entry: Entry) -> Item:
     elif type_ == "reasoning":
         turn = _reasoning(fields)
     elif type_.startswith(("compaction", "context_compaction")):
-        turn = Turn(Role.SYSTEM, f"[{type_}]", extra={"type": type_, **fields}, opaque=_sealed(fields, f"[{type_}]"))
-    elif type_.endswith("_output") and _answered(type_, fields):
+        turn = Turn(
+            Role.SYSTEM, f"[{type_}]", extra={"type": type_, **fields}, opaque=_find_sealed(fields, f"[{type_}]")
+        )
+    elif type_.endswith("_output") and _find_call(type_, fields):
         turn = _result(type_, fields)
     elif (type_.endswith("_call") or type_ == "program") and fields.get("call_id"):
         turn = _call(type_, fields)
@@ -144,10 +146,10 @@ def read_item(entry: Entry) -> Item:
     return Item(entry.number, value, replace(turn, source=entry.number))
 
 
-def _sealed(fields: dict[str, Any], shown: str) -> tuple[Opaque, ...]:
+def _find_sealed(fields: dict[str, Any], shown: str) -> tuple[Opaque, ...]:
     """Returns the words of an item that only the provider can read, with the text that stands for them."""
     sealed = text_or_empty(fields.get("encrypted_content"))
-    return (Opaque("encrypted reasoning", encrypted_tokens(sealed), shown),) if sealed else ()
+    return (Opaque("encrypted reasoning", count_encrypted_tokens(sealed), shown),) if sealed else ()
 
 
 def _message(fields: dict[str, Any]) -> Turn:
@@ -168,7 +170,7 @@ def _reasoning(fields: dict[str, Any]) -> Turn:
     if parts:
         fields["summary"] = summary
     words = "\n".join(filter(None, texts))
-    hidden = () if parts else _sealed(fields, words)
+    hidden = () if parts else _find_sealed(fields, words)
     return Turn(Role.ASSISTANT, "", words, extra={"type": "reasoning", **fields}, opaque=hidden)
 
 
@@ -183,7 +185,7 @@ def _call(type_: str, fields: dict[str, Any]) -> Turn:
 
 
 def _result(type_: str, fields: dict[str, Any]) -> Turn:
-    call_id = _answered(type_, fields)
+    call_id = _find_call(type_, fields)
     fields.pop("call_id", None)
     if type_ == "tool_search_output":
         block = read_block(type_, fields)
@@ -203,7 +205,7 @@ def _result(type_: str, fields: dict[str, Any]) -> Turn:
     )
 
 
-def _answered(type_: str, fields: dict[str, Any]) -> str:
+def _find_call(type_: str, fields: dict[str, Any]) -> str:
     """Returns the id of the call that an output answers."""
     return text_or_empty(fields.get("id" if type_ == "local_shell_call_output" else "call_id"))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.transcript.json_fields import text_or_empty, to_json_text
-from holdfast.transcript.media_cost import encrypted_tokens, media_tokens
+from holdfast.transcript.media_cost import count_encrypted_tokens, media_tokens
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Opaque
 
@@ -73,7 +73,7 @@ class Block:
     label: str
     wire: str
     detail: str = ""
-    """How closely the model was asked to look, where the wire lets one say so."""
+    """The closeness at which the model was asked to look, where the wire lets one say so."""
     words: list[str] = field(default_factory=list)
     opaque: list[tuple[str, int]] = field(default_factory=list)
     """Names and tokens."""
@@ -150,7 +150,7 @@ def _add_string(key: str, text: str, media: str, block: Block) -> None:
     if _DATA_URL.match(text):
         _add_data_url(text, block)
     elif key.startswith("encrypted"):
-        block.opaque.append((key.replace("_", " "), encrypted_tokens(text)))
+        block.opaque.append((key.replace("_", " "), count_encrypted_tokens(text)))
     elif key in _BLOBS and (media or _is_blob(text)):
         _add_media(media, text, block)
     elif key in ("image_url", "image_urls", "url") and media.startswith(("image", "audio", "video")):
