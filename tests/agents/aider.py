@@ -8,14 +8,15 @@ from answers import Answer
 from driving import Agent
 
 _QUIET = ("--no-check-update", "--analytics-disable", "--no-show-release-notes", "--no-show-model-warnings")
-_LOCAL = ("--yes-always", "--no-auto-commits", "--no-gitignore", "--no-git", "--map-tokens", "0")
+_LOCAL = ("--chat-mode", "ask", "--yes-always", "--no-auto-commits", "--no-gitignore", "--no-git", "--map-tokens", "0")
 
 
 class Aider(Agent):
-    """Aider, as `aider --message`; it has no tools."""
+    """Aider, as `aider --message`; it has no tools, and asked it sends no examples."""
 
     name = "aider"
     tool = ""
+    added = r"I am not sharing the full contents of any files with you yet\.|^Ok\.$|Reply in English\.\s*$"
 
     def configure(self) -> None:
         """Has no settings beside its options; what it would fetch of models' prices is there."""

@@ -40,13 +40,15 @@ class GeminiCli(Agent):
         return [self.program("gemini"), "-m", "gemini-2.5-flash", "--approval-mode", "yolo", *again, "-p", prompt]
 
     def session(self) -> Path:
-        return self.only(".gemini/tmp/*/chats/session-*.json*")
+        found = sorted(self.place.home.glob(".gemini/tmp/*/chats/session-*.json*"))
+        return found[0]  # each start writes a file, and the words go on in the first
 
 
 class QwenCode(GeminiCli):
     """Qwen Code, as `qwen -p`."""
 
     name = "qwen_code"
+    added = r"<system-reminder>.*?</system-reminder>"
 
     def configure(self) -> None:
         self.write_settings(".qwen", "openai")

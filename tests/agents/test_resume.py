@@ -71,7 +71,8 @@ def resume(agent: Agent, prompt: str) -> tuple[Turn, ...]:
     agent.place.provider.play([Answer(f"Answer to: {prompt}")])
     printed = agent.say(prompt, resume=True)
     assert agent.place.provider.requests, f"{agent.name} sent no request:\n{printed}"
-    return parse(json.dumps(agent.place.provider.requests[0].body)).turns
+    body = agent.place.provider.requests[0].body
+    return parse(json.dumps(body.get("contents", body))).turns  # Gemini's wire is read as its checkpoints are
 
 
 def check_same(agent: Agent, sent: tuple[Turn, ...], context: tuple[Turn, ...], prompt: str) -> None:
