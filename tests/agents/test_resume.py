@@ -18,6 +18,7 @@ from claude_code import ClaudeCode
 from cline import Cline
 from codex import Codex
 from driving import Agent
+from gemini_cli import GeminiCli, QwenCode
 from mini_swe_agent import MiniSweAgent
 from opencode import Opencode
 from pi import Pi
@@ -25,12 +26,10 @@ from pi import Pi
 from holdfast.transcript.read import parse, read
 from holdfast.transcript.turn import Role, Turn
 
-AGENTS = (ClaudeCode, Codex, Opencode, Pi, MiniSweAgent, Aider, Cline)
+AGENTS = (ClaudeCode, Codex, Opencode, Pi, MiniSweAgent, GeminiCli, QwenCode, Aider, Cline)
 TASK = "Find out which ports the services use. Never delete the folder data/."
 STEPS = 12
-SHELL = (
-    "for i in $(seq 60); do echo worker {n} line $i of service_{n}.py took $((i * {n} + 7)) ms; done; echo port {port}"
-)
+SHELL = "seq 60 | sed 's/.*/worker {n} line & of service_{n}.py took {n}& ms/'; echo port {port}"  # nothing that asks
 
 
 @pytest.fixture(params=AGENTS, ids=lambda kind: kind.name)

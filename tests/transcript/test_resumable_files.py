@@ -75,6 +75,7 @@ def test_a_new_opencode_message_has_what_the_agent_demands_of_one(turn: Turn, at
     info = json.loads(write(json.dumps(EXPORT), held))["messages"][at]["info"]
     if turn.role is Role.USER:
         assert (info["model"], info["agent"]) == (MODEL, "build")
+        assert info.get("time", {}).keys() <= {"created"}
     else:
         assert {key: info[key] for key in MODEL} == MODEL
         assert info.keys() >= {"parentID", "mode", "path", "cost", "tokens"}
@@ -136,21 +137,20 @@ CLAUDE = [
     | {"message": {"role": "user", "content": word}}
     for at, word in enumerate(("One", "Two", "Three"))
 ]
-LOGS = {
-    "claude_code": (CLAUDE, {**CLAUDE[0], "uuid": "new", "parentUuid": "gone"}),
-    "pi": (PI, pi_message("new", "gone", "user", "Go on")),
-}
+LINKS = {"claude_code": ("uuid", "parentUuid"), "qwen_code": ("uuid", "parentUuid")}
+LOGS = {"claude_code": jsonl(*CLAUDE)} | {name: AGENTS[name] for name in ("copilot_cli", "pi", "qwen_code")}
 
 
 @pytest.mark.parametrize("name", LOGS)
 def test_what_was_said_behind_a_record_that_was_taken_out_hangs_on_the_line_above(name: str) -> None:
     """The agents stop at a line whose parent is nowhere, and send only what stands behind it."""
-    before, tail = LOGS[name]
-    mended = relink(jsonl(*before, tail), jsonl(*before))
+    own, parent = LINKS.get(name, ("id", "parentId"))
+    before = [json.loads(line) for line in LOGS[name].splitlines()]
+    tail = {**before[-1], own: "new", parent: "gone"}
+    mended = relink(jsonl(*before, tail), LOGS[name])
     rows = [json.loads(line) for line in mended.splitlines()]
-    key, own = ("parentUuid", "uuid") if name == "claude_code" else ("parentId", "id")
     assert rows[:-1] == before
-    assert rows[-1] == {**tail, key: before[-1][own]}
+    assert rows[-1] == {**tail, parent: before[-1][own]}
 
 
 def test_what_was_said_in_a_compacted_opencode_session_is_said_in_the_one_that_comes_back() -> None:
@@ -175,4 +175,4 @@ def test_a_changed_log_without_a_final_newline_ends_with_one(name: str) -> None:
 
 
 def test_every_log_whose_lines_name_each_other_can_be_mended() -> None:
-    assert {form.name for form in FORMATS if form.relink} == {"claude_code", "opencode", "pi"}
+    assert {form.name for form in FORMATS if form.relink} == {*LOGS, "opencode"}

@@ -37,25 +37,24 @@ from holdfast.transcript.formats import (
     swe_agent,
 )
 from holdfast.transcript.formats.base import Format
+from holdfast.transcript.formats.relink import relink_ids, relink_uuids
 
 FORMATS: tuple[Format, ...] = (
     Format("openai_chat", openai_chat.sniff, openai_chat.read, openai_chat_write.write),
     Format("anthropic", anthropic.sniff, anthropic.read, anthropic_write.write),
     Format("mini_swe_agent", mini_swe_agent.sniff, mini_swe_agent.read, mini_swe_agent.write, dialect=True),
-    Format(
-        "claude_code", claude_code.sniff, claude_code.read, claude_code_write.write, relink=claude_code_write.relink
-    ),
+    Format("claude_code", claude_code.sniff, claude_code.read, claude_code_write.write, relink=relink_uuids),
     Format("openhands", openhands.sniff, openhands.read, openhands_write.write),
     Format("openai_responses", openai_responses.sniff, openai_responses.read, openai_responses.write, dialect=True),
     Format("codex", codex.sniff, codex.read, codex.write, dialect=True),
     Format("opencode", opencode.sniff, opencode.read, opencode.write, relink=opencode_ids.relink),
-    Format("pi", pi.sniff, pi.read, pi_write.write, relink=pi_write.relink),
+    Format("pi", pi.sniff, pi.read, pi_write.write, relink=relink_ids),
     Format("swe_agent", swe_agent.sniff, swe_agent.read, swe_agent.write),
     Format("cline", cline.sniff, cline.read, cline.write, dialect=True),
     Format("gemini_cli", gemini_cli.sniff, gemini_cli.read, gemini_cli_write.write, dialect=True),
     Format("openhands_v1", openhands_v1.sniff, openhands_v1.read, openhands_v1_write.write),
-    Format("qwen_code", qwen_code.sniff, qwen_code.read, qwen_code.write, dialect=True),
-    Format("copilot_cli", copilot_cli.sniff, copilot_cli.read, copilot_cli.write),
+    Format("qwen_code", qwen_code.sniff, qwen_code.read, qwen_code.write, dialect=True, relink=relink_uuids),
+    Format("copilot_cli", copilot_cli.sniff, copilot_cli.read, copilot_cli.write, relink=relink_ids),
     Format("atif", atif.sniff, atif.read, atif.write),
     Format("specstory", specstory.sniff, specstory.read, dialect=True),
     Format("aider", aider.sniff, aider.read, aider.write),

@@ -21,7 +21,6 @@ from holdfast.transcript.formats.claude_code import as_parts, group_lines, read_
 from holdfast.transcript.formats.claude_code_attachments import write_attachment
 from holdfast.transcript.formats.claude_code_chain import Chains
 from holdfast.transcript.formats.claude_code_links import link_entries
-from holdfast.transcript.formats.relink import relink_lines
 from holdfast.transcript.provider_requests import to_anthropic_message
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, Turn
@@ -39,11 +38,6 @@ def write(document: Document, held: Draft) -> str:
     if head:
         items = _insert_compaction(items, held, head, where)
     return render_file(document, link_entries(items, chains, where))
-
-
-def relink(document: Document, kept: int) -> str:
-    """Returns the session with every line's parent in it."""
-    return relink_lines(document, kept, "uuid", "parentUuid")
 
 
 def _lines_of_turns(chains: Chains) -> list[tuple[int, ...]]:

@@ -328,6 +328,8 @@ def _new(turn: Turn, near: Any) -> Any:
     model = _model_of(info)
     parts: list[Any] = [{"type": "text", "text": turn.text}]
     if turn.role is not Role.ASSISTANT:
+        if isinstance(own.get("time"), dict):  # a question has no end, and the import would drop it
+            own["time"] = {key: value for key, value in own["time"].items() if key == "created"}
         return {"info": {"role": "user", **own, **({"model": model} if model else {})}, "parts": parts}
     for call in turn.calls:
         state = {"status": "pending", "input": parse_arguments(call)}

@@ -16,7 +16,7 @@ from holdfast.transcript.draft import Draft
 from holdfast.transcript.formats.apply_draft import input_like
 from holdfast.transcript.formats.codex import append_lines
 from holdfast.transcript.formats.pi import Node, branch, read_node
-from holdfast.transcript.formats.relink import relink_lines, replace_row
+from holdfast.transcript.formats.relink import replace_row
 from holdfast.transcript.token_estimate import estimate_tokens
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
@@ -210,8 +210,3 @@ def _rename_hook(fields: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(message, dict) or message.get("role") != "hookMessage":
         return dict(fields)
     return {**fields, "message": {**message, "role": "custom"}}
-
-
-def relink(document: Document, kept: int) -> str:
-    """Returns the session with every line's parent in it."""
-    return relink_lines(document, kept, "id", "parentId")

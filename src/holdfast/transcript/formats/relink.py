@@ -11,6 +11,16 @@ from typing import Any
 from holdfast.transcript.document import Document
 
 
+def relink_ids(document: Document, kept: int) -> str:
+    """Returns a log of lines with `id` and `parentId`, mended behind the first `kept` ones."""
+    return relink_lines(document, kept, "id", "parentId")
+
+
+def relink_uuids(document: Document, kept: int) -> str:
+    """Returns a log of lines with `uuid` and `parentUuid`, mended behind the first `kept` ones."""
+    return relink_lines(document, kept, "uuid", "parentUuid")
+
+
 def relink_lines(document: Document, kept: int, own: str, parent: str) -> str:
     """Returns the log in which every line behind the first `kept` ones whose parent is nowhere hangs on the line above.
 
