@@ -92,9 +92,9 @@ def test_claude_files_that_were_mentioned_are_context_and_can_be_taken_out() -> 
     assert texts(parse(write(text, held.keep([0, 2])))) == ["Read @depot.txt", "Read."]
 
 
-HEAD = {"sessionId": "s", "projectHash": "h", "startTime": "t"}
-RESPONSE = {"functionResponse": {"id": "c1", "name": "look", "response": {"output": "nine locks"}}}
-GEMINI = [
+HEAD: dict[str, Any] = {"sessionId": "s", "projectHash": "h", "startTime": "t"}
+RESPONSE: dict[str, Any] = {"functionResponse": {"id": "c1", "name": "look", "response": {"output": "nine locks"}}}
+GEMINI: list[dict[str, Any]] = [
     HEAD,
     {"id": "u1", "type": "user", "content": [{"text": "Count"}]},
     {
@@ -169,10 +169,8 @@ def test_pi_of_the_first_version_names_the_kept_line_by_its_place_and_is_no_othe
 
 
 def test_copilot_sends_the_summary_and_what_its_compaction_left_and_forgets_what_was_rewound() -> None:
-    done = said_event(
-        **{"number": 10, "type_": "session.compaction_complete", "success": True, "summaryContent": "Fixed so far"},
-        **{"preCompactionMessagesLength": 5, "messagesRemoved": 4},
-    )
+    told = {"success": True, "summaryContent": "Fixed so far", "preCompactionMessagesLength": 5, "messagesRemoved": 4}
+    done = {**said_event(10, "session.compaction_complete"), "data": told}
     more = [
         said_event(11, "user.message", content="Go on"),
         said_event(12, "assistant.message", messageId="m", content="Gone"),

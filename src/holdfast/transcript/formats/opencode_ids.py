@@ -92,7 +92,7 @@ def _with_parents(messages: Sequence[Any]) -> list[Any]:
     for message, info in zip(messages, infos, strict=True):
         if isinstance(info, dict) and info.get("role") == "user":
             asked = text_or_empty(info.get("id"))
-        lost = isinstance(info, dict) and "parentID" in info and info["parentID"] not in left
+        lost = isinstance(info, dict) and "parentID" in info and text_or_empty(info["parentID"]) not in left
         done.append({**message, "info": {**info, "parentID": asked}} if lost and info and asked else message)
     return done
 
