@@ -76,3 +76,12 @@ def test_a_later_action_stands_behind_three_more_turns():
     assert later.before == tuple(i for b in after if b.origin.turn < 8 for i in b.ids)
     assert later.ids == tuple(i for b in after if b.origin.turn == 8 for i in b.ids)
     assert find_later_action(session, after, 8) is None
+
+
+def test_one_pass_tells_the_first_token_that_is_not_the_drafts():
+    engine = build_pair("llama").engine
+    live = engine.open(CompactContext((token_segment(range(60, 90), 0),), 30))
+    plain = list(engine.generate(live, PROMPT, 12))
+    assert answer_along(engine, live, PROMPT, plain, 12, passes=1) == plain
+    other = [*plain[:5], (plain[5] + 1) % 300, *plain[6:]]
+    assert answer_along(engine, live, PROMPT, other, 12, passes=1) == plain[:6]

@@ -50,6 +50,7 @@ def run(
     ] = True,
     answer_tokens: Annotated[int, typer.Option(help="Most tokens of a greedy answer.")] = 48,
     action_tokens: Annotated[int, typer.Option(help="Most tokens of a greedy action.")] = 48,
+    action_passes: Annotated[int, typer.Option(help="1: quick, the same tool and call but no F1; 0: whole.")] = 0,
     later: Annotated[bool, typer.Option("--later/--no-later", help="The action behind three more turns too.")] = True,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
@@ -66,8 +67,8 @@ def run(
 
     if span not in ("window", "turn"):
         raise BadOption(f"--span must be window or turn, got {span!r}")
-    if min(answer_tokens, action_tokens, 1 if windows is None else windows - 1) < 0:
-        raise BadOption("--answer-tokens and --action-tokens must be at least 0, --windows at least 1")
+    if min(answer_tokens, action_tokens, action_passes, 1 if windows is None else windows - 1) < 0:
+        raise BadOption("--answer-tokens, --action-tokens and --action-passes are at least 0, --windows at least 1")
     sessions = [*transcripts, *(folder / "transcripts" for folder in data)]
     asked = [*probes, *(folder / "probes.jsonl" for folder in data)]
     if not (sessions and asked):
@@ -85,7 +86,8 @@ def run(
         seed=seed,
         by_turn=by_turn,
         answer_tokens=answer_tokens if answers else 0,
-        action_tokens=action_tokens if answers else 0,
+        action_tokens=action_tokens if answers or action_passes else 0,
+        action_passes=action_passes,
         later=later,
         windows=windows,
     )

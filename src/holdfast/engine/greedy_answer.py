@@ -18,13 +18,18 @@ from holdfast.model.forward import logits
 
 @torch.no_grad()
 def answer_along(
-    engine: LocalEngine, live: KVContext, prompt: Sequence[int], draft: Sequence[int], limit: int
+    engine: LocalEngine, live: KVContext, prompt: Sequence[int], draft: Sequence[int], limit: int, passes: int = 0
 ) -> list[int]:
-    """Returns the greedy answer to `prompt`, at most `limit` tokens without the end of turn; `live` is not changed."""
+    """Returns the greedy answer to `prompt`, at most `limit` tokens without the end of turn; `live` is not changed.
+
+    With `passes` it ends after so many of them: after one, behind the first token that is not the draft's.
+    """
     live, stop = live.fork(), engine.stop_ids
     out: list[int] = []
     pending, at = list(prompt), 0
-    while len(out) < limit:
+    done = 0
+    while len(out) < limit and (not passes or done < passes):
+        done += 1
         guess = list(draft[at : at + limit - len(out) - 1])
         hidden = live.feed([*pending, *guess])
         best = logits(engine.model, hidden[len(pending) - 1 :]).argmax(-1).tolist()

@@ -43,6 +43,8 @@ class Limits:
 
     answer: int
     action: int
+    passes: int = 0
+    """Of the model for an action, at most; 0 is as many as it takes."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ class Inquiry:
 
     def _act_freely(self, live: KVContext, calls: bool, draft: Ids) -> Ids:
         opening = self.openings.of_action(calls)
-        return tuple(answer_along(self.engine, live, opening, draft, self.limits.action))
+        limits = self.limits
+        return tuple(answer_along(self.engine, live, opening, draft, limits.action, limits.passes))
 
 
 def drafts_from_session(asking: Inquiry) -> Drafts:

@@ -131,7 +131,8 @@ class WindowRun:
             return
         opened = OpenWindow.read(self.window, self.setting.engine)
         asking = Inquiry(opened.engine, self.window, self.setting.limits, self.setting.openings)
-        reference = asking.ask(opened.full, drafts_from_session(asking))
+        whole = replace(asking, limits=replace(asking.limits, passes=0))  # others are compared with all of it
+        reference = whole.ask(opened.full, drafts_from_session(asking))
         blank = replace(asking, limits=self.setting.blank_limits).ask(opened.none, drafts_of(reference))
         base = Baseline(opened, asking, reference)
         reasons = [check_unknown(p, text) for p, text in zip(self.window.probes, self._texts(blank), strict=True)]
@@ -232,11 +233,11 @@ class WindowRun:
         }
 
     def _fidelity(self, got: ContextResult, base: Baseline) -> dict[str, Any]:
-        decode = self.setting.engine.model.tokenizer.decode
-        actions = action_fields("next_action", got.action, base.reference.action, self.window.calls, decode)
+        decode, whole = self.setting.engine.model.tokenizer.decode, not self.setting.limits.passes
+        actions = action_fields("next_action", got.action, base.reference.action, self.window.calls, decode, whole)
         later = self.window.later
         if later is not None:
-            actions |= action_fields("later_action", got.later, base.reference.later, later.calls, decode)
+            actions |= action_fields("later_action", got.later, base.reference.later, later.calls, decode, whole)
         ours, theirs = got.next_log_probs, base.reference.next_log_probs
         if ours is None or theirs is None:
             return actions
@@ -247,15 +248,18 @@ class WindowRun:
 
 
 def action_fields(
-    name: str, ours: GreedyAction, theirs: GreedyAction, calls: bool, decode: Callable[[Any], str]
+    name: str, ours: GreedyAction, theirs: GreedyAction, calls: bool, decode: Callable[[Any], str], whole: bool
 ) -> dict[str, Any]:
-    """Returns the fields of a row about an action: the recorded one, and the greedy one beside the full context's."""
+    """Returns the fields of a row about an action: the recorded one, and the greedy one beside the full context's.
+
+    One that ends where it parts from that, and is not `whole`, has no F1.
+    """
     made: dict[str, Any] = {f"{name}_logprob": ours.logprob, f"{name}_tokens": ours.tokens}
     if not theirs.ids:
         return made
     texts = decode(ours.ids), decode(theirs.ids)
     found = compare_actions(*(read_action(text, calls) for text in texts))
-    greedy = {"text": texts[0], "tool": found.tool, "exact": found.exact, "f1": found.f1}
+    greedy = {"text": texts[0], "tool": found.tool, "exact": found.exact, "f1": found.f1 if whole else None}
     return made | {f"{name}_{field}": value for field, value in greedy.items()}
 
 

@@ -57,6 +57,9 @@ class Run:
     """Most tokens of a greedy answer, in which the keywords are looked for; 0 asks for none, which is faster."""
     action_tokens: int = ACTION_TOKENS
     """Most tokens of a greedy next action; 0 asks for none."""
+    action_passes: int = 0
+    """Passes of the model for an action of a compact context; after 1 it is known whether it is the full context's (the
+    tool, and the whole call), but not F1. 0 is as many as it takes."""
     later: bool = True
     """Measure the action behind more turns too, which every context has to read."""
     windows: int | None = None
@@ -164,7 +167,8 @@ def _window_run(setting: RunSettings, job: Job) -> WindowRun:
 
 def _setting(run: Run, engine: LocalEngine, known: Set[Key], progress: Progress) -> RunSettings:
     config = _config(run, engine)
-    limits, openings = Limits(run.answer_tokens, run.action_tokens), Openings.of(engine.model.tokenizer)
+    limits = Limits(run.answer_tokens, run.action_tokens, run.action_passes)
+    openings = Openings.of(engine.model.tokenizer)
     return RunSettings(
         engine, run.latent, run.ratios, run.by_turn, config, run.seed, limits, openings, known, progress, print
     )
@@ -216,7 +220,7 @@ def _read_known_rows(engine: LocalEngine, config: dict[str, Any], out: Path, not
     if not out.exists() or b"\n" not in out.read_bytes():  # nothing, or half a row of a run that was killed
         return []
     rows = read_rows(out, warn=note)
-    ours = {name: config[name] for name in SAME} | {"model": engine.model.digest}
+    ours = {name: config.get(name) for name in SAME} | {"model": engine.model.digest}
     for row in rows:
         theirs = {name: row.config.get(name) for name in SAME} | {"model": row.model_digest}
         if other := [f"{name} {theirs[name]!r} and not {ours[name]!r}" for name in ours if theirs[name] != ours[name]]:
@@ -234,6 +238,7 @@ def _config(run: Run, engine: LocalEngine) -> dict[str, Any]:
         "by_turn": run.by_turn,
         "answer_tokens": run.answer_tokens,
         "action_tokens": run.action_tokens,
+        **({"action_passes": run.action_passes} if run.action_passes else {}),
     }
 
 

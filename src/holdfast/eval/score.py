@@ -121,7 +121,14 @@ class Score(BaseModel):
 
 AGREEMENT = ("tool", "exact", "f1")
 """What is compared of two greedy actions."""
-SAME = ("window", "dtype", "by_turn", "answer_tokens", "action_tokens")  # settings that rows must share to be compared
+SAME = (
+    "window",
+    "dtype",
+    "by_turn",
+    "answer_tokens",
+    "action_tokens",
+    "action_passes",
+)  # settings that rows must share to be compared
 
 
 class JoinedRow(NamedTuple):

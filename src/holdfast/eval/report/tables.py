@@ -34,7 +34,7 @@ _MODELS = (
 
 def actions(scores: Sequence[Score], escape: Escape) -> str:
     """Returns a section with the greedy actions beside those of the full context; empty where none were asked for."""
-    if all(score.action_f1 is None for score in scores):
+    if all(score.action_exact is None for score in scores):
         return ""
     head = (("Method", ""), ("n", "windows"), *(c[:2] for c in _ACTIONS), ("n", "windows"), *(c[:2] for c in _LATER))
     lines = [
