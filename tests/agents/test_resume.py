@@ -103,6 +103,7 @@ def test_the_agent_resumes_what_was_compacted_and_undone(agent):
     holdfast("undo", path)
     agent.give_back(path)
     undone = read(path).turns
-    assert said(undone, agent)[: len(said(whole, agent))] == said(whole, agent)
-    assert not path.name.endswith("l") or path.read_bytes().startswith(raw)  # a log is what it was, byte for byte
+    assert said(undone[: len(whole)], agent) == said(whole, agent)  # by turns: what follows may be of the same speaker
+    if path.suffix in (".jsonl", ".md"):
+        assert path.read_bytes().startswith(raw)  # a log is what it was, byte for byte
     check_same(agent, resume(agent, "Question 4?"), undone, "Question 4?")

@@ -14,6 +14,7 @@ from holdfast.recall.notes import NoteFile, Notes
 from holdfast.recall.past import CompactionRecord, LostFact, Past
 from holdfast.storage.files import DISK, check
 from holdfast.text.file_log import Event, compact_file, log_path, read_lineage
+from holdfast.text.file_log.log import move_companion
 from holdfast.text.rewrite import TextPlan
 
 SUFFIXES = (".json", ".jsonl", ".traj", ".md")
@@ -48,7 +49,7 @@ class SessionFiles:
 
     def notes(self, session: str) -> Notes:
         path = self._path(session)
-        notes = path.with_name(path.name + _NOTES)
+        notes = move_companion(path, _NOTES)
         check(notes)
         return NoteFile(notes)
 

@@ -1,7 +1,8 @@
 """The append-only log beside a session: every compaction is an event, and nothing is ever lost.
 
 `SESSION.holdfast.jsonl` holds, for every change that Holdfast made, the file before and after it and where each line
-came from, so that undo, diff, expand and why need nothing else, at any later time.
+came from, so that undo, diff, expand and why need nothing else, at any later time. Beside a session of Gemini CLI its
+name begins with a dot.
 """
 
 from __future__ import annotations

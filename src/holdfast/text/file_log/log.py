@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,8 +63,39 @@ class Event:
 
 def log_path(session: Path) -> Path:
     """Returns the log beside a session; a link's log is beside the file that it leads to."""
+    return companion_path(session, _SUFFIX)
+
+
+def companion_path(session: Path, suffix: str) -> Path:
+    """Returns the path of a file of Holdfast's own beside a session: the session's name and the suffix.
+
+    Gemini CLI deletes, at every start, each `session-*.json*` among its chats that is no session, so there a dot stands
+    before the name. A file that stands under the other of the two names only, is found there.
+    """
+    name, other = _companion_paths(session, suffix)
+    return other if os.path.lexists(other) and not os.path.lexists(name) else name
+
+
+def move_companion(session: Path, suffix: str, disk: Disk = DISK) -> Path:
+    """Returns `companion_path` to write to: what an older version wrote where the agent deletes it is moved first."""
+    path, (safe, _) = companion_path(session, suffix), _companion_paths(session, suffix)
+    if path != safe and _is_swept(path):
+        check(path)
+        with suppress(FileNotFoundError):  # another holdfast moved it
+            disk.move(path, safe)
+        return safe
+    return path
+
+
+def _companion_paths(session: Path, suffix: str) -> tuple[Path, Path]:
+    """Returns the name that a new file gets, and the other one that it may have."""
     real = session.resolve()
-    return real.with_name(real.name + _SUFFIX)
+    plain, hidden = real.with_name(real.name + suffix), real.with_name(f".{real.name}{suffix}")
+    return (hidden, plain) if _is_swept(plain) else (plain, hidden)
+
+
+def _is_swept(path: Path) -> bool:
+    return path.parent.name == "chats" and path.name.startswith("session-")
 
 
 def check_output(path: Path, force: bool = False) -> None:
@@ -116,7 +148,7 @@ def open_log(session: Path, like: Path, disk: Disk = DISK) -> Iterator[Lines]:
     Raises Failed if another has it, BadInput for a link. Who can read the session `like` can read the log, and nobody
     else.
     """
-    with Lines(log_path(session), mode=mode_of(like), disk=disk) as lines:
+    with Lines(move_companion(session, _SUFFIX, disk), mode=mode_of(like), disk=disk) as lines:
         lines.lock()
         yield lines
 
