@@ -26,6 +26,8 @@ from pi import Pi
 from holdfast.transcript.read import parse, read
 from holdfast.transcript.turn import Role, Turn
 
+pytest_plugins = ("agent_start",)
+
 AGENTS = (ClaudeCode, Codex, Opencode, Pi, MiniSweAgent, GeminiCli, QwenCode, Aider, Cline)
 TASK = "Find out which ports the services use. Never delete the folder data/."
 STEPS = 12

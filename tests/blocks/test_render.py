@@ -14,6 +14,7 @@ from holdfast.blocks.block import Kind
 from holdfast.blocks.messages import probe_abilities
 from holdfast.blocks.render import question_ids, render
 from holdfast.errors import BadInput
+from holdfast.transcript.task import find_first_request
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 CHATML = (
@@ -178,7 +179,7 @@ def check_cover(rendered, tokenizer):
 
 
 def check_kinds(rendered, transcript):
-    first_user = next(i for i, t in enumerate(transcript.turns) if t.role is Role.USER)
+    first_user = find_first_request(transcript.turns)  # the first with words of the user's own
     for block in rendered.blocks:
         role = transcript.turns[block.origin.turn].role
         allowed = {

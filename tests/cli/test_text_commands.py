@@ -62,7 +62,12 @@ def test_json_lists_every_lost_and_restored_fact(run: Run, tmp_path: Path) -> No
 
 def test_where_rules_alone_overrun_the_budget_one_line_says_so(run: Run, tmp_path: Path) -> None:
     rules = "\n".join(f"Never touch the generated module {n} in any way." for n in range(60))
-    said = [("user", "Fix it."), ("assistant", "ok"), ("user", rules), *[("assistant", "and so on " * 300)] * 6]
+    said = [
+        ("user", "Fix the parser of the settings file."),
+        ("assistant", "ok"),
+        ("user", rules),
+        *[("assistant", "and so on " * 300)] * 6,
+    ]
     path = tmp_path / "session.json"
     path.write_text(json.dumps([{"role": role, "content": text} for role, text in said]))
     options = [path, "--text", "truncate", "--budget", 500, "--keep-recent", 0, "-o"]

@@ -277,7 +277,7 @@ def test_line_or_message_that_lenient_reading_leaves_out_is_named(name: str, dat
     entries = (
         values
         if isinstance(values, list)
-        else next(v for k, v in values.items() if k in ("messages", "history", "input"))
+        else next(v for k, v in values.items() if k in ("messages", "history", "input", "steps"))
     )
     at = data.draw(st.integers(0, len(entries) - 1))
     entries[at] = data.draw(st.sampled_from([None, 7, "x", [], [1]]))

@@ -34,7 +34,8 @@ def sniff(document: Document) -> bool:
     if openai_chat.has_own_marks(messages):
         return False
     value = document.value if isinstance(document.value, dict) else {}
-    stored = isinstance(value.get("messages"), list) and {"sessionId", "system_prompt"} <= value.keys()
+    own = "sessionId" in value and not value.keys().isdisjoint(("system_prompt", "agent"))
+    stored = isinstance(value.get("messages"), list) and own
     if stored or any(field in message for message in messages for field in _OWN_FIELDS):
         return True
     return any(_is_old(message) for message in messages)

@@ -24,7 +24,13 @@ from holdfast.transcript.turn import Opaque, Role, ToolCall, Transcript, Turn
 _MARKS = ("session.start", "user.message", "assistant.message", "tool.execution_complete")
 _DONE = "session.compaction_complete"
 _STARTS = ("tool.execution_start", "tool.execution_partial_result")
+_UNDERSTOOD = ("role", "content", "transformedContent", "reasoningText", "toolRequests")
 _NOTICES = ("system.notification", "skill.invoked")
+
+
+def _rest(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a record says beside the fields that a turn has."""
+    return {name: value for name, value in data.items() if name not in _UNDERSTOOD}
 
 
 def sniff(document: Document) -> bool:
@@ -118,7 +124,7 @@ def turns_of(entry: Entry) -> tuple[Turn, ...]:
 
 
 def _system(data: dict[str, Any], number: int) -> tuple[Turn, ...]:
-    return (Turn(Role.SYSTEM, text_or_empty(data.get("content")), source=number, extra=data),)
+    return (Turn(Role.SYSTEM, text_or_empty(data.get("content")), source=number, extra=_rest(data)),)
 
 
 def _user(data: dict[str, Any], number: int) -> tuple[Turn, ...]:
@@ -128,7 +134,7 @@ def _user(data: dict[str, Any], number: int) -> tuple[Turn, ...]:
     files = [_read_attachment(file) for file in take_list(dict(data), "attachments")]
     context = "\n".join(filter(None, (before.strip(), after.strip(), *(file.text for file in files))))
     hidden = tuple(part for file in files for part in file.parts)
-    said = (Turn(Role.USER, words, source=number, extra=data),) if words or not context else ()
+    said = (Turn(Role.USER, words, source=number, extra=_rest(data)),) if words or not context else ()
     added = Turn(Role.USER, context, source=number, extra={"isMeta": True}, opaque=hidden)
     return (added, *said) if context else said
 
@@ -146,7 +152,7 @@ def _assistant(data: dict[str, Any], number: int) -> tuple[Turn, ...]:
     text = text_or_empty(data.get("content"))
     if not (text or reasoning or calls):
         return ()
-    return (Turn(Role.ASSISTANT, text, reasoning, calls, source=number, extra=data, opaque=hidden),)
+    return (Turn(Role.ASSISTANT, text, reasoning, calls, source=number, extra=_rest(data), opaque=hidden),)
 
 
 def _call(asked: dict[str, Any]) -> ToolCall:

@@ -10,6 +10,8 @@ from pathlib import Path
 from answers import Answer
 from claude_code import ClaudeCode
 
+pytest_plugins = ("agent_start",)
+
 RECIPE = Path(__file__).parents[2] / "benchmarks" / "claude_code"
 
 
