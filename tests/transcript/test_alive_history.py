@@ -139,6 +139,23 @@ def test_gemini_that_says_calls_in_the_content_says_them_once() -> None:
     assert session.turns[1].reasoning == "Hm"
 
 
+@pytest.mark.parametrize("more", [[], [{"text": "And the gates?"}]], ids=["alone", "with_words"])
+def test_gemini_results_of_a_restated_history_are_messages_of_their_own_and_change_there(more: list[Any]) -> None:
+    """A resumed session restates its calls in the content, and each result as a message, twice."""
+    said = {
+        "id": "g1",
+        "type": "gemini",
+        "content": [{"text": "Looking."}, {"functionCall": {"id": "c1", "name": "look"}}],
+    }
+    results = [{"id": id_, "type": "user", "content": [RESPONSE, *rest]} for id_, rest in (("g1_r", more), ("u2", []))]
+    text = jsonl(*GEMINI, {"$set": {"messages": [GEMINI[1], said, *results]}}, GEMINI[4])
+    session = parse(text)
+    assert texts(session) == ["Count", "Looking.", "nine locks", *(part["text"] for part in more), "Nine."]
+    made = write(text, new_draft(session).replace_text(2, "masked", "test"))
+    assert "nine locks" not in made
+    assert texts(parse(made)) == ["masked" if line == "nine locks" else line for line in texts(session)]
+
+
 def pi(number: int, parent: int | None, text: str, **more: Any) -> dict[str, Any]:
     message = {"role": "user" if number % 2 else "assistant", "content": [{"type": "text", "text": text}]}
     links = {"id": f"p{number}", "parentId": None if parent is None else f"p{parent}"}

@@ -58,7 +58,14 @@ def _edit(values: list[Any], changes: tuple[Change, ...]) -> Sequence[Any]:
     value, *echoes = values
     if "parts" in value:
         return [*pack_entries(_edit_content(value, changes), 1), *echoes]
-    return [_edit_record(value, changes), *(_edit_echo(echo, changes) for echo in echoes)]
+    # In a restated history the calls are in the content, and their results are messages of their own.
+    first = _edit_echo if _has_response(value) else _edit_record
+    return [first(value, changes), *(_edit_echo(echo, changes) for echo in echoes)]
+
+
+def _has_response(value: dict[str, Any]) -> bool:
+    content = value.get("content")
+    return isinstance(content, list) and any(isinstance(part, dict) and "functionResponse" in part for part in content)
 
 
 def _edit_echo(value: dict[str, Any], changes: tuple[Change, ...]) -> Any:
