@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from agent_samples import AGENTS, OPENCODE, PI, jsonl, opencode_message, opencode_text, pi_message
 
+from holdfast.errors import BadInput
 from holdfast.transcript.document import decode
 from holdfast.transcript.draft import Draft, Line, new_draft, piece_of_lines
 from holdfast.transcript.formats import FORMATS, pi_write
@@ -175,4 +176,33 @@ def test_a_changed_log_without_a_final_newline_ends_with_one(name: str) -> None:
 
 
 def test_every_log_whose_lines_name_each_other_can_be_mended() -> None:
-    assert {form.name for form in FORMATS if form.relink} == {*LOGS, "opencode"}
+    assert {form.name for form in FORMATS if form.relink} == {*LOGS, "opencode", "gemini_cli"}
+
+
+def gemini(number: int, text: str) -> dict[str, Any]:
+    return {"id": f"g{number}", "type": "user" if number % 2 else "gemini", "content": [{"text": text}]}
+
+
+GEMINI = [{"sessionId": "s", "projectHash": "h"}, *(gemini(n, f"long {n} " + "word " * 20) for n in range(1, 5))]
+CONTEXT = {"id": "c", "type": "user", "content": [{"text": "<session_context>\nToday is Monday.\n</session_context>"}]}
+
+
+def restate_as_gemini(text: str, *more: dict[str, Any]) -> str:
+    """What Gemini CLI writes behind a session that it resumes, and a question."""
+    live = [row for line in text.splitlines() if "type" in (row := json.loads(line))]
+    return jsonl({"$set": {"sessionId": "s"}}, {"$set": {"messages": [CONTEXT, *live, *more], "lastUpdated": "t"}})
+
+
+def test_gemini_that_restated_a_compacted_history_has_the_whole_one_again_after_undo():
+    made = write(jsonl(*GEMINI), folded(jsonl(*GEMINI), 1, 3))
+    tail = restate_as_gemini(made) + jsonl(gemini(5, "Question?"))
+    assert "long 2" not in " ".join(turn.text for turn in parse(made + tail).turns)
+    undone = relink(jsonl(*GEMINI) + tail, jsonl(*GEMINI))
+    assert [turn.text[:6] for turn in parse(undone).turns] == ["long 1", "long 2", "long 3", "long 4", "Questi"]
+    assert undone.startswith(jsonl(*GEMINI))
+
+
+def test_gemini_that_compacted_a_session_itself_is_not_undone_over_it():
+    tail = restate_as_gemini(jsonl(*GEMINI[:1]), {**gemini(7, "<state_snapshot>four</state_snapshot>"), "id": "new"})
+    with pytest.raises(BadInput, match=r"Gemini CLI compacted the session itself .*-o OTHER"):
+        relink(jsonl(*GEMINI) + tail, jsonl(*GEMINI), path="s.jsonl")

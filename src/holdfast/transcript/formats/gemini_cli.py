@@ -97,14 +97,14 @@ def lay_out_history(document: Document) -> Document:
     """Returns the log with a line of its own for each message that a line restates; the line itself stays before
     them.
     """
-    if not any(_read_restatement(entry.value) is not None for entry in document.lines):
+    if not any(read_restatement(entry.value) is not None for entry in document.lines):
         return document
     by_number = {entry.number: entry for entry in document.lines}
     rows: list[str] = []
     lines: list[Entry] = []
     for number, row in enumerate(document.text.split("\n"), 1):
         entry = by_number.get(number)
-        messages = None if entry is None else _read_restatement(entry.value)
+        messages = None if entry is None else read_restatement(entry.value)
         bare = row if entry is None or messages is None else _without_messages(entry.value)
         rows.append(bare)
         lines += [] if entry is None else [replace(entry, number=len(rows))]
@@ -114,7 +114,7 @@ def lay_out_history(document: Document) -> Document:
     return replace(document, text="\n".join(rows), lines=tuple(lines))
 
 
-def _read_restatement(value: object) -> list[Any] | None:
+def read_restatement(value: object) -> list[Any] | None:
     """Returns the messages of a line that gives a whole history; None for any other line."""
     held = value.get("$set", value if _is_head(value) else None) if isinstance(value, dict) else None
     messages = held.get("messages") if isinstance(held, dict) else None
@@ -152,7 +152,7 @@ def live_entries(document: Document) -> tuple[tuple[Entry, ...], dict[str, Any]]
         if isinstance(value.get("$rewindTo"), str):
             live = _rewind(live, value["$rewindTo"])
         elif isinstance(value.get("$set"), dict) or _is_head(value):
-            messages = _read_restatement(value)
+            messages = read_restatement(value)
             meta |= {key: held for key, held in value.get("$set", value).items() if key != "messages"}
             if messages is not None:
                 compactions += _compaction(document, entry, live, messages)
