@@ -15,7 +15,6 @@ import pytest
 from aider import Aider
 from answers import Answer
 from claude_code import ClaudeCode
-from cline import Cline
 from codex import Codex
 from driving import Agent
 from gemini_cli import GeminiCli, QwenCode
@@ -28,7 +27,7 @@ from holdfast.transcript.turn import Role, Turn
 
 pytest_plugins = ("agent_start",)
 
-AGENTS = (ClaudeCode, Codex, Opencode, Pi, MiniSweAgent, GeminiCli, QwenCode, Aider, Cline)
+AGENTS = (ClaudeCode, Codex, Opencode, Pi, MiniSweAgent, GeminiCli, QwenCode, Aider)
 TASK = "Find out which ports the services use. Never delete the folder data/."
 STEPS = 12
 SHELL = "seq 60 | sed 's/.*/worker {n} line & of service_{n}.py took {n}& ms/'; echo port {port}"  # nothing that asks

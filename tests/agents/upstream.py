@@ -37,6 +37,8 @@ class Upstream:
     """True for an agent without tools: every request is then one of its conversation."""
     others: list[str] = field(default_factory=list)
     """Method and path of every other request."""
+    count: int = 0
+    """Answers so far, over all scripts: an agent takes two answers with one id for parts of one."""
 
     def play(self, script: list[Answer]) -> None:
         """Sets the answers to come and forgets what was asked before."""
@@ -48,12 +50,12 @@ class Upstream:
         """Returns the next answer of the script for a request of the conversation, which has tools, and words for any
         other.
         """
-        number = len(self.requests) + len(self.others) + 1
+        self.count += 1
         if not (body.get("tools") or self.toolless):
             self.others.append(path)
-            return render(path, body, SIDE, number)
+            return render(path, body, SIDE, self.count)
         self.requests.append(Request(path, body))
-        return render(path, body, self.script.pop(0) if len(self.script) > 1 else self.script[0], number)
+        return render(path, body, self.script.pop(0) if len(self.script) > 1 else self.script[0], self.count)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -78,7 +78,11 @@ def test_claude_files_that_were_mentioned_are_context_and_can_be_taken_out() -> 
             **{"type": "attachment", "uuid": "3", "parentUuid": "2", "sessionId": "s"},
             "attachment": {"type": "hook_cancelled", "content": "nothing"},
         },
-        claude("4", "3", "assistant", "Read."),
+        {
+            **{"type": "attachment", "uuid": "3b", "parentUuid": "3", "sessionId": "s"},
+            "attachment": {"type": "prompt_snapshot", "systemPrompt": ["You are an agent."]},
+        },
+        claude("4", "3b", "assistant", "Read."),
     ]
     text = jsonl(*rows)
     session = parse(text)

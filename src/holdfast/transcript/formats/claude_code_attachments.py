@@ -15,6 +15,7 @@ from holdfast.transcript.turn import Opaque
 
 _UNSENT = (
     *("already_read_file", "command_permissions", "edited_image_file", "structured_output", "dynamic_skill"),
+    "prompt_snapshot",  # a copy of the system prompt
     *("hook_cancelled", "hook_error_during_execution", "hook_non_blocking_error", "hook_system_message"),
     *("hook_permission_decision", "compaction_reminder", "max_turns_reached", "current_session_memory"),
 )
