@@ -200,9 +200,9 @@ def test_a_compressed_body_is_read_and_goes_up_plain_only_where_it_changed(encod
 @pytest.mark.parametrize(
     ("body", "encoding", "passed"),
     [
-        (gzip.compress(b"x"), "br", "encoding br"),
-        (gzip.compress(b"x" * 200_000), "gzip", "size"),
-        (gzip.compress(b"x" * 9_999)[:-9], "gzip", ""),
+        (gzip.compress(b"x", mtime=0), "br", "encoding br"),
+        (gzip.compress(b"x" * 200_000, mtime=0), "gzip", "size"),
+        (gzip.compress(b"x" * 9_999, mtime=0)[:-9], "gzip", ""),
         (b"no gzip", "gzip", ""),
         (b"no zstd", "zstd", ""),
     ],
