@@ -1,0 +1,4 @@
+"""A lean coding agent with compaction inside: a loop, tools, sandboxes, contexts and trajectories.
+
+Start with `loop.py`.
+"""

@@ -1,0 +1,4 @@
+"""Training of compressors: one loop with exact resume, data, objectives, checkpoints.
+
+Start with `loop.py`.
+"""
