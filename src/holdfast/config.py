@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -53,3 +54,11 @@ def describe_config_places() -> str:
 def read_secret(name: str) -> str:
     """Returns the value of an environment variable that holds a key; empty if it is not set."""
     return os.environ.get(name, "")
+
+
+_FOR_COMMANDS = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+
+
+def command_environment(names: Sequence[str] = ()) -> dict[str, str]:
+    """Returns the variables that a command of an agent gets: none that holds a key, but those that `names` adds."""
+    return {name: value for name in (*_FOR_COMMANDS, *names) if (value := os.environ.get(name)) is not None}

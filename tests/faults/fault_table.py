@@ -34,11 +34,11 @@ from holdfast.model.load import full_bytes
 from holdfast.server.protocol import AnswerEnd, AnswerStart, GenerateRequest, TextDelta
 from holdfast.server.sessions.host import HostPolicy, SessionHost
 from holdfast.server.sessions.registry import replay_turns
-from holdfast.session.events import encode_turn
 from holdfast.session.session import Session
 from holdfast.session.trigger import CircuitBreaker, Trigger
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, Turn
+from holdfast.transcript.turn_rows import encode_turn
 
 TURNS = small_session().turns
 PLAN = Plan(latent="kvzip", ratio=4, policy=Policy(keep_recent=1))

@@ -17,7 +17,8 @@ from holdfast.errors import BadContext
 from holdfast.model.load import Model
 from holdfast.session.checkpoints import Checkpoint, add_checkpoint, clip_checkpoints
 from holdfast.storage.store import Store
-from holdfast.transcript.turn import Role, ToolCall, Turn
+from holdfast.transcript.turn import Turn
+from holdfast.transcript.turn_rows import decode_turn, encode_turn
 
 FORMAT = 1
 
@@ -301,18 +302,3 @@ class EventLog:
         """Writes one event, which is durable afterwards. Raises Conflict if another process has written meanwhile."""
         self.store.append(self.session, self.length, dict(row))
         self.length += 1
-
-
-def encode_turn(turn: Turn) -> dict[str, Any]:
-    """Writes a turn as JSON, without fields that are empty."""
-    row: dict[str, Any] = {"role": turn.role.value}
-    row |= {name: value for name in ("text", "reasoning", "call_id", "is_error") if (value := getattr(turn, name))}
-    if turn.calls:
-        row["calls"] = [[call.id, call.name, call.arguments] for call in turn.calls]
-    return row
-
-
-def decode_turn(row: Row) -> Turn:
-    """Reads the JSON of `encode_turn`."""
-    plain = {name: row[name] for name in ("text", "reasoning", "call_id", "is_error") if name in row}
-    return replace(Turn(Role(row["role"]), **plain), calls=tuple(ToolCall(*call) for call in row.get("calls", ())))

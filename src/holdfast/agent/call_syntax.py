@@ -1,0 +1,108 @@
+"""The ways in which a model calls tools: by the provider's API, or as marked text for models that have none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from holdfast.agent.control import FormatError
+from holdfast.agent.tools import Tool
+from holdfast.errors import BadOption
+from holdfast.transcript.turn import Role, ToolCall, Turn
+
+
+@dataclass(frozen=True)
+class CallSyntax:
+    """One row."""
+
+    name: str
+    parse: Callable[[Turn, Sequence[Tool], str], Turn]
+    """Returns an answer with its calls, whose ids begin with the given text. Raises FormatError."""
+    describe: Callable[[Sequence[Tool]], str] | None = None
+    """Returns the words that explain the syntax to the model; None where the API carries the tools."""
+
+    @property
+    def in_text(self) -> bool:
+        """True if calls and results travel as plain messages."""
+        return self.describe is not None
+
+    def send(self, turns: Sequence[Turn]) -> list[Turn]:
+        """Returns turns as they go to the model."""
+        return [_as_text(turn) for turn in turns] if self.in_text else list(turns)
+
+
+def _as_text(turn: Turn) -> Turn:
+    role = Role.USER if turn.role is Role.TOOL else turn.role
+    return replace(turn, role=role, calls=(), call_id="")
+
+
+def read_arguments(call: ToolCall, tool: Tool | None, tools: Sequence[Tool]) -> dict[str, Any]:
+    """Returns the arguments of a call. Raises FormatError that says what is wrong with it."""
+    if tool is None:
+        raise FormatError(f"There is no tool {call.name!r}; there are: {', '.join(t.name for t in tools)}.")
+    try:
+        given = json.loads(call.arguments or "{}", strict=False)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"The arguments of {call.name} are not JSON: {error}. Nothing was run.") from None
+    if not isinstance(given, dict):
+        raise FormatError(f"The arguments of {call.name} must be a JSON object. Nothing was run.")
+    missing = [name for name in tool.parameters if name not in given and name not in tool.optional]
+    unknown = [name for name in given if name not in tool.parameters]
+    wrong = [
+        name
+        for name, value in given.items()
+        if name in tool.parameters and name not in tool.typed and not isinstance(value, str)
+    ]
+    for names, what in ((missing, "lacks"), (unknown, "does not take"), (wrong, "must have text for")):
+        if names:
+            raise FormatError(
+                f"The call of {call.name} {what} {', '.join(names)}; it takes {', '.join(tool.parameters)}. "
+                "Nothing was run."
+            )
+    return given
+
+
+def _parse_api(answer: Turn, tools: Sequence[Tool], prefix: str) -> Turn:
+    """Gives calls an id of their own where the server did not."""
+    ids = [call.id for call in answer.calls]
+    if all(ids) and len(set(ids)) == len(ids):
+        return answer
+    return replace(answer, calls=tuple(replace(call, id=f"{prefix}{at}") for at, call in enumerate(answer.calls)))
+
+
+_FENCE = re.compile(r"```(?:bash|sh|shell|mswea_bash_command)[ \t]*\n(.*?)\n?```", re.DOTALL)
+
+
+def _parse_fence(answer: Turn, tools: Sequence[Tool], prefix: str) -> Turn:
+    """Takes the one fenced block as the command of the first tool."""
+    found = _FENCE.findall(answer.text)
+    if len(found) > 1 or (not found and "```bash" in answer.text):
+        what = f"holds {len(found)} fenced commands" if found else "opens a fence that it does not close"
+        raise FormatError(f"Your answer {what}; write exactly one ```bash block. Nothing was run.")
+    arguments = json.dumps({next(iter(tools[0].parameters)): command for command in found}, ensure_ascii=False)
+    return replace(answer, calls=tuple(ToolCall(f"{prefix}0", tools[0].name, arguments) for _ in found))
+
+
+def _describe_fence(tools: Sequence[Tool]) -> str:
+    return (
+        "Write exactly one command in each answer, in a fence, behind a sentence on why you run it:\n\n"
+        "```bash\nls -la\n```\n\nIts output is the next message."
+    )
+
+
+SYNTAXES: dict[str, CallSyntax] = {
+    syntax.name: syntax
+    for syntax in (CallSyntax("api", _parse_api), CallSyntax("fence", _parse_fence, _describe_fence))
+}
+
+
+def open_syntax(name: str, tools: Sequence[Tool]) -> CallSyntax:
+    """Returns a syntax. Raises BadOption for an unknown name, or one that cannot name these tools."""
+    if name not in SYNTAXES:
+        raise BadOption(f"no way of calling tools is called {name!r}; there are: {', '.join(SYNTAXES)}")
+    if name == "fence" and (len(tools) > 1 or len(tools[0].parameters) > 1):
+        raise BadOption("a fence can call one tool with one argument alone; take --profile bash, or --calls xml")
+    return SYNTAXES[name]

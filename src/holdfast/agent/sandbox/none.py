@@ -1,0 +1,19 @@
+"""No sandbox: commands run as the user, with the limits of a shell. For machines that are themselves one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from holdfast.agent.sandbox.base import Child, Rights, shell, start_child
+
+
+class NoSandbox:
+    """Commands without limits on files and network."""
+
+    name = "none"
+
+    def probe(self) -> str:
+        return ""
+
+    def start(self, command: str, rights: Rights, environment: Mapping[str, str]) -> Child:
+        return start_child(shell(command), rights.work, environment)
