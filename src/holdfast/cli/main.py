@@ -30,6 +30,7 @@ from holdfast.cli import (
     join,
     log,
     mcp,
+    mementos,
     methods,
     models,
     proxy,
@@ -60,7 +61,9 @@ class Sections(FullSummaries):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes a section for each kind of command."""
         for title, functions in SECTIONS.items():
-            names = [function.__name__ for function in functions] + (["eval"] if title == "Measuring" else [])
+            names = [function.__name__ for function in functions] + (
+                ["eval", "mementos"] if title == "Measuring" else []
+            )
             with formatter.section(title):
                 self.format_summaries(formatter, names)
 
@@ -87,6 +90,7 @@ for commands in SECTIONS.values():
     for command in commands:
         app.command()(command)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(mementos.app, name="mementos")
 
 
 INTERRUPTED = 130

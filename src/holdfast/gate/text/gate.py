@@ -131,7 +131,7 @@ def check_draft(draft: Draft, facts: SessionFacts, room: Room, *, allow_over: fl
     ending = _explain_absence(draft, room)
     closing = sum(room.count(f"\n{end.text}") for end in ending)
     limit = int(room.budget * (1 + allow_over)) - draft.size(room.count) - closing
-    section = write_section(_choose(missing, limit, room.count, facts.written), ending)
+    section = write_section(choose_facts(missing, limit, room.count, facts.written), ending)
     section_text = SearchableText(section.turn.text)
     restored = tuple(fact for fact in missing if section_text.contains(fact.text, fact.kind))
     lost = tuple(fact for fact in missing if not section_text.contains(fact.text, fact.kind))
@@ -203,7 +203,7 @@ def _ruling_words(turn: Turn) -> Iterator[str]:
             yield voice.text
 
 
-def _choose(missing: Sequence[Fact], limit: int, count: Count, written: frozenset[str]) -> list[Fact]:
+def choose_facts(missing: Sequence[Fact], limit: int, count: Count, written: frozenset[str]) -> list[Fact]:
     """Returns the facts for the section: every rule and live handle, then by worth those that still fit into `limit`
     tokens.
     """
