@@ -110,7 +110,8 @@ class _Search:
         self.latest: Ints = np.searchsorted(whole, whole - shape.least, side="right") - 1
         """The last place at which the block before an end may begin, `[n + 1]`; -1 where there is none."""
         self.gains: Floats = np.concatenate(([0.0], scores, [0.0]))
-        self.best, self.cuts = -math.inf, ()
+        self.best = -math.inf
+        self.cuts: tuple[int, ...] = ()
 
     def run(self) -> tuple[int, ...]:
         """Returns the units before which the best segmentation is cut."""
