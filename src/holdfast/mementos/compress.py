@@ -44,7 +44,7 @@ class TraceBlock:
     def tokens(self) -> int:
         return max(1, estimate_tokens(self.text))
 
-    def lost(self, memento: str) -> tuple[Fact, ...]:
+    def find_losses(self, memento: str) -> tuple[Fact, ...]:
         """Returns the facts that a memento does not hold, word for word."""
         text = SearchableText(memento)
         return tuple(fact for fact in self.facts if not text.contains(fact.text, fact.kind))
@@ -181,7 +181,7 @@ class ModelCompressor:
 
     def _judge(self, block: TraceBlock, memento: str, room: int) -> tuple[float | None, str]:
         """Returns the score and what to change. What code can tell, code tells."""
-        lost = block.lost(memento)
+        lost = block.find_losses(memento)
         told = [f"these stand in the block and are missing, word for word: {', '.join(f.text for f in lost[:12])}"]
         too_long = estimate_tokens(memento) > 1.5 * room
         if self.judge is None:
@@ -232,5 +232,5 @@ def _sizes(block: TraceBlock, memento: str) -> dict[str, Any]:
 
 
 def _refinement(block: TraceBlock, memento: str, rounds: list[Round]) -> Refinement:
-    lost = [LostFact(kind=fact.kind.value, text=fact.text, turn=fact.turn + 1) for fact in block.lost(memento)]
+    lost = [LostFact(kind=fact.kind.value, text=fact.text, turn=fact.turn + 1) for fact in block.find_losses(memento)]
     return Refinement(iterations=rounds, block_tokens=block.tokens, live_facts=len(block.facts), lost_facts=lost)

@@ -9,7 +9,7 @@ from holdfast.errors import BadOption
 
 @dataclass(frozen=True)
 class Delimiters:
-    """What opens and closes a block and a memento. Raises BadOption if one of them begins another or is empty."""
+    """The texts around a block and its memento. Raises BadOption if one of them begins another or is empty."""
 
     block_start: str = "<|block_start|>"
     block_end: str = "<|block_end|>"

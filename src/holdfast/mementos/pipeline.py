@@ -25,7 +25,7 @@ from holdfast.storage.json_lines import append_line, read_lines
 
 @dataclass(frozen=True)
 class Pipeline:
-    """How traces become records."""
+    """The steps by which traces become records."""
 
     shape: Shape = field(default_factory=Shape)
     scorer: Scorer = field(default_factory=CodeScorer)

@@ -32,7 +32,7 @@ class LostFact(BaseModel):
 
 
 class Refinement(BaseModel):
-    """How a memento came to be."""
+    """The tries at a memento, and what it lost of its block."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -65,7 +65,7 @@ class MementoRecord(BaseModel):
     think_suffix: str = ""
     seconds: float = 0.0
     options: dict[str, Any] = Field(default_factory=dict)
-    """What it was made with; a row of other options is made anew."""
+    """The options of its making; with others it is made anew."""
 
     def block_texts(self) -> list[str]:
         """Returns the text of each block."""

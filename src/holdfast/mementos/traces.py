@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import BadInput, HoldfastError
-from holdfast.facts.occurrences import visible_text
 from holdfast.mementos.sentences import split_sentences
 from holdfast.transcript.cuts import exchanges
 from holdfast.transcript.read import read
@@ -86,11 +85,6 @@ def trace_of_thought(text: str, name: str) -> Trace:
     thought, closed, answer = (rest if opened else before).partition("</think>")
     prefix, suffix = f"{before}<think>" if opened else "", f"</think>{answer}" if closed else ""
     return Trace(name, tuple(split_sentences(thought)), (), prefix, suffix)
-
-
-def searchable(turn: Turn) -> str:
-    """Returns the text of a turn in which facts are looked for."""
-    return visible_text(turn)
 
 
 def as_transcript(texts: tuple[str, ...]) -> Transcript:
