@@ -33,6 +33,7 @@ from tolerance import PASS, close
 
 RATIO = 2.5
 OPTIONS = {"virtual_tokens_attention": ["question=Which port?"], "virtual_tokens_distilled": ["distil=2"]}
+OPTIONS |= {name: ["weights=untrained"] for name in ("icae", "restore", "anchors", "projector")}
 VARIANTS = (  # options that change how a budget is spread or what asks
     "kvzip:allocation=layer,cap=2",
     "informed:queries=own+random,chunk=50,reach=9,floor=0.3",
@@ -78,7 +79,7 @@ def surrogates(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(tiny, case, surrogates):
     pair = tiny(case[0])
-    if case[1].startswith("surrogate") and not find_network(pair.model.digest):
+    if "surrogate" in case[1] and not find_network(pair.model.digest):
         training = SurrogateTraining(windows=8, window=64, hidden=4, epochs=1)
         tokens = torch.randint(3, VOCAB, (2, 900), generator=torch.Generator().manual_seed(0)).tolist()
         save_network(train_surrogate(tokens, pair.engine, training), own_network_path(pair.model.digest))

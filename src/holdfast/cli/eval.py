@@ -52,6 +52,9 @@ def run(
     action_tokens: Annotated[int, typer.Option(help="Most tokens of a greedy action.")] = 48,
     action_passes: Annotated[int, typer.Option(help="1: quick, the same tool and call but no F1; 0: whole.")] = 0,
     later: Annotated[bool, typer.Option("--later/--no-later", help="The action behind three more turns too.")] = True,
+    allow_trained: Annotated[
+        bool, typer.Option("--allow-trained", help="Also sessions that a method was trained on.")
+    ] = False,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -90,6 +93,7 @@ def run(
         action_passes=action_passes,
         later=later,
         windows=windows,
+        allow_trained=allow_trained,
     )
     workers = ray_cluster(ray, ray_address, task_timeout, device)
     engine = console.engine(model, dtype, device)

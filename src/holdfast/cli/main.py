@@ -39,6 +39,7 @@ from holdfast.cli import (
     serve,
     show,
     store,
+    train,
     undo,
     version,
 )
@@ -50,7 +51,7 @@ SECTIONS: dict[str, tuple[Callable[..., None], ...]] = {
     "Sessions": (read.read, doctor.doctor, compact.compact, log.log, diff.diff, undo.undo, expand.expand, cost.cost),
     "Compact contexts (.holdfast)": (show.show, ask.ask, recompact.recompact, join.join),
     "Live, for an agent": (init.init, serve.serve, proxy.proxy, mcp.mcp, store.store),
-    "Measuring": (demo.demo, calibrate.calibrate),
+    "Measuring": (demo.demo, calibrate.calibrate, train.train),
     "This installation": (methods.methods, models.models, fetch.fetch, config.config, version.version),
 }
 

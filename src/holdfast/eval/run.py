@@ -65,6 +65,8 @@ class Run:
     windows: int | None = None
     """Measure only so many windows, taken from the sessions in turn; more of them later go on from there."""
     threads: int = field(default_factory=torch.get_num_threads)
+    allow_trained: bool = False
+    """Measure a method also on sessions that its weights were trained on."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def measure(
     jobs = list(_jobs(run, engine, note))
     if not jobs:
         raise BadInput("nothing to measure: no probe could be placed in a window of these transcripts")
+    check_trained(run, jobs)
     jobs = [job.without(left_out) for job in jobs]
     jobs = [job for job in jobs if _window_run(setting, job).pending()]
     opened = _remote_work(run, engine, setting.known) if cluster else lambda: partial(_rows, setting)
@@ -204,6 +207,19 @@ def _remote_work(run: Run, engine: LocalEngine, known: Set[Key]) -> RemoteWork:
     source = str(Path(model.name).absolute()) if Path(model.name).is_dir() else model.name
     small = replace(run, transcripts=(), probes=())
     return RemoteWork(small, known, model.name, source, model.digest, config["dtype"], config["device"])
+
+
+def check_trained(run: Run, jobs: Sequence[Job]) -> None:
+    """Raises BadInput if a method was trained on one of the sessions that would judge it, unless that is allowed."""
+    for spec in run.latent:
+        if run.allow_trained or spec in (FULL, NONE):
+            continue
+        seen: frozenset[str] = getattr(build(split_gate_spec(spec)[0]), "trained_on", frozenset())
+        if names := sorted({job.name for job in jobs if job.session_digest in seen}):
+            raise BadInput(
+                f"{spec} was trained on {', '.join(names)}, which would judge it; give other sessions, or "
+                "--allow-trained to measure what it remembers"
+            )
 
 
 def check_size(run: Run, engine: LocalEngine) -> None:

@@ -74,7 +74,23 @@ LATENT: dict[str, Entry] = {
         f"{_BASELINES}.split_by_age:SplitByAge", "one method for the older part of a span, another for the newer"
     ),
     "refine": Entry(f"{_BASELINES}.refine:Refine", "gradient steps on the keys, biases and values of kept slots"),
+    "restore": Entry(
+        f"{_HERE}.restore:Restore", "a method's choice and trained tokens that read all of it (needs weights=FOLDER)"
+    ),
+    "anchors": Entry(
+        f"{_HERE}.anchors:Anchors", "states of some tokens, read anew by a trained adapter (needs weights=FOLDER)"
+    ),
+    "icae": Entry(f"{_BASELINES}.icae:Icae", "memory tokens written by a trained encoder (needs weights=FOLDER)"),
+    "average": Entry(f"{_BASELINES}.average:Average", "one mean embedding for each few neighbouring tokens"),
+    "projector": Entry(
+        f"{_BASELINES}.projector:Projector", "one embedding of each two, by a trained network (needs weights=FOLDER)"
+    ),
     "virtual_tokens": Entry(_VT, "gradient-tuned virtual tokens that match the span's values"),
+    "average_online": _ablation(f"{_BASELINES}.average:Average", "means of expected embeddings", of="online"),
+    "average_regenerate": _ablation(
+        f"{_BASELINES}.average:Average", "means of hidden states while the text is said again", of="regenerate"
+    ),
+    "icae_untrained": _ablation(f"{_BASELINES}.icae:Icae", "icae with an encoder drawn at random", weights="untrained"),
     "kvzip_per_head": _ablation(_KVZIP, "kvzip with an equal share for every head", allocation="head"),
     "virtual_tokens_distilled": _ablation(
         _VT,

@@ -37,6 +37,11 @@ class MethodWithStorage:
         """The spread of the method's budget over heads."""
         return str(getattr(self.method, "allocation", "global"))
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Digests of the sessions that the method was trained on."""
+        return getattr(self.method, "trained_on", frozenset())
+
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Any:
         return self.method.study(span, past, engine, progress)
 

@@ -36,6 +36,22 @@ def hidden_states(
     return out.last_hidden_state  # type: ignore[no-any-return]
 
 
+def hidden_states_two_ways(model: Model, inputs: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    """Runs embeddings `[1, Q, d]` at `positions [1, Q]`, each of which sees all the others; `cache` takes their states.
+
+    For models without sliding layers. Returns the last hidden states `[1, Q, d]`.
+    """
+    with model.steps:
+        out = model.hf.get_decoder()(
+            inputs_embeds=inputs,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            attention_mask=torch.ones(1, 1, inputs.shape[1], inputs.shape[1], dtype=torch.bool, device=model.device),
+        )
+    return out.last_hidden_state  # type: ignore[no-any-return]
+
+
 def logits(model: Model, hidden: Tensor) -> Tensor:
     """Returns vocabulary logits of `hidden [..., d]`, float32."""
     out: Tensor = model.hf.get_output_embeddings()(hidden).float()

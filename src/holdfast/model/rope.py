@@ -62,3 +62,13 @@ def spread_positions(first: float, last: float, count: int) -> Tensor:
     if count == 1:
         return torch.tensor([float(last)])
     return torch.linspace(first, last, count)
+
+
+def place_slots(first: float, last: float, count: int) -> Tensor:
+    """Returns the positions of `count` slots, each in the middle of its share of `first` to `last`, whole numbers.
+
+    The layout of EPL (https://arxiv.org/abs/2409.14364): r = (last - first + 1) / count, from first + (r - 1) / 2 to
+    last - (r - 1) / 2. `[count]` float32.
+    """
+    half = ((last - first + 1) / count - 1) / 2
+    return torch.linspace(first + half, last - half, count).round()

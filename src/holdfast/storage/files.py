@@ -274,6 +274,13 @@ def install(made: Path, path: Path, *, disk: Disk = DISK) -> None:
     sync_folder(path.parent)
 
 
+def remove_folder(folder: Path) -> None:
+    """Removes a folder that Holdfast wrote: its name is gone at once, whatever interrupts the rest."""
+    spare = folder.with_name(f".holdfast-{secrets.token_hex(8)}.tmp")
+    folder.rename(spare)
+    shutil.rmtree(spare, ignore_errors=True)
+
+
 def sweep(folder: Path) -> None:
     """Removes what writers that were killed left in a folder."""
     try:
