@@ -44,6 +44,7 @@ VARIANTS = (  # options that change how a budget is spread or what asks
     "snapkv:storage=bfloat16",
 )
 FAMILIES = ("llama", "gemma3_text")
+NOT_SERVED = {("gemma3_text", "anchors")}  # it says so: test_readers.py
 PROBE = [20, 30, 40, 50, 60]
 
 
@@ -59,7 +60,8 @@ def cases():
     for number, name in enumerate([*LATENT, *VARIANTS]):
         fresh = name in LATENT and LATENT[name].path not in seen
         seen.add(LATENT[name].path if name in LATENT else "")
-        yield from ((family, spec(name)) for family in (FAMILIES if fresh else FAMILIES[number % 2 :][:1]))
+        served = [f for f in FAMILIES if (f, name) not in NOT_SERVED]
+        yield from ((family, spec(name)) for family in (served if fresh else served[number % 2 :][:1]))
 
 
 @pytest.fixture(scope="module", params=cases(), ids="-".join)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.blocks.block import Kind
+from holdfast.blocks.block import Block, Kind
 from holdfast.blocks.render import RenderedSession
 from holdfast.errors import BadInput, BadOption
 from holdfast.learn.corpus import Chunks, Corpus
@@ -99,14 +99,16 @@ class Steps:
 
 def step_rows(sessions: Sequence[RenderedSession], steps: Steps) -> list[Example]:
     """Returns a row for each action of the sessions, loss on the action alone. Raises BadInput if there is none."""
-    rows = [row for session in sessions for row in _steps(session, steps)]
+    rows = [row for session in sessions for row, _ in cut_history(session, steps)]
     if not rows:
         raise BadInput(f"no session has an action behind an observation of {steps.long} tokens; give longer sessions")
     return rows
 
 
-def _steps(session: RenderedSession, steps: Steps) -> list[Example]:
-    rows: list[Example] = []
+def cut_history(session: RenderedSession, steps: Steps) -> Iterator[tuple[Example, Sequence[Block]]]:
+    """Yields each action behind as many of the blocks before it as fit, which come with it; at least one of them is
+    compressed.
+    """
     for at, block in enumerate(session.blocks):
         if block.kind is not Kind.ACTION or len(block) > steps.window // 2:
             continue
@@ -114,14 +116,13 @@ def _steps(session: RenderedSession, steps: Steps) -> list[Example]:
         while first and len(session.blocks[first - 1]) <= room:
             first -= 1
             room -= len(session.blocks[first])
-        pieces = _history(session, first, at, steps)
+        history = session.blocks[first:at]
+        pieces = _pieces(history, steps)
         if any(isinstance(piece, CompressedText) for piece in pieces):
-            rows.append((*pieces, Text(block.ids, True)))
-    return rows
+            yield (*pieces, Text(block.ids, True)), history
 
 
-def _history(session: RenderedSession, first: int, end: int, steps: Steps) -> list[Piece]:
-    history = session.blocks[first:end]
+def _pieces(history: Sequence[Block], steps: Steps) -> list[Piece]:
     long = [n for n, b in enumerate(history) if b.kind is Kind.OBSERVATION and len(b) >= steps.long]
     learn = set(long[-steps.credit :] if steps.credit else long)
     pieces: list[Piece] = []

@@ -15,11 +15,19 @@ from holdfast.learn.icae import Steps, pretraining_rows, question_rows, step_row
 from holdfast.learn.loop import Objective
 from holdfast.learn.pieces import Verbatim
 from holdfast.learn.soft import SoftObjective
-from holdfast.learn.states import AnchorCompression, Compression, RestoreCompression, SpanRows, StateObjective
-from holdfast.methods.memory_tokens import Icae, IcaeRecipe
+from holdfast.learn.states import (
+    AnchorCompression,
+    Compression,
+    RestoreCompression,
+    SpanRows,
+    StateObjective,
+    read_ratios,
+)
+from holdfast.methods.memory_tokens import Icae, IcaeRecipe, load_parameters
 from holdfast.methods.state_readers import AnchorTokens, ReaderRecipe, RestoreTokens
 from holdfast.methods.token_groups import Projector, ProjectorRecipe
 from holdfast.model.adapter import Lora, add_adapter, copy_model, set_training
+from holdfast.model.checkpoint import Checkpoint
 from holdfast.model.load import Model
 
 TASKS = ("texts", "questions", "steps")
@@ -70,6 +78,9 @@ class Recipe:
             raise BadOption(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if not 0 <= self.distil <= 1:
             raise BadOption(f"distil is a share from 0 to 1, got {self.distil}")
+        read_ratios(self.ratios)
+        for shape in (Lora, IcaeRecipe, ReaderRecipe, ProjectorRecipe, Steps):
+            self.part(shape)  # a wrong value fails before any work
 
     def part(self, shape: type[Any]) -> Any:
         """Returns the fields that a dataclass has in common with the recipe, as one."""
@@ -142,8 +153,19 @@ def _lora(recipe: Recipe, model: Model, corpus: Corpus, seed: int) -> Setup:
 
 
 def _full(recipe: Recipe, model: Model, corpus: Corpus, seed: int) -> Setup:
-    encoder, rows = Verbatim(model), _rows(recipe, model, corpus)
-    return Setup(SoftObjective(model, encoder, copy_model(model), recipe.distil, recipe.recompute), rows)
+    decoder, rows = copy_model(model), _rows(recipe, model, corpus)
+    return Setup(SoftObjective(model, Verbatim(decoder), decoder, recipe.distil, recipe.recompute), rows)
+
+
+def load_decoder(checkpoint: Checkpoint, model: Model) -> Model:
+    """Returns the decoder of a `lora` or a `full` run. Raises BadOption if it holds something else."""
+    kind = checkpoint.manifest["kind"]
+    if kind not in ("lora", "full"):
+        raise BadOption(f"{checkpoint.folder} holds a trained {kind}, whose decoder is the model itself")
+    decoder = copy_model(model) if kind == "full" else add_adapter(model, Recipe(**checkpoint.recipe).part(Lora))
+    load_parameters({f"decoder.{n}": p for n, p in decoder.hf.named_parameters() if p.requires_grad}, checkpoint)
+    decoder.hf.requires_grad_(False)
+    return decoder
 
 
 KINDS = {

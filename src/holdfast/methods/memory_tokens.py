@@ -152,9 +152,7 @@ class Icae:
         total = sum(n for n, _ in parts)
         if not self.recipe.epl:
             return Memory(vectors, torch.arange(len(vectors), dtype=torch.float32), len(vectors))
-        starts = [sum(n for n, _ in parts[:at]) for at in range(len(parts))]
-        places = [place_slots(s, s + n - 1, len(v)) for s, (n, v) in zip(starts, parts, strict=True)]
-        return Memory(vectors, torch.cat(places), total)
+        return Memory(vectors, place_segments([(n, len(v)) for n, v in parts]), total)
 
     @torch.no_grad()
     def _size_ratio(self, table: Tensor) -> Tensor:
@@ -168,6 +166,15 @@ def read_batch(model: Model, inputs: Tensor, positions: Tensor) -> Tensor:
     memory, positions = KVContext(model), positions.to(model.device, torch.float32)
     memory.cache.announce(positions)
     return hidden_states(model, inputs, positions, memory.cache)
+
+
+def place_segments(segments: Sequence[tuple[int, int]], start: int = 0) -> Tensor:
+    """Returns the positions of the memory tokens of segments, each `(tokens, memory tokens)`, one behind another."""
+    places = []
+    for tokens, count in segments:
+        places.append(place_slots(start, start + tokens - 1, count))
+        start += tokens
+    return torch.cat(places)
 
 
 def split_evenly(ids: Tensor, longest: int) -> tuple[Tensor, ...]:

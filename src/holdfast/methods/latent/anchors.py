@@ -65,7 +65,10 @@ class Anchors(MethodWithWeights):
         span = study.span
         if budget.holds(len(span)):
             return (TokenSegment(span.ids, span.positions, span.origins),)
-        return read_anchors(study.reader, span, choose_anchors(study.worth, len(span), budget.slots))
+        progress("encode", 0, 1, "")
+        made = read_anchors(study.reader, span, choose_anchors(study.worth, len(span), budget.slots))
+        progress("encode", 1, 1, "")
+        return made
 
     def _worth(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress) -> Tensor | None:
         if self.choose == "every":

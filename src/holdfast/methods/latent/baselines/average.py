@@ -1,7 +1,7 @@
 """Average: one input embedding for each group of neighbouring tokens, without any training.
 
-The naive methods of the thesis, which had them at two tokens a vector: means of the tokens' embeddings (`hard`), of what the
-model expects (`online`), of what it computes while it says the text again (`regenerate`). Serves every family.
+The naive methods of the thesis, which had them at two tokens a vector: means of embeddings (`hard`), of what
+the model expects (`online`), of what it computes while it says the text again (`regenerate`). Serves every family.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.token_groups import MEANS, group_positions, mean_vectors
+from holdfast.model.load import Model
 from holdfast.progress import Progress, quiet
 
 
 class Study(NamedTuple):
-    """A span and what stands before it."""
+    """A span and its model: the means know nothing of what stands before them."""
 
     span: Span
-    past: KVContext
+    model: Model
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class Average:
             raise BadOption(f"average: of must be one of {', '.join(MEANS)}, got {self.of!r}")
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        return Study(span, past)
+        return Study(span, engine.model)
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         span = study.span
         if budget.holds(len(span)):
             return (TokenSegment(span.ids, span.positions, span.origins),)
-        vectors = mean_vectors(self.of, span.ids, budget.slots, study.past)
+        progress("average", 0, 1, "")
+        vectors = mean_vectors(self.of, span.ids, budget.slots, KVContext(study.model))
+        progress("average", 1, 1, "")
         places = span.start + group_positions(len(span), budget.slots)
-        return (SoftSegment(vectors.to(study.past.model.dtype), places, span.origins),)
+        return (SoftSegment(vectors.to(study.model.dtype), places, span.origins),)

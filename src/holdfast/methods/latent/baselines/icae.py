@@ -21,9 +21,8 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Span
 from holdfast.methods.memory_tokens import Icae as Encoder
-from holdfast.methods.memory_tokens import IcaeRecipe, load_icae
+from holdfast.methods.memory_tokens import IcaeRecipe, load_icae, place_segments
 from holdfast.methods.method_with_weights import MethodWithWeights
-from holdfast.model.rope import place_slots
 from holdfast.progress import Progress, quiet
 
 AT_ONCE = 64  # segments in one pass
@@ -58,15 +57,12 @@ class Icae(MethodWithWeights):
         parts = torch.tensor_split(span.ids, count)
         ends = [budget.slots * n // count for n in range(count + 1)]
         shares = [last - first for first, last in pairwise(ends)]  # at least one, at most the trained number
-        vectors, places, at = [], [], float(span.start)
+        vectors = []
         for first in range(0, count, AT_ONCE):
             progress("encode", first, count, "")
             some = list(zip(parts, shares, strict=True))[first : first + AT_ONCE]
             vectors += study.encoder.encode_segments(some)
-        for part, k in zip(parts, shares, strict=True):
-            places.append(place_slots(at, at + len(part) - 1, k))
-            at += len(part)
-        positions = torch.cat(places)
+        positions = place_segments([(len(part), k) for part, k in zip(parts, shares, strict=True)], span.start)
         if not recipe.epl:
             positions = span.start + torch.arange(len(positions), dtype=torch.float32)
         return (SoftSegment(torch.cat(vectors).to(study.encoder.base.dtype), positions, span.origins),)
