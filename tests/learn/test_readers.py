@@ -47,7 +47,7 @@ def test_a_step_down_the_gradient_brings_the_next_words_nearer_to_the_full_conte
                 weight.normal_(std=0.05)
     loss = setup.objective.loss(row)
     loss.total.backward()
-    assert loss.count == 20
+    assert loss.scored == 20
     norms = {name: float(weight.grad.norm()) for name, weight in parameters.items()}
     assert all(norm > 0 for norm in norms.values())
     with torch.no_grad():

@@ -32,7 +32,7 @@ class Pretraining(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, index: Any) -> Example:
+    def __getitem__(self, index: Any) -> Any:
         text, after = self.chunks[index]
         if random.Random(index).random() < self.reconstruct:
             return say_again(text, self.end)

@@ -37,7 +37,7 @@ class Loss(NamedTuple):
 
     total: Tensor
     """Sum over the scored tokens, a float32 scalar with a graph."""
-    count: int
+    scored: int
     """Scored tokens; a step divides by their sum, so that batches of any shape weigh alike."""
     tokens: int = 0
     """Tokens that were read, for the speed that is shown."""
@@ -181,13 +181,13 @@ class _Run:
 
     def advance(self) -> None:
         """Takes one step. Raises Failed before anything is changed if loss or gradient are no numbers."""
-        total, count, tokens = 0.0, 0, 0
+        total, count, tokens = 0.0, 0.0, 0.0
         self.optimiser.zero_grad(set_to_none=True)
         for _ in range(self.training.accumulate):
             loss = self.objective.loss(self.workers.share(self.batches.take()))
-            if loss.count:
+            if loss.scored:
                 loss.total.backward()  # type: ignore[no-untyped-call]
-            total, count, tokens = total + float(loss.total.detach()), count + loss.count, tokens + loss.tokens
+            total, count, tokens = total + float(loss.total.detach()), count + loss.scored, tokens + loss.tokens
         total, count, tokens = self.workers.add(total, count, tokens)
         self.workers.add_gradients(list(self.weights.values()), 1 / max(1, count))
         norm = float(nn.utils.clip_grad_norm_(self.weights.values(), self.training.clip or math.inf))

@@ -52,7 +52,8 @@ class Batches:
 
 def pack_state(optimiser: Any, batches: Batches) -> bytes:
     """Returns the state as bytes that hold tensors and plain values alone."""
-    kind, keys, at, has_normal, normal = np.random.get_state()
+    drawn: Any = np.random.get_state()
+    kind, keys, at, has_normal, normal = drawn
     state = {
         "optimiser": optimiser.state_dict(),
         "data": batches.state(),

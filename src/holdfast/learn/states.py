@@ -60,7 +60,7 @@ class SpanRows(Sequence[SpanRow]):
     def __len__(self) -> int:
         return len(self.starts) * len(self.ratios)
 
-    def __getitem__(self, index: Any) -> SpanRow:
+    def __getitem__(self, index: Any) -> Any:
         (number, at), ratio = self.starts[index // len(self.ratios)], self.ratios[index % len(self.ratios)]
         first, second = at + self.sizes[0], at + self.sizes[0] + self.sizes[1]
         stream = self.streams[number]

@@ -43,8 +43,10 @@ class Memory(NamedTuple):
 class Encoder(Protocol):
     """Turns spans into input embeddings."""
 
-    marks: Tensor | None
-    """`[3, d]`, the vectors of `MARKS`; None where the method has none."""
+    @property
+    def marks(self) -> Tensor | None:
+        """`[3, d]`, the vectors of `MARKS`; None where the method has none."""
+        ...
 
     def parameters(self) -> dict[str, nn.Parameter]: ...
 
@@ -140,7 +142,7 @@ class Icae:
         return [self._shape(hidden[row, len(text) : len(text) + k]) for row, (text, k) in enumerate(segments)]
 
     def _shape(self, hidden: Tensor) -> Tensor:
-        out = hidden.float()
+        out: Tensor = hidden.float()
         out = self.head(out) if self.head else out
         return out if self.gain is None else out * self.gain
 
@@ -158,7 +160,8 @@ class Icae:
     def _size_ratio(self, table: Tensor) -> Tensor:
         """Returns the size of the model's embeddings over that of its last hidden states, of the memory tokens' own."""
         hidden = read_batch(self.base, self.memory[None].to(self.base.dtype), torch.arange(len(self.memory))[None])
-        return (table.norm(dim=1).mean() / hidden.float().norm(dim=-1).mean()).reshape(1)
+        ratio: Tensor = table.norm(dim=1).mean() / hidden.float().norm(dim=-1).mean()
+        return ratio.reshape(1)
 
 
 def read_batch(model: Model, inputs: Tensor, positions: Tensor) -> Tensor:
