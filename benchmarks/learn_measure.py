@@ -35,14 +35,14 @@ from holdfast.model.checkpoint import read_checkpoint
 from holdfast.model.load import Model
 
 
-class Trained(NamedTuple):
+class Compressor(NamedTuple):
     """An encoder and who reads what it writes."""
 
     encoder: Encoder
     decoder: Model
 
 
-def open_weights(name: str, model: Model) -> Trained:
+def open_weights(name: str, model: Model) -> Compressor:
     """Returns the encoder and the decoder of a name or a folder."""
     simple: dict[str, Callable[[], Encoder]] = {
         "none": lambda: Verbatim(model),
@@ -51,13 +51,13 @@ def open_weights(name: str, model: Model) -> Trained:
         **{kind: lambda kind=kind: MeanEncoder(model, kind) for kind in MEANS},  # type: ignore[misc]
     }
     if name in simple:
-        return Trained(simple[name](), model)
+        return Compressor(simple[name](), model)
     checkpoint = read_checkpoint(Path(name), model_digest=model.digest)
     kind = checkpoint.manifest["kind"]
     if kind in ("lora", "full"):
         decoder = load_decoder(checkpoint, model)
-        return Trained(Verbatim(decoder), decoder)
-    return Trained(load_projector(Path(name), model) if kind == "projector" else build_icae(checkpoint, model), model)
+        return Compressor(Verbatim(decoder), decoder)
+    return Compressor(load_projector(Path(name), model) if kind == "projector" else build_icae(checkpoint, model), model)
 
 
 def interval(values: Sequence[float], draws: int = 1000) -> list[float]:
@@ -72,7 +72,7 @@ def summarise(what: str, values: Sequence[float], **more: Any) -> dict[str, Any]
     return {"what": what, "mean": round(sum(values) / len(values), 4), "n": len(values), "of": interval(values), **more}
 
 
-def measure_bleu(one: Trained, corpus: Corpus, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def measure_bleu(one: Compressor, corpus: Corpus, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields the BLEU of chunks that are said again, in ten parts for the interval."""
     _, held_out = corpus.split()
     size = given.size or (one.encoder.recipe.segment if isinstance(one.encoder, Icae) else 16)
@@ -83,7 +83,7 @@ def measure_bleu(one: Trained, corpus: Corpus, given: argparse.Namespace) -> Ite
     yield {**summarise("bleu", found), "mean": round(whole, 4), "n": len(texts), "tokens": size}
 
 
-def measure_squad(one: Trained, corpus: Corpus, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def measure_squad(one: Compressor, corpus: Corpus, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields exact match and F1 of greedy answers."""
     asked = random.Random(0).sample(corpus.questions, min(given.limit, len(corpus.questions)))
     end = end_id(one.decoder)
@@ -95,7 +95,7 @@ def measure_squad(one: Trained, corpus: Corpus, given: argparse.Namespace) -> It
         yield summarise(what, [score(a, q.answers) for a, q in zip(said, asked, strict=True)], seconds=seconds)
 
 
-def measure_credit(one: Trained, corpus: Corpus, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def measure_credit(one: Compressor, corpus: Corpus, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields the nats a token that actions lose without one memory, and the share of action tokens that are right."""
     steps = Steps(long=given.long, window=given.window)
     omissions = list(list_omissions(corpus.sessions, steps))
@@ -111,7 +111,7 @@ def measure_credit(one: Trained, corpus: Corpus, given: argparse.Namespace) -> I
 
 
 @torch.no_grad()
-def measure_seconds(one: Trained, corpus: Corpus, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def measure_seconds(one: Compressor, corpus: Corpus, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields the seconds of encoding a context, of reading it, of reading its memory, and of a step over the cache."""
     ids = torch.tensor(max(corpus.streams, key=len)[: given.size or 1024])
     times: dict[str, list[float]] = {"encode": [], "read text": [], "read memory": [], "next token, cached": []}
