@@ -15,6 +15,8 @@ class Kind(StrEnum):
     REASONING = "reasoning"
     ACTION = "action"
     OBSERVATION = "observation"
+    MEMENTO = "memento"
+    """A note that a model wrote on a block of its work (`mementos/`)."""
 
 
 @dataclass(frozen=True)

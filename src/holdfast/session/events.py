@@ -126,6 +126,39 @@ class TurnsAppended:
 
 
 @dataclass(frozen=True)
+class MementoAdded:
+    """A memento was read behind all turns: the session holds it, and its client does not."""
+
+    kind: ClassVar[str] = "memento"
+    turn: int
+    """The newest turn then; a rewind to before it takes the memento away."""
+    ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, block: Block) -> Self:
+        return cls(block.origin.turn, block.ids)
+
+    @classmethod
+    def read(cls, row: Row) -> Self:
+        return cls(row["turn"], tuple(row["ids"]))
+
+    def row(self) -> dict[str, Any]:
+        return {"kind": self.kind, "turn": self.turn, "ids": list(self.ids)}
+
+    def apply(self, state: LogState) -> LogState:
+        at = state.blocks[-1].origin.tokens[1] if state.blocks else 0
+        block = Block(self.ids, Origin(self.turn, Kind.MEMENTO, (0, 0), (at, at + len(self.ids))))
+        return replace(state, blocks=(*state.blocks, block))
+
+    def validate(self, state: LogState, vocabulary: int) -> str:
+        if self.turn != len(state.turns) - 1:
+            return "holds a memento of a turn that is not the newest"
+        if any(not 0 <= token < vocabulary for token in self.ids):
+            return "holds tokens that the model does not have"
+        return ""
+
+
+@dataclass(frozen=True)
 class SessionSaved:
     """The whole memory was stored."""
 
@@ -253,6 +286,7 @@ class TurnPinned:
 LogEvent = (
     SessionOpened
     | TurnsAppended
+    | MementoAdded
     | SessionCompacted
     | SessionSaved
     | CompactionRejected

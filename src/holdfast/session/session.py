@@ -117,7 +117,7 @@ class Session:
         count = sum(map(len, blocks))
         self.check_room(count)
         after = self.cache.read(blocks, prefill_progress(progress))
-        self._grow(after, turns, blocks, {})
+        self.record(TurnsAppended.of(turns, blocks), after)
         return count
 
     def render_turns(self, turns: Sequence[Turn]) -> tuple[Block, ...]:
@@ -152,12 +152,27 @@ class Session:
         turn = turn or Turn(Role.ASSISTANT, tokenizer.decode(answer.ids))
         if cut or not answer.ids:
             blocks = self.render_turns((turn,))
-            self._grow(self.cache.read(blocks), (turn,), blocks, told or {})
+            self.record(TurnsAppended.of((turn,), blocks), self.cache.read(blocks), told)
             return
         ids, live, hidden = answer.close(answer_ids(tokenizer)[1])
         at = self.cache.tokens
         block = Block(ids, Origin(len(self.turns), Kind.ACTION, (0, 0), (at, at + len(ids))))
-        self._grow(self.cache.extend(live, (block,), hidden), (turn,), (block,), told or {})
+        self.record(TurnsAppended.of((turn,), (block,)), self.cache.extend(live, (block,), hidden), told)
+
+    def record(
+        self,
+        event: LogEvent,
+        after: SessionCache,
+        told: Row | None = None,
+        evictions: Sequence[tuple[SessionCache, Row]] = (),
+    ) -> None:
+        """Takes over a memory that grew by what `event` says. What grew may have dropped parts of itself: `evictions`
+        are the memories behind each drop, with what is told of it, and each can be undone.
+        """
+        self._write(event, {**(told or {}), **after.sizes()})
+        for cache, evidence in evictions:
+            self._write_compaction(cache, evidence)
+        self.cache = after  # after the turns: `prepare` may look from another thread
 
     def ask(self, question: str, limit: int = 128, sampling: Sampling | None = None) -> Iterator[str]:
         """Yields the answer to a question, on a fork: the session stays as it is. Raises TooLarge if it has no room."""
@@ -229,11 +244,17 @@ class Session:
         """Takes over a prepared compaction, with the turns since. Raises Conflict if the session went another way."""
         if made.pinned != self.pinned:
             raise Conflict("turns were pinned or let go while the session was being compacted")
-        after = catch_up(made, self.cache)
-        checkpoint = self._store_memory(after, self.compactions + 1)
-        self._write(SessionCompacted(checkpoint), {**made.evidence, **after.sizes(), "why": why})
+        return self.replace_memory(catch_up(made, self.cache), made.evidence, why)
+
+    def replace_memory(self, after: SessionCache, evidence: Mapping[str, Any], why: str) -> Row:
+        """Takes over a memory that holds less, as a compaction; returns its event."""
+        self._write_compaction(after, {**evidence, "why": why})
         self.cache = after
         return self.events[-1]
+
+    def _write_compaction(self, after: SessionCache, told: Mapping[str, Any]) -> None:
+        checkpoint = self._store_memory(after, self.compactions + 1)
+        self._write(SessionCompacted(checkpoint), {**told, **after.sizes()})
 
     def reject(self, evidence: Mapping[str, Any], why: str) -> None:
         """Writes to the log that a prepared compaction was not taken over, and how it was measured."""
@@ -341,12 +362,6 @@ class Session:
         recipe = {"latent": self.plan.latent, "ratio": self.plan.ratio, "policy": asdict(self.plan.policy)}
         evidence = {"compactions": [event["told"] for event in self.events if event["kind"] == SessionCompacted.kind]}
         return replace(self.cache.context(), recipe=recipe, evidence=evidence)
-
-    def _grow(
-        self, after: SessionCache, turns: Sequence[Turn], blocks: Sequence[Block], told: Mapping[str, Any]
-    ) -> None:
-        self._write(TurnsAppended.of(turns, blocks), {**told, **after.sizes()})
-        self.cache = after  # after the turns: `prepare` may look from another thread
 
     def _write(self, event: LogEvent, told: Mapping[str, Any] | None = None) -> None:
         """Writes an event to the log, and only then applies it. `told` are sizes and seconds for whoever reads it."""

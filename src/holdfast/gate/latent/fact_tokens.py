@@ -34,6 +34,7 @@ _SPEAKERS = {
     Kind.SYSTEM: Role.SYSTEM,
     Kind.REASONING: Role.ASSISTANT,
     Kind.ACTION: Role.ASSISTANT,
+    Kind.MEMENTO: Role.ASSISTANT,
     Kind.OBSERVATION: Role.TOOL,
 }
 
