@@ -57,7 +57,9 @@ def open_weights(name: str, model: Model) -> Compressor:
     if kind in ("lora", "full"):
         decoder = load_decoder(checkpoint, model)
         return Compressor(Verbatim(decoder), decoder)
-    return Compressor(load_projector(Path(name), model) if kind == "projector" else build_icae(checkpoint, model), model)
+    return Compressor(
+        load_projector(Path(name), model) if kind == "projector" else build_icae(checkpoint, model), model
+    )
 
 
 def interval(values: Sequence[float], draws: int = 1000) -> list[float]:

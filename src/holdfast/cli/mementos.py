@@ -15,6 +15,7 @@ from holdfast.errors import BadInput, BadOption
 
 if TYPE_CHECKING:
     from holdfast.engine.chat import Chat
+    from holdfast.mementos.traces import Trace
 
 app = typer.Typer(cls=FullSummaries, help="Makes blocks and mementos of long work.")
 Records = Annotated[Path, typer.Argument(help="A file of records, as `holdfast mementos make` writes it.")]
@@ -52,7 +53,6 @@ def make(
     from holdfast.mementos.pipeline import Pipeline, read_records, run_pipeline
     from holdfast.mementos.segment import Shape
     from holdfast.mementos.statistics import describe_records
-    from holdfast.mementos.traces import read_traces
 
     _check_choice("--scorer", scorer, ("code", "model"))
     _check_choice("--compressor", compressor, ("ledger", "model"))
@@ -68,7 +68,7 @@ def make(
         workers,
         failures,
     )
-    traces = [trace for file in find_sessions(files) for trace in _read(read_traces, file)][:limit]
+    traces = [trace for file in find_sessions(files) for trace in _read(file)][:limit]
     if not traces:
         raise BadInput("none of these files is a session or JSON lines of thoughts; what each is was said above")
     with console.progress("making") as report:
@@ -116,10 +116,12 @@ def export(
     console.line(f"{len(rows)} samples written to {output}")
 
 
-def _read(read_traces: object, file: Path) -> list[object]:
+def _read(file: Path) -> list[Trace]:
     """Returns the traces of a file; one that is neither kind is told and left out."""
+    from holdfast.mementos.traces import read_traces
+
     try:
-        return list(read_traces(file, console.say))  # type: ignore[operator]
+        return read_traces(file, console.say)
     except BadInput as error:
         console.say(f"{file.name}: left out: {error}")
         return []
@@ -135,7 +137,8 @@ def _chats(model: str, configs: list[Path]) -> list[Chat]:
     if model:
         return [LocalChat(model), LocalChat(model)]
     found: dict[Task, list[Chat]] = {Task.COMPACTOR: [], Task.VALIDATOR: []}
-    for place in configs or [None]:
+    places: list[Path | None] = [*configs] or [None]
+    for place in places:
         for task, chats in found.items():
             if chat := chat_for_task(task, place):
                 chats.append(chat)

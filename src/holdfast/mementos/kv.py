@@ -60,7 +60,7 @@ def replay_curve(events: Sequence[Mapping[str, Any]]) -> KVCurve:
     """Returns the curve by arithmetic alone: a token of a block is a slot, until the block is dropped."""
     points: list[Point] = [(0, 0.0)]
     at, slots = 0, 0
-    drops = {}
+    drops: dict[int, list[int]] = {}
     for event in events:
         for span in event.get("told", {}).get("dropped", ()):
             drops.setdefault(int(event["told"]["tokens"]), []).append(span[1] - span[0])

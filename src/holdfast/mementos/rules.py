@@ -11,7 +11,7 @@ from holdfast.mementos.delimiters import Delimiters
 
 
 class MementoRules(BaseModel):
-    """When a block goes, what stays of it, and how long it may be."""
+    """The rules by which a block goes, by which parts of it stay, and how long it may be."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 

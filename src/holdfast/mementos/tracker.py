@@ -23,7 +23,7 @@ OPENS, CLOSES, NOTES, ENDS = range(4)
 
 
 class Phase(Enum):
-    """Where the newest token stands."""
+    """The place at which the newest token stands."""
 
     OUTSIDE = auto()
     BLOCK = auto()

@@ -150,7 +150,7 @@ class BlockRow(TypedDict):
 
     turn: int
     """Counted from 1."""
-    kind: Literal["system", "task", "user", "reasoning", "action", "observation"]
+    kind: Literal["system", "task", "user", "reasoning", "action", "observation", "memento"]
     tokens: int
     slots: int
     fate: Literal["verbatim", "compacted", "lost", "repaired"]
