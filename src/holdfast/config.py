@@ -62,3 +62,8 @@ _FOR_COMMANDS = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 def command_environment(names: Sequence[str] = ()) -> dict[str, str]:
     """Returns the variables that a command of an agent gets: none that holds a key, but those that `names` adds."""
     return {name: value for name in (*_FOR_COMMANDS, *names) if (value := os.environ.get(name)) is not None}
+
+
+def child_environment(extra: dict[str, str]) -> dict[str, str]:
+    """Returns the environment of this process with `extra`, for a program that is started."""
+    return {**os.environ, **extra}

@@ -44,6 +44,7 @@ from holdfast.cli import (
     version,
 )
 from holdfast.cli import eval as evaluate
+from holdfast.cli import queue as task_queue
 from holdfast.cli.help import FullSummaries
 from holdfast.errors import HoldfastError
 
@@ -51,9 +52,12 @@ SECTIONS: dict[str, tuple[Callable[..., None], ...]] = {
     "Sessions": (read.read, doctor.doctor, compact.compact, log.log, diff.diff, undo.undo, expand.expand, cost.cost),
     "Compact contexts (.holdfast)": (show.show, ask.ask, recompact.recompact, join.join),
     "Live, for an agent": (init.init, serve.serve, proxy.proxy, mcp.mcp, store.store),
+    "Work": (),
     "Measuring": (demo.demo, calibrate.calibrate, train.train),
     "This installation": (methods.methods, models.models, fetch.fetch, config.config, version.version),
 }
+GROUPS = {"eval": "Measuring", "mementos": "Measuring", "queue": "Work"}
+"""Commands with commands of their own, and their sections."""
 
 
 class Sections(FullSummaries):
@@ -62,9 +66,9 @@ class Sections(FullSummaries):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes a section for each kind of command."""
         for title, functions in SECTIONS.items():
-            names = [function.__name__ for function in functions] + (
-                ["eval", "mementos"] if title == "Measuring" else []
-            )
+            names = [function.__name__ for function in functions] + [
+                group for group, section in GROUPS.items() if section == title
+            ]
             with formatter.section(title):
                 self.format_summaries(formatter, names)
 
@@ -92,6 +96,7 @@ for commands in SECTIONS.values():
         app.command()(command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(mementos.app, name="mementos")
+app.add_typer(task_queue.app, name="queue")
 
 
 INTERRUPTED = 130

@@ -12,7 +12,6 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,29 +21,8 @@ from typing import BinaryIO, Self
 
 from holdfast.errors import BadInput, Conflict, Failed, HoldfastError
 from holdfast.storage import handles
+from holdfast.storage.lock import lock, unlock
 from holdfast.storage.swap import swap
-
-if sys.platform == "win32":
-    import msvcrt
-
-    _LOCKED = 1 << 30  # where locks forbid reading, one byte far behind the end hinders nobody
-
-    def _lock(descriptor: int, wait: bool) -> None:
-        os.lseek(descriptor, _LOCKED, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-
-    def _unlock(descriptor: int) -> None:
-        os.lseek(descriptor, _LOCKED, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-else:
-    import fcntl
-
-    def _lock(descriptor: int, wait: bool) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-
-    def _unlock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
 
 AGE = 3600.0
 """Seconds after which a spare file was left over: no write takes as long."""
@@ -186,10 +164,10 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def lock(self) -> None:
-        """Keeps other writers out until the file is closed. Raises Failed if another has it."""
+    def lock(self, *, wait: bool = False) -> None:
+        """Keeps other writers out until the file is closed. Raises Failed if another has it, or waits for that one."""
         try:
-            _lock(self._file, wait=False)
+            lock(self._file, wait)
         except OSError:
             raise Failed(f"another holdfast is writing {self.path}; run the command again") from None
         self._alone = True
@@ -202,7 +180,7 @@ class Lines:
         torn = not self._alone and self._is_torn()
         try:
             if torn:
-                _lock(self._file, wait=True)  # or two writers would cut, the slower one the faster one's line
+                lock(self._file, True)  # or two writers would cut, the slower one the faster one's line
             self._disk.write(self._file, self._line_end() + data + b"\n")
             if sync:
                 self._disk.sync(self._file)
@@ -210,7 +188,7 @@ class Lines:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
         finally:
             if torn:
-                _unlock(self._file)
+                unlock(self._file)
 
     def close(self) -> None:
         os.close(self._file)
@@ -230,6 +208,30 @@ class Lines:
             return b"\n"
         os.ftruncate(self._file, start)
         return b""
+
+
+class FileLock:
+    """A lock that processes share by the name of a file; the system gives it back when its last holder ends.
+
+    A process that inherits the descriptor holds the lock with its parent, and goes on holding it alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, or creates it. Raises BadInput as `check` does, OSError if it cannot be written."""
+        check(path)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
+
+    def take(self, *, wait: bool = False) -> bool:
+        """Returns True once the lock is held, False if another process holds it and nobody wants to `wait`."""
+        try:
+            lock(self.descriptor, wait)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Lets go of this holder's share."""
+        os.close(self.descriptor)
 
 
 def stage(path: Path, data: bytes, *, mode: int = 0o600, disk: Disk = DISK) -> None:
