@@ -43,10 +43,10 @@ class PlanFile:
         if self._mark and self._mark == self._signature():
             return self.log.state
         for _ in range(_TRIES):
-            data = _read(self.path)
-            if data is not None and data != self._seen:
+            data, wanted = _read(self.path), render(self.log.refresh())
+            if data not in (None, wanted, self._seen):
                 self._merge(data)
-            wanted = render(self.log.refresh())
+                wanted = render(self.log.refresh())
             if data == wanted or self._put(data, wanted):
                 self._seen, self._mark = wanted, self._signature()
                 return self.log.state
@@ -59,8 +59,8 @@ class PlanFile:
             return ()
         return status.st_ino, status.st_size, status.st_mtime_ns, self.log.refresh().count
 
-    def _merge(self, data: bytes) -> None:
-        plan = read_plan(data, str(self.path))
+    def _merge(self, data: bytes | None) -> None:
+        plan = read_plan(data or b"", str(self.path))
         schedule.check(plan.tasks)
         base = self.log.state_at(plan.revision) if plan.revision else None
         notes: list[str] = []
