@@ -37,7 +37,7 @@ WORK = "cat > /dev/null; echo begin {0} >> ledger; sleep 0.05; echo done {0} >> 
 
 @dataclass
 class Table:
-    """What became of the tasks."""
+    """Counts of a run: what became of the tasks."""
 
     kills: int = 0
     supervisors: int = 0
@@ -83,7 +83,7 @@ def torment(folder: Path, kills: int, supervisors: int, seed: int = 0) -> Table:
             count += 4
     names = {f"t{number}" for number in range(count)}
     until = time.monotonic() + 600
-    while time.monotonic() < until and names - completed(log):
+    while time.monotonic() < until and names - find_completed(log):
         time.sleep(0.1)
     for one in runners:
         end(one)
@@ -98,7 +98,7 @@ def judge(log: Log, names: set[str], victims: set[str], table: Table) -> Table:
     events = [json.loads(line) for line in log.path.read_bytes().splitlines()]
     ends = Counter(event["task"] for event in events if event["kind"] == "end")
     table.tasks = len(names)
-    table.lost = len(names - completed(log)) + len([name for name in names if not done[name]])
+    table.lost = len(names - find_completed(log)) + len([name for name in names if not done[name]])
     table.done_twice = sum(done[name] > 1 for name in names - victims)
     table.ended_twice = sum(number > 1 for number in ends.values())
     table.retries_used = sum(record.failures for record in state.records.values())
@@ -151,7 +151,7 @@ def kill_supervisor(log: Log, dice: random.Random, victims: set[str]) -> int:
     return 0
 
 
-def completed(log: Log) -> set[str]:
+def find_completed(log: Log) -> set[str]:
     """Returns the tasks that the log calls completed."""
     return {name for name, record in log.refresh().records.items() if record.status == "completed"}
 

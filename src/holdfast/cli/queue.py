@@ -113,7 +113,7 @@ def status(folder: Folder = Path(), as_json: AsJson = False) -> None:
     """Shows every task."""
     from holdfast.queue.status import ICONS, describe
 
-    told = describe(_synced(folder))
+    told = describe(_open_synced(folder))
     if as_json:
         console.emit(told)
         return
@@ -130,7 +130,7 @@ def summary(folder: Folder = Path(), as_json: AsJson = False) -> None:
     """Says in a few lines how far it is: for the planner."""
     from holdfast.queue.status import describe, summary_lines
 
-    log = _synced(folder)
+    log = _open_synced(folder)
     if as_json:
         told = describe(log)
         told.pop("tasks")
@@ -144,7 +144,7 @@ def next_(folder: Folder = Path(), as_json: AsJson = False) -> None:
     """Lists the tasks that may start now, most urgent first."""
     from holdfast.queue.schedule import ready
 
-    log = _synced(folder)
+    log = _open_synced(folder)
     names = ready(log.state)
     if as_json:
         console.emit(names)
@@ -160,7 +160,7 @@ def watch(folder: Folder = Path(), as_json: AsJson = False) -> None:
     from holdfast.queue.schedule import ready
     from holdfast.queue.status import summary_lines
 
-    log = _synced(folder)
+    log = _open_synced(folder)
     seen: dict[str, str] = {}
     with suppress(KeyboardInterrupt):
         while True:
@@ -206,7 +206,7 @@ def message(
     """Tells a task's agent something: now, if it runs, else with its next prompt."""
     from holdfast.queue.decide import send
 
-    told = send(_synced(folder), task, text)
+    told = send(_open_synced(folder), task, text)
     if as_json:
         console.emit({"task": task, "delivery": told})
         return
@@ -221,16 +221,16 @@ def export(
     """Prints plan, records and every event as one JSON object."""
     from holdfast.queue import decide
 
-    console.emit(decide.export(_synced(folder), transcripts))
+    console.emit(decide.export(_open_synced(folder), transcripts))
 
 
 def _decide(folder: Path, kind: str, task: str, as_json: bool) -> None:
     from holdfast.queue.decide import decide
     from holdfast.queue.status import write_pages
 
-    log = _synced(folder)
+    log = _open_synced(folder)
     became = decide(log, kind, task)
-    _synced(folder)
+    _open_synced(folder)
     write_pages(log)
     if as_json:
         console.emit({"task": task, "status": became})
@@ -246,7 +246,7 @@ def _open(folder: Path) -> Log:
     return Log(folder.absolute())
 
 
-def _synced(folder: Path) -> Log:
+def _open_synced(folder: Path) -> Log:
     """Returns the log, with the newest edit of tasks.json in it."""
     from holdfast.queue.plan_file import PlanFile
     from holdfast.queue.run import require_plan

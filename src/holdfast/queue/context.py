@@ -60,7 +60,7 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ContextSizes:
     """The sizes of what was given of earlier results, and the seconds of deciding it."""
 
     format: str = ""
@@ -90,7 +90,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Models:
-    """What the formats with embeddings ask; each may be absent."""
+    """Models that the formats with embeddings ask; each may be absent."""
 
     score: Score | None = None
     chat: Chat | None = None
@@ -116,7 +116,7 @@ def priors(state: State, task: Task, transcript: Callable[[str, Record], str] = 
 
 def build_prompt(
     task: Task, plan: Plan, earlier: Sequence[Prior], models: Models = NO_MODELS, extra: Sequence[str] = ()
-) -> tuple[str, Measured]:
+) -> tuple[str, ContextSizes]:
     """Returns the whole prompt of a task, and what its context measures. `extra` stands behind the task's own words."""
     format_ = plan.context_format
     focus = _unite(task.relevant_files, *(one.files for one in earlier if not one.failed))
@@ -130,10 +130,10 @@ def build_prompt(
     return "\n\n".join(part for part in parts if part), measured
 
 
-def give(task: Task, plan: Plan, earlier: Sequence[Prior], models: Models) -> tuple[str, Measured]:
+def give(task: Task, plan: Plan, earlier: Sequence[Prior], models: Models) -> tuple[str, ContextSizes]:
     """Returns the text of earlier results in the format of the plan, each as its dependency says."""
     original = len("\n".join(one.prose() for one in earlier))
-    measured = Measured(plan.context_format, original)
+    measured = ContextSizes(plan.context_format, original)
     if not earlier:
         return "", measured
     scored = plan.context_format.startswith("embedding") and models.score is not None
@@ -167,8 +167,8 @@ def retrieve(text: str, query: str, score: Score, most: int = PASSAGES) -> str:
 
 
 def _weigh(
-    task: Task, plan: Plan, chunks: list[Prior], models: Models, measured: Measured
-) -> tuple[list[Prior], Measured]:
+    task: Task, plan: Plan, chunks: list[Prior], models: Models, measured: ContextSizes
+) -> tuple[list[Prior], ContextSizes]:
     """Keeps, shortens or drops each result by how well it fits the prompt; a result with a policy of its own stays."""
     assert models.score is not None
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a person decides about a queue: approve, retry, skip, a message to a task, an export of it all."""
+"""Decisions of a person about a queue: approve, retry, skip, a message to a task, an export of it all."""
 
 from __future__ import annotations
 

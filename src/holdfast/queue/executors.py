@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """What a command line may name."""
+    """Paths that a command line may name."""
 
     prompt: Path
     folder: Path

@@ -1,4 +1,4 @@
-"""Who works on what: an attempt's lock is its lease, its exit file is its end.
+"""Leases of tasks: an attempt's lock is its lease, its exit file is its end.
 
 The lock is taken before the claim is written and is handed on to the process that supervises the attempt, so that a
 claim without a holder means a crash. A crash requeues the task and uses up no retry.

@@ -18,7 +18,7 @@ from typing import Any
 
 from holdfast.errors import BadInput, HoldfastError
 from holdfast.queue import lease, schedule, worktrees
-from holdfast.queue.context import Measured, Models, build_prompt, priors
+from holdfast.queue.context import ContextSizes, Models, build_prompt, priors
 from holdfast.queue.events import Event, Log, Record, State
 from holdfast.queue.executors import Job, Outcome, check_programs, find_executor, live_line
 from holdfast.queue.lease import Claim
@@ -43,7 +43,7 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class Options:
-    """How a queue is run."""
+    """Settings of a run over a queue."""
 
     jobs: int = 1
     """Tasks at once, over all runners."""
@@ -173,7 +173,7 @@ class Runner:
             {"HOLDFAST_QUEUE_TASK": task.id, "HOLDFAST_QUEUE_MESSAGES": str(messages)},
         )
 
-    def _prompt(self, task: Task, taken: Claim, messages: Path | None) -> tuple[str, Measured]:
+    def _prompt(self, task: Task, taken: Claim, messages: Path | None) -> tuple[str, ContextSizes]:
         state = self.log.state
         plan, record = state.plan, state.records[task.id]
         if self.options.format:
@@ -224,10 +224,10 @@ class Runner:
 
     def _end(self, task: Task, record: Record, outcome: Outcome, measures: dict[str, Any], end: Exit | None) -> None:
         """Merges the work tree and appends the end of an attempt."""
-        merged = worktrees.Merged()
+        merged = worktrees.MergeResult()
         order = lease.read_json(lease.attempt_folder(self.log, task.id, record.attempt) / "order.json") or {}
         place = Path(order.get("folder", self.log.project))
-        changed = [] if end is None else changed_files(place, record.started)
+        changed = [] if end is None else find_changes(place, record.started)
         if outcome.ok and order.get("worktree"):
             told = f"{task.id}: {task.name}"
             merged = worktrees.merge(self.log.project, self.log.folder / "worktrees", order["worktree"], told)
@@ -301,7 +301,7 @@ def read_outcome(task: Task, folder: Path, end: Exit) -> Outcome:
     return outcome
 
 
-def next_status(task: Task, record: Record, outcome: Outcome, merged: worktrees.Merged) -> str:
+def next_status(task: Task, record: Record, outcome: Outcome, merged: worktrees.MergeResult) -> str:
     """Returns the status of a task after an attempt with this outcome."""
     if outcome.ok:
         return "awaiting_review" if merged.error or task.checkpoint == "pause" else "completed"
@@ -312,7 +312,7 @@ def next_status(task: Task, record: Record, outcome: Outcome, merged: worktrees.
     return "skipped" if task.on_failure == "skip" else "failed"
 
 
-def make_result(record: Record, outcome: Outcome, merged: worktrees.Merged, changed: list[str]) -> dict[str, Any]:
+def make_result(record: Record, outcome: Outcome, merged: worktrees.MergeResult, changed: list[str]) -> dict[str, Any]:
     """Returns the record of a task in Bearing's fields. Money and tokens add up over its attempts."""
     before = record.result
     sums = ("cost_usd", "turns_used", "input_tokens", "output_tokens", "cache_read_tokens")
@@ -325,7 +325,7 @@ def make_result(record: Record, outcome: Outcome, merged: worktrees.Merged, chan
     return {**before, **told}
 
 
-def changed_files(folder: Path, since: float) -> list[str]:
+def find_changes(folder: Path, since: float) -> list[str]:
     """Returns the files under `folder` that were written since then, hidden and installed ones left out."""
     found: list[str] = []
     for place, folders, names in os.walk(folder):
@@ -361,7 +361,7 @@ def _measures(folder: Path) -> dict[str, Any]:
     return lease.read_json(folder / "context.json") or {}
 
 
-def _dump(measured: Measured) -> bytes:
+def _dump(measured: ContextSizes) -> bytes:
     return json.dumps(measured.result()).encode()
 
 

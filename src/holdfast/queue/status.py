@@ -1,4 +1,4 @@
-"""What a person sees of a queue: status.md, a page, a summary in lines, and the same as JSON."""
+"""The views of a queue: status.md, a page, a summary in lines, and the same as JSON."""
 
 from __future__ import annotations
 

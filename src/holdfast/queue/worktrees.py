@@ -16,7 +16,7 @@ _AUTHOR = ("-c", "user.name=holdfast queue", "-c", "user.email=queue@holdfast.in
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """The end of a branch: in the project, or beside it."""
 
     commit: str = ""
@@ -56,7 +56,7 @@ def add(project: Path, folder: Path, name: str) -> Path:
     return path
 
 
-def merge(project: Path, folder: Path, name: str, message: str) -> Merged:
+def merge(project: Path, folder: Path, name: str, message: str) -> MergeResult:
     """Commits what a task left in its work tree and merges it into the project's branch, where one merge runs at a
     time. A work tree whose merge conflicts stays, with its branch, and the project stays as it was.
     """
@@ -64,23 +64,23 @@ def merge(project: Path, folder: Path, name: str, message: str) -> Merged:
     with closing(FileLock(folder / "merge.lock")) as lock:
         lock.take(wait=True)
         if not _is_listed(project, path):
-            return Merged()  # merged already, by a process that was killed afterwards
+            return MergeResult()  # merged already, by a process that was killed afterwards
         if _git(project, "rev-parse", "-q", "--verify", "MERGE_HEAD").stdout.strip() == _head(path):
             _git(project, "merge", "--abort")
         _git(path, "add", "-A")
         if _git(path, "diff", "--cached", "--quiet").returncode:
             done = _git(path, *_AUTHOR, "commit", "--no-verify", "-m", message)
             if done.returncode:
-                return Merged(error=f"git commit in {path}: {done.stderr.strip()[-500:]}")
+                return MergeResult(error=f"git commit in {path}: {done.stderr.strip()[-500:]}")
         done = _git(project, *_AUTHOR, "merge", "--no-ff", "--no-edit", "-m", f"Merge {message}", branch)
         if done.returncode:
             clashing = _git(project, "diff", "--name-only", "--diff-filter=U").stdout.split("\n")
             _git(project, "merge", "--abort")
             told = (done.stderr.strip() or done.stdout.strip())[-500:]
-            return Merged(conflicts=tuple(filter(None, clashing)), error=f"branch {branch} was not merged: {told}")
+            return MergeResult(conflicts=tuple(filter(None, clashing)), error=f"branch {branch} was not merged: {told}")
         _git(project, "worktree", "remove", "--force", str(path))
         _git(project, "branch", "-d", branch)
-        return Merged(_head(project))
+        return MergeResult(_head(project))
 
 
 def _head(path: Path) -> str:
