@@ -18,6 +18,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
@@ -109,7 +110,7 @@ def judge(log: Log, names: set[str], victims: set[str], table: Table) -> Table:
 def add_tasks(folder: Path, first: int, number: int) -> None:
     """Edits tasks.json as a planner does: reads it, adds tasks behind what is there, puts the new file in its place."""
     path = folder / "tasks.json"
-    plan = json.loads(path.read_text()) if path.exists() else {"project": "kills", "tasks": []}
+    plan: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"project": "kills", "tasks": []}
     for at in range(first, first + number):
         name, needs = f"t{at}", [f"t{at - 3}"] if at % 4 == 3 else []
         cli = f"sh -c {json.dumps(WORK.format(name))}"
@@ -166,18 +167,20 @@ def measure_next(folder: Path, number: int) -> dict[str, Any]:
     PlanFile(Log(folder)).sync()
     times: dict[str, Any] = {"tasks": number}
     log = Log(folder)
-    for label, call in (
-        ("next_ms", lambda: schedule.ready(log.state)),
-        ("open_and_next_ms", lambda: schedule.ready(Log(folder).state)),
-        ("open_merge_and_next_ms", lambda: schedule.ready(PlanFile(Log(folder)).sync())),
-    ):
-        spans = []
-        for _ in range(20):
-            began = time.perf_counter()
-            call()
-            spans.append(1000 * (time.perf_counter() - began))
-        times[label] = round(sorted(spans)[len(spans) // 2], 1)
+    times["next_ms"] = median_ms(lambda: schedule.ready(log.state))
+    times["open_and_next_ms"] = median_ms(lambda: schedule.ready(Log(folder).state))
+    times["open_merge_and_next_ms"] = median_ms(lambda: schedule.ready(PlanFile(Log(folder)).sync()))
     return times
+
+
+def median_ms(call: Callable[[], object], tries: int = 20) -> float:
+    """Returns the median milliseconds of a call."""
+    spans = []
+    for _ in range(tries):
+        began = time.perf_counter()
+        call()
+        spans.append(1000 * (time.perf_counter() - began))
+    return round(sorted(spans)[tries // 2], 1)
 
 
 def main() -> None:
