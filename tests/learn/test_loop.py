@@ -6,13 +6,12 @@ import random
 import resource
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from torch import nn
 
 from holdfast.errors import BadInput, BadOption, Failed
@@ -138,28 +137,29 @@ def test_ctrl_c_ends_the_step_and_saves_it(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-CHILD = """
-import sys
-sys.path[:0] = {path}
-from test_loop import ABOUT, Line, ROWS, settings
-from holdfast.learn.loop import train
-from pathlib import Path
-train(Line(0), ROWS, settings(save_every=3), Path({folder!r}), ABOUT)
-"""
+def fork_worker(rank, port, folder):
+    """Starts one of two processes of a run, which shares what is loaded here; returns its id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a fork has one thread of this process alone
+        child = os.fork()
+    if child:
+        return child
+    try:
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        os.environ |= shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        PartialState._reset_state()
+        train(Line(0), ROWS, settings(save_every=3), folder, ABOUT)
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 def test_two_processes_do_what_one_does(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = [*filter(None, sys.path), str(Path(__file__).parent)]
-    code = CHILD.format(path=path, folder=str(tmp_path / "two"))
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], env=os.environ | shared | {"RANK": n, "LOCAL_RANK": n})
-        for n in "01"
-    ]
-    assert [process.wait(120) for process in both] == [0, 0]
+    both = [fork_worker(rank, port, tmp_path / "two") for rank in range(2)]
+    assert [os.waitpid(child, 0)[1] for child in both] == [0, 0]
     one = train(Line(0), ROWS, settings(save_every=3), tmp_path / "one", ABOUT)
     two = read_checkpoint(tmp_path / "two")
     assert two.step == one.step == 9

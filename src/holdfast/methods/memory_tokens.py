@@ -205,10 +205,17 @@ def load_parameters(parameters: dict[str, nn.Parameter], checkpoint: Checkpoint)
         parameter.copy_(tensors[name])
 
 
-def load_icae(folder: Path, model: Model) -> Icae:
-    """Returns the trained encoder in a folder. Raises BadOption as `read_checkpoint` does."""
+def load_icae(folder: Path | None, model: Model) -> Icae:
+    """Returns the trained encoder in a folder, or one drawn at random. Raises BadOption as `read_checkpoint` does."""
+    if folder is None:
+        return _draw(model)
     checkpoint = read_checkpoint(folder, "icae", model.digest)
     return _load(checkpoint.folder, str(checkpoint.manifest["files"]), model)
+
+
+@lru_cache(maxsize=1)
+def _draw(model: Model) -> Icae:
+    return Icae(model, IcaeRecipe(memory=16, rank=8, dropout=0))
 
 
 @lru_cache(maxsize=2)

@@ -28,14 +28,11 @@ class MethodWithWeights:
             )
 
     @property
-    def is_trained(self) -> bool:
-        return self.weights != UNTRAINED
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.weights).expanduser()
+    def folder(self) -> Path | None:
+        """None where the weights are drawn at random."""
+        return None if self.weights == UNTRAINED else Path(self.weights).expanduser()
 
     @property
     def trained_on(self) -> frozenset[str]:
         """Digests of the sessions that it was trained on (`compaction.compact.session_digest`)."""
-        return read_checkpoint(self.folder).sessions if self.is_trained else frozenset()
+        return read_checkpoint(self.folder).sessions if self.folder else frozenset()

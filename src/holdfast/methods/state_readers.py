@@ -120,10 +120,17 @@ class AnchorTokens(Reader):
 READERS: dict[str, type[Any]] = {"restore": RestoreTokens, "anchors": AnchorTokens}
 
 
-def load_reader(kind: str, folder: Path, model: Model) -> Any:
-    """Returns the trained reader in a folder. Raises BadOption as `read_checkpoint` does."""
+def load_reader(kind: str, folder: Path | None, model: Model) -> Any:
+    """Returns the trained reader in a folder, or one drawn at random. Raises BadOption as `read_checkpoint` does."""
+    if folder is None:
+        return _draw(kind, model)
     checkpoint = read_checkpoint(folder, kind, model.digest)
     return _load(kind, checkpoint.folder, str(checkpoint.manifest["files"]), model)
+
+
+@lru_cache(maxsize=2)
+def _draw(kind: str, model: Model) -> Any:
+    return READERS[kind](model, ReaderRecipe(rank=8, dropout=0))
 
 
 @lru_cache(maxsize=2)

@@ -22,7 +22,7 @@ from holdfast.errors import BadOption
 from holdfast.methods.base import Span
 from holdfast.methods.inner_methods import build_inner_eviction
 from holdfast.methods.method_with_weights import MethodWithWeights
-from holdfast.methods.state_readers import AnchorTokens, ReaderRecipe, load_reader, place_evenly
+from holdfast.methods.state_readers import AnchorTokens, load_reader, place_evenly
 from holdfast.progress import Progress, quiet
 
 CHOICES = ("every", "surprisal", "scores")
@@ -57,8 +57,7 @@ class Anchors(MethodWithWeights):
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         check_retains(engine.model)
-        reader = load_reader("anchors", self.folder, engine.model) if self.is_trained else None
-        reader = reader or AnchorTokens(engine.model, ReaderRecipe(rank=8))
+        reader = load_reader("anchors", self.folder, engine.model)
         return Study(span, reader, self._worth(span, past, engine, progress))
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:

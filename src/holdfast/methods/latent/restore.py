@@ -23,7 +23,7 @@ from holdfast.methods.eviction import Eviction
 from holdfast.methods.inner_methods import build_inner_eviction
 from holdfast.methods.method_with_weights import MethodWithWeights
 from holdfast.methods.reference_queries import SpanPrefill
-from holdfast.methods.state_readers import ReaderRecipe, RestoreTokens, load_reader
+from holdfast.methods.state_readers import load_reader
 from holdfast.model.states import States
 from holdfast.progress import Progress, quiet
 
@@ -69,10 +69,8 @@ class Restore(MethodWithWeights):
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
         inner = build_inner_eviction(self.name, "select", self.select)
-        reader = load_reader("restore", self.folder, engine.model) if self.is_trained else None
-        return study_with(
-            reader or RestoreTokens(engine.model, ReaderRecipe(rank=8)), inner, span, past, engine, progress
-        )
+        reader = load_reader("restore", self.folder, engine.model)
+        return study_with(reader, inner, span, past, engine, progress)
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         return compress_with(build_inner_eviction(self.name, "select", self.select), study, budget, progress)

@@ -21,7 +21,7 @@ from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.methods.base import Span
 from holdfast.methods.memory_tokens import Icae as Encoder
-from holdfast.methods.memory_tokens import IcaeRecipe, load_icae, place_segments
+from holdfast.methods.memory_tokens import load_icae, place_segments
 from holdfast.methods.method_with_weights import MethodWithWeights
 from holdfast.progress import Progress, quiet
 
@@ -43,8 +43,6 @@ class Icae(MethodWithWeights):
     by_turn: ClassVar[bool] = True
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        if not self.is_trained:
-            return Study(span, Encoder(engine.model, IcaeRecipe(memory=16, rank=8)))
         return Study(span, load_icae(self.folder, engine.model))
 
     @torch.no_grad()

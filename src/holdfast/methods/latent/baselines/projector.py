@@ -39,9 +39,8 @@ class Projector(MethodWithWeights):
     by_turn: ClassVar[bool] = True
 
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        if not self.is_trained:
-            return Study(span, Network(engine.model, ProjectorRecipe()))
-        return Study(span, load_projector(self.folder, engine.model))
+        folder = self.folder
+        return Study(span, load_projector(folder, engine.model) if folder else Network(engine.model, ProjectorRecipe()))
 
     @torch.no_grad()
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
