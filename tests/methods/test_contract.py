@@ -46,7 +46,7 @@ VARIANTS = (  # options that change how a budget is spread or what asks
 FAMILIES = ("llama", "gemma3_text")
 NOT_SERVED = {("gemma3_text", "anchors")}  # it says so: test_readers.py
 ONE_FAMILY = {"restore", "average", "projector"}
-SAME = {"icae_untrained"}  # as icae is tried here
+SAME = {"icae_untrained", "average_online"}  # rows of a class that is tried here; the second one takes a step a slot
 PROBE = [20, 30, 40, 50, 60]
 
 
