@@ -33,7 +33,7 @@ KEYS = {
     ),
     *("keyword_kept", "keyword_kept_ci", "n_answerable", "later_action", "later_action_ci", "n_later"),
     *(f"{side}_{kind}{ci}" for side in ("action", "later") for kind in ("tool", "exact", "f1") for ci in ("", "_ci")),
-    *("tokens_span", "slots", "bytes_full", "bytes", "bytes_span_full", "bytes_span", "bytes_base"),
+    *("tokens_span", "slots", "bytes_full", "bytes", "bytes_span_full", "bytes_span", "bytes_stored", "bytes_base"),
     *("seconds_prefill", "seconds_compact", "seconds_measure", "by_category", "note"),
 }
 

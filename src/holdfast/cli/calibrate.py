@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from holdfast.engine.local import LocalEngine
     from holdfast.transcript.turn import Transcript
 
-LEARN = ("shares", "surrogate")
+LEARN = ("shares", "surrogate", "bases")
 
 
 def calibrate(
@@ -30,7 +30,8 @@ def calibrate(
         str,
         typer.Option(
             help="shares: each head's part of a budget (allocation=learned); surrogate: a network that predicts the "
-            "scores of a method, so that compaction needs no extra pass (for --latent surrogate)."
+            "scores of a method, so that compaction needs no extra pass (for --latent surrogate); bases: turns of keys "
+            "and values in which few bits hold them (storage=coded)."
         ),
     ] = "shares",
     latent: Annotated[str, typer.Option(help="Method whose scores are learned from.")] = "informed",
@@ -41,8 +42,12 @@ def calibrate(
         list[Path] | None,
         typer.Option(help="surrogate: more texts: a file, or .jsonl with the field text. Repeatable."),
     ] = None,
-    window: Annotated[int | None, typer.Option(help="Tokens of a window. Default: 2048, surrogate 1024.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Most windows to read. Default: 8, surrogate 128.")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens of a window. Default: 2048, surrogate and bases 1024.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Most windows to read. Default: 8, surrogate 128, bases 32.")
+    ] = None,
     hidden: Annotated[int, typer.Option(help="surrogate: units of each layer's network.")] = 128,
     seed: Annotated[int, typer.Option(help="surrogate: of windows and training.")] = 0,
     model: Model = DEFAULT_MODEL,
@@ -51,14 +56,14 @@ def calibrate(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Learns, once per model, what makes compaction better (shares) or nearly free (surrogate)."""
+    """Learns, once per model, what makes compaction better (shares), nearly free (surrogate) or smaller (bases)."""
     from holdfast.methods.registry import build
     from holdfast.transcript.read import read
 
     if learn not in LEARN:
         raise BadOption(f"--learn must be one of {', '.join(LEARN)}, got {learn!r}")
-    if learn == "shares" and texts:
-        raise BadOption("--texts is for --learn surrogate; shares are learned from sessions")
+    if learn != "surrogate" and texts:
+        raise BadOption(f"--texts is for --learn surrogate; {learn} are learned from sessions")
     build(latent)
     if output:
         outputs.check_output(output, *sessions, force=force)
@@ -73,6 +78,8 @@ def calibrate(
     engine = console.engine(model, dtype, device)
     if learn == "surrogate":
         _learn_surrogate(transcripts, plain, engine, training, output, force, as_json)
+    elif learn == "bases":
+        _learn_bases(transcripts, engine, limit, window, output, force, as_json)
     else:
         _learn_shares(
             transcripts,
@@ -146,6 +153,35 @@ def _learn_surrogate(
         f"{path} ({path.stat().st_size / 1e6:.1f} MB), from {network.recipe['tokens']:,} tokens; on other windows it "
         f"keeps what {training.method} keeps: {overlap}; use it: --latent surrogate"
         + (f":weights={path}" if output else "")
+    )
+
+
+def _learn_bases(
+    transcripts: list[Transcript],
+    engine: LocalEngine,
+    limit: int | None,
+    window: int | None,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from holdfast.blocks.render import render
+    from holdfast.compaction.learn_bases import WINDOW, WINDOWS, learn_bases
+    from holdfast.model.state_bases import bases_bytes, save_bases
+
+    streams = [render(transcript, engine.model.tokenizer).ids for transcript in transcripts]
+    with console.progress("learning") as report:
+        sizes = (WINDOWS if limit is None else limit, WINDOW if window is None else window)
+        bases = learn_bases(streams, engine, *sizes, report)
+    if output:
+        outputs.write_output(output, bases_bytes(bases), force)
+    path = output or save_bases(bases)
+    facts = {"output": str(path), "megabytes": path.stat().st_size / 1e6, **bases.recipe}
+    if as_json:
+        console.emit(facts)
+        return
+    console.line(
+        f"{path} ({facts['megabytes']:.1f} MB), from {bases.recipe['tokens']:,} tokens; use it: METHOD:storage=coded"
     )
 
 

@@ -57,8 +57,9 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         together.
         """
         if isinstance(slots, QuantizedSlots):
-            same = [part for part in self.quantized if part.form == slots.form]
-            others = [part for part in self.quantized if part.form != slots.form]
+            alike = [part.form == slots.form and part.keys.basis is slots.keys.basis for part in self.quantized]
+            same = [part for part, yes in zip(self.quantized, alike, strict=True) if yes]
+            others = [part for part, yes in zip(self.quantized, alike, strict=True) if not yes]
             self.quantized = (*others, join([*same, slots]))
             return
         if self.slots is None and slots.dense:

@@ -24,13 +24,14 @@ from holdfast.context.segment_tensors import SegmentEntry, StrictModel, describe
 from holdfast.context.segments import CompactContext
 from holdfast.errors import BadContext, BadInput
 from holdfast.model.load import Model
+from holdfast.model.quantized_slots import CODED
 from holdfast.model.slots import MODEL
 from holdfast.progress import Progress, quiet, track
 from holdfast.storage.backends import fetch, local, send
 from holdfast.storage.files import install, workshop
 
-FORMATS = (1, 2)
-"""Versions. 1: all slots as a model computes them; 2: some segment holds quantized slots."""
+FORMATS = (1, 2, 3)
+"""Versions. 1: all slots as a model computes them; 2: some segment holds quantized slots; 3: coded ones."""
 KEY = "holdfast"
 LAST_POSITION = 1 << 24  # float32 counts no further one by one
 
@@ -218,7 +219,8 @@ def _build_context(
 
 
 def _format(segments: list[SegmentEntry]) -> int:
-    return FORMATS[any(segment.form != MODEL for segment in segments)]
+    forms = {segment.form for segment in segments}
+    return 3 if CODED in forms else 2 if forms - {MODEL} else 1
 
 
 def _manifest(path: str | Path, metadata: Mapping[str, str] | None) -> Manifest:
@@ -228,7 +230,7 @@ def _manifest(path: str | Path, metadata: Mapping[str, str] | None) -> Manifest:
     try:
         version = json.loads(text).get("format")
         if version not in FORMATS:
-            known = " and ".join(map(str, FORMATS))
+            known = ", ".join(map(str, FORMATS))
             raise BadContext(f"{path}: format {version!r}; this version of Holdfast reads formats {known}")
         manifest = Manifest.model_validate_json(text)
     except (ValidationError, ValueError, AttributeError, RecursionError) as error:

@@ -55,8 +55,9 @@ def _join_bias(rows: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
 def _cat(rows: list[Rows]) -> Rows:
     if isinstance(rows[0], Tensor):
         return torch.cat(rows)
-    scales = [r.scales for r in rows if r.scales is not None]
-    return QuantizedRows(torch.cat([r.codes for r in rows]), torch.cat(scales) if scales else None)
+    scales, heads = ([t for r in rows if (t := getattr(r, name)) is not None] for name in ("scales", "heads"))
+    joined = (torch.cat(scales) if scales else None, rows[0].basis, torch.cat(heads) if heads else None)
+    return QuantizedRows(torch.cat([r.codes for r in rows]), *joined)
 
 
 @overload

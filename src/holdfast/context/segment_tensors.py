@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,10 +11,20 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from torch import Tensor
 
 from holdfast.blocks.block import Kind, Origin
+from holdfast.context.entropy_coding import (
+    decode_rows,
+    encode_rows,
+    pack_positions,
+    pack_scores,
+    unpack_positions,
+    unpack_scores,
+)
 from holdfast.context.segments import CompactContext, Segment, SoftSegment, StateSegment, TokenSegment
+from holdfast.errors import BadOption
 from holdfast.model.load import Model
-from holdfast.model.quantized_slots import CODES, AnySlots, Form, QuantizedRows, QuantizedSlots, scale_group
+from holdfast.model.quantized_slots import CODED, CODES, AnySlots, Form, QuantizedRows, QuantizedSlots, scale_group
 from holdfast.model.slots import MODEL, Slots
+from holdfast.model.state_bases import KINDS, require_bases
 
 
 class StrictModel(BaseModel):
@@ -30,11 +41,18 @@ class SegmentEntry(StrictModel):
     """Per layer, slots of each head (state segments only)."""
     form: Form = MODEL
     """The form of its slots."""
+    step: float = 0.0
+    """Of coded slots: the rounding step."""
+    bases: str = ""
+    """Of coded slots: the digest of the bases that they are coded in."""
 
     @model_serializer(mode="wrap")
     def _omit_default_form(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out the default form, which format 1 did not know, so that its files keep their seal."""
-        return {key: value for key, value in handler(self).items() if (key, value) != ("form", MODEL)}
+        """Leaves out defaults of fields that format 1 did not know, so that its files keep their seal."""
+        return {key: value for key, value in handler(self).items() if (key, value) not in LATER_DEFAULTS}
+
+
+LATER_DEFAULTS = (("form", MODEL), ("step", 0.0), ("bases", ""))
 
 
 def name_tensors(context: CompactContext) -> list[tuple[str, Tensor]]:
@@ -44,7 +62,8 @@ def name_tensors(context: CompactContext) -> list[tuple[str, Tensor]]:
         if isinstance(segment, StateSegment):
             for index, layer in enumerate(segment.layers):
                 out += [(f"{i}.{index}.{field}", t) for field, t in _slot_tensors(layer)]
-            out += [(f"{i}.{index}.scores", t.float()) for index, t in enumerate(segment.scores)]
+            coded = segment.form == CODED
+            out += [(f"{i}.{n}.scores", pack_scores(t) if coded else t.float()) for n, t in enumerate(segment.scores)]
         elif isinstance(segment, SoftSegment):
             out += [(f"{i}.embeds", segment.embeds), (f"{i}.positions", segment.positions)]
         else:
@@ -52,7 +71,22 @@ def name_tensors(context: CompactContext) -> list[tuple[str, Tensor]]:
     return out
 
 
+def stored_nbytes(context: CompactContext) -> int:
+    """Returns the bytes that the slots of a context take in a file, with all that is kept of each."""
+    compact = replace(context, segments=tuple(s for s in context.segments if not isinstance(s, TokenSegment)))
+    return sum(tensor.nbytes for _, tensor in name_tensors(compact))
+
+
 def _slot_tensors(slots: AnySlots) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(slots, QuantizedSlots) and slots.form == CODED:
+        step = _step(slots)
+        for name, rows in (("keys", slots.keys), ("values", slots.values)):
+            if rows.basis is not None:
+                yield name, encode_rows(rows, rows.basis, step)
+        yield "positions", pack_positions(slots.positions, slots.lengths)
+        if slots.bias is not None:
+            yield "bias", slots.bias
+        return
     for name, rows in (("keys", slots.keys), ("values", slots.values)):
         yield name, rows.codes if isinstance(rows, QuantizedRows) else rows
         if isinstance(rows, QuantizedRows) and rows.scales is not None:
@@ -69,7 +103,9 @@ def describe_segment(segment: Segment) -> SegmentEntry:
     origins = [(o.turn, o.kind.value, *o.chars, *o.tokens) for o in segment.origins]
     if isinstance(segment, StateSegment):
         lengths = [list(s.lengths) for s in segment.layers]
-        return SegmentEntry(kind="state", origins=origins, lengths=lengths, form=segment.form)
+        coded = [s for s in segment.layers if isinstance(s, QuantizedSlots) and s.keys.basis is not None]
+        facts = {"step": max(map(_step, coded)), "bases": coded[0].keys.basis.digest} if coded else {}
+        return SegmentEntry(kind="state", origins=origins, lengths=lengths, form=segment.form, **facts)
     return SegmentEntry(kind="soft" if isinstance(segment, SoftSegment) else "tokens", origins=origins)
 
 
@@ -86,17 +122,58 @@ def read_segment(i: int, entry: SegmentEntry, tensors: Mapping[str, Tensor], mod
         return SoftSegment(embeds, _check_tensor(tensors[f"{i}.positions"], (len(embeds),)), origins)
     if len(entry.lengths) != len(model.family.layers):
         raise ValueError(f"segment {i} has {len(entry.lengths)} layers, the model has {len(model.family.layers)}")
-    layers = tuple(
-        _read_slots(f"{i}.{index}", lengths, tensors, model, entry.form) for index, lengths in enumerate(entry.lengths)
-    )
-    return StateSegment(layers, origins, _read_scores(i, layers, tensors))
+    if entry.form == CODED:
+        layers = tuple(_read_coded(i, entry, tensors, model))
+    else:
+        layers = tuple(
+            _read_slots(f"{i}.{index}", lengths, tensors, model, entry.form)
+            for index, lengths in enumerate(entry.lengths)
+        )
+    return StateSegment(layers, origins, _read_scores(i, layers, tensors, entry.form))
 
 
-def _read_scores(i: int, layers: tuple[AnySlots, ...], tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def _step(slots: QuantizedSlots) -> float:
+    """Returns the step of coded slots, which all of a segment share; 0 where there are none."""
+    scales = slots.keys.scales
+    return float(scales.max()) if scales is not None and len(scales) else 0.0
+
+
+def _read_coded(i: int, entry: SegmentEntry, tensors: Mapping[str, Tensor], model: Model) -> Iterator[QuantizedSlots]:
+    """Yields the coded slots of each layer. Raises ValueError if the entry or the bytes do not fit the model."""
+    try:
+        bases = require_bases(model.digest, model.name, entry.bases)
+    except BadOption as error:
+        raise ValueError(str(error)) from error
+    if not 0 <= entry.step < float("inf") or bases.layers.keys() != set(range(len(entry.lengths))):
+        raise ValueError(f"segment {i} is coded with the step {entry.step} and bases of {len(bases.layers)} layers")
+    for index, given in enumerate(entry.lengths):
+        prefix, lengths = f"{i}.{index}", _check_lengths(f"{i}.{index}", given, model)
+        rows = [
+            decode_rows(tensors[f"{prefix}.{name}"], basis, lengths, entry.step)
+            for name, basis in zip(KINDS, bases.layers[index], strict=True)
+        ]
+        bias = tensors.get(f"{prefix}.bias")
+        bias = None if bias is None else _check_tensor(bias, (sum(lengths),))
+        positions = _check_tensor(unpack_positions(tensors[f"{prefix}.positions"], lengths), (sum(lengths),))
+        yield QuantizedSlots(rows[0], rows[1], positions, bias, lengths, torch.tensor(lengths)[:, None], None)
+
+
+def _check_lengths(prefix: str, lengths: list[int], model: Model) -> tuple[int, ...]:
+    if len(lengths) != model.family.kv_heads or any(x < 0 for x in lengths):
+        raise ValueError(f"layer {prefix} needs {model.family.kv_heads} head lengths, got {lengths}")
+    return tuple(lengths)
+
+
+def _read_scores(i: int, layers: tuple[AnySlots, ...], tensors: Mapping[str, Tensor], form: Form) -> tuple[Tensor, ...]:
     """Returns the worth of each slot, `[N]` per layer; none in older files and for methods without scores."""
     if f"{i}.0.scores" not in tensors:
         return ()
-    scores = tuple(_check_tensor(tensors[f"{i}.{index}.scores"], (-1,), torch.float32) for index in range(len(layers)))
+    names = [f"{i}.{index}.scores" for index in range(len(layers))]
+    if form == CODED:
+        return tuple(
+            unpack_scores(tensors[name], sum(layer.lengths)) for name, layer in zip(names, layers, strict=True)
+        )
+    scores = tuple(_check_tensor(tensors[name], (-1,), torch.float32) for name in names)
     for index, (layer, given) in enumerate(zip(layers, scores, strict=True)):
         if len(given) not in (0, sum(layer.lengths)):
             raise ValueError(f"layer {i}.{index} has {sum(layer.lengths)} slots and {len(given)} scores")
@@ -104,9 +181,7 @@ def _read_scores(i: int, layers: tuple[AnySlots, ...], tensors: Mapping[str, Ten
 
 
 def _read_slots(prefix: str, lengths: list[int], tensors: Mapping[str, Tensor], model: Model, form: Form) -> AnySlots:
-    n, D = sum(lengths), model.family.head_dim
-    if len(lengths) != model.family.kv_heads or any(x < 0 for x in lengths):
-        raise ValueError(f"layer {prefix} needs {model.family.kv_heads} head lengths, got {lengths}")
+    n, D = sum(_check_lengths(prefix, lengths, model)), model.family.head_dim
     bias = tensors.get(f"{prefix}.bias")
     bias = None if bias is None else _check_tensor(bias, (n,))
     positions = _check_tensor(tensors[f"{prefix}.positions"], (n,))

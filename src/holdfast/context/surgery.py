@@ -11,8 +11,9 @@ from holdfast.blocks.block import Origin
 from holdfast.context.packing import pack
 from holdfast.context.segments import Segment, StateSegment
 from holdfast.model.family import Family
-from holdfast.model.quantized_slots import AnySlots, Form, quantize
+from holdfast.model.quantized_slots import AnySlots, Form, encode, quantize
 from holdfast.model.slots import Slots
+from holdfast.model.state_bases import StateBases
 from holdfast.model.states import States
 
 
@@ -43,6 +44,19 @@ def rotate_segment(segment: StateSegment, family: Family) -> tuple[AnySlots, ...
 def quantize_segment(segment: StateSegment, form: Form) -> StateSegment:
     """Quantizes plain states to one of `quantized_slots.CODES`; leaves those that are quantized already."""
     return replace(segment, layers=tuple(quantize(s, form) if isinstance(s, Slots) else s for s in segment.layers))
+
+
+def encode_segment(segment: StateSegment, bases: StateBases, step: float) -> StateSegment:
+    """Encodes plain states in a model's bases; leaves those that are quantized already.
+
+    Scores are rounded to bfloat16, as the file of a coded segment holds them.
+    """
+    layers = [
+        encode(slots, bases.layers[n], step) if isinstance(slots, Slots) else slots
+        for n, slots in enumerate(segment.layers)
+    ]
+    scores = tuple(score.bfloat16().float() for score in segment.scores)
+    return replace(segment, layers=tuple(layers), scores=scores)
 
 
 def shift_segment(segment: Segment, by: float) -> Segment:

@@ -13,6 +13,7 @@ from typing import Any
 import holdfast
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.walk import SharedStudy
+from holdfast.context.segment_tensors import stored_nbytes
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
@@ -75,6 +76,8 @@ class Measurement:
     result: ContextResult
     seconds: float
     """Of its compaction."""
+    stored: int = 0
+    """Bytes of what it made of the span, in a file."""
     gate: Mapping[str, Any] | None = None
 
 
@@ -172,7 +175,7 @@ class WindowRun:
             return
         result = base.asking.ask(live, drafts_of(base.reference))
         seconds, found = float(context.evidence["seconds_compact"]), context.evidence.get("gate")
-        yield from self._make_rows(Measurement(spec, ratio, live, result, seconds, found), base)
+        yield from self._make_rows(Measurement(spec, ratio, live, result, seconds, stored_nbytes(context), found), base)
 
     def _plans(self) -> Iterator[tuple[str, float | None]]:
         yield FULL, 1.0
@@ -192,6 +195,7 @@ class WindowRun:
     def _make_rows(self, measured: Measurement, base: Baseline, reasons: Sequence[str] = ()) -> Iterator[Row]:
         common = {**self._identity(), **base.sizes(measured.live), **self._fidelity(measured.result, base)}
         common |= {"method": measured.spec, "ratio": measured.ratio, "seconds_compact": measured.seconds}
+        common |= {"bytes_stored": measured.stored}
         common |= {"seconds_prefill": base.opened.seconds, "seconds_measure": measured.result.seconds}
         tokenizer, got = self.setting.engine.model.tokenizer, measured.result
         for i, (probe, text) in enumerate(zip(self.window.probes, self._texts(got), strict=True)):

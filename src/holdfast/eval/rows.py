@@ -89,6 +89,8 @@ class Row(BaseModel):
     """KV bytes that the full context holds for the span."""
     bytes_span: Count
     """KV bytes held for the span after compaction."""
+    bytes_stored: Count = 0
+    """Bytes of the compacted span's slots in a file, with their positions and scores; 0 in baselines and old rows."""
     bytes_base: str = ""
     """Dtype of a plain number in all of these; empty in old rows, whose base is the dtype that they ran in."""
 

@@ -109,6 +109,8 @@ class Score(BaseModel):
     """Mean KV bytes really held for the window."""
     bytes_span_full: float
     bytes_span: float
+    bytes_stored: float
+    """Mean bytes of the span's slots in a file; 0 where it was not measured."""
     bytes_base: str
     """Dtype of the cache that all bytes are counted in."""
     seconds_prefill: float
@@ -353,6 +355,7 @@ _COSTS = (
     "bytes",
     "bytes_span_full",
     "bytes_span",
+    "bytes_stored",
     "seconds_prefill",
     "seconds_compact",
     "seconds_measure",

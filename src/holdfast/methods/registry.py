@@ -149,12 +149,14 @@ TEXT: dict[str, Entry] = {
 """Text methods by name, the recommended ones first."""
 
 
-STORAGE = "storage"
+STORAGE, STEP = "storage", "step"
 COMMON = {
     STORAGE: (
         "model",
-        "how KV slots are held, in memory and on disk: model (the model's dtype), bfloat16, int8 or int4",
-    )
+        "how KV slots are held, in memory and on disk: model (the model's dtype), bfloat16, int8, int4, or coded "
+        "(eight bits in memory and about 1.7 on disk, in bases learned for the model)",
+    ),
+    STEP: ("", "of storage=coded: 1 is fine, each doubling saves about a bit a number on disk; 4 if left out"),
 }
 """Options of every method: default and help."""
 
@@ -176,7 +178,8 @@ def build(spec: str) -> LatentMethod:
     from holdfast.methods.storage_option import apply_storage
 
     method = cls(**read_options(name, cls, own, entry.options, also=tuple(COMMON)))
-    return apply_storage(method, dict(_pairs(",".join(common), name)).get(STORAGE, COMMON[STORAGE][0]))
+    chosen = {key: default for key, (default, _) in COMMON.items()} | dict(_pairs(",".join(common), name))
+    return apply_storage(method, chosen[STORAGE], chosen[STEP])
 
 
 def current_name(name: str) -> str:

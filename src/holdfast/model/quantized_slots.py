@@ -1,4 +1,4 @@
-"""Slots in fewer bits: their forms (bfloat16, int8, int4), the codes of each, and how codes become numbers again.
+"""Slots in fewer bits: their forms (bfloat16, int8, int4, coded), the codes of each, and how they become numbers again.
 
 Quantized keys stay un-rotated, in a cache too, for two reasons. Un-rotated keys of a head share a strong mean, and
 without it they need a third of the range; and rounding them again behind the rotation would add two fifths to their
@@ -15,10 +15,13 @@ from torch import Tensor
 
 from holdfast.model.rope import Rope
 from holdfast.model.slots import PackedSlots, Slots
+from holdfast.model.state_bases import RowBasis
 
-Form = Literal["model", "bfloat16", "int8", "int4"]
+Form = Literal["model", "bfloat16", "int8", "int4", "coded"]
 """The forms of slots: as the model computes them, or quantized."""
 FORMS: tuple[Form, ...] = get_args(Form)
+CODED: Form = "coded"
+"""Codes of eight bits (sixteen where they must) in a calibrated basis; a file holds them entropy-coded."""
 CODES: dict[Form, torch.dtype] = {"bfloat16": torch.bfloat16, "int8": torch.int8, "int4": torch.uint8}
 GROUP = 32  # numbers that share a scale; all of a row where this does not divide it
 _LOWEST: dict[Form, int] = {"int8": -128, "int4": -8}
@@ -32,29 +35,40 @@ class QuantizedRows:
     """`[N, D]` bfloat16 or int8, or `[N, D / 2]` uint8: two codes of four bits, the first half of the row in the low
     ones, 8 added to each."""
     scales: Tensor | None
-    """`[N, D / 32]` bfloat16, what codes are multiplied by; None where the codes are the numbers."""
+    """`[N, D / 32]` bfloat16, what codes are multiplied by; None where the codes are the numbers. `[N, 1]` float32
+    where they are coded in a basis: the step."""
+    basis: RowBasis | None = None
+    """The basis of the coded numbers; None where they are the row's own."""
+    heads: Tensor | None = None
+    """`[N]` uint8: the head of each row, where there is a basis."""
 
     @property
     def form(self) -> Form:
+        if self.basis is not None:
+            return CODED
         return next(form for form, dtype in CODES.items() if dtype == self.codes.dtype)
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + (0 if self.scales is None else self.scales.nbytes)
+        return sum(t.nbytes for t in (self.codes, self.scales, self.heads) if t is not None)
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, rows: slice | Tensor) -> QuantizedRows:
-        return QuantizedRows(self.codes[rows], None if self.scales is None else self.scales[rows])
+        scales, heads = (None if t is None else t[rows] for t in (self.scales, self.heads))
+        return QuantizedRows(self.codes[rows], scales, self.basis, heads)
 
     def to(self, device: torch.device) -> QuantizedRows:
-        return QuantizedRows(self.codes.to(device), None if self.scales is None else self.scales.to(device))
+        scales, heads = (None if t is None else t.to(device) for t in (self.scales, self.heads))
+        return QuantizedRows(self.codes.to(device), scales, self.basis, heads)
 
     def plain(self, dtype: torch.dtype) -> Tensor:
         """Returns the rows as numbers, `[N, D]`."""
         if self.scales is None:
             return self.codes.to(dtype)
+        if self.basis is not None and self.heads is not None:
+            return self.basis.decode(self.codes.float() * self.scales, self.heads).to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
         codes = self.codes
         if codes.dtype == torch.uint8:
@@ -145,6 +159,21 @@ def quantize(slots: Slots, form: Form) -> QuantizedSlots:
         keys = keys.float() - _repeat_centres(centre.float(), runs)  # [N, D]
     k, v = quantize_rows(keys, form), quantize_rows(slots.values, form)
     return QuantizedSlots(k, v, slots.positions, slots.bias, slots.lengths, runs, centre)
+
+
+def encode(slots: Slots, bases: tuple[RowBasis, RowBasis], step: float) -> QuantizedSlots:
+    """Returns plain slots, their keys un-rotated, as codes in the bases of their layer's keys and values.
+
+    `step` is how coarse they are: 1 is the finest, and every doubling takes about one bit a number.
+    """
+    lengths = torch.tensor(slots.lengths, device=slots.keys.device)
+    heads = torch.arange(len(lengths), device=lengths.device, dtype=torch.uint8).repeat_interleave(lengths)
+    scales = torch.full((len(heads), 1), step, device=lengths.device)
+    keys, values = (
+        QuantizedRows(basis.encode(rows, slots.lengths, step), scales, basis, heads)
+        for basis, rows in zip(bases, (slots.keys, slots.values), strict=True)
+    )
+    return QuantizedSlots(keys, values, slots.positions, slots.bias, slots.lengths, lengths[:, None], None)
 
 
 def _repeat_centres(centre: Tensor, runs: Tensor) -> Tensor:

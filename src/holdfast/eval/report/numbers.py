@@ -68,6 +68,11 @@ def span_ratio(score: Score) -> float | None:
     return score.bytes_span_full / score.bytes_span if score.bytes_span else None
 
 
+def stored_ratio(score: Score) -> float | None:
+    """Returns how many times fewer bytes a file holds for the span than the full cache does in memory."""
+    return score.bytes_span_full / score.bytes_stored if score.bytes_stored else None
+
+
 def common_ratio(scores: Sequence[Score]) -> float | None:
     """Returns the ratio at which most methods were measured; of several, the one nearest to 8."""
     counts: dict[float, int] = {}

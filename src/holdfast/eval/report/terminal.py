@@ -25,6 +25,7 @@ _COLUMNS = (
     "next\naction",
     "span\nbytes",
     "all\nbytes",
+    "span,\nfile",
     "prefill,\ns",
     "compact,\ns",
 )
@@ -48,7 +49,8 @@ def table(scores: Sequence[Score]) -> Table:
 def _caption(scores: Sequence[Score]) -> Text:
     meaning = (
         "shares in %, over n probes; KL, top-1 and next action over windows; bootstrap interval over windows;\n"
-        f"KV bytes held, times fewer than {numbers.byte_base(scores)}: of the compacted span, and of all with the rest"
+        f"KV bytes held, times fewer than {numbers.byte_base(scores)}: of the compacted span, of all with the rest,\n"
+        "and of the span in a file"
     )
     warnings = (plain(f"\n{note}", "bold yellow") for note in summary.notes(scores))
     return Text.assemble(Text(meaning, "table.caption"), *warnings)
@@ -73,6 +75,7 @@ def _cells(score: Score) -> tuple[str, ...]:
         _number(score.next_action),
         numbers.times(numbers.span_ratio(score)),
         numbers.times(numbers.byte_ratio(score)),
+        numbers.times(numbers.stored_ratio(score)),
         numbers.seconds(score.seconds_prefill),
         numbers.seconds(score.seconds_compact),
     )
