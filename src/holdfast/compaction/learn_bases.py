@@ -93,8 +93,9 @@ def _add_window(layers: list[_Layer], ids: list[int], engine: LocalEngine, gener
 def _solve(engine: LocalEngine, layer: int, sums: _Layer, residual: float) -> tuple[RowBasis, RowBasis]:
     """Returns the bases of a layer's keys and values."""
     weight = output_projection(engine.model, layer)  # [H, d, D]
-    per_head = (weight.mT @ weight).unflatten(0, (engine.model.family.kv_heads, -1)).mean(1)  # [G, D, D]
-    of_values = per_head * weight.shape[0] / engine.model.family.kv_heads / (residual * weight.shape[1])
+    errors = weight.mT @ weight  # [H, D, D]
+    per_head = errors.view(engine.model.family.kv_heads, -1, *errors.shape[1:]).sum(1)  # [G, D, D]
+    of_values = per_head / (residual * weight.shape[1])
     of_keys = torch.stack(sums.queries).mean(0)
     parts = ((sums.keys, of_keys), (sums.values, of_values))
     made = [_turn(torch.cat(rows, 1), metric, finest) for (rows, metric), finest in zip(parts, FINEST, strict=True)]

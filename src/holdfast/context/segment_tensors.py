@@ -103,9 +103,10 @@ def describe_segment(segment: Segment) -> SegmentEntry:
     origins = [(o.turn, o.kind.value, *o.chars, *o.tokens) for o in segment.origins]
     if isinstance(segment, StateSegment):
         lengths = [list(s.lengths) for s in segment.layers]
-        coded = [s for s in segment.layers if isinstance(s, QuantizedSlots) and s.keys.basis is not None]
-        facts = {"step": max(map(_step, coded)), "bases": coded[0].keys.basis.digest} if coded else {}
-        return SegmentEntry(kind="state", origins=origins, lengths=lengths, form=segment.form, **facts)
+        coded = [s for s in segment.layers if isinstance(s, QuantizedSlots)] if segment.form == CODED else []
+        step = max(map(_step, coded), default=0.0)
+        bases = next((s.keys.basis.digest for s in coded if s.keys.basis is not None), "")
+        return SegmentEntry(kind="state", origins=origins, lengths=lengths, form=segment.form, step=step, bases=bases)
     return SegmentEntry(kind="soft" if isinstance(segment, SoftSegment) else "tokens", origins=origins)
 
 
@@ -122,6 +123,7 @@ def read_segment(i: int, entry: SegmentEntry, tensors: Mapping[str, Tensor], mod
         return SoftSegment(embeds, _check_tensor(tensors[f"{i}.positions"], (len(embeds),)), origins)
     if len(entry.lengths) != len(model.family.layers):
         raise ValueError(f"segment {i} has {len(entry.lengths)} layers, the model has {len(model.family.layers)}")
+    layers: tuple[AnySlots, ...]
     if entry.form == CODED:
         layers = tuple(_read_coded(i, entry, tensors, model))
     else:
