@@ -30,7 +30,7 @@ RIDGE = 0.02  # of the mean of a metric, added to its diagonal: no direction is 
 
 @dataclass
 class _Layer:
-    """Sums over windows: rows, their products, and what measures an error. G heads."""
+    """Rows of all windows, and their queries, which measure an error. G heads."""
 
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)

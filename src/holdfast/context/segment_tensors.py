@@ -71,7 +71,7 @@ def name_tensors(context: CompactContext) -> list[tuple[str, Tensor]]:
     return out
 
 
-def stored_nbytes(context: CompactContext) -> int:
+def file_nbytes(context: CompactContext) -> int:
     """Returns the bytes that the slots of a context take in a file, with all that is kept of each."""
     compact = replace(context, segments=tuple(s for s in context.segments if not isinstance(s, TokenSegment)))
     return sum(tensor.nbytes for _, tensor in name_tensors(compact))
@@ -80,9 +80,9 @@ def stored_nbytes(context: CompactContext) -> int:
 def _slot_tensors(slots: AnySlots) -> Iterator[tuple[str, Tensor]]:
     if isinstance(slots, QuantizedSlots) and slots.form == CODED:
         step = _step(slots)
-        for name, rows in (("keys", slots.keys), ("values", slots.values)):
-            if rows.basis is not None:
-                yield name, encode_rows(rows, rows.basis, step)
+        for name, codes in (("keys", slots.keys), ("values", slots.values)):
+            if codes.basis is not None:
+                yield name, encode_rows(codes, codes.basis, step)
         yield "positions", pack_positions(slots.positions, slots.lengths)
         if slots.bias is not None:
             yield "bias", slots.bias

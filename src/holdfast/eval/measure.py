@@ -13,7 +13,7 @@ from typing import Any
 import holdfast
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.walk import SharedStudy
-from holdfast.context.segment_tensors import stored_nbytes
+from holdfast.context.segment_tensors import file_nbytes
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
@@ -77,7 +77,7 @@ class Measurement:
     seconds: float
     """Of its compaction."""
     stored: int = 0
-    """Bytes of what it made of the span, in a file."""
+    """Bytes of its segments in a file."""
     gate: Mapping[str, Any] | None = None
 
 
@@ -175,7 +175,7 @@ class WindowRun:
             return
         result = base.asking.ask(live, drafts_of(base.reference))
         seconds, found = float(context.evidence["seconds_compact"]), context.evidence.get("gate")
-        yield from self._make_rows(Measurement(spec, ratio, live, result, seconds, stored_nbytes(context), found), base)
+        yield from self._make_rows(Measurement(spec, ratio, live, result, seconds, file_nbytes(context), found), base)
 
     def _plans(self) -> Iterator[tuple[str, float | None]]:
         yield FULL, 1.0

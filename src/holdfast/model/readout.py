@@ -1,4 +1,4 @@
-"""What a model makes of its values: the projection of each head into the residual stream, and that stream's size."""
+"""The use that a model makes of its values: the projection of each head into the residual stream, and that stream's size."""
 
 from __future__ import annotations
 

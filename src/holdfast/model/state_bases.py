@@ -68,7 +68,7 @@ class StateBases:
     layers: Mapping[int, tuple[RowBasis, RowBasis]]
     """Of keys and of values."""
     recipe: Mapping[str, Any]
-    """What they were learned from."""
+    """Tokens and windows that they were learned from."""
 
 
 def narrow(codes: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def span_ratio(score: Score) -> float | None:
     return score.bytes_span_full / score.bytes_span if score.bytes_span else None
 
 
-def stored_ratio(score: Score) -> float | None:
+def file_ratio(score: Score) -> float | None:
     """Returns how many times fewer bytes a file holds for the span than the full cache does in memory."""
     return score.bytes_span_full / score.bytes_stored if score.bytes_stored else None
 

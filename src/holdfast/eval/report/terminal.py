@@ -75,7 +75,7 @@ def _cells(score: Score) -> tuple[str, ...]:
         _number(score.next_action),
         numbers.times(numbers.span_ratio(score)),
         numbers.times(numbers.byte_ratio(score)),
-        numbers.times(numbers.stored_ratio(score)),
+        numbers.times(numbers.file_ratio(score)),
         numbers.seconds(score.seconds_prefill),
         numbers.seconds(score.seconds_compact),
     )
