@@ -1,4 +1,4 @@
-"""The use that a model makes of its values: the projection of each head into the residual stream, and that stream's size."""
+"""The use that a model makes of its values: the output projection of each head, and the size of the residual stream."""
 
 from __future__ import annotations
 
