@@ -23,6 +23,7 @@ from holdfast.methods.registry import build
 from holdfast.model.adapter import Lora, add_adapter
 from holdfast.model.forward import embed
 from holdfast.model.rope import place_slots
+from holdfast.vllm.completions import RemoteEngine
 from tolerance import PASS, close
 
 RECIPE = Recipe(memory=4, ratio=4, rank=4, alpha=8, dropout=0.0)
@@ -69,6 +70,8 @@ def test_a_trained_encoder_is_loaded_as_a_method(trained, tiny, session):
     soft = [segment for segment in made.segments if isinstance(segment, SoftSegment)]
     assert soft
     assert all(len(segment) <= sum(o.tokens[1] - o.tokens[0] for o in segment.origins) / 4 for segment in soft)
+    prefix = RemoteEngine("http://127.0.0.1/v1", "tiny", pair.model).open(made, renumber=True)
+    assert len(prefix.embeds) == sum(map(len, made.segments))  # what vLLM takes as prompt embeddings
     untrained = compact(session, pair.engine, Plan(latent="icae_untrained", ratio=4))
     assert [len(s) for s in untrained.segments] == [len(s) for s in made.segments]
     with pytest.raises(BadOption, match="not for this model"):
