@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -22,8 +22,8 @@ from holdfast.gate.text.gate import choose_facts
 from holdfast.mementos.records import LostFact, Refinement, Round
 from holdfast.mementos.traces import Trace, as_transcript
 from holdfast.methods.text.activity_notes import activity_notes
-from holdfast.transcript.activity import find_activity
 from holdfast.transcript.token_estimate import estimate_tokens
+from holdfast.transcript.turn import Transcript
 
 SMALLEST = 48
 """Tokens that a memento may always take."""
@@ -35,7 +35,7 @@ class TraceBlock:
 
     text: str
     facts: tuple[Fact, ...]
-    """Live facts that stand in the block and not in the prefix of the trace, which stays."""
+    """Live facts that stand in the block, and nowhere in what stays."""
     notes: tuple[str, ...]
     """Lines that code knows: files, commands with their results, calls without an answer."""
     known: SessionFacts
@@ -53,20 +53,30 @@ class TraceBlock:
 def cut_blocks(trace: Trace, blocks: Sequence[tuple[int, int]]) -> list[TraceBlock]:
     """Returns the blocks of a trace, given as (first, last) unit."""
     transcript = trace.transcript or as_transcript(trace.units)
-    facts = collect_facts(transcript)
-    activity = facts.activity if trace.transcript else find_activity(transcript.turns)
+    facts, head = collect_facts(transcript), range(trace.first)
     starts = [trace.first]
     for group in trace.turns or [(None,)] * len(trace.units):
         starts.append(starts[-1] + len(group))
-    found = []
-    for first, last in blocks:
-        turns = range(starts[first], starts[last + 1])
-        live = [fact for fact in facts.live if any(place.turn in turns for place in fact.live)]
-        own = tuple(fact for fact in live if not any(place.turn < trace.first for place in fact.live))
-        notes = activity_notes(transcript.turns, turns, activity)
-        lines = tuple(line.text for name in NotesSection for line in notes.of(name))
-        found.append(TraceBlock("".join(trace.units[first : last + 1]), own, lines, facts))
-    return found
+    return [
+        describe_block(
+            transcript,
+            facts,
+            "".join(trace.units[first : last + 1]),
+            range(starts[first], starts[last + 1]),
+            head,
+        )
+        for first, last in blocks
+    ]
+
+
+def describe_block(
+    transcript: Transcript, facts: SessionFacts, text: str, turns: Collection[int], stays: Collection[int]
+) -> TraceBlock:
+    """Returns the block of a session's `turns`. Facts that also stand in the turns `stays` need no memento."""
+    live = [fact for fact in facts.live if any(place.turn in turns for place in fact.live)]
+    own = tuple(fact for fact in live if not any(place.turn in stays for place in fact.live))
+    notes = activity_notes(transcript.turns, turns, facts.activity)
+    return TraceBlock(text, own, tuple(line.text for name in NotesSection for line in notes.of(name)), facts)
 
 
 class Compressor(Protocol):
