@@ -140,6 +140,7 @@ class ShownHost(ScriptedHost):
             **found.row(),
             blocks=found.blocks(),
             rounds=found.rounds,
+            curve=[],
             events=events,
             facts=found.facts if found.cuts else [],
             evidence=gate,

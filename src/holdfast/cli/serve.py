@@ -6,7 +6,7 @@ import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -81,6 +81,12 @@ def serve(
         bool, typer.Option("--gate/--no-gate", help="Measure and repair what a compaction loses; slower.")
     ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Read again what stays, in place of its states.")] = False,
+    blocks: Annotated[
+        str, typer.Option(help="The model writes blocks and mementos; a block goes: `on`, or rules as JSON.")
+    ] = "",
+    mementos: Annotated[
+        str, typer.Option(help="Compact by a memento, written by: own (the model itself), ledger, or compactor.")
+    ] = "",
     volatile: Volatile = None,
     memory_tools: Annotated[
         bool, typer.Option("--memory-tools", help="Give the model tools to search its past, and answer them here.")
@@ -126,15 +132,35 @@ def serve(
     trigger_options = TriggerOptions(trigger, low, idle, cool_down, memory, restart, max_tokens, accept)
     compaction.check()
     trigger_options.check()
+    policy_of_blocks = _blocks(blocks, mementos)
     lines = (*VOLATILE, *(volatile or ()))
     volatile_lines(lines)
     with bind(host, port) as listener:  # a port that is not free is known before the model is loaded
         from holdfast.session.retention import DAY, StoreLimits
 
         limits = StoreLimits(round(max_store * 2**30), None if max_age is None else max_age * DAY)
-        plan, policy = compaction.plan(), replace(trigger_options.policy(), store=limits, volatile=lines)
+        plan, policy = (
+            compaction.plan(),
+            replace(trigger_options.policy(), store=limits, volatile=lines, **policy_of_blocks),
+        )
         serving = create_host(console.engine(model, dtype, device), plan, policy, store)
         run(_add_memory_tools(serving) if memory_tools else serving, settings, listener)
+
+
+def _blocks(rules: str, writer: str) -> dict[str, Any]:
+    """Returns the fields of the policy on blocks and mementos. Raises BadOption, before anything heavy is loaded."""
+    if writer not in ("", "own", "ledger", "compactor"):
+        raise BadOption(f"--mementos must be own, ledger or compactor, got {writer!r}")
+    fields: dict[str, Any] = {}
+    if rules:
+        from holdfast.mementos.rules import MementoRules
+
+        fields["blocks"] = MementoRules.from_json(rules)
+    if writer:
+        from holdfast.mementos.strategy import open_strategy
+
+        fields["mementos"] = open_strategy(writer)
+    return fields
 
 
 def _add_memory_tools(host: Host) -> Host:

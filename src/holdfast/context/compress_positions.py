@@ -91,6 +91,11 @@ def slots_of_tokens(segments: Sequence[Segment], end: float, length: int) -> Ten
             if not isinstance(segment, StateSegment):
                 out[first:last] = 1
                 continue
+            whole = sum(origin.tokens[1] - origin.tokens[0] for origin in segment.origins)
+            if all(set(layer.lengths) == {whole} for layer in segment.layers):  # verbatim: what stands around it went
+                for origin in segment.origins:
+                    out[slice(*origin.tokens)] = 1
+                continue
             heads = sum(len(layer.lengths) for layer in segment.layers)
             positions = torch.cat([layer.positions for layer in segment.layers])
             token = first + (positions - a) * ((last - first) / max(b - a, 1e-9))

@@ -122,9 +122,14 @@ class MementoAnswer(Answer):
         return {"mementos": len(self._tracker.done), "evicted": len(self.evictions), "curve": simplify(self.curve)}
 
 
+def begin_answer(session: Session, rules: MementoRules | None, limit: int, sampling: Sampling) -> Answer:
+    """Begins an answer by the rules; without any, delimiters are text."""
+    return session.answer(limit, sampling) if rules is None else MementoAnswer(session, rules, limit, sampling)
+
+
 def commit_answer(
     session: Session,
-    answer: MementoAnswer,
+    answer: Answer,
     turn: Turn | None = None,
     *,
     cut: bool = False,
@@ -134,6 +139,9 @@ def commit_answer(
 
     An answer that was cut is read again as the template writes it, with its blocks, which then go.
     """
+    if not isinstance(answer, MementoAnswer):
+        session.commit(answer, turn, cut=cut, told=told)
+        return
     turn = turn or Turn(Role.ASSISTANT, session.engine.model.tokenizer.decode(answer.ids))
     if cut or not answer.ids:
         append_turns(session, (turn,), answer.rules)
@@ -143,10 +151,10 @@ def commit_answer(
     session.record(event, after, {**(told or {}), **answer.describe()}, answer.evictions)
 
 
-def append_turns(session: Session, turns: Sequence[Turn], rules: MementoRules) -> int:
+def append_turns(session: Session, turns: Sequence[Turn], rules: MementoRules | None) -> int:
     """Reads turns as `Session.append` does; the blocks of the assistant that have a memento go once all is read."""
-    if not turns:
-        return 0
+    if rules is None or not turns:
+        return session.append(turns)
     rendered = session.render_turns(turns)
     count = sum(map(len, rendered))
     session.check_room(count)

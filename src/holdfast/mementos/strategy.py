@@ -11,9 +11,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from holdfast.blocks.block import Block, Kind, Origin
-from holdfast.errors import BadInput, Failed
+from holdfast.config import describe_config_places
+from holdfast.engine.routing import Task, chat_for_task
+from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.facts.session_facts import collect_facts
-from holdfast.mementos.compress import SMALLEST, Compressor, TraceBlock, check_share, describe_block
+from holdfast.mementos.compress import (
+    SMALLEST,
+    CodeCompressor,
+    Compressor,
+    ModelCompressor,
+    TraceBlock,
+    check_share,
+    describe_block,
+)
 from holdfast.mementos.traces import write_turn
 from holdfast.session.events import MementoAdded
 from holdfast.session.eviction import evict_blocks
@@ -81,6 +91,21 @@ class MementoStrategy:
 
     def __post_init__(self) -> None:
         check_share(self.share)
+
+
+def open_strategy(writer: str) -> MementoStrategy:
+    """Returns the strategy with the writer `own`, `ledger`, or `compactor`: the route of holdfast.toml, judged by code.
+
+    Raises BadOption if there is no such route.
+    """
+    if writer == "own":
+        return MementoStrategy(OwnWriter())
+    if writer == "ledger":
+        return MementoStrategy(OtherWriter(CodeCompressor()))
+    chat = chat_for_task(Task.COMPACTOR)
+    if chat is None:
+        raise BadOption(f"no model writes mementos: add [routes.compactor] to {describe_config_places()}")
+    return MementoStrategy(OtherWriter(ModelCompressor(chat)))
 
 
 def write_memento(

@@ -192,6 +192,8 @@ class SessionDetail(SessionRow):
 
     blocks: list[BlockRow]
     rounds: list[CurvePoint]
+    curve: list[tuple[int, float]]
+    """Tokens said and slots held, where blocks with mementos go; empty for a session without."""
     events: list[dict[str, Any]]
     """Each has `kind` and `at` (seconds since the epoch), and what its kind has to say."""
     facts: list[FactResult]

@@ -78,7 +78,7 @@ async function load(card) {
       card.part('[data-do="wake"]').hidden = true;
       bars(card);
       captions(card);
-      sawtooth(card.part("figure"), card.detail.rounds);
+      sawtooth(card.part("figure"), card.detail.rounds, card.detail.curve);
       if (card.chosen >= 0) choose(card, Math.min(card.chosen, card.detail.blocks.length - 1));
     }
   } catch (error) {

@@ -21,6 +21,7 @@ from typing import Any
 
 from holdfast.compaction.plan import Plan
 from holdfast.errors import BadInput, Conflict, Failed, HoldfastError
+from holdfast.mementos.strategy import MementoStrategy, write_memento
 from holdfast.server.sessions.counters import Counters
 from holdfast.server.sessions.entry import SessionEntry
 from holdfast.server.sessions.registry import SessionRegistry
@@ -74,10 +75,13 @@ class CompactionQueue:
         restart: bool,
         counters: Counters,
         accept: float | None = None,
+        mementos: MementoStrategy | None = None,
     ) -> None:
-        """Takes `accept`: the share of the agent's steps that a background compaction must retain."""
+        """Takes `accept`, the share of the agent's steps that a background compaction must retain, and who writes
+        mementos, if that is how sessions are compacted.
+        """
         self.registry, self.trigger, self.restart, self.counters = registry, trigger, restart, counters
-        self.accept = accept
+        self.accept, self.mementos = accept, mementos
         self._one_at_a_time, self._closing = Lock(), Event()
         self._background = ThreadPoolExecutor(1, "compact")
         if trigger.idle is not None:
@@ -151,7 +155,13 @@ class CompactionQueue:
     def compact_entered(self, entry: SessionEntry, request: CompactionRequest) -> None:
         """Compacts a session that the caller has entered. Raises what the compaction raises."""
         with self._track(entry, entry.session), entry.track_activity("compacting"):
-            _compact(entry.session, request)
+            self._compact(entry.session, request)
+
+    def _compact(self, session: Session, request: CompactionRequest) -> None:
+        if self.mementos:
+            write_memento(session, replace(self.mementos, restart=request.restart), request.reason)
+        else:
+            session.compact(request.plan, restart=request.restart, target=request.target, why=request.reason)
 
     def _request(self, reason: CompactionReason) -> CompactionRequest:
         return CompactionRequest(reason.text, self.restart, target=reason.target, forced=reason.kind == "force")
@@ -167,6 +177,10 @@ class CompactionQueue:
         if request is None:
             return
         with self._track(entry, session), entry.track_activity("compacting"):
+            if self.mementos:  # it is read behind all turns, so that nothing may come between
+                with self.registry.enter(name, key):
+                    self._compact(entry.session, request)
+                return
             if insist or self.accept is None:
                 prepared = snapshot.prepare(request.plan, restart=request.restart, target=request.target)
             else:
@@ -180,7 +194,7 @@ class CompactionQueue:
                 if not insist:
                     raise
                 with self.registry.enter(name, key):
-                    _compact(entry.session, request)
+                    self._compact(entry.session, request)
 
     def _prepare_accepted(
         self, snapshot: Session, session: Session, request: CompactionRequest, accept: float
@@ -249,7 +263,3 @@ def _gentler(plan: Plan, target: int | None) -> Iterator[tuple[Plan, int | None]
     for halving in range(1, TRIES):
         if plan.ratio / 2**halving >= LEAST_RATIO:
             yield replace(plan, ratio=plan.ratio / 2**halving), None
-
-
-def _compact(session: Session, request: CompactionRequest) -> None:
-    session.compact(request.plan, restart=request.restart, target=request.target, why=request.reason)

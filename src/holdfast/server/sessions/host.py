@@ -29,6 +29,9 @@ from holdfast.engine.kv_context import check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadContext, BadInput, BadOption, Busy, Failed, HoldfastError, PromptTooLong, TooLarge
+from holdfast.mementos.live import append_turns, begin_answer, commit_answer
+from holdfast.mementos.rules import MementoRules
+from holdfast.mementos.strategy import MementoStrategy
 from holdfast.model.load import full_bytes
 from holdfast.server.output.processor import OutputProcessor
 from holdfast.server.protocol import (
@@ -84,6 +87,10 @@ class HostPolicy:
     head: int = HEAD
     """Tokens of a system prompt with its tools, from which on its states are read once and shared between the sessions
     of a key."""
+    blocks: MementoRules | None = None
+    """The model writes blocks and mementos itself, and a block goes by these rules; None takes them for text."""
+    mementos: MementoStrategy | None = None
+    """Compact by a memento on the old exchanges; None compacts by the plan."""
     volatile: tuple[str, ...] = VOLATILE
     """Patterns of lines of a system prompt that change from request to request and do not make it another session."""
 
@@ -94,7 +101,7 @@ class SessionHost:
     def __init__(self, engine: LocalEngine, plan: Plan, store: Store, policy: HostPolicy | None = None) -> None:
         """Takes note of every session of the store. Raises UnsupportedModel for a model that needs `restart`."""
         self.engine, self.plan, self.policy = engine, plan, policy or HostPolicy()
-        if not self.policy.restart:
+        if not self.policy.restart or self.policy.blocks or self.policy.mementos:
             check_retains(engine.model)
         self.model, self.window = engine.model.name, engine.model.max_tokens
         self.shows_tools = shows_tools(engine.model.tokenizer)
@@ -104,7 +111,7 @@ class SessionHost:
         self.registry.discover()
         self._answers = 0
         self._closing = Event()
-        how = self.policy.restart, self.counters, self.policy.accept
+        how = self.policy.restart, self.counters, self.policy.accept, self.policy.mementos
         self.compactions = CompactionQueue(self.registry, self.policy.trigger, *how)
         self.compactions.submit(self._collect)
 
@@ -125,7 +132,7 @@ class SessionHost:
             session, cached = entry.session, max(0, entry.session.cache.tokens - own) if known else 0
             with entry.track_activity("reading"):
                 self._prefill(entry, request.turns[known:])
-            answer = session.answer(self._limit(session, request), self.sampling(request))
+            answer = begin_answer(session, self.policy.blocks, self._limit(session, request), self.sampling(request))
             prompt = session.cache.tokens + len(answer.opening)
             yield AnswerStart(entry.name, prompt, cached)
             output = OutputProcessor(answer, request, f"{entry.name}{len(session.turns)}")
@@ -135,7 +142,7 @@ class SessionHost:
                     first = first or time.perf_counter() - began
                     yield piece
             told = {"prompt": prompt, "prefilled": prompt - cached, "first": round(first, 3) if first else None}
-            session.commit(answer, output.turn, cut=bool(output.stopped_by), told=told)
+            commit_answer(session, answer, output.turn, cut=bool(output.stopped_by), told=told)
             self.registry.update_turns(entry, session.turns)
             used = prompt, cached, len(answer.ids)
             self.counters.add(
@@ -203,7 +210,7 @@ class SessionHost:
         for piece, tokens in pieces:
             if not fits:
                 self._make_room(entry, tokens)
-            session.append(piece)
+            append_turns(session, piece, self.policy.blocks)
             self.registry.update_turns(entry, session.turns)
 
     @property

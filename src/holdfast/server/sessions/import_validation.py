@@ -53,6 +53,8 @@ class _Sizes(_Open):
     prefilled: Count | None = None
     first: Number | None = None
     gate: _Gate | None = None
+    curve: list[tuple[Count, Number]] | None = None
+    dropped: list[tuple[Count, Count]] | None = None
 
 
 class _Event(_Strict):
@@ -85,6 +87,13 @@ class _Turns(_Event):
     kind: Literal["turns"]
     turns: Annotated[list[_Turn], Field(min_length=1)]
     blocks: list[tuple[Count, Kind, Annotated[list[Count], Field(min_length=1)]]]
+    told: _Sizes = _Sizes()
+
+
+class _Memento(_Event):
+    kind: Literal["memento"]
+    turn: Count
+    ids: Annotated[list[Count], Field(min_length=1)]
     told: _Sizes = _Sizes()
 
 
@@ -122,7 +131,12 @@ class _PinnedRow(_Event):
 
 
 _LATER = TypeAdapter(
-    list[Annotated[_Turns | _Checkpoint | _RejectedRow | _Undone | _Rewound | _PinnedRow, Field(discriminator="kind")]],
+    list[
+        Annotated[
+            _Turns | _Memento | _Checkpoint | _RejectedRow | _Undone | _Rewound | _PinnedRow,
+            Field(discriminator="kind"),
+        ]
+    ],
     config=ConfigDict(strict=True),
 )
 

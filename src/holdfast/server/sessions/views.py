@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from holdfast.context.compress_positions import slots_of_tokens
+from holdfast.mementos.kv import curve_of_log
 from holdfast.model.load import Model, full_bytes
 from holdfast.server.protocol import BlockRow, CurvePoint, FactResult, RawTurn, SessionDetail, SessionRow
 from holdfast.server.sessions.entry import SessionEntry
@@ -18,7 +19,7 @@ from holdfast.transcript.turn import Turn
 
 TITLE = 120
 TEXT = 2000
-PRIVATE = ("turns", "blocks", "tools", "key")  # fields of an event that are shown otherwise, or to nobody
+PRIVATE = ("turns", "blocks", "ids", "tools", "key")  # fields of an event that are shown otherwise, or to nobody
 
 
 def row(entry: SessionEntry, model: Model) -> SessionRow:
@@ -95,6 +96,7 @@ def detail(entry: SessionEntry, session: Session, model: Model) -> SessionDetail
         blocks=_block_rows(session, facts),
         rounds=[point for event in session.events if (point := _curve_point(event, session))],
         events=[{k: v for k, v in event.items() if k not in PRIVATE} for event in session.events],
+        curve=_slots_over_tokens(session),
         facts=facts,
         evidence=dict(_newest_evidence(session)),
     )
@@ -206,6 +208,13 @@ def _curve_point(event: Mapping[str, Any], session: Session) -> CurvePoint | Non
         prefilled=int(sizes.get("prefilled", 0)),
         seconds_to_first_token=sizes.get("first"),
     )
+
+
+def _slots_over_tokens(session: Session) -> list[tuple[int, float]]:
+    """Returns the sawtooth of a session that drops blocks; none for one that does not."""
+    if not any("dropped" in event.get("told", {}) for event in session.events):
+        return []
+    return list(curve_of_log(session.events).points)
 
 
 def _turn_at(event: Mapping[str, Any], session: Session) -> int:
