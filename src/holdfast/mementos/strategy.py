@@ -79,7 +79,7 @@ class OtherWriter:
 
 @dataclass(frozen=True)
 class MementoStrategy:
-    """Who writes mementos, and how."""
+    """The writer of mementos, and how long and how late they are."""
 
     writer: Writer
     share: float = 0.2
