@@ -79,7 +79,7 @@ def torment(folder: Path, kills: int, supervisors: int, seed: int = 0) -> Table:
             table.kills += 1
             runners[at] = launch(folder)
         unfinished = sum(record.status != "completed" for record in log.refresh().records.values())
-        if unfinished < 6:
+        if unfinished < 6 and count < 400:
             add_tasks(folder, count, 4)
             count += 4
     names = {f"t{number}" for number in range(count)}

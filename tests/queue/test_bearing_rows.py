@@ -207,3 +207,14 @@ def test_priors_of_after_are_none(tmp_path):
     log = write(tmp_path, task("a"), {**task("b"), "depends_on": [{"id": "a", "kind": "after"}]})
     PlanFile(log).sync()
     assert priors(log.state, log.state.tasks["b"]) == []
+
+
+def test_a_compact_result_keeps_its_first_line_and_the_lines_with_facts():
+    chatter = "\n".join(f"Then I looked around a little more, as one does, time {'after ' * 9}time." for _ in range(9))
+    earlier = [
+        Prior("a", "A", f"Wrote the API.\n{chatter}\nPort 4701, src/db.js, bcryptjs 2.4.3.\n{chatter}", how="compact")
+    ]
+    text, measured = build_prompt(Task.model_validate(task("t")), plan(), earlier)
+    assert "Wrote the API." in text
+    assert "Port 4701, src/db.js, bcryptjs 2.4.3." in text
+    assert measured.compressed < 400 < measured.original

@@ -211,3 +211,19 @@ def test_independent_tasks_run_side_by_side(tmp_path):
     log = write(tmp_path, task("a", meet.format("a.here", "b.here")), task("b", meet.format("b.here", "a.here")))
     run(log, jobs=2)
     assert statuses(log) == {"a": "completed", "b": "completed"}
+
+
+def test_ctrl_c_ends_the_tasks_and_queues_them_again_without_a_retry(tmp_path):
+    log = write(tmp_path, task("a", "cat >/dev/null; touch here; until test -e go; do sleep 0.02; done"))
+    line = [sys.executable, "-m", "holdfast", "queue", "run", tmp_path]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(line, env=variables, stderr=subprocess.PIPE) as runner:
+        until((tmp_path / "here").exists)
+        runner.send_signal(signal.SIGINT)
+        told = runner.communicate()[1].decode()
+    assert runner.returncode == 130, told
+    record = log.refresh().records["a"]
+    assert (record.status, record.crashes, record.failures) == ("queued", 0, 0)
+    (tmp_path / "go").touch()
+    run(log)
+    assert statuses(log) == {"a": "completed"}

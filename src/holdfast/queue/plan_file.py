@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from holdfast.queue import schedule
 from holdfast.queue.events import Event, Log, Record, State
 from holdfast.queue.tasks import FINISHED, Plan, Task, read_plan, write_plan
 from holdfast.storage import files
+from holdfast.storage.files import FileLock
 
 TASKS = "tasks.json"
 _TRIES = 20  # a planner that writes more often than that in a row is broken
@@ -42,15 +44,31 @@ class PlanFile:
         """
         if self._mark and self._mark == self._signature():
             return self.log.state
-        for _ in range(_TRIES):
-            data, wanted = _read(self.path), render(self.log.refresh())
-            if data not in (None, wanted, self._seen):
-                self._merge(data)
-                wanted = render(self.log.refresh())
-            if data == wanted or self._put(data, wanted):
-                self._seen, self._mark = wanted, self._signature()
-                return self.log.state
+        self.log.make_folder()
+        with closing(FileLock(self.log.folder / "plan.lock")) as lock:
+            lock.take(wait=True)  # two that put each other's file back would drop an edit between them
+            self._rescue()
+            for _ in range(_TRIES):
+                data, wanted = _read(self.path), render(self.log.refresh())
+                if data not in (None, wanted, self._seen):
+                    self._merge(data)
+                    wanted = render(self.log.refresh())
+                if data == wanted or self._put(data, wanted):
+                    self._seen, self._mark = wanted, self._signature()
+                    return self.log.state
         raise Conflict(f"{self.path} changes faster than it can be merged; close what writes it, and run again")
+
+    def _rescue(self) -> None:
+        """Merges what a process that was killed while it wrote the file had in hand: it may be a planner's edit.
+
+        Whoever writes the file holds the lock, so that nobody alive is writing these. Our own bytes change nothing.
+        """
+        for spare in self.log.project.glob(".holdfast-*.tmp"):
+            try:
+                self._merge(spare.read_bytes())
+            except (BadInput, OSError):  # another file's, or cut short before it stood in any place
+                continue
+            spare.unlink(missing_ok=True)
 
     def _signature(self) -> tuple[object, ...]:
         try:

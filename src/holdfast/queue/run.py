@@ -225,9 +225,10 @@ class Runner:
     def _end(self, task: Task, record: Record, outcome: Outcome, measures: dict[str, Any], end: Exit | None) -> None:
         """Merges the work tree and appends the end of an attempt."""
         merged = worktrees.MergeResult()
-        order = lease.read_json(lease.attempt_folder(self.log, task.id, record.attempt) / "order.json") or {}
-        place = Path(order.get("folder", self.log.project))
-        changed = [] if end is None else find_changes(place, record.started)
+        file = lease.attempt_folder(self.log, task.id, record.attempt) / "order.json"
+        order = lease.read_json(file) or {}
+        place, began = Path(order.get("folder", self.log.project)), file.stat().st_mtime if order else record.started
+        changed = [] if end is None else find_changes(place, began)
         if outcome.ok and order.get("worktree"):
             told = f"{task.id}: {task.name}"
             merged = worktrees.merge(self.log.project, self.log.folder / "worktrees", order["worktree"], told)
@@ -333,7 +334,7 @@ def find_changes(folder: Path, since: float) -> list[str]:
         for name in names:
             path = Path(place, name)
             try:
-                if path.stat().st_mtime >= since and str(path.relative_to(folder)) not in _OWN:
+                if path.stat().st_mtime > since and str(path.relative_to(folder)) not in _OWN:
                     found.append(str(path.relative_to(folder)))
             except OSError:  # deleted meanwhile
                 continue
