@@ -86,21 +86,33 @@ class PlanFile:
         self.notes += notes
 
     def _put(self, data: bytes | None, wanted: bytes) -> bool:
-        """Writes the file; returns False if somebody else wrote it meanwhile, whose bytes then stand there."""
+        """Writes the file; returns False if somebody else wrote it meanwhile: then that edit is merged, too.
 
-        def compare(old: bytes) -> bytes:
-            if old != data:
-                raise Conflict("edited meanwhile")
+        The edit is not put back in between: a planner may by then have read what we wrote. Raises BadInput for an edit
+        that cannot be used, which then stands in the file again.
+        """
+        refused: list[tuple[bytes, BadInput]] = []
+
+        def take_over(old: bytes) -> bytes:
+            if old not in (data, wanted):
+                try:
+                    self._merge(old)
+                except BadInput as error:
+                    refused.append((old, error))
             return b""
 
         try:
             if data is None:
                 files.create(self.path, wanted)
             else:
-                files.exchange(self.path, wanted, compare)
-        except (Conflict, FileExistsError, FileNotFoundError):
+                files.exchange(self.path, wanted, take_over)
+        except (FileExistsError, FileNotFoundError):
             return False
-        return True
+        if refused:
+            broken, error = refused.pop()
+            files.exchange(self.path, broken, take_over)
+            raise error
+        return render(self.log.refresh()) == wanted
 
 
 def render(state: State) -> bytes:

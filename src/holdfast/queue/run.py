@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import BadInput, HoldfastError
+from holdfast.errors import BadInput, Conflict, HoldfastError
 from holdfast.queue import lease, schedule, worktrees
 from holdfast.queue.context import ContextSizes, Models, build_prompt, priors
 from holdfast.queue.events import Event, Log, Record, State
@@ -104,7 +104,7 @@ class Runner:
         try:
             self.file.sync()
             self._problem = self._told = ""
-        except BadInput as error:  # told at the second look: the file may be half written just now
+        except (BadInput, Conflict) as error:  # told at the second look: the file may be half written just now
             if str(error) == self._problem and self._told != self._problem:
                 self._told = self._problem
                 self.report(f"the edit of tasks.json is not taken: {error}")
