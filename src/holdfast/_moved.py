@@ -30,6 +30,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "places": ("storage.backends",),
     "record": ("session.events", "session.checkpoints"),
     "rounds": ("compaction.recompact",),
+    "server.output.tool_parser": ("transcript.tool_parser",),
     "store": ("storage.store",),
     "textual": ("text.rewrite", "session.trigger"),
     "transcript.size": ("transcript.token_estimate",),

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.blocks.messages import Abilities, chat_messages
-from holdfast.server.output.tool_parser import ToolParser, join_deltas
 from holdfast.server.protocol import ReasoningDelta, TextDelta, ToolCallDelta
+from holdfast.transcript.tool_parser import ToolParser, join_deltas
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 HERMES = '<tool_call>\n{"name": "bash", "arguments": {"command": "ls"}}\n</tool_call>'

@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.agent.control import FormatError
 from holdfast.agent.tools import Tool
 from holdfast.errors import BadOption
+from holdfast.transcript.tool_parser import ToolParser, join_deltas
 from holdfast.transcript.turn import Role, ToolCall, Turn
 
 
@@ -93,9 +94,48 @@ def _describe_fence(tools: Sequence[Tool]) -> str:
     )
 
 
+def _parse_xml(answer: Turn, tools: Sequence[Tool], prefix: str) -> Turn:
+    """Takes the one call of the text, `<function=NAME><parameter=KEY>`; reasoning stands before it."""
+    parser = ToolParser(True, definitions=[tool.definition() for tool in tools], call_prefix=prefix)
+    calls = join_deltas([*parser.feed(answer.text), *parser.end()]).calls
+    if len(calls) > 1:
+        raise FormatError(f"Your answer holds {len(calls)} calls; make exactly one. Nothing was run.")
+    if not calls and _OPENED.search(answer.text):
+        raise FormatError(
+            "Your answer holds a call that is not whole; write <function=NAME>, each <parameter=KEY>value</parameter>, "
+            "and </function>. Nothing was run."
+        )
+    return replace(answer, calls=calls)
+
+
+_OPENED = re.compile(r"<(function|parameter)=|<tool_call>")
+
+
+def _describe_xml(tools: Sequence[Tool]) -> str:
+    lines = []
+    for tool in tools:
+        lines.append(f"- {tool.name}: {tool.description}")
+        lines += [
+            f"    {name}{' (optional)' if name in tool.optional else ''}: {words}"
+            for name, words in tool.parameters.items()
+        ]
+    return (
+        "You have these tools:\n"
+        + "\n".join(lines)
+        + (
+            "\n\nSay first what you do and why, then call exactly one tool, in this form, with nothing behind it:\n\n"
+            "<function=NAME>\n<parameter=KEY>value</parameter>\n</function>\n\nIts result is the next message."
+        )
+    )
+
+
 SYNTAXES: dict[str, CallSyntax] = {
     syntax.name: syntax
-    for syntax in (CallSyntax("api", _parse_api), CallSyntax("fence", _parse_fence, _describe_fence))
+    for syntax in (
+        CallSyntax("api", _parse_api),
+        CallSyntax("fence", _parse_fence, _describe_fence),
+        CallSyntax("xml", _parse_xml, _describe_xml),
+    )
 }
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from select import select
 from threading import Thread
 
-from holdfast.agent.sandbox.base import Rights, Running, Sandbox, end_group
+from holdfast.agent.sandbox.base import Rights, Running, Sandbox
+from holdfast.agent.sandbox.process import end_group
 
 HEAD, TAIL = 5000, 5000
 """Characters of a long output that are shown."""
@@ -23,6 +24,8 @@ FLOOD = 256 << 20
 MARK = "HOLDFAST_COMMAND"
 """The variable by which processes are found that left their group."""
 _CHUNK = 1 << 16
+_LOOK = 0.1  # seconds between two looks at a command's processes and memory
+_TIME = "time"
 _GRACE = 0.2  # seconds for what is still in the pipe once the main process has ended
 
 
@@ -115,34 +118,35 @@ def run_command(
         waiter.join(5)
         running.close()
     took = time.monotonic() - began
-    reasons = {"time": f"it ran for more than {seconds:g} s", "flood": f"it printed more than {FLOOD >> 20} MiB"}
-    words = f"The command was ended: {reasons[ended]}." if ended else ""
+    ended = ended or running.excess() if not codes or codes[0] < 0 else ended
+    reason = f"it ran for more than {seconds:g} s" if ended == _TIME else ended
     head, tail = clamp.texts()
+    words = f"The command was ended: {reason}." if reason else ""
     return CommandResult(head, codes[0] if codes and not ended else -1, took, words, clamp.total, tail)
 
 
 def _read(running: Running, clamp: Clamp, waiter: Thread, until: float) -> str:
-    """Reads the output up to the end of the main process; returns what ended it: time, flood or nothing."""
-    last: float | None = None
-    while True:
-        now = time.monotonic()
-        if last is None and not waiter.is_alive():
+    """Reads the output up to the end of the main process; returns the reason why it must be ended, empty if it did."""
+    last, look = float("inf"), time.monotonic() + _LOOK
+    while (now := time.monotonic()) < min(until, last):
+        if last == float("inf") and not waiter.is_alive():
             last = now + _GRACE  # a child in the background may hold the pipe for ever
-        if last is not None and now >= last:
-            return ""
-        if now >= until:
-            return "time"
+        if now >= look:
+            if passed := running.excess():
+                return passed
+            look = time.monotonic() + _LOOK
         if not select([running.output], [], [], min(0.05, until - now))[0]:
-            if last is not None:
+            if last < float("inf"):
                 return ""
             continue
         data = os.read(running.output, _CHUNK)
         if not data:
             waiter.join(max(0.0, until - time.monotonic()))
-            return "time" if waiter.is_alive() else ""
+            return _TIME if waiter.is_alive() else ""
         clamp.feed(data)
         if clamp.total > FLOOD:
-            return "flood"
+            return f"it printed more than {FLOOD >> 20} MiB"
+    return _TIME if now >= until else ""
 
 
 def _end_leftovers(mark: str) -> None:

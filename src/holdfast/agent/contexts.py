@@ -16,12 +16,14 @@ from holdfast.cost.usage import Usage
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
 from holdfast.methods.registry import LATENT, TEXT
-from holdfast.session.trigger import TRIGGER
+from holdfast.session.trigger import TRIGGER, Trigger
 from holdfast.text.rewrite import Rewritten, TextPlan
 from holdfast.transcript.turn import Turn
 
 RATIO = 2.0
 """Of the trigger to what a compaction leaves, unless the name says another."""
+LATENT_RATIO = 8.0
+"""Tokens per slot of what is compacted inside a model, unless the name says another."""
 WINDOW_SHARE = 0.75
 """Share of the model's window at which a history is compacted at the latest."""
 
@@ -148,6 +150,15 @@ def open_context(
     high = min([trigger or TRIGGER, *([int(WINDOW_SHARE * model.window)] if model.window else [])])
     if parsed.kind == "text":
         budget = max(1, int(high / (parsed.ratio or RATIO)))
-        plan = TextPlan(parsed.method, budget=budget, least_recent=1)
-        return TextContext(spec, Compactor(plan, high, chat=chat), prices)
+        text = TextPlan(parsed.method, budget=budget, least_recent=1)
+        return TextContext(spec, Compactor(text, high, chat=chat), prices)
+    from holdfast.agent.local import LatentContext, LocalModel
+
+    if isinstance(model, LocalModel):
+        from holdfast.compaction.plan import Plan, Policy
+        from holdfast.methods.registry import build
+
+        build(parsed.method)
+        plan = Plan(parsed.method, parsed.ratio or LATENT_RATIO, policy=Policy(keep_recent=1))
+        return LatentContext(spec, model, plan, Trigger(tokens=high))
     raise BadOption(f"{spec} compacts inside a model of this process; {model.name} runs elsewhere, take a text method")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from holdfast.agent.call_syntax import CallSyntax, read_arguments
 from holdfast.agent.contexts import Context
@@ -53,6 +54,11 @@ class Agent:
     @property
     def state(self) -> RunState:
         return self.trajectory.state
+
+    @property
+    def definitions(self) -> list[dict[str, Any]]:
+        """The tools as the API takes them; none where calls travel as text."""
+        return [] if self.syntax.in_text else [tool.definition() for tool in self.profile.tools]
 
     def run(self) -> AgentRun:
         """Runs to an end. Raises OSError if the log cannot be written; the run can then be resumed."""
@@ -108,12 +114,13 @@ class Agent:
 
     def query(self) -> ModelAnswer:
         """Returns the model's answer. A history that it cannot read is compacted once more, then the run stops."""
-        tools = [] if self.syntax.in_text else [tool.definition() for tool in self.profile.tools]
         for force in (False, True):
             turns = self.syntax.send(self.prepare(force))
             began = time.perf_counter()
             try:
-                given = self.model.answer(turns, tools, self.limits.answer_tokens, self.limits.answer_seconds)
+                given = self.model.answer(
+                    turns, self.definitions, self.limits.answer_tokens, self.limits.answer_seconds
+                )
                 return given if given.seconds else replace(given, seconds=time.perf_counter() - began)
             except TooLarge as error:
                 reason = str(error)

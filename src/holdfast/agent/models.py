@@ -43,7 +43,7 @@ class AgentModel(Protocol):
         """None where nobody knows them."""
         ...
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]]) -> None:
         """Prepares for a run that has `steps` answers already: 0, or more if it is resumed."""
         ...
 
@@ -81,7 +81,7 @@ class ScriptedModel:
     def __post_init__(self) -> None:
         self._cache, self._clock, self._at = Cache(self.rules), count(), 0
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]]) -> None:
         """Goes on behind the answers that a resumed run has."""
         self._at = steps
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdfast.agent.tools import BASH, READ_FILE, RUN_COMMAND, SENTINEL, WRITE_FILE, Tool
+from holdfast.agent.editor import EDITOR
+from holdfast.agent.tools import BASH, READ_FILE, RUN_COMMAND, SENTINEL, SUBMIT, WRITE_FILE, Tool
 from holdfast.errors import BadOption
 
 
@@ -49,7 +50,19 @@ FILES = Profile(
     f"{{task}}\n\n{_RULES}",
     answer_ends=True,
 )
-PROFILES: dict[str, Profile] = {profile.name: profile for profile in (BASH_ONLY, FILES)}
+EDITOR_AND_BASH = Profile(
+    "editor",
+    (BASH, EDITOR, SUBMIT),
+    "You are a software engineer who works on a repository with tools. Each answer holds your reasoning, and then "
+    "exactly one call.",
+    "<uploaded_files>\n{directory}\n</uploaded_files>\nI have uploaded a repository. Consider the following "
+    "description:\n\n<pr_description>\n{task}\n</pr_description>\n\nMake the changes that it asks for. Do not change "
+    "the tests unless it asks for that. Follow these steps:\n1. Look at the files that matter.\n2. Write a script that "
+    "shows the present behaviour, and run it.\n3. Change the source.\n4. Run the script again.\n5. Think of edge cases "
+    f"and handle them.\n\n{_RULES} Call submit once all is done.",
+    calls="xml",
+)
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (BASH_ONLY, FILES, EDITOR_AND_BASH)}
 
 
 def open_profile(name: str) -> Profile:

@@ -19,7 +19,7 @@ from holdfast.agent.profiles import Profile, open_profile
 from holdfast.agent.sandbox import open_sandbox
 from holdfast.agent.sandbox.base import Sandbox
 from holdfast.agent.state import AgentRun
-from holdfast.agent.trajectory import Trajectory
+from holdfast.agent.trajectory import LOG, Trajectory, read_rows, replay
 from holdfast.agent.workplace import Workplace, open_rights
 from holdfast.errors import BadInput
 from holdfast.transcript.turn import Role, Turn
@@ -39,6 +39,9 @@ class AgentOptions:
     trigger: int | None = None
     """Tokens of a history above which it is compacted."""
     network: bool = False
+    """Commands may reach any host."""
+    loopback: bool = False
+    """Commands may start servers on 127.0.0.1 and reach them."""
     read: tuple[Path, ...] = ()
     """Further files and folders that they may read."""
     write: tuple[Path, ...] = ()
@@ -55,6 +58,22 @@ def runs_folder() -> Path:
 def new_run_folder() -> Path:
     """Returns the name of a folder for a new run."""
     return runs_folder() / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def find_run(name: Path) -> Path:
+    """Returns the folder of a run: the path itself, or a name among the user's runs."""
+    own = runs_folder() / name
+    return own if len(name.parts) == 1 and not name.exists() and own.is_dir() else name
+
+
+def list_runs(most: int = 20) -> list[tuple[str, str, str]]:
+    """Returns name, task and status of the newest runs, the newest first."""
+    folders = sorted((path.parent for path in runs_folder().glob(f"*/{LOG}")), reverse=True)[:most]
+    listed = []
+    for folder in folders:
+        if rows := read_rows(folder):
+            listed.append((folder.name, str(rows[0]["task"]), replay(rows).status))
+    return listed
 
 
 def run_agent(
@@ -80,7 +99,7 @@ def run_agent(
         with Trajectory(folder or new_run_folder()) as trajectory:
             agent = Agent(model, profile, syntax, context, place, options.limits, trajectory, **vars(hooks))
             _open(agent, task)
-            model.begin(agent.state.steps)
+            model.begin(agent.state.steps, agent.definitions)
             return agent.run()
     finally:
         shutil.rmtree(place.rights.scratch, ignore_errors=True)
@@ -88,7 +107,9 @@ def run_agent(
 
 def _open_place(directory: Path | str, options: AgentOptions) -> Workplace:
     sandbox = open_sandbox(options.sandbox) if isinstance(options.sandbox, str) else options.sandbox
-    rights = open_rights(directory, options.network, options.read, options.write)
+    rights = open_rights(
+        directory, read=options.read, write=options.write, network=options.network, loopback=options.loopback
+    )
     return Workplace(sandbox, rights, options.limits.command_seconds, options.variables)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.agent.commands import CommandResult
+from holdfast.agent.commands import HEAD, TAIL, CommandResult
 from holdfast.agent.workplace import Workplace
 from holdfast.errors import BadInput
 
@@ -54,6 +54,14 @@ class Tool:
         return {"type": "function", "function": function}
 
 
+def clamp_text(text: str, most: int = 4 * (HEAD + TAIL)) -> str:
+    """Returns a text whose middle is left out where it is longer than `most` characters, and says so."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n[{len(text) - 2 * half} characters left out; look at parts of it]\n{text[-half:]}"
+
+
 def observe_command(result: CommandResult) -> Observation:
     """Returns the observation of a command; one that prints the sentinel first hands the work in."""
     first, _, rest = result.output.lstrip().partition("\n")
@@ -69,7 +77,7 @@ def run_bash(arguments: Mapping[str, Any], place: Workplace) -> Observation:
 
 def read_file(arguments: Mapping[str, Any], place: Workplace) -> Observation:
     """Reads a file."""
-    return Observation(place.read(str(arguments["path"])))
+    return Observation(clamp_text(place.read(str(arguments["path"]))))
 
 
 def write_file(arguments: Mapping[str, Any], place: Workplace) -> Observation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast import config
@@ -28,6 +28,8 @@ class Workplace:
     """Seconds of one command."""
     variables: tuple[str, ...] = ()
     """Further variables of the environment that commands get."""
+    edits: dict[str, list[str]] = field(default_factory=dict)
+    """Earlier texts of files that a tool has edited, the newest last."""
 
     def run(self, command: str) -> CommandResult:
         """Runs a shell command in the work tree."""
@@ -63,14 +65,17 @@ class Workplace:
 
 
 def open_rights(
-    directory: Path | str, network: bool = False, read: tuple[Path, ...] = (), write: tuple[Path, ...] = ()
+    directory: Path | str, *, read: tuple[Path, ...] = (), write: tuple[Path, ...] = (), **network: bool
 ) -> Rights:
-    """Returns the rights in a folder, with a new folder for temporary files. Raises BadInput if there is none."""
+    """Returns the rights in a folder, with a new folder for temporary files. Raises BadInput if there is none.
+
+    `network` are the fields of `Rights` that say what may be reached.
+    """
     work = Path(directory).expanduser().resolve()
     if not work.is_dir():
         raise BadInput(f"{directory} is no folder; create it first, or give the folder in which the agent is to work")
     scratch = Path(tempfile.mkdtemp(prefix="holdfast-agent-")).resolve()
-    return Rights(work, scratch, (*_git_folder(work), *read), write, network)
+    return Rights(work, scratch, (*_git_folder(work), *read), write, **network)
 
 
 def _git_folder(work: Path) -> tuple[Path, ...]:

@@ -15,6 +15,7 @@ import typer
 
 from holdfast import __version__
 from holdfast.cli import (
+    agent,
     ask,
     calibrate,
     compact,
@@ -56,7 +57,7 @@ SECTIONS: dict[str, tuple[Callable[..., None], ...]] = {
     "Measuring": (demo.demo, calibrate.calibrate, train.train),
     "This installation": (methods.methods, models.models, fetch.fetch, config.config, version.version),
 }
-GROUPS = {"eval": "Measuring", "mementos": "Measuring", "queue": "Work"}
+GROUPS = {"eval": "Measuring", "mementos": "Measuring", "agent": "Work", "queue": "Work"}
 """Commands with commands of their own, and their sections."""
 
 
@@ -97,6 +98,7 @@ for commands in SECTIONS.values():
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(mementos.app, name="mementos")
 app.add_typer(task_queue.app, name="queue")
+app.add_typer(agent.app, name="agent")
 
 
 INTERRUPTED = 130

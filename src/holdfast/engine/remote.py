@@ -11,13 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from holdfast.engine.chat import ChatAnswer
 from holdfast.engine.time_limit import run_within
 from holdfast.errors import Failed
+
+T = TypeVar("T")
 
 SHOWN = 300
 """Characters of a server's own words that an error tells."""
@@ -56,12 +58,22 @@ class Remote(ABC):
 
     def __call__(self, system: str, prompt: str, max_tokens: int, timeout: float) -> ChatAnswer:
         """Asks once. Raises Failed if no usable answer came within `timeout` seconds, retries included."""
-        sdk = _import_sdk(self.sdk)
         most = min(max_tokens, self.max_output or max_tokens)
+
+        def post(sdk: Any) -> str:
+            return self._post(sdk, system, prompt, most, timeout)
+
+        return self.exchange(post, self._reply, timeout)
+
+    def exchange(self, post: Callable[[Any], str], read: Callable[[str, float], T], timeout: float) -> T:
+        """Returns what `read` makes of the body that `post` brings, with the seconds that it took; `post` is given the
+        SDK. Raises Failed with what to do next.
+        """
+        sdk = _import_sdk(self.sdk)
         began = time.perf_counter()
         try:
-            text = run_within(timeout, lambda: self._post(sdk, system, prompt, most, timeout))
-            return self._reply(text, time.perf_counter() - began)
+            text = run_within(timeout, lambda: post(sdk))
+            return read(text, time.perf_counter() - began)
         except TimeoutError as error:
             raise Failed(
                 self._describe_failure(f"no answer within {timeout:g} s", "raise timeout, or choose a faster model")
@@ -85,7 +97,8 @@ class Remote(ABC):
     def _reply(self, body: str, seconds: float) -> ChatAnswer:
         """Raises ValidationError where the body is not of this wire, Failed where the model refused."""
 
-    def _options(self, timeout: float) -> dict[str, Any]:
+    def options(self, timeout: float) -> dict[str, Any]:
+        """Returns the arguments of the SDK's client."""
         address = self.base_url or self.address
         return {"api_key": self.key or "none", "base_url": address, "timeout": timeout, "max_retries": self.retries}
 
@@ -109,7 +122,7 @@ class OpenAIChat(Remote):
         # The provider's newer models refuse `max_tokens`; compatible servers know nothing else.
         limit = "max_tokens" if self.base_url and self.base_url != self.address else "max_completion_tokens"
         messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-        with sdk.OpenAI(**self._options(timeout)) as client:
+        with sdk.OpenAI(**self.options(timeout)) as client:
             client.organization = client.project = None  # which the SDK takes from the environment
             raw = client.chat.completions.with_raw_response
             answer = raw.create(model=self.model, messages=messages, **{limit: max_tokens})
@@ -131,7 +144,7 @@ class AnthropicChat(Remote):
 
     def _post(self, sdk: Any, system: str, prompt: str, max_tokens: int, timeout: float) -> str:
         messages = [{"role": "user", "content": prompt}]
-        with sdk.Anthropic(**self._options(timeout)) as client:
+        with sdk.Anthropic(**self.options(timeout)) as client:
             raw = client.messages.with_raw_response
             answer = raw.create(model=self.model, max_tokens=max_tokens, messages=messages, system=system)
             return bytes(answer.http_response.content).decode(errors="replace")

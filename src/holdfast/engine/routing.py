@@ -37,6 +37,7 @@ class Task(StrEnum):
     PLANNER = "planner"
     COMPACTOR = "compactor"
     VALIDATOR = "validator"
+    AGENT = "agent"
 
 
 class Route(BaseModel):

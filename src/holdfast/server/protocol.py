@@ -8,7 +8,11 @@ from typing import Any, Literal, Protocol
 
 from typing_extensions import TypedDict
 
-from holdfast.transcript.turn import ToolCall, Turn
+from holdfast.transcript.tool_parser.deltas import Logprob as Logprob  # noqa: PLC0414
+from holdfast.transcript.tool_parser.deltas import ReasoningDelta as ReasoningDelta  # noqa: PLC0414
+from holdfast.transcript.tool_parser.deltas import TextDelta as TextDelta  # noqa: PLC0414
+from holdfast.transcript.tool_parser.deltas import ToolCallDelta as ToolCallDelta  # noqa: PLC0414
+from holdfast.transcript.turn import Turn
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -36,15 +40,6 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
-class Logprob:
-    """One token of an answer as the model saw it."""
-
-    token: str
-    logprob: float
-    top: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True)
 class AnswerStart:
     """The history is read and the answer begins."""
 
@@ -52,28 +47,6 @@ class AnswerStart:
     prompt_tokens: int
     cached_tokens: int
     """Tokens of the prompt that the session already held."""
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """Text of the answer. Joined, they are the text of the turn."""
-
-    text: str
-    logprobs: tuple[Logprob, ...] = ()
-
-
-@dataclass(frozen=True)
-class ReasoningDelta:
-    """Reasoning, if the model marks it."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class ToolCallDelta:
-    """A whole tool call; its text is not sent as text."""
-
-    call: ToolCall
 
 
 @dataclass(frozen=True)

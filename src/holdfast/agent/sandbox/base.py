@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +57,9 @@ class Rights:
     write: tuple[Path, ...] = ()
     """Further folders that it may change."""
     network: bool = False
+    """Any host."""
+    loopback: bool = False
+    """Servers and clients on 127.0.0.1; where the sandbox has no network of its own, those of this machine."""
     memory: int = 4 << 30
     """Bytes."""
     processes: int = 256
@@ -82,6 +81,10 @@ class Running(Protocol):
 
     def wait(self) -> int:
         """Waits for the end of its main process; returns the exit code, negative for a signal."""
+        ...
+
+    def excess(self) -> str:
+        """Returns the limit that it has passed, empty if none. Asked from time to time, and at the end."""
         ...
 
     def close(self) -> None:
@@ -106,43 +109,3 @@ class Sandbox(Protocol):
 def shell(command: str) -> list[str]:
     """Returns the arguments that run a command in bash, its errors in its output."""
     return ["/bin/bash", "-c", 'exec /bin/bash -c "$1" 2>&1', "sh", command]
-
-
-@dataclass
-class Child:
-    """A command as a process of ours."""
-
-    process: subprocess.Popen[bytes]
-    output: int = field(init=False)
-    pid: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        assert self.process.stdout is not None
-        self.output, self.pid = self.process.stdout.fileno(), self.process.pid
-
-    def wait(self) -> int:
-        return self.process.wait()
-
-    def close(self) -> None:
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-def start_child(arguments: Sequence[str], work: Path, environment: Mapping[str, str]) -> Child:
-    """Starts a program in a process group of its own."""
-    process = subprocess.Popen(
-        arguments,
-        cwd=work,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    return Child(process)
-
-
-def end_group(pid: int) -> None:
-    """Ends every process of a group, at once."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)

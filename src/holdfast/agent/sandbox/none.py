@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from holdfast.agent.sandbox.base import Child, Rights, shell, start_child
+from holdfast.agent.sandbox.base import Rights, shell
+from holdfast.agent.sandbox.process import Child, start_child
 
 
 class NoSandbox:
@@ -16,4 +17,4 @@ class NoSandbox:
         return ""
 
     def start(self, command: str, rights: Rights, environment: Mapping[str, str]) -> Child:
-        return start_child(shell(command), rights.work, environment)
+        return start_child(shell(command), rights, environment)

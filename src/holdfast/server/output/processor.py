@@ -10,8 +10,8 @@ import torch
 from holdfast.engine.answer import Answer, Token
 from holdfast.engine.detokenizer import Detokenizer
 from holdfast.server.output.stop_texts import StopTexts
-from holdfast.server.output.tool_parser import Delta, ToolParser, join_deltas
 from holdfast.server.protocol import FinishReason, GenerateRequest, Logprob, TextDelta, ToolCallDelta
+from holdfast.transcript.tool_parser import Delta, ToolParser, join_deltas
 from holdfast.transcript.turn import Turn
 
 

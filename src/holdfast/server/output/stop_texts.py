@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from holdfast.transcript.tool_parser.overlap import count_overlap
+
 
 class StopTexts:
     """Ends a text before the first of some texts; a piece that may begin one of them is held back."""
@@ -32,8 +34,3 @@ class StopTexts:
         """Returns the part that was held back."""
         rest, self._pending = self._pending, ""
         return rest
-
-
-def count_overlap(text: str, marker: str) -> int:
-    """Counts the characters at the end of a text that may begin a marker, which is not whole yet."""
-    return next((n for n in range(min(len(marker) - 1, len(text)), 0, -1) if marker.startswith(text[-n:])), 0)

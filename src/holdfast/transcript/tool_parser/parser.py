@@ -11,13 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from holdfast.server.output.stop_texts import count_overlap
-from holdfast.server.output.tool_parser.base import NotACallError, ParsedCall, ToolSyntax, UnfinishedError, as_mapping
-from holdfast.server.output.tool_parser.registry import SYNTAXES
-from holdfast.server.protocol import GenerateOutput, ReasoningDelta, TextDelta, ToolCallDelta
+from holdfast.transcript.tool_parser.base import NotACallError, ParsedCall, ToolSyntax, UnfinishedError, as_mapping
+from holdfast.transcript.tool_parser.deltas import Delta, ReasoningDelta, TextDelta, ToolCallDelta
+from holdfast.transcript.tool_parser.overlap import count_overlap
+from holdfast.transcript.tool_parser.registry import SYNTAXES
 from holdfast.transcript.turn import Role, ToolCall, Turn
-
-Delta = TextDelta | ReasoningDelta | ToolCallDelta
 
 _THINK, _END_THINK = "<think>", "</think>"
 _MARKERS = sorted({marker for syntax in SYNTAXES for marker in syntax.markers})
@@ -162,7 +160,7 @@ class ToolParser:
         return text
 
 
-def join_deltas(outputs: Iterable[GenerateOutput]) -> Turn:
+def join_deltas(outputs: Iterable[object]) -> Turn:
     """Returns the assistant's turn that the pieces of an answer make."""
     deltas = list(outputs)
     return Turn(

@@ -3,6 +3,7 @@
 A syntax in which models write calls is one file here and one row in `registry.py`.
 """
 
-from holdfast.server.output.tool_parser.parser import Delta, ToolParser, join_deltas
+from holdfast.transcript.tool_parser.deltas import Delta
+from holdfast.transcript.tool_parser.parser import ToolParser, join_deltas
 
 __all__ = ["Delta", "ToolParser", "join_deltas"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from holdfast.server.output.tool_parser.base import (
+from holdfast.transcript.tool_parser.base import (
     NotACallError,
     ParsedCall,
     TextParameters,

@@ -1,9 +1,0 @@
-"""The syntaxes of tool calls that are read, tried in this order."""
-
-from __future__ import annotations
-
-from holdfast.server.output.tool_parser.base import ToolSyntax
-from holdfast.server.output.tool_parser.hermes import HERMES
-from holdfast.server.output.tool_parser.qwen_coder import QWEN_CODER
-
-SYNTAXES: tuple[ToolSyntax, ...] = (HERMES, QWEN_CODER)
