@@ -44,6 +44,7 @@ from holdfast.cli import (
     undo,
     version,
 )
+from holdfast.cli import bench as benchmark
 from holdfast.cli import eval as evaluate
 from holdfast.cli import queue as task_queue
 from holdfast.cli.help import FullSummaries
@@ -57,7 +58,7 @@ SECTIONS: dict[str, tuple[Callable[..., None], ...]] = {
     "Measuring": (demo.demo, calibrate.calibrate, train.train),
     "This installation": (methods.methods, models.models, fetch.fetch, config.config, version.version),
 }
-GROUPS = {"eval": "Measuring", "mementos": "Measuring", "agent": "Work", "queue": "Work"}
+GROUPS = {"eval": "Measuring", "bench": "Measuring", "mementos": "Measuring", "agent": "Work", "queue": "Work"}
 """Commands with commands of their own, and their sections."""
 
 
@@ -99,6 +100,7 @@ app.add_typer(evaluate.app, name="eval")
 app.add_typer(mementos.app, name="mementos")
 app.add_typer(task_queue.app, name="queue")
 app.add_typer(agent.app, name="agent")
+app.add_typer(benchmark.app, name="bench")
 
 
 INTERRUPTED = 130

@@ -223,7 +223,7 @@ class WindowRun:
         model = self.setting.engine.model
         return {
             "version": holdfast.__version__,
-            "commit": _commit(),
+            "commit": source_commit(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": self.setting.config,
             "model": model.name,
@@ -279,7 +279,7 @@ def _gate_verdict(gate: Mapping[str, Any] | None, literal: tuple[int, int]) -> d
 
 
 @cache
-def _commit() -> str:
+def source_commit() -> str:
     """Returns the commit of the installed tree, or an empty string outside a git checkout."""
     here = Path(__file__).parent
     try:

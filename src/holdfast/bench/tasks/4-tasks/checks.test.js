@@ -1,0 +1,35 @@
+'use strict'
+const { test } = require('node:test')
+const assert = require('node:assert')
+const { openDb } = require(`${process.cwd()}/src/db.js`)
+const tasks = require(`${process.cwd()}/src/tasks.js`)
+
+test('create', async () => {
+  const db = await openDb()
+  const { status, body } = tasks.create(db, 1, { title: 'a', due: '2026-05-01' })
+  assert.strictEqual(status, 201)
+  assert.deepStrictEqual([body.id, body.title, body.status, body.due], [1, 'a', 'pending', '2026-05-01'])
+  assert.ok(!Number.isNaN(Date.parse(body.created)))
+})
+test('list of one user', async () => {
+  const db = await openDb()
+  for (const [user, title] of [[1, 'a'], [2, 'b'], [1, 'c']]) tasks.create(db, user, { title })
+  const { status, body } = tasks.list(db, 1)
+  assert.strictEqual(status, 200)
+  assert.deepStrictEqual(body.map((task) => task.title), ['a', 'c'])
+})
+test('update', async () => {
+  const db = await openDb()
+  tasks.create(db, 1, { title: 'a' })
+  assert.strictEqual(tasks.update(db, 1, 1, { status: 'in_progress' }).body.status, 'in_progress')
+  assert.strictEqual(tasks.update(db, 1, 1, { status: 'done' }).body.title, 'a')
+  assert.strictEqual(tasks.update(db, 2, 1, { status: 'done' }).status, 404)
+})
+test('remove', async () => {
+  const db = await openDb()
+  tasks.create(db, 1, { title: 'a' })
+  assert.strictEqual(tasks.remove(db, 2, 1).status, 404)
+  const { status, body } = tasks.remove(db, 1, 1)
+  assert.deepStrictEqual([status, body], [204, null])
+  assert.strictEqual(tasks.remove(db, 1, 1).status, 404)
+})
