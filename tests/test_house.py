@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 SRC = TESTS.parent / "src" / "holdfast"
 FILES = sorted(SRC.rglob("*.py"))
 LITERAL = re.compile(r" - .*\)\.abs\(\)\.max\(\) <=? ([0-9]*\.[0-9]+|[0-9.]+e-[0-9]+)( \*|$)")
-TOTAL_LINES = 64000  # raised only on purpose, in a commit of its own
+TOTAL_LINES = 72000  # raised only on purpose, in a commit of its own
 
 
 def test_functions_stay_under_60_lines_and_files_under_400():
