@@ -9,11 +9,13 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import holdfast
 from holdfast.errors import BadInput, BadOption
 from holdfast.queue.tasks import Config, Task
 
@@ -90,6 +92,13 @@ def check_programs(tasks: Iterable[Task]) -> None:
         raise BadInput(f"not installed, or not on PATH: {told}; install it, or give these tasks another cli")
 
 
+def module_command(name: str) -> list[str]:
+    """Returns the command that runs a module of this package with this Python."""
+    package = str(Path(holdfast.__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {package!r}); import runpy; runpy.run_module({name!r}, run_name='__main__')"
+    return [sys.executable, "-c", code]
+
+
 def live_line(text: str) -> bytes:
     """Returns a message as one line of an executor's standard input."""
     content = [{"type": "text", "text": text}]
@@ -118,6 +127,13 @@ def _codex(task: Task, job: Job) -> list[str]:
 def _opencode(task: Task, job: Job) -> list[str]:
     free = ["--auto"] if task.config.permission_mode != "default" else []
     return ["opencode", "run", "--format", "json", *free, *_model(task.config, "--model")]
+
+
+def _holdfast(task: Task, job: Job) -> list[str]:
+    config = task.config
+    settings = [str(job.messages.parent), str(job.folder), config.model, config.context, config.permission_mode]
+    line = [*module_command("holdfast.queue.own_agent"), *settings]
+    return [*line, str(config.max_turns), str(config.budget_usd)]
 
 
 def _model(config: Config, option: str) -> list[str]:
@@ -234,4 +250,5 @@ EXECUTORS = {
     "claude": Executor("claude", "claude", _claude, _read_claude, live=True),
     "codex": Executor("codex", "codex", _codex, _read_codex),
     "opencode": Executor("opencode", "opencode", _opencode, _read_opencode),
+    "holdfast": Executor("holdfast", sys.executable, _holdfast, _read_claude),
 }

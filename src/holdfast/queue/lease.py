@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import holdfast
 from holdfast.config import child_environment
 from holdfast.queue.events import Event, Log, State
+from holdfast.queue.executors import module_command
 from holdfast.queue.supervise import BEAT, MARK, Exit, Order, end_group
 from holdfast.queue.tasks import folder_name
 from holdfast.storage.files import FileLock, replace
@@ -82,11 +81,8 @@ def claim(log: Log, choose: Callable[[State], str | None]) -> Claim | None:
 def start(taken: Claim, order: Order) -> subprocess.Popen[bytes]:
     """Starts the process that supervises an attempt and hands it the lock. It outlives this one."""
     replace(taken.folder / "order.json", json.dumps(asdict(order)).encode())
-    package = str(Path(holdfast.__file__).parents[1])
-    code = f"import sys; sys.path.insert(0, {package!r}); import runpy; "
-    code += "runpy.run_module('holdfast.queue.supervise', run_name='__main__')"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(taken.folder), str(taken.lock.descriptor)],
+        [*module_command("holdfast.queue.supervise"), str(taken.folder), str(taken.lock.descriptor)],
         env=child_environment({MARK: str(taken.folder)}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

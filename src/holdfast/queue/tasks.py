@@ -60,6 +60,8 @@ class Config(_Value):
     worktree: str | None = None
     """A name: the task works on a branch in a work tree of its own, and is merged back."""
     fast_mode: bool = False
+    context: str = "none"
+    """Way in which Holdfast's own agent keeps its history small, such as merge@8."""
     max_seconds: float = Field(default=3600.0, gt=0)
     stall_seconds: float = Field(default=600.0, gt=0)
     """Seconds without a byte of output after which an attempt is stopped."""
