@@ -32,8 +32,8 @@ from holdfast.queue.run import Options, Runner, running
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["holdfast.queue.run"])
-LONGEST = 0.3  # seconds of a runner's life, at most
-WORK = "cat > /dev/null; echo begin {0} >> ledger; sleep 0.05; echo done {0} >> ledger"
+LONGEST = 0.8  # seconds between two kills, at most
+WORK = "cat > /dev/null; echo begin {0} >> ledger; sleep 0.3; echo done {0} >> ledger"
 
 
 @dataclass
@@ -78,8 +78,7 @@ def torment(folder: Path, kills: int, supervisors: int, seed: int = 0) -> Table:
             end(runners[at])
             table.kills += 1
             runners[at] = launch(folder)
-        unfinished = sum(record.status != "completed" for record in log.refresh().records.values())
-        if unfinished < 6 and count < 400:
+        if count - len(find_completed(log)) < 10:
             add_tasks(folder, count, 4)
             count += 4
     names = {f"t{number}" for number in range(count)}
@@ -138,17 +137,15 @@ def end(process: BaseProcess) -> None:
 def kill_supervisor(log: Log, dice: random.Random, victims: set[str]) -> int:
     """Kills the supervisor of a running task with its program, if one can be found; returns how many."""
     busy = running(log.refresh())
-    if not busy:
-        return 0
-    name, record = dice.choice(busy)
-    beat = lease.read_json(lease.attempt_folder(log, name, record.attempt) / "beat.json")
-    if beat is None:
-        return 0
-    victims.add(name)
-    with suppress(ProcessLookupError):
-        os.kill(beat["pid"], signal.SIGKILL)
-        os.killpg(beat["group"], signal.SIGKILL)
-        return 1
+    dice.shuffle(busy)
+    for name, record in busy:
+        beat = lease.read_json(lease.attempt_folder(log, name, record.attempt) / "beat.json")
+        if beat is not None:
+            with suppress(ProcessLookupError):  # it has ended just now
+                os.kill(beat["pid"], signal.SIGKILL)
+                victims.add(name)
+                os.killpg(beat["group"], signal.SIGKILL)
+                return 1
     return 0
 
 
