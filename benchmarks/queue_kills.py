@@ -139,8 +139,9 @@ def kill_supervisor(log: Log, dice: random.Random, victims: set[str]) -> int:
     busy = running(log.refresh())
     dice.shuffle(busy)
     for name, record in busy:
-        beat = lease.read_json(lease.attempt_folder(log, name, record.attempt) / "beat.json")
-        if beat is not None:
+        folder = lease.attempt_folder(log, name, record.attempt)
+        beat = lease.read_json(folder / "beat.json")
+        if beat is not None and lease.read_exit(folder) is None:
             with suppress(ProcessLookupError):  # it has ended just now
                 os.kill(beat["pid"], signal.SIGKILL)
                 victims.add(name)
