@@ -22,8 +22,8 @@ from holdfast.errors import BadInput, BadOption
 from holdfast.learn.loop import Loss
 from holdfast.learn.soft import divergence
 from holdfast.methods.base import Span
-from holdfast.methods.latent.anchors import choose_anchors, read_anchors
-from holdfast.methods.latent.restore import compress_with, study_with
+from holdfast.methods.latent.baselines.anchors import choose_anchors, read_anchors
+from holdfast.methods.latent.baselines.restore import compress_with, study_with
 from holdfast.methods.registry import build
 from holdfast.methods.state_readers import AnchorTokens, RestoreTokens
 from holdfast.model.load import Model
@@ -123,7 +123,7 @@ class StateObjective:
 
 @dataclass(frozen=True)
 class RestoreCompression:
-    """The compression of `methods/latent/restore.py`, with a reader that is being trained."""
+    """The compression of `methods/latent/baselines/restore.py`, with a reader that is being trained."""
 
     engine: LocalEngine
     reader: RestoreTokens
@@ -137,7 +137,7 @@ class RestoreCompression:
 
 @dataclass(frozen=True)
 class AnchorCompression:
-    """The compression of `methods/latent/anchors.py`, with a reader that is being trained."""
+    """The compression of `methods/latent/baselines/anchors.py`, with a reader that is being trained."""
 
     engine: LocalEngine
     reader: AnchorTokens

@@ -39,7 +39,7 @@ class Workers:
         """Returns the sums over all processes."""
         if self._state.num_processes == 1:
             return numbers
-        return tuple(self._add(torch.tensor(numbers, dtype=torch.float64)).tolist())
+        return tuple(self._add(torch.tensor(numbers, dtype=torch.float64, device=self._state.device)).tolist())
 
     def any(self, asked: bool) -> bool:
         """Returns True if it is true in any process, so that all stop at the same step."""

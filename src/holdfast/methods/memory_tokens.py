@@ -103,7 +103,7 @@ class Icae:
             self.memory = nn.Parameter(near[: recipe.memory].clone())
             self.marks: Tensor = nn.Parameter(near[recipe.memory :].clone())
             d = table.shape[1]
-            self.head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d)) if recipe.head else None
+            self.head = _head(d).to(table.device) if recipe.head else None
         self.gain = nn.Parameter(self._size_ratio(table)) if recipe.gain else None
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -162,6 +162,10 @@ class Icae:
         hidden = read_batch(self.base, self.memory[None].to(self.base.dtype), torch.arange(len(self.memory))[None])
         ratio: Tensor = table.norm(dim=1).mean() / hidden.float().norm(dim=-1).mean()
         return ratio.reshape(1)
+
+
+def _head(d: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
 
 
 def read_batch(model: Model, inputs: Tensor, positions: Tensor) -> Tensor:

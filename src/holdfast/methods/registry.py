@@ -75,10 +75,11 @@ LATENT: dict[str, Entry] = {
     ),
     "refine": Entry(f"{_BASELINES}.refine:Refine", "gradient steps on the keys, biases and values of kept slots"),
     "restore": Entry(
-        f"{_HERE}.restore:Restore", "a method's choice and trained tokens that read all of it (needs weights=FOLDER)"
+        f"{_BASELINES}.restore:Restore",
+        "a method's choice and trained tokens that read all of it (needs weights=FOLDER)",
     ),
     "anchors": Entry(
-        f"{_HERE}.anchors:Anchors", "states of some tokens, read anew by a trained adapter (needs weights=FOLDER)"
+        f"{_BASELINES}.anchors:Anchors", "states of some tokens, read anew by a trained adapter (needs weights=FOLDER)"
     ),
     "icae": Entry(f"{_BASELINES}.icae:Icae", "memory tokens written by a trained encoder (needs weights=FOLDER)"),
     "average": Entry(f"{_BASELINES}.average:Average", "one mean embedding for each few neighbouring tokens"),
