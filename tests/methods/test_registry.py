@@ -7,9 +7,12 @@ import pytest
 from holdfast.errors import BadOption
 from holdfast.methods.registry import LATENT, TEXT, build, defaults
 
+NEEDED = {name: {"weights": "untrained"} for name in ("icae", "restore", "anchors", "projector")}
+NEEDED |= {"virtual_tokens_attention": {"question": "what"}}
+
 
 def spec(name):
-    return f"{name}:question=what" if name == "virtual_tokens_attention" else name
+    return ":".join([name, *(f"{key}={value}" for key, value in NEEDED.get(name, {}).items())])
 
 
 @pytest.mark.parametrize("name", LATENT)
@@ -23,7 +26,7 @@ def test_every_row_builds_and_has_a_line_of_help(name):
 @pytest.mark.parametrize("name", LATENT)
 def test_a_row_uses_the_defaults_that_it_shows(name):
     method = build(spec(name))
-    shown = defaults(LATENT[name]) | ({"question": "what"} if name == "virtual_tokens_attention" else {})
+    shown = defaults(LATENT[name]) | NEEDED.get(name, {})
     assert {key: str(getattr(method, key)) for key in shown} == {key: str(value) for key, value in shown.items()}
 
 
