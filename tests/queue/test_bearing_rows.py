@@ -1,18 +1,23 @@
 """The defects of Bearing, one test each: the number is the row of the list in which each was found."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from queues import read, run, statuses, task, write
 
 from holdfast.cli.main import main
+from holdfast.cli.queue import app
 from holdfast.engine.chat import ChatAnswer
+from holdfast.errors import BadOption
 from holdfast.queue.context import Models, Prior, build_prompt, priors, read_numbered
 from holdfast.queue.events import Log
 from holdfast.queue.plan_file import PlanFile
+from holdfast.queue.planner import INSTRUCTIONS, init, plan_with
 from holdfast.queue.run import exit_code
-from holdfast.queue.tasks import Plan, Task
+from holdfast.queue.tasks import Config, Plan, Task
 
 FAIL = "cat >> prompts; echo --- >> prompts; echo broken >&2; exit 3"
 
@@ -131,8 +136,6 @@ def test_row_99_a_paused_task_is_approved_by_a_command_and_the_planner_finds_its
     assert (code, json.loads(told)["status"]) == (0, "completed")
     run(log)
     assert statuses(log) == {"a": "completed", "b": "completed"}
-    from holdfast.queue.planner import INSTRUCTIONS
-
     assert "depends_on" in INSTRUCTIONS  # in the package itself, not in a file beside it
 
 
@@ -218,3 +221,36 @@ def test_a_compact_result_keeps_its_first_line_and_the_lines_with_facts():
     assert "Wrote the API." in text
     assert "Port 4701, src/db.js, bcryptjs 2.4.3." in text
     assert measured.compressed < 400 < measured.original
+
+
+def test_row_59_a_planner_is_started_with_the_instructions_and_the_goal(tmp_path, monkeypatch, capfd):
+    planner = tmp_path / "bin" / "claude"
+    planner.parent.mkdir()
+    planner.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nexit 7\n')
+    planner.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{planner.parent}:/usr/bin:/bin")
+    assert plan_with(tmp_path, "claude", goal="a clock") == 7
+    told = capfd.readouterr().out
+    assert told.startswith("--model\nopus\n")
+    assert "plan this: a clock" in told
+    instructions = tmp_path / ".holdfast" / "queue" / "planner.md"
+    assert str(instructions) in told
+    assert instructions.read_text() == INSTRUCTIONS
+    with pytest.raises(BadOption, match="--goal"):
+        plan_with(tmp_path, "holdfast", "m")
+
+
+def test_init_writes_an_example_that_leaves_no_trace_once_it_is_replaced(tmp_path):
+    assert init(tmp_path) == ["tasks.json", "plan.md", "status.md", "status.html"]
+    assert "task-001" in (tmp_path / "status.md").read_text()
+    log = write(tmp_path, task("a"))
+    PlanFile(log).sync()
+    assert read(tmp_path).keys() == {"a"}
+    assert init(tmp_path) == ["status.md", "status.html"]
+
+
+def test_row_103_the_page_names_commands_and_fields_that_there_are():
+    page = (Path(__file__).parents[2] / "docs" / "queue.md").read_text()
+    assert set(re.findall(r"`config\.(\w+)`", page)) <= set(Config.model_fields)
+    commands = {one.name or one.callback.__name__ for one in app.registered_commands}
+    assert set(re.findall(r"holdfast queue (\w+)", page)) <= commands

@@ -31,12 +31,13 @@ def start(
     folder: Folder = Path(),
     cli: Annotated[str, typer.Option(help="claude, codex, opencode or holdfast.")] = "claude",
     model: Annotated[str, typer.Option(help="Default: opus, for claude.")] = "",
+    goal: Annotated[str, typer.Option(help="What is to be built; without it the agent asks.")] = "",
 ) -> None:
     """Opens a session of an agent that plans with you and writes tasks.json."""
     from holdfast.queue.planner import plan_with
 
     console.ticker.stop()
-    raise typer.Exit(plan_with(folder, cli, model))
+    raise typer.Exit(plan_with(folder, cli, model, goal))
 
 
 @app.command()

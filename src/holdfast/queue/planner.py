@@ -81,10 +81,10 @@ def init(project: Path) -> list[str]:
     return [*new, "status.md", "status.html"]
 
 
-def plan_with(project: Path, cli: str, model: str = "") -> int:
+def plan_with(project: Path, cli: str, model: str = "", goal: str = "") -> int:
     """Opens a session of an agent that plans the queue, and returns its exit code.
 
-    Raises BadOption for an unknown agent or a model that must be named, BadInput if the agent is not installed.
+    Raises BadOption for an unknown agent or where a model or a goal must be named, BadInput for one not installed.
     """
     if cli not in _PLANNERS:
         raise BadOption(f"a planner is one of {', '.join(PLANNERS)}, got {cli!r}")
@@ -92,12 +92,15 @@ def plan_with(project: Path, cli: str, model: str = "") -> int:
     model = model or _MODELS.get(cli, "")
     if not model:
         raise BadOption(f"name the model that plans: --model, as {cli} calls it")
+    if cli == "holdfast" and not goal:
+        raise BadOption("our own agent asks nothing back: say with --goal what is to be built")
     if shutil.which(line[0]) is None:
         raise BadInput(f"{line[0]} is not on PATH; install it, or plan with another --cli")
     log = Log(project)
     log.make_folder()
     instructions = log.folder / "planner.md"
     replace(instructions, INSTRUCTIONS.encode())
-    asked = f"Read {instructions} for your planning instructions, then ask what I want to work on."
+    then = f"plan this: {goal}" if goal else "ask what I want to work on."
+    asked = f"Read {instructions} for your planning instructions, then {then}"
     filled = [word.replace("{model}", model).replace("{prompt}", asked) for word in line]
     return subprocess.run(filled, cwd=project, check=False).returncode
