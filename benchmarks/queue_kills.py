@@ -32,7 +32,6 @@ from holdfast.queue.run import Options, Runner, running
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["holdfast.queue.run"])
-LONGEST = 0.8  # seconds between two kills, at most
 WORK = "cat > /dev/null; echo begin {0} >> ledger; sleep 0.3; echo done {0} >> ledger"
 
 
@@ -62,7 +61,7 @@ def work(folder: str) -> None:
         time.sleep(0.02)
 
 
-def torment(folder: Path, kills: int, supervisors: int, seed: int = 0) -> Table:
+def torment(folder: Path, kills: int, supervisors: int, seed: int, pause: float) -> Table:
     """Kills that often, adding tasks meanwhile, then lets the rest be done, and counts."""
     dice, table, began = random.Random(seed), Table(), time.monotonic()
     add_tasks(folder, 0, 8)
@@ -70,7 +69,7 @@ def torment(folder: Path, kills: int, supervisors: int, seed: int = 0) -> Table:
     runners = [launch(folder) for _ in range(2)]
     count = 8
     while table.kills < kills or table.supervisors < supervisors:
-        time.sleep(dice.uniform(0, LONGEST))
+        time.sleep(dice.uniform(0, pause))
         if table.supervisors < supervisors and dice.random() < supervisors / (kills + supervisors):
             table.supervisors += kill_supervisor(log, dice, victims)
         elif table.kills < kills:
@@ -187,6 +186,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--supervisors", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pause", type=float, default=0.8, help="Seconds between two kills, at most.")
     parser.add_argument("--next", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="Of the queue; it stays.")
     options = parser.parse_args()
@@ -194,7 +194,11 @@ def main() -> None:
         if options.next:
             print(json.dumps(measure_next(Path(folder), options.next)))
         else:
-            print(json.dumps(asdict(torment(Path(folder), options.kills, options.supervisors, options.seed))))
+            print(
+                json.dumps(
+                    asdict(torment(Path(folder), options.kills, options.supervisors, options.seed, options.pause))
+                )
+            )
 
 
 if __name__ == "__main__":

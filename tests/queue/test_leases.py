@@ -39,10 +39,10 @@ def start():
 
 
 def test_kills_of_runners_and_supervisors_lose_nothing_and_use_no_retry(tmp_path):
-    line = [sys.executable, KILLS, "--kills", "10", "--supervisors", "2", "--folder", tmp_path]
+    line = [sys.executable, KILLS, "--kills", "10", "--supervisors", "1", "--pause", "0.3", "--folder", tmp_path]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     table = json.loads(subprocess.run(line, check=True, capture_output=True, env=variables).stdout)
-    assert (table["kills"], table["supervisors"]) == (10, 2)
+    assert (table["kills"], table["supervisors"]) == (10, 1)
     assert table["tasks"] >= 8
     counts = ("lost", "done_twice", "ended_twice", "retries_used")
     assert {name: table[name] for name in counts} == dict.fromkeys(counts, 0)
@@ -104,7 +104,7 @@ def test_an_agent_that_uses_more_tokens_than_allowed_is_stopped(tmp_path):
 
 
 def test_a_flood_of_output_is_cut_in_its_middle_and_its_end_is_the_result(tmp_path):
-    log = write(tmp_path, task("a", "cat > /dev/null; head -c 30000000 /dev/zero | tr '\\0' x; echo; echo the end"))
+    log = write(tmp_path, task("a", "cat > /dev/null; head -c 12000000 /dev/zero | tr '\\0' x; echo; echo the end"))
     run(log)
     out = lease.attempt_folder(log, "a", 1) / "out"
     assert out.stat().st_size < 10_000_000
