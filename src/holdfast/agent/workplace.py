@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,18 @@ class Workplace:
         """Runs a shell command in the work tree."""
         folders = {"HOME": str(self.rights.scratch), "TMPDIR": str(self.rights.scratch)}
         environment = {**config.command_environment(self.variables), **QUIET, **folders}
+        if self.sandbox.confines:
+            environment["PATH"] = self._search_path(environment.get("PATH", ""))
         return run_command(command, self.sandbox, self.rights, environment, self.seconds)
+
+    def _search_path(self, path: str) -> str:
+        """Returns the folders of a search path that commands may read: a program of a home folder is not found, in
+        place of found and refused.
+        """
+        readable = [Path(each).resolve() for each in (*self.rights.readable(), self.rights.work, *self.rights.write)]
+        parts = (part for part in path.split(os.pathsep) if part)
+        kept = [part for part in parts if any(Path(part).resolve().is_relative_to(each) for each in readable)]
+        return os.pathsep.join(kept) or "/usr/local/bin:/usr/bin:/bin"
 
     def path(self, name: str) -> Path:
         """Returns the path of a file of the work tree. Raises BadInput for one outside, also through a link."""

@@ -96,6 +96,8 @@ class Sandbox(Protocol):
     """A way to run commands. `probe` is asked once, before the first."""
 
     name: str
+    confines: bool
+    """False only where commands may do all that the user may."""
 
     def probe(self) -> str:
         """Returns the reason why it does not work here and what to do; empty if it works."""

@@ -18,6 +18,7 @@ class Bubblewrap:
     """A file system of its own, in which only what may be read is there, and a network with nothing but itself."""
 
     name = "bubblewrap"
+    confines = True
 
     def probe(self) -> str:
         program = shutil.which("bwrap")

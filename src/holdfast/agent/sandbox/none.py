@@ -12,6 +12,7 @@ class NoSandbox:
     """Commands without limits on files and network."""
 
     name = "none"
+    confines = False
 
     def probe(self) -> str:
         return ""

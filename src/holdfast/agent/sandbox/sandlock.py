@@ -38,6 +38,7 @@ class Sandlock:
     """Files by Landlock, network and numbers of processes by seccomp, in the kernel of this machine."""
 
     name = "sandlock"
+    confines = True
 
     def probe(self) -> str:
         try:
