@@ -44,7 +44,8 @@ class Workplace:
         """Returns the folders of a search path that commands may read: a program of a home folder is not found, in
         place of found and refused.
         """
-        readable = [Path(each).resolve() for each in (*self.rights.readable(), self.rights.work, *self.rights.write)]
+        granted = [*map(Path, self.rights.readable()), self.rights.work, *self.rights.write]
+        readable = [each.resolve() for each in granted]
         parts = (part for part in path.split(os.pathsep) if part)
         kept = [part for part in parts if any(Path(part).resolve().is_relative_to(each) for each in readable)]
         return os.pathsep.join(kept) or "/usr/local/bin:/usr/bin:/bin"
