@@ -3,8 +3,9 @@
     python benchmarks/memento_toy.py [--minutes 8] [--seed 0]
 
 A model of 4 layers, d 128, about 0.8 M parameters is trained from scratch. Each of 8 blocks holds a passcode of 5
-digits, which nothing ever asks for, and a number; the memento behind it says the running sum, modulo 10. Later blocks
-see earlier mementos and not their blocks. Then an MLP reads a digit of a passcode out of keys and values of all layers:
+digits, which nothing ever asks for, and a number; the memento behind it says that number and the one before it, which
+only the memento before it still holds. Later blocks see earlier mementos and not their blocks. Then an MLP reads a
+digit of a passcode out of keys and values of all layers:
 
 - direct: of the passcode's own tokens
 - masked, h hops: of the memento h blocks later, when the block itself was masked long ago
@@ -29,10 +30,9 @@ BLOCKS, CODE = 8, 5
 BEGIN, BLOCK_START, BLOCK_END, MEMENTO_START, MEMENTO_END = range(10, 15)
 VOCABULARY = 15
 BLOCK = CODE + 3  # start, code, number, end
-UNIT = BLOCK + 3  # and the memento: start, sum, end
+UNIT = BLOCK + 4  # and the memento: start, own number, number before, end
 LENGTH = 1 + BLOCKS * UNIT
-SAMPLES = 8_000
-EPOCHS = 12
+EPOCHS = 10
 
 
 class Layer(nn.Module):
@@ -86,15 +86,16 @@ def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Returns ids `[count, T]` and the passcodes `[count, BLOCKS, CODE]`."""
     codes = torch.randint(10, (count, BLOCKS, CODE), generator=generator)
     numbers = torch.randint(10, (count, BLOCKS, 1), generator=generator)
-    sums = numbers.cumsum(1) % 10
+    before = torch.cat((torch.zeros(count, 1, 1, dtype=torch.int64), numbers[:, :-1]), 1)
     marks = [torch.full((count, BLOCKS, 1), mark) for mark in (BLOCK_START, BLOCK_END, MEMENTO_START, MEMENTO_END)]
-    units = torch.cat((marks[0], codes, numbers, marks[1], marks[2], sums, marks[3]), -1)
+    units = torch.cat((marks[0], codes, numbers, marks[1], marks[2], numbers, before, marks[3]), -1)
     return torch.cat((torch.full((count, 1), BEGIN), units.flatten(1)), 1), codes
 
 
 def answers() -> Tensor:
-    """Returns the places from which the mementos' sums are predicted."""
-    return 1 + torch.arange(BLOCKS) * UNIT + BLOCK
+    """Returns the places from which the mementos' numbers are predicted."""
+    first = 1 + torch.arange(BLOCKS)[:, None] * UNIT + BLOCK
+    return (first + torch.arange(2)).flatten()
 
 
 def train(model: Toy, mask: Tensor, minutes: float, generator: torch.Generator) -> Iterator[tuple[int, float]]:
@@ -122,9 +123,9 @@ def train(model: Toy, mask: Tensor, minutes: float, generator: torch.Generator) 
 
 
 @torch.no_grad()
-def record(model: Toy, mask: Tensor, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
-    """Returns each layer's states `[SAMPLES, T, 2 D]` and the passcodes; no passcode stands in both halves."""
-    ids, codes = draw(SAMPLES, generator)
+def record(model: Toy, mask: Tensor, samples: int, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
+    """Returns each layer's states `[samples, T, 2 D]` and the passcodes; no passcode stands in both halves."""
+    ids, codes = draw(samples, generator)
     parts = [model(part, mask)[1] for part in torch.split(ids, 500)]
     return [torch.cat([part[at] for part in parts]).half() for at in range(LAYERS)], codes
 
@@ -150,14 +151,15 @@ def read_digits(x: Tensor, codes: Tensor) -> float:
 
 
 def memento_states(states: list[Tensor], block: int, layers: list[int]) -> Tensor:
-    """Returns the keys and values of a memento's three tokens, `[n, f]`."""
+    """Returns the keys and values of a memento's four tokens, `[n, f]`."""
     first = 1 + block * UNIT + BLOCK
-    return torch.cat([states[layer][:, first : first + 3].flatten(1) for layer in layers], -1).float()
+    return torch.cat([states[layer][:, first : first + 4].flatten(1) for layer in layers], -1).float()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=8.0, help="of processor time for training")
+    parser.add_argument("--samples", type=int, default=15_000, help="of the reader, a fifth of them to test it")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -165,9 +167,9 @@ def main() -> None:
     model, mask, every = Toy(), block_mask(), list(range(LAYERS))
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {LENGTH} tokens a sample, chance 10 %")
     for step, right in train(model, mask, options.minutes, generator):
-        states, codes = record(model, mask, torch.Generator().manual_seed(1))
+        states, codes = record(model, mask, options.samples, torch.Generator().manual_seed(1))
         share = read_digits(memento_states(states, 0, every), codes[:, 0])
-        print(f"step {step}: mementos right {right:.1%}; masked {share:.1%}")
+        print(f"step {step}: mementos right {right:.1%}; masked {share:.1%}", flush=True)
     span = slice(2, 2 + CODE)
     direct = torch.cat([layer[:, span].flatten(1) for layer in states], -1).float()
     print(f"direct {read_digits(direct, codes[:, 0]):.1%}")
