@@ -3,6 +3,7 @@ input, 3 a person is waited for."""
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -260,7 +261,7 @@ def _open_synced(folder: Path) -> Log:
 
 def _tell_change(name: str, title: str, became: str, as_json: bool) -> None:
     if as_json:
-        console.emit({"at": time.time(), "task": name, "status": became})
+        console.line(json.dumps({"at": round(time.time(), 3), "task": name, "status": became}))
     else:
         console.line(f"[{time.strftime('%H:%M:%S')}] {became.upper()} {name}: {title}")
 

@@ -7,6 +7,7 @@ their results.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -65,6 +66,8 @@ class Runner:
         """Returns the state once nothing runs and nothing can start. Raises BadInput if a program is missing, or if
         there is no plan; stops the tasks that it started and requeues them if it is interrupted.
         """
+        if os.name == "nt":
+            raise BadInput("a queue is run on Linux and macOS: Windows hands no lock on to a child; use WSL")
         self.file = PlanFile(self.log)
         state = self.file.sync()
         check_programs(task for task in state.tasks.values() if state.records[task.id].status == "queued")
@@ -133,8 +136,9 @@ class Runner:
             return
         self._children.append(lease.start(taken, order))
         self._own.add((taken.task, taken.attempt))
-        config = task.config
-        self.report(f"started {task.id}: {task.name} ({config.cli} {config.model}, attempt {taken.attempt})")
+        known = find_executor(task.config).name != "command"
+        program = f"{task.config.cli} {task.config.model}" if known else task.config.cli[:60]
+        self.report(f"started {task.id}: {task.name} ({program}, attempt {taken.attempt})")
 
     def _prepare(self, task: Task, taken: Claim) -> Order:
         """Writes the prompt and returns what is to be run. Raises BadInput or Failed without a work tree."""
