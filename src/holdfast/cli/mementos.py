@@ -10,7 +10,7 @@ import typer
 from holdfast import outputs
 from holdfast.cli import console
 from holdfast.cli.help import FullSummaries
-from holdfast.cli.options import AsJson, Force
+from holdfast.cli.options import DEFAULT_MODEL, AsJson, Device, Force, Model
 from holdfast.errors import BadInput, BadOption
 
 if TYPE_CHECKING:
@@ -114,6 +114,45 @@ def export(
     rows = [export_record(record) for record in read_records(file, console.say)]
     outputs.write_output(output, "".join(row.model_dump_json() + "\n" for row in rows).encode(), force)
     console.line(f"{len(rows)} samples written to {output}")
+
+
+@app.command()
+def train(
+    file: Records,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run; one that exists goes on.")],
+    stages: Annotated[str, typer.Option(help="full, masked, or both in order.")] = "full,masked",
+    steps: Annotated[int, typer.Option(help="Of each stage.")] = 200,
+    batch: Annotated[int, typer.Option(help="Rows of a step.")] = 4,
+    rate: Annotated[
+        float, typer.Option(help="Learning rate; it falls to zero as a cosine, after 5 % of warm-up.")
+    ] = 8e-5,
+    length: Annotated[int, typer.Option(help="Tokens of a row, into which samples are packed.")] = 1024,
+    held_out: Annotated[int, typer.Option(help="Samples that judge, and are not trained on.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the order of rows.")] = 42,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Trains a model to write blocks and mementos, in two stages, and writes it to FOLDER/model. Ctrl-C saves."""
+    from holdfast.learn.loop import Training
+    from holdfast.mementos.export import export_record
+    from holdfast.mementos.pipeline import read_records
+    from holdfast.mementos.training import Stages, train_stages
+
+    how = Stages(tuple(filter(None, stages.split(","))), length, held_out)
+    training = Training(steps, batch, rate=rate, warmup=steps // 20, schedule="cosine", seed=seed, judge_every=20)
+    samples = [export_record(record) for record in read_records(file, console.say)]
+    engine = console.engine(model, "float32", device)
+    with console.progress("training") as report:
+        trained, done = train_stages(engine.model, samples, output, training, how, report)
+    trained.hf.save_pretrained(output / "model")
+    trained.tokenizer.save_pretrained(output / "model")
+    if as_json:
+        console.emit({"model": str(output / "model"), **done.manifest})
+    else:
+        console.line(
+            f"{output / 'model'}: step {done.step}; use it: holdfast serve --model {output / 'model'} --blocks on"
+        )
 
 
 def _read(file: Path) -> list[Trace]:
