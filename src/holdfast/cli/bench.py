@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,9 @@ from holdfast.cli.help import FullSummaries
 from holdfast.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model
 
 if TYPE_CHECKING:
+    from holdfast.agent.models import AgentModel
     from holdfast.bench.keep.score import KeepScore
+    from holdfast.engine.chat import Chat
 
 app = typer.Typer(cls=FullSummaries, help="Lets programs judge what a way of keeping context keeps.")
 
@@ -63,10 +66,12 @@ def run(
     session: Annotated[list[str], typer.Option(help="one: all tasks in a session; fresh: a session a task.")] = [],  # noqa: B006
     trials: Annotated[int, typer.Option(help="Programs for each condition.")] = 1,
     trigger: Annotated[int, typer.Option(help="Tokens of a history at which it is compacted.")] = 12_000,
+    agent: Annotated[str, typer.Option(help="scripted, or a model as `holdfast agent --model` takes it.")] = "scripted",
+    judge: Annotated[bool, typer.Option("--judge", help="Ask the judge of holdfast.toml beside the checks.")] = False,
     sandbox: Annotated[str, typer.Option(help="auto, or a sandbox of the agent; none runs commands as you.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Lets the scripted agent build a program in eight tasks, and hidden checks judge what was built."""
+    """Lets an agent build a program in eight tasks, and hidden checks judge what was built."""
     from holdfast.bench.tasks.conditions import NAMED
     from holdfast.bench.tasks.curves import draw_curves
     from holdfast.bench.tasks.run import SESSIONS, TaskRow, make_run, measure
@@ -80,15 +85,43 @@ def run(
         trials=trials,
         sandbox=sandbox,
         trigger=trigger,
+        agent=agent,
+        judge=_open_judge() if judge else None,
     )
     with console.progress("building") as shown:
-        rows = read_lines(measure(asked, out, progress=shown), TaskRow, console.say)
+        rows = read_lines(measure(asked, out, _model_opener(agent), shown), TaskRow, console.say)
     outputs.write_output(out / "prompts.png", draw_curves(rows).png, force=True)
     if as_json:
         console.emit([row.model_dump(mode="json") for row in rows])
         return
     console.print_whole(task_table(rows, "raw"))
     console.line(f"the curves: {out / 'prompts.png'}")
+
+
+def _model_opener(name: str) -> Callable[[], AgentModel] | None:
+    """Returns what opens the model of a session; a model of this process is loaded once."""
+    from holdfast.agent.open_model import is_local, open_model
+    from holdfast.bench.tasks.run import SCRIPTED
+
+    if name == SCRIPTED:
+        return None
+    if not is_local(name):
+        return lambda: open_model(name)
+    from holdfast.agent.local import LocalModel
+
+    engine = console.engine(name, "auto", "cpu")
+    return lambda: LocalModel(engine)
+
+
+def _open_judge() -> Chat:
+    from holdfast.config import describe_config_places
+    from holdfast.engine.routing import Task, chat_for_task
+    from holdfast.errors import BadOption
+
+    chat = chat_for_task(Task.VALIDATOR)
+    if chat is None:
+        raise BadOption(f"--judge asks the model of [routes.validator]: add it to {describe_config_places()}")
+    return chat
 
 
 @app.command()

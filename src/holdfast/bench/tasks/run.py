@@ -26,10 +26,12 @@ from holdfast.agent.sandbox.base import Sandbox
 from holdfast.agent.trajectory import read_rows
 from holdfast.bench.tasks.catalog import Task, read_tasks
 from holdfast.bench.tasks.conditions import PRICES, TRIGGER, TaskCondition, read_condition
+from holdfast.bench.tasks.judge import Opinion, agreement_with_checks, judge_task
 from holdfast.bench.tasks.script import make_script, prompt_of
 from holdfast.bench.tasks.workspace import accept, reset
 from holdfast.cost.cache import Rules
 from holdfast.cost.usage import Usage, sum_usage
+from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
 from holdfast.progress import Progress, quiet
 from holdfast.storage.json_lines import append_line, read_lines
@@ -71,6 +73,10 @@ class TaskRow(BaseModel):
     """Tokens of the longest prompt."""
     rereads: int
     """Reads of a file that was read or written before, in any session of the row."""
+    judged: dict[str, dict[str, float]] = {}
+    """A judge's mean scores by task, where one was asked."""
+    judge_agreement: float | None = None
+    """The share of tasks on which the judge and the checks say the same."""
     prompts: list[int]
     """Tokens of the prompt of each call, session after session."""
 
@@ -90,6 +96,8 @@ class TaskRun:
     agent: str = SCRIPTED
     sandbox: str = "auto"
     trigger: int = TRIGGER
+    judge: Chat | None = None
+    """A model whose opinion stands beside the checks."""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.sessions if name not in SESSIONS]:
@@ -142,6 +150,8 @@ def _build(
         log = place / "logs" / f"session-{number}"
         ended.append(run_agent(prompt_of(tasks), work, model, condition.open(model, run.trigger), options, folder=log))
     found = {task.id: accept(task, work, sandbox) for task in run.tasks}
+    opinions = [_ask_judge(run.judge, task, work) for task in run.tasks] if run.judge else []
+    solved = {name: one.solved for name, one in found.items()}
     shutil.rmtree(work)  # the log of every session holds what was written
     return TaskRow(
         version=holdfast.__version__,
@@ -154,10 +164,18 @@ def _build(
         trial=trial,
         passed={name: one.passed for name, one in found.items()},
         checks={name: one.total for name, one in found.items()},
+        judged={one.task: one.scores for one in opinions},
+        judge_agreement=agreement_with_checks(opinions, solved),
         statuses=[one.status for one in ended],
         seconds=round(time.perf_counter() - began, 3),
         **_account(ended),
     )
+
+
+def _ask_judge(chat: Chat, task: Task, work: Path) -> Opinion:
+    """Asks for an opinion of the files that the task names, whole, as far as they were written."""
+    files = {path: (work / path).read_text("utf-8", "replace") for path in task.solution if (work / path).is_file()}
+    return judge_task(chat, task, files)
 
 
 def _account(ended: Sequence[AgentRun]) -> dict[str, Any]:
