@@ -87,6 +87,7 @@ import os, signal, sys
 from pathlib import Path
 from holdfast.agent import ScriptedModel
 from holdfast.bench.tasks.catalog import read_tasks
+from holdfast.bench.tasks.conditions import PRICES
 from holdfast.bench.tasks.run import make_run, measure
 from holdfast.bench.tasks.script import make_script
 
@@ -96,7 +97,7 @@ def die(turns):
 script = list(make_script(read_tasks(("1", "2"))))
 script[9] = die
 run = make_run(("1", "2"), ("raw",), sessions=("one",), sandbox="none")
-measure(run, Path(sys.argv[1]), lambda: ScriptedModel(script))
+measure(run, Path(sys.argv[1]), lambda: ScriptedModel(script, prices=PRICES))
 """
 
 
