@@ -117,9 +117,10 @@ def test_specs_name_what_there_is():
         open_context("merge@8", open_model("openai:m", ModelOptions(base_url="http://127.0.0.1:9")))
 
 
-def test_a_local_session_grows_is_compacted_in_place_and_reads_nothing_twice():
+@pytest.mark.parametrize("spec", ["latent:truncate@8", "mementos:ledger"])
+def test_a_local_session_grows_is_compacted_in_place_and_reads_nothing_twice(spec):
     model = LocalModel(build_pair("qwen2").engine)
-    context = open_context("truncate@8".replace("truncate", "latent:truncate"), model, trigger=700)
+    context = open_context(spec, model, trigger=1200)
     assert isinstance(context, LatentContext)
     turns, made = [Turn(Role.SYSTEM, "Work."), Turn(Role.USER, "Go on.")], []
     for step in range(6):
@@ -127,7 +128,7 @@ def test_a_local_session_grows_is_compacted_in_place_and_reads_nothing_twice():
         made += [sent.compaction] if sent.compaction else []
         given = model.answer(sent.turns, [], 8, 60)
         assert given.usage.input == 0  # `prepare` has read what is new
-        turns += [given.turn, Turn(Role.USER, f"Step {step}: " + "words of the tool " * 9)]
+        turns += [given.turn, Turn(Role.USER, f"<returncode>0</returncode>\n{step}: " + "words of the tool " * 19)]
     assert made
     assert all(each.after < each.before for each in made)
     assert len(model.session.turns) == len(turns) - 1

@@ -132,7 +132,7 @@ def test_a_task_of_ten_megabytes_is_logged_once(tmp_path):
     (tmp_path / "w").mkdir()
     task = "x" * (10 << 20)
     model = ScriptedModel([bash(SUBMIT)], window=4000)
-    done = run_agent(task, tmp_path / "w", model, "tiered", AgentOptions(sandbox="none"), folder=tmp_path / "run")
+    done = run_agent(task, tmp_path / "w", model, "none", AgentOptions(sandbox="none"), folder=tmp_path / "run")
     assert done.status == "context_full"
     assert (tmp_path / "run" / LOG).stat().st_size < 2.2 * len(task)
 

@@ -36,8 +36,11 @@ class CallSyntax:
 
 
 def _as_text(turn: Turn) -> Turn:
-    role = Role.USER if turn.role is Role.TOOL else turn.role
-    return replace(turn, role=role, calls=(), call_id="")
+    """Returns a turn without calls; a result is marked, so that nothing takes it for the user's words."""
+    if turn.role is not Role.TOOL:
+        return replace(turn, calls=())
+    text = turn.text if turn.text.startswith("<returncode>") else f"OBSERVATION:\n{turn.text}"
+    return replace(turn, role=Role.USER, call_id="", text=text)
 
 
 def read_arguments(call: ToolCall, tool: Tool | None, tools: Sequence[Tool]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The ways of keeping a history within the model's window, by name: none, a text method, or a latent one.
 
-`NAME`, `NAME@RATIO`, or `NAME:option=value@RATIO`; `text:NAME` and `latent:NAME` where both kinds have the name.
+`mementos`, `NAME`, `NAME@RATIO`, or `NAME:option=value@RATIO`; `text:NAME` and `latent:NAME` where both kinds have it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ RATIO = 2.0
 """Of the trigger to what a compaction leaves, unless the name says another."""
 LATENT_RATIO = 8.0
 """Tokens per slot of what is compacted inside a model, unless the name says another."""
+WRITERS = ("own", "ledger", "compactor")
+"""The writers of mementos: the model itself, code, or the model that is configured to compact."""
 WINDOW_SHARE = 0.75
 """Share of the model's window at which a history is compacted at the latest."""
 
@@ -125,9 +127,16 @@ def parse_spec(spec: str) -> ContextSpec:
     name = rest.partition(":")[0]
     if name == "none":
         return ContextSpec("none", "none", None)
+    if name == "mementos":
+        writer = rest.partition(":")[2] or "own"
+        if ratio or writer not in WRITERS:
+            raise BadOption(f"mementos are written by {', '.join(WRITERS)}, as mementos:ledger, got {spec!r}")
+        return ContextSpec("mementos", writer, None)
     kind = kind or ("text" if name in TEXT else "latent" if name in LATENT else "")
     if not kind or name not in {"text": TEXT, "latent": LATENT}[kind]:
-        raise BadOption(f"no context is called {spec!r}; there are: none, {', '.join(dict.fromkeys([*TEXT, *LATENT]))}")
+        raise BadOption(
+            f"no context is called {spec!r}; there are: none, mementos, {', '.join(dict.fromkeys([*TEXT, *LATENT]))}"
+        )
     try:
         number = float(ratio) if ratio else None
     except ValueError:
@@ -154,11 +163,22 @@ def open_context(
         return TextContext(spec, Compactor(text, high, chat=chat), prices)
     from holdfast.agent.local import LatentContext, LocalModel
 
-    if isinstance(model, LocalModel):
-        from holdfast.compaction.plan import Plan, Policy
-        from holdfast.methods.registry import build
+    if not isinstance(model, LocalModel):
+        raise BadOption(
+            f"{spec} compacts inside a model of this process; {model.name} runs elsewhere, take a text method"
+        )
+    from holdfast.compaction.plan import Plan, Policy
 
-        build(parsed.method)
-        plan = Plan(parsed.method, parsed.ratio or LATENT_RATIO, policy=Policy(keep_recent=1))
-        return LatentContext(spec, model, plan, Trigger(tokens=high))
-    raise BadOption(f"{spec} compacts inside a model of this process; {model.name} runs elsewhere, take a text method")
+    policy = Policy(keep_recent=1)
+    if parsed.kind == "mementos":
+        from holdfast.mementos.strategy import open_strategy, write_memento
+
+        how = open_strategy(parsed.method)
+        return LatentContext(
+            spec, model, Plan(policy=policy), Trigger(tokens=high), lambda session: write_memento(session, how)
+        )
+    from holdfast.methods.registry import build
+
+    build(parsed.method)
+    plan = Plan(parsed.method, parsed.ratio or LATENT_RATIO, policy=policy)
+    return LatentContext(spec, model, plan, Trigger(tokens=high), lambda session: session.compact(plan))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,15 @@ class LocalModel:
         self.engine, self.sampling = engine, sampling
         self.name, self.window = engine.model.name, engine.model.max_tokens
         self.prices: Prices | None = Prices(self.name, Rates(0, 0, 0, 0, 0), source="a model of this process")
+        self.plan: Plan | None = None
+        """The plan of its session; the context sets it before the run begins."""
         self.begin(0, ())
 
     def begin(self, steps: int, tools: Sequence[Mapping[str, Any]]) -> None:
         """Opens an empty session; a resumed run is read into it again."""
         from holdfast.session.session import Session
 
-        self.session: Session = Session(self.engine, tools=tools)
+        self.session: Session = Session(self.engine, self.plan, tools=tools)
 
     def read(self, turns: Sequence[Turn]) -> int:
         """Brings the session to these turns; returns the tokens that it read. Raises TooLarge, with the turns that fit.
@@ -76,15 +78,22 @@ def _plain(turn: Turn) -> Turn:
     return replace(turn, source=0, extra={}, is_error=False)
 
 
-class LatentContext:
-    """The history compacted inside the model, by any latent method: what is sent stays whole."""
+Shrink = Callable[["Session"], object]
+"""Compacts a session in place. Raises BadInput where nothing may go, Failed where it could not be done."""
 
-    def __init__(self, spec: str, model: LocalModel, plan: Plan, trigger: Trigger) -> None:
-        self.spec, self.model, self.plan, self.trigger = spec, model, plan, trigger
-        self.breaker = CircuitBreaker()
+
+class LatentContext:
+    """The history compacted inside the model, by any latent method or by mementos: what is sent stays whole."""
+
+    def __init__(self, spec: str, model: LocalModel, plan: Plan, trigger: Trigger, shrink: Shrink) -> None:
+        self.spec, self.model, self.trigger, self.shrink = spec, model, trigger, shrink
+        self.breaker, self.failure = CircuitBreaker(), ""
+        model.plan = plan
+        model.begin(0, ())
 
     def prepare(self, turns: Sequence[Turn], force: bool = False) -> SentHistory:
         """Reads the turns, and compacts the session if it is due, is asked to, or has no room for them."""
+        self.failure = ""
         made = self._compact() if force else None
         try:
             self.model.read(turns)
@@ -93,7 +102,7 @@ class LatentContext:
             self._read_again(turns)
         if made is None and due(self._status(), self.trigger):
             made = self._compact()
-        return SentHistory(tuple(turns), made)
+        return SentHistory(tuple(turns), made, self.failure)
 
     def _read_again(self, turns: Sequence[Turn]) -> None:
         try:
@@ -113,9 +122,11 @@ class LatentContext:
         session, began = self.model.session, time.perf_counter()
         before = round(session.cache.slots)
         try:
-            session.compact(self.plan)
-        except BadInput:  # nothing that may be compacted
+            self.shrink(session)
+        except (BadInput, Failed) as error:
+            self.failure = str(error)
+            self.breaker = self.breaker.after(len(session.turns), before, None)
             return None
         after = round(session.cache.slots)
         self.breaker = self.breaker.after(len(session.turns), before, after)
-        return Compaction(self.plan.latent, before, after, time.perf_counter() - began)
+        return Compaction(self.spec, before, after, time.perf_counter() - began)

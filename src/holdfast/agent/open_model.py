@@ -39,7 +39,7 @@ def open_model(name: str = "", options: ModelOptions | None = None) -> AgentMode
     options = options or ModelOptions()
     kind, colon, rest = name.partition(":")
     if not name:
-        return _open_endpoint(_configured(options.config), options)
+        return _open_endpoint(_find_route(options.config), options)
     if colon and kind in KEYS:
         key_env = options.key_env or ("" if options.base_url else KEYS[kind])
         route = Route(kind=kind, model=rest, base_url=options.base_url, key_env=key_env)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def open_model(name: str = "", options: ModelOptions | None = None) -> AgentMode
     return _open_local(name, options)
 
 
-def _configured(file: Path | None) -> Route:
+def _find_route(file: Path | None) -> Route:
     route = read_routes(file).get(Task.AGENT)
     if route is None:
         raise BadOption(
