@@ -3,6 +3,7 @@
     python benchmarks/learn_measure.py bleu    --weights RUN --data texts.txt sessions/ --limit 100
     python benchmarks/learn_measure.py squad   --weights RUN --data squad.json --limit 100
     python benchmarks/learn_measure.py credit  --weights RUN --data sessions/ --limit 60
+    python benchmarks/learn_measure.py ratio   --weights none --data sessions/
     python benchmarks/learn_measure.py seconds --weights RUN --data texts.txt
 
 `--weights` takes a run or a step of it, `none` (the text as it is), `omit` (deletion), `untrained`, or means of two
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from holdfast.blocks.block import Kind
 from holdfast.compaction.compact import load
 from holdfast.engine.kv_context import KVContext
 from holdfast.learn.corpus import Chunks, Corpus, read_corpus
@@ -132,7 +135,24 @@ def measure_seconds(one: Compressor, corpus: Corpus, given: argparse.Namespace) 
         yield {"what": name, "seconds": round(min(values), 4), "tokens": len(ids), "memory": len(memory.vectors)}
 
 
-KINDS = {"bleu": measure_bleu, "squad": measure_squad, "credit": measure_credit, "seconds": measure_seconds}
+def measure_ratio(one: Compressor, corpus: Corpus, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields how much smaller whole sessions get where every long observation becomes a quarter; runs no model."""
+    before, after = [], []
+    for session in corpus.sessions:
+        sizes = [(len(b), b.kind is Kind.OBSERVATION and len(b) >= given.long) for b in session.blocks]
+        before.append(len(session.ids))
+        after.append(sum(math.ceil(n / 4) if long else n for n, long in sizes))
+    ratios = [full / small for full, small in zip(before, after, strict=True)]
+    yield summarise("tokens of a session by those that are left", ratios, all=round(sum(before) / sum(after), 3))
+
+
+KINDS = {
+    "ratio": measure_ratio,
+    "bleu": measure_bleu,
+    "squad": measure_squad,
+    "credit": measure_credit,
+    "seconds": measure_seconds,
+}
 
 
 def main() -> None:
