@@ -10,7 +10,7 @@ import pytest
 
 from holdfast.agent import ScriptedModel
 from holdfast.agent.sandbox.none import NoSandbox
-from holdfast.bench.tasks.catalog import NEEDS, read_tasks
+from holdfast.bench.tasks.catalog import NEEDS, missing_needs, read_tasks
 from holdfast.bench.tasks.conditions import Retrieval, read_condition
 from holdfast.bench.tasks.judge import agreement_with_checks, judge_task
 from holdfast.bench.tasks.run import TaskRow, make_run, measure
@@ -71,6 +71,14 @@ def test_an_empty_program_passes_nothing(tmp_path):
     reset(tmp_path / "work")
     found = accept(TASKS["4-tasks"], tmp_path / "work", NoSandbox())
     assert (found.passed, found.total) == (0, 4)
+
+
+def test_a_task_alone_finds_what_it_builds_on(tmp_path):
+    given = missing_needs(read_tasks(("5",)))
+    assert [task.id for task in given] == ["1-database", "2-markdown"]
+    reset(tmp_path / "work", given)
+    assert sorted(path.name for path in (tmp_path / "work" / "src").iterdir()) == ["db.js", "markdown.js"]
+    assert not missing_needs(read_tasks())
 
 
 def test_a_reset_leaves_nothing_behind(tmp_path):

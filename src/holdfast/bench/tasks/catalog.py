@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +50,18 @@ class Task:
         """The files of the reference solution by path."""
         root = self.folder / "solution"
         return {str(path.relative_to(root)): path.read_text("utf-8") for path in sorted(root.rglob("*.js"))}
+
+
+def missing_needs(tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """Returns the tasks that these build on, at any distance, and that are not among them."""
+    wanted, waiting = {task.id for task in tasks}, [name for task in tasks for name in task.needs]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in wanted | found:
+            found.add(name)
+            waiting += NEEDS[name]
+    return tuple(Task(name) for name in NEEDS if name in found)
 
 
 def read_tasks(names: tuple[str, ...] = ()) -> tuple[Task, ...]:

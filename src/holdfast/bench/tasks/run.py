@@ -24,7 +24,7 @@ from holdfast.agent.models import AgentModel
 from holdfast.agent.sandbox import open_sandbox
 from holdfast.agent.sandbox.base import Sandbox
 from holdfast.agent.trajectory import read_rows
-from holdfast.bench.tasks.catalog import Task, read_tasks
+from holdfast.bench.tasks.catalog import Task, missing_needs, read_tasks
 from holdfast.bench.tasks.conditions import PRICES, TRIGGER, TaskCondition, read_condition
 from holdfast.bench.tasks.judge import Opinion, agreement_with_checks, judge_task
 from holdfast.bench.tasks.script import make_script, prompt_of
@@ -141,7 +141,7 @@ def _build(
 ) -> TaskRow:
     began, work = time.perf_counter(), place / "work"
     if not (place / "logs").exists():
-        reset(work)
+        reset(work, missing_needs(run.tasks))
     parts = [run.tasks] if session == "one" else [(task,) for task in run.tasks]
     ended: list[AgentRun] = []
     for number, tasks in enumerate(parts, 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +31,14 @@ class Acceptance:
         return 0 < self.total == self.passed
 
 
-def reset(folder: Path) -> None:
-    """Makes a folder the program's start again; everything else in it goes, ignored files too."""
+def reset(folder: Path, given: Iterable[Task] = ()) -> None:
+    """Makes a folder the program's start, with the solutions of `given` tasks; all else in it goes, ignored or not."""
     if folder.exists():
         shutil.rmtree(folder)
     _copy(FOLDER / "start", folder)
     (folder / "packages").rename(folder / "node_modules")
+    for task in given:
+        _copy(task.folder / "solution", folder)
 
 
 def accept(task: Task, folder: Path, sandbox: Sandbox) -> Acceptance:
