@@ -135,3 +135,10 @@ def test_without_a_context_a_full_window_stops_in_words(run):
     done = run(ScriptedModel([bash("seq 1 2000")] * 3, window=4000))
     assert done.status == "context_full"
     assert "Resume with another context" in done.text
+
+
+def test_a_call_that_is_written_as_text_hands_nothing_in(run):
+    written = '```json\n{"name": "write_file", "arguments": {"path": "a", "content": "b"}}\n```'
+    done = run([written, "All done."], profile="files")
+    assert "writes a call as text" in done.turns[3].text
+    assert (done.status, done.text) == ("submitted", "All done.")

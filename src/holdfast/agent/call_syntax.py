@@ -70,7 +70,9 @@ def read_arguments(call: ToolCall, tool: Tool | None, tools: Sequence[Tool]) -> 
 
 
 def _parse_api(answer: Turn, tools: Sequence[Tool], prefix: str) -> Turn:
-    """Gives calls an id of their own where the server did not."""
+    """Gives calls an id of their own where the server did not. A call that was written as text is no answer."""
+    if not answer.calls and '"arguments"' in answer.text and any(f'"{tool.name}"' in answer.text for tool in tools):
+        raise FormatError("Your answer writes a call as text; call the tool itself. Nothing was run.")
     ids = [call.id for call in answer.calls]
     if all(ids) and len(set(ids)) == len(ids):
         return answer
