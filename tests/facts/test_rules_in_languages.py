@@ -257,3 +257,62 @@ def test_a_question_is_a_rule_only_if_it_asks_for_something() -> None:
         "Kannst du bitte die Tests reparieren?",
     ):
         assert classify_sentence(asks) is FactKind.INSTRUCTION
+
+
+LIFTED: dict[str, tuple[tuple[str, str], ...]] = {
+    "Chinese": (
+        ("请不要推送到 main。", "现在可以推送到 main 了。"),
+        ("禁止修改数据库迁移文件。", "从现在起你可以修改数据库迁移文件。"),
+    ),
+    "Japanese": (("main にプッシュしないでください。", "もう main にプッシュしてもいいです。"),),
+    "Korean": (("main에 푸시하지 마세요.", "이제 main에 푸시해도 됩니다."),),
+    "Russian": (
+        ("Не пуши в main.", "Теперь можно пушить в main."),
+        ("Не удаляйте миграции.", "Забудь, что я говорил про миграции."),
+    ),
+    "German": (
+        ("Pushe nicht auf main.", "Du darfst jetzt auf main pushen."),
+        ("Die Tests nicht löschen!", "Ok, ab jetzt darfst du die Tests löschen."),
+        ("Du darfst die Migrationen nicht ändern.", "Vergiss, was ich über die Migrationen gesagt habe."),
+    ),
+    "French": (
+        ("Ne modifie jamais les migrations.", "Tu peux maintenant modifier les migrations."),
+        ("Ne touche jamais à la base de production.", "Oublie ce que j'ai dit sur la base de production."),
+    ),
+    "Spanish": (("No instales dependencias nuevas.", "Ahora puedes instalar dependencias nuevas."),),
+    "Portuguese": (("Não instale dependências novas.", "Agora você pode instalar dependências novas."),),
+    "Italian": (("Non modificare le migrazioni.", "Ora puoi modificare le migrazioni."),),
+    "Indonesian": (("Jangan hapus migrasi lama.", "Sekarang kamu boleh hapus migrasi lama."),),
+}
+KEPT = (
+    ("Pushe nicht auf main.", "Du darfst jetzt auf staging pushen."),
+    ("Pushe nicht auf main.", "Du darfst jetzt nur auf main pushen, wenn alle Tests grün sind."),
+    ("Pushe nicht auf main.", "Du kannst auf main pushen."),  # what is possible, not what is allowed again
+    ("Pushe nicht auf main.", "Darf ich jetzt auf main pushen?"),
+    ("Ne modifie jamais les migrations.", "Tu peux maintenant modifier les tests."),
+    ("请不要推送到 main。", "现在不可以推送到 main。"),
+    ("请不要推送到 main。", "现在可以推送到 staging 了。"),
+    ("Не пуши в main.", "Теперь можно пушить в dev."),
+    ("No instales dependencias nuevas.", "Ahora no puedes instalar dependencias nuevas."),
+    ("main에 푸시하지 마세요.", "이제 dev에 푸시해도 됩니다."),
+)
+
+
+def rules_after(rule: str, later: str) -> set[str]:
+    live = collect_facts(session(user(f"Fix it.\n{rule}"), tool("ok", command="ls"), user(later))).live
+    return {fact.text for fact in live if fact.kind in RULE_KINDS}
+
+
+@pytest.mark.parametrize(("rule", "lift"), [pair for pairs in LIFTED.values() for pair in pairs])
+def test_the_user_takes_a_rule_back_in_each_language(rule: str, lift: str) -> None:
+    assert rule in rules_after(rule, "ok")
+    assert rule not in rules_after(rule, lift)
+
+
+@pytest.mark.parametrize(("rule", "words"), KEPT)
+def test_in_doubt_a_rule_stays_in_each_language(rule: str, words: str) -> None:
+    assert rule in rules_after(rule, words)
+
+
+def test_each_language_has_rules_that_are_taken_back() -> None:
+    assert LIFTED.keys() == {row.name for row in WORDINGS}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from holdfast.facts.fact import FactKind
+from holdfast.facts.lift_wordings import IDLE, find_topic
 from holdfast.facts.passages import SENTENCE
 from holdfast.facts.prohibitions import find_rules, negates
 from holdfast.facts.word_lists import words_of
@@ -39,6 +40,7 @@ _BARE = re.compile(
 _AFTER = re.compile(r"(?:,|;| because | since | as | if | once | when | but | for now| now\b| again\b)")
 _NARROWS = re.compile(r"\b(?:only|except|unless)\b", re.IGNORECASE)
 _WIDE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
+_HANGUL, _CYRILLIC = re.compile(r"[\uac00-\ud7af]"), re.compile(r"[\u0400-\u04ff]")
 _WORD = re.compile(r"[\w./@~-]*\w")
 _IDLE = words_of(
     "a an and any anything are as at be by do for from in into is it its me my of on or our please so that the them "
@@ -92,9 +94,32 @@ def find_lifts(said: Sequence[tuple[int, str]]) -> tuple[Lift, ...]:
 
 @lru_cache(maxsize=1 << 14)
 def topic_words(text: str) -> frozenset[str]:
-    """Returns the words that a sentence is about: without idle words, and equal for words that mean the same here."""
+    """Returns the words that a rule is about: without idle words, and equal for words that mean the same here.
+
+    Beside each stands how it begins, by which lifts in other languages than English find it.
+    """
+    return _words(text) | _beginnings(text)
+
+
+def _words(text: str) -> frozenset[str]:
     found = (part for match in _WORD.finditer(text) for part in _split_wide(match[0].lower()))
     return frozenset(_stem(word) for word in found if word not in _IDLE)
+
+
+def _beginnings(text: str) -> frozenset[str]:
+    """Returns how the words of a sentence begin; a name, and characters without blanks between words, stay whole."""
+    found = (part for match in _WORD.finditer(text) for part in _split_wide(match[0].lower()))
+    return frozenset(_begin(word) for word in found if word not in IDLE)
+
+
+def _begin(word: str) -> str:
+    if _is_name(word) or _WIDE.search(word):
+        return word
+    return word[: 2 if _HANGUL.match(word) else 3 if _CYRILLIC.match(word) else 4] + "…"
+
+
+def _is_name(word: str) -> bool:
+    return any(mark in word for mark in "./@~_") or any(map(str.isdigit, word))
 
 
 def _split_wide(word: str) -> Iterator[str]:
@@ -104,7 +129,7 @@ def _split_wide(word: str) -> Iterator[str]:
 
 
 def _stem(word: str) -> str:
-    if any(mark in word for mark in "./@~_") or any(map(str.isdigit, word)):
+    if _is_name(word):
         return word
     bare = _cut_ending(word)
     return _SAME.get(bare, bare)
@@ -116,11 +141,18 @@ def _find_in_text(text: str) -> list[tuple[tuple[int, int], frozenset[str]]]:
         sentence = match[0].strip()
         if "```" in sentence:
             fenced = fenced != bool(sentence.count("```") % 2)
-        lift = None if fenced or sentence.endswith("?") or sentence.startswith(">") else _LIFTS.match(sentence)
-        if not lift:
+        if fenced or sentence.endswith(("?", "？")) or sentence.startswith(">"):
             continue
-        topic = _AFTER.split(lift["topic"], maxsplit=1)[0]
-        if not negates(topic) and not _NARROWS.search(topic):
+        if topic := _topic_of(sentence):
             start = match.start() + len(match[0]) - len(match[0].lstrip())
-            found.append(((start, start + len(sentence)), topic_words(topic)))
+            found.append(((start, start + len(sentence)), topic))
     return found
+
+
+def _topic_of(sentence: str) -> frozenset[str]:
+    """Returns the words that a rule must have for a sentence to lift it; none if it lifts nothing."""
+    if lift := _LIFTS.match(sentence):
+        topic = _AFTER.split(lift["topic"], maxsplit=1)[0]
+        return frozenset() if negates(topic) or _NARROWS.search(topic) else _words(topic)
+    other = find_topic(sentence)
+    return frozenset() if other is None or negates(other) else _beginnings(other)
