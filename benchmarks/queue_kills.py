@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
+from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ class Table:
 
 
 def work(folder: str) -> None:
-    """Runs a queue again and again, until this process is killed."""
-    while True:
+    """Runs a queue again and again, until this process is killed, or the one that started it is gone."""
+    while (parent := parent_process()) and parent.is_alive():
         Runner(Log(Path(folder)), Options(jobs=4)).run()
         time.sleep(0.02)
 
