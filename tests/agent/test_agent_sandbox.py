@@ -52,10 +52,9 @@ def test_nothing_outside_is_written(sh, target):
     assert (sh.outside / "secret").read_text() == "hunter2"
 
 
-@pytest.mark.parametrize(
-    "secret", ["../secret", "link", "/etc/shadow", "/root/.bashrc", f"/proc/{os.getpid()}/environ"]
-)
+@pytest.mark.parametrize("secret", ["../secret", "link", "/etc/shadow", "/root/.bashrc", "/proc/OURS/environ"])
 def test_no_secret_is_read(sh, secret):
+    secret = secret.replace("OURS", str(os.getpid()))
     (sh.work / "link").symlink_to(sh.outside / "secret")
     done = sh(f"cat {secret} | tr 'a-z' 'A-Z'; cat < {secret}")
     assert done.returncode != 0
