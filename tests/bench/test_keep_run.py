@@ -9,14 +9,14 @@ from holdfast.bench.keep.score import score, score_groups
 from holdfast.errors import BadInput, BadOption
 from holdfast.storage.json_lines import read_lines
 
-CONDITIONS = ("none", "latent:truncate@8", "text:tiered+gate@4")
+CONDITIONS = ("none", "latent:truncate@8", "latent:truncate@8+pin", "text:tiered+gate@4")
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory, engine):
     out = tmp_path_factory.mktemp("keep") / "rows.jsonl"
     told = []
-    assert measure(KeepRun(2048, 1, conditions=CONDITIONS), engine, out, note=told.append) == 4
+    assert measure(KeepRun(2048, 1, conditions=CONDITIONS), engine, out, note=told.append) == 5
     return out, told
 
 
@@ -29,7 +29,7 @@ def test_a_run_goes_on_where_it_stopped(rows, engine):
     out, _ = rows
     whole = out.read_bytes()
     out.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]) + b'{"cut')
-    assert measure(KeepRun(2048, 1, conditions=CONDITIONS), engine, out, note=lambda words: None) == 2
+    assert measure(KeepRun(2048, 1, conditions=CONDITIONS), engine, out, note=lambda words: None) == 3
     found = read_lines(out, KeepRow, print)
     assert [row.condition for row in found] == ["full", *CONDITIONS]
     assert len({row.key for row in found}) == len(found)
@@ -43,10 +43,22 @@ def test_contexts_have_the_size_that_their_condition_says(rows):
     assert full.bytes == full.bytes_full
     assert found["none"].tokens < full.tokens / 8
     assert found["latent:truncate@8"].tokens < full.tokens / 6
+    assert found["latent:truncate@8"].tokens < found["latent:truncate@8+pin"].tokens < full.tokens
     assert found["text:tiered+gate@4"].tokens < full.tokens / 2
 
 
-@pytest.mark.parametrize("name", ["informed", "nothing@8", "informed@0", "text:informed@8", "text:truncate@x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "informed",
+        "nothing@8",
+        "informed@0",
+        "text:informed@8",
+        "text:truncate@x",
+        "informed@8+gate",
+        "text:tiered@8+pin",
+    ],
+)
 def test_a_condition_that_is_none_is_refused(name):
     with pytest.raises(BadOption):
         read_condition(name)

@@ -10,6 +10,7 @@ from holdfast.bench.keep.conditions import FULL, NONE, Condition
 from holdfast.bench.keep.item import Item
 from holdfast.blocks.block import Kind
 from holdfast.blocks.render import RenderedSession, answer_ids, question_ids, render
+from holdfast.compaction.compact import compact
 from holdfast.compaction.partition import Part
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.walk import SharedStudy
@@ -101,6 +102,10 @@ class OpenItem:
             return self.opened.none, self.prompt, 0.0
         if condition.kind == "text":
             return self._text_context(condition)
+        if condition.pin:  # reads the session again, because what stays word for word lies between the spans
+            plan = Plan(condition.method, condition.ratio or 1.0)
+            whole = compact(Transcript(self.item.transcript.turns[:-1]), self.engine, plan)
+            return self.engine.open(whole), self.prompt, float(whole.evidence["seconds_compact"])
         plan = Plan(condition.method, condition.ratio or 1.0, policy=Policy(pin=(), keep_recent=0))
         shared = self.studies.setdefault(condition.method, SharedStudy())
         made, live = self.opened.compact(plan, quiet, shared)
