@@ -21,6 +21,8 @@ from holdfast.model.load import Model, adopt_model
 from holdfast.transcript.turn import Role, ToolCall, Transcript, Turn
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs behind it; Ctrl-C is tested
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ALWAYS: dict[str, Any] = {"deadline": None, "database": None}
 hypothesis.settings.register_profile("quick", **ALWAYS, max_examples=20, derandomize=True)
 hypothesis.settings.register_profile("thorough", **ALWAYS, max_examples=500)  # `make test-all` asks for it

@@ -145,7 +145,7 @@ def fork_worker(rank, port, folder):
     if child:
         return child
     try:
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
         os.environ |= shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         PartialState._reset_state()
         train(Line(0), ROWS, settings(save_every=3), folder, ABOUT)

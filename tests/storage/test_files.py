@@ -272,6 +272,12 @@ CALLS = {
 }  # fmt: skip
 OS_FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND", "O_TRUNC"}
 WRITER = {"storage/files.py", "storage/swap.py"}
+# they make the throw-away folder in which a program is run, or the pipe on which it is judged: nothing of a user is written
+RUNNERS = {
+    "agent/sandbox/sandlock.py",
+    "agent/workplace.py",
+    *(f"bench/{x}.py" for x in ("keep/checks", "keep/judge", "tasks/workspace")),
+}
 
 
 def _offences(tree):
@@ -299,7 +305,7 @@ def test_no_other_module_opens_a_file_for_writing():
     for path in sorted(SRC.rglob("*.py")):
         name = str(path.relative_to(SRC))
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        found += [f"{name}:{line}: {what}" for line, what in _offences(tree) if name not in WRITER]
+        found += [f"{name}:{line}: {what}" for line, what in _offences(tree) if name not in WRITER | RUNNERS]
     assert found == []
 
 
