@@ -272,7 +272,7 @@ CALLS = {
 }  # fmt: skip
 OS_FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND", "O_TRUNC"}
 WRITER = {"storage/files.py", "storage/swap.py"}
-# they make the throw-away folder in which a program is run, or the pipe on which it is judged: nothing of a user is written
+# they make the throw-away folder in which a program is run, or the pipe on which it is judged; no file of a user
 RUNNERS = {
     "agent/sandbox/sandlock.py",
     "agent/workplace.py",
