@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 
@@ -23,6 +25,17 @@ def describe_home_source() -> str:
     """Returns the name of what says where the Holdfast folder is: a variable, or the default."""
     set_ones = (f"${name}" for name in ("HOLDFAST_HOME", "XDG_CACHE_HOME") if os.environ.get(name))
     return next(set_ones, "the default; $HOLDFAST_HOME names another")
+
+
+@cache
+def source_commit() -> str:
+    """Returns the commit of the checkout that Holdfast runs from, or an empty string where it is installed."""
+    line, here = ["git", "rev-parse", "--short=12", "HEAD"], Path(__file__).parent
+    try:
+        done = subprocess.run(line, cwd=here, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 CONFIG = "holdfast.toml"

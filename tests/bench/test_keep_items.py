@@ -2,11 +2,13 @@
 
 import pytest
 
+from holdfast.agent.sandbox import open_sandbox
+from holdfast.agent.sandbox.none import NoSandbox
 from holdfast.bench.keep.families import FAMILIES
 from holdfast.bench.keep.item import SIZES, make_item
 from holdfast.bench.keep.judge import judge
 from holdfast.bench.keep.run import digest
-from holdfast.errors import BadOption
+from holdfast.errors import BadOption, Failed
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.turn import Role
 
@@ -26,8 +28,8 @@ def test_a_seed_names_one_item_and_no_two_are_alike():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_right_answer_keeps_every_fact_and_goes_on_from_the_opening(seed):
     item = make_item(seed, 2048)
-    found = judge(item.assignment, block(item, item.assignment.solution))
-    assert found.passed, found
+    found = judge(item.assignment, block(item, item.assignment.solution), NoSandbox())
+    assert found.complete, found
     assert set(found.facts) == set(item.assignment.facts)
     assert item.assignment.solution.count(item.assignment.opening.splitlines()[-1]) == 1
 
@@ -36,7 +38,7 @@ def test_the_right_answer_keeps_every_fact_and_goes_on_from_the_opening(seed):
 def test_the_answer_of_another_item_of_the_family_fails(seed):
     item, other = make_item(seed, 2048), make_item(seed + len(FAMILIES), 2048)
     assert item.assignment.family == other.assignment.family
-    assert not judge(item.assignment, block(item, other.assignment.solution)).passed
+    assert not judge(item.assignment, block(item, other.assignment.solution), NoSandbox()).complete
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -74,9 +76,25 @@ def test_a_session_has_the_size_that_was_asked_for(tokens):
 )
 def test_code_that_hangs_dies_or_lies_keeps_no_fact(answer):
     item = make_item(2, 2048)
-    found = judge(item.assignment, answer)
+    found = judge(item.assignment, answer, NoSandbox())
     assert not any(found.facts.values())
     assert found.error
+
+
+def test_what_the_model_writes_reaches_no_file_of_the_user(tmp_path):
+    try:
+        sandbox = open_sandbox()
+    except Failed as error:
+        pytest.skip(str(error))
+    made = (make_item(seed, 2048) for seed in SEEDS)
+    item, kept = next(item for item in made if item.assignment.family == "signature"), tmp_path / "kept"
+    kept.write_text("ours")
+    harm = f"open({str(kept)!r}, 'w').close()\n{item.assignment.solution}"
+    assert judge(item.assignment, block(item, item.assignment.solution), sandbox).complete
+    assert not judge(item.assignment, block(item, harm), sandbox).complete
+    assert kept.read_text() == "ours"
+    assert not judge(item.assignment, block(item, harm), NoSandbox()).error
+    assert not kept.read_text()  # the sandbox held it back, and nothing else
 
 
 def test_too_small_a_session_is_refused():

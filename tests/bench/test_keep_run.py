@@ -16,7 +16,7 @@ CONDITIONS = ("none", "latent:truncate@8", "latent:truncate@8+pin", "text:tiered
 def rows(tmp_path_factory, engine):
     out = tmp_path_factory.mktemp("keep") / "rows.jsonl"
     told = []
-    assert measure(KeepRun(2048, 1, conditions=CONDITIONS), engine, out, note=told.append) == 5
+    assert measure(KeepRun(2048, 1, conditions=CONDITIONS, sandbox="none"), engine, out, note=told.append) == 5
     return out, told
 
 
@@ -29,11 +29,11 @@ def test_a_run_goes_on_where_it_stopped(rows, engine):
     out, _ = rows
     whole = out.read_bytes()
     out.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]) + b'{"cut')
-    assert measure(KeepRun(2048, 1, conditions=CONDITIONS), engine, out, note=lambda words: None) == 3
+    assert measure(KeepRun(2048, 1, conditions=CONDITIONS, sandbox="none"), engine, out, note=lambda words: None) == 3
     found = read_lines(out, KeepRow, print)
     assert [row.condition for row in found] == ["full", *CONDITIONS]
     assert len({row.key for row in found}) == len(found)
-    assert measure(KeepRun(2048, 1, conditions=CONDITIONS), engine, out) == 0
+    assert measure(KeepRun(2048, 1, conditions=CONDITIONS, sandbox="none"), engine, out) == 0
 
 
 def test_contexts_have_the_size_that_their_condition_says(rows):

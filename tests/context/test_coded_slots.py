@@ -11,8 +11,9 @@ from conftest import VOCAB
 from holdfast.blocks.block import Block, Kind, Origin
 from holdfast.compaction.learn_bases import learn_bases
 from holdfast.context.budget import Budget
-from holdfast.context.entropy_coding import pack_positions, unpack_positions
+from holdfast.context.entropy_coding import NARROWEST, encode_rows, pack_positions, unpack_positions
 from holdfast.context.holdfast_file import from_bytes, load, save, to_bytes
+from holdfast.context.packing import join, where
 from holdfast.context.segments import CompactContext
 from holdfast.engine.kv_context import KVContext
 from holdfast.errors import BadContext, BadInput, BadOption
@@ -72,10 +73,29 @@ def test_the_finest_step_changes_little_and_each_coarser_one_more(pair, bases):
     assert errors[0] < errors[1] < errors[2]
 
 
-def test_a_coarser_step_takes_fewer_bytes_and_all_take_fewer_than_four_bits(pair, bases):
-    sizes = [len(to_bytes(compact(pair, f"kvzip:storage={form}", 800, 400), pair.model)) for form in ("int4", "coded")]
-    sizes.append(len(to_bytes(compact(pair, "kvzip:storage=coded,step=32", 800, 400), pair.model)))
-    assert sizes[0] > sizes[1] > sizes[2]
+def test_the_coder_spends_what_the_spreads_call_for(pair, bases):
+    """The bits are those of a normal model of the calibrated spread, and nothing stands beside the codes."""
+    sizes = []
+    for step in (4.0, 32.0):
+        slots = compact(pair, f"kvzip:storage=coded,step={step}", 800, 400).segments[0].layers[-1]
+        spread = (slots.keys.basis.spread.double() / step).clamp_min(NARROWEST)[slots.keys.heads.long()]
+        edges = [torch.special.ndtr((slots.keys.codes.double() + half) / spread) for half in (0.5, -0.5)]
+        ideal = -(edges[0] - edges[1]).clamp_min(2.0**-20).log2().sum()
+        coded = 8 * len(encode_rows(slots.keys, slots.keys.basis, step))
+        assert 0.95 * ideal < coded < 1.05 * ideal + 64
+        sizes.append(coded / slots.keys.codes.numel())
+    assert sizes[1] < sizes[0] - 2
+
+
+def test_some_of_coded_slots_are_what_they_stand_for(pair, bases):
+    slots = compact(pair, "kvzip:storage=coded").segments[0].layers[-1]
+    mask = torch.arange(len(slots.keys)) % 3 == 0
+    for kept, all_of_them in ((where(slots, mask), slots), (join((slots, slots)), slots)):
+        rows = kept.plain(torch.float32)
+        plain = all_of_them.plain(torch.float32)
+        expected = where(plain, mask) if len(kept.keys) < len(slots.keys) else join((plain, plain))
+        assert torch.equal(rows.keys, expected.keys)
+        assert torch.equal(rows.values, expected.values)
 
 
 def test_coded_segments_of_two_steps_live_in_one_memory(pair, bases):

@@ -31,6 +31,7 @@ def keep(
     method: Annotated[
         list[str], typer.Option(help="none, or NAME@RATIO as text:truncate@8, tiered+gate@8, informed@8; repeatable.")
     ] = [],  # noqa: B006
+    sandbox: Annotated[str, typer.Option(help="Of what the model writes; none runs it as you.")] = "auto",
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -41,7 +42,7 @@ def keep(
     from holdfast.bench.keep.item import read_size
     from holdfast.bench.keep.run import KeepRun, measure
 
-    run = KeepRun(read_size(tokens), items, first, tuple(method) or DEFAULT)
+    run = KeepRun(read_size(tokens), items, first, tuple(method) or DEFAULT, sandbox)
     outputs.check_rows(out)
     engine = console.engine(model, dtype, device)
     with console.progress("measuring") as shown:

@@ -25,7 +25,7 @@ def encode_rows(rows: QuantizedRows, basis: RowBasis, step: float) -> Tensor:
     """Returns the bytes `[B]` uint8 of coded rows `[N, D]`. Raises BadOption where the coder is not installed."""
     if not len(rows) or rows.heads is None:
         return torch.zeros(0, dtype=torch.uint8)
-    encoder = _coder().stream.queue.RangeEncoder()
+    encoder = load_coder().stream.queue.RangeEncoder()
     encoder.encode(rows.codes.cpu().numpy().ravel().astype(np.int32), *_spreads(basis, rows.heads.cpu(), step))
     return torch.from_numpy(encoder.get_compressed().view(np.uint8).copy())
 
@@ -38,7 +38,7 @@ def decode_rows(data: Tensor, basis: RowBasis, lengths: tuple[int, ...], step: f
         return QuantizedRows(torch.zeros(0, D, dtype=torch.int8), scales, basis, heads)
     if data.dtype != torch.uint8 or data.ndim != 1 or len(data) % 4:
         raise ValueError(f"coded rows are bytes in fours, got {data.dtype} {list(data.shape)}")
-    decoder = _coder().stream.queue.RangeDecoder(data.numpy().copy().view(np.uint32))
+    decoder = load_coder().stream.queue.RangeDecoder(data.numpy().copy().view(np.uint32))
     model, means, spreads = _spreads(basis, heads, step)
     try:
         codes = decoder.decode(model, means, spreads).reshape(N, D)
@@ -90,7 +90,7 @@ def unpack_scores(data: Tensor, count: int) -> Tensor:
 def _spreads(basis: RowBasis, heads: Tensor, step: float) -> tuple[Any, Any, Any]:
     """Returns the coder's model, and the mean and the spread of each code, in steps."""
     spreads = (basis.spread.double() / step).clamp_min(NARROWEST)[heads.long()].numpy().ravel()  # [N * D]
-    return _coder().stream.model.QuantizedGaussian(-LARGEST, LARGEST), np.zeros(len(spreads)), spreads
+    return load_coder().stream.model.QuantizedGaussian(-LARGEST, LARGEST), np.zeros(len(spreads)), spreads
 
 
 def _deflate(numbers: Any) -> bytes:
@@ -114,7 +114,8 @@ def _inflate(data: bytes, dtype: Any, count: int) -> Any:
     return np.frombuffer(plain, np.uint8).reshape(size, count).T.copy().view(dtype).ravel()
 
 
-def _coder() -> Any:
+def load_coder() -> Any:
+    """Returns the module constriction. Raises BadOption where it is not installed."""
     try:
         import constriction
     except ImportError as error:

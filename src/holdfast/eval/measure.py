@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import holdfast
 from holdfast.compaction.plan import Plan, Policy
 from holdfast.compaction.walk import SharedStudy
 from holdfast.context.segment_tensors import file_nbytes
@@ -31,7 +26,7 @@ from holdfast.eval.asking import (
 from holdfast.eval.metrics import keyword_hit
 from holdfast.eval.open_window import OpenWindow
 from holdfast.eval.probes import check_unknown
-from holdfast.eval.rows import FULL, NONE, Row
+from holdfast.eval.rows import FULL, NONE, Row, describe_run, read_clock
 from holdfast.eval.windows import Window
 from holdfast.facts.fact import FactKind
 from holdfast.gate.latent.gate import split_gate_spec
@@ -222,14 +217,9 @@ class WindowRun:
     def _identity(self) -> dict[str, Any]:
         model = self.setting.engine.model
         return {
-            "version": holdfast.__version__,
-            "commit": source_commit(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": self.setting.config,
-            "model": model.name,
-            "model_digest": model.digest,
+            **describe_run(model, self.setting.config),
+            "created": read_clock(),
             "model_parameters": sum(weight.numel() for weight in model.hf.parameters()),
-            "tokenizer_digest": model.tokenizer_digest,
             "seed": self.setting.seed,
             "transcript": self.name,
             "session_digest": self.session_digest,
@@ -276,16 +266,3 @@ def _gate_verdict(gate: Mapping[str, Any] | None, literal: tuple[int, int]) -> d
     lost = any(a < last and first < b for a, b in gate["spans_lost"])
     forbidden = [fact["text"] for fact in gate["lost"] if fact["kind"] == FactKind.PROHIBITION]
     return {"gate_nats": nats, "gate_lost": lost, "prohibitions_lost": forbidden}
-
-
-@cache
-def source_commit() -> str:
-    """Returns the commit of the installed tree, or an empty string outside a git checkout."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-        )
-    except OSError:  # no git here
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

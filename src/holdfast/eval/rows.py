@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+import holdfast
+from holdfast import config
 from holdfast.errors import BadInput
 from holdfast.storage import json_lines
+
+if TYPE_CHECKING:
+    from holdfast.model.load import Model
 
 FULL = "full"
 """The baseline method that keeps everything."""
@@ -28,8 +34,8 @@ Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Line = TypeVar("Line", bound=BaseModel)
 
 
-class Row(BaseModel):
-    """One (transcript, window, method, ratio, probe). Log-probabilities are natural, so sums are in nats."""
+class ModelRow(BaseModel):
+    """The fields by which a row of any measurement of a model says how it was made."""
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
@@ -45,10 +51,32 @@ class Row(BaseModel):
     """Name of the model, as it was asked for."""
     model_digest: str
     """Digest of the model's weights."""
-    model_parameters: Count = 0
-    """Numbers in them; 0 in old rows."""
     tokenizer_digest: str
     """Digest of the tokenizer."""
+
+
+def describe_run(model: Model, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a `ModelRow` but the time."""
+    return {
+        "version": holdfast.__version__,
+        "commit": config.source_commit(),
+        "config": settings,
+        "model": model.name,
+        "model_digest": model.digest,
+        "tokenizer_digest": model.tokenizer_digest,
+    }
+
+
+def read_clock() -> str:
+    """Returns the time of a measurement, as a row holds it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Row(ModelRow):
+    """One (transcript, window, method, ratio, probe). Log-probabilities are natural, so sums are in nats."""
+
+    model_parameters: Count = 0
+    """Numbers in its weights; 0 in old rows."""
     seed: int
     """Seed of everything random in the run."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import holdfast
+from holdfast import config
 from holdfast.learn.corpus import Chunks, Corpus, read_corpus
 from holdfast.learn.kinds import Recipe, Setup, build_setup, end_id
 from holdfast.learn.loop import Judge, Training, train
@@ -43,7 +43,7 @@ def run_training(
         "recipe": asdict(recipe),
         "data": corpus.about() | {"sources": [path.name for path in paths]},
         "version": holdfast.__version__,
-        "commit": find_commit(),
+        "commit": config.source_commit(),
     }
     judge = _reconstruction(recipe, setup, model, held_out, judged)
     return train(setup.objective, setup.rows, training, folder, about, progress, judge)
@@ -65,13 +65,3 @@ def _reconstruction(recipe: Recipe, setup: Setup, model: Model, held_out: Corpus
             encoder.train(True)
 
     return judge if isinstance(encoder, Icae) else None
-
-
-def find_commit() -> str:
-    """Returns the commit of the checkout that Holdfast runs from, or nothing where it is installed."""
-    where = Path(holdfast.__file__).parent
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip()

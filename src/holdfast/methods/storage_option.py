@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from holdfast.context.budget import Budget
+from holdfast.context.entropy_coding import load_coder
 from holdfast.context.segments import Segment, StateSegment
 from holdfast.context.surgery import encode_segment, quantize_segment
 from holdfast.engine.kv_context import KVContext
@@ -71,8 +72,15 @@ class BasedStudy:
     study: Any
     bases: StateBases
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.study, name)
+    @property
+    def prefill(self) -> Any:
+        """The full memory, if the method holds one; raises AttributeError if it does not."""
+        return self.study.prefill
+
+    @property
+    def report(self) -> Any:
+        """The report of the method, likewise."""
+        return self.study.report
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ class MethodWithCodedSlots(MethodWithStorage):
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> BasedStudy:
         """Returns the method's study with the model's bases. Raises BadOption where there are none."""
         bases = require_bases(engine.model.digest, engine.model.name)  # before anything is read
+        load_coder()  # and before hours are spent on what could not be written
         study = self.method.study(span, past, engine, progress)
         return (RankedBasedStudy if isinstance(study, RankedStudy) else BasedStudy)(study, bases)
 

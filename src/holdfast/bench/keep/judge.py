@@ -1,9 +1,10 @@
-"""Judges an answer: the checks run what it holds in a process of its own, with limits on time, memory and files."""
+"""Judges an answer: the checks run what it holds in a sandbox, with limits on time, memory and files."""
 
 from __future__ import annotations
 
 import json
-import subprocess
+import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -11,10 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.agent.sandbox.base import Sandbox
+from holdfast.agent.workplace import Workplace, open_rights
 from holdfast.bench.keep.assignment import Assignment
+from holdfast.bench.keep.checks import ASKED
+from holdfast.storage import files
 
 SECONDS = 30
 _CHECKS = Path(__file__).with_name("checks.py")
+_PYTHON = (Path(sys.base_prefix), Path(sys.prefix), _CHECKS)
+_COMMAND = f"{shlex.quote(sys.executable)} -I -B {shlex.quote(str(_CHECKS))}"
 
 
 @dataclass(frozen=True)
@@ -26,33 +33,28 @@ class Judgement:
     """The reason why the answer did not run; then no fact was kept."""
 
     @property
-    def passed(self) -> bool:
+    def complete(self) -> bool:
+        """True if every fact is kept."""
         return bool(self.facts) and all(self.facts.values())
 
 
-def judge(assignment: Assignment, answer: str) -> Judgement:
-    """Runs the checks on the code in `answer`. Code that hangs, floods or dies keeps no fact."""
+def judge(assignment: Assignment, answer: str, sandbox: Sandbox) -> Judgement:
+    """Runs the checks on the code in `answer` in a sandbox. Code that hangs, floods or dies keeps no fact."""
     asked = {"family": assignment.family, "answer": extract_code(answer), "values": assignment.values}
-    found: dict[str, Any]
     with tempfile.TemporaryDirectory() as empty:
+        rights = open_rights(empty, read=_PYTHON)
+        files.replace(rights.work / ASKED, json.dumps(asked).encode())
         try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-B", str(_CHECKS)],
-                input=json.dumps(asked),
-                capture_output=True,
-                text=True,
-                timeout=SECONDS,
-                cwd=empty,
-                env={},
-                check=False,
-            )
-            found = (
-                json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {"error": "it ended the process"}
-            )
-        except subprocess.TimeoutExpired:
-            found = {"error": f"it ran longer than {SECONDS} s"}
-        except ValueError:
-            found = {"error": "it wrote over the verdict"}
+            ran = Workplace(sandbox, rights, SECONDS).run(_COMMAND)
+        finally:
+            shutil.rmtree(rights.scratch, ignore_errors=True)
+    found: dict[str, Any]
+    try:
+        found = json.loads((ran.tail or ran.output).splitlines()[-1]) if not ran.ended else {"error": ran.ended}
+    except IndexError:
+        found = {"error": "it ended the process"}
+    except ValueError:
+        found = {"error": "it wrote over the verdict"}
     facts = found.get("facts") or {}
     return Judgement({name: facts.get(name) is True for name in assignment.facts}, str(found.get("error", "")))
 

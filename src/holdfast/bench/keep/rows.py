@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
-
-from holdfast.eval.rows import Count, Seconds, Share
+from holdfast.eval.rows import Count, ModelRow, Seconds, Share
 
 Key = tuple[str, str, str]
 
 
-class KeepRow(BaseModel):
+class KeepRow(ModelRow):
     """One (item, condition). A row file is only ever appended to, so that an interrupted run goes on."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
-
-    version: str
-    """Version of Holdfast that measured the row."""
-    commit: str = ""
-    created: str
-    """Time of the measurement: ISO 8601 with its zone."""
-    config: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the run: `dtype`, `device`, `threads`, `answer_tokens`."""
-    model: str
-    model_digest: str
-    tokenizer_digest: str
 
     item: str
     item_digest: str

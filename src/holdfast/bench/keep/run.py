@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import holdfast
+from holdfast.agent.sandbox import open_sandbox
+from holdfast.agent.sandbox.base import Sandbox
 from holdfast.bench.keep.conditions import DEFAULT, FULL, Condition, read_condition
 from holdfast.bench.keep.contexts import ANSWER_TOKENS, OpenItem
 from holdfast.bench.keep.item import Item, make_item
@@ -20,7 +20,7 @@ from holdfast.bench.keep.judge import judge
 from holdfast.bench.keep.rows import KeepRow, Key
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Failed
-from holdfast.eval.measure import source_commit
+from holdfast.eval.rows import describe_run, read_clock
 from holdfast.model.load import BASE_ITEMSIZE, full_bytes
 from holdfast.progress import Progress, quiet
 from holdfast.storage.json_lines import append_line, read_lines
@@ -37,6 +37,8 @@ class KeepRun:
     first: int = 0
     """Seed of the first item; the others follow one by one."""
     conditions: tuple[str, ...] = DEFAULT
+    sandbox: str = "auto"
+    """Where the programs are run that the model writes; `none` runs them as you."""
 
     def __post_init__(self) -> None:
         if self.items < 1 or self.first < 0:
@@ -46,8 +48,10 @@ class KeepRun:
 def measure(run: KeepRun, engine: LocalEngine, out: Path, progress: Progress = quiet, note: Note = print) -> int:
     """Appends the missing rows to `out` and returns how many; a condition that cannot be met is told to `note`.
 
-    Raises BadOption for an unknown condition, a session that the model cannot read, or rows of another model.
+    Raises BadOption for an unknown condition, a session that the model cannot read, or rows of another model, and
+    Failed where no sandbox works.
     """
+    sandbox = open_sandbox(run.sandbox)
     conditions = [read_condition(name) for name in dict.fromkeys((FULL, *run.conditions))]
     most = engine.model.max_tokens - 4 * ANSWER_TOKENS
     if run.tokens > most:
@@ -58,7 +62,7 @@ def measure(run: KeepRun, engine: LocalEngine, out: Path, progress: Progress = q
         item = make_item(seed, run.tokens)
         progress("item", number, run.items, item.id)
         missing = [c for c in conditions if (item.id, digest(item), c.name) not in written]
-        for row in _measure_item(item, missing, engine, note) if missing else ():
+        for row in _measure_item(item, missing, engine, sandbox, note) if missing else ():
             append_line(out, row)
             written.add(row.key)
     progress("item", run.items, run.items, "")
@@ -72,7 +76,9 @@ def digest(item: Item) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _measure_item(item: Item, missing: Sequence[Condition], engine: LocalEngine, note: Note) -> Iterator[KeepRow]:
+def _measure_item(
+    item: Item, missing: Sequence[Condition], engine: LocalEngine, sandbox: Sandbox, note: Note
+) -> Iterator[KeepRow]:
     """Yields a row per condition."""
     opened = OpenItem.read(item, engine)
     about = _about(item, opened, engine)
@@ -82,10 +88,10 @@ def _measure_item(item: Item, missing: Sequence[Condition], engine: LocalEngine,
         except (BadOption, BadInput, Failed) as error:
             note(f"{item.id}: {condition.name} is left out: {error}")
             continue
-        found = judge(item.assignment, answer.text)
+        found = judge(item.assignment, answer.text, sandbox)
         yield KeepRow(
             **about,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=read_clock(),
             condition=condition.name,
             kind=condition.kind,
             ratio=condition.ratio,
@@ -95,7 +101,7 @@ def _measure_item(item: Item, missing: Sequence[Condition], engine: LocalEngine,
             seconds_answer=round(answer.seconds_answer, 3),
             text=answer.text,
             facts=dict(found.facts),
-            passed=found.passed,
+            passed=found.complete,
             error=found.error,
         )
 
@@ -103,12 +109,7 @@ def _measure_item(item: Item, missing: Sequence[Condition], engine: LocalEngine,
 def _about(item: Item, opened: OpenItem, engine: LocalEngine) -> dict[str, Any]:
     model = engine.model
     return {
-        "version": holdfast.__version__,
-        "commit": source_commit(),
-        "config": _config(engine),
-        "model": model.name,
-        "model_digest": model.digest,
-        "tokenizer_digest": model.tokenizer_digest,
+        **describe_run(model, _config(engine)),
         "item": item.id,
         "item_digest": digest(item),
         "seed": item.seed,

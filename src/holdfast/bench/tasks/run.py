@@ -151,7 +151,7 @@ def _build(
         ended.append(run_agent(prompt_of(tasks), work, model, condition.open(model, run.trigger), options, folder=log))
     found = {task.id: accept(task, work, sandbox) for task in run.tasks}
     opinions = [_ask_judge(run.judge, task, work) for task in run.tasks] if run.judge else []
-    solved = {name: one.solved for name, one in found.items()}
+    solved = {name: one.complete for name, one in found.items()}
     shutil.rmtree(work)  # the log of every session holds what was written
     return TaskRow(
         version=holdfast.__version__,

@@ -27,7 +27,8 @@ class Acceptance:
     output: str = ""
 
     @property
-    def solved(self) -> bool:
+    def complete(self) -> bool:
+        """True if every check passes."""
         return 0 < self.total == self.passed
 
 
