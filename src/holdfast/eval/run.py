@@ -31,7 +31,7 @@ from holdfast.gate.latent.gate import split_gate_spec
 from holdfast.methods.registry import build
 from holdfast.parallel import RayCluster, Work, run_tasks
 from holdfast.progress import Progress, quiet
-from holdfast.storage.json_lines import append_line
+from holdfast.storage.json_lines import append_line, has_line
 from holdfast.transcript.read import read
 
 ANSWER_TOKENS = ACTION_TOKENS = 48
@@ -233,7 +233,7 @@ def _read_known_rows(engine: LocalEngine, config: dict[str, Any], out: Path, not
     """Returns the rows in `out`. Raises BadOption if they were measured in another way."""
     if not out.parent.is_dir() or out.is_dir():
         raise BadInput(f"{out}: rows need a file in a folder that exists")
-    if not out.exists() or b"\n" not in out.read_bytes():  # nothing, or half a row of a run that was killed
+    if not has_line(out):
         return []
     rows = read_rows(out, warn=note)
     ours = {name: config.get(name) for name in SAME} | {"model": engine.model.digest}

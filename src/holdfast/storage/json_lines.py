@@ -23,6 +23,11 @@ def read_lines(path: str | Path, kind: type[Line], warn: Callable[[str], object]
     return list(_lines(Path(path), kind, warn))
 
 
+def has_line(path: Path) -> bool:
+    """Returns True if a file is there and holds a whole line, not only what a run that was killed left of its first."""
+    return path.exists() and b"\n" in path.read_bytes()
+
+
 def append_line(path: str | Path, line: BaseModel) -> None:
     """Adds one line in one write, after dropping what an interrupted run may have left half-written."""
     with Lines(Path(path)) as lines:

@@ -108,6 +108,6 @@ class Sandbox(Protocol):
         ...
 
 
-def shell(command: str) -> list[str]:
-    """Returns the arguments that run a command in bash, its errors in its output."""
-    return ["/bin/bash", "-c", 'exec /bin/bash -c "$1" 2>&1', "sh", command]
+def shell(command: str, first: str = "") -> list[str]:
+    """Returns the arguments that run a command in bash, its errors in its output, behind what is run `first`."""
+    return ["/bin/bash", "-c", first + 'exec /bin/bash -c "$1" 2>&1', "sh", command]

@@ -23,7 +23,7 @@ from holdfast.errors import BadInput, BadOption, Failed
 from holdfast.eval.rows import describe_run, read_clock
 from holdfast.model.load import BASE_ITEMSIZE, full_bytes
 from holdfast.progress import Progress, quiet
-from holdfast.storage.json_lines import append_line, read_lines
+from holdfast.storage.json_lines import append_line, has_line, read_lines
 
 Note = Callable[[str], object]
 
@@ -134,7 +134,7 @@ def _read_keys(out: Path, engine: LocalEngine, note: Note) -> set[Key]:
     """Returns the keys of the rows in `out`. Raises BadOption if another model measured them."""
     if not out.parent.is_dir() or out.is_dir():
         raise BadInput(f"{out}: rows need a file in a folder that exists")
-    if not out.exists() or b"\n" not in out.read_bytes():  # nothing, or half a row of a run that was killed
+    if not has_line(out):
         return set()
     rows = read_lines(out, KeepRow, note)
     ours = {"model": engine.model.digest, "dtype": _config(engine)["dtype"]}

@@ -34,7 +34,7 @@ from holdfast.cost.usage import Usage, sum_usage
 from holdfast.engine.chat import Chat
 from holdfast.errors import BadOption
 from holdfast.progress import Progress, quiet
-from holdfast.storage.json_lines import append_line, read_lines
+from holdfast.storage.json_lines import append_line, has_line, read_lines
 
 SESSIONS = ("one", "fresh")
 SCRIPTED = "scripted"
@@ -118,7 +118,7 @@ def measure(run: TaskRun, folder: Path, open_model: OpenModel | None = None, pro
     """
     folder.mkdir(parents=True, exist_ok=True)
     out, sandbox = folder / "rows.jsonl", open_sandbox(run.sandbox)
-    done = {row.key for row in read_lines(out, TaskRow, print)} if out.exists() and out.stat().st_size else set()
+    done = {row.key for row in read_lines(out, TaskRow, print)} if has_line(out) else set()
     jobs = [(c, s, t) for t in range(run.trials) for c in run.conditions for s in run.sessions]
     for number, (condition, session, trial) in enumerate(jobs):
         progress("session", number, len(jobs), f"{condition.name}, {session}, trial {trial}")

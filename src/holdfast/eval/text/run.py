@@ -22,7 +22,7 @@ from holdfast.eval.text.probes import CATEGORIES, TextProbe, make_cloze_probes, 
 from holdfast.eval.text.rows import TextRow
 from holdfast.methods.registry import build_text
 from holdfast.parallel import RayCluster, Work, run_tasks
-from holdfast.storage.json_lines import append_line
+from holdfast.storage.json_lines import append_line, has_line
 from holdfast.text.rewrite import Rewritten, TextPlan, rewrite
 from holdfast.transcript.read import read
 from holdfast.transcript.turn import Transcript
@@ -146,7 +146,7 @@ def _measure_session(run: TextRun, done: Set[Key], store: Sequence[TextProbe], p
 
 def _read_known_keys(run: TextRun, out: Path, note: Note) -> set[Key]:
     """Returns the keys of the rows in `out`. Raises BadOption if they were measured in another way."""
-    if not out.exists() or b"\n" not in out.read_bytes():
+    if not has_line(out):
         return set()
     rows = read_lines(out, TextRow, "text -o", note)
     for row in rows:
