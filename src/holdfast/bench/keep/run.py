@@ -38,7 +38,7 @@ class KeepRun:
     """Seed of the first item; the others follow one by one."""
     conditions: tuple[str, ...] = DEFAULT
     sandbox: str = "auto"
-    """Where the programs are run that the model writes; `none` runs them as you."""
+    """The sandbox of the programs that the model writes; `none` runs them as you."""
 
     def __post_init__(self) -> None:
         if self.items < 1 or self.first < 0:
