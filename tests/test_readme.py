@@ -26,6 +26,7 @@ from conftest import SHAPE
 from holdfast import config
 from holdfast.model.bundled_models import DEFAULT, ensure_model
 from holdfast.model.bundled_models import folder as model_folder
+from ticker_lines import without_ticker
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -100,7 +101,7 @@ def run(script, folder, scripts, **variables):
             except ProcessLookupError:
                 child.poll()  # nothing of it is left
     assert code == 0, out.read_text()
-    return "".join(line for line in out.read_text().splitlines(keepends=True) if not line.startswith("… "))
+    return without_ticker(out.read_text())
 
 
 def test_the_wheel_is_what_runs(folder, installed):

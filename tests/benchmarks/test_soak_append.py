@@ -24,5 +24,5 @@ def test_no_line_is_lost_while_an_agent_appends_and_compact_and_undo_run():
     assert found["lines"] >= 6
     assert found["compact"] > 0
     assert (found["lost"], found["lost after undo"]) == (0, 0)
-    assert found["rounds byte for byte"] == found["rounds"] == 6
+    assert found["rounds byte for byte"] == found["rounds"] == 6, found
     assert "undo nothing" not in found

@@ -17,6 +17,7 @@ from child import Child, child
 from holdfast.cli import console
 from holdfast.cli.main import main
 from holdfast.storage.store import Store
+from ticker_lines import without_ticker
 from waiting import PATIENCE
 
 Run = Callable[..., tuple[int, str, str]]
@@ -32,7 +33,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(SystemExit) as stop:
             main(["serve", "--port", "0", *map(str, arguments)])
         out, err = capsys.readouterr()
-        return int(str(stop.value.code)), out, err
+        return int(str(stop.value.code)), out, without_ticker(err)
 
     return call
 
