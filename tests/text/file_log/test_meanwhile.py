@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,26 @@ def test_no_line_is_lost_however_many_are_appended(tmp_path_factory, at, change,
     if done and change in ("fold", "mask"):
         undo_file(path)
         assert path.read_bytes() == before + b"".join(lines)
+
+
+@pytest.mark.parametrize("wire", [wire for wire in WIRES if wire.name in ("codex", "pi")], ids=lambda wire: wire.name)
+def test_lines_in_front_of_a_record_are_judged_together_and_said_once(wire, tmp_path):
+    """The last exchange is the agent's own, so that what it says next is read behind what it said before."""
+    for first, second in combinations(range(1, 16), 2):
+        path = tmp_path / f"{first}-{second}.jsonl"
+        wire.start(path)
+        said = []
+
+        def say(step, first=first, second=second, path=path, said=said):
+            for _ in range({0: 3, first: 3, second: 1}.get(step, 0)):
+                said.append(wire.line(len(said) + 1, path))
+                appended(path, said[-1])
+
+        start = path.read_bytes()
+        say(0)
+        compact_file(path, FOLD, disk=Meanwhile(say))
+        undo_file(path)
+        assert path.read_bytes() == start + b"".join(said), (first, second)
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)

@@ -150,8 +150,11 @@ def _extend(path: Path, event: Event, disk: Disk) -> None:
             break
     files.append(path, record + (found[start:] if hidden else b""), disk=disk)
     whole = disk.read(path)
-    missed = whole[len(found) : max(whole.find(record, len(found)), len(found))]
-    if missed and (hidden or _is_hidden(path, event, missed)):
+    end = max(whole.find(record, len(found)), len(found))
+    missed = whole[len(found) : end]
+    if missed and not hidden and _is_hidden(path, event, whole[start:end]):  # a line is read behind those before it
+        missed, hidden = whole[start:end], True
+    if missed and hidden:
         files.append(path, missed, disk=disk)
 
 
