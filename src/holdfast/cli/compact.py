@@ -29,6 +29,7 @@ from holdfast.cli.options import (
     Ray,
     RayAddress,
     TaskTimeout,
+    Verbatim,
     check_ratio,
     ray_cluster,
     read_kinds,
@@ -88,6 +89,7 @@ def compact(
     ] = None,
     window: Annotated[int | None, typer.Option(help="Use only the newest so many tokens of the session.")] = None,
     pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
+    verbatim: Verbatim = "model",
     by_turn: Annotated[bool | None, typer.Option("--by-turn/--at-once", help="Default: what the method does.")] = None,
     budget: Annotated[
         int | None, typer.Option(help="Slots of the context (tokens with --text), all included; instead of --ratio.")
@@ -112,8 +114,8 @@ def compact(
     cluster = ray_cluster(ray, ray_address, task_timeout, "cpu" if text else device)
     sessions = Sessions(tuple(files), output, lenient, session, as_json, cluster, force)
     if text is not None:
-        defaults = {"pin": DEFAULT_PINS, "model": DEFAULT_MODEL, "dtype": "auto", "device": "cpu"}
-        given = {"pin": pin, "model": model, "dtype": dtype, "device": device}
+        defaults = {"pin": DEFAULT_PINS, "verbatim": "model", "model": DEFAULT_MODEL, "dtype": "auto", "device": "cpu"}
+        given = {"pin": pin, "verbatim": verbatim, "model": model, "dtype": dtype, "device": device}
         changed = {name: value for name, value in given.items() if value != defaults[name]}
         _refuse_latent_options(latent=latent, window=window, by_turn=by_turn, **changed)
         _compact_text(sessions, _text_plan(text, budget, ratio, keep_recent, (gate, strict, over)), config)
@@ -124,7 +126,8 @@ def compact(
     from holdfast.gate.latent.gate import Gate
 
     per_slot = check_ratio(DEFAULT_RATIO if ratio is None else ratio)
-    policy = Policy(read_kinds(pin), keep_recent=1 if keep_recent is None else keep_recent, window=window)
+    recent = 1 if keep_recent is None else keep_recent
+    policy = Policy(read_kinds(pin), recent, window, verbatim)  # type: ignore[arg-type]  # it checks the form
     checks = Gate(allow_over=over, strict=strict) if gate else None
     plan = Plan(latent or DEFAULT_METHOD, per_slot, by_turn, policy, checks, budget)
     _compact_latent(sessions, plan, (model, dtype, device))

@@ -30,6 +30,9 @@ Dtype = Annotated[
     str,
     typer.Option(help="auto (bfloat16 where the hardware multiplies it, else float32), float32, bfloat16 or float16."),
 ]
+Verbatim = Annotated[
+    str, typer.Option(help="Form in which the states of verbatim text are held: model, bfloat16, int8 or int4.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, …")]
 FileModel = Annotated[str, typer.Option("--model", help="Default: the model that made the file.")]
 FileDtype = Annotated[str, typer.Option("--dtype", help="Default: as the file was made, where the device can.")]

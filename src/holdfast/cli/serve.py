@@ -19,6 +19,7 @@ from holdfast.cli.options import (
     Device,
     Dtype,
     Model,
+    Verbatim,
     check_ratio,
     read_kinds,
 )
@@ -69,6 +70,7 @@ def serve(
     slots: Annotated[int | None, typer.Option(help="Most slots of a session, whatever the ratio.")] = None,
     keep_recent: Annotated[int, typer.Option(help="Newest exchanges that stay verbatim.")] = 1,
     pin: Annotated[str, typer.Option(help="Kinds of block that stay verbatim: KIND,KIND,… or none.")] = DEFAULT_PINS,
+    verbatim: Verbatim = "model",
     trigger: TriggerAt = "75%",
     low: Annotated[float, typer.Option(help="Share of the trigger to compact to.")] = 0.5,
     idle: Idle = None,
@@ -128,7 +130,7 @@ def serve(
         max_tokens=max_tokens,
         drain_seconds=drain,
     )
-    compaction = CompactionOptions(latent, ratio, slots, keep_recent, pin, gate)
+    compaction = CompactionOptions(latent, ratio, slots, keep_recent, pin, verbatim, gate)
     trigger_options = TriggerOptions(trigger, low, idle, cool_down, memory, restart, max_tokens, accept)
     compaction.check()
     trigger_options.check()
@@ -202,6 +204,7 @@ class CompactionOptions(NamedTuple):
     slots: int | None
     keep_recent: int
     pin: str
+    verbatim: str
     gate: bool
 
     def check(self) -> None:
@@ -217,7 +220,7 @@ class CompactionOptions(NamedTuple):
         from holdfast.methods.registry import build
 
         build(self.latent)
-        policy = Policy(read_kinds(self.pin), keep_recent=self.keep_recent)
+        policy = Policy(read_kinds(self.pin), self.keep_recent, verbatim=self.verbatim)  # type: ignore[arg-type]
         return Plan(self.latent, self.ratio, policy=policy, gate=Gate() if self.gate else None, slots=self.slots)
 
 

@@ -17,7 +17,7 @@ from holdfast.compaction.partition import Part, ratio_for, spans
 from holdfast.compaction.plan import Plan
 from holdfast.context.budget import budget_from_ratio
 from holdfast.context.segments import CompactContext, Segment, TokenSegment, token_segment
-from holdfast.context.surgery import keep_pairs
+from holdfast.context.surgery import keep_pairs, quantize_segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.gate.latent.fact_tokens import build_fact_mask
@@ -25,6 +25,7 @@ from holdfast.gate.latent.gate import GatedSpan, LatentReport, compress_through_
 from holdfast.methods.base import LatentMethod, Span
 from holdfast.methods.registry import build
 from holdfast.model.load import BASE_DTYPE, BASE_ITEMSIZE, full_bytes
+from holdfast.model.slots import MODEL
 from holdfast.progress import Progress, quiet
 
 LATER = 1024  # tokens of what the session said after a span that a method may ask with
@@ -144,15 +145,21 @@ class _Walk:
             self._take(made, span.start + len(span))
 
     def take_verbatim(self, part: Part) -> None:
-        """Takes up a part that stays: read from its tokens, or with its states as the engine has them."""
+        """Takes up a part that stays: read from its tokens, or with its states, in fewer bits if the policy says so."""
         origins, end = tuple(b.origin for b in part.blocks), part.start + len(part)
-        if not self.retain:
+        form = self.plan.policy.verbatim
+        if not self.retain and form == MODEL:
             self._take((token_segment(_ids(part.blocks), part.start, origins),), end)
             return
         span = Span(part.blocks, part.start)
-        self.live, states = self.engine.capture(self.live, span.ids, span.positions)
+        read, states = self.engine.capture(self.live, span.ids, span.positions)
+        segment = keep_pairs(states, [None] * len(states.keys), origins)
+        if form != MODEL:
+            self._take((quantize_segment(segment, form),), end)
+            return
+        self.live = read
         self.live.settle(end)
-        self.segments.append(keep_pairs(states, [None] * len(states.keys), origins))
+        self.segments.append(segment)
 
     def _take(self, made: Sequence[Segment], end: int) -> None:
         self.segments.extend(made)

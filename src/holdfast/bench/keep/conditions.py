@@ -2,7 +2,8 @@
 
 `full` keeps everything, `none` only the system prompt and the task. Others are spelled as an agent's context is
 (`informed@8`, `text:truncate@8`, `latent:truncate@8`); `+gate` behind a text method puts facts back, `+pin` behind a
-latent one keeps word for word what `holdfast compact` keeps so by default: the user's words and the last exchange.
+latent one keeps word for word what is kept so by default, the user's words and the last exchange, and `+pin:int8` or
+`+pin:int4` holds the states of these words in fewer bits. Latent contexts are made in place, as in a live session.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast.agent.contexts import parse_spec
+from holdfast.compaction.plan import Policy
 from holdfast.errors import BadOption
 from holdfast.methods.registry import build, build_text
 
@@ -41,18 +43,27 @@ class Condition:
     method: str = ""
     ratio: float | None = None
     gate: bool = False
-    pin: bool = False
+    pin: Policy | None = None
+    """What stays word for word in a latent context; None is nothing."""
 
 
 def read_condition(name: str) -> Condition:
     """Reads a condition. Raises BadOption for an unknown method or a ratio that is none."""
     if name in (FULL, NONE):
         return Condition(name, name, ratio=1.0 if name == FULL else None)
-    gate, pin = _GATE in name, _PIN in name
-    spec = parse_spec(name.replace(_GATE, "").replace(_PIN, ""))
+    gate, (plain, pinned, form) = _GATE in name, name.replace(_GATE, "").partition(_PIN)
+    pin = _read_pin(form) if pinned else None
+    spec = parse_spec(plain)
     if spec.ratio is None:
         raise BadOption(f"a condition is full, none, or a method with its ratio as in informed@8, got {name!r}")
     (build_text if spec.kind == "text" else build)(spec.method)
-    if (gate, pin) != (False, False) and (gate, pin) != (spec.kind == "text", spec.kind == "latent"):
+    if (gate and spec.kind != "text") or (pin and spec.kind != "latent"):
         raise BadOption(f"{_GATE} is for text methods and {_PIN} for latent ones, got {name!r}")
     return Condition(name, spec.kind, spec.method, spec.ratio, gate, pin)
+
+
+def _read_pin(form: str) -> Policy:
+    """Reads what stands behind `+pin`: nothing, or a form of the states as in `:int4`."""
+    if form and not form.startswith(":"):
+        raise BadOption(f"behind {_PIN} stands nothing or a form of states as in {_PIN}:int4, got {form!r}")
+    return Policy(verbatim=form[1:]) if form else Policy()  # type: ignore[arg-type]

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 
 from holdfast.bench.keep.conditions import FULL, NONE, Condition
 from holdfast.bench.keep.item import Item
 from holdfast.blocks.block import Kind
-from holdfast.blocks.render import RenderedSession, answer_ids, question_ids, render
-from holdfast.compaction.compact import compact
-from holdfast.compaction.partition import Part
+from holdfast.blocks.render import answer_ids, question_ids, render
 from holdfast.compaction.plan import Plan, Policy
-from holdfast.compaction.walk import SharedStudy
+from holdfast.context.segments import TokenSegment, token_segment
 from holdfast.engine.greedy_answer import answer_along
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
-from holdfast.eval.open_window import OpenWindow
-from holdfast.eval.windows import Window
 from holdfast.model.load import BASE_ITEMSIZE, full_bytes
-from holdfast.progress import quiet
+from holdfast.session.session import Session
 from holdfast.text.rewrite import TextPlan, rewrite
 from holdfast.transcript.turn import Transcript
 
@@ -52,33 +48,37 @@ class FencedEngine(LocalEngine):
         return super().stop_ids | {at for piece, at in vocabulary.items() if piece.startswith(_FENCE_START)}
 
 
-@dataclass
+@dataclass(frozen=True)
 class OpenItem:
-    """An item that was read once."""
+    """An item that was read once, as a live session."""
 
     item: Item
     engine: FencedEngine
-    opened: OpenWindow
+    session: Session
+    """The session up to the task, every token of it as it was read."""
     prompt: tuple[int, ...]
     """The task and the opening of its answer, which every context reads."""
     draft: tuple[int, ...]
     """The text along which answers are decoded, which saves passes and changes no token: the right answer."""
-    studies: dict[str, SharedStudy] = field(default_factory=dict)
+    seconds: float
+    """Of reading the session."""
 
     @classmethod
     def read(cls, item: Item, engine: LocalEngine) -> OpenItem:
         """Reads the session up to the task."""
-        before = Transcript(item.transcript.turns[:-1])
-        rendered = render(before, engine.model.tokenizer)
-        opened = OpenWindow.read(_window(rendered), engine)
+        began = time.perf_counter()
+        session = Session(engine)
+        session.append(item.transcript.turns[:-1])
+        seconds = time.perf_counter() - began
         asked = question_ids(engine.model.tokenizer, item.transcript.turns[-1].text)
         prompt = (*asked, *_ids(_opening(item), engine))
-        return cls(item, FencedEngine(engine.model), opened, prompt, _ids(_right_answer(item), engine))
+        draft = _ids(_right_answer(item), engine)
+        return cls(item, FencedEngine(engine.model), session, prompt, draft, seconds)
 
     @property
     def tokens(self) -> int:
         """Tokens of the session without the task."""
-        return self.opened.window.tokens
+        return self.session.cache.tokens
 
     def answer(self, condition: Condition) -> Answer:
         """Answers the task under a condition.
@@ -97,23 +97,23 @@ class OpenItem:
     def _context(self, condition: Condition) -> tuple[KVContext, tuple[int, ...], float | None]:
         """Returns the memory, what is read behind it, and the seconds that it took where they are not those passed."""
         if condition.kind == FULL:
-            return self.opened.full, self.prompt, 0.0
+            return self.session.cache.live, self.prompt, 0.0
         if condition.kind == NONE:
-            return self.opened.none, self.prompt, 0.0
+            return KVContext(self.engine.model).extend([self._head()], self.tokens), self.prompt, 0.0
         if condition.kind == "text":
             return self._text_context(condition)
-        if condition.pin:  # reads the session again, because what stays word for word lies between the spans
-            plan = Plan(condition.method, condition.ratio or 1.0)
-            whole = compact(Transcript(self.item.transcript.turns[:-1]), self.engine, plan)
-            return self.engine.open(whole), self.prompt, float(whole.evidence["seconds_compact"])
-        plan = Plan(condition.method, condition.ratio or 1.0, policy=Policy(pin=(), keep_recent=0))
-        shared = self.studies.setdefault(condition.method, SharedStudy())
-        made, live = self.opened.compact(plan, quiet, shared)
-        return live, self.prompt, float(made.evidence["seconds_compact"])
+        policy = condition.pin or Policy(pin=(Kind.SYSTEM,), keep_recent=0)
+        made = self.session.prepare(Plan(condition.method, condition.ratio or 1.0, policy=policy))
+        return made.after.live, self.prompt, None
+
+    def _head(self) -> TokenSegment:
+        """Returns the system prompt."""
+        head = takewhile(lambda block: block.kind is Kind.SYSTEM, self.session.cache.blocks)
+        return token_segment([i for block in head for i in block.ids], 0)
 
     def _text_context(self, condition: Condition) -> tuple[KVContext, tuple[int, ...], None]:
         """Rewrites the session to the tokens that a latent context of this ratio has slots, and reads the result."""
-        ratio, head = condition.ratio or 1.0, len(self.opened.window.parts[0])
+        ratio, head = condition.ratio or 1.0, len(self._head())
         budget = head + (self.tokens - head) / ratio + len(self.prompt)
         scale = _scale(self.item.transcript, self.tokens + len(self.prompt))
         plan = TextPlan(condition.method, budget=max(1, int(budget / scale)), keep_recent=1, gate=condition.gate)
@@ -130,13 +130,6 @@ class OpenItem:
     def _size(self, live: KVContext) -> tuple[float, int]:
         held, one = live.cache.nbytes_at(BASE_ITEMSIZE), full_bytes(self.engine.model, 1, BASE_ITEMSIZE)
         return round(held / one, 1), held
-
-
-def _window(rendered: RenderedSession) -> Window:
-    head = tuple(takewhile(lambda block: block.kind is Kind.SYSTEM, rendered.blocks))
-    start = sum(map(len, head))
-    parts = (Part(head, 0, False), Part(rendered.blocks[len(head) :], start, True))
-    return Window("session", parts, (), (), (), 0)
 
 
 def _opening(item: Item) -> str:

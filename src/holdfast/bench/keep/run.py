@@ -119,7 +119,7 @@ def _about(item: Item, opened: OpenItem, engine: LocalEngine) -> dict[str, Any]:
         "depth": item.depth,
         "tokens_full": opened.tokens,
         "bytes_full": full_bytes(model, opened.tokens, BASE_ITEMSIZE),
-        "seconds_prefill": round(opened.opened.seconds, 3),
+        "seconds_prefill": round(opened.seconds, 3),
     }
 
 
