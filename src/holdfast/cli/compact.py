@@ -127,7 +127,7 @@ def compact(
 
     per_slot = check_ratio(DEFAULT_RATIO if ratio is None else ratio)
     recent = 1 if keep_recent is None else keep_recent
-    policy = Policy(read_kinds(pin), recent, window, verbatim)  # type: ignore[arg-type]  # it checks the form
+    policy = Policy(read_kinds(pin), recent, window, verbatim)
     checks = Gate(allow_over=over, strict=strict) if gate else None
     plan = Plan(latent or DEFAULT_METHOD, per_slot, by_turn, policy, checks, budget)
     _compact_latent(sessions, plan, (model, dtype, device))

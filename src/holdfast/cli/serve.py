@@ -220,7 +220,7 @@ class CompactionOptions(NamedTuple):
         from holdfast.methods.registry import build
 
         build(self.latent)
-        policy = Policy(read_kinds(self.pin), self.keep_recent, verbatim=self.verbatim)  # type: ignore[arg-type]
+        policy = Policy(read_kinds(self.pin), self.keep_recent, verbatim=self.verbatim)
         return Plan(self.latent, self.ratio, policy=policy, gate=Gate() if self.gate else None, slots=self.slots)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast.blocks.block import Kind
+from holdfast.context.segments import PLAIN_FORMS
 from holdfast.errors import BadOption
 from holdfast.gate.latent.gate import Gate
-from holdfast.model.quantized_slots import CODES, Form
-from holdfast.model.slots import MODEL
 
 
 @dataclass(frozen=True)
@@ -21,17 +20,17 @@ class Policy:
     """The number of newest exchanges (an assistant turn with its tool results, or a user turn) that stay."""
     window: int | None = None
     """Leave out what is older than the newest so many tokens, except the system prompt and the task."""
-    verbatim: Form = MODEL
-    """The form in which the states of what stays verbatim are held: int8 and int4 take less memory, and a file then holds
-    states in place of token ids."""
+    verbatim: str = "model"
+    """The form of the states of what stays verbatim: int8 and int4 take less memory, but a file then holds states and
+    not token ids."""
 
     def __post_init__(self) -> None:
         if unknown := [kind for kind in self.pin if kind not in tuple(Kind)]:
             raise BadOption(f"no kind of block is called {unknown[0]!r}; there are: {', '.join(Kind)}")
         if self.keep_recent < 0:
             raise BadOption(f"keep_recent must be at least 0, got {self.keep_recent}")
-        if self.verbatim not in (MODEL, *CODES):
-            raise BadOption(f"verbatim must be one of {', '.join((MODEL, *CODES))}, got {self.verbatim!r}")
+        if self.verbatim not in PLAIN_FORMS:
+            raise BadOption(f"verbatim must be one of {', '.join(PLAIN_FORMS)}, got {self.verbatim!r}")
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class _Walk:
         read, states = self.engine.capture(self.live, span.ids, span.positions)
         segment = keep_pairs(states, [None] * len(states.keys), origins)
         if form != MODEL:
-            self._take((quantize_segment(segment, form),), end)
+            self._take((quantize_segment(segment, form),), end)  # type: ignore[arg-type]  # the policy checked it
             return
         self.live = read
         self.live.settle(end)

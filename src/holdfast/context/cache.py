@@ -28,6 +28,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.quantized: tuple[QuantizedSlots, ...] = ()
         self.positions: Tensor = torch.empty(1, 0)
         self.valid: Tensor | None = None
+        self.scores: Tensor | None = None
+        """`[G, s]`: what the first s tokens of the tail are worth to a compaction; NaN where nobody measured it."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Appends new keys and values `[B, G, Q, D]` to the tail and returns the whole tail."""
@@ -41,7 +43,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Returns a layer that shares every tensor."""
         twin = SlotLayer()
         twin.keys, twin.values, twin.slots, twin.quantized = self.keys, self.values, self.slots, self.quantized
-        twin.positions, twin.valid = self.positions, self.valid
+        twin.positions, twin.valid, twin.scores = self.positions, self.valid, self.scores
         return twin
 
     def freeze(self) -> None:
@@ -76,8 +78,24 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         # heads share one row of tail positions; only sliding layers read it, and theirs are equal
         self.positions = torch.cat((self.positions, slots.positions[:n][None]), dim=1)  # [1, t + n]
 
+    def note(self, scores: Tensor) -> None:
+        """Notes what the newest tokens of the tail are worth, `[G, n]`."""
+        older = slice(0, self.positions.shape[1] - scores.shape[1])
+        self.scores = torch.cat((self.read_scores(older, scores.shape[0]), scores), dim=1)
+
+    def read_scores(self, part: slice, heads: int) -> Tensor:
+        """Returns what the tokens `part` of the tail are worth, `[G, n]`; NaN where nobody noted it."""
+        held = self.positions.new_empty(heads, 0) if self.scores is None else self.scores
+        missing = held.new_full((heads, self.positions.shape[1] - held.shape[1]), float("nan"))
+        return torch.cat((held, missing), dim=1)[:, part]
+
     def take(self, other: SlotLayer, part: slice) -> None:
         """Puts the tokens `part` of another layer's tail (both of batch 1) behind this one, to the last bit."""
+        if other.scores is not None:
+            heads = other.scores.shape[0]
+            self.scores = torch.cat(
+                (self.read_scores(slice(None), heads), other.read_scores(part, heads)), dim=1
+            )  # [G, t + n]
         if other.keys is not None and other.values is not None:  # a view would hold on to all of the other's memory
             self.update(other.keys[:, :, part].clone(), other.values[:, :, part].clone())
         self.positions = torch.cat((self.positions, other.positions[:, part]), dim=1)
@@ -87,7 +105,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         seen = self.positions[0] > before  # [t]
         if self.keys is not None and self.values is not None and not bool(seen.all()):
             self.keys, self.values = self.keys[:, :, seen], self.values[:, :, seen]
-            self.positions = self.positions[:, seen]
+            self.positions, self.scores = self.positions[:, seen], None
         if self.slots is not None and bool((self.slots.positions <= before).any()):
             self.slots = where(self.slots, self.slots.positions > before)
         self.quantized = tuple(where(part, part.positions > before) for part in self.quantized)
@@ -96,7 +114,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Keeps, of the newest `count` tokens of the tail, only those in `seen`."""
         first = self.positions.shape[1] - count
         index = torch.cat((torch.arange(first), torch.arange(first, first + count)[seen])).to(self.positions.device)
-        self.positions = self.positions[:, index]
+        self.positions, self.scores = self.positions[:, index], None
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[:, :, index], self.values[:, :, index]
 
@@ -104,6 +122,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Forgets the newest tokens of the tail, and frees their memory."""
         keep = self.positions.shape[1] - tokens_to_remove
         self.positions = self.positions[:, :keep]
+        self.scores = None if self.scores is None else self.scores[:, :keep].clone()
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[:, :, :keep].clone(), self.values[:, :, :keep].clone()
 
@@ -119,7 +138,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return tail + sum(part.nbytes_at(itemsize) for part in (self.slots, *self.quantized) if part is not None)
 
     def _drop_tail(self, like: Tensor) -> None:
-        self.keys = self.values = self.valid = None
+        self.keys = self.values = self.valid = self.scores = None
         self.positions = like.new_empty(1, 0)
 
     # what transformers asks of a layer; the masks that it would build from these are not used

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from holdfast.blocks.block import Origin
-from holdfast.model.quantized_slots import AnySlots, Form
+from holdfast.model.quantized_slots import CODES, AnySlots, Form
 from holdfast.model.slots import MODEL
+
+PLAIN_FORMS: tuple[Form, ...] = (MODEL, *CODES)
+"""The forms of slots that need nothing but the slots: all but the coded one."""
 
 
 @dataclass(frozen=True)

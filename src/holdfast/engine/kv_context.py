@@ -6,9 +6,10 @@ an interrupt) leaves the running context exactly as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,19 @@ PrefillProgress = Callable[[int, int], None]
 """Called as `report(done, total)` before each chunk."""
 
 
+SCORED_AT_ONCE = 1024  # tokens that are scored together while they are read
+
+
+class ReadScorer(Protocol):
+    """A measure of what tokens are worth to a compaction, taken from the pass that reads them anyway."""
+
+    def watch(self) -> Observer:
+        """Returns an observer for one pass."""
+
+    def score(self, observers: Sequence[Observer], states: States) -> Mapping[int, Tensor]:
+        """Returns the scores of the tokens of `states`, which these observers saw, `[G, n]` per layer."""
+
+
 class KVContext:
     """A model's memory of a context. `fork` is cheap and shares everything held so far."""
 
@@ -36,14 +50,18 @@ class KVContext:
         self.next_position = 0
         self.last_hidden: Tensor | None = None
         """`[d]`: predicts the next token; None before the first one and after a splice."""
+        self.scorer: ReadScorer | None = None
+        """Scores what is fed; what it finds goes where the tokens of the tail go."""
         self._rewindable: list[int] = []
+        self._unscored: tuple[tuple[Observer, int], ...] = ()
 
     def fork(self, *, frozen: bool = False) -> KVContext:
         """Returns a second future of the same past."""
         twin = KVContext(self.model)
         twin.cache, twin.next_position = self.cache.fork(frozen=frozen), self.next_position
         twin.last_hidden = self.last_hidden
-        twin._rewindable = [] if frozen else list(self._rewindable)
+        if not frozen:
+            twin._rewindable, twin.scorer, twin._unscored = list(self._rewindable), self.scorer, self._unscored
         return twin
 
     def fork_narrowed(self, count: int, seen: slice) -> KVContext:
@@ -51,7 +69,7 @@ class KVContext:
         twin = self.fork()
         for layer in twin.cache.layers:
             layer.narrow(count, seen)
-        twin.last_hidden, twin._rewindable = None, []
+        twin.last_hidden, twin.scorer, twin._rewindable, twin._unscored = None, None, [], ()
         return twin
 
     def feed(
@@ -82,7 +100,10 @@ class KVContext:
             raise ValueError(f"{len(inputs)} inputs need as many positions, got {len(positions)}")
         if not len(inputs):
             return inputs.new_empty(0, self.model.family.d_model, dtype=self.model.dtype)
-        cache = self.cache.fork()
+        scored = None if observer or self.scorer is None else self.scorer.watch()
+        if scored and len(inputs) > SCORED_AT_ONCE:
+            return self._feed_by_parts(inputs, positions, report)
+        cache, observer = self.cache.fork(), observer or scored
         parts: list[Tensor] = []
         for x, p in zip(torch.split(inputs, CHUNK), torch.split(positions, CHUNK), strict=True):
             if report:
@@ -92,6 +113,21 @@ class KVContext:
         self.cache, self.last_hidden = cache, parts[-1][-1]
         self._rewindable.extend(self._steps(positions))
         self.next_position = max(self.next_position, int(positions[-1].ceil()) + 1)
+        if scored:
+            self._unscored = (*self._unscored, (scored, len(inputs)))
+            if sum(count for _, count in self._unscored) >= SCORED_AT_ONCE:
+                self._score()
+        return torch.cat(parts)
+
+    def _feed_by_parts(self, inputs: Tensor, positions: Tensor, report: PrefillProgress | None) -> Tensor:
+        """Feeds what is too long for an observer to hold at once."""
+        twin, done, parts = self.fork(), 0, list[Tensor]()
+        pairs = zip(torch.split(inputs, SCORED_AT_ONCE), torch.split(positions, SCORED_AT_ONCE), strict=True)
+        for x, p in pairs:
+            parts.append(twin.feed_inputs(x, p, report=report and _shift(report, done, len(inputs))))
+            done += len(x)
+        self.cache, self.last_hidden, self.next_position = twin.cache, twin.last_hidden, twin.next_position
+        self._rewindable, self._unscored = twin._rewindable, twin._unscored
         return torch.cat(parts)
 
     def append(self, segment: Segment, report: PrefillProgress | None = None) -> None:
@@ -128,6 +164,8 @@ class KVContext:
         They may have seen what this memory does not hold. Raises UnsupportedModel for layers that forget by themselves.
         """
         check_retains(self.model)
+        source._score()
+        self._score()
         cache, positions = self.cache.fork(), source.cache.layers[0].positions[0, part]
         for layer, other in zip(cache.layers, source.cache.layers, strict=True):
             layer.take(other, part)
@@ -136,6 +174,7 @@ class KVContext:
     def retain(self, segment: StateSegment, hidden: Tensor | None = None) -> None:
         """Takes stored states of verbatim tokens as the newest ones, which a rewind can forget again."""
         check_retains(self.model)
+        self._score()
         cache, slots = self.cache.fork(), rotate_segment(cast_to_model(segment, self.model), self.model.family)
         for layer, held in zip(cache.layers, slots, strict=True):
             layer.extend(held)
@@ -152,6 +191,7 @@ class KVContext:
             raise BadInput(f"can rewind 0 to {len(self._rewindable)} tokens here, got {count}")
         if count == 0:
             return
+        self._score()
         cache = self.cache.fork()
         for layer in cache.layers:
             layer.crop(count)
@@ -164,6 +204,29 @@ class KVContext:
         cache = self.cache.fork()
         cache.settle(self.model.family, next_position)
         self.cache, self.next_position, self._rewindable = cache, next_position, []
+
+    def tail_scores(self, part: slice) -> dict[int, Tensor] | None:
+        """Returns what the tokens `part` of the tail are worth, `[G, n]` per full-attention layer.
+
+        The scorer found it when they were read; None if it did not see all of them.
+        """
+        self._score()
+        family = self.model.family
+        found = {n: self.cache.layers[n].read_scores(part, family.kv_heads) for n in family.full}
+        return None if any(bool(scores.isnan().any()) for scores in found.values()) else found
+
+    @torch.no_grad()
+    def _score(self) -> None:
+        """Scores the tokens that were read since the last time; two threads at once find the same."""
+        waiting, cache = self._unscored, self.cache.fork()
+        if not waiting or self.scorer is None:
+            return
+        count = sum(n for _, n in waiting)
+        nothing = torch.empty(count, 0)  # a scorer looks at keys and values alone
+        states = self.newest_states(nothing, nothing, None)
+        for n, scores in self.scorer.score([observer for observer, _ in waiting], states).items():
+            cache.layers[n].note(scores)
+        self.cache, self._unscored = cache, ()
 
     def tail_states(self, part: slice, ids: Tensor, hidden: Tensor, before: Tensor | None) -> States:
         """Returns the states of the tokens `part` of the tail, `ids [n]` and their `hidden [n, d]`, as
@@ -197,6 +260,7 @@ class KVContext:
         return self.cache.nbytes
 
     def _splice(self, segment: StateSegment) -> None:
+        self._score()
         cache = self.cache.fork()
         for layer, slots in zip(
             cache.layers, rotate_segment(cast_to_model(segment, self.model), self.model.family), strict=True

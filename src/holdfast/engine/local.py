@@ -45,6 +45,12 @@ class LocalEngine:
             raise BadContext(f"this context was made with another model than {self.model.name}; load that one")
         return open_context(self.model, context, report)
 
+    def read_scores(self, network: object, past: KVContext, positions: Tensor) -> dict[int, Tensor] | None:
+        """Returns what the tokens at `positions [T]` behind `past` are worth, as `network` found when they were read,
+        `[G, T]` per full-attention layer; None where it did not watch them.
+        """
+        return None
+
     @torch.no_grad()
     def capture(
         self,

@@ -75,13 +75,15 @@ class Eviction(ABC):
 
     @torch.no_grad()
     def study(self, span: Span, past: KVContext, engine: LocalEngine, progress: Progress = quiet) -> Study:
-        watched = self.watch(span, past, engine)
-        shares = {}
-        if self.allocation == "learned":
-            shares = load_shares(shares_path(self.shares, engine), engine.model.digest)
+        watched, allocation = self.watch(span, past, engine), self.find_allocation(engine)
         after, states = engine.capture(past, span.ids, span.positions, prefill_progress(progress), watched)
         prefill = SpanPrefill(span, past, after, states, engine, progress, watched)
-        return Study(prefill, self.score(prefill), self._allocation(shares))
+        return Study(prefill, self.score(prefill), allocation)
+
+    def find_allocation(self, engine: LocalEngine) -> Allocation:
+        """Returns the spread of a budget over this model's heads. Raises BadOption where it has to be learned first."""
+        learned = self.allocation == "learned"
+        return self._allocation(load_shares(shares_path(self.shares, engine), engine.model.digest) if learned else {})
 
     def compress(self, study: Study, budget: Budget, progress: Progress = quiet) -> tuple[Segment, ...]:
         chosen = study.allocation.choose(self.rank(study.scores, budget), budget.slots)

@@ -70,8 +70,15 @@ class QueryRecorder:
         """Per layer `[H, Q]`: log-sum-exp of everything that a query looked at."""
 
     def __call__(self, layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
-        # a long pass is read in several steps
-        for kept, new in ((self.queries, query[0]), (self.mass, mass[0])):
+        self._add(layer, query[0], mass[0])  # a long pass is read in several steps
+
+    def extend(self, other: QueryRecorder) -> None:
+        """Takes the queries of a later pass behind these."""
+        for layer, query in other.queries.items():
+            self._add(layer, query, other.mass[layer])
+
+    def _add(self, layer: int, query: Tensor, mass: Tensor) -> None:
+        for kept, new in ((self.queries, query), (self.mass, mass)):
             kept[layer] = torch.cat((kept[layer], new), dim=1) if layer in kept else new
 
 

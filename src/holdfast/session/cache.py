@@ -22,7 +22,7 @@ from holdfast.context.compress_positions import compress_positions, find_slack
 from holdfast.context.recompact import find_cells, tighten
 from holdfast.context.segments import CompactContext, Segment, StateSegment, token_segment
 from holdfast.context.surgery import keep_pairs, shift_segment
-from holdfast.engine.kv_context import KVContext, PrefillProgress, check_retains
+from holdfast.engine.kv_context import KVContext, PrefillProgress, ReadScorer, check_retains
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadInput, BadOption, Conflict
 from holdfast.model.load import Model, full_bytes
@@ -53,8 +53,17 @@ class SessionCache:
     """Hidden states of the tail's tokens, `[n, d]` each."""
 
     @classmethod
-    def empty(cls, model: Model) -> SessionCache:
-        return cls(KVContext(model), KVContext(model))
+    def empty(cls, model: Model, scorer: ReadScorer | None = None) -> SessionCache:
+        """Returns a memory of nothing; a `scorer` scores what is read, so that a compaction needs no pass for it."""
+        live = KVContext(model)
+        live.scorer = scorer
+        return cls(live, KVContext(model))
+
+    def replace_frontier(self, frontier: KVContext, segments: tuple[Segment, ...], tail: int) -> SessionCache:
+        """Returns a memory of `frontier` alone, which holds the blocks up to `tail`; more is scored as it is here."""
+        live = frontier.fork()
+        live.scorer = self.live.scorer
+        return SessionCache(live, frontier, segments, self.blocks[:tail], tail)
 
     @property
     def model(self) -> Model:
@@ -131,22 +140,22 @@ class SessionCache:
 
 @torch.no_grad()
 def open_cache(
-    context: CompactContext, blocks: Sequence[Block], tail: int, hidden: Tensor, model: Model
+    context: CompactContext, blocks: Sequence[Block], tail: int, hidden: Tensor, before: SessionCache
 ) -> SessionCache:
     """Loads the context of `SessionCache.context`, up to `blocks`.
 
     `hidden [T, d]` are the hidden states of the blocks from `tail` on; later blocks of that time are dropped.
     """
     segments = context.segments[: len(context.segments) - bool(len(hidden))]
-    frontier = KVContext(model).extend(segments, context.next_position - len(hidden)).fork(frozen=True)
-    cache = SessionCache(frontier.fork(), frontier, segments, tuple(blocks[:tail]), tail)
+    frontier = KVContext(before.model).extend(segments, context.next_position - len(hidden)).fork(frozen=True)
+    cache = replace(before, blocks=tuple(blocks)).replace_frontier(frontier, segments, tail)
     rest = blocks[tail:]
     if not rest:
         return cache
     last, count = context.segments[-1], sum(map(len, rest))
     if not isinstance(last, StateSegment):
         return cache.read(rest)
-    live = frontier.fork()
+    live = cache.live.fork()
     live.retain(last)
     live.rewind(len(hidden) - count)
     live.last_hidden = hidden[count - 1]
@@ -251,8 +260,9 @@ def _append_recent(
     cache: SessionCache, frontier: KVContext, segments: tuple[Segment, ...], gone: int, restart: bool
 ) -> SessionCache:
     """Puts the recent blocks behind a new frontier: with their states, or read again."""
-    rest, live = cache.blocks[cache.tail + gone :], frontier.fork()
-    after = SessionCache(live, frontier, segments, cache.blocks[: cache.tail + gone], cache.tail + gone)
+    rest = cache.blocks[cache.tail + gone :]
+    after = cache.replace_frontier(frontier, segments, cache.tail + gone)
+    live = after.live.fork()
     if restart or not rest:
         return after.read(rest)
     hidden = torch.cat(cache.hidden)
@@ -295,10 +305,10 @@ def replace_frontier(cache: SessionCache, segments: tuple[Segment, ...], by: flo
     start = cache.live.next_position - sum(map(len, rest)) + int(by)
     frontier = KVContext(cache.model).extend(segments, start).fork(frozen=True)
     frontier.last_hidden = cache.frontier.last_hidden
-    after = SessionCache(frontier.fork(), frontier, segments, cache.blocks[: cache.tail], cache.tail)
+    after = cache.replace_frontier(frontier, segments, cache.tail)
     if not rest:
         return after
-    tail, live, hidden = cache._tail(rest), frontier.fork(), torch.cat(cache.hidden)
+    tail, live, hidden = cache._tail(rest), after.live.fork(), torch.cat(cache.hidden)
     if isinstance(tail, StateSegment):
         live.retain(shift_segment(tail, by), hidden[-1])  # type: ignore[arg-type]
         return after.extend(live, rest, (hidden,))

@@ -39,10 +39,10 @@ def evict_blocks(cache: SessionCache, gone: Collection[int], *, restart: bool = 
     frontier = frontier.fork(frozen=True)
     frontier.last_hidden = hidden[at - 1]  # it predicted the first token of the tail
     rest = cache.blocks[stop:]
-    after = SessionCache(frontier.fork(), frontier, tuple(segments), cache.blocks[:stop], stop)
+    after = cache.replace_frontier(frontier, tuple(segments), stop)
     if restart or not rest:
         return after.read(rest)
-    live = frontier.fork()
+    live = after.live.fork()
     live.take(cache.live, slice(at, len(hidden)), hidden[-1])
     return after.extend(live, rest, (hidden[at:].clone(),))
 

@@ -24,6 +24,13 @@ class RetainedStatesEngine(LocalEngine):
         super().__init__(model)
         self.live, self.start, self.hidden, self.before = live, start, hidden, before
 
+    def read_scores(self, network: object, past: KVContext, positions: Tensor) -> dict[int, Tensor] | None:
+        """As `LocalEngine.read_scores`, for tokens of the tail."""
+        part = self._find(past, len(positions), positions)
+        if part is None or getattr(self.live.scorer, "network", None) is not network:
+            return None
+        return self.live.tail_scores(part)
+
     @torch.no_grad()
     def capture(
         self,
@@ -34,11 +41,14 @@ class RetainedStatesEngine(LocalEngine):
         observer: Observer | None = None,
     ) -> tuple[KVContext, States]:
         """As `LocalEngine.capture`."""
-        first = (past.next_position if positions is None else int(positions[0])) - self.start
-        stop = first + len(ids)
-        if observer is not None or not len(ids) or not 0 <= first < stop <= len(self.hidden):
+        part = self._find(past, len(ids), positions)
+        if observer is not None or part is None:
             return super().capture(past, ids, positions, report, observer)
-        part, before = slice(first, stop), self.hidden[first - 1] if first else self.before
-        after = past.fork()
-        after.take(self.live, part, self.hidden[stop - 1])
+        after, before = past.fork(), self.hidden[part.start - 1] if part.start else self.before
+        after.take(self.live, part, self.hidden[part.stop - 1])
         return after, self.live.tail_states(part, ids.to(self.model.device), self.hidden[part], before)
+
+    def _find(self, past: KVContext, count: int, positions: Tensor | None) -> slice | None:
+        """Returns which tokens of the tail these are; None if they are not in it."""
+        first = (past.next_position if positions is None or not count else int(positions[0])) - self.start
+        return slice(first, first + count) if count and 0 <= first < first + count <= len(self.hidden) else None

@@ -33,6 +33,8 @@ from holdfast.engine.local import LocalEngine, stream_text
 from holdfast.engine.sampling import Sampling
 from holdfast.errors import BadInput, Conflict, Missing, TooLarge
 from holdfast.methods.base import prefill_progress
+from holdfast.methods.latent.surrogate import find_scorer
+from holdfast.methods.registry import build
 from holdfast.progress import Progress, quiet
 from holdfast.session.cache import KeepRule, PreparedCompaction, SessionCache, catch_up, compact_cache, open_cache
 from holdfast.session.checkpoints import Checkpoint, CheckpointStore, clip_checkpoints
@@ -87,14 +89,13 @@ class Session:
         store: Store | None,
         length: int = 0,
     ) -> None:
-        self.engine, self.plan, self.tools = engine, plan or Plan(), tuple(tools)
-        self.name = name
-        self.cache = SessionCache.empty(engine.model)
+        self.engine, self.plan, self.tools, self.name = engine, plan or Plan(), tuple(tools), name
+        self._scorer = find_scorer(build(self.plan.latent), engine)
+        self.cache = SessionCache.empty(engine.model, self._scorer)
         self.events: list[Row] = []
         """The log so far, one JSON row each."""
-        self._state = LogState()
         self._log = EventLog(store, name, length) if store else None
-        self._memories = CheckpointStore(store)
+        self._state, self._memories = LogState(), CheckpointStore(store)
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -381,11 +382,11 @@ class Session:
     ) -> SessionCache:
         """Rebuilds the memory of the first `blocks` blocks from a checkpoint. Raises TooLarge beyond `most`."""
         whole, model = self.cache.blocks, self.engine.model
-        cache = SessionCache.empty(model)
+        cache = SessionCache.empty(model, self._scorer)
         if checkpoints:
             last = checkpoints[-1]
             context, hidden = self._memories.get(last, model, self.name)
-            cache = open_cache(context, whole[: last.blocks], last.tail, hidden, model)
+            cache = open_cache(context, whole[: last.blocks], last.tail, hidden, cache)
         if len(cache.blocks) > blocks:
             return cache.crop(blocks)
         rest = whole[len(cache.blocks) : blocks]

@@ -44,7 +44,7 @@ class Condition:
     ratio: float | None = None
     gate: bool = False
     pin: Policy | None = None
-    """What stays word for word in a latent context; None is nothing."""
+    """The policy of what stays word for word in a latent context; None keeps nothing so."""
 
 
 def read_condition(name: str) -> Condition:
@@ -66,4 +66,4 @@ def _read_pin(form: str) -> Policy:
     """Reads what stands behind `+pin`: nothing, or a form of the states as in `:int4`."""
     if form and not form.startswith(":"):
         raise BadOption(f"behind {_PIN} stands nothing or a form of states as in {_PIN}:int4, got {form!r}")
-    return Policy(verbatim=form[1:]) if form else Policy()  # type: ignore[arg-type]
+    return Policy(verbatim=form[1:]) if form else Policy()

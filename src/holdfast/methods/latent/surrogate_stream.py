@@ -63,7 +63,7 @@ class SurrogateStream:
             progress("read", at - study.span.start, len(study.span), "")
             part, record = Span(blocks, at), QueryRecorder()
             after, states = study.engine.capture(live, part.ids, part.positions, observer=record)
-            scores = predict_scores(study.network, study.engine, states, record)
+            scores = predict_scores(study.network, study.engine.model, states, record)
             everything = [
                 torch.ones_like(scores[n], dtype=torch.bool) if n in scores else None for n in range(len(family.layers))
             ]
