@@ -217,7 +217,7 @@ class KVContext:
 
     @torch.no_grad()
     def _score(self) -> None:
-        """Scores the tokens that were read since the last time; two threads at once find the same."""
+        """Notes the scores of the tokens that were read since the last time; two threads at once find the same."""
         waiting, cache = self._unscored, self.cache.fork()
         if not waiting or self.scorer is None:
             return
