@@ -7,22 +7,33 @@ assistant. A memento of the middle is written behind everything and the middle g
 of the memento and of the newest exchange, `memento restart` reads both again: the text and the positions are the same.
 `none` has no memento. Next action and answers as in `restart.py`; `peak` and `area` are slots over tokens, of the
 session as it goes on, against all that it read. Rows go to out/mementos/; a run that was interrupted goes on.
+
+Three forms tell causes apart: `memento beside all` (nothing goes: what the note itself does), `memento before` (all is
+read again, the note in the middle's place: what its place behind the newest exchange does), and `erase prose in place`
+(the newest exchange was read behind as many tokens of other prose, which went: what states alone do that know nothing
+of use). The tokens of the next action fall into copies of what stays, copies of the middle alone, and new ones: a token
+is a copy where it ends a run of three that stands there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+import torch
 from restart import Bench, open_session, read_windows
 from restart_parts import Row, append, has_session, read_rows, table
 
 import holdfast
+from holdfast.blocks.block import Kind
+from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import HoldfastError
 from holdfast.mementos.compress import CodeCompressor
@@ -30,6 +41,9 @@ from holdfast.mementos.kv import curve_of_log, replay_curve
 from holdfast.mementos.strategy import MementoStrategy, OtherWriter, OwnWriter, Writer, write_memento
 from holdfast.session.session import Session
 from holdfast.storage.files import Lines
+
+PROSE = Path(__file__).parent.parent / "docs/design.md"
+RUN = 3
 
 
 class _SameText:
@@ -44,13 +58,14 @@ class _SameText:
         return self.text
 
 
-def measure(bench: Bench, writer: Writer, share: float) -> tuple[list[Row], dict[str, float]]:
+def measure(bench: Bench, writer: Writer, share: float, prose: Sequence[int]) -> tuple[list[Row], dict[str, Any]]:
     """Returns the rows of a window, and the sizes of the session with a memento."""
     keep = bench.session.plan.policy.keep_recent
     rows = [bench.row(0, 0, "full", lambda: bench.session.cache.live)]
-    stay, _ = bench.places(bench.session.recent)
+    stay, middle = bench.places(bench.session.recent)
     rows.append(bench.row(keep, 0, "none", partial(bench.reread, stay)))
     rows.append(bench.row(keep, 0, "erase in place", partial(bench.as_read, stay)))
+    rows.append(bench.row(keep, 0, "erase prose in place", partial(read_behind, bench, stay, middle, prose)))
     forms: dict[bool, Session] = {}
     for restart in (False, True):
         forms[restart] = bench.session.fork()
@@ -63,6 +78,10 @@ def measure(bench: Bench, writer: Writer, share: float) -> tuple[list[Row], dict
 
         rows.append(bench.row(keep, 0, f"memento {'restart' if restart else 'in place'}", make))  # type: ignore[arg-type]
     session = forms[False]
+    note = next(block for block in session.cache.blocks if block.kind is Kind.MEMENTO)
+    beside = bench.session.cache.read((note,)).live
+    rows.append(bench.row(keep, 0, "memento beside all", lambda: beside))
+    rows.append(bench.row(keep, 0, "memento before", partial(read_before, bench, stay, middle, note.ids)))
     curve, replayed = curve_of_log(session.events), replay_curve(session.events)
     assert curve == replayed, "the count in memory and the replay of the log differ"
     told = session.events[-1]["told"]
@@ -76,19 +95,70 @@ def measure(bench: Bench, writer: Writer, share: float) -> tuple[list[Row], dict
         "memento": told["memento"],
         "facts": told["facts"]["live"],
         "lost": len(told["facts"]["lost"]),
+        "kinds": kinds(bench, stay, middle),
+        "nats": bench.nats,
     }
     return rows, sizes
 
 
+def read_behind(bench: Bench, stay: Sequence[int], middle: Sequence[int], prose: Sequence[int]) -> KVContext:
+    """Returns a memory of what stays, as it is read with other text in the middle's place."""
+    ids, live = torch.tensor(bench.ids), KVContext(bench.engine.model)
+    ids[middle] = torch.tensor(prose).repeat(len(middle) // len(prose) + 1)[: len(middle)]
+    with torch.no_grad():
+        live.feed(ids)
+    return bench.as_read(stay, live)
+
+
+def read_before(bench: Bench, stay: Sequence[int], middle: Sequence[int], note: Sequence[int]) -> KVContext:
+    """Returns a memory of what stays and of a memento in the middle's last places, all read afresh."""
+    ids = torch.tensor(bench.ids)
+    places = torch.tensor(sorted([*stay, *middle[-len(note) :]]))
+    ids[middle[-len(note) :]] = torch.tensor(note)
+    live = KVContext(bench.engine.model)
+    with torch.no_grad():
+        live.feed(ids[places], positions=places)
+    live.settle(len(ids))
+    return live
+
+
+def kinds(bench: Bench, stay: Sequence[int], middle: Sequence[int]) -> str:
+    """Returns a letter for each token of the next action: `s`, `m` for copies of what stays, of the middle; `n`."""
+    ids, said = bench.ids, [*bench.action.prompt, *bench.action.target]
+    held = {name: set(runs_of([ids[at] for at in places])) for name, places in (("s", stay), ("m", middle))}
+    runs = runs_of(said[len(bench.action.prompt) - RUN + 1 :])
+    return "".join(next((name for name, found in held.items() if run in found), "n") for run in runs)
+
+
+def runs_of(ids: Sequence[int]) -> list[tuple[int, ...]]:
+    return [tuple(ids[at : at + RUN]) for at in range(len(ids) - RUN + 1)]
+
+
+def table_of_kinds(sizes: Sequence[dict[str, Any]]) -> str:
+    """Returns the nats a token of each form over none, by where the token is a copy from."""
+    lines = ["| nats a token over none | copies of what stays | copies of the middle | new |", "|---|--:|--:|--:|"]
+    for form in sizes[0]["nats"]:
+        cells: list[str] = []
+        for kind in "smn":
+            found = [
+                a - b for row in sizes
+                for a, b, k in zip(row["nats"][form], row["nats"]["none"], row["kinds"], strict=True) if k == kind
+            ]  # fmt: skip
+            cells.append(f"{np.mean(found):+.3f} (n {len(found)})" if found else "-")
+        lines.append(f"| {form} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def run(path: Path, options: argparse.Namespace, engine: LocalEngine, out: Path) -> None:
     """Measures the windows of a session that have no rows yet."""
+    prose = engine.model.tokenizer(PROSE.read_text(), add_special_tokens=False)["input_ids"]
     writer: Writer = OwnWriter() if options.writer == "own" else OtherWriter(CodeCompressor(options.share))
     for window in read_windows(path, options, engine):
         if has_session(out, window.session):
             continue
         began = perf_counter()
         bench = open_session(engine, window, options.keep_recent[0], options.action)
-        rows, sizes = measure(bench, writer, options.share)
+        rows, sizes = measure(bench, writer, options.share, prose)
         append(out, rows)
         with Lines(out.with_suffix(".sizes.jsonl")) as lines:
             lines.append(json.dumps({"session": window.session, **sizes}))
@@ -120,8 +190,9 @@ def main() -> None:
             run(path, options, engine, out)
         except HoldfastError as error:
             print(f"{path.stem} is left out: {error}", flush=True)
-    print(table(read_rows(out)))
     sizes = [json.loads(line) for line in out.with_suffix(".sizes.jsonl").read_text().splitlines()]
+    print(table(read_rows(out)))
+    print(table_of_kinds(sizes))
     for name in ("tokens", "dropped", "memento", "slots", "peak", "facts", "lost"):
         print(f"{name}: median {np.median([row[name] for row in sizes]):g}")
     print(f"area of the full one's: {sum(row['area'] for row in sizes) / sum(row['full_area'] for row in sizes):.3f}")

@@ -30,7 +30,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -105,6 +105,8 @@ class Bench:
     window: Window
     action: Continuation
     asked: list[Continuation]
+    nats: dict[str, list[float]] = field(default_factory=dict)
+    """Log-probabilities of the next action's tokens, by form."""
 
     def row(self, keep: int, ratio: float, form: str, make: Callable[[], KVContext]) -> Row:
         """Makes a memory, asks it, and returns its row."""
@@ -112,7 +114,8 @@ class Bench:
         with count_passes(self.engine) as read:
             live = make()
         seconds = perf_counter() - began
-        action = float(self.engine.score(live, [self.action])[0].sum())
+        scores = self.engine.score(live, [self.action])[0]
+        self.nats[form], action = [round(x, 4) for x in scores.tolist()], float(scores.sum())
         answers = [float(s.sum()) for s in self.engine.score(live, self.asked)] if self.asked else []
         name = self.window.session
         return Row(name, keep, ratio, form, action, answers, live.nbytes, sum(read), round(seconds, 3))
@@ -140,12 +143,12 @@ class Bench:
         live.settle(len(every))
         return live
 
-    def as_read(self, places: Sequence[int]) -> KVContext:
-        """Returns a memory of these tokens alone, as the live session read them."""
+    def as_read(self, places: Sequence[int], source: KVContext | None = None) -> KVContext:
+        """Returns a memory of these tokens alone, as the live session read them, or another memory of its length."""
         live, runs = KVContext(self.engine.model), groupby(enumerate(places), key=lambda x: x[1] - x[0])
         for _, run in runs:
             own = [at for _, at in run]
-            live.take(self.session.cache.live, slice(own[0], own[-1] + 1))
+            live.take(source or self.session.cache.live, slice(own[0], own[-1] + 1))
         live.settle(len(self.ids))
         return live
 

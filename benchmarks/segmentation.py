@@ -26,8 +26,6 @@ def main() -> None:
     print("units | range | scores | blocks | worth | seconds of the processor")
     for units in (*LENGTHS, options.units):
         for name, shape in RANGES.items():
-            if units == options.units and shape == Shape():
-                continue  # hundreds of numbers of blocks: a minute
             for whole in (True, False):
                 draw = random.Random(options.seed)
                 tokens = [draw.randint(5, 60) for _ in range(units)]

@@ -1,9 +1,10 @@
 """The segmentation is the best there is, for an objective that no plain dynamic program can maximise."""
 
+import math
 from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import BadOption
@@ -35,6 +36,42 @@ def test_no_other_segmentation_is_better(units, least, typical, balance):
     fewest = min(fewest, max(map(len, there)))
     best = max(objective(b, tokens, scores, balance) for b in there if fewest <= len(b) <= most)
     assert objective(segment(tokens, scores, shape), tokens, scores, balance) == pytest.approx(best)
+
+
+def best_of_all_sums(tokens, scores, shape):
+    """The best worth, from the smallest sum of squares for each end, number of blocks and sum of scores."""
+    least = [{} for _ in range(len(tokens) + 1)]
+    least[0][0, 0] = 0
+    for end in range(1, len(tokens) + 1):
+        gain = scores[end - 1] if end < len(tokens) else 0
+        for start in range(end):
+            size = sum(tokens[start:end])
+            for (blocks, total), squares in least[start].items() if size >= shape.least else ():
+                at = blocks + 1, total + gain
+                least[end][at] = min(least[end].get(at, math.inf), squares + size**2)
+    fewest, most = shape.range(sum(tokens))
+    fewest = min(fewest, max(blocks for blocks, _ in least[-1]))
+    return max(
+        total / max(1, blocks - 1) - shape.balance * math.sqrt(blocks * squares / sum(tokens) ** 2 - 1)
+        for (blocks, total), squares in least[-1].items()
+        if fewest <= blocks <= most
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from((50, 100)), st.integers(0, 3)), min_size=10, max_size=18),
+    st.sampled_from((100, 200, 500)),
+    st.sampled_from((0, 3, 4, 6)),
+    st.sampled_from((0.0, 0.2, 2.0)),
+)
+@example([(100, score) for score in (0, 1, 1, 0, 3, 0)], 200, 5, 0.2)  # one price for several numbers of blocks
+@example([(100, score) for score in (0, 0, 3, 2, 2, 2)], 200, 4, 0.0)
+def test_no_other_is_better_where_many_are_worth_the_same(units, typical, count, balance):
+    tokens, scores = [size for size, _ in units], [score for _, score in units[1:]]
+    shape = Shape(100, typical, count, count, balance)
+    ours = objective(segment(tokens, scores, shape), tokens, scores, balance)
+    assert ours == pytest.approx(best_of_all_sums(tokens, scores, shape))
 
 
 def one_state(tokens, scores, count, balance):
