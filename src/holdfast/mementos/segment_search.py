@@ -30,7 +30,7 @@ _FLATTEST = 1e-10  # slopes below that tell no two segmentations apart: Q is at 
 
 
 class _Plane(NamedTuple):
-    """What no segmentation exceeds: `S - mu Q - nu K` is at most `height`."""
+    """A bound on every segmentation: `S - mu Q - nu K` is at most `height`."""
 
     mu: float
     nu: float
@@ -71,7 +71,7 @@ class Search:
         """The sum of the best scores that K blocks could have between them, by K."""
         self.planes: list[_Plane] = []
         self.paths: dict[int, dict[float, _Path]] = {}
-        """What maximises `S - mu Q` among segmentations into K blocks, by K and mu."""
+        """The segmentations into K blocks with the largest `S - mu Q`, by K and mu."""
         self.fewest, self.most = self._attainable(*bounds)
         self.best = 0.0 if self.fewest == 1 else -math.inf
         self.cuts: tuple[int, ...] = ()
