@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 # the programs of the agents, gigabytes of them, are kept here between runs
 AGENTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast-agents
 
-.PHONY: setup demo test checks fast test-all test-agents site clean
+.PHONY: setup demo test checks fast test-all test-agents test-inspect site clean
 
 setup: .venv/ready
 
@@ -49,6 +49,10 @@ test-all: test  ## and what takes long, or an environment of its own: gigabytes,
 	$(PYTHON312) -m venv .venv-openhands
 	.venv-openhands/bin/python -m pip install --quiet --editable '.[openhands]' pytest hypothesis torch==2.13.0
 	.venv-openhands/bin/python -m pytest -q tests/adapters/test_openhands.py
+	$(MAKE) test-inspect
+
+test-inspect: .venv-inspect/ready  ## Holdfast under inspect-ai, offline: the eight tasks with the scripted agent
+	.venv-inspect/bin/python -m pytest -q tests/bench/test_inspect.py tests/adapters/test_docs.py -k inspect
 
 test-agents: setup  ## the real agents, each in a home of its own against a scripted provider on 127.0.0.1
 	$(BIN)/python tests/agents/install.py $(AGENTS)
@@ -61,6 +65,15 @@ test-agents: setup  ## the real agents, each in a home of its own against a scri
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	.venv-agents/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-agents.txt \
 		'mini-swe-agent>=2.4,<3' || echo 'mini-swe-agent cannot be installed here; its tests are skipped'
+	@touch $@
+
+# As for mini-swe-agent, whose libraries pin others still.
+.venv-inspect/ready: .venv/ready constraints-inspect.txt
+	$(PYTHON) -m venv .venv-inspect
+	.venv-inspect/bin/python -c 'import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "beside.pth").write_text(sys.argv[1])' \
+		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	.venv-inspect/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-inspect.txt \
+		'inspect-ai>=0.3.285,<0.4' fsspec s3fs
 	@touch $@
 
 site: setup  ## the pages of docs/ as a site in out/site

@@ -20,6 +20,7 @@ NEEDS = {
     "LangChain": ("langchain", "Done."),
     "pydantic-ai": ("pydantic_ai", "success"),
     "mini-swe-agent": ("minisweagent", "Submitted"),
+    "inspect-ai": ("inspect_ai", "HoldfastCompaction at 70% of the window"),
     "OpenHands": ("openhands", "finished"),
 }
 
@@ -28,6 +29,9 @@ def test_every_section_has_one_snippet():
     assert {name: len(found) for name, found in SECTIONS.items()} == dict.fromkeys(NEEDS, 1)
 
 
+@pytest.mark.filterwarnings(  # of inspect and of what it leaves open
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:The 'initial'"
+)
 @pytest.mark.parametrize("name", NEEDS)
 def test_the_snippet_runs(name, capsys, tmp_path, monkeypatch):
     library, said = NEEDS[name]
@@ -40,7 +44,7 @@ def test_the_snippet_runs(name, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "library"), [("langchain", "langchain"), ("pydantic_ai", "pydantic_ai"), ("openhands", "openhands")]
+    ("module", "library"), [(name, name) for name in ("langchain", "pydantic_ai", "inspect_ai", "openhands")]
 )
 def test_a_library_that_is_not_there_is_named_with_what_to_install(module, library):
     code = f"import sys; sys.modules[{library!r}] = None; import holdfast.adapters.{module}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,17 +36,29 @@ def reset(folder: Path, given: Iterable[Task] = ()) -> None:
     """Makes a folder the program's start, with the solutions of `given` tasks; all else in it goes, ignored or not."""
     if folder.exists():
         shutil.rmtree(folder)
-    _copy(FOLDER / "start", folder)
-    (folder / "packages").rename(folder / "node_modules")
+    _copy(start_files(given), folder)
+
+
+def start_files(given: Iterable[Task] = ()) -> dict[str, Path]:
+    """Returns the files of the program's start, with the solutions of `given` tasks, by their path in the folder."""
+    start = FOLDER / "start"
+    found = {re.sub(r"^packages/", "node_modules/", name): path for name, path in _list(start).items()}
     for task in given:
-        _copy(task.folder / "solution", folder)
+        found |= _list(task.folder / "solution")
+    return found
+
+
+def _list(root: Path) -> dict[str, Path]:
+    """Returns the files below a folder by their path in it; links are none."""
+    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
+    return {path.relative_to(root).as_posix(): path for path in paths}
 
 
 def accept(task: Task, folder: Path, sandbox: Sandbox) -> Acceptance:
     """Runs the hidden checks of a task against a copy of what was built."""
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place).resolve() / "built"
-        _copy(folder, copy)
+        _copy(_list(folder), copy)
         files.replace(copy / _CHECKS, task.checks.read_bytes())
         rights = open_rights(copy, network=True)  # the program is asked over 127.0.0.1
         try:
@@ -66,9 +78,7 @@ def count_checks(task: Task) -> int:
     return len(re.findall(r"^test\(", source, re.MULTILINE)) + sum(len(part.split(",")) for part in looped)
 
 
-def _copy(source: Path, target: Path) -> None:
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            into = target / path.relative_to(source)
-            into.parent.mkdir(parents=True, exist_ok=True)
-            files.replace(into, path.read_bytes())
+def _copy(sources: Mapping[str, Path], target: Path) -> None:
+    for name, source in sources.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        files.replace(target / name, source.read_bytes())
