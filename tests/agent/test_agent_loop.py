@@ -63,14 +63,6 @@ def test_both_files_are_read_back_as_the_run(run, calls):
         assert [(t.role, t.text, [json.loads(c.arguments) for c in t.calls]) for t in back.turns] == said
 
 
-def test_a_cut_answer_is_never_run(run):
-    cut = ModelAnswer(bash("touch never"), Usage(output=9), cut=True)
-    done = run([cut, bash(SUBMIT)])
-    assert not (run.work / "never").exists()
-    assert "cut at 9 tokens" in done.turns[3].text
-    assert done.status == "submitted"
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [

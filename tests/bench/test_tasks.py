@@ -81,15 +81,6 @@ def test_a_task_alone_finds_what_it_builds_on(tmp_path):
     assert not missing_needs(read_tasks())
 
 
-def test_a_reset_leaves_nothing_behind(tmp_path):
-    reset(tmp_path / "work")
-    first = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
-    (tmp_path / "work" / ".gitignore").write_text("secret\n")
-    (tmp_path / "work" / "secret").write_text("from an earlier run")
-    reset(tmp_path / "work")
-    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == first
-
-
 KILLER = """
 import os, signal, sys
 from pathlib import Path

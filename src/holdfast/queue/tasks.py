@@ -59,7 +59,6 @@ class Config(_Value):
     permission_mode: str = "auto"
     worktree: str | None = None
     """A name: the task works on a branch in a work tree of its own, and is merged back."""
-    fast_mode: bool = False
     context: str = "none"
     """Way in which Holdfast's own agent keeps its history small, such as merge@8."""
     max_seconds: float = Field(default=3600.0, gt=0)
