@@ -40,7 +40,7 @@ LEDGER = "ledger"
 
 @dataclass
 class Result:
-    """What became of a queue."""
+    """The state of a queue at its end."""
 
     tasks: int
     kills: int = 0
