@@ -56,7 +56,9 @@ test-inspect: .venv-inspect/ready  ## Holdfast under inspect-ai, offline: the ei
 
 test-agents: setup  ## the real agents, each in a home of its own against a scripted provider on 127.0.0.1
 	$(BIN)/python tests/agents/install.py $(AGENTS)
-	HOLDFAST_AGENTS=$(AGENTS) $(BIN)/python -m pytest -q tests/agents
+	mkdir -p out
+	HOLDFAST_AGENTS=$(AGENTS) $(BIN)/python -m pytest -q tests/agents --junitxml=out/agents.xml; \
+	  ended=$$?; $(BIN)/python tests/agents/report.py out/agents.xml out && exit $$ended
 
 # What mini-swe-agent needs does not fit beside ours; it sees ours through a .pth file. Where it cannot be had, its tests skip.
 .venv-agents/ready: .venv/ready constraints-agents.txt

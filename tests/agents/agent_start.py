@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import upstream
+from agent_kinds import PROGRAMS, require
 from driving import Agent, Place
-from install import folder_of
 
-PROGRAMS = Path(os.environ.get("HOLDFAST_AGENTS", ""))
+
+class Start(Protocol):
+    """Starts a kind of agent before an address; before the provider itself where none is given."""
+
+    def __call__(self, kind: type[Agent], address: str = "") -> Agent: ...
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[type[Agent]], Agent]]:
+def provider() -> Iterator[upstream.Upstream]:
+    """Gives a scripted provider."""
+    with upstream.serve() as running:
+        yield running
+
+
+@pytest.fixture
+def start(tmp_path: Path, provider: upstream.Upstream) -> Start:
     """Gives a function that starts a kind of agent."""
     for name in ("home", "work"):
         (tmp_path / name).mkdir()
-    with upstream.serve() as provider:
 
-        def start_kind(kind: type[Agent]) -> Agent:
-            if not folder_of(kind.name, PROGRAMS).is_dir():
-                pytest.skip("`make test-agents` installs the agents that this runs")
-            agent = kind(Place(PROGRAMS, tmp_path / "home", tmp_path / "work", provider))
-            agent.configure()
-            provider.toolless = not agent.tool
-            return agent
+    def start_kind(kind: type[Agent], address: str = "") -> Agent:
+        require(kind)
+        agent = kind(Place(PROGRAMS, tmp_path / "home", tmp_path / "work", provider, address))
+        agent.configure()
+        provider.toolless = not agent.tool
+        return agent
 
-        yield start_kind
+    return start_kind

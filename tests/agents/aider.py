@@ -16,6 +16,7 @@ class Aider(Agent):
 
     name = "aider"
     tool = ""
+    appends = False  # its reminder moves to the newest message
     added = r"I am not sharing the full contents of any files with you yet\.|^Ok\.$|Reply in English\.\s*$"
 
     def configure(self) -> None:
@@ -39,6 +40,15 @@ class Aider(Agent):
     def call(self, text: str, shell: str, number: int) -> Answer:
         lines = (f"worker {number} line {line} of service_{number}.py took {line * number} ms" for line in range(60))
         return Answer("\n".join((text, *lines)))
+
+    def write_file(self, text: str, path: str, content: str, _number: int) -> Answer:
+        return Answer(f"{text}\n\n{path}\n```\n{content}\n```\n")
+
+    def work_through(self, task: str, shells: list[str]) -> str:
+        words = (f"/run {shell}\n{'Go on.' if at else task}\n" for at, shell in enumerate(shells))
+        edits = [word for word in self.command("", resume=False)[:-2] if word not in ("--chat-mode", "ask")]
+        typed = "".join((*words, "Now write it.\n/exit\n"))
+        return self.run([*edits, "--edit-format", "whole", "--no-fancy-input", "--no-pretty"], typed)
 
     def session(self) -> Path:
         return self.place.work / ".aider.chat.history.md"

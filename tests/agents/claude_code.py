@@ -14,6 +14,7 @@ class ClaudeCode(Agent):
 
     name = "claude_code"
     tool = "Bash"
+    key = "sk-ant-none"
     added = r"<system-reminder>.*?</system-reminder>"
 
     def configure(self) -> None:
@@ -21,7 +22,7 @@ class ClaudeCode(Agent):
 
     def variables(self) -> dict[str, str]:
         off = {name: "1" for name in (*_OFF, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC")}
-        return {"ANTHROPIC_BASE_URL": self.place.url, "ANTHROPIC_API_KEY": "sk-ant-none", **off}
+        return {"ANTHROPIC_BASE_URL": self.place.url, "ANTHROPIC_API_KEY": self.key, **off}
 
     def arguments(self, shell: str) -> dict[str, str]:
         return {"command": shell, "description": "Runs it"}

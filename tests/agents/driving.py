@@ -26,11 +26,13 @@ class Place:
     home: Path
     work: Path
     provider: Upstream
+    address: str = ""
+    """The address that the agent asks; empty for the provider itself."""
 
     @property
     def url(self) -> str:
-        """The address of the provider."""
-        return self.provider.url
+        """The address that the agent asks."""
+        return self.address or self.provider.url
 
 
 class Agent(ABC):
@@ -39,6 +41,10 @@ class Agent(ABC):
     name: ClassVar[str]
     tool: ClassVar[str]
     argument: ClassVar[str] = "command"
+    key: ClassVar[str] = "sk-none"
+    """What it sends as its key."""
+    appends: ClassVar[bool] = True
+    """False for an agent that changes what it sent before, so that a server forks its session with each request."""
     added: ClassVar[str] = r"(?!)"
     """A pattern of the text that the agent puts into a request by itself."""
 
@@ -88,6 +94,14 @@ class Agent(ABC):
         """Returns the arguments of the shell tool."""
         return {self.argument: shell}
 
+    def write_file(self, text: str, path: str, content: str, number: int) -> Answer:
+        """Returns the answer that says `text` and writes a file of one line."""
+        return self.call(text, f"echo {content} > {path}", number)
+
+    def work_through(self, task: str, _shells: list[str]) -> str:
+        """Says the task in a new session; an agent without tools has its user run the commands and write on."""
+        return self.say(task, resume=False)
+
     def last_shell(self) -> str:
         """Returns the command with which the model ends a task; empty where words end it."""
         return ""
@@ -104,7 +118,7 @@ class Agent(ABC):
         """Runs a program of the agent to its end, and ends what it left behind. Fails where it takes too long."""
         path = os.pathsep.join((str(_node_folder(self.place.programs)), os.environ["PATH"]))
         own = {"PATH": path, "HOME": str(self.place.home), "TERM": "dumb", "NO_COLOR": "1", "DO_NOT_TRACK": "1"}
-        own |= {"HTTPS_PROXY": self.place.url, "NO_PROXY": "127.0.0.1"}  # the provider lets nothing out
+        own |= {"HTTPS_PROXY": self.place.provider.url, "NO_PROXY": "127.0.0.1"}  # the provider lets nothing out
         printed = self.place.home / "printed.txt"
         keys = self.place.home / "typed.txt" if typed else Path(os.devnull)  # opencode waits for more of an empty file
         if typed:

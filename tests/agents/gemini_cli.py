@@ -20,6 +20,7 @@ class GeminiCli(Agent):
 
     name = "gemini_cli"
     tool = "run_shell_command"
+    key = "none"
     added = r"<session_context>.*?</session_context>"
 
     def configure(self) -> None:
@@ -33,7 +34,7 @@ class GeminiCli(Agent):
 
     def variables(self) -> dict[str, str]:
         here = {"GOOGLE_GEMINI_BASE_URL": self.place.url, "GEMINI_CLI_TRUST_WORKSPACE": "true"}
-        return {**here, "GEMINI_API_KEY": "none"}
+        return {**here, "GEMINI_API_KEY": self.key}
 
     def command(self, prompt: str, *, resume: bool) -> list[str]:
         again = ["--resume", "latest"] if resume else []
@@ -48,6 +49,7 @@ class QwenCode(GeminiCli):
     """Qwen Code, as `qwen -p`."""
 
     name = "qwen_code"
+    key = "sk-none"
     added = r"<system-reminder>.*?</system-reminder>"
 
     def configure(self) -> None:

@@ -12,30 +12,19 @@ import sys
 from itertools import zip_longest
 
 import pytest
-from aider import Aider
+from agent_kinds import AGENTS
 from answers import Answer
-from claude_code import ClaudeCode
-from codex import Codex
+from cells import Cells
 from driving import Agent
-from gemini_cli import GeminiCli, QwenCode
-from mini_swe_agent import MiniSweAgent
-from opencode import Opencode
-from pi import Pi
 
 from holdfast.transcript.read import parse, read
 from holdfast.transcript.turn import Role, Turn
 
 pytest_plugins = ("agent_start",)
 
-AGENTS = (ClaudeCode, Codex, Opencode, Pi, MiniSweAgent, GeminiCli, QwenCode, Aider)
 TASK = "Find out which ports the services use. Never delete the folder data/."
 STEPS = 12
 SHELL = "seq 60 | sed 's/.*/worker {n} line & of service_{n}.py took {n}& ms/'; echo port {port}"  # nothing that asks
-
-
-@pytest.fixture(params=AGENTS, ids=lambda kind: kind.name)
-def agent(request, start):
-    return start(request.param)
 
 
 def holdfast(*arguments: object) -> str:
@@ -82,7 +71,10 @@ def check_same(agent: Agent, sent: tuple[Turn, ...], context: tuple[Turn, ...], 
     assert not apart, f"{len(apart)} turns, first sent {str(apart[0][0])[:400]!r}, read {str(apart[0][1])[:400]!r}"
 
 
-def test_the_agent_resumes_what_was_compacted_and_undone(agent):
+@pytest.mark.parametrize("kind", AGENTS, ids=lambda kind: kind.name)
+def test_the_agent_resumes_what_was_compacted_and_undone(kind, start, record_property):
+    cells = Cells(record_property, kind, "resume", "undo")
+    agent = start(kind)
     answers = [agent.call(f"Step {n}.", SHELL.format(n=n, port=4700 + n), n) for n in range(STEPS)]
     last = agent.last_shell()
     agent.place.provider.play([*answers, agent.call("Done.", last, STEPS) if last else Answer("All ports are found.")])
@@ -99,6 +91,7 @@ def test_the_agent_resumes_what_was_compacted_and_undone(agent):
         compacted = read(path)
         assert sum(len(turn.text) for turn in compacted.turns) < sum(len(turn.text) for turn in whole) / 2
         check_same(agent, resume(agent, f"Question {number}?"), compacted.turns, f"Question {number}?")
+    cells.passes("resume")
     path = agent.session()
     holdfast("undo", path)
     holdfast("undo", path)
@@ -108,3 +101,4 @@ def test_the_agent_resumes_what_was_compacted_and_undone(agent):
     if path.suffix in (".jsonl", ".md"):
         assert path.read_bytes().startswith(raw)  # a log is what it was, byte for byte
     check_same(agent, resume(agent, "Question 4?"), undone, "Question 4?")
+    cells.passes("undo")

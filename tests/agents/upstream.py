@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,12 +25,16 @@ class Request:
     body: dict[str, Any]
 
 
+Step = Answer | Callable[[dict[str, Any]], Answer]
+"""An answer, or what makes one of the request's body."""
+
+
 @dataclass
 class Upstream:
     """What it answers, and what it was asked."""
 
     url: str
-    script: list[Answer] = field(default_factory=list)
+    script: list[Step] = field(default_factory=list)
     """The answers to come; the last one is given again."""
     requests: list[Request] = field(default_factory=list)
     toolless: bool = False
@@ -40,7 +44,7 @@ class Upstream:
     count: int = 0
     """Answers so far, over all scripts: an agent takes two answers with one id for parts of one."""
 
-    def play(self, script: list[Answer]) -> None:
+    def play(self, script: Sequence[Step]) -> None:
         """Sets the answers to come and forgets what was asked before."""
         self.script = list(script)
         self.requests.clear()
@@ -55,7 +59,8 @@ class Upstream:
             self.others.append(path)
             return render(path, body, SIDE, self.count)
         self.requests.append(Request(path, body))
-        return render(path, body, self.script.pop(0) if len(self.script) > 1 else self.script[0], self.count)
+        step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return render(path, body, step if isinstance(step, Answer) else step(body), self.count)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -32,6 +32,7 @@ OPENED = (
     "The conversation history before this point was compacted into the following summary:\n\n{}",
     "This is the Gemini CLI. We are setting up the context for our chat.\n{}",
     "I spoke to you previously about a number of things.\n{}",
+    "I ran this command:\n\nmake\n\nAnd got this output:\n\n{}",
     "Called the Read tool with the following input: {}",
     "[ERROR] You did not use a tool in your previous response! {}",
     "Please always provide EXACTLY ONE action in triple backticks, found 2 actions. {}",

@@ -101,3 +101,19 @@ def test_a_budget_with_room_keeps_the_exchanges_that_it_says():
     assert all(f"result {at}\\n" in sent for at in (37, 38, 39))
     assert made.over == 0
     assert made.after <= BUDGET + estimate_tokens("system")
+
+
+@pytest.mark.parametrize("method", ["tiered", "truncate", "keep_recent", "mask_observations"])
+@pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
+def test_the_newest_exchange_goes_up_whole_whatever_the_plan_says(wire, method):
+    plan = TextPlan(method, budget=BUDGET, keep_recent=0, least_recent=0)
+    history = HISTORIES[wire.name](12)
+    newest = " ".join(f"line{at}" for at in range(1_500))
+    history[-1] = json.loads(json.dumps(history[-1]).replace("\\nok", f"\\n{newest}\\nok"))
+    made = Caller(wire, replace(TIGHT, plan=plan, breakpoints=False)).compact_request(
+        IncomingRequest(json.dumps({"model": "m", wire.field: history}).encode())
+    )
+    sent = json.loads(made.body)[wire.field]
+    assert made.compacted
+    assert sent[-1] == history[-1]
+    assert made.over > 0

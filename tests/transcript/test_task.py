@@ -34,6 +34,16 @@ BEFORE: dict[str, list[Turn]] = {
     "a greeting": [*user("hello"), *says("Hello! What can I do?")],
     "small talk": [*user("Say hi, please"), *says("Hi.")],
     "an agent's own summary": user(SUMMARY),
+    "aider's examples": [
+        *user("Change the greeting of the bay to be more casual"),
+        *says("Ok, I will: greeting.py\n```\nhey\n```"),
+        *user("I switched to a new code base. Please don't consider the above files or try to edit them any longer."),
+        *says("Ok."),
+        *user("I am not sharing any files that you can edit yet."),
+        *says("Ok."),
+        *user("I ran this command:\n\ncat bay.txt\n\nAnd got this output:\n\ntwo holes"),
+        *says("Ok."),
+    ],
     "another goal": [*user("Paint the gate green."), *tool("done", command="paint"), *user("/clear")],
     "a command": [
         *user("Paint the gate green."),

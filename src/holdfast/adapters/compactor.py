@@ -134,6 +134,7 @@ class Compactor:
     ) -> View:
         """Returns the history as it is to be sent now, compacted if it is due; `force` compacts below the trigger too.
 
+        The newest exchange stays whole, whatever the plan says; the result is then over the budget, which it tells.
         The last `moving` turns will stand elsewhere in the next request: they stay verbatim, and what is remembered
         ends before them. `lookup` is that of the plan. `decide` has the last word on a compaction that is due. If a
         compaction fails, the history is sent as before.
@@ -145,7 +146,7 @@ class Compactor:
         if not force and due(status, self._rule) is None:
             return View(held.pieces, places)
         assert self.plan is not None
-        tail, recent = _unstable_exchanges(held, moving), self.plan.keep_recent
+        tail, recent = max(1, _unstable_exchanges(held, moving)), self.plan.keep_recent  # the model must see the newest
         least = self.plan.least_recent
         plan = replace(
             self.plan,

@@ -44,6 +44,7 @@ _NAMES = {
     FactKind.QUOTED: "quoted",
 }
 _PASSAGES = (FactKind.ERROR, FactKind.COMMAND, FactKind.QUOTED)
+_SHORT = 2  # words of a literal with its unit; more are words around it
 
 
 def read_section(text: str) -> Iterator[tuple[Role, TextFact]]:
@@ -59,7 +60,8 @@ def section_line(fact: Fact) -> tuple[str, str]:
     if words := _LINES.get(fact.kind):
         return f"- {words.format(fact.source or 'the project')} (turn {fact.turn + 1}): ", ""
     whose = "user's " if fact.speaker is Role.USER else "data: "
-    return f"- {whose}{_NAMES[fact.kind]}: ", " | " if fact.kind in _PASSAGES else ", "
+    wordy = fact.kind in _PASSAGES or len(fact.text.split()) > _SHORT
+    return f"- {whose}{_NAMES[fact.kind]}: ", " | " if wordy else ", "
 
 
 def line_cost(fact: Fact, begun: set[str], count: Count) -> int:
@@ -72,16 +74,15 @@ def line_cost(fact: Fact, begun: set[str], count: Count) -> int:
 
 def write_section(facts: Sequence[Fact], ending: Sequence[Line] = ()) -> Piece:
     """Returns the message, rules first, and lines that end it; every line has the turns that it is from."""
-    lines: dict[tuple[str, str], tuple[list[str], list[int]]] = {}
+    lines: dict[tuple[str, str, str], tuple[list[str], list[int]]] = {}
     for fact in sorted(facts, key=_sort_key):
         opening, separator = section_line(fact)
-        texts, turns = lines.setdefault((opening, "" if separator else fact.text), ([], []))
+        texts, turns = lines.setdefault((opening, separator, "" if separator else fact.text), ([], []))
         texts.append(fact.text)
         turns.append(fact.turn)
-    separators = dict(map(section_line, facts))
     body = (
-        Line(opening + separators[opening].join(texts), tuple(sorted(set(turns))))
-        for (opening, _), (texts, turns) in lines.items()
+        Line(opening + separator.join(texts), tuple(sorted(set(turns))))
+        for (opening, separator, _), (texts, turns) in lines.items()
     )
     return piece_of_lines((Line(SECTION_TITLE), *body, *ending), SECTION_WRITER)
 

@@ -163,7 +163,12 @@ OPENINGS: tuple[tuple[str, Owner, str, str], ...] = (
         Owner.CONTEXT,
         r"I have \*added these files to the chat\*|Here are summaries of some files present in my git repo"
         r"|Here are some READ ONLY files, provided for your reference|# \*SEARCH/REPLACE block\* Rules:"
-        r"|I switched to a new code base\. Please don't consider",
+        r"|I switched to a new code base\. Please don't consider|I ran this command:\n"
+        r"|I am not sharing any files that you can edit yet|Don't try and edit any existing code without asking me"
+        r"|I committed the changes with git hash|I updated the files\.[ \t]*\Z|I edited the files myself\.[ \t]*\Z"
+        r"|I didn't see any properly formatted edits in your reply|I added these files to the chat: "
+        r"|I did `git reset --hard HEAD~1` to discard|\^C KeyboardInterrupt"
+        r"|To suggest changes to a file you MUST return the entire content|# File editing rules:",
         TURN,
     ),
     ("mini-swe-agent", Owner.CONTEXT, r"Please always provide EXACTLY ONE action in triple backticks", TURN),

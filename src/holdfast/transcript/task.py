@@ -14,7 +14,8 @@ from holdfast.transcript.injections import Owner
 from holdfast.transcript.speaker import extract_own_words, is_notes, is_section, split_voices
 from holdfast.transcript.turn import Role, Turn
 
-_FRESH = re.compile(r"\s*/(?:clear|new|reset|newtask)\b")
+_FRESH = re.compile(r"\s*/(?:clear|new|reset|newtask)\b|I switched to a new code base\. Please don't consider")
+"""A command of the user's, and what Aider says behind its examples of edits."""
 _FRESH_COMMAND = re.compile(r"<command-name>\s*/(?:clear|new|reset)\b")
 _GOAL_COMMAND = re.compile(r"<command-name>\s*/goal\b")
 _GOAL = re.compile(

@@ -18,6 +18,7 @@ from holdfast.facts.occurrences import SearchableText, occurs_in, visible_text
 from holdfast.facts.prohibitions import LIFTABLE_KINDS, RULE_KINDS, STANDING_KINDS
 from holdfast.facts.section import line_cost, section_line, write_section
 from holdfast.facts.session_facts import SessionFacts, collect_sentences
+from holdfast.facts.words_around import add_words
 from holdfast.gate.text.claims import StruckSentence, strike_claims
 from holdfast.methods.text.base import Room
 from holdfast.transcript.draft import Count, Draft, Line, Piece, task_piece, turn_ranges, turn_size
@@ -28,6 +29,8 @@ from holdfast.transcript.turn import Role, Turn
 
 SHARE = 0.2
 """Share of the budget that the method's result leaves free for facts to come back."""
+WORDS_SHARE = 0.05
+"""Share of the budget that may be spent on words around numbers, where there is room."""
 _PASSES = 4  # over what did not fit: an estimate of a fact's cost is never too low, but may be too high
 _WORTH = {
     **dict.fromkeys((FactKind.PATH, FactKind.IDENTIFIER, FactKind.URL, FactKind.VERSION, FactKind.HASH), 3),
@@ -131,7 +134,7 @@ def check_draft(draft: Draft, facts: SessionFacts, room: Room, *, allow_over: fl
     ending = _explain_absence(draft, room)
     closing = sum(room.count(f"\n{end.text}") for end in ending)
     limit = int(room.budget * (1 + allow_over)) - draft.size(room.count) - closing
-    section = write_section(choose_facts(missing, limit, room.count, facts.written), ending)
+    section = _write_facts(draft, choose_facts(missing, limit, room.count, facts.written), limit, room, ending)
     section_text = SearchableText(section.turn.text)
     restored = tuple(fact for fact in missing if section_text.contains(fact.text, fact.kind))
     lost = tuple(fact for fact in missing if not section_text.contains(fact.text, fact.kind))
@@ -146,6 +149,15 @@ def check_draft(draft: Draft, facts: SessionFacts, room: Room, *, allow_over: fl
         time.perf_counter() - began,
     )
     return result, report
+
+
+def _write_facts(draft: Draft, chosen: Sequence[Fact], limit: int, room: Room, ending: Sequence[Line]) -> Piece:
+    """Returns the section; its numbers have the words around them as far as there is room."""
+    bare = write_section(chosen, ending)
+    left = limit - turn_size(write_section(chosen).turn, room.count)
+    wordy = add_words(chosen, draft.raw.turns, min(left, int(WORDS_SHARE * room.budget)), room.count)
+    section = write_section(wordy, ending)
+    return section if turn_size(section.turn, room.count) - turn_size(bare.turn, room.count) <= left else bare
 
 
 def _explain_absence(draft: Draft, room: Room) -> tuple[Line, ...]:
