@@ -5,11 +5,12 @@ import json
 import pytest
 
 from conftest import build_pair
-from holdfast.agent import AgentOptions, Limits, run_agent
+from holdfast.agent import AgentOptions, Limits, ModelAnswer, ScriptedModel, run_agent
 from holdfast.agent.contexts import open_context, parse_spec
 from holdfast.agent.local import LatentContext, LocalModel
 from holdfast.agent.open_model import ModelOptions, open_model
 from holdfast.agent.profiles import PROFILES
+from holdfast.agent.trajectory import read_rows
 from holdfast.errors import BadOption, Failed, PromptTooLong
 from holdfast.transcript.turn import Role, ToolCall, Turn
 from stub_endpoint import Stub, serving
@@ -140,3 +141,64 @@ def test_a_rewritten_history_is_read_again_from_where_it_differs():
     model.read([Turn(Role.SYSTEM, "Work."), Turn(Role.USER, "One."), Turn(Role.ASSISTANT, "Two.")])
     model.read([Turn(Role.SYSTEM, "Work."), Turn(Role.USER, "Other.")])
     assert [turn.text for turn in model.session.turns] == ["Work.", "Other."]
+
+
+def ask_compaction(number):
+    return Turn(Role.ASSISTANT, "The part is done.", calls=(ToolCall(f"k{number}", "compact", "{}"),))
+
+
+class Reader(LocalModel):
+    """A tiny model whose words are a script's."""
+
+    def __init__(self, engine, script):
+        self.script = list(script)
+        super().__init__(engine)
+
+    def answer(self, turns, tools, max_tokens, seconds):
+        self.read(turns)
+        at = sum(turn.role is Role.ASSISTANT for turn in turns)
+        if at >= len(self.script):
+            raise Failed("the script has ended")
+        return ModelAnswer(self.script[at])
+
+
+def bash(number, command="seq 1 80"):
+    return Turn(Role.ASSISTANT, "Next.", calls=(ToolCall(f"c{number}", "bash", json.dumps({"command": command})),))
+
+
+WORKS = [*map(bash, range(6)), ask_compaction(1), bash(7), bash(8, "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT")]
+
+
+@pytest.mark.parametrize("spec", ["tiered@20", "latent:truncate@8"])
+def test_the_model_compacts_when_it_asks_for_it_and_only_then(tmp_path, spec):
+    model = ScriptedModel(WORKS) if spec == "tiered@20" else Reader(build_pair("qwen2").engine, WORKS)
+    options = AgentOptions(sandbox="none", trigger=6000, compact_tool=True)
+    done = run_agent("x", tmp_path, model, spec, options, folder=tmp_path / "r")
+    kinds = [row["kind"] for row in read_rows(done.folder) if row["kind"] in ("answer", "compaction")]
+    assert kinds == ["answer"] * 7 + ["compaction"] + ["answer"] * 2
+    assert done.status == "submitted"
+
+
+def test_the_tool_is_refused_where_it_could_do_nothing(tmp_path):
+    for context, calls in (("none", "api"), ("tiered", "fence")):
+        options = AgentOptions(calls=calls, sandbox="none", compact_tool=True)
+        with pytest.raises(BadOption, match="cannot have the tool compact"):
+            run_agent("x", tmp_path, ScriptedModel([]), context, options, folder=tmp_path / "r")
+
+
+def test_a_resumed_run_goes_on_with_the_session_that_it_stored(tmp_path):
+    engine = build_pair("qwen2").engine
+    options = AgentOptions(sandbox="none", trigger=1500)
+
+    def start(script):
+        model = Reader(engine, script)
+        return model, run_agent("x", tmp_path, model, "latent:truncate@8", options, folder=tmp_path / "r")
+
+    model, ended = start(WORKS[:5])
+    assert (ended.status, model.session.compactions > 0) == ("model_failed", True)
+    held = model.session
+    again, done = start([*WORKS[:5], *WORKS[7:]])
+    assert done.status == "submitted"
+    kinds = [[event["kind"] for event in session.events] for session in (held, again.session)]
+    assert kinds[1][: len(kinds[0])] == kinds[0]  # what was compacted before is compacted still, and was not read anew
+    assert again.session.turns[: len(held.turns)] == held.turns

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
@@ -45,7 +46,7 @@ class EndpointModel:
     def name(self) -> str:
         return self.remote.model
 
-    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]]) -> None:
+    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]], folder: Path | None = None) -> None:
         """Does nothing: an endpoint remembers nothing between two requests."""
 
     def answer(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.agent.contexts import Compaction, SentHistory
 from holdfast.agent.models import ModelAnswer
 from holdfast.cost.prices import Prices, Rates
 from holdfast.cost.usage import Usage
-from holdfast.errors import BadInput, Failed, TooLarge
+from holdfast.errors import BadContext, BadInput, Failed, TooLarge
 from holdfast.session.trigger import CircuitBreaker, SessionStatus, Trigger, due
 from holdfast.transcript.tool_parser import ToolParser, join_deltas
 from holdfast.transcript.turn import Turn
+
+_STORED = "run"
+"""The name of a run's session in its store."""
 
 if TYPE_CHECKING:
     from holdfast.compaction.plan import Plan
@@ -34,11 +38,23 @@ class LocalModel:
         """The plan of its session; the context sets it before the run begins."""
         self.begin(0, ())
 
-    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]]) -> None:
-        """Opens an empty session; a resumed run is read into it again."""
+    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]], folder: Path | None = None) -> None:
+        """Opens a session, stored where there is a `folder`; one that a resumed run has stored goes on as it was,
+        compacted as it was. One that cannot be read is begun anew: the run's log has its turns.
+        """
         from holdfast.session.session import Session
+        from holdfast.storage.store import Store
 
-        self.session: Session = Session(self.engine, self.plan, tools=tools)
+        store = Store(folder) if folder else None
+        try:
+            if store and store.events(_STORED):
+                self.session: Session = Session.resume(_STORED, self.engine, store, self.plan)
+                if list(self.session.tools) == list(tools):
+                    return
+                store = None
+        except BadContext:
+            store = None
+        self.session = Session(self.engine, self.plan, tools=tools, store=store, name=_STORED if store else "")
 
     def read(self, turns: Sequence[Turn]) -> int:
         """Brings the session to these turns; returns the tokens that it read. Raises TooLarge, with the turns that fit.

@@ -114,7 +114,7 @@ class Agent:
 
     def query(self) -> ModelAnswer:
         """Returns the model's answer. A history that it cannot read is compacted once more, then the run stops."""
-        for force in (False, True):
+        for force in (self.state.asks_compaction, True):
             turns = self.syntax.send(self.prepare(force))
             began = time.perf_counter()
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any, Protocol
 
 from holdfast.cost.cache import Block, Cache, Rules, build_prompt
@@ -43,8 +44,11 @@ class AgentModel(Protocol):
         """None where nobody knows them."""
         ...
 
-    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]]) -> None:
-        """Prepares for a run that has `steps` answers already: 0, or more if it is resumed."""
+    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]], folder: Path | None = None) -> None:
+        """Prepares for a run that has `steps` answers already: 0, or more if it is resumed.
+
+        `folder` is where a model may keep what it remembers of the run.
+        """
         ...
 
     def answer(
@@ -81,7 +85,7 @@ class ScriptedModel:
     def __post_init__(self) -> None:
         self._cache, self._clock, self._at = Cache(self.rules), count(), 0
 
-    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]]) -> None:
+    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]], folder: Path | None = None) -> None:
         """Goes on behind the answers that a resumed run has."""
         self._at = steps
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast import __version__, config
-from holdfast.agent.call_syntax import open_syntax
+from holdfast.agent.call_syntax import CallSyntax, open_syntax
 from holdfast.agent.contexts import Context, open_context
 from holdfast.agent.hooks import Hooks
 from holdfast.agent.limits import Limits
@@ -19,9 +19,10 @@ from holdfast.agent.profiles import Profile, open_profile
 from holdfast.agent.sandbox import open_sandbox
 from holdfast.agent.sandbox.base import Sandbox
 from holdfast.agent.state import AgentRun
+from holdfast.agent.tools import COMPACT
 from holdfast.agent.trajectory import LOG, Trajectory, read_rows, replay
 from holdfast.agent.workplace import Workplace, open_rights
-from holdfast.errors import BadInput
+from holdfast.errors import BadInput, BadOption
 from holdfast.transcript.turn import Role, Turn
 from holdfast.transcript.turn_rows import encode_turn
 
@@ -48,6 +49,8 @@ class AgentOptions:
     """Further folders that they may change."""
     variables: tuple[str, ...] = ()
     """Further variables of the environment that they get."""
+    compact_tool: bool = False
+    """The model has a tool by which it compacts its history itself."""
 
 
 def runs_folder() -> Path:
@@ -94,15 +97,28 @@ def run_agent(
     profile = open_profile(options.profile) if isinstance(options.profile, str) else options.profile
     syntax = open_syntax(options.calls or profile.calls, profile.tools)
     context = open_context(context, model, trigger=options.trigger) if isinstance(context, str) else context
+    if options.compact_tool:
+        profile = _add_compact_tool(profile, syntax, context)
+        syntax = open_syntax(syntax.name, profile.tools)
     place = _open_place(directory, options)
     try:
         with Trajectory(folder or new_run_folder()) as trajectory:
             agent = Agent(model, profile, syntax, context, place, options.limits, trajectory, **vars(hooks))
             _open(agent, task)
-            model.begin(agent.state.steps, agent.definitions)
+            model.begin(agent.state.steps, agent.definitions, trajectory.folder / "memory")
             return agent.run()
     finally:
         shutil.rmtree(place.rights.scratch, ignore_errors=True)
+
+
+def _add_compact_tool(profile: Profile, syntax: CallSyntax, context: Context) -> Profile:
+    """Returns the profile with the tool. Raises BadOption where it could not be called, or would do nothing."""
+    if context.spec == "none" or syntax.name == "fence":
+        reason = "the context none compacts nothing" if context.spec == "none" else "a fence calls the first tool only"
+        raise BadOption(
+            f"the model cannot have the tool compact: {reason}; choose another context, or calls by api or xml"
+        )
+    return replace(profile, tools=(*profile.tools, COMPACT))
 
 
 def _open_place(directory: Path | str, options: AgentOptions) -> Workplace:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.agent.account import Account, read_usage
+from holdfast.agent.tools import ASKS_COMPACTION
 from holdfast.transcript.turn import Role, ToolCall, Turn
 from holdfast.transcript.turn_rows import decode_turn
 
@@ -30,6 +31,8 @@ class RunState:
     format_errors: int = 0
     """Answers in a row that held no action that could be run."""
     compactions: int = 0
+    asks_compaction: bool = False
+    """True if the model has asked for one since its last answer."""
     tokens: int = 0
     """Tokens of the last prompt."""
     account: Account = field(default_factory=Account)
@@ -72,6 +75,7 @@ def _add_answer(state: RunState, row: Row) -> RunState:
         tokens=usage.prompt,
         account=state.account.add_call(usage, row["money"], row["seconds"]),
         submission=row.get("submission"),
+        asks_compaction=False,
     )
 
 
@@ -87,13 +91,21 @@ def _add_observation(state: RunState, row: Row) -> RunState:
         format_errors=state.format_errors + 1 if malformed else 0,
         account=spent,
         submission=row.get("submission"),
+        asks_compaction=state.asks_compaction or row.get(ASKS_COMPACTION, False),
     )
 
 
 def _add_compaction(state: RunState, row: Row) -> RunState:
     sent = tuple(state.view[item] if isinstance(item, int) else decode_turn(item) for item in row["view"])
     account = state.account.add_compaction(read_usage(row["usage"]), row["money"], row["seconds"])
-    return replace(state, sent=sent, compacted=len(state.turns), compactions=state.compactions + 1, account=account)
+    return replace(
+        state,
+        sent=sent,
+        compacted=len(state.turns),
+        compactions=state.compactions + 1,
+        asks_compaction=False,
+        account=account,
+    )
 
 
 def _add_end(state: RunState, row: Row) -> RunState:

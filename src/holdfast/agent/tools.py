@@ -117,6 +117,25 @@ WRITE_FILE = Tool(
     {"path": "The path, below the work tree.", "content": "The whole text of the file."},
     write_file,
 )
+ASKS_COMPACTION = "compact"
+"""The field of an observation after which the history is compacted before the model is asked again."""
+
+
+def ask_compaction(arguments: Mapping[str, Any], place: Workplace) -> Observation:
+    """Has the history compacted."""
+    return Observation("The conversation is compacted before your next answer.", fields={ASKS_COMPACTION: True})
+
+
+COMPACT = Tool(
+    "compact",
+    "Compacts the conversation so far before your next answer: older turns become short; the task, the user's words "
+    "and the newest exchange stay. Call it right after a part of the work is finished and checked, if the next part "
+    "does not need its details: tests pass, a file is done, a search has its answer. Do not call it in the middle of a "
+    "derivation or of finding a fault, while an error is unexplained, before you have used exact text that you have "
+    "just read, or again within a few steps.",
+    {},
+    ask_compaction,
+)
 SUBMIT = Tool(
     "submit",
     "Hands the work in. Call it once everything is done and checked.",

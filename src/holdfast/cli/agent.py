@@ -51,6 +51,9 @@ def run(
         int | None, typer.Option(help="Tokens above which the history is compacted.", show_default="12000")
     ] = None,
     confirm: Annotated[bool, typer.Option("--confirm/--auto", help="Ask before each call.")] = False,
+    compact_tool: Annotated[
+        bool, typer.Option("--compact-tool", help="Give the model a tool by which it compacts its history itself.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Most calls of the model; 0 for no limit.")] = 100,
     money: Annotated[float, typer.Option(help="Most USD; 0 for no limit.")] = 3.0,
     seconds: Annotated[float, typer.Option(help="Most seconds; 0 for no limit.")] = 0.0,
@@ -90,6 +93,7 @@ def run(
         tuple(path.resolve() for path in read),
         tuple(path.resolve() for path in write),
         tuple(env),
+        compact_tool,
     )
     place = new_run_folder() if folder is None else find_run(folder)
     opened = _open_model(model, ModelOptions(base_url, key_env, config, dtype, device))

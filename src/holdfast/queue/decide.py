@@ -56,7 +56,8 @@ def send(log: Log, task: str, text: str) -> str:
             live = find_executor(state.tasks[task].config).live
             folder = lease.attempt_folder(log, task, record.attempt)
             with Lines(folder / ("inbox.jsonl" if live else "messages.md")) as lines:
-                lines.append(live_line(text).strip() if live else f"- {text}", sync=True)
+                item = "- " + "\n  ".join(text.splitlines())
+                lines.append(live_line(text).strip() if live else item, sync=True)
             told = (
                 "its agent is told now" if live else f"it stands in {folder / 'messages.md'}, which its agent may read"
             )

@@ -27,6 +27,8 @@ from holdfast.storage.files import FileLock, replace
 
 SILENCE = 12 * BEAT
 """Seconds without a sign of life after which a holder on another host, or one whose lock is gone, counts as dead."""
+GIVEN = "given.json"
+"""The file of an attempt with the person's messages that stand in its prompt."""
 CRASHES = 20
 """Crashes in a row after which a person is asked, since something is wrong with more than the task."""
 

@@ -6,15 +6,20 @@ An attempt that was killed is resumed from its trajectory by the next one: no ac
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.agent import AgentOptions, AgentRun, Hooks, Limits, run_agent
 from holdfast.agent.open_model import open_model
 from holdfast.agent.state import RunState
+from holdfast.agent.trajectory import LOG, read_rows
 from holdfast.errors import HoldfastError
-from holdfast.queue.lease import read_exit
+from holdfast.queue.lease import GIVEN, read_exit, read_json
+from holdfast.transcript.turn_rows import decode_turn
 
 TRAJECTORY = "agent"
 
@@ -22,33 +27,58 @@ TRAJECTORY = "agent"
 def work(attempt: Path, folder: str, model: str, context: str, mode: str, limits: Limits) -> AgentRun:
     """Does the task that stands on standard input. Raises as `run_agent` does."""
     sandbox = "none" if mode == "dangerously_skip" else "auto"
-    hooks = Hooks(report=_report, inbox=Inbox(attempt / "messages.md").read)
-    run = find_trajectory(attempt)
-    return run_agent(
-        sys.stdin.read(), folder, open_model(model), context, AgentOptions(sandbox=sandbox, limits=limits), hooks, run
-    )
+    first = find_first(attempt)
+    hooks = Hooks(report=_report, inbox=open_inbox(attempt, first).read)
+    options = AgentOptions(sandbox=sandbox, limits=limits)
+    return run_agent(sys.stdin.read(), folder, open_model(model), context, options, hooks, first / TRAJECTORY)
 
 
-def find_trajectory(attempt: Path) -> Path:
-    """Returns the folder of the run: that of the attempt before, if it was killed or stopped, else a new one."""
+def find_first(attempt: Path) -> Path:
+    """Returns the attempt whose run this one goes on with: the one before, if that was killed or stopped, or itself."""
     before = attempt.parent / str(int(attempt.name) - 1)
     end = read_exit(before)
     if (before / "order.json").exists() and (end is None or end.reason == "stopped"):
-        return find_trajectory(before)
-    return attempt / TRAJECTORY
+        return find_first(before)
+    return attempt
 
 
+@dataclass
 class Inbox:
-    """The file of a person's messages, read from where it was left."""
+    """A person's messages: those of earlier attempts, then the file into which new ones come."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._passed = path, 0
+    path: Path
+    earlier: Sequence[str] = ()
+    passed: Counter[str] = field(default_factory=Counter)
+    """Messages that the run has, with how often; each is given once, whichever attempt was told."""
 
     def read(self) -> Sequence[str]:
-        """Returns the messages that have come since the last call."""
-        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
-        new, self._passed = lines[self._passed :], len(lines)
-        return [line.removeprefix("- ") for line in new]
+        """Returns the messages that the run does not have yet."""
+        text = self.path.read_text("utf-8") if self.path.exists() else ""
+        told = [
+            *self.earlier,
+            *(part.rstrip("\n").replace("\n  ", "\n") for part in re.split(r"^- ", text, flags=re.MULTILINE)[1:]),
+        ]
+        had, new = self.passed.copy(), []
+        for words in told:
+            if had[words]:
+                had[words] -= 1
+            else:
+                new.append(words)
+        self.passed.update(new)
+        return new
+
+
+def open_inbox(attempt: Path, first: Path) -> Inbox:
+    """Returns the messages of an attempt which goes on with the run of `first`, whose prompt had some already."""
+    prompt = read_json(first / GIVEN) or {}
+    given = read_json(attempt / GIVEN) or {}
+    earlier = given.get("texts", [])[len(prompt.get("texts", [])) :]
+    log = first / TRAJECTORY
+    rows = read_rows(log) if (log / LOG).exists() else []
+    said = [decode_turn(row["turn"]) for row in rows if row["kind"] == "turn"]
+    return Inbox(
+        attempt / "messages.md", earlier, Counter(turn.text for turn in said[2:])
+    )  # system and task come first
 
 
 def write_result(run: AgentRun) -> None:

@@ -152,6 +152,8 @@ class Runner:
         prompt = taken.folder / "prompt.md"
         write_file(prompt, text.encode("utf-8", "replace"))
         write_file(taken.folder / "context.json", _dump(measured))
+        told = [one.text for one in self.log.state.messages if one.task == task.id]
+        write_file(taken.folder / lease.GIVEN, json.dumps({"texts": told}).encode())
         fed = prompt
         if executor.live:
             fed = taken.folder / "prompt.jsonl"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -185,7 +186,7 @@ class InspectModel:
         self._said: dict[int, tuple[Turn, ChatMessage]] = {}
         """The message of each turn by its identity: one that is sent again is the same message."""
 
-    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]]) -> None:
+    def begin(self, steps: int, tools: Sequence[Mapping[str, Any]], folder: Path | None = None) -> None:
         """Does nothing: inspect's model is sent the whole conversation."""
 
     def answer(
