@@ -5,13 +5,14 @@
 Windows are those of `restart.py`: the head of a session, a middle, and the newest exchange before a turn of the
 assistant. A memento of the middle is written behind everything and the middle goes; `memento in place` keeps the states
 of the memento and of the newest exchange, `memento restart` reads both again: the text and the positions are the same.
-`none` has no memento. Next action and answers as in `restart.py`; `peak` and `area` are slots over tokens, of the
-session as it goes on, against all that it read. Rows go to out/mementos/; a run that was interrupted goes on.
+`early memento` is written before the newest exchange is read, as the published ones are: the exchange stands behind it
+and never saw the middle. `none` has no memento. Next action and answers as in `restart.py`; `peak` and `area` are slots
+over tokens, of the session as it goes on, against all that it read. Rows go to out/mementos/; a run that was
+interrupted goes on.
 
-Three forms tell causes apart: `memento beside all` (nothing goes: what the note itself does), `memento before` (all is
-read again, the note in the middle's place: what its place behind the newest exchange does), and `erase prose in place`
-(the newest exchange was read behind as many tokens of other prose, which went: what states alone do that know nothing
-of use). The tokens of the next action fall into copies of what stays, copies of the middle alone, and new ones: a token
+With --causes, `memento beside all` (nothing goes: what the note itself does), and `erase prose in place` (the newest
+exchange was read behind as many tokens of other prose, which went: what states alone do that know nothing of use).
+The tokens of the next action fall into copies of what stays, copies of the middle alone, and new ones: a token
 is a copy where it ends a run of three that stands there.
 """
 
@@ -21,7 +22,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -59,29 +59,26 @@ class _SameText:
 
 
 def measure(bench: Bench, writer: Writer, share: float, prose: Sequence[int]) -> tuple[list[Row], dict[str, Any]]:
-    """Returns the rows of a window, and the sizes of the session with a memento."""
+    """Returns the rows of a window, and the sizes of the session with a memento. Without `prose` no causes are told."""
     keep = bench.session.plan.policy.keep_recent
     rows = [bench.row(0, 0, "full", lambda: bench.session.cache.live)]
     stay, middle = bench.places(bench.session.recent)
     rows.append(bench.row(keep, 0, "none", partial(bench.reread, stay)))
     rows.append(bench.row(keep, 0, "erase in place", partial(bench.as_read, stay)))
-    rows.append(bench.row(keep, 0, "erase prose in place", partial(read_behind, bench, stay, middle, prose)))
-    forms: dict[bool, Session] = {}
-    for restart in (False, True):
-        forms[restart] = bench.session.fork()
-        own = writer if not restart else _SameText(str(forms[False].events[-2]["told"]["text"]))
-        how = MementoStrategy(own, share=share, least=1, restart=restart)
-
-        def make(session: Session = forms[restart], how: MementoStrategy = how) -> object:
-            write_memento(session, how)
-            return session.cache.live
-
-        rows.append(bench.row(keep, 0, f"memento {'restart' if restart else 'in place'}", make))  # type: ignore[arg-type]
-    session = forms[False]
-    note = next(block for block in session.cache.blocks if block.kind is Kind.MEMENTO)
-    beside = bench.session.cache.read((note,)).live
-    rows.append(bench.row(keep, 0, "memento beside all", lambda: beside))
-    rows.append(bench.row(keep, 0, "memento before", partial(read_before, bench, stay, middle, note.ids)))
+    session, same = bench.session.fork(), writer
+    for early in (False, True):
+        for restart in (False, True):
+            twin = bench.session.fork(turns=bench.session.recent if early else None)
+            how = MementoStrategy(same, share=share, least=1, restart=restart)
+            form = f"{'early memento' if early else 'memento'} {'restart' if restart else 'in place'}"
+            rows.append(bench.row(keep, 0, form, partial(note, twin, how, bench.session)))
+            if same is writer:
+                session, same = twin, _SameText(str(twin.events[-2]["told"]["text"]))
+    memento = next(block for block in session.cache.blocks if block.kind is Kind.MEMENTO)
+    if prose:
+        beside = bench.session.cache.read((memento,)).live
+        rows.append(bench.row(keep, 0, "memento beside all", lambda: beside))
+        rows.append(bench.row(keep, 0, "erase prose in place", partial(read_behind, bench, stay, middle, prose)))
     curve, replayed = curve_of_log(session.events), replay_curve(session.events)
     assert curve == replayed, "the count in memory and the replay of the log differ"
     told = session.events[-1]["told"]
@@ -89,7 +86,7 @@ def measure(bench: Bench, writer: Writer, share: float, prose: Sequence[int]) ->
         "peak": curve.peak,
         "area": curve.area,
         "full_area": curve.full_area,
-        "tokens": attrgetter("cache.tokens")(session),
+        "tokens": session.cache.tokens,
         "slots": told["slots"],
         "dropped": told["compacted"],
         "memento": told["memento"],
@@ -101,6 +98,13 @@ def measure(bench: Bench, writer: Writer, share: float, prose: Sequence[int]) ->
     return rows, sizes
 
 
+def note(session: Session, how: MementoStrategy, whole: Session) -> KVContext:
+    """Has the middle noted and dropped; then reads what `whole` has beyond this session. Returns the memory."""
+    write_memento(session, how, recent=whole.recent)
+    session.append(whole.turns[len(session.turns) :])
+    return session.cache.live
+
+
 def read_behind(bench: Bench, stay: Sequence[int], middle: Sequence[int], prose: Sequence[int]) -> KVContext:
     """Returns a memory of what stays, as it is read with other text in the middle's place."""
     ids, live = torch.tensor(bench.ids), KVContext(bench.engine.model)
@@ -108,18 +112,6 @@ def read_behind(bench: Bench, stay: Sequence[int], middle: Sequence[int], prose:
     with torch.no_grad():
         live.feed(ids)
     return bench.as_read(stay, live)
-
-
-def read_before(bench: Bench, stay: Sequence[int], middle: Sequence[int], note: Sequence[int]) -> KVContext:
-    """Returns a memory of what stays and of a memento in the middle's last places, all read afresh."""
-    ids = torch.tensor(bench.ids)
-    places = torch.tensor(sorted([*stay, *middle[-len(note) :]]))
-    ids[middle[-len(note) :]] = torch.tensor(note)
-    live = KVContext(bench.engine.model)
-    with torch.no_grad():
-        live.feed(ids[places], positions=places)
-    live.settle(len(ids))
-    return live
 
 
 def kinds(bench: Bench, stay: Sequence[int], middle: Sequence[int]) -> str:
@@ -141,9 +133,11 @@ def table_of_kinds(sizes: Sequence[dict[str, Any]]) -> str:
         cells: list[str] = []
         for kind in "smn":
             found = [
-                a - b for row in sizes
-                for a, b, k in zip(row["nats"][form], row["nats"]["none"], row["kinds"], strict=True) if k == kind
-            ]  # fmt: skip
+                a - b
+                for row in sizes
+                for a, b, k in zip(row["nats"].get(form, ()), row["nats"]["none"], row["kinds"], strict=False)
+                if k == kind
+            ]
             cells.append(f"{np.mean(found):+.3f} (n {len(found)})" if found else "-")
         lines.append(f"| {form} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -151,7 +145,9 @@ def table_of_kinds(sizes: Sequence[dict[str, Any]]) -> str:
 
 def run(path: Path, options: argparse.Namespace, engine: LocalEngine, out: Path) -> None:
     """Measures the windows of a session that have no rows yet."""
-    prose = engine.model.tokenizer(PROSE.read_text(), add_special_tokens=False)["input_ids"]
+    prose: list[int] = []
+    if options.causes:
+        prose = engine.model.tokenizer(PROSE.read_text(), add_special_tokens=False)["input_ids"]
     writer: Writer = OwnWriter() if options.writer == "own" else OtherWriter(CodeCompressor(options.share))
     for window in read_windows(path, options, engine):
         if has_session(out, window.session):
@@ -180,6 +176,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2)
     parser.add_argument("--keep-recent", type=int, nargs=1, default=[1])
     parser.add_argument("--action", type=int, default=64)
+    parser.add_argument("--causes", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("out/mementos"))
     options = parser.parse_args()
     engine = holdfast.load(options.model)

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
@@ -44,14 +44,18 @@ def policy() -> HostPolicy:
     return HostPolicy(Trigger(tokens=200, window=None), CircuitBreaker(cool_down=0), memory=room, max_tokens=12)
 
 
-def serve(store: str, told: Any) -> None:
+def plain_host(store: Store) -> SessionHost:
+    return SessionHost(build_pair("llama").engine, PLAN, store, policy())
+
+
+def serve(store: str, told: Any, open_host: Callable[[Store], SessionHost]) -> None:
     """A server on a free port, which is told through a pipe; until it is killed, or stopped by SIGTERM."""
     from holdfast.cli import serve
     from holdfast.server.http.app import create_app
     from holdfast.server.http.settings import Settings
 
     torch.set_num_threads(1)  # makes torch's thread pool anew; two threads that did it at once after a fork would fail
-    host, settings = SessionHost(build_pair("llama").engine, PLAN, Store(store), policy()), Settings(drain_seconds=5)
+    host, settings = open_host(Store(store)), Settings(drain_seconds=5)
     taken = serve.bind("127.0.0.1", 0)
     taken.listen(64)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -60,12 +64,12 @@ def serve(store: str, told: Any) -> None:
 
 
 @contextmanager
-def server(store: Path) -> Iterator[tuple[str, Any]]:
+def server(store: Path, open_host: Callable[[Store], SessionHost] = plain_host) -> Iterator[tuple[str, Any]]:
     """The address of a server process over a store, and the process; killed at the end."""
     with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):  # else it loads nothing before
         forkserver.ensure_running()
     mine, theirs = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=serve, args=(str(store), theirs))
+    process = FORKS.Process(target=serve, args=(str(store), theirs, open_host))
     process.start()
     theirs.close()  # so that a server that dies is noticed
     try:

@@ -13,7 +13,8 @@ from holdfast.engine.sampling import Sampling
 from holdfast.mementos.kv import curve_of_log, replay_curve
 from holdfast.mementos.live import MementoAnswer, append_turns, commit_answer
 from holdfast.mementos.rules import MementoRules
-from holdfast.mementos.tracker import BlockTracker, find_spans
+from holdfast.mementos.tracker import BlockSpan, BlockTracker, find_spans
+from holdfast.mementos.training import MementoRow, pack_logits
 from holdfast.session.session import Session
 from holdfast.storage.store import Store
 from holdfast.transcript.turn import Role, Turn
@@ -89,6 +90,18 @@ def test_a_block_goes_and_its_memento_keeps_the_states_that_saw_it():
     at = first - session.cache.blocks[session.cache.tail].origin.tokens[0]
     own = session.cache.live.cache.layers[-1].keys[0, :, at : at + len(memento)]
     assert torch.equal(own, full.cache.live.cache.layers[-1].keys[0, :, first : first + len(memento)])
+
+
+@pytest.mark.parametrize("evicts", [True, False])
+def test_a_live_memory_says_what_the_mask_of_training_lets_it_say(evicts):
+    session, _ = answered(rules=RULES if evicts else RULES.model_copy(update={"keep_last_n_blocks": -1}))
+    blocks, asked = session.cache.blocks, list(range(40, 60))
+    dropped = [tuple(span) for row in session.events for span in row.get("told", {}).get("dropped", ())]
+    notes = [block.origin.tokens for block in blocks if block.kind is Kind.MEMENTO]
+    assert len(notes) == 2
+    spans = tuple(map(BlockSpan, dropped, notes)) if evicts else ()
+    row = MementoRow((*(i for block in blocks for i in block.ids), *asked), 1, spans)
+    assert close(says(session), pack_logits(session.engine.model, (row,), True)[-len(asked) :].detach(), PASS)
 
 
 def test_restart_reads_the_memento_again_and_forgets_what_it_knew():

@@ -100,6 +100,12 @@ def test_blocks_cover_every_unit_once_and_are_large_enough():
     assert sum(tokens) / len(blocks) <= 1500
 
 
+def test_a_unit_longer_than_any_block_is_a_block_of_its_own():
+    blocks = segment([50] * 10 + [100_000] + [50] * 10, [1.0] * 20)
+    assert (10, 10) in blocks
+    assert len(blocks) > 3
+
+
 @pytest.mark.parametrize(("tokens", "scores"), [([10, 20], []), ([0, 5], [1.0])])
 def test_units_and_scores_must_match(tokens, scores):
     with pytest.raises(BadOption, match="one boundary less"):

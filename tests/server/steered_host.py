@@ -66,9 +66,14 @@ class Along(Sampling):
 class SteeredHost(SessionHost):
     """Answers are what `script` says of the request; where it says None, they are the model's own."""
 
-    def __init__(self, script: Script, policy: HostPolicy = NEVER, model: LocalEngine | None = None) -> None:
-        store = Store(f"memory://{uuid4().hex}")
-        super().__init__(model or engine(), PLAN, store, policy)
+    def __init__(
+        self,
+        script: Script,
+        policy: HostPolicy = NEVER,
+        model: LocalEngine | None = None,
+        store: Store | None = None,
+    ) -> None:
+        super().__init__(model or engine(), PLAN, store or Store(f"memory://{uuid4().hex}"), policy)
         self.script = script
 
     def sampling(self, request: GenerateRequest) -> Sampling:

@@ -63,6 +63,17 @@ def test_after_a_kill_the_log_gives_the_session_back_as_it_was():
         )
 
 
+def test_a_block_of_100_000_tokens_is_refused_in_words_and_the_session_goes_on():
+    with steered(lambda request: "Yes.", BLOCKS) as (_, url):
+        name = post(url, ASKED)["holdfast"]["session"]
+        asked = [*ASKED, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Sure?"}]
+        long = {"role": "assistant", "content": f"<b>{'much of it ' * 10_000}</b><m>much</m>"}
+        error = post(url, [*asked, long, {"role": "user", "content": "And?"}])["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert "maximum context length is 8192" in error["message"]
+        assert post(url, asked)["holdfast"]["session"] == name
+
+
 def test_a_history_with_blocks_is_evicted_once_it_is_read():
     with steered(lambda request: "Yes.", BLOCKS) as (_, url):
         messages = [*ASKED, {"role": "assistant", "content": SAID}, {"role": "user", "content": "Sure?"}]
