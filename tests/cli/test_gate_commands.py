@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html import unescape
 from html.parser import HTMLParser
 from itertools import groupby
@@ -23,6 +23,7 @@ from holdfast.context import holdfast_file
 from holdfast.engine.local import LocalEngine
 from holdfast.eval.report.session_page import Fate, fates, session_page
 from holdfast.eval.rows import read_rows
+from holdfast.gate.latent.gate import Gate
 from holdfast.model.load import load
 from holdfast.transcript.read import read
 from ticker_lines import without_ticker
@@ -38,6 +39,10 @@ def session(tmp_path_factory):
     messages[5]["content"] = HOSTILE
     path.write_text(json.dumps(messages))
     return path
+
+
+KEEN = f"{DEFAULT_METHOD}+gate:threshold=0.01,share=0.01"
+"""A gate that finds losses on a model of random weights, to which a span says little."""
 
 
 def call(*arguments):
@@ -62,6 +67,7 @@ def run(capsys):
 def stored(tmp_path_factory, model, session):
     out = tmp_path_factory.mktemp("stored") / "s.holdfast"
     given = ["compact", session, "-o", out, "--ratio", "4", "--pin", "system", "--window", "400", "--model", model]
+    given += ["--latent", KEEN]
     assert call(*given) == 0
     return out
 
@@ -81,7 +87,9 @@ def one_line(err, says):
 
 
 def test_compact_tells_what_was_lost_with_the_default_method(run, model, session, tmp_path):
-    code, out, _ = run("compact", session, "-o", tmp_path / "a", "--pin", "system", "--ratio", "16", "--model", model)
+    code, out, _ = run(
+        "compact", session, "-o", tmp_path / "a", "--pin", "system", "--ratio", "16", "--model", model, "--latent", KEEN
+    )
     assert code == 0
     told = re.search(
         r"gate +(\d+) facts found, (\d+) kept, (\d+) repaired, (\d+) lost; (\d+) of (\d+) tokens lost", out
@@ -107,14 +115,14 @@ def test_no_gate_measures_nothing(run, model, session, tmp_path):
 def test_json_has_the_evidence_of_the_gate(run, model, session, tmp_path):
     out, arguments = tmp_path / "a", ["--allow-over", "50%", "--pin", "none", "--model", model, "--json"]
     facts = json.loads(run("compact", session, "-o", out, "--ratio", "8", *arguments)[1])
-    assert facts["recipe"]["gate"] == {"threshold": 1.0, "repair": True, "allow_over": 0.5, "strict": False}
+    assert facts["recipe"]["gate"] == {**asdict(Gate()), "allow_over": 0.5}
     assert facts["gate"] == count_from_one(holdfast_file.read_manifest(out).evidence)["gate"]
     assert json.loads(run("show", out, "--json")[1])["evidence"]["gate"] == facts["gate"]
 
 
 def test_strict_fails_closed(run, model, session, tmp_path):
     out, before = tmp_path / "a.holdfast", session.read_bytes()
-    arguments = ["--pin", "system", "--ratio", "16", "--model", model, "--strict", "--force"]
+    arguments = ["--pin", "system", "--ratio", "16", "--model", model, "--strict", "--force", "--latent", KEEN]
     code, text, err = run("compact", session, "-o", out, *arguments)
     assert (code, text) == (3, "")
     one_line(err, "facts would be lost: ")
@@ -157,7 +165,8 @@ def compacting(run, model, session, stored, monkeypatch, tmp_path):
         (["--budget", "-7"], "does not hold the"),
         (["--ratio", "inf"], "at least 1"),
         (["--device", "nowhere"], "'nowhere'"),
-        (["--latent", "kvzip+gate"], "there are: informed"),
+        (["--latent", "kvzip+gate:keen=1"], "keen"),
+        (["--latent", "kvzip+gate", "--no-gate"], "exclude each other"),
         (["--latent", "snapkv:allocation=learned"], "make them with `holdfast calibrate`"),
     ],
 )

@@ -78,7 +78,11 @@ def compact(
         Path, typer.Option("-o", "--output", help="Where the context goes, e.g. out.holdfast; a folder for several.")
     ],
     latent: Annotated[
-        str | None, typer.Option(help="NAME or NAME:key=value,… (see `holdfast methods`).", show_default=DEFAULT_METHOD)
+        str | None,
+        typer.Option(
+            help="NAME or NAME:key=value,… (see `holdfast methods`); NAME+gate:key=value,… sets the gate.",
+            show_default=DEFAULT_METHOD,
+        ),
     ] = None,
     text: Annotated[str | None, typer.Option(help="Instead: rewrite the session as text by this method.")] = None,
     ratio: Annotated[
@@ -123,13 +127,17 @@ def compact(
     if config:
         raise BadOption("--config names the models that --text asks; leave it out, or give --text")
     from holdfast.compaction.plan import Plan, Policy
-    from holdfast.gate.latent.gate import Gate
+    from holdfast.gate.latent.gate import Gate, split_gate_spec
 
     per_slot = check_ratio(DEFAULT_RATIO if ratio is None else ratio)
     recent = 1 if keep_recent is None else keep_recent
     policy = Policy(read_kinds(pin), recent, window, verbatim)
-    checks = Gate(allow_over=over, strict=strict) if gate else None
-    plan = Plan(latent or DEFAULT_METHOD, per_slot, by_turn, policy, checks, budget)
+    method, told = split_gate_spec(latent or DEFAULT_METHOD)
+    if told and not gate:
+        raise BadOption(f"--no-gate and the gate of --latent {latent} exclude each other; leave one of them out")
+    asked = {"strict": strict} if strict else {}
+    checks = replace(told or Gate(), **asked, **({"allow_over": over} if over else {})) if gate else None
+    plan = Plan(method, per_slot, by_turn, policy, checks, budget)
     _compact_latent(sessions, plan, (model, dtype, device))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -48,7 +48,7 @@ def cut_of(session, engine, policy=None):
 @pytest.fixture(scope="module")
 def evidence(session, tiny):
     """What the gate says of a session compacted turn by turn."""
-    context = compact(session, tiny("llama").engine, Plan("kvzip", 4, by_turn=True, gate=Gate()))
+    context = compact(session, tiny("llama").engine, Plan("kvzip", 4, by_turn=True, gate=Gate(ask="repeat")))
     return context.evidence["gate"]
 
 
@@ -166,7 +166,7 @@ def test_evidence_survives_a_file(two, session, tmp_path):
     context = compact(session, two.engine, Plan("kvzip", 6, gate=Gate(allow_over=0.1)))
     loaded = holdfast_file.load(holdfast_file.save(context, tmp_path / "a.holdfast", two.model), two.model)
     assert loaded.evidence["gate"] == context.evidence["gate"]
-    assert loaded.recipe["gate"] == {"threshold": 1.0, "repair": True, "allow_over": 0.1, "strict": False}
+    assert loaded.recipe["gate"] == {**asdict(Gate()), "allow_over": 0.1}
 
 
 def test_equal_calls_give_equal_bytes_and_evidence(two, session):
@@ -226,7 +226,7 @@ class Broken:
 def test_a_memory_of_nonsense_is_lost_altogether(two):
     work = work_of(two.engine, "kvzip", 4)
     states = Broken().study(work.span, work.past, two.engine)
-    made, report = gated(Gate(), replace(work, method=Broken(), study=states))
+    made, report = gated(Gate(ask="repeat"), replace(work, method=Broken(), study=states))
     assert torch.isnan(two.engine.next_logits(work.build_memory(made), PROBE)).all()
     assert sum(b - a for a, b in report.spans_lost) == len(work.span)
     assert all(n["lost"] == n["found"] for n in report.facts.values())
@@ -246,14 +246,16 @@ class Stopping:
             raise self.error
 
 
+@pytest.mark.parametrize("ask", ["cue", "repeat"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), NO_MEMORY], ids=["interrupt", "memory", "torch"])
-def test_whatever_stops_the_gate_leaves_past_and_study_as_they_were(two, error):
+def test_whatever_stops_the_gate_leaves_past_and_study_as_they_were(two, error, ask):
+    gate = Gate(ask=ask)
     work, progress = work_of(two.engine, "kvzip", 4), Stopping(error)
     work = replace(work, study=work.method.study(work.span, work.past, two.engine, progress), progress=progress)
     progress.calls.clear()
-    want, wanted = gated(Gate(), work)
+    want, wanted = gated(gate, work)
     steps = len(progress.calls)
-    assert {"repeat", "check", "repair"} <= set(progress.calls)
+    assert {"check", "repair"} | ({"repeat"} if ask == "repeat" else set()) <= set(progress.calls)
     before, scores = snapshot(work.past), {layer: s.clone() for layer, s in work.study.scores.items()}
     for at in range(1, steps + 1):
         progress.at = 0
@@ -261,11 +263,11 @@ def test_whatever_stops_the_gate_leaves_past_and_study_as_they_were(two, error):
         progress.at, report = at, LatentReport(1.0)
         progress.calls.clear()
         with pytest.raises(type(error)):
-            compress_through_gate(Gate(), replace(work, study=study), report)
+            compress_through_gate(gate, replace(work, study=study), report)
         assert unchanged(work.past, before)
         assert all(torch.equal(study.scores[layer], s) for layer, s in scores.items())
         assert report.as_evidence() == LatentReport(1.0).as_evidence()
-    again, reported = gated(Gate(), replace(work, study=study))
+    again, reported = gated(gate, replace(work, study=study))
     assert same(CompactContext(again, 1000), CompactContext(want, 1000))
     assert reported.lost == wanted.lost
 

@@ -52,7 +52,7 @@ def test_repair_is_never_worse_and_never_beyond_what_is_allowed(tiny, latent, fa
     plain, end = work.method.compress(work.study, work.budget), work.span.start + len(work.span)
     scores = {layer: s.clone() for layer, s in work.study.scores.items()}
     for over in (0.0, 0.1, 0.75):
-        made, report = gated(Gate(allow_over=over), work)
+        made, report = gated(Gate(allow_over=over, ask="repeat"), work)
         most = work.budget.slots + int(over * work.budget.slots)
         assert 0 < pairs_in(made, two.model.family) <= most * heads
         assert report.slots_over in (0, most - work.budget.slots)
@@ -75,15 +75,15 @@ def test_repair_is_never_worse_and_never_beyond_what_is_allowed(tiny, latent, fa
 def test_bytes_stay_within_the_budget_where_slots_are_coded(two):
     work = work_of(two.engine, "kvzip:storage=int8", 4)
     plain = work.build_memory(work.method.compress(work.study, work.budget)).nbytes
-    made, _ = gated(Gate(), work)
+    made, _ = gated(Gate(ask="repeat"), work)
     assert work.build_memory(made).nbytes == plain
 
 
 def test_repair_brings_something_back(two):
     """Random slots lose much that a second look can bring back."""
     work = work_of(two.engine, "random", 2)
-    _, measured = gated(Gate(repair=False), work)
-    _, repaired = gated(Gate(), work)
+    _, measured = gated(Gate(repair=False, ask="repeat"), work)
+    _, repaired = gated(Gate(ask="repeat"), work)
     assert repaired.nats_lost_first == measured.nats_lost
     assert len(repaired.lost) < len(measured.lost)
     assert repaired.repaired
@@ -93,7 +93,7 @@ def test_repair_brings_something_back(two):
 
 def test_more_room_brings_more_back(two):
     work = work_of(two.engine, "random", 4)
-    tight, roomy = (gated(Gate(allow_over=over), work)[1] for over in (0.0, 1.0))
+    tight, roomy = (gated(Gate(allow_over=over, ask="repeat"), work)[1] for over in (0.0, 1.0))
     assert roomy.nats_lost < tight.nats_lost
     assert len(roomy.lost) <= len(tight.lost)
 
@@ -163,7 +163,7 @@ def test_what_was_repaired_can_be_stored_and_read_again(two, latent, tmp_path):
 
 def test_a_repaired_context_is_still_a_context(two):
     work = work_of(two.engine, "informed", 3)
-    made, report = gated(Gate(allow_over=0.3), work)
+    made, report = gated(Gate(allow_over=0.3, ask="repeat"), work)
     end = work.span.start + len(work.span)
     context = CompactContext(tuple(made), end, model_digest=two.model.digest)
     assert context.next_position == end

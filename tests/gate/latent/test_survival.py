@@ -61,7 +61,7 @@ def test_a_memory_that_nobody_changed_loses_nothing(pair, head, text):
 def test_a_budget_that_holds_the_span_loses_nothing(pair):
     work = work_of(pair.engine, "kvzip", 1)
     assert work.budget.holds(len(work.span))
-    _, report = gated(Gate(threshold=TINY), work)
+    _, report = gated(Gate(threshold=TINY, ask="repeat"), work)
     assert report.tokens == len(work.span)
     assert (report.lost, report.repaired, report.spans_lost, report.falls) == ([], [], [], [])
     assert report.skills["full"] == near(report.skills["compact"])
@@ -70,7 +70,7 @@ def test_a_budget_that_holds_the_span_loses_nothing(pair):
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_a_half_precision_memory_that_nobody_changed_loses_nothing(tiny, family):
     engine = tiny(family, dtype=torch.bfloat16).engine
-    _, report = gated(Gate(), work_of(engine, "kvzip", 1))
+    _, report = gated(Gate(ask="repeat"), work_of(engine, "kvzip", 1))
     assert report.spans_lost == []
 
 
@@ -108,7 +108,7 @@ def test_survival_is_what_a_repeat_by_hand_finds(two, latent):
     got = survival_of(work, made, threshold=1.0)
     assert (got.fall - fall).abs().max() < TINY
     assert fall.max() > 1
-    _, report = gated(Gate(repair=False), work)
+    _, report = gated(Gate(repair=False, ask="repeat"), work)
     start = work.span.blocks[0].origin.tokens[0]
     lost = [start + i for i in (fall > 1).nonzero()[:, 0].tolist()]
     assert [i for a, b in report.spans_lost for i in range(a, b)] == lost
@@ -153,7 +153,7 @@ def test_losses_of_a_session_with_a_gap_stand_where_the_session_has_them(two):
     session = Transcript(tuple(turns))
     rendered, tokenizer = render(session, two.model.tokenizer), two.model.tokenizer
     policy = Policy(pin=(), window=300, keep_recent=0)
-    gate = compact(session, two.engine, Plan("kvzip", 6, policy=policy, gate=Gate())).evidence["gate"]
+    gate = compact(session, two.engine, Plan("kvzip", 6, policy=policy, gate=Gate(ask="repeat"))).evidence["gate"]
     head = next(b for b in rendered.blocks if b.kind is not Kind.SYSTEM).origin.tokens[0]
     entries = [*gate["lost"], *gate["repaired"]]
     assert {entry["tokens"][0] < head for entry in entries} == {True, False}  # losses on both sides of the gap
@@ -174,7 +174,7 @@ def test_a_method_may_be_asked_about_a_part_of_a_block(two):
     span = type(work.span)((type(block)(block.ids[20:], late),), work.span.start)
     method = build("kvzip")
     study = method.study(span, work.past, two.engine)
-    _, report = gated(Gate(), GatedSpan(method, study, Budget(len(span) // 6), span, work.past, two.engine))
+    _, report = gated(Gate(ask="repeat"), GatedSpan(method, study, Budget(len(span) // 6), span, work.past, two.engine))
     ids = [0] * origin.tokens[0] + list(block.ids)
     assert report.lost
     for entry in report.lost:

@@ -20,6 +20,7 @@ from holdfast.context.segments import Segment
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
 from holdfast.errors import BadOption, Lost
+from holdfast.gate.latent.cue import CueCheck
 from holdfast.gate.latent.fact_tokens import FactTokens, locate_facts
 from holdfast.gate.latent.repair import make_scores_finite, measure_carriers, prefer_carriers
 from holdfast.gate.latent.skill_check import measure_skill
@@ -39,7 +40,11 @@ class Gate:
     """The conditions that a compaction must meet, and the means to meet them."""
 
     threshold: float = 1.0
-    """Nats by which a token's log-probability may fall before it is lost."""
+    """Nats by which the log-probability of a fact may fall before it is lost."""
+    share: float = 0.4
+    """Part of what the span supplies to a fact that may go before it is lost; not with `ask=repeat`."""
+    ask: str = "cue"
+    """`cue`: each fact behind a few tokens of its own (`cue.py`). `repeat`: every token of the span, in a repeat."""
     repair: bool = True
     """Give lost tokens their pairs back, and use the result if it lost less."""
     allow_over: float = 0.0
@@ -50,6 +55,10 @@ class Gate:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < float("inf"):
             raise BadOption(f"gate: threshold must be above 0 nats, got {self.threshold}")
+        if not 0 < self.share < 1:
+            raise BadOption(f"gate: share must be between 0 and 1 of what the span supplies, got {self.share}")
+        if self.ask not in ("cue", "repeat"):
+            raise BadOption(f"gate: ask must be cue or repeat, got {self.ask!r}")
         if not 0 <= self.allow_over <= 1:
             raise BadOption(f"gate: allow_over must be between 0 and 1 of the budget, got {self.allow_over}")
 
@@ -161,9 +170,18 @@ class GatedSpan:
         after, states = self.engine.capture(self.past, self.span.ids, self.span.positions)
         return SpanPrefill(self.span, self.past, after, states, self.engine, self.progress)
 
+    @property
+    def end(self) -> int:
+        """The position behind the span."""
+        return self.span.start + len(self.span)
+
     def build_memory(self, segments: Sequence[Segment]) -> KVContext:
         """Returns the compact memory as the session would hold it."""
-        return self.past.extend(segments, self.span.start + len(self.span))
+        return self.past.extend(segments, self.end)
+
+    def check(self, facts: Sequence[FactTokens], prefill: SpanPrefill) -> CueCheck:
+        """Returns the facts, asked over the full memory and over one without the span."""
+        return CueCheck(facts, self.span, (prefill.after, self.past.extend((), self.end)), self.engine)
 
 
 def compress_through_gate(gate: Gate, work: GatedSpan, report: LatentReport) -> tuple[Segment, ...]:
@@ -175,8 +193,13 @@ def compress_through_gate(gate: Gate, work: GatedSpan, report: LatentReport) -> 
     index = torch.cat([torch.arange(*block.origin.tokens) for block in work.span.blocks])
     facts = locate_facts(work.span.blocks, work.engine.model.tokenizer)
 
+    asked = work.check(facts, prefill) if gate.ask == "cue" else None
+
     def measure(segments: Sequence[Segment]) -> Survival:
-        log_probs = score_repeat(work.build_memory(segments), work.span.ids, work.progress)
+        memory = work.build_memory(segments)
+        if asked:
+            return asked.measure(memory, gate.threshold, gate.share, work.progress)
+        log_probs = score_repeat(memory, work.span.ids, work.progress)
         return Survival(measure_fall(prefill.repeat_log_probs, log_probs), index, gate.threshold)
 
     first = best = measure(segments)
