@@ -135,8 +135,8 @@ def compact(
     method, told = split_gate_spec(latent or DEFAULT_METHOD)
     if told and not gate:
         raise BadOption(f"--no-gate and the gate of --latent {latent} exclude each other; leave one of them out")
-    asked = {"strict": strict} if strict else {}
-    checks = replace(told or Gate(), **asked, **({"allow_over": over} if over else {})) if gate else None
+    told = told or Gate()
+    checks = replace(told, strict=strict or told.strict, allow_over=over or told.allow_over) if gate else None
     plan = Plan(method, per_slot, by_turn, policy, checks, budget)
     _compact_latent(sessions, plan, (model, dtype, device))
 
