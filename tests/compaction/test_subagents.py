@@ -204,7 +204,7 @@ def test_mistakes_say_what_to_do(two, session, parent):
 
 def test_a_gate_measures_what_the_sub_agent_adds(two, session, parent):
     child, own = fork(parent, two.engine), own_blocks(session, TASK, two.engine)
-    plan = Plan("knorm", 16, policy=LAST, gate=Gate(repair=False))
+    plan = Plan("knorm", 16, policy=LAST, gate=Gate(repair=False, ask="repeat"))
     made = merge_subagent(parent, child, own, two.engine, plan)
     gate = made.evidence["parts"][-1]["gate"]
     assert gate["tokens"] == made.evidence["parts"][-1]["tokens_compacted"]
@@ -212,7 +212,7 @@ def test_a_gate_measures_what_the_sub_agent_adds(two, session, parent):
     bare = merge_subagent(parent, child, own, two.engine, replace(plan, gate=None))
     assert all(torch.equal(a, b) for a, b in zip(tensors(made), tensors(bare), strict=True))
     with pytest.raises(Lost):
-        merge_subagent(parent, child, own, two.engine, replace(plan, gate=Gate(repair=False, strict=True)))
+        merge_subagent(parent, child, own, two.engine, replace(plan, gate=Gate(repair=False, ask="repeat", strict=True)))
 
 
 @pytest.mark.parametrize("slots", [120, 90])

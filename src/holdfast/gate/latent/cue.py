@@ -39,7 +39,7 @@ class FactScore(NamedTuple):
 
 @dataclass(frozen=True)
 class CueSurvival(Survival):
-    """What became of each fact, and of the tokens of facts; no other token is measured."""
+    """The fall of each fact, and of the tokens of facts; no other token is measured."""
 
     share: float
     """Part of the nats that the span supplies by which a fact may fall before it is lost."""
