@@ -3,20 +3,21 @@
 import pytest
 
 from holdfast.bench.keep.conditions import read_condition
+from holdfast.bench.keep.plot import draw_pass_rates
 from holdfast.bench.keep.rows import KeepRow
 from holdfast.bench.keep.run import KeepRun, measure
 from holdfast.bench.keep.score import score, score_groups
 from holdfast.errors import BadInput, BadOption
 from holdfast.storage.json_lines import read_lines
 
-CONDITIONS = ("none", "latent:truncate@8", "latent:truncate@8+pin", "text:tiered+gate@4")
+CONDITIONS = ("none", "latent:truncate@8", "latent:truncate@8+pin", "text:tiered+gate@4", "mementos:ledger@8")
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory, engine):
     out = tmp_path_factory.mktemp("keep") / "rows.jsonl"
     told = []
-    assert measure(KeepRun(2048, 1, conditions=CONDITIONS, sandbox="none"), engine, out, note=told.append) == 5
+    assert measure(KeepRun(2048, 1, conditions=CONDITIONS, sandbox="none"), engine, out, note=told.append) == 6
     return out, told
 
 
@@ -29,7 +30,7 @@ def test_a_run_goes_on_where_it_stopped(rows, engine):
     out, _ = rows
     whole = out.read_bytes()
     out.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]) + b'{"cut')
-    assert measure(KeepRun(2048, 1, conditions=CONDITIONS, sandbox="none"), engine, out, note=lambda words: None) == 3
+    assert measure(KeepRun(2048, 1, conditions=CONDITIONS, sandbox="none"), engine, out, note=lambda words: None) == 4
     found = read_lines(out, KeepRow, print)
     assert [row.condition for row in found] == ["full", *CONDITIONS]
     assert len({row.key for row in found}) == len(found)
@@ -45,6 +46,7 @@ def test_contexts_have_the_size_that_their_condition_says(rows):
     assert found["latent:truncate@8"].tokens < full.tokens / 6
     assert found["latent:truncate@8"].tokens < found["latent:truncate@8+pin"].tokens < full.tokens
     assert found["text:tiered+gate@4"].tokens < full.tokens / 2
+    assert found["none"].tokens < found["mementos:ledger@8"].tokens < full.tokens / 2
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,10 @@ def test_contexts_have_the_size_that_their_condition_says(rows):
         "text:informed@8",
         "text:truncate@x",
         "informed@8+gate",
+        "mementos",
+        "mementos@1",
+        "mementos:nobody@8",
+        "mementos@8+gate",
         "text:tiered@8+pin",
     ],
 )
@@ -96,3 +102,14 @@ def test_scores_name_what_is_missing():
         score_groups([])
     with pytest.raises(BadOption, match="family, place"):
         score_groups([make_row("a", "full", 4)], by="colour")
+
+
+def test_rows_of_several_models_and_sizes_are_one_report_and_one_plot(rows, tmp_path):
+    found = read_lines(rows[0], KeepRow, print)
+    others = [row.model_copy(update={"model": "other", "size": 8192}) for row in found]
+    scores = score([*found, *others])
+    assert len(scores) == 2 * len(found)
+    drawn = draw_pass_rates(scores)
+    assert drawn.png.startswith(b"\x89PNG")
+    assert "8,192 tokens" in drawn.svg
+    assert "mementos:ledger" in drawn.svg

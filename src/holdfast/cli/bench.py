@@ -130,15 +130,23 @@ def report(
     rows: Annotated[list[Path], typer.Argument(help="Rows of `holdfast bench keep`.")],
     against: Annotated[str, typer.Option(help="The condition that the others are compared with.")] = "full",
     by: Annotated[str, typer.Option(help="A table for each family, or place.")] = "",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the pass rates over bytes into a .png or .svg.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prints pass rates and the share of facts that were kept, with intervals and paired differences."""
+    """Prints pass rates and the share of facts that were kept, with intervals and paired differences.
+
+    Files of several models and sizes may be given at once.
+    """
     from holdfast.bench.keep.rows import KeepRow
     from holdfast.bench.keep.score import score_groups
     from holdfast.storage.json_lines import read_lines
 
     found = [row for path in rows for row in read_lines(path, KeepRow, console.say)]
     groups = score_groups(found, against, by)
+    if plot is not None:
+        _write_plot(plot, score_groups(found, against)[""])
     if as_json:
         console.emit({name: [s.model_dump(mode="json") for s in scores] for name, scores in groups.items()})
         return
@@ -146,6 +154,14 @@ def report(
         if name:
             console.line(f"\n{name}")
         _print_tables(scores, against)
+
+
+def _write_plot(path: Path, scores: list[KeepScore]) -> None:
+    from holdfast.bench.keep.plot import draw_pass_rates
+
+    drawn = draw_pass_rates(scores)
+    outputs.write_output(path, drawn.svg.encode() if path.suffix == ".svg" else drawn.png, force=True)
+    console.say(f"wrote {path}")
 
 
 def _print_tables(scores: list[KeepScore], against: str) -> None:

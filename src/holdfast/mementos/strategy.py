@@ -30,6 +30,8 @@ from holdfast.session.eviction import evict_blocks
 from holdfast.session.session import Session
 from holdfast.transcript.turn import Role, Transcript, Turn
 
+SHARE = 0.2
+"""Tokens of a memento for each token of its block."""
 TITLE = "[memento of turns {first} to {last}, which are no longer here]"
 _ASK = (
     "Before you go on: write down what later work needs of turns {first} to {last}, in at most {room} tokens. Only "
@@ -82,7 +84,7 @@ class MementoStrategy:
     """The writer of mementos, and how long and how late they are."""
 
     writer: Writer
-    share: float = 0.2
+    share: float = SHARE
     """Tokens of a memento, as a share of its block's."""
     least: int = 200
     """Tokens of a block at least."""
@@ -93,19 +95,19 @@ class MementoStrategy:
         check_share(self.share)
 
 
-def open_strategy(writer: str) -> MementoStrategy:
+def open_strategy(writer: str, share: float = SHARE) -> MementoStrategy:
     """Returns the strategy with the writer `own`, `ledger`, or `compactor`: the route of holdfast.toml, judged by code.
 
     Raises BadOption if there is no such route.
     """
     if writer == "own":
-        return MementoStrategy(OwnWriter())
+        return MementoStrategy(OwnWriter(), share)
     if writer == "ledger":
-        return MementoStrategy(OtherWriter(CodeCompressor()))
+        return MementoStrategy(OtherWriter(CodeCompressor(share)), share)
     chat = chat_for_task(Task.COMPACTOR)
     if chat is None:
         raise BadOption(f"no model writes mementos: add [routes.compactor] to {describe_config_places()}")
-    return MementoStrategy(OtherWriter(ModelCompressor(chat)))
+    return MementoStrategy(OtherWriter(ModelCompressor(chat, share=share)), share)
 
 
 def write_memento(

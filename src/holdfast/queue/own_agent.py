@@ -54,10 +54,8 @@ class Inbox:
     def read(self) -> Sequence[str]:
         """Returns the messages that the run does not have yet."""
         text = self.path.read_text("utf-8") if self.path.exists() else ""
-        told = [
-            *self.earlier,
-            *(part.rstrip("\n").replace("\n  ", "\n") for part in re.split(r"^- ", text, flags=re.MULTILINE)[1:]),
-        ]
+        parts = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
+        told = [*self.earlier, *(part.rstrip("\n").replace("\n  ", "\n") for part in parts)]
         had, new = self.passed.copy(), []
         for words in told:
             if had[words]:
@@ -76,9 +74,8 @@ def open_inbox(attempt: Path, first: Path) -> Inbox:
     log = first / TRAJECTORY
     rows = read_rows(log) if (log / LOG).exists() else []
     said = [decode_turn(row["turn"]) for row in rows if row["kind"] == "turn"]
-    return Inbox(
-        attempt / "messages.md", earlier, Counter(turn.text for turn in said[2:])
-    )  # system and task come first
+    passed = Counter(turn.text for turn in said[2:])  # behind the system prompt and the task
+    return Inbox(attempt / "messages.md", earlier, passed)
 
 
 def write_result(run: AgentRun) -> None:

@@ -15,6 +15,7 @@ from holdfast.context.segments import TokenSegment, token_segment
 from holdfast.engine.greedy_answer import answer_along
 from holdfast.engine.kv_context import KVContext
 from holdfast.engine.local import LocalEngine
+from holdfast.mementos.strategy import open_strategy, write_memento
 from holdfast.model.load import BASE_ITEMSIZE, full_bytes
 from holdfast.session.session import Session
 from holdfast.text.rewrite import TextPlan, rewrite
@@ -103,8 +104,17 @@ class OpenItem:
         if condition.kind == "text":
             return self._text_context(condition)
         policy = condition.pin or Policy(pin=(Kind.SYSTEM,), keep_recent=0)
+        if condition.kind == "mementos":
+            return self._memento_context(condition, policy), self.prompt, None
         made = self.session.prepare(Plan(condition.method, condition.ratio or 1.0, policy=policy))
         return made.after.live, self.prompt, None
+
+    def _memento_context(self, condition: Condition, policy: Policy) -> KVContext:
+        """Has one memento written of all that may go, and evicts that in place. Raises Failed for an empty memento."""
+        own = self.session.fork()
+        own.plan = Plan(policy=policy)
+        write_memento(own, open_strategy(condition.method, 1 / (condition.ratio or 1.0)))
+        return own.cache.live
 
     def _head(self) -> TokenSegment:
         """Returns the system prompt."""
