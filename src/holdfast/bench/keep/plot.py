@@ -34,7 +34,7 @@ def draw_pass_rates(scores: Sequence[KeepScore]) -> Plot:
         shown = {label: handle for axes in row for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=2)
 
-    return draw("keep", 1.6 + 4.8 * len(panels), 5.2, paint)
+    return draw("keep", 3.2 + 4.8 * len(panels), 5.4, paint)
 
 
 def _paint_line(axes: Any, name: str, points: Sequence[KeepScore], style: Any) -> None:
