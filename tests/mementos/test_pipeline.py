@@ -12,6 +12,7 @@ from holdfast.mementos.clients import ChatPool
 from holdfast.mementos.compress import CodeCompressor, ModelCompressor, cut_blocks
 from holdfast.mementos.delimiters import Delimiters
 from holdfast.mementos.export import export_record
+from holdfast.mementos.kv import curve_of_blocks
 from holdfast.mementos.pipeline import Pipeline, make_record, read_records, run_pipeline
 from holdfast.mementos.segment import Shape
 from holdfast.mementos.sentences import split_sentences
@@ -185,6 +186,14 @@ def test_statistics_add_up():
     assert (told.traces, told.blocks) == (2, len(blocks))
     assert told.lost_facts == sum(len(one.lost_facts) for one in blocks)
     assert told.score is None
+    assert 0 < told.peak < 1
+    assert 0 < told.area < 1
+
+
+def test_blocks_that_go_at_their_mementos_end_are_a_sawtooth():
+    curve = curve_of_blocks([(100, 20), (50, 10)])
+    assert curve.points == ((0, 0), (120, 120), (120, 20), (180, 80), (180, 30))
+    assert (curve.peak, curve.area) == (120, 120 * 120 / 2 + 60 * (20 + 80) / 2)
 
 
 def test_scores_say_where_the_user_speaks_and_not_where_a_sentence_leads_on():

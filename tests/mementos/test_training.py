@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import build_pair
-from holdfast.errors import BadOption
+from holdfast.errors import BadInput, BadOption
 from holdfast.learn.loop import Training
 from holdfast.mementos.cispo import advantages, cispo_loss
 from holdfast.mementos.delimiters import Delimiters
@@ -100,6 +100,11 @@ def test_two_stages_run_on_the_one_loop_and_a_stopped_run_goes_on_to_the_same_bi
     assert 0 < told["full"] != told["masked"] > 0
     with pytest.raises(BadOption, match="stages are of"):
         Stages(("half",))
+
+
+def test_rows_that_hold_no_memento_are_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"no row of 20 tokens .*--length"):
+        train_stages(build_pair("llama").engine.model, samples(), tmp_path, Training(1), Stages(length=20))
 
 
 def test_the_reinforcement_loss_clips_weights_and_keeps_every_gradient():

@@ -77,6 +77,16 @@ def replay_curve(events: Sequence[Mapping[str, Any]]) -> KVCurve:
     return KVCurve(tuple(_corners(points)))
 
 
+def curve_of_blocks(sizes: Iterable[tuple[int, int]]) -> KVCurve:
+    """Returns the curve of blocks that each go at their memento's end, from the tokens of (block, memento)."""
+    points: list[Point] = [(0, 0.0)]
+    for block, memento in sizes:
+        at, slots = points[-1]
+        at, slots = at + block + memento, slots + block + memento
+        points += [(at, slots), (at, slots - block)]
+    return KVCurve(tuple(points))
+
+
 def _growth(event: Mapping[str, Any]) -> Iterable[int]:
     if event["kind"] == "turns":
         yield sum(len(ids) for _, _, ids in event["blocks"])

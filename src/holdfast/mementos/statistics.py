@@ -7,6 +7,7 @@ from statistics import mean, median
 
 from pydantic import BaseModel
 
+from holdfast.mementos.kv import curve_of_blocks
 from holdfast.mementos.records import MementoRecord, Refinement
 
 ACCEPTED = 8.0
@@ -29,6 +30,10 @@ class MementoStatistics(BaseModel):
     trace_memento_tokens: float
     ratio: float
     """Tokens of all mementos over those of all blocks."""
+    peak: float
+    """Most slots at once where blocks go at their memento's end, over the tokens of all blocks; median of traces."""
+    area: float
+    """Slots over tokens, as a share of what the blocks without mementos would take; median of traces."""
     live_facts: int
     lost_facts: int
     score: float | None
@@ -48,6 +53,10 @@ def describe_records(records: Sequence[MementoRecord]) -> MementoStatistics:
     short = [sum(one.final.tokens for one in record.refinement_metadata) for record in records]
     finals = [score for one in made if (score := _best(one)) is not None]
     firsts = [score for one in made if (score := one.iterations[0].score) is not None]
+    curves = [
+        curve_of_blocks((one.block_tokens, one.final.tokens) for one in record.refinement_metadata)
+        for record in records
+    ]
     return MementoStatistics(
         traces=len(records),
         blocks=len(made),
@@ -59,6 +68,8 @@ def describe_records(records: Sequence[MementoRecord]) -> MementoStatistics:
         trace_tokens=median(whole),
         trace_memento_tokens=median(short),
         ratio=round(sum(short) / max(1, sum(whole)), 4),
+        peak=round(median(curve.peak / size for curve, size in zip(curves, whole, strict=True)), 4),
+        area=round(median(2 * curve.area / size**2 for curve, size in zip(curves, whole, strict=True)), 4),
         live_facts=sum(one.live_facts for one in made),
         lost_facts=sum(len(one.lost_facts) for one in made),
         score=round(mean(finals), 3) if finals else None,

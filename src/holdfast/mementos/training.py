@@ -173,7 +173,7 @@ def train_stages(
 ) -> tuple[Model, Checkpoint]:
     """Trains stage after stage, each in a folder of its own; a run that was killed goes on. Returns the trained model.
 
-    Raises BadInput for too few samples, and as `learn.loop.train` does.
+    Raises BadInput for too few samples or rows too short for a memento, and as `learn.loop.train` does.
     """
     how = how or Stages()
     stages, length, held_out = how.names, how.length, how.held_out
@@ -183,6 +183,11 @@ def train_stages(
     judged, packs = rows[len(rows) - held_out :], pack_rows(rows[: len(rows) - held_out], length)
     if not packs:
         raise BadInput(f"{len(rows)} samples, {held_out} of them held out, leave nothing to train on")
+    if "masked" in stages and not any(row.spans for pack in packs for row in pack):
+        raise BadInput(
+            f"no row of {length} tokens holds a block with its memento, so that the masked stage has nothing to mask; "
+            "take longer rows (--length), or shorter blocks (holdfast mementos make --least 60 --typical 200)"
+        )
     about: dict[str, Any] = {
         "kind": "memento",
         "model": model.name,
