@@ -57,7 +57,7 @@ test-inspect: .venv-inspect/ready  ## Holdfast under inspect-ai, offline: the ei
 test-agents: setup  ## the real agents, each in a home of its own against a scripted provider on 127.0.0.1
 	$(BIN)/python tests/agents/install.py $(AGENTS)
 	mkdir -p out
-	HOLDFAST_AGENTS=$(AGENTS) $(BIN)/python -m pytest -q tests/agents --junitxml=out/agents.xml; \
+	HOLDFAST_AGENTS=$(AGENTS) $(BIN)/python -m pytest -q tests/agents -o junit_family=xunit1 --junitxml=out/agents.xml; \
 	  ended=$$?; $(BIN)/python tests/agents/report.py out/agents.xml out && exit $$ended
 
 # What mini-swe-agent needs does not fit beside ours; it sees ours through a .pth file. Where it cannot be had, its tests skip.

@@ -3,7 +3,8 @@
     python benchmarks/reach.py DATA... [--facts N] [--meaning] [--misses] [--json]
 
 DATA is a folder with `transcripts/` and `probes.jsonl`. The client is deterministic and knows no answer. It asks
-`history_search` once, and once more with `skip`, which gives the next places; an answer has at most 300 tokens.
+`history_search` once, and once more with `skip`, which gives the next places; an answer has at most 300 tokens. What
+six such calls give says how deep the rest lies.
 
 - A probe is asked in the words of its question. It is reached if an accepted keyword stands in an answer.
 - A fact of the ledger is asked by the words of its name, which are no words of the fact itself: those of the line that
@@ -34,7 +35,7 @@ from holdfast.facts.session_facts import collect_facts
 from holdfast.recall.index import Index
 from holdfast.recall.pages import Page, make_pages
 from holdfast.recall.read import read_turns
-from holdfast.recall.search import ROOM, search
+from holdfast.recall.search import ROOM, SearchAnswer, search
 from holdfast.recall.words import search_words
 from holdfast.transcript.read import read
 from holdfast.transcript.token_estimate import estimate_tokens
@@ -101,14 +102,23 @@ def ask(index: Index, query: str, holds: Holds) -> dict[str, bool]:
     """Returns which calls give what is looked for."""
     first = search(index, query) if query else None
     if first is None or not first.places:
-        return dict.fromkeys(("one", "two", "read", "any"), False)
-    second = search(index, query, skip=len(first.places))
+        return dict.fromkeys(("one", "two", "six", "read", "any"), False)
+    second, *others = ask_on(index, query, len(first.places), 5)
     place = first.places[0]
     around = read_turns(index.pages, f"{place.page + 1}:{max(1, place.first + 1 - BEFORE)}", ROOM)
     for text in (first.text, second.text, around):
         assert estimate_tokens(text) <= ROOM, "an answer has at most 300 tokens"
     one, two, near = holds(first.text), holds(second.text), holds(around)
-    return {"one": one, "two": one or two, "read": one or near, "any": one or two or near}
+    six = one or two or any(holds(other.text) for other in others)
+    return {"one": one, "two": one or two, "six": six, "read": one or near, "any": one or two or near}
+
+
+def ask_on(index: Index, query: str, skip: int, calls: int) -> Iterator[SearchAnswer]:
+    """Yields the answers of further calls, each behind what the ones before showed."""
+    for _ in range(calls):
+        answer = search(index, query, skip=skip)
+        skip += len(answer.places)
+        yield answer
 
 
 def keywords(accepted: Sequence[str]) -> Holds:
@@ -151,10 +161,10 @@ def add(count: Counter[str], reached: dict[str, bool]) -> None:
 
 
 def table(counts: dict[str, Counter[str]]) -> str:
-    """Returns a line for each group: percent reached in one call, in two, and by reading around the best place."""
-    lines = [f"{'':12} {'n':>6} {'one call':>9} {'two calls':>9} {'or read':>9} {'any of 3':>9}"]
+    """Returns a line for each group: percent reached in one call, in two and six, and by reading around the best."""
+    lines = [f"{'':12} {'n':>6} {'one call':>9} {'two calls':>9} {'six calls':>9} {'or read':>9} {'any of 3':>9}"]
     for name, count in counts.items():
-        shares = (f"{100 * count[key] / count['n']:8.1f}%" for key in ("one", "two", "read", "any"))
+        shares = (f"{100 * count[key] / count['n']:8.1f}%" for key in ("one", "two", "six", "read", "any"))
         lines.append(f"{name:12} {count['n']:6} {' '.join(shares)}")
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
-"""Prints what `make test-agents` found, agent by agent: `python tests/agents/report.py RESULTS.xml FOLDER`.
+"""Prints what `make test-agents` found, agent by agent: `python tests/agents/report.py RESULTS.xml… FOLDER`.
 
-RESULTS is what pytest's `--junitxml` wrote. The table goes to FOLDER/agents.md, the same as JSON to FOLDER/agents.json;
-a cell says pass, fail or why it was not run.
+RESULTS are what pytest's `--junitxml` wrote. The table goes to FOLDER/agents.md, the same as JSON to
+FOLDER/agents.json; a cell says pass, fail or why it was not run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ NAMES = {
     "aider": "Aider",
     "cline": "Cline",
 }
-CLINE = "resumes in a terminal only"
+ABSENT = {
+    **{("cline", column): "its program wants a terminal" for column in COLUMNS},
+    ("aider", "memory tools of the proxy"): "it has no tools",
+}
 
 
 class Cell(NamedTuple):
@@ -73,18 +76,19 @@ def _first_line(ends: ElementTree.Element | None) -> str:
 def write_table(cells: list[Cell]) -> str:
     """Returns the table in Markdown, an agent a line."""
     by = {(cell.agent, cell.column): cell for cell in cells}
-    absent = {("aider", column): "it has no tools" for column in COLUMNS if column == COLUMNS[-2]}
     lines = [f"| agent | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
     for name, title in NAMES.items():
         version = f" {PINS[name]['version']}" if name in PINS else ""
-        row = [str(by.get((name, column), f"not run: {absent.get((name, column), CLINE)}")) for column in COLUMNS]
+        row = [
+            str(by.get(cell := (name, column), f"not run: {ABSENT.get(cell, 'not asked for')}")) for column in COLUMNS
+        ]
         lines.append(f"| {title}{version} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
-def main(results: Path, folder: Path) -> None:
+def main(results: list[Path], folder: Path) -> None:
     """Writes both files and prints the table."""
-    cells = list(read_cells(results))
+    cells = [cell for path in results for cell in read_cells(path)]
     folder.mkdir(parents=True, exist_ok=True)
     table = write_table(cells)
     (folder / "agents.md").write_text(table)
@@ -94,4 +98,4 @@ def main(results: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main([Path(name) for name in sys.argv[1:-1]], Path(sys.argv[-1]))
