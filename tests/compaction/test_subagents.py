@@ -212,7 +212,9 @@ def test_a_gate_measures_what_the_sub_agent_adds(two, session, parent):
     bare = merge_subagent(parent, child, own, two.engine, replace(plan, gate=None))
     assert all(torch.equal(a, b) for a, b in zip(tensors(made), tensors(bare), strict=True))
     with pytest.raises(Lost):
-        merge_subagent(parent, child, own, two.engine, replace(plan, gate=Gate(repair=False, ask="repeat", strict=True)))
+        merge_subagent(
+            parent, child, own, two.engine, replace(plan, gate=Gate(repair=False, ask="repeat", strict=True))
+        )
 
 
 @pytest.mark.parametrize("slots", [120, 90])

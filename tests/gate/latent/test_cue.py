@@ -54,7 +54,7 @@ def test_a_fact_fell_by_what_its_own_cue_finds(two, latent):
         assert got.nats(found) == near(fall, PASS * len(work.span))
         assert got.supply[found] == near(supply, PASS * len(work.span))
         if found.fact.kind not in (FactKind.PROHIBITION, FactKind.INSTRUCTION):
-            assert got.is_lost(found) == (fall > 1.0 and fall > 0.4 * supply)
+            assert got.is_lost(found) == (fall > 0.4 * max(supply, 1.0))
 
 
 def test_the_full_memory_loses_nothing_and_no_memory_loses_what_it_supplies(two):
@@ -98,9 +98,9 @@ def test_a_rule_counts_as_lost_long_before_another_fact(two, kind):
     found = facts_of(work)[0]
     found = replace(found, fact=replace(found.fact, kind=kind))
     nothing, index = torch.zeros(len(work.span)), torch.arange(work.span.start, work.end)
-    fall = 1.2 / RULE_SHARE * 2
-    got = CueSurvival(nothing, index, 1.0, 0.4, {found: fall / 0.4 * 1.5}, {found: fall})
-    assert got.is_lost(found) == (kind is not FactKind.PATH)
+    falls = [0.4 / RULE_SHARE * times for times in (0.9, 1.1, 3.9, 4.1)]  # of what is supplied: 5 nats
+    lost = [CueSurvival(nothing, index, 1.0, 0.4, {found: 5.0}, {found: 5 * fall}).is_lost(found) for fall in falls]
+    assert lost == [False, kind is not FactKind.PATH, kind is not FactKind.PATH, True]
 
 
 @pytest.mark.parametrize("options", [{"ask": "both"}, {"share": 0.0}, {"share": 1.0}, {"share": float("nan")}])

@@ -26,7 +26,7 @@ CUE = 8  # tokens in front of a fact that the model is given
 LONGEST = 48  # tokens of a fact that are asked for
 AT_ONCE = 16  # facts that are asked in one pass
 RULES = (FactKind.PROHIBITION, FactKind.INSTRUCTION)
-RULE_SHARE = 4  # a rule of the user counts as lost at this part of the loss that other facts may bear
+RULE_SHARE = 4  # a rule of the user counts as lost at a fourth of the loss that another fact may bear
 
 
 class FactScore(NamedTuple):
@@ -59,10 +59,9 @@ class CueSurvival(Survival):
         return self.falls[found]
 
     def is_lost(self, found: FactTokens) -> bool:
-        """Returns True if a fact fell by the threshold and by the share; of the user's rules by a part of both."""
+        """Returns True if a fact fell by more than its share of what the span supplies (the threshold at least)."""
         part = RULE_SHARE if found.fact.kind in RULES else 1
-        fall = self.falls[found]
-        return fall * part > self.threshold and fall * part > self.share * self.supply[found]
+        return self.falls[found] * part > self.share * max(self.supply[found], self.threshold)
 
 
 class CueCheck:

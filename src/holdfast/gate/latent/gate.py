@@ -40,9 +40,11 @@ class Gate:
     """The conditions that a compaction must meet, and the means to meet them."""
 
     threshold: float = 1.0
-    """Nats by which the log-probability of a fact may fall before it is lost."""
+    """With `ask=repeat`: the nats by which the log-probability of a token may fall before it is lost. With `ask=cue`: what
+    a span supplies to a fact counts as so many nats at least.
+    """
     share: float = 0.4
-    """Part of what the span supplies to a fact that may go before it is lost; not with `ask=repeat`."""
+    """With `ask=cue`: the part of what the span supplies to a fact that may go before the fact is lost."""
     ask: str = "cue"
     """`cue`: each fact behind a few tokens of its own (`cue.py`). `repeat`: every token of the span, in a repeat."""
     repair: bool = True
