@@ -40,8 +40,8 @@ class Gate:
     """The conditions that a compaction must meet, and the means to meet them."""
 
     threshold: float = 1.0
-    """With `ask=repeat`: the nats by which the log-probability of a token may fall before it is lost. With `ask=cue`: what
-    a span supplies to a fact counts as so many nats at least.
+    """With `ask=repeat`: nats by which the log-probability of a token may fall before it is lost. With `ask=cue`:
+    the least nats that a span counts as supplying to a fact.
     """
     share: float = 0.4
     """With `ask=cue`: the part of what the span supplies to a fact that may go before the fact is lost."""
