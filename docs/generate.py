@@ -141,6 +141,7 @@ def agents_index() -> str:
     rows += ["| agent | proxy | serve | session file |", "|---|---|---|---|"]
     for name in AGENTS:
         rows.append(f"| [{name}]({name}.md) | yes | yes | {'read and written' if name in SESSIONS else 'no'} |")
+    rows.append("\nWhat each was seen to do, program by program: [tried.md](tried.md).")
     return "\n".join(rows) + "\n"
 
 
