@@ -41,10 +41,6 @@ def session(tmp_path_factory):
     return path
 
 
-KEEN = f"{DEFAULT_METHOD}+gate:threshold=0.01,share=0.01"
-"""A gate that finds losses on a model of random weights, to which a span says little."""
-
-
 def call(*arguments):
     with pytest.raises(SystemExit) as stop:
         main([str(a) for a in arguments])
@@ -67,7 +63,6 @@ def run(capsys):
 def stored(tmp_path_factory, model, session):
     out = tmp_path_factory.mktemp("stored") / "s.holdfast"
     given = ["compact", session, "-o", out, "--ratio", "4", "--pin", "system", "--window", "400", "--model", model]
-    given += ["--latent", KEEN]
     assert call(*given) == 0
     return out
 
@@ -87,9 +82,7 @@ def one_line(err, says):
 
 
 def test_compact_tells_what_was_lost_with_the_default_method(run, model, session, tmp_path):
-    code, out, _ = run(
-        "compact", session, "-o", tmp_path / "a", "--pin", "system", "--ratio", "16", "--model", model, "--latent", KEEN
-    )
+    code, out, _ = run("compact", session, "-o", tmp_path / "a", "--pin", "system", "--ratio", "16", "--model", model)
     assert code == 0
     told = re.search(
         r"gate +(\d+) facts found, (\d+) kept, (\d+) repaired, (\d+) lost; (\d+) of (\d+) tokens lost", out
@@ -122,7 +115,7 @@ def test_json_has_the_evidence_of_the_gate(run, model, session, tmp_path):
 
 def test_strict_fails_closed(run, model, session, tmp_path):
     out, before = tmp_path / "a.holdfast", session.read_bytes()
-    arguments = ["--pin", "system", "--ratio", "16", "--model", model, "--strict", "--force", "--latent", KEEN]
+    arguments = ["--pin", "system", "--ratio", "16", "--model", model, "--strict", "--force"]
     code, text, err = run("compact", session, "-o", out, *arguments)
     assert (code, text) == (3, "")
     one_line(err, "facts would be lost: ")

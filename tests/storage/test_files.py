@@ -276,7 +276,7 @@ WRITER = {"storage/files.py", "storage/swap.py"}
 RUNNERS = {
     "agent/sandbox/sandlock.py",
     "agent/workplace.py",
-    *(f"bench/{x}.py" for x in ("keep/checks", "keep/judge", "tasks/workspace")),
+    *(f"bench/{x}.py" for x in ("inspect/sandbox", "inspect/solver", "keep/checks", "keep/judge", "tasks/workspace")),
 }
 
 

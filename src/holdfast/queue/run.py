@@ -93,7 +93,10 @@ class Runner:
             self._start(taken)
         self._children = [one for one in self._children if one.poll() is None]
         self.draw()
-        return bool(running(self.log.state))
+        if running(self.log.state):
+            return True
+        state = self._sync()  # the last task may have edited the plan after we had looked, or be half read by us
+        return self._choose(state) is not None or self._problem != self._told
 
     def _sync(self) -> State:
         """Merges the planner's edits; an edit that cannot be used is told once, and the plan stays as it was."""

@@ -88,7 +88,9 @@ def test_a_span_that_begins_with_a_fact_and_one_without_facts_are_measured(two):
     found = facts_of(begins)[0]
     assert found.tokens[0] == begins.span.start
     assert torch.isfinite(check_of(begins).measure(begins.past, 1.0, 0.4, quiet).fall).all()
-    _, report = gated(Gate(), work_of(two.engine, "kvzip", 4, text="nothing here is a fact at all, is it\n" * 3))
+    _, report = gated(
+        Gate(ask="cue"), work_of(two.engine, "kvzip", 4, text="nothing here is a fact at all, is it\n" * 3)
+    )
     assert (report.lost, report.spans_lost, report.nats_lost) == ([], [], 0.0)
 
 

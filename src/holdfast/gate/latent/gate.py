@@ -45,8 +45,8 @@ class Gate:
     """
     share: float = 0.4
     """With `ask=cue`: the part of what the span supplies to a fact that may go before the fact is lost."""
-    ask: str = "cue"
-    """`cue`: each fact behind a few tokens of its own (`cue.py`). `repeat`: every token of the span, in a repeat."""
+    ask: str = "repeat"
+    """`repeat`: every token of the span, in a repeat. `cue`: each fact behind a few tokens of its own (`cue.py`)."""
     repair: bool = True
     """Give lost tokens their pairs back, and use the result if it lost less."""
     allow_over: float = 0.0
