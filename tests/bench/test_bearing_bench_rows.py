@@ -14,21 +14,10 @@ from holdfast.bench.tasks.judge import judge_task
 from holdfast.bench.tasks.run import TaskRow, make_run, measure
 from holdfast.bench.tasks.table import task_table
 from holdfast.bench.tasks.workspace import reset
-from holdfast.engine.chat import ChatAnswer
 from holdfast.storage.json_lines import read_lines
+from stand_in_judge import StandInJudge
 
 ROOT = Path(__file__).parents[2]
-
-
-class Judge:
-    name = "stand-in"
-
-    def __init__(self, *answers):
-        self.answers, self.prompts = list(answers), []
-
-    def __call__(self, system, prompt, max_tokens, timeout):
-        self.prompts.append(prompt)
-        return ChatAnswer(self.answers.pop(0))
 
 
 def row(trial, passed):
@@ -49,7 +38,7 @@ def test_row_100_a_failed_task_counts_in_every_mean_and_trials_are_many():
 
 def test_row_100_the_judge_sees_whole_files_several_times_and_what_it_cannot_read_is_no_zero():
     good = json.dumps({"completeness": 4, "correctness": 4, "adherence": 4})
-    chat = Judge(good, "no idea", good)
+    chat = StandInJudge(good, "no idea", good)
     found = judge_task(chat, read_tasks(("2",))[0], {"src/markdown.js": "x" * 60_000 + "END"})
     assert all("END" in prompt for prompt in chat.prompts)
     assert (found.asked, len(found.samples), set(found.scores.values())) == (3, 2, {4})

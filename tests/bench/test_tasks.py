@@ -17,11 +17,11 @@ from holdfast.bench.tasks.run import TaskRow, make_run, measure
 from holdfast.bench.tasks.script import make_script
 from holdfast.bench.tasks.table import task_table
 from holdfast.bench.tasks.workspace import accept, count_checks, reset
-from holdfast.engine.chat import ChatAnswer
 from holdfast.errors import BadInput, BadOption
 from holdfast.storage.json_lines import read_lines
 from holdfast.transcript.cuts import check_legal
 from holdfast.transcript.turn import Role, ToolCall, Turn
+from stand_in_judge import StandInJudge
 
 TASKS = {task.id: task for task in read_tasks()}
 node = pytest.mark.skipif(not shutil.which("node"), reason="the programs are built with Node, which is not here")
@@ -142,23 +142,12 @@ def test_the_scripted_agent_reads_a_file_again_only_if_it_left_its_context(there
     assert made.name == ("run_command" if there else "read_file")
 
 
-class Judge:
-    name = "stand-in"
-
-    def __init__(self, *answers):
-        self.answers, self.prompts = list(answers), []
-
-    def __call__(self, system, prompt, max_tokens, timeout):
-        self.prompts.append(prompt)
-        return ChatAnswer(self.answers.pop(0))
-
-
 def scores(*given):
     return json.dumps(dict(zip(("completeness", "correctness", "adherence"), given, strict=True)))
 
 
 def test_a_judge_sees_whole_files_and_its_agreement_is_told():
-    chat = Judge(scores(5, 4, 5), f"I think {scores(5, 4, 5)}", "very good", scores(9, 4, 5), scores(3, 2, 3))
+    chat = StandInJudge(scores(5, 4, 5), f"I think {scores(5, 4, 5)}", "very good", scores(9, 4, 5), scores(3, 2, 3))
     task = TASKS["2-markdown"]
     found = judge_task(chat, task, {"src/markdown.js": "x" * 50_000}, samples=5)
     assert "x" * 50_000 in chat.prompts[0]

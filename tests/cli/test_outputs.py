@@ -10,6 +10,7 @@ import pytest
 
 from conftest import byte_tokenizer, plain_model
 from counted_crates import long_session
+from holdfast.bench.keep.rows import KeepRow
 from holdfast.cli.main import main
 from holdfast.eval.rows import Row
 from holdfast.storage.json_lines import append_line
@@ -26,6 +27,12 @@ ROW = {
     **{"answer_tokens": 2, "distractor_logprob": -9.0, "distractor_tokens": 3, "kl": 0.1, "top1": 0.9},
     **{"next_action_logprob": -60.0, "next_action_tokens": 12},
 }
+KEEP_ROW = KeepRow(
+    version="0", created="", model="m", model_digest="d", tokenizer_digest="t", item="a", item_digest="i", seed=0,
+    size=4096, family="signature", place="user", depth=0.1, condition="full", kind="full", ratio=1, tokens_full=100,
+    tokens=100, bytes_full=800, bytes=800, seconds_prefill=1, seconds_context=0, seconds_answer=1, text="",
+    facts={"a": True}, passed=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Given:
     session: Path
     context: Path
     rows: Path
+    keep_rows: Path
 
 
 def call(capsys, *arguments):
@@ -52,7 +60,7 @@ def given(tmp_path_factory):
     byte_tokenizer().save_pretrained(folder / "model")
     messages = [{"role": t.role.value, "content": t.text} for t in long_session().turns[:12]]
     (folder / "s.json").write_text(json.dumps(messages))
-    found = Given(folder / "model", folder / "s.json", folder / "c.holdfast", folder / "rows.jsonl")
+    found = Given(folder / "model", folder / "s.json", folder / "c.holdfast", folder / "rows.jsonl", folder / "k.jsonl")
     latent = ["--latent", "knorm", "--no-gate", "--ratio", 2, "--model", found.model]
     with pytest.raises(SystemExit) as stop:
         main([str(a) for a in ["compact", found.session, "-o", found.context, *latent]])
@@ -61,6 +69,7 @@ def given(tmp_path_factory):
         main([str(a) for a in ["compact", found.session, "--text", "truncate", "--ratio", 3, "-o", folder / "t.json"]])
     for method, ratio in (("full", 1.0), ("none", None), ("knorm", 8.0)):
         append_line(found.rows, Row(**ROW, method=method, ratio=ratio))
+    append_line(found.keep_rows, KEEP_ROW)
     return found
 
 
@@ -76,6 +85,7 @@ def commands(given):
         "show --html": ["show", given.context, "--session", given.session, *model, "--html"],
         "cost --plot": ["cost", given.session, "--prices", "anthropic/claude-sonnet-4-5", "--plot"],
         "eval report": ["eval", "report", given.rows, "-o"],
+        "bench report --plot": ["bench", "report", given.keep_rows, "--plot"],
         "calibrate": ["calibrate", given.session, "--limit", 1, "--window", 128, *model, "-o"],
     }
 
@@ -89,6 +99,7 @@ NAMES = (
     "show --html",
     "cost --plot",
     "eval report",
+    "bench report --plot",
     "calibrate",
 )
 

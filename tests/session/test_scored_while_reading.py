@@ -83,6 +83,7 @@ def test_a_compaction_in_place_needs_no_pass_and_keeps_what_a_fresh_reading_scor
 @pytest.mark.parametrize("at_once", [8, 1024])
 def test_turns_answers_rewinds_and_forks_leave_every_token_with_its_score(pair, weights, at_once, monkeypatch):
     monkeypatch.setattr(kv_context, "SCORED_AT_ONCE", at_once)
+    monkeypatch.setattr(kv_context, "UNSCORED", at_once)
     session = Session(pair.engine, plan(weights))
     session.append(TURNS[:4])
     answer = session.answer(limit=12)
@@ -139,3 +140,13 @@ def test_another_method_than_the_plans_reads_the_span_itself(pair, weights):
         plain.engine.next_logits(plain.cache.live, [40]), session.engine.next_logits(session.cache.live, [40]), PASS
     )
     assert other.cache.live.tail_scores(slice(0, 4)) is not None
+
+
+def test_what_waits_for_a_score_is_bounded_and_counts_as_memory(pair, weights):
+    scored, plain = (Session(pair.engine, made) for made in (plan(weights), replace(plan(weights), latent="kvzip")))
+    for turn in TURNS:
+        scored.append((turn,))
+        plain.append((turn,))
+        live = scored.cache.live
+        assert scored.cache.footprint - plain.cache.footprint == live.score_nbytes > 0
+        assert sum(count for _, count in live._unscored) < kv_context.UNSCORED

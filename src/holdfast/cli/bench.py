@@ -12,7 +12,7 @@ import typer
 from holdfast import outputs
 from holdfast.cli import console
 from holdfast.cli.help import FullSummaries
-from holdfast.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model
+from holdfast.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Force, Model
 
 if TYPE_CHECKING:
     from holdfast.agent.models import AgentModel
@@ -131,8 +131,9 @@ def report(
     against: Annotated[str, typer.Option(help="The condition that the others are compared with.")] = "full",
     by: Annotated[str, typer.Option(help="A table for each family, or place.")] = "",
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw the pass rates over bytes into a .png or .svg.")
+        Path | None, typer.Option("--plot", help="Draw the pass rates over bytes: an SVG into a .svg file, else a PNG.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Prints pass rates and the share of facts that were kept, with intervals and paired differences.
@@ -143,10 +144,12 @@ def report(
     from holdfast.bench.keep.score import score_groups
     from holdfast.storage.json_lines import read_lines
 
+    if plot is not None:
+        outputs.check_output(plot, *rows, force=force)
     found = [row for path in rows for row in read_lines(path, KeepRow, console.say)]
     groups = score_groups(found, against, by)
     if plot is not None:
-        _write_plot(plot, score_groups(found, against)[""])
+        _write_plot(plot, score_groups(found, against)[""], force)
     if as_json:
         console.emit({name: [s.model_dump(mode="json") for s in scores] for name, scores in groups.items()})
         return
@@ -156,11 +159,11 @@ def report(
         _print_tables(scores, against)
 
 
-def _write_plot(path: Path, scores: list[KeepScore]) -> None:
+def _write_plot(path: Path, scores: list[KeepScore], force: bool) -> None:
     from holdfast.bench.keep.plot import draw_pass_rates
 
     drawn = draw_pass_rates(scores)
-    outputs.write_output(path, drawn.svg.encode() if path.suffix == ".svg" else drawn.png, force=True)
+    outputs.write_output(path, drawn.svg.encode() if path.suffix == ".svg" else drawn.png, force)
     console.say(f"wrote {path}")
 
 

@@ -28,16 +28,28 @@ PrefillProgress = Callable[[int, int], None]
 """Called as `report(done, total)` before each chunk."""
 
 
-SCORED_AT_ONCE = 1024  # tokens that are scored together while they are read
+SCORED_AT_ONCE = 1024  # tokens that are scored together at most while they are read
+UNSCORED = 64  # tokens whose queries, which take more memory than their keys and values, wait for a score at most
+
+
+class PassRecord(Protocol):
+    """An observer that keeps what it saw."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it keeps."""
+
+    def __call__(self, layer: int, query: Tensor, mass: Tensor, key: Tensor, /) -> None:
+        """Takes the queries of one layer, as every observer does."""
 
 
 class ReadScorer(Protocol):
     """A measure of what tokens are worth to a compaction, taken from the pass that reads them anyway."""
 
-    def watch(self) -> Observer:
+    def watch(self) -> PassRecord:
         """Returns an observer for one pass."""
 
-    def score(self, observers: Sequence[Observer], states: States) -> Mapping[int, Tensor]:
+    def score(self, observers: Sequence[PassRecord], states: States) -> Mapping[int, Tensor]:
         """Returns the scores of the tokens of `states`, which these observers saw, `[G, n]` per layer."""
 
 
@@ -53,7 +65,7 @@ class KVContext:
         self.scorer: ReadScorer | None = None
         """Scores what is fed; what it finds goes where the tokens of the tail go."""
         self._rewindable: list[int] = []
-        self._unscored: tuple[tuple[Observer, int], ...] = ()
+        self._unscored: tuple[tuple[PassRecord, int], ...] = ()
 
     def fork(self, *, frozen: bool = False) -> KVContext:
         """Returns a second future of the same past."""
@@ -115,7 +127,7 @@ class KVContext:
         self.next_position = max(self.next_position, int(positions[-1].ceil()) + 1)
         if scored:
             self._unscored = (*self._unscored, (scored, len(inputs)))
-            if sum(count for _, count in self._unscored) >= SCORED_AT_ONCE:
+            if sum(count for _, count in self._unscored) >= UNSCORED:
                 self._score()
         return torch.cat(parts)
 
@@ -258,6 +270,12 @@ class KVContext:
     def nbytes(self) -> int:
         """Bytes of KV memory really held."""
         return self.cache.nbytes
+
+    @property
+    def score_nbytes(self) -> int:
+        """Bytes of the scores of the tail, and of what waits for a score."""
+        held = sum(layer.scores.nbytes for layer in self.cache.layers if layer.scores is not None)
+        return int(held) + sum(record.nbytes for record, _ in self._unscored)
 
     def _splice(self, segment: StateSegment) -> None:
         self._score()

@@ -72,6 +72,11 @@ class QueryRecorder:
     def __call__(self, layer: int, query: Tensor, mass: Tensor, key: Tensor) -> None:
         self._add(layer, query[0], mass[0])  # a long pass is read in several steps
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the queries and masses."""
+        return sum(t.nbytes for kept in (self.queries, self.mass) for t in kept.values())
+
     def extend(self, other: QueryRecorder) -> None:
         """Takes the queries of a later pass behind these."""
         for layer, query in other.queries.items():

@@ -59,7 +59,7 @@ class SessionCache:
         live.scorer = scorer
         return cls(live, KVContext(model))
 
-    def replace_frontier(self, frontier: KVContext, segments: tuple[Segment, ...], tail: int) -> SessionCache:
+    def start_behind(self, frontier: KVContext, segments: tuple[Segment, ...], tail: int) -> SessionCache:
         """Returns a memory of `frontier` alone, which holds the blocks up to `tail`; more is scored as it is here."""
         live = frontier.fork()
         live.scorer = self.live.scorer
@@ -86,9 +86,9 @@ class SessionCache:
 
     @property
     def footprint(self) -> int:
-        """Bytes of memory: those, the un-rotated slots for stored contexts, and the tail's hidden states."""
+        """Bytes of memory: those, the un-rotated slots for stored contexts, the tail's hidden states and its scores."""
         slots = (layer.nbytes for s in self.segments if isinstance(s, StateSegment) for layer in s.layers)
-        return self.nbytes + sum(slots) + sum(part.nbytes for part in self.hidden)
+        return self.nbytes + sum(slots) + sum(part.nbytes for part in self.hidden) + self.live.score_nbytes
 
     def extend(self, live: KVContext, blocks: Sequence[Block], hidden: Sequence[Tensor]) -> SessionCache:
         """Returns the cache after `blocks` were read into `live`."""
@@ -140,15 +140,15 @@ class SessionCache:
 
 @torch.no_grad()
 def open_cache(
-    context: CompactContext, blocks: Sequence[Block], tail: int, hidden: Tensor, before: SessionCache
+    context: CompactContext, blocks: Sequence[Block], tail: int, hidden: Tensor, empty: SessionCache
 ) -> SessionCache:
     """Loads the context of `SessionCache.context`, up to `blocks`.
 
     `hidden [T, d]` are the hidden states of the blocks from `tail` on; later blocks of that time are dropped.
     """
     segments = context.segments[: len(context.segments) - bool(len(hidden))]
-    frontier = KVContext(before.model).extend(segments, context.next_position - len(hidden)).fork(frozen=True)
-    cache = replace(before, blocks=tuple(blocks)).replace_frontier(frontier, segments, tail)
+    frontier = KVContext(empty.model).extend(segments, context.next_position - len(hidden)).fork(frozen=True)
+    cache = replace(empty, blocks=tuple(blocks)).start_behind(frontier, segments, tail)
     rest = blocks[tail:]
     if not rest:
         return cache
@@ -261,11 +261,10 @@ def _append_recent(
 ) -> SessionCache:
     """Puts the recent blocks behind a new frontier: with their states, or read again."""
     rest = cache.blocks[cache.tail + gone :]
-    after = cache.replace_frontier(frontier, segments, cache.tail + gone)
-    live = after.live.fork()
+    after = cache.start_behind(frontier, segments, cache.tail + gone)
     if restart or not rest:
         return after.read(rest)
-    hidden = torch.cat(cache.hidden)
+    live, hidden = after.live.fork(), torch.cat(cache.hidden)
     first = len(hidden) - sum(map(len, rest))
     frontier.last_hidden = hidden[first - 1]
     live.take(cache.live, slice(first, len(hidden)), hidden[-1])
@@ -305,7 +304,7 @@ def replace_frontier(cache: SessionCache, segments: tuple[Segment, ...], by: flo
     start = cache.live.next_position - sum(map(len, rest)) + int(by)
     frontier = KVContext(cache.model).extend(segments, start).fork(frozen=True)
     frontier.last_hidden = cache.frontier.last_hidden
-    after = cache.replace_frontier(frontier, segments, cache.tail)
+    after = cache.start_behind(frontier, segments, cache.tail)
     if not rest:
         return after
     tail, live, hidden = cache._tail(rest), after.live.fork(), torch.cat(cache.hidden)

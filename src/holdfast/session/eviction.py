@@ -39,7 +39,7 @@ def evict_blocks(cache: SessionCache, gone: Collection[int], *, restart: bool = 
     frontier = frontier.fork(frozen=True)
     frontier.last_hidden = hidden[at - 1]  # it predicted the first token of the tail
     rest = cache.blocks[stop:]
-    after = cache.replace_frontier(frontier, tuple(segments), stop)
+    after = cache.start_behind(frontier, tuple(segments), stop)
     if restart or not rest:
         return after.read(rest)
     live = after.live.fork()

@@ -61,7 +61,7 @@ def test_the_full_memory_loses_nothing_and_no_memory_loses_what_it_supplies(two)
     work = work_of(two.engine, "kvzip", 8)
     check = check_of(work)
     kept = check.measure(work.prefill().after, 1e-3, 0.01, quiet)
-    assert not kept.lost.any()
+    assert not kept.loss_mask.any()
     gone = check.measure(work.past.extend((), work.end), 1e-3, 0.01, quiet)
     supplied = {found for found, nats in gone.supply.items() if nats > 0.1}
     assert supplied

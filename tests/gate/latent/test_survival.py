@@ -53,7 +53,7 @@ def test_a_memory_that_nobody_changed_loses_nothing(pair, head, text):
     for segments in (whole, verbatim):
         survived = survival_of(work, segments)
         assert survived.fall.abs().max() < TINY
-        assert not survived.lost.any()
+        assert not survived.loss_mask.any()
         assert survived.spans() == []
         assert not [x for x in locate_facts(work.span.blocks, pair.model.tokenizer) if survived.is_lost(x)]
 
@@ -137,7 +137,7 @@ def test_an_atom_is_lost_by_one_token_or_by_all_together_and_at_the_threshold_is
     assert survived.is_lost(located(0, 2))  # neither token fell by a nat, both together did
     assert survived.is_lost(located(2, 4))  # one fell, though the other made up for it
     assert not survived.is_lost(located(0, 1))
-    assert not Survival(torch.tensor([1.0]), torch.arange(1), 1.0).lost.any()
+    assert not Survival(torch.tensor([1.0]), torch.arange(1), 1.0).loss_mask.any()
 
 
 def test_a_memory_that_gives_no_number_has_lost_the_token():

@@ -47,7 +47,7 @@ class CueSurvival(Survival):
     falls: Mapping[FactTokens, float]
 
     @property
-    def lost(self) -> Tensor:
+    def loss_mask(self) -> Tensor:
         """`[T]` bool: the tokens of lost facts."""
         out = torch.zeros_like(self.fall, dtype=torch.bool)
         for found in filter(self.is_lost, self.falls):

@@ -100,7 +100,7 @@ class LatentReport:
         self.spans_lost += after.spans()
         notable = after.fall > NOTABLE_FALL
         self.falls += zip(after.index[notable].tolist(), after.fall[notable].tolist(), strict=True)
-        self.spans_repaired += find_runs(after.index[before.lost & ~after.lost])
+        self.spans_repaired += find_runs(after.index[before.loss_mask & ~after.loss_mask])
         for found in facts:
             counts = self.facts.setdefault(found.fact.kind.value, Counter(found=0, kept=0, repaired=0, lost=0))
             counts["found"] += 1

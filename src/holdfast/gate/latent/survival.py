@@ -27,7 +27,7 @@ class Survival:
     threshold: float
 
     @property
-    def lost(self) -> Tensor:
+    def loss_mask(self) -> Tensor:
         """`[T]` bool"""
         return self.fall > self.threshold
 
@@ -37,11 +37,11 @@ class Survival:
 
     def is_lost(self, found: FactTokens) -> bool:
         """Returns True if one token of a fact, or all of them together, fell by more than the threshold."""
-        return bool(self.lost[self.token_slice(found)].any()) or self.nats(found) > self.threshold
+        return bool(self.loss_mask[self.token_slice(found)].any()) or self.nats(found) > self.threshold
 
     def spans(self) -> list[tuple[int, int]]:
         """Returns the runs of lost tokens, as `FactTokens.tokens` counts them."""
-        return find_runs(self.index[self.lost])
+        return find_runs(self.index[self.loss_mask])
 
     def token_slice(self, found: FactTokens) -> slice:
         """Returns the slice of the span that holds a fact's tokens."""

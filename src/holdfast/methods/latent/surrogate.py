@@ -22,6 +22,7 @@ from holdfast.methods.base import Span
 from holdfast.methods.eviction import Eviction, Study
 from holdfast.methods.inner_methods import build_inner_eviction
 from holdfast.methods.reference_queries import QueryRecorder, SpanPrefill
+from holdfast.methods.storage_option import MethodWithStorage
 from holdfast.methods.surrogate_features import layer_features
 from holdfast.methods.surrogate_network import COMMAND, SurrogateNetwork, find_network, load_network
 from holdfast.model.attention import Observer
@@ -109,7 +110,7 @@ def find_scorer(method: object, engine: LocalEngine) -> SurrogateScorer | None:
     """
     if any(layer.window is not None for layer in engine.model.family.layers):
         return None
-    method = getattr(method, "method", method)  # under its storage
+    method = method.method if isinstance(method, MethodWithStorage) else method
     return method.scorer(engine) if isinstance(method, Surrogate) else None
 
 
